@@ -1,0 +1,77 @@
+"""Errors that a user can act on: shown as one paragraph, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class PpokitError(Exception):
+    """Base of every error that names what came, what was expected and what to do."""
+
+    exit_code = 2
+
+
+class PluginError(PpokitError):
+    """A plugin is missing, broken, ambiguous, or broke its contract."""
+
+
+class DataError(PpokitError):
+    """Prompts or other input data cannot be used."""
+
+
+class ModelError(PpokitError):
+    """A model or tokenizer cannot be used."""
+
+
+class RewardError(PpokitError):
+    """A reward provider failed more often than the recipe's error budget allows."""
+
+
+class TrainingError(PpokitError):
+    """Training cannot go on: nothing trains, or a number is not finite."""
+
+
+class RunFolderError(PpokitError):
+    """A run's folder cannot be written, or holds something else."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a recipe.
+
+    Attributes:
+        key: dotted path in the recipe, e.g. `rewards[0].weight`.
+        message: what came, what was expected, what to do.
+        line: line number in the recipe file, from 1; None where no line holds the key.
+    """
+
+    key: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f"line {self.line}, " if self.line is not None else ""
+        return f"{where}{self.key}: {self.message}" if self.key else f"{where}{self.message}"
+
+
+class RecipeError(PpokitError):
+    """A recipe has problems; all of them are listed, in the order of the file."""
+
+    def __init__(self, problems: list[Problem], source: str = "recipe") -> None:
+        self.problems = sorted(problems, key=lambda p: (p.line is None, p.line or 0))
+        self.source = source
+        count = len(problems)
+        head = f"{source}: {count} problem{'' if count == 1 else 's'}"
+        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived; state has been, or is about to be, saved.
+
+    Not an Exception, so that no `except Exception` around a plugin swallows it.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        self.exit_code = 128 + signum
+        super().__init__(f"signal {signum}")

@@ -1,0 +1,222 @@
+"""What the verbs of a step hand to each other.
+
+Legend, used in every docstring of the project:
+
+    B  responses in the batch          G  responses a prompt
+    P  prompt tokens                   R  response tokens, padded to the longest response
+    H  hidden size                     V  vocabulary
+
+Every mask has one polarity: True marks a real response token, the end-of-sequence token included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Outcome = Literal["scored", "abstained", "failed"]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts of one step.
+
+    Attributes:
+        indices: row number of each prompt in the data set.
+        prompts: the text of the prompt column, before any chat template.
+        prompt_ids: token ids of each prompt as the model sees it; no padding.
+        rows: every column of the data set, one mapping a prompt.
+    """
+
+    indices: list[int]
+    prompts: list[str]
+    prompt_ids: list[list[int]]
+    rows: list[Row]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a rollout engine returns: G responses for each prompt, prompt by prompt.
+
+    Attributes:
+        response_ids: token ids of each response, the end-of-sequence token included; no padding.
+        logprobs: log-probability of each of those tokens under the distribution it was drawn from,
+            that is after temperature, top_k and top_p.
+        finished: True where the response ended by itself, False where it was cut.
+        texts: decoded responses, without special tokens and without a matched stop string.
+    """
+
+    response_ids: list[list[int]]
+    logprobs: list[list[float]]
+    finished: list[bool]
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What was asked and answered in one step, over all processes.
+
+    Attributes:
+        ids: stable sample ids, one a response.
+        group_ids: [B] int64; responses to the same prompt share a group.
+        prompts, responses: texts, one a response.
+        rows: every column of the data set, one mapping a response.
+        prompt_ids: token ids of each prompt; no padding.
+        response_ids: [B,R] int64; padding holds 0 and means nothing.
+        response_mask: [B,R] bool.
+        finished: [B] bool; ended by itself, not cut.
+        sampler_logprobs: [B,R] float32, as the engine sampled them.
+        logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by
+            the forward that trains; None where nothing needs them before the update.
+        ref_logprobs: [B,R] float32 under the reference; None where nothing needs them.
+        values: [B,R] float32, the value of the state in which each token was chosen; None likewise.
+    """
+
+    ids: list[str]
+    group_ids: Tensor
+    prompts: list[str]
+    responses: list[str]
+    rows: list[Row]
+    prompt_ids: list[list[int]]
+    response_ids: Tensor
+    response_mask: Tensor
+    finished: Tensor
+    sampler_logprobs: Tensor
+    logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    values: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B] int64: real tokens of each response."""
+        return self.response_mask.sum(dim=1)
+
+    def select(self, indices: Sequence[int]) -> Rollout:
+        """The same rollout with only these responses, in this order; R stays."""
+        picked: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                picked[name] = [value[i] for i in indices]
+            else:
+                picked[name] = None if value is None else value[list(indices)]
+        return replace(self, **picked)
+
+
+@dataclass(frozen=True)
+class RewardOutput:
+    """What a reward provider returns for a rollout of B responses.
+
+    Attributes:
+        scores: [B] float32; read only where the outcome is `scored`.
+        outcomes: one a response: `scored`; `abstained` (the provider has no opinion: it adds
+            nothing); `failed` (it should have one and could not: counted against the error budget,
+            and the response is not trained on).
+        token_scores: [B,R] float32 added token by token; None for none.
+        metrics: numbers to report; the core puts `reward/<provider>/` before the name.
+    """
+
+    scores: Tensor
+    outcomes: tuple[Outcome, ...]
+    token_scores: Tensor | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def from_values(
+        values: Sequence[float | None], metrics: Mapping[str, float] | None = None
+    ) -> RewardOutput:
+        """One number a response; None abstains."""
+        import torch
+
+        scores = torch.tensor([0.0 if v is None else float(v) for v in values])
+        outcomes: tuple[Outcome, ...] = tuple("abstained" if v is None else "scored" for v in values)
+        return RewardOutput(scores, outcomes, metrics=dict(metrics or {}))
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """The rewards of a rollout, all providers together.
+
+    Attributes:
+        token_rewards: [B,R] float32; weighted sequence scores stand on the last real response token,
+            weighted token scores where they belong; 0 on padding.
+        scores: [B] float32; weighted sum of the sequence scores alone.
+        breakdown: raw score of each provider, [B] float32: its sequence score plus the sum of its
+            token scores, before scaling, clipping and weight; NaN where it did not score.
+        outcomes: per provider, one a response.
+        valid: [B] bool; False where a provider failed or none scored: not trained on.
+        metrics: numbers to report.
+    """
+
+    token_rewards: Tensor
+    scores: Tensor
+    breakdown: Mapping[str, Tensor]
+    outcomes: Mapping[str, tuple[Outcome, ...]]
+    valid: Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """What an estimator returns.
+
+    Attributes:
+        advantages: [B,R] float32; 0 on padding.
+        returns: [B,R] float32 targets of the value function; None for an estimator without values.
+        metrics: numbers to report.
+    """
+
+    advantages: Tensor
+    returns: Tensor | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a loss sees of one micro-batch; every tensor is [B,R], with any numbers on padding.
+
+    Attributes:
+        mask: real response tokens.
+        advantages: as estimated, whitened if the recipe says so.
+        returns: targets of the value function; None without values.
+        logprobs, entropy, values: of the policy being trained, with gradient; None where the loss
+            does not name them in `needs`.
+        old_logprobs, old_values: before the update, without gradient; likewise.
+        ref_logprobs: under the reference, without gradient; likewise.
+        sampler_logprobs: as the engine sampled them, without gradient.
+    """
+
+    mask: Tensor
+    advantages: Tensor
+    returns: Tensor | None
+    sampler_logprobs: Tensor
+    logprobs: Tensor | None = None
+    old_logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    values: Tensor | None = None
+    old_values: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """What a loss returns: one number a token; the core masks, weighs and sums them.
+
+    Attributes:
+        token_losses: [B,R], differentiable.
+        metrics: [B,R] tensors by metric name (`policy/clip_fraction`); the core takes their mean
+            over the real tokens of the whole batch, over all micro-batches and processes.
+    """
+
+    token_losses: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
