@@ -20,7 +20,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 def masked_variance(x: Tensor, mask: Tensor, *, variance: Variance = "sample") -> Tensor:
     """Variance of x over the True positions: divided by n - 1 (`sample`) or n (`population`)."""
-    squares = (x - masked_mean(x, mask)).where(mask, x.new_zeros(())).square().sum()
+    squares = _centered(x, mask).square().sum()
     count = mask.sum() - (1 if variance == "sample" else 0)
     return squares / count.clamp(min=1)
 
@@ -34,8 +34,18 @@ def masked_whiten(
 
     Ziegler et al. 2019, arXiv:1909.08593, whose code uses the population variance.
     """
-    mean = masked_mean(x, mask)
-    whitened = (x - mean) / (masked_variance(x, mask, variance=variance) + eps).sqrt()
+    whitened = _centered(x, mask) / (masked_variance(x, mask, variance=variance) + eps).sqrt()
     if not center:
-        whitened = whitened + mean
+        whitened = whitened + masked_mean(x, mask)
     return whitened.where(mask, x.new_zeros(()))
+
+
+def _centered(x: Tensor, mask: Tensor) -> Tensor:
+    """x minus its mean over the True positions; 0 elsewhere.
+
+    Twice, since the mean of a long sum is rounded: else equal numbers would keep a rest, which
+    whitening would blow up.
+    """
+    zero = x.new_zeros(())
+    once = (x - masked_mean(x, mask)).where(mask, zero)
+    return (once - masked_mean(once, mask)).where(mask, zero)

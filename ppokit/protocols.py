@@ -169,6 +169,15 @@ class Observer(Protocol):
 
 
 @runtime_checkable
+class PhaseObserver(Protocol):
+    """An observer that also wants to know what goes on within a step."""
+
+    def on_phase(self, step: int, phase: str) -> None:
+        """When a phase of a step begins: sampling, logprobs, reference, values, reward, update."""
+        ...
+
+
+@runtime_checkable
 class Stateful(Protocol):
     """Keeps state from step to step; it must be JSON: numbers, strings, lists, mappings."""
 
@@ -187,6 +196,7 @@ __all__ = [
     "Observant",
     "Observer",
     "Options",
+    "PhaseObserver",
     "RewardProvider",
     "RolloutEngine",
     "SamplingPolicy",

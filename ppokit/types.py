@@ -174,11 +174,23 @@ class Advantages:
         advantages: [B,R] float32; 0 on padding.
         returns: [B,R] float32 targets of the value function; None for an estimator without values.
         metrics: numbers to report.
+        valid: [B] bool; False where a response is not trained on; None trains on all.
     """
 
     advantages: Tensor
     returns: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    valid: Tensor | None = None
+
+    def select(self, indices: Sequence[int]) -> Advantages:
+        """Those of these responses, in this order."""
+        picked = list(indices)
+        return replace(
+            self,
+            advantages=self.advantages[picked],
+            returns=None if self.returns is None else self.returns[picked],
+            valid=None if self.valid is None else self.valid[picked],
+        )
 
 
 @dataclass(frozen=True)

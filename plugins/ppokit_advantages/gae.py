@@ -1,0 +1,81 @@
+"""Generalised advantage estimation: one advantage a token, from token rewards and values.
+
+    A_t = delta_t + (gamma * lam) * A_{t+1},   delta_t = r_t + gamma * V_{t+1} - V_t
+    returns_t = A_t + V_t
+
+where t+1 is the next real token; A and V after the last real token are 0.
+
+Schulman et al. 2016, arXiv:1506.02438, eq. 16. Differs: a token that the mask leaves out is skipped,
+so that the next real token is the successor; a response that was cut is treated as one that ended
+(no bootstrapping from the critic's last value). Whitening is the core's, by `advantages.whiten`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, Component, Options
+from ppokit.types import Advantages, Rewards, Rollout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def gae(
+    token_rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, computed in float32 or wider.
+
+    Args:
+        token_rewards: [B,R].
+        values: [B,R], of the state in which each token was chosen.
+        mask: [B,R] bool; what stands on False positions changes nothing, not even a NaN.
+        gamma: discount of a reward that is one token away.
+        lam: 0 gives the TD error, 1 the return minus the value.
+
+    Returns: advantages [B,R] and returns [B,R], both 0 on padding.
+    """
+    token_rewards, values = (x.float() if x.dtype.itemsize < 4 else x for x in (token_rewards, values))
+    zero = values.new_zeros(())
+    token_rewards, values = token_rewards.where(mask, zero), values.where(mask, zero)
+
+    advantages = values.new_zeros(values.shape)
+    advantage = next_value = values.new_zeros(values.shape[0])  # [B], of the next real token
+    for t in reversed(range(values.shape[1])):
+        real = mask[:, t]
+        delta = token_rewards[:, t] + gamma * next_value - values[:, t]
+        advantage = (delta + gamma * lam * advantage).where(real, advantage)
+        next_value = values[:, t].where(real, next_value)
+        advantages[:, t] = advantage
+    return advantages.where(mask, zero), (advantages + values).where(mask, zero)
+
+
+class GAEOptions(Options):
+    gamma: float = Field(1.0, ge=0, le=1, description="Discount of a reward that is one token away.")
+    lam: float = Field(
+        0.95, ge=0, le=1, description="0 trusts the value function, 1 trusts the rewards that came."
+    )
+
+
+class GAE:
+    def __init__(self, options: GAEOptions, context: BuildContext) -> None:
+        self.options = options
+
+    def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
+        assert rollout.values is not None, "`needs` names values"
+        advantages, returns = gae(
+            rewards.token_rewards,
+            rollout.values,
+            rollout.response_mask,
+            gamma=self.options.gamma,
+            lam=self.options.lam,
+        )
+        return Advantages(advantages, returns)
+
+
+@hookimpl
+def ppokit_advantage_estimators() -> list[Component]:
+    return [Component("gae", GAE, options=GAEOptions, needs=frozenset({"values"}))]

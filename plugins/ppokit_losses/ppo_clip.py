@@ -1,0 +1,117 @@
+"""PPO's clipped surrogate loss, with separate clip bounds and an optional dual clip.
+
+    ratio = exp(log p_new - log p_old)
+    loss  = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)
+    loss  = min(loss, -dual_clip * A)   where A < 0, if dual_clip is given
+
+Schulman et al. 2017, arXiv:1707.06347, eq. 7; two bounds: DAPO, arXiv:2503.14476; dual clip: Ye et al.
+2020, arXiv:1912.09729, eq. 5. Differs: the log-ratio is held below 60, so that the ratio is finite in
+float32. Only its value is held: the gradient is still that of the held ratio, not 0, so that a token
+with a negative advantage is pushed down however far it has gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ppokit.hookspecs import hookimpl
+from ppokit.kl import kl
+from ppokit.protocols import BuildContext, Component, Options
+from ppokit.types import LossInputs, LossOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LARGEST_LOG_RATIO = 60.0  # exp(60) is about 1e26: finite in float32, its sums too
+
+
+def ppo_clip(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+) -> Tensor:
+    """Loss of each token, computed in float32 or wider.
+
+    Args:
+        logprobs: [B,R] under the policy being trained, with gradient.
+        old_logprobs: [B,R] under the policy before the update.
+        advantages: [B,R].
+        clip_low: the ratio earns nothing below 1 - clip_low.
+        clip_high: the ratio earns nothing above 1 + clip_high.
+        dual_clip: where A < 0 the loss is at most -dual_clip * A; above 1.
+
+    Returns: [B,R].
+    """
+    ratio = _ratio(logprobs, old_logprobs)
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    loss = (-advantages * ratio).maximum(-advantages * clipped)
+    if dual_clip is None:
+        return loss
+    return loss.minimum(-advantages * dual_clip).where(advantages < 0, loss)
+
+
+def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """exp(log-ratio), its value held at exp(60); d ratio / d logprobs = ratio everywhere."""
+    log_ratio = _wide(logprobs) - _wide(old_logprobs)
+    excess = (log_ratio.detach() - _LARGEST_LOG_RATIO).clamp(min=0)
+    return (log_ratio - excess).exp()
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+class PPOClipOptions(Options):
+    clip_low: float = Field(0.2, gt=0, le=1, description="The ratio earns nothing below 1 - clip_low.")
+    clip_high: float = Field(
+        0.2, gt=0, allow_inf_nan=False, description="The ratio earns nothing above 1 + clip_high."
+    )
+    dual_clip: float | None = Field(
+        None,
+        gt=1,
+        allow_inf_nan=False,
+        description="Where the advantage is negative, count the ratio as at most this; 3 is usual. "
+        "Not set: no such bound.",
+    )
+
+
+class PPOClip:
+    def __init__(self, options: PPOClipOptions, context: BuildContext) -> None:
+        self.options = options
+
+    def token_losses(self, inputs: LossInputs) -> LossOutput:
+        assert inputs.logprobs is not None, "`needs` names logprobs"
+        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+        low, high, dual = self.options.clip_low, self.options.clip_high, self.options.dual_clip
+        advantages = inputs.advantages
+        loss = ppo_clip(
+            inputs.logprobs,
+            inputs.old_logprobs,
+            advantages,
+            clip_low=low,
+            clip_high=high,
+            dual_clip=dual,
+        )
+        ratio = _ratio(inputs.logprobs.detach(), inputs.old_logprobs)
+        stopped = ratio.clamp(1 - low, 1 + high) * advantages < ratio * advantages
+        metrics = {
+            "policy/clip_fraction": stopped.to(ratio.dtype),
+            "policy/approx_kl": kl(
+                _wide(inputs.old_logprobs), _wide(inputs.logprobs.detach()), estimator="k3"
+            ),
+            "policy/ratio": ratio,
+        }
+        if dual is not None:
+            metrics["policy/dual_clip_fraction"] = ((advantages < 0) & (ratio > dual)).to(ratio.dtype)
+        return LossOutput(loss, metrics)
+
+
+@hookimpl
+def ppokit_losses() -> list[Component]:
+    return [Component("ppo_clip", PPOClip, options=PPOClipOptions, needs=frozenset({"logprobs"}))]

@@ -1,0 +1,1 @@
+"""Built-in observers, one a module."""

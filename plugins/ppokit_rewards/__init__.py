@@ -1,0 +1,1 @@
+"""Built-in reward providers, one a module."""

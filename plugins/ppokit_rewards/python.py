@@ -1,0 +1,222 @@
+"""Any Python function, named by its dotted path: texts and data-set columns in, one number a response out.
+
+    function(prompts=[...], responses=[...], <column>=[...] for each column, **arguments) -> sequence
+
+Everything is passed by keyword, each list with one entry a response. A function gets only what its
+signature accepts: `def reward(responses)` and `def reward(responses, answer, **columns)` are both
+fine. It returns numbers (True counts as 1), in a list, tuple, or 1-D array or tensor; None abstains.
+
+TRL's reward functions look alike (prompts, completions, columns as keywords). Differs: the responses
+are called `responses`, and what comes back is checked: a wrong length, a NaN or anything that is not
+a number is an error that names the function and the sample.
+
+The working directory can be imported from, as with pytest and gunicorn. `ppokit validate` imports the
+function's module, so that a mistake shows before a model loads: what the module does when it is
+imported is done then.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from ppokit.errors import PluginError
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.types import RewardOutput, Rollout
+
+_TEXTS = ("prompts", "responses")
+_LARGEST_FLOAT32 = 3.4028234663852886e38
+_EXCERPT = 60  # characters
+
+
+def python(
+    function: Callable[..., Any], rollout: Rollout, arguments: Mapping[str, Any], *, name: str
+) -> list[float | None]:
+    """Call the function on a rollout and check what comes back.
+
+    Args:
+        function: as the module's docstring says.
+        rollout: B responses, with the columns of the data set in `rows`.
+        arguments: further keyword arguments.
+        name: what to call the function in an error.
+
+    Returns: one number a response; None where the function abstains.
+
+    Raises:
+        PluginError: a column cannot be passed, or what came back is not one number a response.
+    """
+    if len(rollout) == 0:
+        return []
+    columns = list(rollout.rows[0])
+    for problem in _clashes(columns, arguments):
+        raise PluginError(f"reward function {name}: {problem}")
+    keywords: dict[str, Any] = {"prompts": list(rollout.prompts), "responses": list(rollout.responses)}
+    keywords |= {column: [row.get(column) for row in rollout.rows] for column in columns}
+    accepted, _ = _parameters(function)
+    if accepted is not None:
+        keywords = {key: value for key, value in keywords.items() if key in accepted}
+    return _numbers(function(**keywords, **arguments), rollout, name)
+
+
+def _numbers(returned: Any, rollout: Rollout, name: str) -> list[float | None]:
+    expected = f"expected {len(rollout)} numbers, one a response"
+    shape = getattr(returned, "shape", None)  # an array or tensor, also one on an accelerator
+    if shape is not None and hasattr(returned, "tolist"):
+        if len(shape) != 1:
+            raise PluginError(f"reward function {name} returned an array of shape {list(shape)}; {expected}")
+        returned = returned.tolist()
+    if not isinstance(returned, Sequence) or isinstance(returned, str | bytes):
+        raise PluginError(
+            f"reward function {name} returned {_what(returned)}; {expected}, in a list, tuple or array"
+        )
+    if len(returned) != len(rollout):
+        raise PluginError(f"reward function {name} returned {len(returned)} numbers; {expected}")
+    numbers: list[float | None] = []
+    for i, value in enumerate(returned):
+        if getattr(value, "shape", None) == ():  # a tensor of one number
+            value = value.item()
+        if value is not None and not (isinstance(value, Real) and _fits_float32(value)):
+            raise PluginError(
+                f"reward function {name} returned {_what(value)} for response {i} (sample "
+                f"{rollout.ids[i]}, prompt {_excerpt(rollout.prompts[i])}); expected a finite number, or "
+                f"None to abstain"
+            )
+        numbers.append(None if value is None else float(value))
+    return numbers
+
+
+def _fits_float32(value: Real) -> bool:
+    try:
+        return abs(float(value)) <= _LARGEST_FLOAT32  # False for a NaN
+    except OverflowError:
+        return False
+
+
+def _what(value: Any) -> str:
+    return f"{_excerpt(repr(value), quote=False)} ({type(value).__name__})"
+
+
+def _excerpt(text: str, *, quote: bool = True) -> str:
+    short = text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
+    return repr(short) if quote else short
+
+
+def _clashes(columns: Iterable[str], arguments: Mapping[str, Any]) -> Iterable[str]:
+    """One sentence for each name that would be passed twice."""
+    for name in _TEXTS:
+        if name in arguments:
+            yield f"arguments.{name} clashes with the {name} that every function is given; rename it"
+    for column in columns:
+        if column in _TEXTS:
+            yield f"the data set's column {column!r} clashes with the {column} of the rollout; rename it"
+        if column in arguments:
+            yield f"arguments.{column} clashes with the data set's column {column!r}; rename one of them"
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[set[str] | None, set[str]]:
+    """Names that the function accepts as keywords, None for any; and those that it cannot do without."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some built-ins tell nothing
+        return None, set()
+    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    required = {p.name for p in by_name if p.default is p.empty}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None, required
+    return {p.name for p in by_name}, required
+
+
+def _find(path: str) -> Callable[..., Any]:
+    """The callable at a dotted path; the error is one sentence."""
+    module_name, colon, attribute = path.partition(":")
+    if not colon:
+        module_name, _, attribute = path.rpartition(".")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name + ".").startswith(error.name + "."):
+            raise PluginError(
+                f"function {path!r}: there is no module {error.name!r}, neither in {here} nor installed"
+            ) from error
+        raise PluginError(f"function {path!r}: module {module_name!r} needs a package: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"function {path!r}: importing {module_name!r} failed: {type(error).__name__}: {error}"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise PluginError(f"function {path!r}: {module_name!r} has no {attribute!r}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise PluginError(f"function {path!r} is {_what(found)}; expected a function")
+    return found
+
+
+class PythonOptions(Options):
+    function: str = Field(
+        description="Path of the function: package.module:name or package.module.name; the working "
+        "directory can be imported from."
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Further keyword arguments of the function, the same in each call."
+    )
+
+    @field_validator("function")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        module, colon, name = value.partition(":")
+        parts = [*module.split("."), *(name.split(".") if colon else [])]
+        if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+            raise ValueError(
+                f"{value!r} is not a path of a function; expected package.module:name, such as rewards:brief"
+            )
+        return value
+
+
+class Python:
+    def __init__(self, options: PythonOptions, context: BuildContext) -> None:
+        self.options = options
+        self.function = _find(options.function)
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        options = self.options
+        values = python(self.function, rollout, options.arguments, name=options.function)
+        return RewardOutput.from_values(values)
+
+
+def check(options: PythonOptions, context: CheckContext) -> Iterable[str]:
+    try:
+        accepted, required = _parameters(_find(options.function))
+    except PluginError as error:
+        yield str(error)
+        return
+    name = options.function
+    if accepted is not None:
+        if "responses" not in accepted:
+            yield f"function {name!r} has no parameter `responses`; expected one, for the list of responses"
+        for unknown in sorted(set(options.arguments) - accepted):
+            yield f"arguments.{unknown}: function {name!r} has no such parameter"
+    yield from _clashes(context.columns or (), options.arguments)
+    if context.columns is not None:
+        given = {*_TEXTS, *context.columns, *options.arguments}
+        for missing in sorted(required - given):
+            yield (
+                f"function {name!r} needs {missing!r}, which is neither a column of the data set "
+                f"({', '.join(context.columns)}) nor in arguments"
+            )
+
+
+@hookimpl
+def ppokit_reward_providers() -> list[Component]:
+    return [Component("python", Python, options=PythonOptions, check=check)]

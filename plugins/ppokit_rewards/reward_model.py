@@ -1,0 +1,259 @@
+"""Score of a sequence classifier of the Hugging Face hub or a folder: a reward model, or any other.
+
+    score = activation(logits)[label]     of the text that `template` makes of prompt and response
+
+The model reads text through its own tokenizer, so it need not share the policy's. A score does not
+depend on what else is in the batch: padding stands on the right and is attended to by nobody.
+
+    one label (a reward model):   score is the logit, unless `activation` says otherwise
+    several labels (a classifier): `label` says which, by name or index
+
+A text beyond the model's limit loses its beginning, so that the response's end is kept; the metric
+`truncated` counts those. Only safetensors are read, and no code of the model's own is run. A model
+without a trained head is refused: its scores would be random numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, StrictInt, field_validator
+
+from ppokit.errors import ModelError
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.types import Outcome, RewardOutput, Rollout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Activation = Literal["none", "sigmoid", "softmax"]
+_KIND = "ForSequenceClassification"
+_NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
+
+
+def reward_model(
+    model: Any, encoded: Sequence[dict[str, list[int]]], *, batch_size: int, pad: dict[str, int]
+) -> Tensor:
+    """Logits of each text.
+
+    Args:
+        model: a sequence classifier.
+        encoded: for each of B texts its token ids, attention mask and so on; not padded.
+        batch_size: texts a forward pass; the longest go first.
+        pad: what each of those is padded with, on the right.
+
+    Returns: [B, labels] float32 on the CPU, in the order of the texts.
+    """
+    import torch
+
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]["input_ids"]))
+    logits = torch.zeros(len(encoded), model.config.num_labels)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        width = len(encoded[chosen[0]]["input_ids"])
+        batch = {
+            key: torch.tensor(
+                [encoded[i][key] + [value] * (width - len(encoded[i][key])) for i in chosen],
+                device=model.device,
+            )
+            for key, value in pad.items()
+        }
+        with torch.inference_mode():
+            logits[chosen] = model(**batch).logits.float().cpu()
+    return logits
+
+
+class RewardModelOptions(Options):
+    model: str = Field(min_length=1, description="Hub id, or folder, of a sequence classifier.")
+    template: str | tuple[str, str] = Field(
+        "{prompt} {response}",
+        validate_default=True,
+        description="The text that is scored, made of {prompt} and {response}; or two such texts, which "
+        "the tokenizer joins as a pair, for a model that was trained on pairs.",
+    )
+    label: StrictInt | str | None = Field(
+        None, description="Which label is the score, by name or index; needed where there are several."
+    )
+    activation: Activation = Field(
+        "none", description="none: the logit itself; sigmoid, softmax: the label's probability."
+    )
+    batch_size: int = Field(16, ge=1, description="Texts a forward pass; changes the speed only.")
+    max_length: int | None = Field(
+        None,
+        ge=8,
+        description="Tokens of a text that are read, counted from its end. Not set: all that the model can.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Of the weights; auto: as they are stored."
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _has_a_response(cls, value: str | tuple[str, str]) -> str | tuple[str, str]:
+        try:
+            fields = [field for _, *field in Formatter().parse("".join(value)) if field[0] is not None]
+        except ValueError as error:
+            raise ValueError(f"{value!r}: {error}; write a brace of the text itself twice") from None
+        for name, spec, conversion in fields:
+            if name not in ("prompt", "response") or spec or conversion:
+                raise ValueError(f"{value!r} names {{{name}}}; expected {{prompt}} and {{response}} alone")
+        if "response" not in [name for name, *_ in fields]:
+            raise ValueError(f"{value!r} has no {{response}}: every response would score the same")
+        return value
+
+
+class RewardModel:
+    def __init__(self, options: RewardModelOptions, context: BuildContext) -> None:
+        self.options = options
+        self.model, self.tokenizer = _load(options, context)
+        self.label = _label(options, self.model.config)
+        self.limit = _limit(options, self.model, self.tokenizer)
+        by_key = {"token_type_ids": self.tokenizer.pad_token_type_id, "attention_mask": 0}
+        by_key["input_ids"] = self.tokenizer.pad_token_id
+        wanted = ("input_ids", "attention_mask", *self.tokenizer.model_input_names)
+        self.pad = {key: by_key[key] for key in dict.fromkeys(wanted) if key in by_key}
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        encoded, truncated = self._encode(rollout)
+        logits = reward_model(
+            self.model, encoded, batch_size=self.options.batch_size, pad=self.pad
+        )  # [B, labels]
+        if self.options.activation == "sigmoid":
+            logits = logits.sigmoid()
+        elif self.options.activation == "softmax":
+            logits = logits.softmax(dim=-1)
+        outcomes: tuple[Outcome, ...] = tuple("scored" for _ in rollout.ids)
+        return RewardOutput(logits[:, self.label], outcomes, metrics={"truncated": float(truncated)})
+
+    def _encode(self, rollout: Rollout) -> tuple[list[dict[str, list[int]]], int]:
+        template = self.options.template
+        templates = (template,) if isinstance(template, str) else template
+        encoded, truncated = [], 0
+        for prompt, response in zip(rollout.prompts, rollout.responses, strict=True):
+            texts = [text.format(prompt=prompt, response=response) for text in templates]
+            one = self._tokens(texts)
+            if self.limit is not None and len(one["input_ids"]) > self.limit:
+                truncated += 1
+                one = self._tokens(texts, truncation=True, max_length=self.limit)
+            if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
+                one = {key: [1 if key == "attention_mask" else value] for key, value in self.pad.items()}
+            encoded.append(one)
+        return encoded, truncated
+
+    def _tokens(self, texts: list[str], **truncation: Any) -> dict[str, list[int]]:
+        given = self.tokenizer(*texts, return_attention_mask=True, verbose=False, **truncation)
+        return {key: list(given[key]) for key in self.pad}
+
+
+def _load(options: RewardModelOptions, context: BuildContext) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    name = str(Path(options.model).expanduser()) if _is_path(options.model) else options.model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, trust_remote_code=False, padding_side="right", truncation_side="left"
+        )
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            dtype=options.dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"reward model {options.model!r} cannot be loaded as a sequence classifier in safetensors: "
+            f"{error}"
+        ) from error
+    random = sorted(info["missing_keys"])
+    if random:
+        raise ModelError(
+            f"reward model {options.model!r} has no trained head: its files hold no {', '.join(random[:4])}"
+            f"{' and others' if len(random) > 4 else ''}, so its scores would be random; choose a model "
+            f"that was trained as a classifier or reward model"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token_id is None:
+            raise ModelError(f"the tokenizer of reward model {options.model!r} has no token to pad with")
+    model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+    return model.to(context.device).eval().requires_grad_(False), tokenizer
+
+
+def _label(options: RewardModelOptions, config: Any) -> int:
+    """Index of the score among the logits."""
+    names = {int(index): str(name) for index, name in config.id2label.items()}
+    listed = ", ".join(f"{index}: {name}" for index, name in sorted(names.items()))
+    count, label = config.num_labels, options.label
+    if options.activation == "softmax" and count == 1:
+        raise ModelError(
+            f"reward model {options.model!r} has one label, whose softmax is always 1; use activation "
+            f"sigmoid or none"
+        )
+    if label is None:
+        if count == 1:
+            return 0
+        raise ModelError(
+            f"reward model {options.model!r} has {count} labels; choose one by `label` ({listed})"
+        )
+    matches = [index for index, name in names.items() if label in (index, name)]
+    if len(matches) != 1:
+        raise ModelError(f"reward model {options.model!r} has no label {label!r}; expected one of {listed}")
+    return matches[0]
+
+
+def _limit(options: RewardModelOptions, model: Any, tokenizer: Any) -> int | None:
+    """The most tokens of a text; None where neither the model nor its tokenizer knows a limit."""
+    import torch
+
+    limits = [limit for limit in (tokenizer.model_max_length,) if limit < _NO_LIMIT]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and positions > 0:
+        used = 0  # RoBERTa's table of positions starts behind its padding index
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding) and module.num_embeddings == positions:
+                used = max(used, 0 if module.padding_idx is None else module.padding_idx + 1)
+        limits.append(positions - used)
+    limit = min(limits, default=None)
+    if options.max_length is None:
+        return limit
+    if limit is not None and options.max_length > limit:
+        raise ModelError(
+            f"reward model {options.model!r} reads at most {limit} tokens; max_length is {options.max_length}"
+        )
+    return options.max_length
+
+
+def _is_path(model: str) -> bool:
+    """Whether it is meant as a folder; a hub id is `name` or `owner/name`."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1 or Path(model).is_dir()
+
+
+def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
+    if not _is_path(options.model):
+        return
+    folder = Path(options.model).expanduser()
+    if not folder.is_dir():
+        yield f"model {options.model!r}: there is no such folder"
+        return
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        yield f"model {options.model!r}: no config.json in that folder; expected a saved sequence classifier"
+        return
+    except ValueError as error:
+        yield f"model {options.model!r}: its config.json cannot be read: {error}"
+        return
+    kinds = config.get("architectures") or []
+    if kinds and not any(kind.endswith(_KIND) for kind in kinds):
+        yield f"model {options.model!r} is a {', '.join(kinds)}; expected a sequence classifier (*{_KIND})"
+
+
+@hookimpl
+def ppokit_reward_providers() -> list[Component]:
+    return [Component("reward_model", RewardModel, options=RewardModelOptions, check=check)]

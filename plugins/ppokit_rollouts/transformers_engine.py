@@ -1,0 +1,215 @@
+"""Samples responses with the policy's own transformers model.
+
+A prompt is read once for its G responses, and finished responses leave the batch. A token y is drawn
+by inverting the cumulative distribution at a given uniform number u:
+
+    y = min { v : sum_{w <= v} p_w > u },   p = softmax(top_p(top_k(logits / temperature)))
+
+so that a response depends on its own numbers and not on its neighbours in the batch. Top-p is that of
+Holtzman et al. 2020, arXiv:1904.09751.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, Component, Options, SamplingPolicy
+from ppokit.types import Generation, PromptBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """One token a row: the first whose cumulative probability exceeds the row's uniform number.
+
+    Args:
+        logits: [b,V] float32; -inf rules a token out.
+        uniforms: [b] in [0, 1).
+
+    Returns: [b] int64. A token of probability 0 is never drawn.
+    """
+    import torch
+
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
+    total = cumulative[:, -1]
+    # Rounding may carry u * total up to total itself, behind which no token stands.
+    below = torch.nextafter(total, torch.zeros_like(total))
+    wanted = torch.minimum(uniforms.to(total) * total, below)
+    return torch.searchsorted(cumulative, wanted.unsqueeze(-1), right=True).squeeze(-1)
+
+
+class TransformersOptions(Options):
+    max_new_tokens: int = Field(64, gt=0, description="the longest response, in tokens")
+    min_new_tokens: int = Field(0, ge=0, description="tokens before a response may end by itself")
+    temperature: float = Field(1.0, gt=0, description="divides the logits")
+    top_k: int | None = Field(None, gt=0, description="draw from the k likeliest tokens only")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="draw from the likeliest tokens that hold this probability together"
+    )
+    stop: tuple[str, ...] = Field((), description="strings that end a response; left out of its text")
+    stop_token_ids: tuple[int, ...] = Field((), description="token ids that end a response")
+    batch_size: int = Field(256, gt=0, description="responses sampled at a time")
+
+
+class TransformersEngine:
+    """Samples prompt by prompt, G responses each."""
+
+    def __init__(self, options: TransformersOptions) -> None:
+        self.options = options
+        self.max_new_tokens = options.max_new_tokens
+        self.temperature = options.temperature
+
+    def generate(self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor | None) -> Generation:
+        import torch
+
+        responses_per_prompt = 1 if uniforms is None else uniforms.shape[1]
+        prompts_at_a_time = max(1, self.options.batch_size // responses_per_prompt)
+        parts: list[_Decoding] = []
+        with torch.inference_mode():
+            for start in range(0, len(batch), prompts_at_a_time):
+                stop = start + prompts_at_a_time
+                drawn = None if uniforms is None else uniforms[start:stop].flatten(0, 1)
+                decoding = _Decoding(
+                    self.options, policy, batch.prompt_ids[start:stop], responses_per_prompt, drawn
+                )
+                decoding.run()
+                parts.append(decoding)
+        return Generation(
+            response_ids=[ids for part in parts for ids in part.ids],
+            logprobs=[numbers for part in parts for numbers in part.logprobs],
+            finished=[flag for part in parts for flag in part.finished],
+            texts=[text for part in parts for text in part.texts()],
+        )
+
+
+class _Decoding:
+    """One batch on its way, with state a response: `ids`, `logprobs`, `finished`."""
+
+    def __init__(
+        self,
+        options: TransformersOptions,
+        policy: SamplingPolicy,
+        prompt_ids: list[list[int]],
+        responses_per_prompt: int,
+        uniforms: Tensor | None,
+    ) -> None:
+        self.options = options
+        self.policy = policy
+        self.prompt_ids = prompt_ids
+        self.repeats = responses_per_prompt
+        self.uniforms = uniforms
+        count = len(prompt_ids) * responses_per_prompt
+        self.ids: list[list[int]] = [[] for _ in range(count)]
+        self.logprobs: list[list[float]] = [[] for _ in range(count)]
+        self.finished = [False] * count
+        self.stops_at: list[str | None] = [None] * count
+        self.end_ids = policy.end_ids | set(options.stop_token_ids)
+
+    def run(self) -> None:
+        import torch
+        from transformers import DynamicCache
+
+        model = self.policy.model
+        device = model.device
+        width = max(map(len, self.prompt_ids))
+        pads = torch.tensor([width - len(ids) for ids in self.prompt_ids])
+        input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in self.prompt_ids]).to(device)
+        mask = (torch.arange(width) >= pads[:, None]).long().to(device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        cache = DynamicCache(config=model.config)
+        logits = self._forward(input_ids, mask, positions, cache)
+        cache.batch_repeat_interleave(self.repeats)
+        logits = logits.repeat_interleave(self.repeats, dim=0)
+        mask = mask.repeat_interleave(self.repeats, dim=0)
+        positions = positions[:, -1:].repeat_interleave(self.repeats, dim=0)
+        alive = torch.arange(len(self.ids))
+        for step in range(self.options.max_new_tokens):
+            logits = self._warp(logits.float(), step)
+            if self.uniforms is None:
+                tokens = logits.argmax(dim=-1)
+            else:
+                tokens = sample(logits, self.uniforms[alive, step].to(device))
+            chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+            going = self._note(alive.tolist(), tokens.tolist(), chosen.tolist())
+            if not going or step + 1 == self.options.max_new_tokens:
+                return
+            if len(going) < len(alive):
+                keep = torch.tensor(going)
+                alive = alive[keep]
+                keep = keep.to(device)
+                cache.batch_select_indices(keep)
+                tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+            positions = positions + 1
+            logits = self._forward(tokens.unsqueeze(-1), mask, positions, cache)
+
+    def _forward(self, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        """[b,V] logits of the next token."""
+        output = self.policy.model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _warp(self, logits: Tensor, step: int) -> Tensor:
+        """[b,V] logits of the sampling distribution."""
+        from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+        options = self.options
+        if step < options.min_new_tokens and self.end_ids:
+            logits[:, sorted(self.end_ids)] = -float("inf")
+        if options.temperature != 1.0:
+            logits = TemperatureLogitsWarper(options.temperature)(None, logits)
+        if options.top_k is not None:
+            logits = TopKLogitsWarper(options.top_k)(None, logits)
+        if options.top_p is not None and options.top_p < 1.0:
+            logits = TopPLogitsWarper(options.top_p)(None, logits)
+        return logits
+
+    def _note(self, alive: list[int], tokens: list[int], logprobs: list[float]) -> list[int]:
+        """Record one token a response; return the places in `alive` that go on."""
+        going = []
+        for place, (index, token, logprob) in enumerate(zip(alive, tokens, logprobs, strict=True)):
+            self.ids[index].append(token)
+            self.logprobs[index].append(logprob)
+            if token in self.end_ids or self._stopped(index):
+                self.finished[index] = True
+            else:
+                going.append(place)
+        return going
+
+    def _stopped(self, index: int) -> bool:
+        """Whether the text now holds a stop string."""
+        if not self.options.stop:
+            return False
+        text = self.policy.tokenizer.decode(self.ids[index], skip_special_tokens=True)
+        found = [text.index(stop) for stop in self.options.stop if stop in text]
+        if not found:
+            return False
+        self.stops_at[index] = text[: min(found)]
+        return True
+
+    def texts(self) -> list[str]:
+        """Decoded responses, cut before a stop string."""
+        decoded = self.policy.tokenizer.batch_decode(self.ids, skip_special_tokens=True)
+        return [
+            whole if stopped is None else stopped for whole, stopped in zip(decoded, self.stops_at, strict=True)
+        ]
+
+
+def _build(options: TransformersOptions, context: BuildContext) -> TransformersEngine:
+    return TransformersEngine(options)
+
+
+@hookimpl
+def ppokit_rollout_engines() -> list[Component]:
+    return [Component(name="transformers", build=_build, options=TransformersOptions)]

@@ -1,0 +1,5 @@
+"""`python -m ppokit`, the form that `accelerate launch -m` needs."""
+
+from ppokit.cli import main
+
+main()

@@ -1,0 +1,203 @@
+"""From a recipe to the parts of a trainer: data first, then components, then the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from ppokit.errors import ModelError, PluginError, PpokitError
+from ppokit.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
+from ppokit.masters import Masters
+from ppokit.models import LoraSpec, ModelRoles
+from ppokit.processes import Processes
+from ppokit.prompts import Prompts, read_rows
+from ppokit.protocols import AdvantageEstimator, BuildContext, Need, Observer, RolloutEngine
+from ppokit.recipe import Recipe
+from ppokit.scoring import Provider, Scorer
+from ppokit.settings import Choice, LossSettings, RewardSettings, Settings
+from ppokit.update import UpdatePlan, Updater, WeightedLoss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a trainer works with.
+
+    Attributes:
+        needs_before_update: what must be computed of a rollout before its rewards and advantages.
+        end_ids: token ids that end a response.
+        hashes: of the recipe and the prompts, for the run's provenance.
+        audit: bytes by use.
+    """
+
+    processes: Processes
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Prompts
+    roles: ModelRoles
+    masters: Masters
+    engine: RolloutEngine
+    scorer: Scorer
+    estimator: AdvantageEstimator
+    updater: Updater
+    observers: list[Observer]
+    needs_before_update: frozenset[Need]
+    end_ids: frozenset[int]
+    hashes: dict[str, str]
+    audit: dict[str, int]
+
+
+def assemble(recipe: Recipe) -> Parts:
+    """Build the parts; what can fail cheaply fails before the model is loaded.
+
+    Raises:
+        PpokitError: something that the recipe names cannot be used.
+    """
+    from accelerate import Accelerator
+
+    settings = recipe.settings
+    # LoRA's first numbers, and whatever a plugin draws.
+    torch.manual_seed(settings.run.seed)
+    processes = Processes(Accelerator())
+    rows = read_rows(settings.prompts.path, settings.prompts.split)
+    source = find_model(
+        settings.model.name,
+        revision=settings.model.revision,
+        trust_remote_code=settings.model.trust_remote_code,
+    )
+    config = load_config(source)
+    tokenizer = load_tokenizer(source)
+    dtype = pick_dtype(settings.model.dtype, processes.device)
+    context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed)
+    engine: RolloutEngine = _build(recipe, recipe.engine, context)
+    prompts = Prompts(
+        rows,
+        tokenizer,
+        column=settings.prompts.column,
+        chat=settings.prompts.chat,
+        system=settings.prompts.system,
+        context=getattr(config.get_text_config(), "max_position_embeddings", None),
+        max_new_tokens=engine.max_new_tokens,
+        per_step=settings.rollout.prompts_per_step,
+        seed=settings.run.seed,
+    )
+    scorer = Scorer(
+        [_provider(recipe, choice, context) for choice in recipe.rewards],
+        processes,
+        settings.run.max_failed_rewards,
+    )
+    estimator: AdvantageEstimator = _build(recipe, recipe.advantages, context)
+    losses = [_loss(recipe, choice, context) for choice in recipe.losses]
+    observers: list[Observer] = []
+    if processes.is_main:
+        observers = [_build(recipe, choice, context) for choice in recipe.observers]
+    model = load_model(source, dtype, processes.device)
+    torch.manual_seed(settings.run.seed)
+    lora = settings.lora
+    roles = ModelRoles(
+        model,
+        lora=None if lora is None else LoraSpec(lora.r, lora.alpha, lora.target_modules, lora.adapter),
+        value=settings.value if "values" in recipe.needs else None,
+        reference="ref_logprobs" in recipe.needs,
+    )
+    if not any(param.numel() for param in roles.trainable.values()):
+        raise ModelError("lora.target_modules: no parameter is left to train.")
+    masters = Masters(roles.trainable, weight_decay=settings.update.weight_decay)
+    updater = Updater(roles, masters, losses, _plan(settings, engine), processes)
+    rollout_tokens = max(map(len, prompts.ids)) + engine.max_new_tokens
+    responses = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
+    return Parts(
+        processes=processes,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        roles=roles,
+        masters=masters,
+        engine=engine,
+        scorer=scorer,
+        estimator=estimator,
+        updater=updater,
+        observers=observers,
+        needs_before_update=_needs_before_update(recipe),
+        end_ids=end_ids(tokenizer, model),
+        hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
+        audit=roles.byte_audit(masters.bytes, responses * rollout_tokens),
+    )
+
+
+def _needs_before_update(recipe: Recipe) -> frozenset[Need]:
+    needs = {need for choice in (*recipe.rewards, recipe.advantages) for need in choice.component.needs}
+    # The losses' old values and references; old log-probabilities come from the first training pass,
+    # unless other mini-batches move the weights before it.
+    needs |= recipe.needs & {"values", "ref_logprobs"}
+    if recipe.settings.update.minibatches > 1 and "logprobs" in recipe.needs:
+        needs.add("logprobs")
+    return frozenset(needs)
+
+
+def _build(recipe: Recipe, choice: Choice, context: BuildContext) -> Any:
+    """The object of a chosen component; what goes wrong in a plugin names it."""
+    try:
+        return choice.component.build(choice.options, context)
+    except PpokitError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{recipe.where(choice.key + '.use')}: the plugin {choice.plugin} could not build "
+            f"{choice.component.name!r}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _provider(recipe: Recipe, choice: Choice, context: BuildContext) -> Provider:
+    settings = cast(RewardSettings, choice.settings)
+    return Provider(
+        name=choice.name,
+        where=_where(recipe, choice, "reward"),
+        provider=_build(recipe, choice, context),
+        weight=settings.weight,
+        scale=settings.scale,
+        clip=settings.clip,
+        timeout=settings.timeout,
+    )
+
+
+def _loss(recipe: Recipe, choice: Choice, context: BuildContext) -> WeightedLoss:
+    settings = cast(LossSettings, choice.settings)
+    return WeightedLoss(
+        name=choice.name,
+        where=_where(recipe, choice, "loss"),
+        loss=_build(recipe, choice, context),
+        weight=settings.weight,
+        needs=choice.component.needs,
+    )
+
+
+def _where(recipe: Recipe, choice: Choice, what: str) -> str:
+    return f"{what} {choice.name!r} (plugin {choice.plugin}; recipe: {recipe.where(choice.key + '.use')})"
+
+
+def _plan(settings: Settings, engine: RolloutEngine) -> UpdatePlan:
+    update = settings.update
+    return UpdatePlan(
+        epochs=update.epochs,
+        minibatches=update.minibatches,
+        learning_rate=update.learning_rate,
+        schedule=update.schedule,
+        warmup_steps=update.warmup_steps,
+        max_grad_norm=update.max_grad_norm,
+        tokens_per_microbatch=update.tokens_per_microbatch,
+        aggregation=update.aggregation,
+        target_kl=update.target_kl,
+        steps=settings.run.steps,
+        seed=settings.run.seed,
+        temperature=engine.temperature,
+        max_response=engine.max_new_tokens,
+    )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,85 @@
+"""The command line: the commands, and the one place where an error becomes a message."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ppokit import __version__
+from ppokit.cli import inspect
+from ppokit.cli.generate import generate
+from ppokit.cli.train import train
+from ppokit.errors import Interrupted, PpokitError
+
+_PLAIN: dict[str, Any] = {
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "add_completion": False,
+    "no_args_is_help": True,
+}
+
+
+class Command(TyperCommand):
+    """A command whose errors are told in one paragraph on stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; `--debug`, where it has that option, adds the traceback."""
+        try:
+            return super().invoke(ctx)
+        except PpokitError as error:
+            _fail(ctx, f"error: {error}")
+            raise typer.Exit(error.exit_code) from error
+        except Interrupted as stop:
+            typer.echo(f"ppokit: stopped by {signal.Signals(stop.signum).name}", err=True)
+            raise typer.Exit(stop.exit_code) from stop
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+            raise
+        except Exception as error:
+            _fail(
+                ctx,
+                f"error: a bug in ppokit or in a plugin: {type(error).__name__}: {error}"
+                + ("" if ctx.params.get("debug") else " (--debug shows the traceback)"),
+            )
+            raise typer.Exit(1) from error
+
+
+def _fail(ctx: Any, message: str) -> None:
+    if ctx.params.get("debug"):
+        traceback.print_exc()
+    typer.echo(f"ppokit: {message}", err=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ppokit {__version__}")
+        raise typer.Exit()
+
+
+app = typer.Typer(name="ppokit", **_PLAIN)
+plugins = typer.Typer(**_PLAIN)
+app.add_typer(plugins, name="plugins", help="What is installed.")
+
+
+@app.callback()
+def _ppokit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Fine-tune language models with PPO: plugins for the parts, a YAML recipe for the run."""
+
+
+app.command(cls=Command)(train)
+app.command(cls=Command)(generate)
+app.command(cls=Command)(inspect.validate)
+app.command(cls=Command)(inspect.schema)
+plugins.command("list", cls=Command)(inspect.list_plugins)
+
+
+def main() -> None:
+    """The program `ppokit`."""
+    app(prog_name="ppokit")

@@ -1,0 +1,119 @@
+"""What a person sees of a run: a line a step, a sample now and then, a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ppokit.trainer import PPOTrainer
+    from ppokit.types import Rewards, Rollout
+
+SAMPLE_WIDTH = 160
+
+
+class Display:
+    """An observer that prints; `begin` comes before the first step."""
+
+    def __init__(self, steps: int, sample_every: int) -> None:
+        self.steps = steps
+        self.sample_every = sample_every
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.first: float | None = None
+        self.last = math.nan
+        self._progress: Progress | None = None
+        self._started = time.monotonic()
+        self._done_before = 0
+
+    def begin(self, trainer: PPOTrainer) -> None:
+        """Say what is about to run, and how much memory it was given."""
+        parts, roles = trainer.parts, trainer.roles
+        trained = sum(param.numel() for param in roles.trainable.values())
+        device = f"{parts.processes.count} x {roles.device.type}" if parts.processes.count > 1 else roles.device.type
+        dtype = str(roles.dtype).removeprefix("torch.")
+        self._print(f"model    {trainer.settings.model.name}")
+        self._print(f"         {dtype} on {device}, {trained:,} parameters train")
+        audit = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.audit.items() if size)
+        self._print(f"memory   {audit} (activations come on top)")
+        self._print(f"prompts  {len(parts.prompts.rows)} in {trainer.settings.prompts.path}")
+        self._print(f"run      {trainer.ledger.folder}")
+        self._print("")
+        self._started, self._done_before = time.monotonic(), trainer.step
+        if self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=self.console, transient=True
+            )
+            self._task = self._progress.add_task("starting", total=self.steps, completed=trainer.step)
+            self._progress.start()
+
+    def on_phase(self, step: int, phase: str) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, description=f"step {step}: {phase}")
+
+    def on_step(self, step: int, rollout: Rollout, rewards: Rewards, metrics: Mapping[str, float]) -> None:
+        self.last = metrics["reward/mean"]
+        if self.first is None:
+            self.first = self.last
+        kl = f"  KL {metrics['kl/k1']:.4f}" if "kl/k1" in metrics else ""
+        left = (time.monotonic() - self._started) / (step - self._done_before) * (self.steps - step)
+        self._print(
+            f"step {step:>{len(str(self.steps))}}/{self.steps}  reward {self.last:7.3f}{kl}"
+            f"  length {metrics['response/length']:5.1f}  {metrics['time/step_s']:5.1f} s  {_time(left)} left"
+        )
+        if self.sample_every and step % self.sample_every == 0:
+            self._sample(rollout, rewards)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step)
+
+    def on_end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def compare(self, prompts: Sequence[str], before: Sequence[str], after: Sequence[str]) -> None:
+        """The same prompts before and after, likeliest tokens only."""
+        self._print("\nBefore and after, likeliest tokens only:")
+        for prompt, old, new in zip(prompts, before, after, strict=True):
+            self._print(f"\n  {_line(prompt)}")
+            self._print(f"    before  {_line(old)}")
+            self._print(f"    after   {_line(new)}", style="bold")
+
+    def close(self, trainer: PPOTrainer) -> None:
+        """What came of it, and where it is."""
+        folder = trainer.ledger.folder
+        if self.first is not None:
+            self._print(f"\nreward {self.first:.3f} -> {self.last:.3f} in {trainer.step} steps")
+        self._print(f"plot     {folder / 'reward.png'}")
+        self._print(f"policy   {folder / 'policy'}")
+        self._print(f'try it   ppokit generate {folder} "your prompt" --base')
+
+    def _sample(self, rollout: Rollout, rewards: Rewards) -> None:
+        place = len(rollout) // 2
+        score = float(rewards.scores[place])
+        self._print(f"    {_line(rollout.prompts[place])} […] {_line(rollout.responses[place])}  ({score:+.2f})", "dim")
+
+    def _print(self, text: str, style: str = "") -> None:
+        # Text, not markup: a model may write anything.
+        self.console.print(Text(text, style=style))
+
+
+def _line(text: str) -> str:
+    """One line that a terminal shows harmlessly, not too long."""
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return flat if len(flat) <= SAMPLE_WIDTH else flat[: SAMPLE_WIDTH - 1] + "…"
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

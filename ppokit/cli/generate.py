@@ -1,0 +1,43 @@
+"""The command generate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppokit.cli.options import Debug, DisablePlugin
+from ppokit.errors import RunFolderError
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to answer.", show_default=False)],
+    base: Annotated[bool, typer.Option("--base", help="Let the untrained model answer too.")] = False,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer; the run's own by default.", show_default=False)
+    ] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Likeliest tokens instead of drawn ones.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws another answer.")] = 0,
+    disable_plugin: DisablePlugin = None,
+    debug: Debug = False,
+) -> None:
+    """Let a trained policy answer a prompt."""
+    from ppokit.catalog import Catalog
+    from ppokit.recipe import Recipe
+
+    if not (run / "recipe.yaml").is_file():
+        raise RunFolderError(f"{run} is not the folder of a run: it has no recipe.yaml.")
+    if not (run / "policy").is_dir():
+        raise RunFolderError(f"{run} has no policy yet; it is saved with the run's first checkpoint.")
+    changed = [] if max_new_tokens is None else [f"rollout.max_new_tokens={max_new_tokens}"]
+    recipe = Recipe.load(run / "recipe.yaml", changed, Catalog(disable_plugin or ()), check_data=False)
+    from ppokit.inference import load_policy
+
+    answers = []
+    if base:
+        answers.append(("base", load_policy(recipe, None).answer(prompt, seed=seed, greedy=greedy)))
+    answers.append(("policy", load_policy(recipe, run / "policy").answer(prompt, seed=seed, greedy=greedy)))
+    for name, text in answers:
+        typer.echo(f"{name}: {text.strip()}" if base else text.strip())

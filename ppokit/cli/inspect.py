@@ -1,0 +1,114 @@
+"""Commands that load no model: validate, schema, plugins list."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ppokit.cli.options import Debug, DisablePlugin, Overrides, RecipePath
+
+if TYPE_CHECKING:
+    from ppokit.catalog import Entry
+    from ppokit.recipe import Choice, Recipe
+
+
+def validate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the recipe with all defaults filled in.")
+    ] = False,
+    disable_plugin: DisablePlugin = None,
+    debug: Debug = False,
+) -> None:
+    """Check a recipe without loading a model.
+
+    Reports every problem at once, with its line: keys, plugins' options, files and columns.
+    """
+    from ppokit.catalog import Catalog
+    from ppokit.recipe import Recipe
+
+    loaded = Recipe.load(recipe, overrides or (), Catalog(disable_plugin or ()))
+    typer.echo(loaded.to_yaml().rstrip() if resolved else _told(loaded))
+
+
+def schema(disable_plugin: DisablePlugin = None, debug: Debug = False) -> None:
+    """Print the recipes' JSON Schema, for editors.
+
+    It holds the options of every installed plugin, and so imports all of them.
+    """
+    from ppokit.catalog import Catalog
+    from ppokit.recipe_schema import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(Catalog(disable_plugin or ())), indent=2))
+
+
+def list_plugins(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    disable_plugin: DisablePlugin = None,
+    debug: Debug = False,
+) -> None:
+    """List what is installed, importing none of it."""
+    from ppokit.catalog import Catalog
+
+    entries = Catalog(disable_plugin or ()).entries()
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
+        return
+    if not entries:
+        typer.echo("No plugins are installed.")
+        return
+    columns = ("kind", "name", "from", "state", "summary")
+    rows = [(e.kind, e.name, e.source, e.state, e.summary) for e in entries]
+    if sys.stdout.isatty():
+        _table(columns, rows)
+    else:
+        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+        for row in (columns, *rows):
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            typer.echo("  ".join(cells).rstrip())
+    _notes(entries)
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("kind", "state"))
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text, since a plugin's words are no markup
+    Console(highlight=False).print(table)
+
+
+def _notes(entries: list[Entry]) -> None:
+    for reason in dict.fromkeys(entry.reason for entry in entries if entry.reason):
+        typer.echo(reason)
+
+
+def _told(recipe: Recipe) -> str:
+    settings = recipe.settings
+    rollout = settings.rollout
+    lora = f", LoRA rank {settings.lora.r}" if settings.lora is not None else ", all weights"
+    value = f", value function {settings.value}" if settings.value is not None else ""
+    shape = f"{rollout.prompts_per_step} prompts x {rollout.responses_per_prompt} responses"
+    lines = {
+        "model": f"{settings.model.name}{lora}{value}",
+        "rewards": _weighted(recipe.rewards),
+        "advantages": recipe.advantages.name,
+        "losses": _weighted(recipe.losses),
+        "run": f"{settings.run.steps} steps of {shape}, into {settings.run.out}",
+    }
+    return "\n".join([f"{recipe.source}: OK", *(f"  {key:<11}{text}" for key, text in lines.items())])
+
+
+def _weighted(choices: Sequence[Choice]) -> str:
+    return ", ".join(f"{choice.name} x {getattr(choice.settings, 'weight', 1):g}" for choice in choices)

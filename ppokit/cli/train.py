@@ -1,0 +1,68 @@
+"""The command train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppokit.cli.options import Debug, DisablePlugin, Overrides
+from ppokit.errors import RunFolderError
+
+COMPARED_PROMPTS = 3
+
+
+def train(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(metavar="RECIPE", help="A YAML recipe; none with --resume.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with the run in this folder.", show_default=False),
+    ] = None,
+    disable_plugin: DisablePlugin = None,
+    debug: Debug = False,
+) -> None:
+    """Train by a recipe, or go on with a run.
+
+    Ctrl-C saves a checkpoint first; --resume goes on from it.
+    """
+    from ppokit.catalog import Catalog
+    from ppokit.recipe import Recipe
+
+    changed = list(overrides or ())
+    if resume is not None:
+        if recipe is not None:  # with --resume, the first positional is an override already
+            changed.insert(0, str(recipe))
+        recipe = resume / "recipe.yaml"
+        if not recipe.is_file():
+            raise RunFolderError(f"--resume: {resume} is not the folder of a run: it has no recipe.yaml.")
+    elif recipe is None:
+        raise typer.BadParameter("name a RECIPE, or a run's folder with --resume")
+    loaded = Recipe.load(recipe, changed, Catalog(disable_plugin or ()))
+    _run(loaded, resume)
+
+
+def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
+    from ppokit.cli.display import Display
+    from ppokit.ledger import Ledger
+
+    if resume is None:
+        Ledger.check_new(Path(recipe.settings.run.out))  # before seconds go into imports
+    from ppokit.trainer import PPOTrainer
+
+    display = Display(recipe.settings.run.steps, recipe.settings.run.sample_every)
+    trainer = PPOTrainer(recipe, observers=[display], resume=resume)
+    if not trainer.processes.is_main:
+        trainer.train()
+        return
+    prompts = trainer.parts.prompts.texts[:COMPARED_PROMPTS]
+    before = trainer.answer(prompts)
+    display.begin(trainer)
+    trainer.train()
+    if recipe.settings.run.sample_every:
+        display.compare(prompts, before, trainer.answer(prompts))
+    display.close(trainer)

@@ -1,0 +1,135 @@
+"""fp32 master weights, their gradients and AdamW, whatever the dtype that the model computes in.
+
+Micikevicius et al. 2018, arXiv:1710.03740: the model computes with low-precision copies; gradients of
+all micro-batches add up in fp32, and the update is applied to the fp32 masters, so that steps
+smaller than bf16's resolution are not lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Masters:
+    """Master weights of some parameters, with their optimizer.
+
+    Args:
+        params: what trains, by name. A float32 parameter is its own master.
+        weight_decay: AdamW's (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    """
+
+    def __init__(self, params: Mapping[str, nn.Parameter], *, weight_decay: float) -> None:
+        self.params = dict(params)
+        self.weights: dict[str, Tensor] = {}
+        for name, param in self.params.items():
+            if param.dtype == torch.float32:
+                self.weights[name] = param
+            else:
+                master = param.detach().float()
+                self.weights[name] = master
+                param.register_post_accumulate_grad_hook(_add_into(master))
+        self.optimizer = torch.optim.AdamW(
+            list(self.weights.values()), lr=0.0, weight_decay=weight_decay, fused=True
+        )
+
+    def zero(self) -> None:
+        """Forget all gradients."""
+        for name, param in self.params.items():
+            param.grad = None
+            self.weights[name].grad = None
+
+    def gradients(self) -> list[Tensor]:
+        """One gradient a master, in the order of the names; zeros where none arrived."""
+        for weight in self.weights.values():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        return [weight.grad for weight in self.weights.values() if weight.grad is not None]
+
+    def finite(self) -> bool:
+        """Whether every gradient so far is finite."""
+        grads = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        return not grads or bool(torch.stack(torch._foreach_norm(grads)).isfinite().all())
+
+    def step(self, learning_rate: float) -> None:
+        """One AdamW step, then the model's copies follow the masters."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.publish()
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Copy the masters into the parameters that the model computes with."""
+        for name, param in self.params.items():
+            if self.weights[name] is not param:
+                param.copy_(self.weights[name])
+
+    def hash(self, chosen: Callable[[str], bool]) -> str:
+        """SHA-256 over the chosen masters, by name."""
+        digest = hashlib.sha256()
+        for name, weight in self.weights.items():
+            if chosen(name):
+                digest.update(name.encode())
+                digest.update(weight.detach().contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        """What masters, gradients and moments take in all, beside the model's own parameters."""
+        total = 0
+        for name, weight in self.weights.items():
+            copies = 3 if weight is self.params[name] else 4
+            total += copies * 4 * weight.numel()
+        return total
+
+    def state(self) -> dict[str, Tensor]:
+        """Masters and moments as flat tensors: `weights/NAME`, `exp_avg/NAME`, ..."""
+        out = {f"weights/{name}": weight.detach() for name, weight in self.weights.items()}
+        for name, weight in self.weights.items():
+            for key, value in self.optimizer.state.get(weight, {}).items():
+                out[f"{key}/{name}"] = value
+        return out
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave.
+
+        Raises:
+            KeyError: a weight is missing.
+            ValueError: a weight is unknown, or of another shape.
+        """
+        known = {f"weights/{name}" for name in self.weights}
+        unknown = {key for key in state if key.startswith("weights/")} - known
+        if unknown:
+            raise ValueError(f"unknown weight {sorted(unknown)[0]}")
+        for name, weight in self.weights.items():
+            saved = state[f"weights/{name}"]
+            if saved.shape != weight.shape:
+                raise ValueError(f"{name} has shape {list(saved.shape)}; expected {list(weight.shape)}")
+            weight.copy_(saved)
+            moments = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{key}/{name}" in state:
+                    value = state[f"{key}/{name}"].clone()
+                    moments[key] = value if key == "step" else value.to(weight.device)
+            if moments:
+                self.optimizer.state[weight] = moments
+        self.publish()
+
+
+def _add_into(master: Tensor):  # type: ignore[no-untyped-def]
+    """A hook that moves a parameter's fresh gradient into its master's, in fp32."""
+
+    def hook(param: Tensor) -> None:
+        assert param.grad is not None
+        if master.grad is None:
+            master.grad = param.grad.float()
+        else:
+            master.grad += param.grad
+        param.grad = None
+
+    return hook

@@ -1,0 +1,54 @@
+"""What several processes share: the same calls in the same order on every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+T = TypeVar("T")
+
+
+class Processes:
+    """Collectives over the processes of an Accelerator; each method is free in a single process."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.rank: int = accelerator.process_index
+        self.count: int = accelerator.num_processes
+        self.is_main: bool = accelerator.is_main_process
+        self.device: torch.device = accelerator.device
+
+    def share(self, total: int) -> range:
+        """This process's part of range(total): contiguous, in order of rank, as equal as can be."""
+        return range(self.rank * total // self.count, (self.rank + 1) * total // self.count)
+
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """The items of all processes, in order of rank, on every process."""
+        if self.count == 1:
+            return list(items)
+        parts: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(parts, list(items))
+        return [item for part in parts for item in part]
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Add up each tensor over all processes, in place, in one exchange."""
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process raised the flag."""
+        return any(self.gather([flag]))
+
+    def wait(self) -> None:
+        """Wait for the others."""
+        self.accelerator.wait_for_everyone()

@@ -1,0 +1,179 @@
+"""From a data set to the prompts of each step.
+
+Which prompts a step takes depends on the seed and the step alone, so that a resumed run goes on as if
+it had never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ppokit.errors import DataError
+from ppokit.seeds import seed_from
+from ppokit.types import PromptBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+
+def read_rows(path: str, split: str) -> list[dict[str, Any]]:
+    """Every row of a local file (JSON lines, CSV, Parquet, text) or of a hub data set.
+
+    Raises:
+        DataError: it cannot be read, or is empty.
+    """
+    import datasets
+
+    local = Path(path).expanduser()
+    datasets.disable_progress_bars()
+    try:
+        if local.is_file():
+            reader = _READERS.get(local.suffix.lower())
+            if reader is None:
+                raise DataError(
+                    f"prompts.path: {path} ends in {local.suffix or 'nothing'}; expected one of "
+                    f"{', '.join(_READERS)}."
+                )
+            if reader == "json" and local.suffix == ".jsonl":
+                # Read by hand: rows may differ in their columns, and a bad line is named.
+                return _json_lines(local)
+            data = datasets.load_dataset(reader, data_files=str(local), split="train")
+        else:
+            data = datasets.load_dataset(path, split=split)
+        rows = [dict(row) for row in data]
+    except DataError:
+        raise
+    except Exception as error:  # datasets raises a dozen types, from many libraries
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"prompts.path: {path} cannot be read: {first}") from error
+    if not rows:
+        raise DataError(f"prompts.path: {path} has no rows; expected at least one prompt.")
+    return rows
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"prompts.path: {path} line {number} is not JSON: {error.msg}.") from error
+        if not isinstance(row, dict):
+            raise DataError(f"prompts.path: {path} line {number} is no JSON object.")
+        rows.append(row)
+    if not rows:
+        raise DataError(f"prompts.path: {path} has no rows; expected at least one prompt.")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return [{key: row.get(key) for key in columns} for row in rows]
+
+
+def encode_prompt(
+    text: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool, system: str | None = None
+) -> list[int]:
+    """Token ids of one prompt, through the chat template or as plain text."""
+    if not chat:
+        ids = list(tokenizer(text)["input_ids"])
+        # Some tokenizers end every text; a prompt is there to be gone on with.
+        if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
+            ids.pop()
+        return ids
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": text})
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+
+class Prompts:
+    """The prompts of a run.
+
+    Args:
+        rows: the data set.
+        column: the prompt's column.
+        tokenizer: of the policy.
+        chat, system: whether prompts go through the chat template, and with which system message.
+        context: the longest sequence that the model takes; None where it has no limit.
+        max_new_tokens: room that a response needs.
+        per_step: prompts a step.
+        seed: of the order.
+
+    Raises:
+        DataError: a column is missing, a prompt is no text, is empty, or leaves no room for a response.
+    """
+
+    def __init__(
+        self,
+        rows: list[dict[str, Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        column: str,
+        chat: bool,
+        system: str | None,
+        context: int | None,
+        max_new_tokens: int,
+        per_step: int,
+        seed: int,
+    ) -> None:
+        self.rows: list[Mapping[str, Any]] = list(rows)
+        self.per_step = per_step
+        self.seed = seed
+        if column not in rows[0]:
+            raise DataError(f"prompts.column: {column!r}; the data set has {', '.join(map(repr, rows[0]))}.")
+        if chat and not getattr(tokenizer, "chat_template", None):
+            raise DataError(
+                "prompts.chat: true, but the model's tokenizer has no chat template. Use chat: false, or an "
+                "instruction-tuned model."
+            )
+        self.texts: list[str] = []
+        self.ids: list[list[int]] = []
+        for number, row in enumerate(rows, 1):
+            text = row[column]
+            if not isinstance(text, str):
+                raise DataError(f"prompts.column: row {number} has {text!r} in {column!r}; expected text.")
+            ids = encode_prompt(text, tokenizer, chat=chat, system=system)
+            if not ids:
+                raise DataError(f"prompts: row {number} is an empty prompt; expected at least one token.")
+            if context is not None and len(ids) + max_new_tokens > context:
+                raise DataError(
+                    f"prompts: row {number} has {len(ids)} tokens, and rollout.max_new_tokens asks for "
+                    f"{max_new_tokens} more, but the model's context holds {context}. Shorten or drop the "
+                    f"row, or lower max_new_tokens. It begins {text[:60]!r}."
+                )
+            self.texts.append(text)
+            self.ids.append(ids)
+
+    def step(self, step: int) -> PromptBatch:
+        """The prompts of a step, from 0: the data set in a new order each epoch, none left out."""
+        count = len(self.rows)
+        first = step * self.per_step
+        indices = []
+        for place in range(first, first + self.per_step):
+            epoch, offset = divmod(place, count)
+            indices.append(int(self._order(epoch)[offset]))
+        return PromptBatch(
+            indices=indices,
+            prompts=[self.texts[i] for i in indices],
+            prompt_ids=[self.ids[i] for i in indices],
+            rows=[self.rows[i] for i in indices],
+        )
+
+    def steps(self, first: int, last: int) -> Iterator[PromptBatch]:
+        """The prompts of steps first to last - 1."""
+        return (self.step(step) for step in range(first, last))
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        cached: tuple[int, torch.Tensor] | None = getattr(self, "_cached_order", None)
+        if cached is None or cached[0] != epoch:
+            generator = torch.Generator().manual_seed(seed_from(self.seed, epoch))
+            cached = (epoch, torch.randperm(len(self.rows), generator=generator))
+            self._cached_order = cached
+        return cached[1]
+

@@ -1,0 +1,145 @@
+"""What no single key shows: keys that contradict each other, files and columns, plugins' own checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppokit.columns import is_local, read_columns
+from ppokit.errors import DataError
+from ppokit.protocols import CheckContext
+from ppokit.recipe_file import Document
+from ppokit.settings import (
+    Choice,
+    LoraSettings,
+    PromptSettings,
+    RolloutSettings,
+    UpdateSettings,
+)
+from ppokit.wording import listed, suggest
+
+
+def check(
+    sections: Mapping[str, Any], choices: Mapping[str, Sequence[Choice | None]], document: Document
+) -> None:
+    """Note every contradiction that can be seen.
+
+    Args:
+        sections: validated sections by key; one that is invalid is left out.
+        choices: by kind; None for one that is invalid.
+        document: notes the problems.
+    """
+    _value(sections, choices, document)
+    _names(choices, document)
+    _minibatches(sections, document)
+    _adapter(sections.get("lora"), document)
+    columns = _prompts(sections.get("prompts"), document)
+    for kind in choices:
+        for choice in choices[kind]:
+            if choice is not None and choice.component.check is not None:
+                _ask(choice, CheckContext(columns), document)
+
+
+def default_value(lora: bool, needs: frozenset[str]) -> str | None:
+    """The value function where the recipe leaves it open; None where nothing needs values."""
+    if "values" not in needs:
+        return None
+    return "own_adapter" if lora else "policy_trunk"
+
+
+def _value(
+    sections: Mapping[str, Any], choices: Mapping[str, Sequence[Choice | None]], document: Document
+) -> None:
+    if sections.get("value") == "own_adapter" and "lora" in sections and sections["lora"] is None:
+        document.report(
+            "value",
+            "got own_adapter without lora; expected policy_trunk or detached_trunk, or a lora section",
+        )
+    estimator = next(iter(choices.get("advantages", ())), None)
+    if estimator is None or "values" in estimator.component.needs:
+        return
+    for loss in choices.get("losses", ()):
+        if loss is not None and "values" in loss.component.needs:
+            document.report(
+                f"{loss.key}.use",
+                f"the loss {loss.component.name!r} trains a value function, but the advantages "
+                f"{estimator.component.name!r} have no values and so no returns to train it on; "
+                f"leave the loss out, or choose another estimator",
+            )
+
+
+def _names(choices: Mapping[str, Sequence[Choice | None]], document: Document) -> None:
+    for kind, advice in {
+        "rewards": "give one of them a name:",
+        "losses": "give one of them a name:",
+        "observers": "list it once",
+    }.items():
+        seen: dict[str, str] = {}
+        for choice in choices.get(kind, ()):
+            if choice is None:
+                continue
+            if choice.name in seen:
+                document.report(choice.key, f"{seen[choice.name]} is named {choice.name!r} as well; {advice}")
+            seen.setdefault(choice.name, choice.key)
+
+
+def _minibatches(sections: Mapping[str, Any], document: Document) -> None:
+    rollout, update = sections.get("rollout"), sections.get("update")
+    if not (isinstance(rollout, RolloutSettings) and isinstance(update, UpdateSettings)):
+        return
+    responses = rollout.prompts_per_step * rollout.responses_per_prompt
+    if responses % update.minibatches:
+        document.report(
+            "update.minibatches",
+            f"got {update.minibatches}; expected a divisor of the {responses} responses of a step "
+            f"(prompts_per_step {rollout.prompts_per_step} x responses_per_prompt "
+            f"{rollout.responses_per_prompt})",
+        )
+
+
+def _adapter(lora: LoraSettings | None, document: Document) -> None:
+    if lora is None or lora.adapter is None:
+        return
+    folder = Path(lora.adapter).expanduser()
+    if not folder.is_dir():
+        document.report("lora.adapter", f"there is no folder {lora.adapter}")
+    elif not (folder / "adapter_config.json").is_file():
+        document.report(
+            "lora.adapter", f"{lora.adapter} has no adapter_config.json; expected a folder that PEFT saved"
+        )
+
+
+def _prompts(prompts: PromptSettings | None, document: Document) -> tuple[str, ...] | None:
+    if prompts is None:
+        return None
+    if prompts.system is not None and not prompts.chat:
+        document.report("prompts.system", "a system message needs chat: true")
+    if not is_local(prompts.path):
+        return None
+    try:
+        columns = read_columns(prompts.path)
+    except DataError as error:
+        document.report("prompts.path", str(error))
+        return None
+    if columns is not None and prompts.column not in columns:
+        document.report(
+            "prompts.column",
+            f"{prompts.path} has the columns {listed(columns)}, and no {prompts.column!r}"
+            f"{suggest(prompts.column, columns)}",
+        )
+    return columns
+
+
+def _ask(choice: Choice, context: CheckContext, document: Document) -> None:
+    assert choice.component.check is not None
+    try:
+        found = choice.component.check(choice.options, context)
+        sentences = [found] if isinstance(found, str) else list(found)
+    except Exception as error:  # a plugin's fault must not hide the recipe's other problems
+        document.report(
+            choice.key, f"check of plugin {choice.plugin} failed: {type(error).__name__}: {error}"
+        )
+        return
+    for sentence in sentences:
+        document.report(choice.key, sentence)

@@ -1,0 +1,151 @@
+"""Collect: prompts to a `Rollout`, and the forward passes over its responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ppokit.errors import PluginError
+from ppokit.models import ModelRoles, TokenBatch
+from ppokit.processes import Processes
+from ppokit.protocols import RolloutEngine, SamplingPolicy
+from ppokit.seeds import seed_from
+from ppokit.types import Generation, PromptBatch, Rollout
+
+
+def draw_uniforms(seed: int, step: int, prompts: int, responses: int, tokens: int) -> Tensor:
+    """[prompts, responses, tokens] float32 in [0, 1): the randomness of a step's responses."""
+    generator = torch.Generator().manual_seed(seed_from(seed, step))
+    return torch.rand(prompts, responses, tokens, generator=generator)
+
+
+def generate(
+    engine: RolloutEngine,
+    policy: SamplingPolicy,
+    prompts: PromptBatch,
+    *,
+    responses_per_prompt: int,
+    seed: int,
+    step: int,
+    processes: Processes,
+    plugin: str,
+) -> Rollout:
+    """Answer each prompt G times; each process answers its share, every one gets all of them.
+
+    Raises:
+        PluginError: the engine broke its contract.
+    """
+    uniforms = draw_uniforms(seed, step, len(prompts), responses_per_prompt, engine.max_new_tokens)
+    share = processes.share(len(prompts))
+    mine = PromptBatch(
+        prompts.indices[share.start : share.stop],
+        prompts.prompts[share.start : share.stop],
+        prompts.prompt_ids[share.start : share.stop],
+        prompts.rows[share.start : share.stop],
+    )
+    answered = Generation([], [], [], [])
+    if len(mine):
+        answered = engine.generate(policy, mine, uniforms[share.start : share.stop])
+        _check(answered, len(mine) * responses_per_prompt, plugin)
+    records = zip(answered.response_ids, answered.logprobs, answered.finished, answered.texts, strict=True)
+    gathered = processes.gather(list(records))
+    repeated = [place for place in range(len(prompts)) for _ in range(responses_per_prompt)]
+    response_ids, mask = pad([ids for ids, _, _, _ in gathered])
+    sampler_logprobs = torch.zeros(response_ids.shape)
+    sampler_logprobs[mask] = torch.tensor([number for _, numbers, _, _ in gathered for number in numbers])
+    return Rollout(
+        ids=[
+            f"{step + 1:06d}-{place // responses_per_prompt:04d}-{place % responses_per_prompt:03d}"
+            for place in range(len(repeated))
+        ],
+        group_ids=torch.tensor([prompts.indices[place] for place in repeated]),
+        prompts=[prompts.prompts[place] for place in repeated],
+        responses=[text for _, _, _, text in gathered],
+        rows=[prompts.rows[place] for place in repeated],
+        prompt_ids=[prompts.prompt_ids[place] for place in repeated],
+        response_ids=response_ids,
+        response_mask=mask,
+        finished=torch.tensor([finished for _, _, finished, _ in gathered]),
+        sampler_logprobs=sampler_logprobs,
+    )
+
+
+def pad(responses: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Responses of several lengths as [B,R] ids and their mask."""
+    width = max(map(len, responses), default=0)
+    ids = torch.zeros(len(responses), width, dtype=torch.long)
+    mask = torch.zeros(len(responses), width, dtype=torch.bool)
+    for row, response in enumerate(responses):
+        ids[row, : len(response)] = torch.tensor(response, dtype=torch.long)
+        mask[row, : len(response)] = True
+    return ids, mask
+
+
+def token_batches(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut samples into batches of similar length that hold at most `budget` tokens, padding included.
+
+    A sample longer than the budget stands alone. Longest first, so that memory peaks at once.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(indices, key=lambda i: -lengths[i]):
+        last = batches[-1] if batches else None
+        if last is not None and (len(last) + 1) * lengths[last[0]] <= budget:
+            last.append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def sequence_lengths(rollout: Rollout) -> list[int]:
+    """Tokens of prompt and response together, one number a response."""
+    return [len(p) + n for p, n in zip(rollout.prompt_ids, rollout.lengths.tolist(), strict=True)]
+
+
+@torch.no_grad()
+def forward_all(
+    compute: Callable[[TokenBatch], Tensor],
+    rollout: Rollout,
+    roles: ModelRoles,
+    processes: Processes,
+    budget: int,
+) -> Tensor:
+    """One number a response token, [B,R], computed in shares without gradient; 0 on padding."""
+    lengths = sequence_lengths(rollout)
+    longest_first = sorted(range(len(rollout)), key=lambda i: -lengths[i])
+    mine = longest_first[processes.rank :: processes.count]
+    found: list[tuple[int, Tensor]] = []
+    for batch in token_batches(mine, lengths, budget):
+        numbers = compute(token_batch(rollout, batch, roles.device)).cpu()
+        found.extend(zip(batch, numbers, strict=True))
+    out = torch.zeros(rollout.response_ids.shape)
+    for index, row in processes.gather(found):
+        out[index] = row
+    return out
+
+
+def token_batch(rollout: Rollout, indices: Sequence[int], device: torch.device) -> TokenBatch:
+    """Some responses of a rollout, ready for a forward pass."""
+    picked = list(indices)
+    return TokenBatch.build(
+        [rollout.prompt_ids[i] for i in picked],
+        rollout.response_ids[picked],
+        rollout.response_mask[picked],
+        device,
+    )
+
+
+def _check(answered: Generation, expected: int, plugin: str) -> None:
+    counts = {name: len(value) for name, value in vars(answered).items()}
+    if set(counts.values()) != {expected}:
+        raise PluginError(
+            f"rollout engine {plugin} returned {counts}; expected {expected} of each "
+            "(prompts x responses a prompt). Recipe: rollout.use."
+        )
+    for place, (ids, logprobs) in enumerate(zip(answered.response_ids, answered.logprobs, strict=True)):
+        if not ids or len(ids) != len(logprobs):
+            raise PluginError(
+                f"rollout engine {plugin} returned {len(ids)} tokens and {len(logprobs)} log-probabilities for "
+                f"response {place}; expected as many of each, at least one. Recipe: rollout.use."
+            )

@@ -1,0 +1,357 @@
+"""PPO on a recipe, as one sentence:
+
+for prompts in self.prompts:
+    rollout = self.collect(prompts)
+    rewards = self.score(rollout)
+    advantages = self.estimate(rollout, rewards)
+    stats = self.update(rollout, advantages)
+    self.report(rollout, rewards, advantages, stats)
+
+Each verb is public; a loop of one's own around them is as good as `train()`.
+
+Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019, arXiv:1909.08593.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppokit.assembly import Parts, assemble
+from ppokit.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
+from ppokit.errors import Interrupted, PluginError, RunFolderError, TrainingError
+from ppokit.kl import kl
+from ppokit.ledger import Ledger, provenance
+from ppokit.masked import masked_mean, masked_whiten
+from ppokit.metrics import Clock, advantage_metrics, peak_gb, rollout_metrics, value_metrics
+from ppokit.models import TokenBatch
+from ppokit.prompts import encode_prompt
+from ppokit.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Stateful
+from ppokit.recipe import Recipe
+from ppokit.rollout import forward_all, generate
+from ppokit.signals import Signals
+from ppokit.types import Advantages, PromptBatch, Rewards, Rollout
+
+# Policy and reference are the same numbers before the first update, but for rounding.
+LARGEST_FIRST_KL = 0.01
+
+
+class PPOTrainer:
+    """Trains a recipe's model. The model is loaded here; the run's folder is made by the first report.
+
+    Args:
+        recipe: what to train and how.
+        observers: more observers, beside the recipe's own; called on the main process.
+        resume: folder of an earlier run to go on with, instead of starting in `run.out`.
+
+    Raises:
+        PpokitError: something in the recipe cannot be used; nothing has been written.
+    """
+
+    def __init__(
+        self, recipe: Recipe, *, observers: Sequence[Observer] = (), resume: Path | str | None = None
+    ) -> None:
+        self.recipe = recipe
+        self.settings = recipe.settings
+        self.ledger = Ledger(Path(resume if resume is not None else self.settings.run.out))
+        checkpoints = list_checkpoints(self.ledger.folder / "checkpoints")
+        if resume is None:
+            Ledger.check_new(self.ledger.folder)
+        elif not checkpoints:
+            raise RunFolderError(f"--resume: {self.ledger.folder} has no checkpoint to go on from.")
+        self.parts: Parts = assemble(recipe)
+        self.roles, self.processes = self.parts.roles, self.parts.processes
+        self.step = 0
+        """Steps done."""
+        self._saved = TrainState(0, {})
+        if resume is not None:
+            self._saved = load_checkpoint(checkpoints[-1], self.parts.masters)
+            self.step = self._saved.step
+            for name, part in self._stateful():
+                part.load_state_dict(self._saved.components[name])
+        self._resumed_at = self.step if resume is not None else None
+        self._opened = self._ended = False
+        self._first_hash = self.parts.masters.hash(self.roles.is_policy)
+        self._moved = self.step > 0
+        self.clock = Clock(self.roles.device)
+        self.signals = Signals(self.processes)
+        self.observers = [*self.parts.observers, *observers] if self.processes.is_main else []
+
+    def train(self) -> None:
+        """Run every step that is left.
+
+        On SIGINT or SIGTERM, and on any error, the last whole step is saved first.
+
+        Raises:
+            Interrupted: a signal came.
+            PpokitError: a plugin failed, or a number was not finite.
+        """
+        with self.signals.caught():
+            try:
+                for prompts in self.prompts:
+                    rollout = self.collect(prompts)
+                    rewards = self.score(rollout)
+                    advantages = self.estimate(rollout, rewards)
+                    stats = self.update(rollout, advantages)
+                    self.report(rollout, rewards, advantages, stats)
+            except (Interrupted, TrainingError):
+                with self.signals.held():
+                    self.save()
+                raise
+            except BaseException:
+                # Before the first step is done there is nothing worth a folder.
+                with self.signals.held():
+                    if self._opened:
+                        self.save()
+                raise
+            finally:
+                self.end()
+
+    # The verbs
+
+    @property
+    def prompts(self) -> Iterator[PromptBatch]:
+        """The prompts of the steps that are left, a step at a time."""
+        return self.parts.prompts.steps(self.step, self.settings.run.steps)
+
+    def collect(self, prompts: PromptBatch) -> Rollout:
+        """Answer the prompts, and compute what the recipe's components need of the answers."""
+        parts, needs = self.parts, self.parts.needs_before_update
+        with self._phase("sampling"):
+            policy = SamplingPolicy(self.roles.sampler(), parts.tokenizer, parts.end_ids)
+            rollout = generate(
+                parts.engine,
+                policy,
+                prompts,
+                responses_per_prompt=self.settings.rollout.responses_per_prompt,
+                seed=self.settings.run.seed,
+                step=self.step,
+                processes=self.processes,
+                plugin=self.recipe.engine.plugin,
+            )
+        temperature = parts.engine.temperature
+        computed: dict[str, Tensor] = {}
+        if "logprobs" in needs:
+            computed["logprobs"] = self._forward(
+                "logprobs", rollout, lambda b: self.roles.logprobs(b, "policy", temperature=temperature)[0]
+            )
+        if "ref_logprobs" in needs:
+            computed["ref_logprobs"] = self._forward(
+                "reference", rollout, lambda b: self.roles.logprobs(b, "reference", temperature=temperature)[0]
+            )
+        if "values" in needs:
+            computed["values"] = self._forward("values", rollout, self.roles.values)
+        rollout = replace(rollout, **computed)
+        if not self._moved:
+            self._check_first_kl(rollout)
+        return rollout
+
+    def score(self, rollout: Rollout) -> Rewards:
+        """Rewards of a rollout, all providers together."""
+        with self._phase("reward"):
+            return self.parts.scorer.score(rollout)
+
+    def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
+        """Advantages of the responses that were scored, whitened if the recipe says so; 0 elsewhere."""
+        rows = rewards.valid.nonzero().flatten().tolist()
+        kept = rollout.select(rows)
+        if not rows:
+            return Advantages(torch.zeros(rollout.response_ids.shape), valid=rewards.valid)
+        scored = replace(
+            rewards,
+            token_rewards=rewards.token_rewards[rows],
+            scores=rewards.scores[rows],
+            breakdown={name: numbers[rows] for name, numbers in rewards.breakdown.items()},
+            outcomes={name: tuple(o[row] for row in rows) for name, o in rewards.outcomes.items()},
+            valid=rewards.valid[rows],
+        )
+        found = self.parts.estimator.estimate(kept, scored)
+        for name, numbers in (("advantages", found.advantages), ("returns", found.returns)):
+            if numbers is not None:
+                self._check_estimate(name, numbers, kept)
+        metrics = advantage_metrics(found, kept.response_mask)
+        if found.returns is not None and kept.values is not None:
+            metrics.update(value_metrics(kept.values, found.returns, kept.response_mask))
+        advantages = found.advantages
+        if self.settings.advantages.whiten:
+            advantages = masked_whiten(advantages, kept.response_mask)
+
+        def spread(numbers: Tensor | None) -> Tensor | None:
+            if numbers is None:
+                return None
+            whole = torch.zeros(rollout.response_ids.shape)
+            whole[rows] = numbers.float()
+            return whole.where(rollout.response_mask, torch.zeros(()))
+
+        whole = spread(advantages)
+        assert whole is not None
+        return Advantages(whole, spread(found.returns), metrics, rewards.valid)
+
+    def update(self, rollout: Rollout, advantages: Advantages) -> dict[str, float]:
+        """Train on a rollout; the step is done after it. A signal waits until then."""
+        if advantages.valid is not None and not bool(advantages.valid.all()):
+            rows = advantages.valid.nonzero().flatten().tolist()
+            trained, wanted = rollout.select(rows), advantages.select(rows)
+        else:
+            trained, wanted = rollout, advantages
+        with self._phase("update"), self.signals.held():
+            try:
+                stats = self.parts.updater.update(trained, wanted, self.step)
+            except TrainingError:
+                self._keep_failed(rollout, advantages)
+                raise
+            for provider in self.parts.scorer.providers:
+                if isinstance(provider.provider, Observant):
+                    provider.provider.observe(rollout)
+            self.step += 1
+            self._saved = TrainState(self.step, {n: dict(p.state_dict()) for n, p in self._stateful()})
+        if not self._moved:
+            self._check_moved(wanted)
+        return stats
+
+    def report(
+        self, rollout: Rollout, rewards: Rewards, advantages: Advantages, stats: dict[str, float]
+    ) -> dict[str, float]:
+        """Write a step's numbers and samples, tell the observers, save a checkpoint when it is time."""
+        metrics = {**rollout_metrics(rollout, rewards), **advantages.metrics, **stats}
+        seconds = self.clock.take()
+        total = sum(seconds.values())
+        metrics.update({f"time/{name}_s": number for name, number in seconds.items()})
+        metrics["time/step_s"] = total
+        metrics["tokens_per_s"] = float(rollout.response_mask.sum()) / max(total, 1e-9)
+        metrics["memory/peak_gb"] = max(self.processes.gather([peak_gb(self.roles.device)]))
+        if self.processes.is_main:
+            self._open()
+            self.ledger.add_metrics(self.step, metrics)
+            self.ledger.add_rollout(self.step, rollout, rewards, advantages)
+            for observer in self.observers:
+                observer.on_step(self.step, rollout, rewards, metrics)
+        self._opened = True
+        run = self.settings.run
+        if self.step % run.checkpoint_every == 0 or self.step == run.steps:
+            self.save()
+        self.signals.check()
+        return metrics
+
+    def save(self) -> None:
+        """Save a checkpoint, the policy and the plot, if the last step's are not yet saved."""
+        checkpoints = self.ledger.folder / "checkpoints"
+        if self.processes.is_main and not (checkpoints / f"step-{self._saved.step:06d}").exists():
+            self._open()
+            save_checkpoint(checkpoints, self.parts.masters, self._saved, self.settings.run.keep_checkpoints)
+            policy = self.ledger.folder / "policy"
+            self.roles.save_policy(policy)
+            self.parts.tokenizer.save_pretrained(policy)
+            self.ledger.plot()
+
+    def end(self) -> None:
+        """Tell the observers that the run is over; a second call does nothing."""
+        if not self._ended:
+            self._ended = True
+            for observer in self.observers:
+                observer.on_end()
+
+    # Guards
+
+    def _check_first_kl(self, rollout: Rollout) -> None:
+        """Before the first update, policy and reference are one model."""
+        if rollout.logprobs is None or rollout.ref_logprobs is None:
+            return
+        numbers = kl(rollout.logprobs, rollout.ref_logprobs, estimator="k3")
+        mean = float(masked_mean(numbers, rollout.response_mask))
+        if not mean < LARGEST_FIRST_KL:
+            raise TrainingError(
+                f"the KL (k3) between policy and reference is {mean:.3g} nats a token before the first update; "
+                f"expected less than {LARGEST_FIRST_KL}. The reference is not the model that training starts from."
+            )
+
+    def _check_moved(self, advantages: Advantages) -> None:
+        """The first update with something to learn must change the policy."""
+        if self.parts.masters.hash(self.roles.is_policy) != self._first_hash:
+            self._moved = True
+        elif bool((advantages.advantages != 0).any()):
+            raise TrainingError(
+                "the policy did not change in its first update, though there were advantages to learn from. "
+                "No gradient reaches it: do the recipe's losses use logprobs, with a weight that is not 0?"
+            )
+
+    def _check_estimate(self, name: str, numbers: Tensor, rollout: Rollout) -> None:
+        expected = list(rollout.response_ids.shape)
+        where = f"advantages {self.recipe.advantages.name!r} (plugin {self.recipe.advantages.plugin})"
+        if list(numbers.shape) != expected:
+            raise PluginError(
+                f"{where} returned {name} of shape {list(numbers.shape)}; expected {expected} "
+                f"(responses, response tokens). Recipe: {self.recipe.where('advantages.use')}."
+            )
+        bad = (~numbers.isfinite() & rollout.response_mask).any(dim=1).nonzero().flatten().tolist()
+        if bad:
+            raise PluginError(
+                f"{where} returned {name} that are not finite for the samples "
+                f"{', '.join(rollout.ids[row] for row in bad[:8])}; expected finite numbers. "
+                f"Recipe: {self.recipe.where('advantages.use')}."
+            )
+
+    # Below the verbs
+
+    def _forward(self, phase: str, rollout: Rollout, compute: Callable[[TokenBatch], Tensor]) -> Tensor:
+        """[B,R] numbers of every response token, as a phase of its own."""
+        with self._phase(phase):
+            budget = self.settings.update.tokens_per_microbatch
+            return forward_all(compute, rollout, self.roles, self.processes, budget)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Time a phase and announce it; between phases, every process may leave together."""
+        self.signals.check()
+        for observer in self.observers:
+            if isinstance(observer, PhaseObserver):
+                observer.on_phase(self.step + 1, name)
+        with self.clock.phase(name):
+            yield
+
+    def _stateful(self) -> Iterator[tuple[str, Stateful]]:
+        """What checkpoints hold beside the weights, by name."""
+        yield "scorer", self.parts.scorer
+        for provider in self.parts.scorer.providers:
+            if isinstance(provider.provider, Stateful):
+                yield f"rewards/{provider.name}", provider.provider
+        if isinstance(self.parts.estimator, Stateful):
+            yield "advantages", self.parts.estimator
+
+    def _open(self) -> None:
+        """Make the run's folder, or clear what a resumed run writes again; the first time only."""
+        if self._opened:
+            return
+        self._opened = True
+        if self._resumed_at is not None:
+            self.ledger.reopen(self._resumed_at, self.recipe.to_yaml())
+            return
+        self.ledger.open_new(
+            self.recipe.to_yaml(),
+            provenance(
+                {choice.key: choice.plugin for choice in self.recipe.choices},
+                {"hashes": {**self.parts.hashes, "policy_at_start": self._first_hash}},
+            ),
+        )
+
+    def answer(self, texts: Sequence[str]) -> list[str]:
+        """Greedy responses of the policy as it is now, one a prompt; for looking at, in one process."""
+        prompts = self.settings.prompts
+        ids = [
+            encode_prompt(text, self.parts.tokenizer, chat=prompts.chat, system=prompts.system) for text in texts
+        ]
+        batch = PromptBatch(list(range(len(ids))), list(texts), ids, [{}] * len(ids))
+        policy = SamplingPolicy(self.roles.sampler(), self.parts.tokenizer, self.parts.end_ids)
+        return self.parts.engine.generate(policy, batch, None).texts
+
+    def _keep_failed(self, rollout: Rollout, advantages: Advantages) -> None:
+        """Leave the samples of a step that could not be trained on for the user to look at."""
+        if self.processes.is_main:
+            self._open()
+            self.ledger.add_rollout(self.step + 1, rollout, None, advantages)

@@ -1,0 +1,357 @@
+"""Update: epochs over a rollout, in mini-batches, in micro-batches cut by tokens.
+
+A loss gives one number a token. Each token's weight comes from counts over the whole mini-batch,
+
+    token_mean                  1 / (real tokens)
+    sequence_mean_token_mean    1 / (sequences * tokens of the sequence)
+    sequence_mean_token_sum     1 / sequences
+    constant                    1 / (sequences * longest possible response),  Liu et al. 2025, arXiv:2503.20783
+
+so that the sum over micro-batches and processes is the loss of the whole, however it is cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ppokit.errors import PluginError, TrainingError
+from ppokit.kl import kl
+from ppokit.masters import Masters
+from ppokit.models import ModelRoles, TokenBatch
+from ppokit.processes import Processes
+from ppokit.protocols import Loss, Need
+from ppokit.rollout import sequence_lengths, token_batch, token_batches
+from ppokit.seeds import seed_from
+from ppokit.types import Advantages, LossInputs, LossOutput, Rollout
+
+Aggregation = Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class WeightedLoss:
+    """A loss as the recipe uses it; `where` is how errors name it."""
+
+    name: str
+    where: str
+    loss: Loss
+    weight: float
+    needs: frozenset[Need]
+
+
+@dataclass(frozen=True)
+class UpdatePlan:
+    """How to train on a rollout; the fields are the recipe's, under `update`.
+
+    Attributes:
+        steps: of the whole run; the learning rate's schedule ends there.
+        temperature: at which log-probabilities are taken.
+        max_response: the longest possible response, for the aggregation `constant`.
+    """
+
+    epochs: int
+    minibatches: int
+    learning_rate: float
+    schedule: Schedule
+    warmup_steps: int
+    max_grad_norm: float
+    tokens_per_microbatch: int
+    aggregation: Aggregation
+    target_kl: float | None
+    steps: int
+    seed: int
+    temperature: float
+    max_response: int
+
+    def learning_rate_at(self, step: int) -> float:
+        """Of a step, from 0: linear warm-up, then constant, or down to 0 after the last step."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        factor = {
+            "constant": 1.0,
+            "linear": 1.0 - done,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
+        }[self.schedule]
+        return self.learning_rate * factor
+
+
+def token_weights(mask: Tensor, aggregation: Aggregation, max_response: int) -> Tensor:
+    """[B,R] weight of each token in the loss of a mini-batch; 0 on padding."""
+    real = mask.float()
+    lengths = real.sum(dim=1, keepdim=True)
+    sequences = (lengths > 0).sum().clamp(min=1)
+    if aggregation == "token_mean":
+        return real / real.sum().clamp(min=1)
+    if aggregation == "sequence_mean_token_mean":
+        return real / lengths.clamp(min=1) / sequences
+    if aggregation == "sequence_mean_token_sum":
+        return real / sequences
+    return real / (sequences * max_response)
+
+
+class Updater:
+    """Trains the policy (and value) on rollouts."""
+
+    def __init__(
+        self,
+        roles: ModelRoles,
+        masters: Masters,
+        losses: Sequence[WeightedLoss],
+        plan: UpdatePlan,
+        processes: Processes,
+    ) -> None:
+        self.roles = roles
+        self.masters = masters
+        self.plan = plan
+        self.processes = processes
+        self.losses = list(losses)
+        self.groups = _groups(self.losses, roles)
+
+    def update(self, rollout: Rollout, advantages: Advantages, step: int) -> dict[str, float]:
+        """One step's training; returns metrics, means over all real tokens trained on.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite; the weights are those before it.
+            PluginError: a loss broke its contract.
+        """
+        plan = self.plan
+        tally = _Tally()
+        # Filled by the first pass over each sample where no earlier pass has been needed.
+        old = torch.full(rollout.response_ids.shape, math.nan) if rollout.logprobs is None else rollout.logprobs
+        lengths = sequence_lengths(rollout)
+        passes, stopped = 0, False
+        for epoch in range(plan.epochs):
+            generator = torch.Generator().manual_seed(seed_from(plan.seed, step, epoch))
+            order = torch.randperm(len(rollout), generator=generator).tolist()
+            for place in range(plan.minibatches):
+                first, last = (len(order) * k // plan.minibatches for k in (place, place + 1))
+                minibatch = order[first:last]
+                if not minibatch:
+                    continue
+                weights = torch.zeros(rollout.response_ids.shape)
+                weights[minibatch] = token_weights(
+                    rollout.response_mask[minibatch], plan.aggregation, plan.max_response
+                )
+                longest_first = sorted(minibatch, key=lambda i: (-lengths[i], i))
+                mine = longest_first[self.processes.rank :: self.processes.count]
+                self.masters.zero()
+                approx_kl = self._accumulate(rollout, advantages, old, weights, mine, lengths, tally)
+                if plan.target_kl is not None and approx_kl > plan.target_kl:
+                    stopped = True
+                    break
+                self._step(tally, step)
+                passes += 1
+            if stopped:
+                break
+        metrics = tally.means(self.processes)
+        metrics["update/passes"] = float(passes)
+        metrics["learning_rate"] = plan.learning_rate_at(step)
+        if plan.target_kl is not None:
+            metrics["update/stopped_by_target_kl"] = float(stopped)
+        return metrics
+
+    def _accumulate(
+        self,
+        rollout: Rollout,
+        advantages: Advantages,
+        old: Tensor,
+        weights: Tensor,
+        mine: list[int],
+        lengths: list[int],
+        tally: _Tally,
+    ) -> float:
+        """Gradients of one mini-batch; returns its approximate KL from the policy that sampled."""
+        kl_sum, tokens, failure = 0.0, 0, ""
+        for micro in token_batches(mine, lengths, self.plan.tokens_per_microbatch):
+            batch = token_batch(rollout, micro, self.roles.device)
+            for group in self.groups:
+                inputs = self._inputs(group, rollout, advantages, old, micro, batch)
+                if inputs.logprobs is not None and inputs.old_logprobs is not None:
+                    kl_tokens = kl(inputs.old_logprobs, inputs.logprobs.detach(), estimator="k3")
+                    tally.add("policy/approx_kl", kl_tokens, batch.mask)
+                    kl_sum += float(kl_tokens.where(batch.mask, kl_tokens.new_zeros(())).sum())
+                    tokens += int(batch.mask.sum())
+                failure = self._backward(group, inputs, weights[micro].to(self.roles.device), tally)
+                if not failure and not self.masters.finite():
+                    failure = "the gradient is not finite"
+                if failure:
+                    named = ", ".join(rollout.ids[i] for i in micro)
+                    failure = f"{failure} in a micro-batch of the samples {named}"
+                    break
+            if failure:
+                break
+        # Every process learns of a failure anywhere, and all stop together.
+        failures = self.processes.gather([failure] if failure else [])
+        if failures:
+            self.masters.zero()
+            raise TrainingError(
+                f"step stopped before its weights moved: {failures[0]}. Look these samples up in the run's "
+                "rollouts/; a smaller update.learning_rate or bounded rewards (rewards[].clip) often help."
+            )
+        sums = torch.tensor([kl_sum, float(tokens)], dtype=torch.float64)
+        self.processes.sum([sums])
+        return float(sums[0] / sums[1].clamp(min=1))
+
+    def _inputs(
+        self,
+        group: _Group,
+        rollout: Rollout,
+        advantages: Advantages,
+        old: Tensor,
+        micro: list[int],
+        batch: TokenBatch,
+    ) -> LossInputs:
+        """Forward pass of one group of losses over one micro-batch."""
+        roles, device = self.roles, self.roles.device
+        temperature = self.plan.temperature
+        logprobs = entropy = values = None
+        with_entropy_grad = "entropy" in group.needs
+        if group.policy and group.value:
+            logprobs, entropy, values = roles.logprobs_and_values(
+                batch, temperature=temperature, entropy_grad=with_entropy_grad
+            )
+        elif group.policy:
+            logprobs, entropy = roles.logprobs(
+                batch, "policy", temperature=temperature, entropy_grad=with_entropy_grad
+            )
+        else:
+            values = roles.values(batch)
+        if logprobs is not None:
+            seen = ~old[micro].isnan().any(dim=1)
+            if not bool(seen.all()):
+                old[micro] = logprobs.detach().cpu()
+
+        def there(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[micro].to(device)
+
+        return LossInputs(
+            mask=batch.mask,
+            advantages=advantages.advantages[micro].to(device),
+            returns=there(advantages.returns),
+            sampler_logprobs=rollout.sampler_logprobs[micro].to(device),
+            logprobs=logprobs,
+            old_logprobs=there(old) if logprobs is not None else None,
+            ref_logprobs=there(rollout.ref_logprobs),
+            values=values,
+            old_values=there(rollout.values) if values is not None else None,
+            entropy=entropy,
+        )
+
+    def _backward(self, group: _Group, inputs: LossInputs, weights: Tensor, tally: _Tally) -> str:
+        """Losses of a group, weighted and summed, and their gradient; returns what went wrong."""
+        zero = weights.new_zeros(())
+        if inputs.entropy is not None:
+            tally.add("policy/entropy", inputs.entropy.detach(), inputs.mask)
+        total = zero
+        for loss in group.losses:
+            output = loss.loss.token_losses(inputs)
+            _check(loss, output, inputs)
+            part = (output.token_losses.where(inputs.mask, zero) * weights).sum()
+            if not math.isfinite(part.item()):
+                return f"loss {loss.name!r} is {part.item()}"
+            tally.add_sum(f"loss/{loss.name}", part.item())
+            for name, numbers in output.metrics.items():
+                tally.add(name, numbers.detach(), inputs.mask)
+            total = total + loss.weight * part
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
+        return ""
+
+    def _step(self, tally: _Tally, step: int) -> None:
+        """Add up the processes' gradients, clip them, move the weights."""
+        gradients = self.masters.gradients()
+        self.processes.sum(gradients)
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        if norm > self.plan.max_grad_norm:
+            torch._foreach_mul_(gradients, self.plan.max_grad_norm / float(norm))
+        self.masters.step(self.plan.learning_rate_at(step))
+        self.masters.zero()
+        tally.count_pass(float(norm))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Losses that share a forward pass."""
+
+    losses: tuple[WeightedLoss, ...]
+    policy: bool
+    value: bool
+    needs: frozenset[Need]
+
+
+def _groups(losses: Sequence[WeightedLoss], roles: ModelRoles) -> list[_Group]:
+    """Losses of the value alone pass through the value adapter by themselves: half the memory."""
+    together = roles.value_mode != "own_adapter" or any(
+        "values" in loss.needs and loss.needs & {"logprobs", "entropy"} for loss in losses
+    )
+    valued = [loss for loss in losses if "values" in loss.needs]
+    others = [loss for loss in losses if "values" not in loss.needs]
+    parts = [list(losses)] if together else [others, valued]
+    return [
+        _Group(
+            losses=tuple(part),
+            policy=any("values" not in loss.needs or loss.needs - {"values"} for loss in part),
+            value=any("values" in loss.needs for loss in part),
+            needs=frozenset().union(*(loss.needs for loss in part)),
+        )
+        for part in parts
+        if part
+    ]
+
+
+class _Tally:
+    """Sums of metrics over micro-batches, to become means over real tokens."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[float]] = {}
+        self.losses: dict[str, float] = {}
+        self.norms: list[float] = []
+
+    def add(self, name: str, numbers: Tensor, mask: Tensor) -> None:
+        entry = self.sums.setdefault(name, [0.0, 0.0])
+        entry[0] += float(numbers.float().where(mask, numbers.new_zeros((), dtype=torch.float32)).sum())
+        entry[1] += float(mask.sum())
+
+    def add_sum(self, name: str, number: float) -> None:
+        self.losses[name] = self.losses.get(name, 0.0) + number
+
+    def count_pass(self, norm: float) -> None:
+        self.norms.append(norm)
+
+    def means(self, processes: Processes) -> dict[str, float]:
+        """Over all processes: token means, losses averaged over passes, the mean gradient norm."""
+        sums: dict[str, list[float]] = {}
+        losses: dict[str, float] = {}
+        for part_sums, part_losses in processes.gather([(self.sums, self.losses)]):
+            for name, (total, count) in part_sums.items():
+                entry = sums.setdefault(name, [0.0, 0.0])
+                entry[0] += total
+                entry[1] += count
+            for name, number in part_losses.items():
+                losses[name] = losses.get(name, 0.0) + number
+        passes = max(1, len(self.norms))
+        out = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
+        out.update({name: number / passes for name, number in losses.items()})
+        if self.norms:
+            out["grad_norm"] = sum(self.norms) / len(self.norms)
+        return out
+
+
+def _check(loss: WeightedLoss, output: object, inputs: LossInputs) -> None:
+    expected = list(inputs.mask.shape)
+    if not isinstance(output, LossOutput):
+        raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected a LossOutput.")
+    named = {"token_losses": output.token_losses, **output.metrics}
+    for name, tensor in named.items():
+        if list(tensor.shape) != expected:
+            raise PluginError(
+                f"{loss.where} returned {name} of shape {list(tensor.shape)}; expected {expected} "
+                "(responses, response tokens of the micro-batch)."
+            )

@@ -1,0 +1,34 @@
+"""Phrases that every error shares."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest known word; empty where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """`a, b and c`; `none` for no words."""
+    *head, tail = list(words) or ["none"]
+    return f"{', '.join(head)} {last} {tail}" if head else tail
+
+
+def shown(value: Any) -> str:
+    """A value from a recipe as its author wrote it, with its type where the two are confused."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"{value if len(value) <= 60 else value[:57] + '...'!r} (text)"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    return repr(value)

@@ -1,0 +1,22 @@
+"""What every test may use. Tests never reach a network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def stories260k() -> Path:
+    """Folder of a trained causal LM of 260,000 parameters."""
+    folder = REPOSITORY.parent / "shared" / "models" / "stories260K"
+    if not folder.is_dir():
+        pytest.skip("../shared/models/stories260K is missing")
+    return folder

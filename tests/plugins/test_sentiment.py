@@ -1,0 +1,45 @@
+"""Sentiment by VADER: what it scores, and what is said where it is not installed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("vaderSentiment")
+
+import ppokit_rewards.sentiment as module
+from ppokit_rewards.sentiment import Sentiment, SentimentOptions, check, sentiment
+
+
+def test_numbers_of_the_package_itself() -> None:
+    """The first two are in vaderSentiment's README."""
+    scores = sentiment(["VADER is smart, handsome, and funny.", "Today SUX!", "the table", ""])
+    assert scores == pytest.approx([0.8316, -0.5461, 0.0, 0.0])
+
+
+def test_one_score_a_response_in_order(context, make_rollout) -> None:
+    output = Sentiment(SentimentOptions(), context).score(make_rollout(["I love it", "I hate it", ""]))
+    assert output.scores.dtype == torch.float32
+    assert output.scores.shape == (3,)
+    assert output.scores[0] > 0 > output.scores[1]
+    assert output.scores[2] == 0
+    assert output.outcomes == ("scored",) * 3
+
+
+def test_text_says_whether_the_prompt_counts(context, make_rollout) -> None:
+    rollout = make_rollout(["the table"], prompts=["I love"])
+    assert Sentiment(SentimentOptions(), context).score(rollout).scores.item() == 0
+    both = Sentiment(SentimentOptions(text="prompt_and_response"), context).score(rollout)
+    assert both.scores.item() == pytest.approx(sentiment(["I love the table"])[0])
+    assert both.scores.item() > 0
+
+
+def test_an_empty_share_of_the_rollout(context, make_rollout) -> None:
+    assert Sentiment(SentimentOptions(), context).score(make_rollout([])).scores.shape == (0,)
+
+
+def test_a_missing_extra_is_a_problem(monkeypatch, unknown_columns) -> None:
+    assert list(check(SentimentOptions(), unknown_columns)) == []
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    (problem,) = check(SentimentOptions(), unknown_columns)
+    assert "pip install 'ppokit[demo]'" in problem
