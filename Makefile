@@ -57,8 +57,8 @@ check: setup  ## lint, format, types, floors and tests
 bench: setup  ## time one training step
 	$(BIN)/python benchmarks/step.py
 
-bench-trl: $(TRL_STAMP)  ## compare with TRL 1.12.0, in a virtual environment of its own
-	$(TRL_BIN)/python benchmarks/compare_trl.py
+bench-trl: setup $(TRL_STAMP)  ## compare with TRL 1.12.0, in a virtual environment of its own
+	$(BIN)/python benchmarks/compare_trl.py --trl-python $(TRL_BIN)/python
 
 $(TRL_STAMP): constraints.txt
 	rm -f $(TRL_STAMP)

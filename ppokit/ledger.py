@@ -9,8 +9,10 @@ import json
 import math
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -130,6 +132,17 @@ class Ledger:
         beside = target.with_suffix(".writing")
         pq.write_table(table, beside)
         beside.replace(target)
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """A folder to write `name` into, which then takes the place of the run's own."""
+        beside = self.folder / f".writing-{name}"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        yield beside
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        (beside / name).rename(self.folder / name)
+        shutil.rmtree(beside)
 
     def plot(self) -> Path:
         """Draw reward and KL by step as reward.png."""

@@ -111,7 +111,7 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
     from transformers import AutoModelForCausalLM
 
     load_config(source)
-    with _explained(source, "weights"), _quiet():
+    with _explained(source, "weights"), quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
             source.where, dtype=dtype, output_loading_info=True, **source.kwargs
         )
@@ -208,7 +208,7 @@ def _convert(weights: Path, folder: Path, name: str) -> None:
         raise ModelError(
             f"model.name: {name} is a GGUF file; reading it needs pip install 'ppokit[demo]'."
         ) from None
-    with _quiet():
+    with quiet():
         loaded = AutoModelForCausalLM.from_pretrained(
             weights.parent,
             gguf_file=weights.name,
@@ -224,7 +224,7 @@ def _convert(weights: Path, folder: Path, name: str) -> None:
     fresh.generation_config = loaded.generation_config
     _split_digits(tokenizer)
     tokenizer.save_pretrained(folder)
-    with _quiet():
+    with quiet():
         fresh.save_pretrained(folder, max_shard_size="100GB")
 
 
@@ -243,8 +243,8 @@ def _split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no loading report of transformers' own: the run's terminal is ours."""
+def quiet() -> Iterator[None]:
+    """No progress bars and no reports of transformers' own: the run's terminal is ours."""
     from transformers.utils import logging
 
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

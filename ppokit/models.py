@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,10 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError
+from ppokit.loading import quiet
 from ppokit.logprobs import token_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+LONGEST_EAGER = 256
+"""Tokens up to which plain attention is used on a CPU."""
 
 Role = Literal["policy", "reference", "value"]
 ValueMode = Literal["own_adapter", "policy_trunk", "detached_trunk"]
@@ -109,6 +115,7 @@ class ModelRoles:
         self.lora = lora
         self.value_mode = value
         self.head = model.get_output_embeddings()
+        self._own_attention = model.config._attn_implementation
         _check_head(model, self.head)
         self._frozen_copy: PreTrainedModel | None = None
         self._reference_adapter: str | None = None
@@ -176,9 +183,19 @@ class ModelRoles:
         if role == "reference" and self._frozen_copy is not None:
             model = self._frozen_copy
         self._activate(role)
+        self._choose_attention(model, batch.input_ids.shape[1])
         output = model.base_model(input_ids=batch.input_ids, use_cache=False)
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def _choose_attention(self, model: PreTrainedModel, tokens: int) -> None:
+        """On a CPU, PyTorch's fused attention is about four times slower than plain matmuls for short
+        sequences in the backward pass (T = 100), and faster for long ones (T = 512)."""
+        if self.device.type != "cpu" or self._own_attention not in ("sdpa", "eager"):
+            return
+        wanted = "eager" if tokens <= LONGEST_EAGER else "sdpa"
+        if model.config._attn_implementation != wanted:
+            model.set_attn_implementation(wanted)
 
     # Adapters
 
@@ -191,7 +208,9 @@ class ModelRoles:
             )
 
         own_value = self.value_mode == "own_adapter"
-        try:
+        with warnings.catch_warnings(), _named("lora"):
+            # peft 0.21 asks transformers 5 for a property by its old name.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
             if lora.adapter is None:
                 self.peft = get_peft_model(self.model, config(), "policy", autocast_adapter_dtype=False)
             else:
@@ -203,8 +222,6 @@ class ModelRoles:
                     self.peft.load_adapter(lora.adapter, "reference", autocast_adapter_dtype=False)
             if own_value:
                 self.peft.add_adapter("value", config(), autocast_adapter_dtype=False)
-        except ValueError as error:
-            raise ModelError(f"lora: {error}") from error
         self._adapted = [m for m in self.model.modules() if hasattr(m, "lora_A")]
         # Not by requires_grad: activating an adapter turns it off for the others.
         owners = ("policy", "value") if own_value else ("policy",)
@@ -215,6 +232,8 @@ class ModelRoles:
         }
         if not self._adapter_params:
             raise ModelError(f"lora.target_modules: {lora.target_modules!r} adapts no module of the model.")
+        for param in self._adapter_params.values():
+            param.requires_grad_(True)
         self._merged_weights()
 
     def _activate(self, role: Role) -> None:
@@ -249,7 +268,10 @@ class ModelRoles:
     @torch.no_grad()
     def sampler(self) -> PreTrainedModel:
         """A causal LM with the policy's weights as they are now, merged fresh from the pristine base."""
-        if self.lora is not None:
+        if self.lora is None:
+            if self._sampler.config._attn_implementation != self._own_attention:
+                self._sampler.set_attn_implementation(self._own_attention)
+        else:
             for module, weight in self._pairs:
                 base = module.get_base_layer().weight
                 weight.copy_(base.float() + module.get_delta_weight("policy").float())
@@ -276,13 +298,13 @@ class ModelRoles:
         return not name.startswith("value_head.") and _adapter_of(name) != "value"
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy: a PEFT adapter, or the whole model without LoRA. `folder` ends in `policy`."""
-        if self.lora is None:
-            self.model.save_pretrained(folder)
-        else:
-            self._activate("policy")
-            # peft itself writes the adapter `policy` into a folder of that name.
-            self.peft.save_pretrained(folder.parent, selected_adapters=["policy"])
+        """Write the policy as `folder/policy`: a PEFT adapter, or the whole model without LoRA."""
+        with quiet():
+            if self.lora is None:
+                self.model.save_pretrained(folder / "policy")
+            else:
+                # peft itself writes the adapter `policy` into a folder of that name.
+                self.peft.save_pretrained(str(folder), selected_adapters=["policy"])
 
     def byte_audit(self, optimizer_bytes: int, cache_tokens: int) -> dict[str, int]:
         """Bytes by use: base, adapters, heads, sampler copy, optimizer, key-value cache."""
@@ -307,6 +329,15 @@ class ModelRoles:
             "optimizer": optimizer_bytes,
             "key-value cache": a_token * cache_tokens,
         }
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """What peft finds wrong, under the recipe's key."""
+    try:
+        yield
+    except ValueError as error:
+        raise ModelError(f"{key}: {error}") from error
 
 
 def _adapter_of(name: str) -> str | None:

@@ -60,16 +60,17 @@ def read_rows(path: str, split: str) -> list[dict[str, Any]]:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"prompts.path: {path} line {number} is not JSON: {error.msg}.") from error
-        if not isinstance(row, dict):
-            raise DataError(f"prompts.path: {path} line {number} is no JSON object.")
-        rows.append(row)
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"prompts.path: {path} line {number} is not JSON: {error.msg}.") from error
+            if not isinstance(row, dict):
+                raise DataError(f"prompts.path: {path} line {number} is no JSON object.")
+            rows.append(row)
     if not rows:
         raise DataError(f"prompts.path: {path} has no rows; expected at least one prompt.")
     columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -60,13 +60,20 @@ class Recipe:
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @staticmethod
-    def load(path: str | Path, overrides: Sequence[str] = (), catalog: Catalog | None = None) -> Recipe:
+    def load(
+        path: str | Path,
+        overrides: Sequence[str] = (),
+        catalog: Catalog | None = None,
+        *,
+        check_data: bool = True,
+    ) -> Recipe:
         """Read a YAML file.
 
         Args:
             path: the file.
             overrides: `key.sub=value`, `rewards.0.weight=0.5`; values are YAML.
             catalog: where components come from; all that is installed, by default.
+            check_data: whether the prompts and what plugins ask for must be there, as training needs.
 
         Raises:
             RecipeError: with every problem of the file and the overrides.
@@ -74,7 +81,7 @@ class Recipe:
         document = recipe_file.read(Path(path))
         if document.data:
             recipe_file.override(document, overrides)
-        return _resolve(document, str(path), catalog or Catalog())
+        return _resolve(document, str(path), catalog or Catalog(), check_data)
 
     @staticmethod
     def from_dict(mapping: Mapping[str, Any], catalog: Catalog | None = None) -> Recipe:
@@ -83,7 +90,7 @@ class Recipe:
         Raises:
             RecipeError: with every problem of the mapping.
         """
-        return _resolve(recipe_file.plain(mapping), "recipe", catalog or Catalog())
+        return _resolve(recipe_file.plain(mapping), "recipe", catalog or Catalog(), True)
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -121,13 +128,13 @@ def _needs(choices: Sequence[Choice]) -> frozenset[str]:
     return frozenset(need for choice in choices for need in choice.component.needs)
 
 
-def _resolve(document: Document, source: str, catalog: Catalog) -> Recipe:
+def _resolve(document: Document, source: str, catalog: Catalog, check_data: bool) -> Recipe:
     if document.problems and not document.data:
         raise RecipeError(document.problems, source)  # nothing was read, so that every key would be missing
     reader = _Reader(document, catalog)
     sections = reader.sections()
     choices = reader.choices
-    check(sections, choices, document)
+    check(sections, choices, document, data=check_data)
     if document.problems:
         raise RecipeError(document.problems, source) from reader.cause
     made = {kind: tuple(c for c in choices[kind] if c is not None) for kind in CHOSEN}

@@ -21,7 +21,11 @@ from ppokit.wording import listed, suggest
 
 
 def check(
-    sections: Mapping[str, Any], choices: Mapping[str, Sequence[Choice | None]], document: Document
+    sections: Mapping[str, Any],
+    choices: Mapping[str, Sequence[Choice | None]],
+    document: Document,
+    *,
+    data: bool,
 ) -> None:
     """Note every contradiction that can be seen.
 
@@ -29,11 +33,14 @@ def check(
         sections: validated sections by key; one that is invalid is left out.
         choices: by kind; None for one that is invalid.
         document: notes the problems.
+        data: whether to look at prompts and ask the plugins for theirs, which training needs.
     """
     _value(sections, choices, document)
     _names(choices, document)
     _minibatches(sections, document)
     _adapter(sections.get("lora"), document)
+    if not data:
+        return
     columns = _prompts(sections.get("prompts"), document)
     for kind in choices:
         for choice in choices[kind]:

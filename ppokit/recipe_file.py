@@ -86,6 +86,14 @@ for _yaml in (_Loader, _Dumper):
     _yaml.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+0123456789."))
 
 
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Left alone, PyYAML writes some line breaks of Unicode raw, and reads a space back.
+    return dumper.represent_scalar(_TAG + "str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _text_node)
+
+
 def read(path: Path) -> Document:
     """Read a recipe's file; what cannot be read is a problem of the document."""
     try:

@@ -138,20 +138,18 @@ class Settings(Section):
     )
     prompts: PromptSettings = Field(description="What the model is asked.")
     rollout: RolloutSettings = Field(
-        default_factory=lambda: RolloutSettings(), description="How it answers; with the engine's own keys."
+        default_factory=RolloutSettings, description="How it answers; with the engine's own keys."
     )
     rewards: list[RewardSettings] = Field(
         min_length=1, description="What is good; each with its provider's own keys."
     )
     advantages: AdvantageSettings = Field(
-        default_factory=lambda: AdvantageSettings(), description="How rewards become advantages."
+        default_factory=AdvantageSettings, description="How rewards become advantages."
     )
     losses: list[LossSettings] = Field(
         min_length=1, description="What is minimised; each with its loss's own keys."
     )
-    update: UpdateSettings = Field(
-        default_factory=lambda: UpdateSettings(), description="How the weights change."
-    )
+    update: UpdateSettings = Field(default_factory=UpdateSettings, description="How the weights change.")
     run: RunSettings = Field(description="How long, and where to.")
     observers: list[ObserverSettings] = Field(default_factory=list, description="What watches the run.")
 

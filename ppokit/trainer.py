@@ -245,9 +245,9 @@ class PPOTrainer:
         if self.processes.is_main and not (checkpoints / f"step-{self._saved.step:06d}").exists():
             self._open()
             save_checkpoint(checkpoints, self.parts.masters, self._saved, self.settings.run.keep_checkpoints)
-            policy = self.ledger.folder / "policy"
-            self.roles.save_policy(policy)
-            self.parts.tokenizer.save_pretrained(policy)
+            with self.ledger.replacing("policy") as folder:
+                self.roles.save_policy(folder)
+                self.parts.tokenizer.save_pretrained(folder / "policy")
             self.ledger.plot()
 
     def end(self) -> None:

@@ -39,9 +39,6 @@ def gae(
     Returns: advantages [B,R] and returns [B,R], both 0 on padding.
     """
     token_rewards, values = (x.float() if x.dtype.itemsize < 4 else x for x in (token_rewards, values))
-    zero = values.new_zeros(())
-    token_rewards, values = token_rewards.where(mask, zero), values.where(mask, zero)
-
     advantages = values.new_zeros(values.shape)
     advantage = next_value = values.new_zeros(values.shape[0])  # [B], of the next real token
     for t in reversed(range(values.shape[1])):
@@ -50,6 +47,7 @@ def gae(
         advantage = (delta + gamma * lam * advantage).where(real, advantage)
         next_value = values[:, t].where(real, next_value)
         advantages[:, t] = advantage
+    zero = values.new_zeros(())
     return advantages.where(mask, zero), (advantages + values).where(mask, zero)
 
 

@@ -149,15 +149,16 @@ class _Decoding:
 
     def _forward(self, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """[b,V] logits of the next token."""
-        output = self.policy.model(
+        model = self.policy.model
+        output = model.base_model(
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
         )
-        logits: Tensor = output.logits[:, -1]
+        # Contiguous: a batched matmul on a slice would copy the head's weights for each row.
+        logits: Tensor = model.get_output_embeddings()(output.last_hidden_state[:, -1].contiguous())
         return logits
 
     def _warp(self, logits: Tensor, step: int) -> Tensor:

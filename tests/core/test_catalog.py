@@ -159,7 +159,7 @@ def test_disabled(word: str) -> None:
     states = {e.name: e.state for e in catalog.entries()}
     assert states["good"] == "disabled"
     assert states["other"] == "ok"
-    with pytest.raises(PluginError, match="'good' .* is disabled by --disable-plugin"):
+    with pytest.raises(PluginError, match=r"'good' .* is disabled by --disable-plugin"):
         catalog.component("rewards", "good")
 
 
@@ -224,8 +224,9 @@ NICE = "Component('w', None)"
         (HEAD + HOOK.removeprefix("@hookimpl\n") + f"[{NICE}]\n", "without @ppokit.hookimpl above it"),
         (
             HEAD + HOOK.replace("providers", "provider") + f"[{NICE}]\n",
-            "defines ppokit_reward_provider, which is no hook of ppokit; did you mean 'ppokit_reward_providers'",
+            "ppokit_reward_provider, which is no hook of ppokit; did you mean 'ppokit_reward_providers'",
         ),
+        (HEAD + HOOK.replace("ppokit_", "") + f"[{NICE}]\n", "unknown hook 'reward_providers'"),
         (HEAD + HOOK.replace("()", "(model)") + f"[{NICE}]\n", "PluginValidationError"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+
 from ppokit_losses.entropy import Entropy, EntropyOptions, entropy
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ppokit_advantages.gae import GAE, GAEOptions, gae
 from pydantic import ValidationError
+
+from ppokit_advantages.gae import GAE, GAEOptions, gae
 
 UNIT = st.floats(0, 1)
 MASKS = st.integers(1, 9).flatmap(

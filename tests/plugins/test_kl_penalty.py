@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
-from ppokit_rewards.kl_penalty import KLPenalty, KLPenaltyOptions, adapted, kl_penalty
 from pydantic import ValidationError
 
 from ppokit.protocols import Observant, Stateful
+from ppokit_rewards.kl_penalty import KLPenalty, KLPenaltyOptions, adapted, kl_penalty
 
 
 def test_reference_token_rewards() -> None:
@@ -36,7 +36,9 @@ def test_reference_adaptive_kl() -> None:
     assert adapted(0.2, 0.2, target=0.1, horizon=100, responses=10) == pytest.approx(0.204)
 
 
-@pytest.mark.parametrize(("kl", "expected"), [(0.0, 0.196), (0.1, 0.2), (0.11, 0.202), (-5.0, 0.196), (99.0, 0.204)])
+@pytest.mark.parametrize(
+    ("kl", "expected"), [(0.0, 0.196), (0.1, 0.2), (0.11, 0.202), (-5.0, 0.196), (99.0, 0.204)]
+)
 def test_the_controller_is_proportional_and_clipped_at_a_fifth(kl, expected) -> None:
     assert adapted(0.2, kl, target=0.1, horizon=100, responses=10) == pytest.approx(expected)
 
@@ -99,7 +101,13 @@ def test_a_fixed_coefficient_is_the_recipes_also_after_resuming(context) -> None
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"estimator": "k4"}, {"coefficient": -1}, {"target": 0}, {"horizon": 0}, {"target": 1, "coefficient": 0}],
+    [
+        {"estimator": "k4"},
+        {"coefficient": -1},
+        {"target": 0},
+        {"horizon": 0},
+        {"target": 1, "coefficient": 0},
+    ],
 )
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ppokit_rewards.length import Length, LengthOptions, length
 from pydantic import ValidationError
+
+from ppokit_rewards.length import Length, LengthOptions, length
 
 
 def test_by_hand() -> None:
@@ -18,7 +19,9 @@ def test_within_the_tolerance_is_on_target() -> None:
     torch.testing.assert_close(length(n, target=10, tolerance=2), torch.tensor([1, 1, 0.9, 0.9, 0.5]))
 
 
-@pytest.mark.parametrize(("unit", "expected"), [("tokens", [0.5, 0.0]), ("words", [0.75, 0.0]), ("characters", [-1.0, 0.0])])
+@pytest.mark.parametrize(
+    ("unit", "expected"), [("tokens", [0.5, 0.0]), ("words", [0.75, 0.0]), ("characters", [-1.0, 0.0])]
+)
 def test_units(context, make_rollout, unit, expected) -> None:
     mask = torch.tensor([[True, True, False, False], [False, False, False, False]])
     rollout = make_rollout(["one two  three", ""], mask=mask)
@@ -32,7 +35,9 @@ def test_tolerance_reaches_the_score(context, make_rollout) -> None:
     assert output.scores.tolist() == [1.0]
 
 
-@pytest.mark.parametrize("wrong", [{}, {"target": 0}, {"target": 5, "tolerance": -1}, {"target": 5, "unit": "bytes"}])
+@pytest.mark.parametrize(
+    "wrong", [{}, {"target": 0}, {"target": 5, "tolerance": -1}, {"target": 5, "unit": "bytes"}]
+)
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):
         LengthOptions(**wrong)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from ppokit_rewards.pattern import Pattern, PatternOptions
 from pydantic import ValidationError
+
+from ppokit_rewards.pattern import Pattern, PatternOptions
 
 
 def scores(context, make_rollout, responses, **options) -> list[float]:
@@ -30,7 +31,8 @@ def test_modes(context, make_rollout, options, expected) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "flag", "text"), [("HI", "ignore_case", "hi"), ("^b$", "multiline", "a\nb\nc"), ("a.c", "dotall", "a\nc")]
+    ("pattern", "flag", "text"),
+    [("HI", "ignore_case", "hi"), ("^b$", "multiline", "a\nb\nc"), ("a.c", "dotall", "a\nc")],
 )
 def test_flags(context, make_rollout, pattern, flag, text) -> None:
     assert scores(context, make_rollout, [text], pattern=pattern) == [0]
@@ -48,7 +50,13 @@ def test_an_invalid_expression_names_the_position() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"pattern": ""}, {"pattern": "a", "flags": ["verbose"]}, {"pattern": "a", "max_count": 2}, {"pattern": "a", "mode": "match"}],
+    [
+        {},
+        {"pattern": ""},
+        {"pattern": "a", "flags": ["verbose"]},
+        {"pattern": "a", "max_count": 2},
+        {"pattern": "a", "mode": "match"},
+    ],
 )
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ppokit_losses.ppo_clip import PPOClip, PPOClipOptions, ppo_clip
 from pydantic import ValidationError
 
 from ppokit.masked import masked_mean
+from ppokit_losses.ppo_clip import PPOClip, PPOClipOptions, ppo_clip
 
 FAR = [50.0, -50.0, 500.0, -500.0]
 
@@ -26,7 +26,7 @@ def by_definition(new, old, advantages, low, high, dual):
     expected = torch.zeros_like(new)
     for b in range(new.shape[0]):
         for t in range(new.shape[1]):
-            ratio, a = math.exp(new[b, t] - old[b, t]), advantages[b, t].item()
+            ratio, a = math.exp(min(new[b, t] - old[b, t], 60)), advantages[b, t].item()
             gain = min(ratio * a, min(max(ratio, 1 - low), 1 + high) * a)
             if dual is not None and a < 0:
                 gain = max(gain, dual * a)

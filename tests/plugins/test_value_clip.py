@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ppokit_losses.value_clip import ValueClip, ValueClipOptions, value_clip
 from pydantic import ValidationError
+
+from ppokit_losses.value_clip import ValueClip, ValueClipOptions, value_clip
 
 # v, old, target: inside the range; moved past it towards the target; moved past it away from the target
 VALUES = torch.tensor([[1.1, 2.0, 0.0]])

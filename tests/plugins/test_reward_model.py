@@ -1,0 +1,313 @@
+"""A sequence classifier as a reward, on tiny random ones: batching, padding, labels, limits and refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from ppokit.errors import ModelError
+from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", *"abcdefgh"]
+TEXTS = ["a b c d e f", "b", "c a", "h g f e d c b a a b", "", "a </s>", "d d d"]
+ALONE = "{response}"
+
+
+def words() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """One label; its tokenizer has no pad token and adds nothing to a text."""
+    return save_llama(tmp_path_factory.mktemp("llama"), num_labels=1)
+
+
+def save_llama(folder, kind=LlamaForSequenceClassification, **settings):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(
+        vocab_size=len(WORDS), max_position_embeddings=64, eos_token_id=4, **sizes, **settings
+    )
+    kind(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=words(), eos_token="</s>", unk_token="[UNK]").save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """Three named labels, a pad token, pairs, and at most 12 tokens."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    labels = dict(enumerate(["bad", "fair", "good"]))
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        id2label=labels,
+        label2id={name: i for i, name in labels.items()},
+        initializer_range=0.5,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer = words()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    return folder
+
+
+def score(context, rollout, **options):
+    return RewardModel(
+        RewardModelOptions(**{k: v if k != "model" else str(v) for k, v in options.items()}), context
+    ).score(rollout)
+
+
+@pytest.fixture(params=["llama", "bert"])
+def either(request):
+    """Folder and label of either model."""
+    folder = request.getfixturevalue(request.param)
+    return {"model": folder, "label": None if request.param == "llama" else "good"}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_a_score_does_not_depend_on_the_batch(context, make_rollout, either, batch_size) -> None:
+    together = score(context, make_rollout(TEXTS), template=ALONE, batch_size=batch_size, **either)
+    alone = [score(context, make_rollout([text]), template=ALONE, **either).scores for text in TEXTS]
+    torch.testing.assert_close(together.scores, torch.cat(alone), atol=1e-6, rtol=1e-5)
+    assert together.outcomes == ("scored",) * len(TEXTS)
+    assert together.scores.dtype == torch.float32
+    assert len(set(together.scores.tolist())) > 3  # it does look at the text
+
+
+def test_permuting_the_batch_permutes_the_scores(context, make_rollout, either) -> None:
+    forward = score(context, make_rollout(TEXTS), batch_size=3, **either).scores
+    order = [3, 0, 6, 2, 5, 1, 4]
+    rollout = make_rollout([TEXTS[i] for i in order], prompts=[f"prompt {i}" for i in order])
+    torch.testing.assert_close(score(context, rollout, batch_size=3, **either).scores, forward[order])
+
+
+def test_a_reward_model_scores_by_its_logit_at_the_last_token(context, make_rollout, llama) -> None:
+    """Computed here by hand, without any padding."""
+    model = LlamaForSequenceClassification.from_pretrained(llama).eval()
+    with torch.no_grad():
+        hidden = model.model(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state[0, -1]
+        expected = model.score(hidden)
+    got = score(context, make_rollout(["a b c", "a b c d e f g"]), model=llama, template=ALONE).scores[0]
+    torch.testing.assert_close(got, expected[0])
+    sigmoid = score(context, make_rollout(["a b c"]), model=llama, template=ALONE, activation="sigmoid")
+    torch.testing.assert_close(sigmoid.scores[0], expected[0].sigmoid())
+
+
+def test_a_trailing_end_token_that_is_the_pad_token_scores_as_if_it_were_not_there(
+    context, make_rollout, llama
+) -> None:
+    scores = score(context, make_rollout(["a b", "a b </s>", "a b c d"]), model=llama, template=ALONE).scores
+    assert scores[0].item() == pytest.approx(scores[1].item(), abs=1e-6)
+
+
+def test_a_classifier_scores_by_the_label_and_activation(context, make_rollout, bert) -> None:
+    model = BertForSequenceClassification.from_pretrained(bert).eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[2, 5, 6, 3]])).logits[0]
+    rollout = make_rollout(["a b"])
+
+    def one(**options):
+        return score(context, rollout, model=bert, template=ALONE, **options).scores[0]
+
+    torch.testing.assert_close(one(label="fair"), logits[1])
+    torch.testing.assert_close(one(label=1), logits[1])
+    torch.testing.assert_close(one(label="bad", activation="softmax"), logits.softmax(-1)[0])
+    torch.testing.assert_close(one(label="good", activation="sigmoid"), logits.sigmoid()[2])
+
+
+def test_a_pair_is_joined_by_the_tokenizer(context, make_rollout, bert) -> None:
+    model = BertForSequenceClassification.from_pretrained(bert).eval()
+    ids, types = torch.tensor([[2, 5, 3, 6, 7, 3]]), torch.tensor([[0, 0, 0, 1, 1, 1]])
+    with torch.no_grad():
+        expected = model(input_ids=ids, token_type_ids=types).logits[0, 2]
+    rollout = make_rollout(["b c", "d"], prompts=["a", "a b c d"])
+    got = score(context, rollout, model=bert, label=2, template=["{prompt}", "{response}"])
+    torch.testing.assert_close(got.scores[0], expected)
+
+
+def test_braces_in_a_text_are_text(context, make_rollout, llama) -> None:
+    got = score(context, make_rollout(["{prompt} {x} {0}", "[UNK] [UNK] [UNK]"]), model=llama, template=ALONE)
+    assert got.scores[0].item() == pytest.approx(got.scores[1].item(), abs=1e-6)
+
+
+def test_truncation_keeps_the_end_and_is_counted(context, make_rollout, bert) -> None:
+    long = "h " * 20 + "a b c d e f g h a b"  # 12 tokens less [CLS] and [SEP] leave its last 10 words
+    rollout = make_rollout([long, "a b c d e f g h a b", "a"])
+    output = score(context, rollout, model=bert, label=0, template=ALONE)
+    assert output.metrics == {"truncated": 1.0}
+    assert output.scores[0].item() == pytest.approx(output.scores[1].item(), abs=1e-6)
+    shorter = score(context, rollout, model=bert, label=0, template=ALONE, max_length=8)
+    assert shorter.metrics == {"truncated": 2.0}
+
+
+def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path, context, make_rollout) -> None:
+    """Its table of 12 starts behind the padding index 0: 11 tokens fit, a twelfth would be out of range."""
+    config = RobertaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        type_vocab_size=1,
+        pad_token_id=0,
+        num_labels=1,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=words(), pad_token="[PAD]").save_pretrained(tmp_path)
+    rollout = make_rollout(["h " * 9 + "a b c", "h " * 8 + "a b c"])
+    output = score(context, rollout, model=tmp_path, template=ALONE)
+    assert output.metrics == {"truncated": 1.0}
+    assert output.scores[0].item() == pytest.approx(output.scores[1].item(), abs=1e-6)
+
+
+def test_an_empty_share_of_the_rollout(context, make_rollout, llama) -> None:
+    output = score(context, make_rollout([]), model=llama)
+    assert output.scores.shape == (0,)
+    assert output.outcomes == ()
+
+
+def test_nothing_trains(context, llama) -> None:
+    model = RewardModel(RewardModelOptions(model=str(llama)), context).model
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_dtype(context, llama, name) -> None:
+    reward = RewardModel(RewardModelOptions(model=str(llama), dtype=name), context)
+    assert reward.model.dtype == getattr(torch, name)
+
+
+@pytest.mark.parametrize(
+    ("which", "options", "said"),
+    [
+        ("bert", {}, r"has 3 labels; choose one by `label` \(0: bad, 1: fair, 2: good\)"),
+        ("bert", {"label": "great"}, "no label 'great'; expected one of 0: bad, 1: fair, 2: good"),
+        ("bert", {"label": 3}, "no label 3"),
+        ("bert", {"label": 0, "max_length": 13}, "reads at most 12 tokens; max_length is 13"),
+        ("llama", {"activation": "softmax"}, "one label, whose softmax is always 1"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(request, context, which, options, said) -> None:
+    folder = request.getfixturevalue(which)
+    with pytest.raises(ModelError, match=said):
+        RewardModel(RewardModelOptions(model=str(folder), **options), context)
+
+
+def test_a_model_without_a_trained_head_is_refused(tmp_path, context, unknown_columns) -> None:
+    options = RewardModelOptions(model=str(save_llama(tmp_path / "lm", LlamaForCausalLM)), label=0)
+    with pytest.raises(ModelError, match=r"has no trained head: its files hold no score\.weight"):
+        RewardModel(options, context)
+    (problem,) = check(options, unknown_columns)
+    assert "is a LlamaForCausalLM; expected a sequence classifier" in problem
+
+
+def test_a_trained_language_model_is_refused(stories260k, context, unknown_columns) -> None:
+    options = RewardModelOptions(model=str(stories260k), label=0)
+    assert len(list(check(options, unknown_columns))) == 1
+    with pytest.raises(ModelError, match="has no trained head"):
+        RewardModel(options, context)
+
+
+def test_folders_are_checked_before_a_model_is_loaded(tmp_path, llama, unknown_columns) -> None:
+    def problems(model):
+        return list(check(RewardModelOptions(model=str(model)), unknown_columns))
+
+    assert problems(llama) == []
+    assert problems("someone/some-model") == []  # of the hub: not looked up
+    assert "there is no such folder" in problems(tmp_path / "missing")[0]
+    assert "there is no such folder" in problems("./missing")[0]
+    (tmp_path / "empty").mkdir()
+    assert "no config.json" in problems(tmp_path / "empty")[0]
+    shutil.copytree(llama, tmp_path / "copy")
+    (tmp_path / "copy" / "config.json").write_text("{")
+    assert "cannot be read" in problems(tmp_path / "copy")[0]
+
+
+def test_only_safetensors_are_read(tmp_path, llama, context) -> None:
+    shutil.copytree(llama, tmp_path / "copy")
+    weights = LlamaForSequenceClassification.from_pretrained(llama).state_dict()
+    torch.save(weights, tmp_path / "copy" / "pytorch_model.bin")
+    (tmp_path / "copy" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="in safetensors"):
+        RewardModel(RewardModelOptions(model=str(tmp_path / "copy")), context)
+
+
+def test_code_of_the_models_own_is_not_run(tmp_path, llama, context) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(llama, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "of_its_own", "auto_map": {"AutoConfig": "own.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ModelError):
+        RewardModel(RewardModelOptions(model=str(folder)), context)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{prompt}", "has no {response}"),
+        ("{answer} {response}", r"names \{answer\}"),
+        ("{response.__class__}", "names"),
+        ("{response!r}", "names"),
+        ("{response", "write a brace of the text itself twice"),
+        (["{prompt}", "x"], "has no {response}"),
+    ],
+)
+def test_a_template_needs_the_response_and_knows_nothing_else(template, said) -> None:
+    with pytest.raises(ValidationError, match=said):
+        RewardModelOptions(model="m", template=template)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"model": "m", "label": True},
+        {"model": "m", "batch_size": 0},
+        {"model": "m", "trust_remote_code": True},
+    ],
+)
+def test_options(wrong) -> None:
+    with pytest.raises(ValidationError):
+        RewardModelOptions(**wrong)
