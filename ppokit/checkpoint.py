@@ -70,7 +70,7 @@ def load_checkpoint(path: Path, masters: Masters) -> TrainState:
         state = json.loads((path / "state.json").read_text())
         masters.load_state(tensors)
         return TrainState(int(state["step"]), dict(state["components"]))
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunFolderError(
             f"checkpoint {path} cannot be resumed from: {type(error).__name__}: {error}. Is the recipe's model "
             "the same, and the folder whole? Delete this checkpoint to go back to the one before it."

@@ -7,18 +7,18 @@ more than one chunk of logits.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-# Of float32 logits. Above 32 MiB glibc maps each tensor anew, and its page faults cost more than the maths.
-CHUNK_BYTES = 16 * 2**20
+Entropy = Literal["none", "value", "gradient"]
+CHUNK_BYTES = 16 * 2**20  # of float32 logits
 
 
 def token_logprobs(
-    hidden: Tensor, head: nn.Module, targets: Tensor, *, temperature: float, entropy_grad: bool
+    hidden: Tensor, head: nn.Module, targets: Tensor, *, temperature: float, entropy: Entropy
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of the distribution it came from, in nats.
 
@@ -29,16 +29,15 @@ def token_logprobs(
         head: the output embeddings, a linear map [N,H] -> [N,V].
         targets: [N] token ids.
         temperature: the temperature at which tokens were sampled, > 0.
-        entropy_grad: whether the entropy carries a gradient.
+        entropy: whether it is computed, and whether it carries a gradient; zeros for `none`.
 
     Returns: logprobs [N] and entropy [N], both float32 whatever the dtype of the model.
     """
-    bias = getattr(head, "bias", None)
     both: tuple[Tensor, Tensor] = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, bias, targets, temperature
+        hidden, head.weight, getattr(head, "bias", None), targets, temperature, entropy != "none"
     )
-    logprobs, entropy = both
-    return logprobs, entropy if entropy_grad else entropy.detach()
+    logprobs, entropies = both
+    return logprobs, entropies if entropy == "gradient" else entropies.detach()
 
 
 class _ChunkedHead(torch.autograd.Function):
@@ -49,19 +48,26 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
-        entropy = torch.empty_like(logprobs)
-        totals = torch.empty_like(logprobs)
-        for part in _chunks(len(targets), weight):
-            logits = _logits(hidden[part], weight, bias, temperature)
-            total = logits.logsumexp(dim=-1, keepdim=True)
-            logprobs[part] = (logits.gather(-1, targets[part, None]) - total).squeeze(-1)
-            totals[part] = total.squeeze(-1)
-            probabilities = logits.sub(total).exp_()
-            # A token ruled out by a logit of -inf has p = 0 and adds nothing.
-            entropy[part] = totals[part] - probabilities.mul_(logits).nan_to_num_(nan=0.0).sum(dim=-1)
+        totals, entropy = torch.empty_like(logprobs), torch.zeros_like(logprobs)
+        for part, _, logits, other in _chunks(hidden, weight, bias, temperature):
+            largest = logits.amax(dim=-1, keepdim=True)
+            p = torch.sub(logits, largest, out=other).exp_()
+            scale = p.sum(dim=-1)
+            totals[part] = largest.squeeze(-1) + scale.log()
+            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - totals[part]
+            if with_entropy:
+                # A token ruled out by a logit of -inf has p = 0 and adds nothing.
+                mean = p.mul_(logits).nan_to_num_(nan=0.0).sum(dim=-1) / scale
+                entropy[part] = totals[part] - mean
         ctx.save_for_backward(hidden, weight, bias, targets, totals, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
@@ -70,24 +76,28 @@ class _ChunkedHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, totals, entropy = ctx.saved_tensors
-        grad_logprobs, grad_entropy = grads
+        grad_logprobs, grad_entropy = (None if g is None else g / ctx.temperature for g in grads)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        into_hidden = torch.zeros_like(hidden) if need_hidden else None
+        into_hidden = torch.empty_like(hidden) if need_hidden else None
         # fp32, since many small chunks add up.
         into_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         into_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
-        for part in _chunks(len(targets), weight):
-            log_p = _logits(hidden[part], weight, bias, ctx.temperature).sub_(totals[part, None])
-            p = log_p.exp()
-            grad = torch.zeros_like(p) if grad_logprobs is None else p * -grad_logprobs[part, None]
-            if grad_logprobs is not None:
-                grad.scatter_add_(-1, targets[part, None], grad_logprobs[part, None])
+        for part, low, logits, other in _chunks(hidden, weight, bias, ctx.temperature):
+            log_p = logits.sub_(totals[part, None])
+            p = torch.exp(log_p, out=other)
             if grad_entropy is not None:
                 slope = log_p.add_(entropy[part, None]).mul_(p).nan_to_num_(nan=0.0)
-                grad.sub_(slope.mul_(grad_entropy[part, None]))
-            grad = (grad / ctx.temperature if ctx.temperature != 1.0 else grad).to(hidden.dtype)
+                slope.mul_(-grad_entropy[part, None])
+            if grad_logprobs is None:
+                grad = slope
+            else:
+                grad = p.mul_(-grad_logprobs[part, None])
+                grad.scatter_add_(-1, targets[part, None], grad_logprobs[part, None])
+                if grad_entropy is not None:
+                    grad.add_(slope)
+            grad = low.copy_(grad)
             if into_hidden is not None:
-                into_hidden[part] = grad @ weight
+                torch.mm(grad, weight, out=into_hidden[part])
             if into_weight is not None:
                 into_weight += grad.T @ hidden[part]
             if into_bias is not None:
@@ -98,15 +108,31 @@ class _ChunkedHead(torch.autograd.Function):
             None if into_bias is None else into_bias.to(bias.dtype),
             None,
             None,
+            None,
         )
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    """[n,V] float32; memory of its own, so that callers may write into it."""
-    logits = functional.linear(hidden, weight, bias).float()
-    return logits.div_(temperature) if temperature != 1.0 else logits
+def _chunks(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Chunk by chunk: its place, scratch memory [n,V] in the model's dtype, its float32 logits [n,V] to
+    write into, and float32 scratch memory as large.
 
-
-def _chunks(count: int, weight: Tensor) -> list[slice]:
+    The memory is the same for every chunk: fresh pages would cost more than the mathematics.
+    """
     size = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
-    return [slice(start, start + size) for start in range(0, count, size)]
+    shape = (min(size, len(hidden)), weight.shape[0])
+    low = hidden.new_empty(shape)
+    logits, other = (hidden.new_empty(shape, dtype=torch.float32) for _ in range(2))
+    for start in range(0, len(hidden), size):
+        part = slice(start, start + size)
+        count = len(hidden[part])
+        found = low[:count]
+        if bias is None:
+            torch.mm(hidden[part], weight.T, out=found)
+        else:
+            torch.addmm(bias, hidden[part], weight.T, out=found)
+        logits[:count].copy_(found)
+        if temperature != 1.0:
+            logits[:count].div_(temperature)
+        yield part, found, logits[:count], other[:count]

@@ -32,6 +32,8 @@ class Masters:
                 master = param.detach().float()
                 self.weights[name] = master
                 param.register_post_accumulate_grad_hook(_add_into(master))
+        self.steps = 0
+        """Optimizer steps taken by this object."""
         self.optimizer = torch.optim.AdamW(
             list(self.weights.values()), lr=0.0, weight_decay=weight_decay, fused=True
         )
@@ -58,6 +60,7 @@ class Masters:
         """One AdamW step, then the model's copies follow the masters."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        self.steps += 1
         self.optimizer.step()
         self.publish()
 

@@ -40,7 +40,8 @@ class Processes:
         """Add up each tensor over all processes, in place, in one exchange."""
         if self.count == 1 or not tensors:
             return
-        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        # On this process's device, since NCCL exchanges no tensor of the CPU.
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).to(self.device)
         torch.distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))

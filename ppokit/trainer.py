@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,18 @@ class PPOTrainer:
         self.roles, self.processes = self.parts.roles, self.parts.processes
         self.step = 0
         """Steps done."""
-        self._saved = TrainState(0, {})
+        self._saved = self._state()
         if resume is not None:
             self._saved = load_checkpoint(checkpoints[-1], self.parts.masters)
             self.step = self._saved.step
             for name, part in self._stateful():
+                if name not in self._saved.components:
+                    raise RunFolderError(
+                        f"--resume: checkpoint {checkpoints[-1]} holds no state of {name}, which the recipe now "
+                        "has. Take back what was changed in the recipe, or start a new run."
+                    )
                 part.load_state_dict(self._saved.components[name])
+        self._saved_steps = self.parts.masters.steps
         self._resumed_at = self.step if resume is not None else None
         self._opened = self._ended = False
         self._first_hash = self.parts.masters.hash(self.roles.is_policy)
@@ -86,7 +93,8 @@ class PPOTrainer:
     def train(self) -> None:
         """Run every step that is left.
 
-        On SIGINT or SIGTERM, and on any error, the last whole step is saved first.
+        On SIGINT or SIGTERM, and on any error, the last step is saved first, unless the weights have
+        already moved on from it.
 
         Raises:
             Interrupted: a signal came.
@@ -100,7 +108,7 @@ class PPOTrainer:
                     advantages = self.estimate(rollout, rewards)
                     stats = self.update(rollout, advantages)
                     self.report(rollout, rewards, advantages, stats)
-            except (Interrupted, TrainingError):
+            except Interrupted:
                 with self.signals.held():
                     self.save()
                 raise
@@ -200,7 +208,8 @@ class PPOTrainer:
             trained, wanted = rollout.select(rows), advantages.select(rows)
         else:
             trained, wanted = rollout, advantages
-        with self._phase("update"), self.signals.held():
+        # Held first and let go last: a signal must not come between the weights' step and its count.
+        with self.signals.held(), self._phase("update"):
             try:
                 stats = self.parts.updater.update(trained, wanted, self.step)
             except TrainingError:
@@ -209,38 +218,46 @@ class PPOTrainer:
             for provider in self.parts.scorer.providers:
                 if isinstance(provider.provider, Observant):
                     provider.provider.observe(rollout)
+            if not self._moved:
+                self._check_moved(wanted)
             self.step += 1
-            self._saved = TrainState(self.step, {n: dict(p.state_dict()) for n, p in self._stateful()})
-        if not self._moved:
-            self._check_moved(wanted)
+            self._saved = self._state()
+            self._saved_steps = self.parts.masters.steps
         return stats
 
     def report(
         self, rollout: Rollout, rewards: Rewards, advantages: Advantages, stats: dict[str, float]
     ) -> dict[str, float]:
         """Write a step's numbers and samples, tell the observers, save a checkpoint when it is time."""
-        metrics = {**rollout_metrics(rollout, rewards), **advantages.metrics, **stats}
-        seconds = self.clock.take()
-        total = sum(seconds.values())
-        metrics.update({f"time/{name}_s": number for name, number in seconds.items()})
-        metrics["time/step_s"] = total
-        metrics["tokens_per_s"] = float(rollout.response_mask.sum()) / max(total, 1e-9)
-        metrics["memory/peak_gb"] = max(self.processes.gather([peak_gb(self.roles.device)]))
-        if self.processes.is_main:
-            self._open()
-            self.ledger.add_metrics(self.step, metrics)
-            self.ledger.add_rollout(self.step, rollout, rewards, advantages)
-            for observer in self.observers:
-                observer.on_step(self.step, rollout, rewards, metrics)
-        self._opened = True
-        run = self.settings.run
-        if self.step % run.checkpoint_every == 0 or self.step == run.steps:
-            self.save()
+        with self.signals.held():
+            metrics = {**rollout_metrics(rollout, rewards), **advantages.metrics, **stats}
+            seconds = self.clock.take()
+            total = sum(seconds.values())
+            metrics.update({f"time/{name}_s": number for name, number in seconds.items()})
+            metrics["time/step_s"] = total
+            metrics["tokens_per_s"] = float(rollout.response_mask.sum()) / max(total, 1e-9)
+            metrics["memory/peak_gb"] = max(self.processes.gather([peak_gb(self.roles.device)]))
+            if self.processes.is_main:
+                self._open()
+                self.ledger.add_metrics(self.step, metrics)
+                self.ledger.add_rollout(self.step, rollout, rewards, advantages)
+                for observer in self.observers:
+                    observer.on_step(self.step, rollout, rewards, metrics)
+            self._opened = True
+            run = self.settings.run
+            if self.step % run.checkpoint_every == 0 or self.step == run.steps:
+                self.save()
         self.signals.check()
         return metrics
 
     def save(self) -> None:
-        """Save a checkpoint, the policy and the plot, if the last step's are not yet saved."""
+        """Save a checkpoint, the policy and the plot, if the last step's are not yet saved.
+
+        Weights that an update left half-way are no step's: after one that failed or was cut short,
+        the checkpoint before it stands.
+        """
+        if self.parts.masters.steps != self._saved_steps:
+            return
         checkpoints = self.ledger.folder / "checkpoints"
         if self.processes.is_main and not (checkpoints / f"step-{self._saved.step:06d}").exists():
             self._open()
@@ -323,6 +340,10 @@ class PPOTrainer:
                 yield f"rewards/{provider.name}", provider.provider
         if isinstance(self.parts.estimator, Stateful):
             yield "advantages", self.parts.estimator
+
+    def _state(self) -> TrainState:
+        """What a checkpoint of now holds beside the weights, in copies: components go on changing theirs."""
+        return TrainState(self.step, {name: deepcopy(dict(p.state_dict())) for name, p in self._stateful()})
 
     def _open(self) -> None:
         """Make the run's folder, or clear what a resumed run writes again; the first time only."""

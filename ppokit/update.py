@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ppokit.errors import PluginError, TrainingError
 from ppokit.kl import kl
+from ppokit.logprobs import Entropy
 from ppokit.masters import Masters
 from ppokit.models import ModelRoles, TokenBatch
 from ppokit.processes import Processes
@@ -212,14 +213,14 @@ class Updater:
         roles, device = self.roles, self.roles.device
         temperature = self.plan.temperature
         logprobs = entropy = values = None
-        with_entropy_grad = "entropy" in group.needs
+        wanted: Entropy = "gradient" if "entropy" in group.needs else "value"
         if group.policy and group.value:
             logprobs, entropy, values = roles.logprobs_and_values(
-                batch, temperature=temperature, entropy_grad=with_entropy_grad
+                batch, temperature=temperature, entropy=wanted
             )
         elif group.policy:
             logprobs, entropy = roles.logprobs(
-                batch, "policy", temperature=temperature, entropy_grad=with_entropy_grad
+                batch, "policy", temperature=temperature, entropy=wanted
             )
         else:
             values = roles.values(batch)

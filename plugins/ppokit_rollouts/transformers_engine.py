@@ -111,8 +111,6 @@ class _Decoding:
 
     def run(self) -> None:
         import torch
-        from transformers import DynamicCache
-
         model = self.policy.model
         device = model.device
         width = max(map(len, self.prompt_ids))
@@ -120,7 +118,7 @@ class _Decoding:
         input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in self.prompt_ids]).to(device)
         mask = (torch.arange(width) >= pads[:, None]).long().to(device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=model.config)
+        cache = _roomy_cache(model.config, width + self.options.max_new_tokens)
         logits = self._forward(input_ids, mask, positions, cache)
         cache.batch_repeat_interleave(self.repeats)
         logits = logits.repeat_interleave(self.repeats, dim=0)
@@ -205,6 +203,49 @@ class _Decoding:
         return [
             whole if stopped is None else stopped for whole, stopped in zip(decoded, self.stops_at, strict=True)
         ]
+
+
+def _roomy_cache(config: Any, capacity: int) -> Any:
+    """A DynamicCache whose layers write into memory laid out beforehand.
+
+    transformers' own copies every layer's keys and values anew for each token, which takes a third of
+    the sampling time on a CPU.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+        room: tuple[Tensor, Tensor] | None = None
+
+        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            held = self.get_seq_length()
+            wanted = held + key_states.shape[-2]
+            if self.room is None:
+                size = (*key_states.shape[:-2], max(capacity, wanted))
+                made = (key_states.new_empty(*size, t.shape[-1]) for t in (key_states, value_states))
+                self.room = (next(made), next(made))
+                if held:
+                    self.room[0][..., :held, :] = self.keys
+                    self.room[1][..., :held, :] = self.values
+            for room, states in zip(self.room, (key_states, value_states), strict=True):
+                room[..., held:wanted, :] = states
+            self.keys, self.values = (room[..., :wanted, :] for room in self.room)
+            return self.keys, self.values
+
+        def batch_repeat_interleave(self, repeats: int) -> None:
+            super().batch_repeat_interleave(repeats)
+            self.room = None
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            super().batch_select_indices(indices)
+            self.room = None
+
+    cache = DynamicCache(config=config)
+    # Layers with other rules (sliding windows, states) stay as they are.
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 def _build(options: TransformersOptions, context: BuildContext) -> TransformersEngine:
