@@ -1,6 +1,6 @@
 """ppokit beside TRL 1.12.0 on the same machine, in turns, and the ratios. `make bench-trl` runs this.
 
-    python benchmarks/compare_trl.py --trl-python .venv-trl/bin/python [--model NAME] [--steps 3] [--rounds 1]
+python benchmarks/compare_trl.py --trl-python .venv-trl/bin/python [--model NAME] [--steps 3] [--rounds 1]
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def last_json(command: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trl-python", required=True, help="the interpreter of TRL's environment")
     parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument("--steps", type=int, default=3, help="steps each; the fastest counts")

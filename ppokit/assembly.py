@@ -130,10 +130,12 @@ def assemble(recipe: Recipe) -> Parts:
 
 
 def _needs_before_update(recipe: Recipe) -> frozenset[Need]:
-    needs = {need for choice in (*recipe.rewards, recipe.advantages) for need in choice.component.needs}
+    needs: set[Need] = {
+        need for choice in (*recipe.rewards, recipe.advantages) for need in choice.component.needs
+    }
     # The losses' old values and references; old log-probabilities come from the first training pass,
     # unless other mini-batches move the weights before it.
-    needs |= recipe.needs & {"values", "ref_logprobs"}
+    needs.update(need for loss in recipe.losses for need in loss.component.needs & {"values", "ref_logprobs"})
     if recipe.settings.update.minibatches > 1 and "logprobs" in recipe.needs:
         needs.add("logprobs")
     return frozenset(needs)

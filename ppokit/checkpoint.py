@@ -72,6 +72,6 @@ def load_checkpoint(path: Path, masters: Masters) -> TrainState:
         return TrainState(int(state["step"]), dict(state["components"]))
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunFolderError(
-            f"checkpoint {path} cannot be resumed from: {type(error).__name__}: {error}. Is the recipe's model "
+            f"checkpoint {path} cannot be resumed from: {type(error).__name__}: {error}. Is the recipe's "
             "the same, and the folder whole? Delete this checkpoint to go back to the one before it."
         ) from error

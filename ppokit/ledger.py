@@ -1,6 +1,6 @@
 """What a run leaves behind: its folder.
 
-    recipe.yaml  provenance.json  metrics.jsonl  rollouts/  checkpoints/  policy/  reward.png
+recipe.yaml  provenance.json  metrics.jsonl  rollouts/  checkpoints/  policy/  reward.png
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ class Ledger:
             started = (folder / "recipe.yaml").is_file()
             raise RunFolderError(
                 f"run.out: {folder} is not empty. "
-                + (f"Go on with that run by `ppokit train --resume {folder}`, or choose" if started else "Choose")
+                + (
+                    f"Go on with that run by `ppokit train --resume {folder}`, or choose"
+                    if started
+                    else "Choose"
+                )
                 + " another folder, for instance by adding run.out=runs/another to the command."
             )
         parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
@@ -92,8 +96,10 @@ class Ledger:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def add_rollout(self, step: int, rollout: Rollout, rewards: Rewards | None, advantages: Advantages) -> None:
-        """Every sample of a step as `rollouts/step-000001.parquet`; without rewards, of a step that failed."""
+    def add_rollout(
+        self, step: int, rollout: Rollout, rewards: Rewards | None, advantages: Advantages
+    ) -> None:
+        """Every sample of a step as `rollouts/step-000001.parquet`; one that failed has no rewards."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -160,7 +166,9 @@ class Ledger:
 
         kl_name = next((f"kl/{e}" for e in ("k1", "k3") if any(f"kl/{e}" in line for line in lines)), None)
         figure = Figure(figsize=(7, 5 if kl_name else 3.4), layout="constrained", dpi=150)
-        axes = figure.subplots(2 if kl_name else 1, 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 2 if kl_name else 1])[:, 0]
+        axes = figure.subplots(
+            2 if kl_name else 1, 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 2 if kl_name else 1]
+        )[:, 0]
         axes[0].plot(steps, series("reward/mean"), marker="o", markersize=3, color="#1f6f8b")
         axes[0].set_ylabel("mean reward")
         axes[0].set_title(self.folder.name, loc="left", fontsize=10)

@@ -121,7 +121,7 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
             f"model.name: the checkpoint {source.name} lacks {len(missing)} weights of a "
             f"{type(model).__name__}, among them {missing[0]}; training would start from random numbers."
         )
-    return model.to(device).eval()  # type: ignore[no-any-return]
+    return model.to(device).eval()
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> frozenset[int]:

@@ -31,7 +31,7 @@ class Masters:
             else:
                 master = param.detach().float()
                 self.weights[name] = master
-                param.register_post_accumulate_grad_hook(_add_into(master))
+                param.register_post_accumulate_grad_hook(_add_into(master))  # type: ignore[no-untyped-call]
         self.steps = 0
         """Optimizer steps taken by this object."""
         self.optimizer = torch.optim.AdamW(

@@ -25,7 +25,9 @@ def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
     of the responses that the provider scored; `kl/<estimator>` the mean nats a token.
     """
     metrics = {
-        "reward/mean": float(rewards.scores[rewards.valid].mean()) if bool(rewards.valid.any()) else float("nan"),
+        "reward/mean": float(rewards.scores[rewards.valid].mean())
+        if bool(rewards.valid.any())
+        else float("nan"),
         "response/length": float(rollout.lengths.float().mean()),
         "response/finished": float(rollout.finished.float().mean()),
     }

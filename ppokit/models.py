@@ -1,10 +1,10 @@
 """One base model in four roles: policy, reference, value and (merged) sampler.
 
-    policy     adapter `policy`; without LoRA the model itself
-    reference  the base with adapters off; after a pre-trained adapter, a frozen copy of that adapter;
-               without LoRA a frozen copy of the model
-    value      adapter `value` and a linear head, or a head on the policy's trunk
-    sampler    the base with the policy's adapter merged into copies of the targeted weights
+policy     adapter `policy`; without LoRA the model itself
+reference  the base with adapters off; after a pre-trained adapter, a frozen copy of that adapter;
+           without LoRA a frozen copy of the model
+value      adapter `value` and a linear head, or a head on the policy's trunk
+sampler    the base with the policy's adapter merged into copies of the targeted weights
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ppokit.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.loading import quiet
 from ppokit.logprobs import Entropy, token_logprobs
@@ -49,47 +50,6 @@ class LoraSpec:
     alpha: float
     target_modules: str | list[str]
     adapter: str | None = None
-
-
-@dataclass(frozen=True)
-class TokenBatch:
-    """Prompts and responses for one forward pass, right-padded, so that no padding is ever attended.
-
-    Attributes:
-        input_ids: [b,T].
-        rows, positions: [N] where the hidden state that predicts each real response token stands.
-        targets: [N] the real response tokens.
-        mask: [b,R] True on real response tokens; `mask.nonzero()` is in the order of the above.
-    """
-
-    input_ids: Tensor
-    rows: Tensor
-    positions: Tensor
-    targets: Tensor
-    mask: Tensor
-
-    @staticmethod
-    def build(
-        prompt_ids: Sequence[Sequence[int]], response_ids: Tensor, mask: Tensor, device: torch.device
-    ) -> TokenBatch:
-        """From prompts and [b,R] responses whose real tokens are `mask`; R may exceed what is needed."""
-        lengths = mask.sum(dim=1).tolist()
-        width = max(max(len(p) + n for p, n in zip(prompt_ids, lengths, strict=True)), 1)
-        input_ids = torch.zeros(len(prompt_ids), width, dtype=torch.long)
-        for row, (prompt, n) in enumerate(zip(prompt_ids, lengths, strict=True)):
-            input_ids[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
-            input_ids[row, len(prompt) : len(prompt) + n] = response_ids[row, mask[row]]
-        rows, _ = mask.nonzero(as_tuple=True)
-        order = mask.long().cumsum(dim=1)[mask] - 1
-        starts = torch.tensor([len(p) for p in prompt_ids])
-        positions = starts[rows] - 1 + order
-        move = [input_ids, rows, positions, response_ids[mask], mask]
-        return TokenBatch(*(tensor.to(device) for tensor in move))
-
-    def scatter(self, flat: Tensor) -> Tensor:
-        """[N] numbers of the real tokens back to [b,R], 0 on padding, keeping the gradient."""
-        out = flat.new_zeros(self.mask.shape)
-        return out.masked_scatter(self.mask, flat)
 
 
 class ModelRoles:
@@ -228,9 +188,7 @@ class ModelRoles:
         # Not by requires_grad: activating an adapter turns it off for the others.
         owners = ("policy", "value") if own_value else ("policy",)
         self._adapter_params = {
-            name: param
-            for name, param in self.model.named_parameters()
-            if _adapter_of(name) in owners
+            name: param for name, param in self.model.named_parameters() if _adapter_of(name) in owners
         }
         if not self._adapter_params:
             raise ModelError(f"lora.target_modules: {lora.target_modules!r} adapts no module of the model.")

@@ -43,8 +43,10 @@ class Processes:
         # On this process's device, since NCCL exchanges no tensor of the CPU.
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).to(self.device)
         torch.distributed.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        start = 0
+        for tensor in tensors:
+            tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+            start += tensor.numel()
 
     def any(self, flag: bool) -> bool:
         """Whether any process raised the flag."""

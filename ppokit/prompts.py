@@ -177,4 +177,3 @@ class Prompts:
             cached = (epoch, torch.randperm(len(self.rows), generator=generator))
             self._cached_order = cached
         return cached[1]
-

@@ -141,9 +141,7 @@ class RolloutEngine(Protocol):
     max_new_tokens: int
     temperature: float
 
-    def generate(
-        self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor | None
-    ) -> Generation:
+    def generate(self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor | None) -> Generation:
         """Answer each prompt G times.
 
         Args:

@@ -1,14 +1,13 @@
-"""Collect: prompts to a `Rollout`, and the forward passes over its responses."""
+"""Collect: prompts to a `Rollout`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ppokit.errors import PluginError
-from ppokit.models import ModelRoles, TokenBatch
 from ppokit.processes import Processes
 from ppokit.protocols import RolloutEngine, SamplingPolicy
 from ppokit.seeds import seed_from
@@ -83,59 +82,6 @@ def pad(responses: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def token_batches(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut samples into batches of similar length that hold at most `budget` tokens, padding included.
-
-    A sample longer than the budget stands alone. Longest first, so that memory peaks at once.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(indices, key=lambda i: -lengths[i]):
-        last = batches[-1] if batches else None
-        if last is not None and (len(last) + 1) * lengths[last[0]] <= budget:
-            last.append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-def sequence_lengths(rollout: Rollout) -> list[int]:
-    """Tokens of prompt and response together, one number a response."""
-    return [len(p) + n for p, n in zip(rollout.prompt_ids, rollout.lengths.tolist(), strict=True)]
-
-
-@torch.no_grad()
-def forward_all(
-    compute: Callable[[TokenBatch], Tensor],
-    rollout: Rollout,
-    roles: ModelRoles,
-    processes: Processes,
-    budget: int,
-) -> Tensor:
-    """One number a response token, [B,R], computed in shares without gradient; 0 on padding."""
-    lengths = sequence_lengths(rollout)
-    longest_first = sorted(range(len(rollout)), key=lambda i: -lengths[i])
-    mine = longest_first[processes.rank :: processes.count]
-    found: list[tuple[int, Tensor]] = []
-    for batch in token_batches(mine, lengths, budget):
-        numbers = compute(token_batch(rollout, batch, roles.device)).cpu()
-        found.extend(zip(batch, numbers, strict=True))
-    out = torch.zeros(rollout.response_ids.shape)
-    for index, row in processes.gather(found):
-        out[index] = row
-    return out
-
-
-def token_batch(rollout: Rollout, indices: Sequence[int], device: torch.device) -> TokenBatch:
-    """Some responses of a rollout, ready for a forward pass."""
-    picked = list(indices)
-    return TokenBatch.build(
-        [rollout.prompt_ids[i] for i in picked],
-        rollout.response_ids[picked],
-        rollout.response_mask[picked],
-        device,
-    )
-
-
 def _check(answered: Generation, expected: int, plugin: str) -> None:
     counts = {name: len(value) for name, value in vars(answered).items()}
     if set(counts.values()) != {expected}:
@@ -146,6 +92,6 @@ def _check(answered: Generation, expected: int, plugin: str) -> None:
     for place, (ids, logprobs) in enumerate(zip(answered.response_ids, answered.logprobs, strict=True)):
         if not ids or len(ids) != len(logprobs):
             raise PluginError(
-                f"rollout engine {plugin} returned {len(ids)} tokens and {len(logprobs)} log-probabilities for "
-                f"response {place}; expected as many of each, at least one. Recipe: rollout.use."
+                f"rollout engine {plugin} returned {len(ids)} tokens and {len(logprobs)} "
+                f"log-probabilities for response {place}; expected as many of each, at least one. Recipe: rollout.use."
             )

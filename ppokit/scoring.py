@@ -157,11 +157,12 @@ class Scorer:
             raise PluginError(broken[0]) from error
         told = "" if error is None else f"{type(error).__name__}: {error}"
         if output is None or error is not None:
-            output = RewardOutput(torch.zeros(len(mine)), ("failed",) * len(mine))
+            all_failed: tuple[Outcome, ...] = tuple("failed" for _ in range(len(mine)))
+            output = RewardOutput(torch.zeros(len(mine)), all_failed)
         records = self.processes.gather([(len(mine), told, output)])
         merged = _merge([output for count, _, output in records if count])
         failed = merged.outcomes.count("failed")
-        if failed > self.max_failed * len(rollout):
+        if failed / len(rollout) > self.max_failed:  # not by a product: 0.29 * 100 is below 29
             first = next((told for _, told, _ in records if told), "it reported them as failed")
             raise RewardError(
                 f"{provider.where} failed for {failed} of {len(rollout)} responses, more than "
@@ -241,7 +242,8 @@ def _merge(outputs: Sequence[RewardOutput]) -> RewardOutput:
     if tokens is not None:
         width = tokens.shape[1]
         parts = [
-            o.token_scores if o.token_scores is not None else torch.zeros(len(o.outcomes), width) for o in outputs
+            o.token_scores if o.token_scores is not None else torch.zeros(len(o.outcomes), width)
+            for o in outputs
         ]
         token_scores = torch.cat(parts).float().cpu()
     total = sum(len(o.outcomes) for o in outputs)

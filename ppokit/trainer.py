@@ -25,22 +25,19 @@ import torch
 from torch import Tensor
 
 from ppokit.assembly import Parts, assemble
+from ppokit.batches import TokenBatch, forward_all
 from ppokit.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
-from ppokit.errors import Interrupted, PluginError, RunFolderError, TrainingError
-from ppokit.kl import kl
+from ppokit.errors import Interrupted, RunFolderError, TrainingError
+from ppokit.guards import check_estimate, check_first_kl, check_moved
 from ppokit.ledger import Ledger, provenance
-from ppokit.masked import masked_mean, masked_whiten
+from ppokit.masked import masked_whiten
 from ppokit.metrics import Clock, advantage_metrics, peak_gb, rollout_metrics, value_metrics
-from ppokit.models import TokenBatch
 from ppokit.prompts import encode_prompt
 from ppokit.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Stateful
 from ppokit.recipe import Recipe
-from ppokit.rollout import forward_all, generate
+from ppokit.rollout import generate
 from ppokit.signals import Signals
 from ppokit.types import Advantages, PromptBatch, Rewards, Rollout
-
-# Policy and reference are the same numbers before the first update, but for rounding.
-LARGEST_FIRST_KL = 0.01
 
 
 class PPOTrainer:
@@ -77,8 +74,8 @@ class PPOTrainer:
             for name, part in self._stateful():
                 if name not in self._saved.components:
                     raise RunFolderError(
-                        f"--resume: checkpoint {checkpoints[-1]} holds no state of {name}, which the recipe now "
-                        "has. Take back what was changed in the recipe, or start a new run."
+                        f"--resume: checkpoint {checkpoints[-1]} holds no state of {name}, which the recipe "
+                        "now has. Take back what was changed in the recipe, or start a new run."
                     )
                 part.load_state_dict(self._saved.components[name])
         self._saved_steps = self.parts.masters.steps
@@ -112,6 +109,11 @@ class PPOTrainer:
                 with self.signals.held():
                     self.save()
                 raise
+            except TrainingError:
+                # What made a number not finite came before any weight of that pass moved.
+                with self.signals.held():
+                    self.save(halfway=True)
+                raise
             except BaseException:
                 # Before the first step is done there is nothing worth a folder.
                 with self.signals.held():
@@ -144,20 +146,22 @@ class PPOTrainer:
                 plugin=self.recipe.engine.plugin,
             )
         temperature = parts.engine.temperature
-        computed: dict[str, Tensor] = {}
+        computed: dict[str, Any] = {}
         if "logprobs" in needs:
             computed["logprobs"] = self._forward(
                 "logprobs", rollout, lambda b: self.roles.logprobs(b, "policy", temperature=temperature)[0]
             )
         if "ref_logprobs" in needs:
             computed["ref_logprobs"] = self._forward(
-                "reference", rollout, lambda b: self.roles.logprobs(b, "reference", temperature=temperature)[0]
+                "reference",
+                rollout,
+                lambda b: self.roles.logprobs(b, "reference", temperature=temperature)[0],
             )
         if "values" in needs:
             computed["values"] = self._forward("values", rollout, self.roles.values)
         rollout = replace(rollout, **computed)
         if not self._moved:
-            self._check_first_kl(rollout)
+            check_first_kl(rollout)
         return rollout
 
     def score(self, rollout: Rollout) -> Rewards:
@@ -180,9 +184,13 @@ class PPOTrainer:
             valid=rewards.valid[rows],
         )
         found = self.parts.estimator.estimate(kept, scored)
-        for name, numbers in (("advantages", found.advantages), ("returns", found.returns)):
-            if numbers is not None:
-                self._check_estimate(name, numbers, kept)
+        chosen = self.recipe.advantages
+        check_estimate(
+            found,
+            kept,
+            f"advantages {chosen.name!r} (plugin {chosen.plugin}; "
+            f"recipe: {self.recipe.where('advantages.use')})",
+        )
         metrics = advantage_metrics(found, kept.response_mask)
         if found.returns is not None and kept.values is not None:
             metrics.update(value_metrics(kept.values, found.returns, kept.response_mask))
@@ -219,7 +227,8 @@ class PPOTrainer:
                 if isinstance(provider.provider, Observant):
                     provider.provider.observe(rollout)
             if not self._moved:
-                self._check_moved(wanted)
+                after = self.parts.masters.hash(self.roles.is_policy)
+                self._moved = check_moved(self._first_hash, after, wanted.advantages)
             self.step += 1
             self._saved = self._state()
             self._saved_steps = self.parts.masters.steps
@@ -250,13 +259,14 @@ class PPOTrainer:
         self.signals.check()
         return metrics
 
-    def save(self) -> None:
+    def save(self, *, halfway: bool = False) -> None:
         """Save a checkpoint, the policy and the plot, if the last step's are not yet saved.
 
-        Weights that an update left half-way are no step's: after one that failed or was cut short,
-        the checkpoint before it stands.
+        Args:
+            halfway: save also what an update that stopped between its passes left, as the state after
+                the last whole step; resuming does that step again.
         """
-        if self.parts.masters.steps != self._saved_steps:
+        if not halfway and self.parts.masters.steps != self._saved_steps:
             return
         checkpoints = self.ledger.folder / "checkpoints"
         if self.processes.is_main and not (checkpoints / f"step-{self._saved.step:06d}").exists():
@@ -274,53 +284,13 @@ class PPOTrainer:
             for observer in self.observers:
                 observer.on_end()
 
-    # Guards
-
-    def _check_first_kl(self, rollout: Rollout) -> None:
-        """Before the first update, policy and reference are one model."""
-        if rollout.logprobs is None or rollout.ref_logprobs is None:
-            return
-        numbers = kl(rollout.logprobs, rollout.ref_logprobs, estimator="k3")
-        mean = float(masked_mean(numbers, rollout.response_mask))
-        if not mean < LARGEST_FIRST_KL:
-            raise TrainingError(
-                f"the KL (k3) between policy and reference is {mean:.3g} nats a token before the first update; "
-                f"expected less than {LARGEST_FIRST_KL}. The reference is not the model that training starts from."
-            )
-
-    def _check_moved(self, advantages: Advantages) -> None:
-        """The first update with something to learn must change the policy."""
-        if self.parts.masters.hash(self.roles.is_policy) != self._first_hash:
-            self._moved = True
-        elif bool((advantages.advantages != 0).any()):
-            raise TrainingError(
-                "the policy did not change in its first update, though there were advantages to learn from. "
-                "No gradient reaches it: do the recipe's losses use logprobs, with a weight that is not 0?"
-            )
-
-    def _check_estimate(self, name: str, numbers: Tensor, rollout: Rollout) -> None:
-        expected = list(rollout.response_ids.shape)
-        where = f"advantages {self.recipe.advantages.name!r} (plugin {self.recipe.advantages.plugin})"
-        if list(numbers.shape) != expected:
-            raise PluginError(
-                f"{where} returned {name} of shape {list(numbers.shape)}; expected {expected} "
-                f"(responses, response tokens). Recipe: {self.recipe.where('advantages.use')}."
-            )
-        bad = (~numbers.isfinite() & rollout.response_mask).any(dim=1).nonzero().flatten().tolist()
-        if bad:
-            raise PluginError(
-                f"{where} returned {name} that are not finite for the samples "
-                f"{', '.join(rollout.ids[row] for row in bad[:8])}; expected finite numbers. "
-                f"Recipe: {self.recipe.where('advantages.use')}."
-            )
-
     # Below the verbs
 
     def _forward(self, phase: str, rollout: Rollout, compute: Callable[[TokenBatch], Tensor]) -> Tensor:
         """[B,R] numbers of every response token, as a phase of its own."""
         with self._phase(phase):
             budget = self.settings.update.tokens_per_microbatch
-            return forward_all(compute, rollout, self.roles, self.processes, budget)
+            return forward_all(compute, rollout, self.roles.device, self.processes, budget)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -365,7 +335,8 @@ class PPOTrainer:
         """Greedy responses of the policy as it is now, one a prompt; for looking at, in one process."""
         prompts = self.settings.prompts
         ids = [
-            encode_prompt(text, self.parts.tokenizer, chat=prompts.chat, system=prompts.system) for text in texts
+            encode_prompt(text, self.parts.tokenizer, chat=prompts.chat, system=prompts.system)
+            for text in texts
         ]
         batch = PromptBatch(list(range(len(ids))), list(texts), ids, [{}] * len(ids))
         policy = SamplingPolicy(self.roles.sampler(), self.parts.tokenizer, self.parts.end_ids)

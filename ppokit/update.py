@@ -1,13 +1,7 @@
 """Update: epochs over a rollout, in mini-batches, in micro-batches cut by tokens.
 
-A loss gives one number a token. Each token's weight comes from counts over the whole mini-batch,
-
-    token_mean                  1 / (real tokens)
-    sequence_mean_token_mean    1 / (sequences * tokens of the sequence)
-    sequence_mean_token_sum     1 / sequences
-    constant                    1 / (sequences * longest possible response),  Liu et al. 2025, arXiv:2503.20783
-
-so that the sum over micro-batches and processes is the loss of the whole, however it is cut.
+Losses are weighed by counts over the whole mini-batch (see `aggregation`), gradients add up in fp32, and
+no weight moves before every number is known to be finite.
 """
 
 from __future__ import annotations
@@ -20,18 +14,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ppokit.aggregation import Aggregation, Tally, token_weights
+from ppokit.batches import TokenBatch, sequence_lengths, token_batch, token_batches
 from ppokit.errors import PluginError, TrainingError
 from ppokit.kl import kl
 from ppokit.logprobs import Entropy
 from ppokit.masters import Masters
-from ppokit.models import ModelRoles, TokenBatch
+from ppokit.models import ModelRoles
 from ppokit.processes import Processes
 from ppokit.protocols import Loss, Need
-from ppokit.rollout import sequence_lengths, token_batch, token_batches
 from ppokit.seeds import seed_from
 from ppokit.types import Advantages, LossInputs, LossOutput, Rollout
 
-Aggregation = Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -83,20 +77,6 @@ class UpdatePlan:
         return self.learning_rate * factor
 
 
-def token_weights(mask: Tensor, aggregation: Aggregation, max_response: int) -> Tensor:
-    """[B,R] weight of each token in the loss of a mini-batch; 0 on padding."""
-    real = mask.float()
-    lengths = real.sum(dim=1, keepdim=True)
-    sequences = (lengths > 0).sum().clamp(min=1)
-    if aggregation == "token_mean":
-        return real / real.sum().clamp(min=1)
-    if aggregation == "sequence_mean_token_mean":
-        return real / lengths.clamp(min=1) / sequences
-    if aggregation == "sequence_mean_token_sum":
-        return real / sequences
-    return real / (sequences * max_response)
-
-
 class Updater:
     """Trains the policy (and value) on rollouts."""
 
@@ -123,9 +103,11 @@ class Updater:
             PluginError: a loss broke its contract.
         """
         plan = self.plan
-        tally = _Tally()
+        tally = Tally()
         # Filled by the first pass over each sample where no earlier pass has been needed.
-        old = torch.full(rollout.response_ids.shape, math.nan) if rollout.logprobs is None else rollout.logprobs
+        old = rollout.logprobs
+        if old is None:
+            old = torch.full(rollout.response_ids.shape, math.nan)
         lengths = sequence_lengths(rollout)
         passes, stopped = 0, False
         for epoch in range(plan.epochs):
@@ -166,10 +148,11 @@ class Updater:
         weights: Tensor,
         mine: list[int],
         lengths: list[int],
-        tally: _Tally,
+        tally: Tally,
     ) -> float:
         """Gradients of one mini-batch; returns its approximate KL from the policy that sampled."""
         kl_sum, tokens, failure = 0.0, 0, ""
+        tally.start_pass()
         for micro in token_batches(mine, lengths, self.plan.tokens_per_microbatch):
             batch = token_batch(rollout, micro, self.roles.device)
             for group in self.groups:
@@ -219,9 +202,7 @@ class Updater:
                 batch, temperature=temperature, entropy=wanted
             )
         elif group.policy:
-            logprobs, entropy = roles.logprobs(
-                batch, "policy", temperature=temperature, entropy=wanted
-            )
+            logprobs, entropy = roles.logprobs(batch, "policy", temperature=temperature, entropy=wanted)
         else:
             values = roles.values(batch)
         if logprobs is not None:
@@ -245,7 +226,7 @@ class Updater:
             entropy=entropy,
         )
 
-    def _backward(self, group: _Group, inputs: LossInputs, weights: Tensor, tally: _Tally) -> str:
+    def _backward(self, group: _Group, inputs: LossInputs, weights: Tensor, tally: Tally) -> str:
         """Losses of a group, weighted and summed, and their gradient; returns what went wrong."""
         zero = weights.new_zeros(())
         if inputs.entropy is not None:
@@ -265,7 +246,7 @@ class Updater:
             total.backward()  # type: ignore[no-untyped-call]
         return ""
 
-    def _step(self, tally: _Tally, step: int) -> None:
+    def _step(self, tally: Tally, step: int) -> None:
         """Add up the processes' gradients, clip them, move the weights."""
         gradients = self.masters.gradients()
         self.processes.sum(gradients)
@@ -305,44 +286,6 @@ def _groups(losses: Sequence[WeightedLoss], roles: ModelRoles) -> list[_Group]:
         for part in parts
         if part
     ]
-
-
-class _Tally:
-    """Sums of metrics over micro-batches, to become means over real tokens."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, list[float]] = {}
-        self.losses: dict[str, float] = {}
-        self.norms: list[float] = []
-
-    def add(self, name: str, numbers: Tensor, mask: Tensor) -> None:
-        entry = self.sums.setdefault(name, [0.0, 0.0])
-        entry[0] += float(numbers.float().where(mask, numbers.new_zeros((), dtype=torch.float32)).sum())
-        entry[1] += float(mask.sum())
-
-    def add_sum(self, name: str, number: float) -> None:
-        self.losses[name] = self.losses.get(name, 0.0) + number
-
-    def count_pass(self, norm: float) -> None:
-        self.norms.append(norm)
-
-    def means(self, processes: Processes) -> dict[str, float]:
-        """Over all processes: token means, losses averaged over passes, the mean gradient norm."""
-        sums: dict[str, list[float]] = {}
-        losses: dict[str, float] = {}
-        for part_sums, part_losses in processes.gather([(self.sums, self.losses)]):
-            for name, (total, count) in part_sums.items():
-                entry = sums.setdefault(name, [0.0, 0.0])
-                entry[0] += total
-                entry[1] += count
-            for name, number in part_losses.items():
-                losses[name] = losses.get(name, 0.0) + number
-        passes = max(1, len(self.norms))
-        out = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
-        out.update({name: number / passes for name, number in losses.items()})
-        if self.norms:
-            out["grad_norm"] = sum(self.norms) / len(self.norms)
-        return out
 
 
 def _check(loss: WeightedLoss, output: object, inputs: LossInputs) -> None:

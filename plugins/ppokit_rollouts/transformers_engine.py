@@ -111,6 +111,7 @@ class _Decoding:
 
     def run(self) -> None:
         import torch
+
         model = self.policy.model
         device = model.device
         width = max(map(len, self.prompt_ids))
@@ -201,7 +202,8 @@ class _Decoding:
         """Decoded responses, cut before a stop string."""
         decoded = self.policy.tokenizer.batch_decode(self.ids, skip_special_tokens=True)
         return [
-            whole if stopped is None else stopped for whole, stopped in zip(decoded, self.stops_at, strict=True)
+            whole if stopped is None else stopped
+            for whole, stopped in zip(decoded, self.stops_at, strict=True)
         ]
 
 
@@ -215,9 +217,13 @@ def _roomy_cache(config: Any, capacity: int) -> Any:
     from transformers.cache_utils import DynamicLayer
 
     class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+        keys: Tensor
+        values: Tensor
         room: tuple[Tensor, Tensor] | None = None
 
-        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        def update(
+            self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+        ) -> tuple[Tensor, Tensor]:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
             held = self.get_seq_length()

@@ -35,7 +35,11 @@ class Display:
         """Say what is about to run, and how much memory it was given."""
         parts, roles = trainer.parts, trainer.roles
         trained = sum(param.numel() for param in roles.trainable.values())
-        device = f"{parts.processes.count} x {roles.device.type}" if parts.processes.count > 1 else roles.device.type
+        device = (
+            f"{parts.processes.count} x {roles.device.type}"
+            if parts.processes.count > 1
+            else roles.device.type
+        )
         dtype = str(roles.dtype).removeprefix("torch.")
         self._print(f"model    {trainer.settings.model.name}")
         self._print(f"         {dtype} on {device}, {trained:,} parameters train")
@@ -47,7 +51,11 @@ class Display:
         self._started, self._done_before = time.monotonic(), trainer.step
         if self.console.is_terminal:
             self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=self.console, transient=True
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                console=self.console,
+                transient=True,
             )
             self._task = self._progress.add_task("starting", total=self.steps, completed=trainer.step)
             self._progress.start()
@@ -96,7 +104,10 @@ class Display:
     def _sample(self, rollout: Rollout, rewards: Rewards) -> None:
         place = len(rollout) // 2
         score = float(rewards.scores[place])
-        self._print(f"    {_line(rollout.prompts[place])} […] {_line(rollout.responses[place])}  ({score:+.2f})", "dim")
+        self._print(
+            f"    {_line(rollout.prompts[place])} […] {_line(rollout.responses[place])}  ({score:+.2f})",
+            "dim",
+        )
 
     def _print(self, text: str, style: str = "") -> None:
         # Text, not markup: a model may write anything.

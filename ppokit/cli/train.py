@@ -21,7 +21,9 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", help="Go on with the run in this folder.", show_default=False),
+        typer.Option(
+            "--resume", metavar="RUN", help="Go on with the run in this folder.", show_default=False
+        ),
     ] = None,
     disable_plugin: DisablePlugin = None,
     debug: Debug = False,

@@ -1,0 +1,71 @@
+"""Checks that stop a run which would train nothing, or the wrong thing."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ppokit.errors import PluginError, TrainingError
+from ppokit.kl import kl
+from ppokit.masked import masked_mean
+from ppokit.types import Advantages, Rollout
+
+# Policy and reference are the same numbers before the first update, but for rounding.
+LARGEST_FIRST_KL = 0.01
+
+
+def check_first_kl(rollout: Rollout) -> None:
+    """Before the first update, policy and reference are one model.
+
+    Raises:
+        TrainingError: they are not.
+    """
+    if rollout.logprobs is None or rollout.ref_logprobs is None:
+        return
+    numbers = kl(rollout.logprobs, rollout.ref_logprobs, estimator="k3")
+    mean = float(masked_mean(numbers, rollout.response_mask))
+    if not mean < LARGEST_FIRST_KL:
+        raise TrainingError(
+            f"the KL (k3) between policy and reference is {mean:.3g} nats a token before the first "
+            f"update; expected less than {LARGEST_FIRST_KL}. The reference is not the model that training "
+            "starts from."
+        )
+
+
+def check_moved(before: str, after: str, advantages: Tensor) -> bool:
+    """Whether an update changed the policy, by its hash; it must where there was something to learn.
+
+    Raises:
+        TrainingError: there were advantages, and the policy is what it was.
+    """
+    if before != after:
+        return True
+    if bool((advantages != 0).any()):
+        raise TrainingError(
+            "the policy did not change in its first update, though there were advantages to learn from. "
+            "No gradient reaches it: do the recipe's losses use logprobs, with a weight that is not 0?"
+        )
+    return False
+
+
+def check_estimate(found: Advantages, rollout: Rollout, where: str) -> None:
+    """What an estimator returned is what was promised; `where` is how errors name it.
+
+    Raises:
+        PluginError: a wrong shape, or a number that is not finite.
+    """
+    expected = list(rollout.response_ids.shape)
+    for name, numbers in (("advantages", found.advantages), ("returns", found.returns)):
+        if numbers is None:
+            continue
+        if list(numbers.shape) != expected:
+            raise PluginError(
+                f"{where} returned {name} of shape {list(numbers.shape)}; expected {expected} "
+                "(responses, response tokens)."
+            )
+        bad = (~numbers.isfinite() & rollout.response_mask).any(dim=1).nonzero().flatten().tolist()
+        if bad:
+            named = ", ".join(rollout.ids[row] for row in bad[:8])
+            raise PluginError(
+                f"{where} returned {name} that are not finite for the samples {named}; expected "
+                "finite numbers."
+            )
