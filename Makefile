@@ -16,7 +16,7 @@ NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test check bench bench-trl clean
+.PHONY: help setup quickstart test lint check bench bench-trl clean
 
 # The tests and the step benchmark use nothing from the network.
 test check bench: export HF_HUB_OFFLINE = 1
@@ -43,16 +43,17 @@ quickstart: setup  ## train the small demo model on the CPU and plot its reward
 	$(BIN)/ppokit train recipes/quickstart.yaml
 	@echo 'Reward curve: runs/quickstart/reward.png   Samples: runs/quickstart/rollouts/'
 
+# pyproject.toml turns every warning in a test into an error.
 test: setup  ## run the tests
 	$(BIN)/pytest
 
-# pyproject.toml turns every warning in a test into an error.
-check: setup  ## lint, format, types, floors and tests
+lint: setup  ## lint, format, types and floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+
+check: lint test  ## lint and tests
 
 bench: setup  ## time one training step
 	$(BIN)/python benchmarks/step.py

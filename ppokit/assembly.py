@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from ppokit.adapters import LoraSpec
 from ppokit.errors import ModelError, PluginError, PpokitError
 from ppokit.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
 from ppokit.masters import Masters
-from ppokit.models import LoraSpec, ModelRoles
+from ppokit.models import ModelRoles
 from ppokit.processes import Processes
 from ppokit.prompts import Prompts, read_rows
 from ppokit.protocols import AdvantageEstimator, BuildContext, Need, Observer, RolloutEngine

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +16,9 @@ from ppokit.protocols import BuildContext, RolloutEngine, SamplingPolicy
 from ppokit.recipe import PromptSettings, Recipe
 from ppokit.rollout import draw_uniforms
 from ppokit.types import PromptBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,12 @@ class LoadedPolicy:
         ids = encode_prompt(prompt, tokenizer, chat=self.prompts.chat, system=self.prompts.system)
         if not ids:
             raise ModelError("the prompt is empty; expected at least one token.")
+        context = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and len(ids) + self.engine.max_new_tokens > context:
+            raise ModelError(
+                f"the prompt has {len(ids)} tokens, the answer may take {self.engine.max_new_tokens} more, "
+                f"and the model's context holds {context}. Shorten the prompt, or lower --max-new-tokens."
+            )
         batch = PromptBatch([0], [prompt], [ids], [{}])
         uniforms = None if greedy else draw_uniforms(seed, 0, 1, 1, self.engine.max_new_tokens)
         return self.engine.generate(self.policy, batch, uniforms).texts[0]
@@ -56,11 +67,24 @@ def load_policy(recipe: Recipe, folder: Path | None) -> LoadedPolicy:
         adapter = Path(settings.lora.adapter)
     model = load_model(source, dtype, device)
     if adapter is not None:
-        from peft import PeftModel
-
-        # Merged in fp32 and rounded once, as the sampler of the run was.
-        model = PeftModel.from_pretrained(model.float(), str(adapter)).merge_and_unload().to(dtype).eval()
+        model = _merged(model.float(), adapter).to(dtype).eval()
     tokenizer = load_tokenizer(source)
     context = BuildContext(device=device, dtype=dtype, seed=settings.run.seed)
     engine: RolloutEngine = recipe.engine.component.build(recipe.engine.options, context)
     return LoadedPolicy(SamplingPolicy(model, tokenizer, end_ids(tokenizer, model)), engine, settings.prompts)
+
+
+def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """The fp32 model with an adapter merged in: rounded once, after this, as the sampler of the run was."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property by its old name.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        try:
+            merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"the policy {adapter} cannot be loaded: {first}") from error
+    return merged  # type: ignore[no-any-return]

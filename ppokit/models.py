@@ -10,17 +10,15 @@ sampler    the base with the policy's adapter merged into copies of the targeted
 from __future__ import annotations
 
 import copy
-import re
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ppokit import attention
+from ppokit.adapters import LoraSpec, adapter_of, attach
 from ppokit.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.loading import quiet
@@ -29,27 +27,8 @@ from ppokit.logprobs import Entropy, token_logprobs
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LONGEST_EAGER = 256
-"""Tokens up to which plain attention is used on a CPU."""
-
 Role = Literal["policy", "reference", "value"]
 ValueMode = Literal["own_adapter", "policy_trunk", "detached_trunk"]
-
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """LoRA adapters: Hu et al. 2021, arXiv:2106.09685.
-
-    Attributes:
-        r, alpha: rank and scale; the update is `alpha / r * B A`.
-        target_modules: what peft's `target_modules` takes.
-        adapter: folder of a pre-trained adapter that the policy goes on from; None starts at zero.
-    """
-
-    r: int
-    alpha: float
-    target_modules: str | list[str]
-    adapter: str | None = None
 
 
 class ModelRoles:
@@ -74,9 +53,9 @@ class ModelRoles:
         self.dtype = model.dtype
         self.lora = lora
         self.value_mode = value
-        self.head = model.get_output_embeddings()
         self._own_attention = model.config._attn_implementation
-        _check_head(model, self.head)
+        self._short_attention = attention.short_attention_fits(model)
+        _check_head(model)
         self._frozen_copy: PreTrainedModel | None = None
         self._reference_adapter: str | None = None
         if lora is None:
@@ -105,7 +84,7 @@ class ModelRoles:
 
         Returns: two tensors [b,R], float32, 0 on padding.
         """
-        return self._logprobs_of(self._hidden(batch, role), batch, temperature, entropy)
+        return self._logprobs_of(self._hidden(batch, role), batch, temperature, entropy, self._head_of(role))
 
     def values(self, batch: TokenBatch) -> Tensor:
         """Value of the state in which each response token was chosen. [b,R] float32, 0 on padding."""
@@ -116,19 +95,27 @@ class ModelRoles:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Both, from one forward pass where the value head stands on the policy's trunk."""
         hidden = self._hidden(batch, "policy")
-        logprobs, entropies = self._logprobs_of(hidden, batch, temperature, entropy)
+        logprobs, entropies = self._logprobs_of(hidden, batch, temperature, entropy, self._head_of("policy"))
         if self.value_mode == "own_adapter":
             return logprobs, entropies, self.values(batch)
         return logprobs, entropies, self._values_of(hidden, batch)
 
     def _logprobs_of(
-        self, hidden: Tensor, batch: TokenBatch, temperature: float, entropy: Entropy
+        self, hidden: Tensor, batch: TokenBatch, temperature: float, entropy: Entropy, head: nn.Module
     ) -> tuple[Tensor, Tensor]:
         picked = hidden[batch.rows, batch.positions]
         logprobs, entropies = token_logprobs(
-            picked, self.head, batch.targets, temperature=temperature, entropy=entropy
+            picked, head, batch.targets, temperature=temperature, entropy=entropy
         )
         return batch.scatter(logprobs), batch.scatter(entropies)
+
+    def _head_of(self, role: Role) -> nn.Module:
+        """The reference of a fully trained model has a frozen head, as it has a frozen trunk."""
+        owner = self.model
+        if role == "reference" and self._frozen_copy is not None:
+            owner = self._frozen_copy
+        head: nn.Module = owner.get_output_embeddings()
+        return head
 
     def _values_of(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
         assert self.value_head is not None, "values asked for, but value is None"
@@ -149,46 +136,24 @@ class ModelRoles:
         return hidden
 
     def _choose_attention(self, model: PreTrainedModel, tokens: int) -> None:
-        """On a CPU, PyTorch's fused attention is about four times slower than plain matmuls for short
-        sequences in the backward pass (T = 100), and faster for long ones (T = 512)."""
-        if self.device.type != "cpu" or self._own_attention not in ("sdpa", "eager"):
-            return
-        wanted = "eager" if tokens <= LONGEST_EAGER else "sdpa"
-        if model.config._attn_implementation != wanted:
-            model.set_attn_implementation(wanted)
+        """The quicker attention for this length."""
+        if self._short_attention:
+            wanted = attention.NAME if tokens <= attention.LONGEST else self._own_attention
+            if model.config._attn_implementation != wanted:
+                model.set_attn_implementation(wanted)
 
     # Adapters
 
     def _add_adapters(self, lora: LoraSpec, reference: bool) -> None:
-        from peft import LoraConfig, PeftModel, get_peft_model
-
-        def config() -> Any:
-            return LoraConfig(
-                r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM"
-            )
-
         own_value = self.value_mode == "own_adapter"
-        with warnings.catch_warnings(), _named("lora"):
-            # peft 0.21 asks transformers 5 for a property by its old name.
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-            if lora.adapter is None:
-                self.peft = get_peft_model(self.model, config(), "policy", autocast_adapter_dtype=False)
-            else:
-                self.peft = PeftModel.from_pretrained(
-                    self.model, lora.adapter, "policy", is_trainable=True, autocast_adapter_dtype=False
-                )
-                if reference:
-                    self._reference_adapter = "reference"
-                    self.peft.load_adapter(lora.adapter, "reference", autocast_adapter_dtype=False)
-            if own_value:
-                self.peft.add_adapter("value", config(), autocast_adapter_dtype=False)
+        self.peft = attach(self.model, lora, reference=reference, value=own_value)
+        if reference and lora.adapter is not None:
+            self._reference_adapter = "reference"
         self._adapted = [m for m in self.model.modules() if hasattr(m, "lora_A")]
-        for module in self._adapted:
-            _fuse(module)
         # Not by requires_grad: activating an adapter turns it off for the others.
         owners = ("policy", "value") if own_value else ("policy",)
         self._adapter_params = {
-            name: param for name, param in self.model.named_parameters() if _adapter_of(name) in owners
+            name: param for name, param in self.model.named_parameters() if adapter_of(name) in owners
         }
         if not self._adapter_params:
             raise ModelError(f"lora.target_modules: {lora.target_modules!r} adapts no module of the model.")
@@ -220,7 +185,9 @@ class ModelRoles:
         plain = dict(self._sampler.named_modules())
         self._pairs = []
         for name, module in self.model.named_modules():
-            if hasattr(module, "lora_A"):
+            if "policy" in getattr(module, "lora_A", ()) or "policy" in getattr(
+                module, "lora_embedding_A", ()
+            ):
                 weight = nn.Parameter(torch.empty_like(module.get_base_layer().weight), requires_grad=False)
                 plain[name].weight = weight
                 self._pairs.append((module, weight))
@@ -255,7 +222,7 @@ class ModelRoles:
 
     def is_policy(self, name: str) -> bool:
         """Whether a trainable parameter belongs to the policy."""
-        return not name.startswith("value_head.") and _adapter_of(name) != "value"
+        return not name.startswith("value_head.") and adapter_of(name) != "value"
 
     def save_policy(self, folder: Path) -> None:
         """Write the policy as `folder/policy`: a PEFT adapter, or the whole model without LoRA."""
@@ -291,45 +258,10 @@ class ModelRoles:
         }
 
 
-def _fuse(module: Any) -> None:
-    """Run a plain LoRA layer as x W' + s (x A') B', with the sum inside the last matmul.
-
-    The same numbers as peft's own forward, which passes three more times over the layer's output.
-    """
-    base = module.get_base_layer()
-    if type(base) is not nn.Linear or base.bias is not None or module.lora_variant:
-        return
-
-    def forward(x: Tensor) -> Tensor:
-        flat = x.flatten(0, -2)  # in two dimensions, so that the product is no view and may be added to
-        out = nn.functional.linear(flat, base.weight)
-        if not module.disable_adapters:
-            (name,) = module.active_adapters
-            low = module.lora_A[name](flat)
-            out = out.addmm_(low, module.lora_B[name].weight.T, alpha=module.scaling[name])
-        return out.view(*x.shape[:-1], -1)
-
-    module.forward = forward
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    """What peft finds wrong, under the recipe's key."""
-    try:
-        yield
-    except ValueError as error:
-        raise ModelError(f"{key}: {error}") from error
-
-
-def _adapter_of(name: str) -> str | None:
-    """The adapter that a parameter belongs to: `q_proj.lora_A.policy.weight` -> `policy`."""
-    found = re.search(r"\.lora_\w+\.(\w+)(?:\.|$)", name)
-    return found and found[1]
-
-
 @torch.no_grad()
-def _check_head(model: PreTrainedModel, head: nn.Module | None) -> None:
+def _check_head(model: PreTrainedModel) -> None:
     """Some architectures scale or cap their logits after the head; the chunked head would not."""
+    head = model.get_output_embeddings()
     probe = torch.arange(4, device=model.device).unsqueeze(0)
     if head is not None:
         hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state

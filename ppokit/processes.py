@@ -55,3 +55,12 @@ class Processes:
     def wait(self) -> None:
         """Wait for the others."""
         self.accelerator.wait_for_everyone()
+
+
+def leave() -> None:
+    """Take leave of the other processes at the end of a program, whatever its end.
+
+    Gloo's threads must be gone before the interpreter is, or they now and then abort it.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

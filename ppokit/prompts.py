@@ -82,7 +82,7 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids of one prompt, through the chat template or as plain text."""
     if not chat:
-        ids = list(tokenizer(text)["input_ids"])
+        ids = list(tokenizer(text, verbose=False)["input_ids"])
         # Some tokenizers end every text; a prompt is there to be gone on with.
         if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
             ids.pop()
@@ -90,7 +90,7 @@ def encode_prompt(
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": text})
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 class Prompts:

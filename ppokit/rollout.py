@@ -93,5 +93,6 @@ def _check(answered: Generation, expected: int, plugin: str) -> None:
         if not ids or len(ids) != len(logprobs):
             raise PluginError(
                 f"rollout engine {plugin} returned {len(ids)} tokens and {len(logprobs)} "
-                f"log-probabilities for response {place}; expected as many of each, at least one. Recipe: rollout.use."
+                f"log-probabilities for response {place}; expected as many of each, at least one. "
+                "Recipe: rollout.use."
             )

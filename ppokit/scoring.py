@@ -154,7 +154,9 @@ class Scorer:
         # Every process takes part in every exchange, also one whose provider raised.
         broken = self.processes.gather([str(error)] if isinstance(error, PluginError) else [])
         if broken:
-            raise PluginError(broken[0]) from error
+            # What a plugin raised itself does not say where the recipe names it.
+            own = "" if broken[0].startswith(provider.where) else f"{provider.where}: "
+            raise PluginError(own + broken[0]) from error
         told = "" if error is None else f"{type(error).__name__}: {error}"
         if output is None or error is not None:
             all_failed: tuple[Outcome, ...] = tuple("failed" for _ in range(len(mine)))

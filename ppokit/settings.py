@@ -32,7 +32,6 @@ class ModelSettings(Section):
 class LoraSettings(Section):
     r: int = Field(default=16, gt=0, description="Rank of the adapters.")
     alpha: float = Field(default=32, gt=0, description="The adapters' output is scaled by alpha / r.")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapters' input.")
     target_modules: Text | Annotated[list[Text], Field(min_length=1)] = Field(
         default="all-linear",
         description="Layers that get an adapter: all-linear, a pattern, or a list of names.",

@@ -49,11 +49,20 @@ def train(
 
 
 def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
-    from ppokit.cli.display import Display
     from ppokit.ledger import Ledger
 
     if resume is None:
         Ledger.check_new(Path(recipe.settings.run.out))  # before seconds go into imports
+    from ppokit.processes import leave
+
+    try:
+        _train(recipe, resume)
+    finally:
+        leave()
+
+
+def _train(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
+    from ppokit.cli.display import Display
     from ppokit.trainer import PPOTrainer
 
     display = Display(recipe.settings.run.steps, recipe.settings.run.sample_every)

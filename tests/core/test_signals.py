@@ -1,0 +1,115 @@
+"""Signals: at once, held until the state is whole, and a second that does not wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from ppokit.errors import Interrupted
+from ppokit.signals import Signals
+
+
+class Others:
+    """So many processes; the signals that the others have noted."""
+
+    def __init__(self, count: int = 1, noted: list[int] | None = None) -> None:
+        self.count = count
+        self.noted = noted or []
+
+    def gather(self, items: list[int]) -> list[int]:
+        return [*items, *self.noted]
+
+
+def signals_of(count: int = 1, noted: list[int] | None = None) -> Signals:
+    others: Any = Others(count, noted)
+    return Signals(others)
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_raised_at_once(number: int) -> None:
+    signals = signals_of()
+    with pytest.raises(Interrupted) as caught, signals.caught():  # noqa: PT012
+        send(number)
+        pytest.fail("went on")
+    assert (caught.value.signum, caught.value.exit_code) == (number, 128 + number)
+    assert not isinstance(caught.value, Exception)
+
+
+def test_the_handlers_before_come_back() -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with signals_of().caught():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    with pytest.raises(RuntimeError), signals_of().caught():
+        raise RuntimeError
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_held_lets_what_is_inside_finish() -> None:
+    signals, done = signals_of(), []
+    with pytest.raises(Interrupted), signals.caught():  # noqa: PT012
+        with signals.held():
+            with signals.held():
+                send(signal.SIGTERM)
+                done.append("inner")
+            done.append("outer")
+        signals.check()
+        done.append("never")
+    assert done == ["inner", "outer"]
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    signals, done = signals_of(), []
+    with pytest.raises(Interrupted) as caught, signals.caught(), signals.held():  # noqa: PT012
+        send(signal.SIGTERM)
+        done.append("first")
+        send(signal.SIGINT)
+        done.append("never")
+    assert done == ["first"]
+    assert caught.value.signum == signal.SIGINT
+
+
+def test_after_the_hold_a_signal_raises_at_once_again() -> None:
+    signals = signals_of()
+    with pytest.raises(Interrupted), signals.caught():  # noqa: PT012
+        with signals.held():
+            pass
+        send(signal.SIGINT)
+        pytest.fail("went on")
+
+
+def test_several_processes_leave_together() -> None:
+    signals, done = signals_of(count=2), []
+    with pytest.raises(Interrupted) as caught, signals.caught():  # noqa: PT012
+        send(signal.SIGTERM)
+        done.append("went on")
+        signals.check()
+    assert done == ["went on"]
+    assert caught.value.signum == signal.SIGTERM
+    with pytest.raises(Interrupted) as caught:
+        signals_of(count=2, noted=[0, signal.SIGINT]).check()
+    assert caught.value.signum == signal.SIGINT
+
+
+def test_without_a_signal_nothing_happens() -> None:
+    signals_of(count=2, noted=[0]).check()
+
+
+def test_outside_the_main_thread_nothing_is_changed() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with signals_of().caught():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

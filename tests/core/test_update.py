@@ -1,0 +1,468 @@
+"""The update: weights by hand, and a gradient that no way of cutting the batch changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_rollout import make_rollout, single_process
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from ppokit.aggregation import token_weights
+from ppokit.batches import TokenBatch
+from ppokit.errors import PluginError, TrainingError
+from ppokit.masters import Masters
+from ppokit.models import LoraSpec, ModelRoles
+from ppokit.types import Advantages, LossInputs, LossOutput, Rollout
+from ppokit.update import UpdatePlan, Updater, WeightedLoss
+
+# peft 0.21 asks transformers 5 for a property by its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+torch.set_num_threads(1)  # on such small tensors, several threads mostly wait for each other
+
+PLAN = UpdatePlan(
+    epochs=1,
+    minibatches=1,
+    learning_rate=1e-2,
+    schedule="constant",
+    warmup_steps=0,
+    max_grad_norm=1e9,
+    tokens_per_microbatch=10_000,
+    aggregation="token_mean",
+    target_kl=None,
+    steps=10,
+    seed=0,
+    temperature=0.9,
+    max_response=12,
+)
+
+
+class PolicyLoss:
+    """The unclipped surrogate, with a metric to check means by."""
+
+    def __init__(self) -> None:
+        self.seen: list[LossInputs] = []
+
+    def token_losses(self, inputs: LossInputs) -> LossOutput:
+        self.seen.append(inputs)
+        assert inputs.logprobs is not None
+        assert inputs.old_logprobs is not None
+        ratio = (inputs.logprobs - inputs.old_logprobs).exp()
+        return LossOutput(-ratio * inputs.advantages, {"test/ratio": ratio.detach()})
+
+
+class ValueLoss:
+    def __init__(self) -> None:
+        self.seen: list[LossInputs] = []
+
+    def token_losses(self, inputs: LossInputs) -> LossOutput:
+        self.seen.append(inputs)
+        assert inputs.values is not None
+        assert inputs.returns is not None
+        return LossOutput((inputs.values - inputs.returns).square())
+
+
+class EntropyLoss:
+    def token_losses(self, inputs: LossInputs) -> LossOutput:
+        assert inputs.entropy is not None
+        return LossOutput(-inputs.entropy)
+
+
+class BothLoss:
+    """Needs policy and value in one pass."""
+
+    def token_losses(self, inputs: LossInputs) -> LossOutput:
+        assert inputs.values is not None
+        assert inputs.logprobs is not None
+        return LossOutput(-inputs.logprobs * inputs.values)
+
+
+class Given:
+    """Returns what a function makes of its inputs."""
+
+    def __init__(self, make: Callable[[LossInputs], Any]) -> None:
+        self.make = make
+
+    def token_losses(self, inputs: LossInputs) -> Any:
+        return self.make(inputs)
+
+
+def weighted(loss: Any, *needs: Any, weight: float = 1.0, name: str = "loss") -> WeightedLoss:
+    where = f"loss {name!r} (plugin acme 1.0; recipe: losses[0].use, r.yaml line 3)"
+    return WeightedLoss(name, where, loss, weight, frozenset(needs))
+
+
+def both_losses() -> list[WeightedLoss]:
+    return [
+        weighted(PolicyLoss(), "logprobs", name="policy"),
+        weighted(ValueLoss(), "values", weight=0.3, name="value"),
+        weighted(EntropyLoss(), "entropy", weight=0.1, name="entropy"),
+    ]
+
+
+class Bench:
+    """An updater whose applied gradients are kept."""
+
+    def __init__(
+        self, folder: Path, losses: Sequence[WeightedLoss], value: Any = "own_adapter", **changes: Any
+    ) -> None:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        lora = LoraSpec(r=4, alpha=8, target_modules="all-linear")
+        self.roles = ModelRoles(model, lora=lora, value=value, reference=False)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, param in self.roles.trainable.items():
+                # B is 0 at first, which would hide half of the gradient.
+                if "lora_B" in name or "head" in name:
+                    param.copy_(torch.randn(param.shape, generator=generator) * 0.05)
+        self.masters = Masters(self.roles.trainable, weight_decay=0.0)
+        self.updater = Updater(self.roles, self.masters, losses, replace(PLAN, **changes), single_process())
+        self.gradients: list[dict[str, Tensor]] = []
+        self.rates: list[float] = []
+        step = self.masters.step
+
+        def watched(learning_rate: float) -> None:
+            found = self.masters.gradients()
+            self.gradients.append({n: g.clone() for n, g in zip(self.masters.weights, found, strict=True)})
+            self.rates.append(learning_rate)
+            step(learning_rate)
+
+        self.masters.step = watched  # type: ignore[method-assign]
+
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        """Each sample alone."""
+        rows = []
+        for i in range(len(rollout)):
+            batch = TokenBatch.build(
+                [rollout.prompt_ids[i]],
+                rollout.response_ids[i : i + 1],
+                rollout.response_mask[i : i + 1],
+                torch.device("cpu"),
+            )
+            with torch.no_grad():
+                rows.append(self.roles.logprobs(batch, "policy", temperature=0.9)[0])
+        return torch.cat(rows)
+
+
+def samples(count: int = 7) -> tuple[Rollout, Advantages]:
+    generator = torch.Generator().manual_seed(5)
+
+    def ids(n: int) -> list[int]:
+        return torch.randint(3, 512, (n,), generator=generator).tolist()
+
+    lengths = [3, 12, 1, 7, 5, 12, 2][:count]
+    rollout = make_rollout([[1, *ids(2 + i)] for i in range(count)], [ids(n) for n in lengths])
+    shape = rollout.response_ids.shape
+    numbers = [torch.randn(shape, generator=generator) for _ in range(2)]
+    return rollout, Advantages(numbers[0], numbers[1])
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], relative: float = 1e-5) -> None:
+    scale = torch.stack([g.norm() for g in theirs.values()]).norm().item()
+    assert scale > 0
+    gaps = torch.stack([(ours[name] - g).norm() for name, g in theirs.items()]).norm().item()
+    assert gaps < relative * scale
+
+
+class TestTokenWeights:
+    MASK = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
+
+    @pytest.mark.parametrize(
+        ("aggregation", "expected"),
+        [
+            ("token_mean", [[1 / 4, 1 / 4, 1 / 4], [1 / 4, 0, 0], [0, 0, 0]]),
+            ("sequence_mean_token_mean", [[1 / 6, 1 / 6, 1 / 6], [1 / 2, 0, 0], [0, 0, 0]]),
+            ("sequence_mean_token_sum", [[1 / 2, 1 / 2, 1 / 2], [1 / 2, 0, 0], [0, 0, 0]]),
+            ("constant", [[1 / 16, 1 / 16, 1 / 16], [1 / 16, 0, 0], [0, 0, 0]]),
+        ],
+    )
+    def test_by_hand(self, aggregation: Any, expected: list[list[float]]) -> None:
+        torch.testing.assert_close(token_weights(self.MASK, aggregation, 8), torch.tensor(expected))
+
+    @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean_token_mean", "constant"])
+    def test_nothing_real_weighs_nothing(self, aggregation: Any) -> None:
+        assert token_weights(torch.zeros(2, 3, dtype=torch.bool), aggregation, 8).abs().sum().item() == 0
+
+
+class TestLearningRate:
+    def rates(self, **changes: Any) -> list[float]:
+        plan = replace(PLAN, learning_rate=1.0, steps=4, **changes)
+        return [plan.learning_rate_at(step) for step in range(4)]
+
+    def test_by_hand(self) -> None:
+        assert self.rates() == [1, 1, 1, 1]
+        assert self.rates(warmup_steps=2) == [0.5, 1, 1, 1]
+        assert self.rates(schedule="linear") == [1, 0.75, 0.5, 0.25]
+        assert self.rates(schedule="linear", warmup_steps=2) == [0.5, 1, 1, 0.5]
+        half = math.sqrt(0.5) / 2
+        assert self.rates(schedule="cosine") == pytest.approx([1, 0.5 + half, 0.5, 0.5 - half])
+
+    def test_it_is_what_the_optimizer_gets(self, stories260k: Path) -> None:
+        bench = Bench(stories260k, both_losses(), schedule="linear", steps=4)
+        rollout, advantages = samples()
+        metrics = bench.updater.update(rollout, advantages, step=3)
+        assert bench.rates == [0.0025]
+        assert metrics["learning_rate"] == 0.0025
+
+
+class TestCutting:
+    @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean_token_mean"])
+    @pytest.mark.parametrize("value", ["own_adapter", "policy_trunk", "detached_trunk"])
+    def test_microbatches_change_nothing(self, stories260k: Path, aggregation: Any, value: Any) -> None:
+        rollout, advantages = samples()
+        whole = Bench(stories260k, both_losses(), value, aggregation=aggregation)
+        expected = whole.updater.update(rollout, advantages, step=0)
+        for tokens in (1, 20, 45):
+            cut = Bench(
+                stories260k, both_losses(), value, aggregation=aggregation, tokens_per_microbatch=tokens
+            )
+            found = cut.updater.update(rollout, advantages, step=0)
+            assert_same(cut.gradients[0], whole.gradients[0])
+            assert set(found) == set(expected)
+            for name, number in expected.items():
+                assert found[name] == pytest.approx(number, rel=1e-4, abs=1e-6), name
+
+    def test_the_gradient_is_that_of_the_loss_as_written(self, stories260k: Path) -> None:
+        """Oracle: the whole sum in one expression, over samples run one by one."""
+        rollout, advantages = samples()
+        bench = Bench(stories260k, both_losses(), tokens_per_microbatch=30)
+        metrics = bench.updater.update(rollout, advantages, step=0)
+        alone = Bench(stories260k, both_losses())
+        count = int(rollout.response_mask.sum())
+        policy = value = entropy = torch.zeros(())
+        for i in range(len(rollout)):
+            n = int(rollout.lengths[i])
+            batch = TokenBatch.build(
+                [rollout.prompt_ids[i]],
+                rollout.response_ids[i : i + 1, :n],
+                rollout.response_mask[i : i + 1, :n],
+                torch.device("cpu"),
+            )
+            logprobs, entropies = alone.roles.logprobs(batch, "policy", temperature=0.9, entropy="gradient")
+            values = alone.roles.values(batch)
+            ratio = (logprobs - logprobs.detach()).exp()
+            assert advantages.returns is not None
+            policy = policy - (ratio * advantages.advantages[i, :n]).sum() / count
+            value = value + (values - advantages.returns[i, :n]).square().sum() / count
+            entropy = entropy - entropies.sum() / count
+        (policy + 0.3 * value + 0.1 * entropy).backward()
+        expected = {n: p.grad for n, p in alone.roles.trainable.items() if p.grad is not None}
+        assert set(expected) == set(bench.gradients[0])
+        assert_same(bench.gradients[0], expected)
+        assert metrics["loss/policy"] == pytest.approx(policy.item(), rel=1e-4, abs=1e-6)
+        assert metrics["loss/value"] == pytest.approx(value.item(), rel=1e-4)
+        assert metrics["loss/entropy"] == pytest.approx(entropy.item(), rel=1e-4)
+        assert metrics["policy/entropy"] == pytest.approx(-entropy.item(), rel=1e-4)
+        norm = torch.stack([g.norm() for g in expected.values()]).norm().item()
+        assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+    def test_the_first_policy_loss_is_minus_the_mean_advantage(self, stories260k: Path) -> None:
+        rollout, advantages = samples()
+        bench = Bench(stories260k, [weighted(PolicyLoss(), "logprobs")])
+        metrics = bench.updater.update(rollout, advantages, step=0)
+        real = advantages.advantages[rollout.response_mask]
+        assert metrics["loss/loss"] == pytest.approx(-real.mean().item(), rel=1e-5)
+        assert metrics["test/ratio"] == 1.0
+        assert metrics["policy/approx_kl"] == 0.0
+
+    def test_order_and_padding_change_nothing(self, stories260k: Path) -> None:
+        rollout, advantages = samples()
+        plain = Bench(stories260k, both_losses(), tokens_per_microbatch=40)
+        plain.updater.update(rollout, advantages, step=0)
+        order = [4, 0, 6, 2, 5, 1, 3]
+        turned = Bench(stories260k, both_losses(), tokens_per_microbatch=40)
+        turned.updater.update(rollout.select(order), advantages.select(order), step=0)
+        assert_same(turned.gradients[0], plain.gradients[0])
+
+        def widen(tensor: Tensor, filler: float) -> Tensor:
+            return torch.cat([tensor, torch.full((len(tensor), 5), filler).to(tensor.dtype)], dim=1)
+
+        assert advantages.returns is not None
+        mask = widen(rollout.response_mask, 0)
+        wide_rollout = replace(
+            rollout,
+            response_ids=widen(rollout.response_ids, 9),
+            response_mask=mask,
+            sampler_logprobs=widen(rollout.sampler_logprobs, math.nan),
+        )
+        # What stands on padding means nothing, not even a NaN.
+        spoilt = [
+            widen(t, math.nan).where(mask, torch.tensor(math.nan))
+            for t in (advantages.advantages, advantages.returns)
+        ]
+        wide = Bench(stories260k, both_losses(), tokens_per_microbatch=40)
+        wide.updater.update(wide_rollout, Advantages(*spoilt), step=0)
+        assert_same(wide.gradients[0], plain.gradients[0])
+
+
+class TestPasses:
+    def test_old_logprobs_of_the_first_pass_are_those_of_a_pass_before(self, stories260k: Path) -> None:
+        """Over three epochs, so that the old ones differ from the new ones."""
+        rollout, advantages = samples()
+        changes = {"epochs": 3, "tokens_per_microbatch": 40, "learning_rate": 1e-3}
+        found = Bench(stories260k, both_losses(), **changes)
+        given = Bench(stories260k, both_losses(), **changes)
+        metrics = found.updater.update(rollout, advantages, step=0)
+        before = given.logprobs(rollout)
+        expected = given.updater.update(replace(rollout, logprobs=before), advantages, step=0)
+        assert metrics["policy/approx_kl"] > 1e-4
+        for name, number in expected.items():
+            assert metrics[name] == pytest.approx(number, rel=2e-3, abs=1e-5), name
+        assert_same(found.gradients[1], given.gradients[1], relative=2e-3)
+        assert metrics["update/passes"] == 3
+
+    def test_minibatches_take_each_sample_once_an_epoch(self, stories260k: Path) -> None:
+        rollout, advantages = samples()
+        losses = both_losses()
+        bench = Bench(stories260k, losses, minibatches=3, epochs=2)
+        before = bench.logprobs(rollout)
+        metrics = bench.updater.update(replace(rollout, logprobs=before), advantages, step=0)
+        assert metrics["update/passes"] == len(bench.gradients) == 6
+        sizes = [len(inputs.mask) for inputs in losses[0].loss.seen]  # type: ignore[attr-defined]
+        assert sorted(sizes) == [2, 2, 2, 2, 3, 3]
+        assert sum(sizes) == 14
+        # Each epoch sees every advantage once: each row of them is recognised by its first number.
+        firsts = sorted(advantages.advantages[:, 0].tolist())
+        seen = [n for i in losses[0].loss.seen for n in i.advantages[:, 0].tolist()]  # type: ignore[attr-defined]
+        assert sorted(seen[:7]) == sorted(seen[7:]) == firsts
+        assert seen[:7] != seen[7:]
+
+    def test_more_minibatches_than_samples(self, stories260k: Path) -> None:
+        rollout, advantages = samples(2)
+        bench = Bench(stories260k, both_losses(), minibatches=5)
+        assert bench.updater.update(rollout, advantages, step=0)["update/passes"] == 2
+
+    def test_no_samples_move_nothing(self, stories260k: Path) -> None:
+        rollout, advantages = samples()
+        bench = Bench(stories260k, both_losses())
+        metrics = bench.updater.update(rollout.select([]), advantages.select([]), step=0)
+        assert metrics["update/passes"] == 0
+        assert bench.gradients == []
+
+    def test_clipping_scales_the_gradient(self, stories260k: Path) -> None:
+        rollout, advantages = samples()
+        free, clipped = (Bench(stories260k, both_losses(), max_grad_norm=n) for n in (1e9, 0.01))
+        expected = free.updater.update(rollout, advantages, step=0)["grad_norm"]
+        found = clipped.updater.update(rollout, advantages, step=0)["grad_norm"]
+        assert expected > 0.01
+        assert found == pytest.approx(expected)
+        norm = torch.stack([g.norm() for g in clipped.gradients[0].values()]).norm().item()
+        assert norm == pytest.approx(0.01, rel=1e-4)
+        assert_same(
+            {n: g * expected / 0.01 for n, g in clipped.gradients[0].items()},
+            free.gradients[0],
+            relative=1e-4,
+        )
+
+    def test_target_kl_stops_before_the_step_that_follows(self, stories260k: Path) -> None:
+        rollout, advantages = samples()
+        bench = Bench(stories260k, both_losses(), epochs=5, target_kl=1e-4, learning_rate=0.02)
+        metrics = bench.updater.update(rollout, advantages, step=0)
+        assert metrics["update/stopped_by_target_kl"] == 1.0
+        assert metrics["update/passes"] == len(bench.gradients) == 1
+        calm = Bench(stories260k, both_losses(), epochs=2, target_kl=1e3)
+        metrics = calm.updater.update(rollout, advantages, step=0)
+        assert (metrics["update/stopped_by_target_kl"], metrics["update/passes"]) == (0.0, 2.0)
+
+    def test_a_pass_that_target_kl_ends_counts_in_the_mean_of_losses(self, stories260k: Path) -> None:
+        rollout, advantages = samples()
+        ones = weighted(Given(lambda i: LossOutput(torch.ones_like(i.logprobs))), "logprobs", name="ones")
+        losses = [*both_losses(), ones]
+        bench = Bench(stories260k, losses, epochs=5, target_kl=1e-4, learning_rate=0.02)
+        metrics = bench.updater.update(rollout, advantages, step=0)
+        assert metrics["update/passes"] == 1
+        assert metrics["loss/ones"] == pytest.approx(1.0)
+
+
+class TestFailures:
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_a_loss_that_is_not_finite(self, stories260k: Path, bad: float) -> None:
+        rollout, advantages = samples()
+        assert advantages.returns is not None
+        advantages.advantages[2, 0] = bad
+        bench = Bench(stories260k, both_losses(), tokens_per_microbatch=1)
+        before = {name: w.detach().clone() for name, w in bench.masters.weights.items()}
+        with pytest.raises(
+            TrainingError, match=r"loss 'policy' is (nan|-inf) in a .* the samples sample-2\."
+        ):
+            bench.updater.update(rollout, advantages, step=0)
+        for name, weight in bench.masters.weights.items():
+            assert torch.equal(weight, before[name]), name
+            assert weight.grad is None
+        assert bench.gradients == []
+
+    def test_a_gradient_that_is_not_finite(self, stories260k: Path) -> None:
+        """sqrt(0) is finite and its gradient is not."""
+        rollout, advantages = samples()
+
+        def root(inputs: LossInputs) -> LossOutput:
+            assert inputs.logprobs is not None
+            return LossOutput((inputs.logprobs - inputs.logprobs.detach()).sqrt())
+
+        bench = Bench(stories260k, [weighted(Given(root), "logprobs")])
+        with pytest.raises(TrainingError, match=r"the gradient is not finite in .*sample-0"):
+            bench.updater.update(rollout, advantages, step=0)
+        assert bench.gradients == []
+
+    @pytest.mark.parametrize(
+        ("make", "came"),
+        [
+            (lambda i: LossOutput(i.logprobs.sum()), r"token_losses of shape \[\]; expected \[7, 12\]"),
+            (lambda i: LossOutput(i.logprobs[:, :3]), r"token_losses of shape \[7, 3\]; expected \[7, 12\]"),
+            (lambda i: LossOutput(i.logprobs, {"a/b": i.logprobs.sum()}), r"a/b of shape \[\]"),
+            (lambda i: i.logprobs, "a Tensor; expected a LossOutput"),
+        ],
+    )
+    def test_a_loss_that_breaks_its_contract(self, stories260k: Path, make: Any, came: str) -> None:
+        rollout, advantages = samples()
+        bench = Bench(stories260k, [weighted(Given(make), "logprobs")])
+        with pytest.raises(PluginError, match=rf"acme 1\.0; recipe: losses\[0\]\.use.* returned {came}"):
+            bench.updater.update(rollout, advantages, step=0)
+
+
+class TestGroups:
+    def test_a_value_loss_runs_through_the_value_adapter_alone(self, stories260k: Path) -> None:
+        rollout, advantages = samples()
+        losses = both_losses()
+        bench = Bench(stories260k, losses)
+        bench.updater.update(rollout, advantages, step=0)
+        (policy,), (value,) = losses[0].loss.seen, losses[1].loss.seen  # type: ignore[attr-defined]
+        assert policy.values is None
+        assert value.logprobs is value.entropy is value.old_logprobs is None
+        assert [group.needs for group in bench.updater.groups] == [{"logprobs", "entropy"}, {"values"}]
+
+    @pytest.mark.parametrize("value", ["policy_trunk", "detached_trunk"])
+    def test_a_head_on_the_trunk_shares_the_pass(self, stories260k: Path, value: Any) -> None:
+        bench = Bench(stories260k, both_losses(), value)
+        calls: list[int] = []
+        bench.roles.model.base_model.register_forward_hook(lambda *_: calls.append(1))
+        bench.updater.update(*samples(), step=0)
+        assert calls == [1]
+
+    @pytest.mark.parametrize("value", ["own_adapter", "policy_trunk"])
+    def test_a_loss_of_both(self, stories260k: Path, value: Any) -> None:
+        """Beside others: the gradient is the sum of what each would have alone."""
+        rollout, advantages = samples()
+        both = weighted(BothLoss(), "logprobs", "values", weight=0.5, name="both")
+        together = Bench(stories260k, [*both_losses(), both], value)
+        together.updater.update(rollout, advantages, step=0)
+        alone = [Bench(stories260k, losses, value) for losses in (both_losses(), [both])]
+        for bench in alone:
+            bench.updater.update(rollout, advantages, step=0)
+        summed = {n: g + alone[1].gradients[0][n] for n, g in alone[0].gradients[0].items()}
+        assert_same(together.gradients[0], summed, relative=1e-4)
+
+    def test_value_losses_alone_leave_the_policy(self, stories260k: Path) -> None:
+        bench = Bench(stories260k, [weighted(ValueLoss(), "values")])
+        metrics = bench.updater.update(*samples(), step=0)
+        for name, gradient in bench.gradients[0].items():
+            moves = gradient.abs().sum().item() > 0
+            assert moves == (not bench.roles.is_policy(name)), name
+        assert "policy/approx_kl" not in metrics

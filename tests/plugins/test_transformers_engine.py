@@ -1,0 +1,297 @@
+"""The transformers engine against full forwards, HF's own generate, and counted frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ppokit.protocols import SamplingPolicy
+from ppokit.types import Generation, PromptBatch
+from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions, sample
+
+torch.set_num_threads(1)  # on such small tensors, several threads mostly wait for each other
+
+TEXTS = ("Once upon a time", "The dog", "Lily and Tom went to the park. They")
+
+
+@pytest.fixture(scope="module")
+def policy(stories260k: Path) -> SamplingPolicy:
+    model = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(stories260k)
+    return SamplingPolicy(model, tokenizer, frozenset({tokenizer.eos_token_id}))
+
+
+def prompts_of(policy: SamplingPolicy, texts: Sequence[str] = TEXTS) -> PromptBatch:
+    return of_ids([policy.tokenizer(text)["input_ids"] for text in texts])
+
+
+def of_ids(ids: Sequence[Sequence[int]]) -> PromptBatch:
+    count = len(ids)
+    return PromptBatch(list(range(count)), [""] * count, [list(i) for i in ids], [{}] * count)
+
+
+def uniforms(prompts: int, responses: int, tokens: int, seed: int = 0) -> Tensor:
+    return torch.rand(prompts, responses, tokens, generator=torch.Generator().manual_seed(seed))
+
+
+def engine(**options: Any) -> TransformersEngine:
+    return TransformersEngine(TransformersOptions(**options))
+
+
+def distribution(policy: SamplingPolicy, prompt: list[int], response: list[int], options: Any) -> Tensor:
+    """Oracle: [R,V] log-probabilities from one forward without a cache, warped by hand."""
+    with torch.no_grad():
+        logits = policy.model(input_ids=torch.tensor([prompt + response])).logits[0]
+    rows = []
+    for step, row in enumerate(logits[len(prompt) - 1 : -1].double()):
+        if step < options.min_new_tokens:
+            row[list(policy.end_ids)] = -torch.inf
+        row = row / options.temperature
+        if options.top_k is not None:
+            row[row < row.topk(options.top_k).values[-1]] = -torch.inf
+        if options.top_p is not None:
+            p, order = row.softmax(-1).sort(descending=True)
+            # A token stays while those before it hold less than top_p together.
+            row[order[(p.cumsum(-1) - p) >= options.top_p]] = -torch.inf
+        rows.append(row.log_softmax(-1))
+    return torch.stack(rows)
+
+
+@contextmanager
+def watched(policy: SamplingPolicy) -> Iterator[list[tuple[int, int]]]:
+    """Shapes of `input_ids` of each forward."""
+    shapes: list[tuple[int, int]] = []
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        shapes.append(tuple(kwargs["input_ids"].shape))
+
+    handle = policy.model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield shapes
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def forced(policy: SamplingPolicy, script: list[list[int]]) -> Iterator[None]:
+    """The model says what the script says: at each step one token a row."""
+    head = policy.model.get_output_embeddings()
+    steps = iter(script)
+
+    def force(module: Any, args: Any, logits: Tensor) -> Tensor:
+        out = torch.full_like(logits, -50.0)
+        for row, token in zip(out, next(steps), strict=True):
+            row[token] = 50.0
+        return out
+
+    handle = head.register_forward_hook(force)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class TestSample:
+    def test_inverts_the_cumulative_distribution(self) -> None:
+        logits = torch.tensor([0.5, 0.25, 0.25]).log().expand(6, 3)
+        drawn = sample(logits, torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.999]))
+        assert drawn.tolist() == [0, 0, 1, 1, 2, 2]
+
+    def test_frequencies_are_the_probabilities(self) -> None:
+        """Pearson's chi-square with 7 degrees of freedom: above 24.3 in one case of a thousand."""
+        count = 20_000
+        p = torch.tensor([0.3, 0.2, 0.15, 0.1, 0.1, 0.1, 0.04, 0.01])
+        numbers = torch.rand(count, generator=torch.Generator().manual_seed(1))
+        drawn = sample(p.log().expand(count, 8), numbers)
+        seen = drawn.bincount(minlength=8).double()
+        assert float(((seen - count * p).square() / (count * p)).sum()) < 24.3
+
+    @pytest.mark.parametrize("u", [0.0, 1 - 2**-24, 0.5, 2**-149])
+    @pytest.mark.parametrize("vocabulary", [3, 1000, 50_000])
+    def test_what_is_ruled_out_is_never_drawn(self, u: float, vocabulary: int) -> None:
+        generator = torch.Generator().manual_seed(vocabulary)
+        logits = torch.randn(64, vocabulary, generator=generator) * 3
+        ruled_out = torch.rand(64, vocabulary, generator=generator) < 0.7
+        ruled_out[:, 1] = False
+        ruled_out[:, 0] = ruled_out[:, -1] = True  # both ends, where u = 0 and u near 1 would fall
+        drawn = sample(logits.masked_fill(ruled_out, -torch.inf), torch.full((64,), u))
+        assert not bool(ruled_out.gather(-1, drawn.unsqueeze(-1)).any())
+        assert bool((drawn < vocabulary).all())
+
+    def test_a_single_token_left(self) -> None:
+        logits = torch.full((3, 9), -torch.inf)
+        logits[:, 4] = -80.0
+        assert sample(logits, torch.tensor([0.0, 0.5, 1 - 2**-24])).tolist() == [4, 4, 4]
+
+
+class TestResponses:
+    def test_each_depends_on_its_own_numbers_alone(self, policy: SamplingPolicy) -> None:
+        """Alone, among others, in another order, in batches of any size: the same tokens."""
+        numbers = uniforms(3, 4, 24)
+        batch = prompts_of(policy)
+        whole = engine(max_new_tokens=24).generate(policy, batch, numbers)
+        for p in range(3):
+            for g in range(4):
+                alone = engine(max_new_tokens=24).generate(
+                    policy, of_ids([batch.prompt_ids[p]]), numbers[p : p + 1, g : g + 1]
+                )
+                assert alone.response_ids == [whole.response_ids[p * 4 + g]]
+                assert alone.logprobs[0] == pytest.approx(whole.logprobs[p * 4 + g], abs=1e-4)
+        back = engine(max_new_tokens=24).generate(policy, of_ids(batch.prompt_ids[::-1]), numbers.flip(0))
+        assert back.response_ids == [whole.response_ids[p * 4 + g] for p in (2, 1, 0) for g in range(4)]
+        for size in (1, 4, 5, 8, 11):
+            cut = engine(max_new_tokens=24, batch_size=size).generate(policy, batch, numbers)
+            assert cut.response_ids == whole.response_ids
+            assert cut.texts == whole.texts
+            assert cut.finished == whole.finished
+        assert len({tuple(ids) for ids in whole.response_ids}) > 6  # they do differ
+
+    def test_the_global_generator_has_no_part(self, policy: SamplingPolicy) -> None:
+        before = torch.get_rng_state()
+        engine(max_new_tokens=4).generate(policy, prompts_of(policy), uniforms(3, 1, 4))
+        assert torch.equal(before, torch.get_rng_state())
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"temperature": 0.6},
+            {"temperature": 1.7, "top_k": 5},
+            {"top_p": 0.7},
+            {"temperature": 1.3, "top_k": 20, "top_p": 0.8, "min_new_tokens": 3},
+        ],
+    )
+    def test_tokens_and_logprobs_are_those_of_a_full_forward(
+        self, policy: SamplingPolicy, options: dict[str, Any]
+    ) -> None:
+        chosen = engine(max_new_tokens=12, **options)
+        numbers, batch = uniforms(3, 2, 12, seed=5), prompts_of(policy)
+        found = chosen.generate(policy, batch, numbers)
+        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.logprobs, strict=True)):
+            logps = distribution(policy, batch.prompt_ids[index // 2], ids, chosen.options)
+            expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
+            assert logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+            drawn = numbers.flatten(0, 1)[index, : len(ids)].double()
+            before = logps.exp().cumsum(-1).gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
+            assert bool((drawn < before + 1e-5).all())
+            assert bool((drawn > before - expected.exp() - 1e-5).all())
+
+    def test_greedy_is_that_of_transformers(self, policy: SamplingPolicy) -> None:
+        batch = prompts_of(policy)
+        found = engine(max_new_tokens=30, temperature=0.5).generate(policy, batch, None)
+        assert len(found.response_ids) == 3
+        for prompt, ids in zip(batch.prompt_ids, found.response_ids, strict=True):
+            whole = policy.model.generate(
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=30,
+            )
+            assert whole[0, len(prompt) :].tolist() == ids
+
+    def test_an_end_or_padding_id_within_a_prompt_is_read(self, policy: SamplingPolicy) -> None:
+        """Nothing is inferred from ids: pad == eos, and both occur in prompts of several lengths."""
+        plain = policy.tokenizer("The dog ran")["input_ids"]
+        prompts = [[1, 2, *plain[1:]], [1, 0, 2, 2, *plain[1:]], [0, *plain], [2], plain]
+        found = engine(max_new_tokens=10).generate(policy, of_ids(prompts), uniforms(5, 1, 10))
+        for prompt, ids, logprobs in zip(prompts, found.response_ids, found.logprobs, strict=True):
+            logps = distribution(policy, prompt, ids, TransformersOptions())
+            expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
+            assert logprobs == pytest.approx(expected, abs=1e-4)
+
+
+class TestEnds:
+    def answers(self, policy: SamplingPolicy, script: list[list[int]], **options: Any) -> Generation:
+        count = len(script[0])
+        tokens = options.setdefault("max_new_tokens", len(script))
+        with forced(policy, script):
+            return engine(**options).generate(policy, of_ids([[1, 5]] * count), uniforms(count, 1, tokens))
+
+    def test_the_end_is_part_of_the_response(self, policy: SamplingPolicy) -> None:
+        found = self.answers(policy, [[10, 2, 12], [11, 13], [14, 2]])
+        assert found.response_ids == [[10, 11, 14], [2], [12, 13, 2]]
+        assert found.finished == [False, True, True]
+        assert [len(numbers) for numbers in found.logprobs] == [3, 1, 3]
+        eos = str(policy.tokenizer.eos_token)
+        assert not any(eos in text for text in found.texts)
+        assert found.texts[1] == ""
+
+    def test_an_end_at_the_last_token_is_an_end(self, policy: SamplingPolicy) -> None:
+        found = self.answers(policy, [[10], [2]])
+        assert (found.response_ids, found.finished) == ([[10, 2]], [True])
+
+    def test_stop_token_ids(self, policy: SamplingPolicy) -> None:
+        found = self.answers(policy, [[10, 40], [40]], stop_token_ids=(40,))
+        assert (found.response_ids, found.finished) == ([[10, 40], [40]], [True, True])
+
+    def test_stop_strings_are_cut_from_the_text(self, policy: SamplingPolicy) -> None:
+        words = policy.tokenizer(" cat dog sat", add_special_tokens=False)["input_ids"]
+        whole = policy.tokenizer.decode(words)
+        stop = whole[2:6]  # across tokens, not at a word's border
+        found = self.answers(policy, [[w] for w in words] + [[9]] * 3, stop=(stop, "never"))
+        assert found.finished == [True]
+        assert found.texts == [whole[: whole.index(stop)]]
+        assert stop in policy.tokenizer.decode(found.response_ids[0])
+        assert stop not in policy.tokenizer.decode(found.response_ids[0][:-1])
+        without = self.answers(policy, [[w] for w in words])
+        assert (without.finished, without.texts) == ([False], [whole])
+
+    def test_the_first_of_several_stop_strings_cuts(self, policy: SamplingPolicy) -> None:
+        words = policy.tokenizer(" cat", add_special_tokens=False)["input_ids"]
+        text = policy.tokenizer.decode(words)
+        found = self.answers(policy, [[w] for w in words], stop=(text[-1], text[-2:]))
+        assert found.finished == [True]
+        assert found.texts[0] in (text[:-2], text[: text.index(text[-1])])
+        assert text[-1] not in found.texts[0]
+
+    def test_min_new_tokens(self, policy: SamplingPolicy) -> None:
+        """The end is ruled out for so many tokens and not one more."""
+        script = [[2, 2]] * 4
+        found = self.answers(policy, script, min_new_tokens=3, max_new_tokens=4)
+        assert [len(ids) for ids in found.response_ids] == [4, 4]
+        assert all(2 not in ids[:3] and ids[3] == 2 for ids in found.response_ids)
+        assert found.finished == [True, True]
+
+
+class TestWork:
+    def test_finished_rows_leave_and_a_prompt_is_read_once(self, policy: SamplingPolicy) -> None:
+        numbers = uniforms(2, 3, 5)
+        batch = prompts_of(policy, TEXTS[:2])
+        # Prefill answers two rows, which stand for three responses each: none can end there.
+        script = [[10, 10], [10, 2, 10, 10, 2, 10], [2, 10, 10, 2], [10, 10], [10, 10]]
+        with forced(policy, script), watched(policy) as shapes:
+            found = engine(max_new_tokens=5).generate(policy, batch, numbers)
+        width = max(map(len, batch.prompt_ids))
+        assert shapes == [(2, width), (6, 1), (4, 1), (2, 1), (2, 1)]
+        assert [len(ids) for ids in found.response_ids] == [3, 2, 5, 5, 2, 3]
+
+    def test_rows_that_stay_are_not_disturbed_by_those_that_leave(self, policy: SamplingPolicy) -> None:
+        """Ending at 40 different tokens makes responses leave at many places; each is still its own."""
+        often = SamplingPolicy(policy.model, policy.tokenizer, frozenset(range(2, 512, 12)))
+        numbers, batch = uniforms(3, 8, 30, seed=9), prompts_of(policy)
+        found = engine(max_new_tokens=30).generate(often, batch, numbers)
+        assert len({len(ids) for ids in found.response_ids}) > 5
+        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.logprobs, strict=True)):
+            logps = distribution(policy, batch.prompt_ids[index // 8], ids, TransformersOptions())
+            expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
+            assert logprobs == pytest.approx(expected, abs=1e-4)
+
+    def test_batch_size_bounds_the_rows(self, policy: SamplingPolicy) -> None:
+        numbers = uniforms(3, 4, 3)
+        with watched(policy) as shapes:
+            engine(max_new_tokens=3, min_new_tokens=3, batch_size=8).generate(
+                policy, prompts_of(policy), numbers
+            )
+        assert [rows for rows, _ in shapes] == [2, 8, 8, 1, 4, 4]
+
+    def test_no_forward_after_the_last_token(self, policy: SamplingPolicy) -> None:
+        with watched(policy) as shapes:
+            engine(max_new_tokens=1).generate(policy, prompts_of(policy), uniforms(3, 1, 1))
+        assert len(shapes) == 1

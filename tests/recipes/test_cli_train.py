@@ -1,0 +1,322 @@
+"""`ppokit train` and `generate`: bad input gets one paragraph, exit code 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ppokit import PPOTrainer, Recipe
+from ppokit.cli import app
+from runs import ENVIRONMENT
+
+RecipeFile = Callable[..., Path]
+Ppokit = Callable[..., subprocess.CompletedProcess[str]]
+ESCAPE = "\x1b"
+
+
+@pytest.fixture
+def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a command that must fail well, in this process; returns what it says."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.chdir(tmp_path)
+        before = sorted(tmp_path.rglob("*"))
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        after = sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts)
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith("ppokit: error: "), result.stderr
+        assert "Traceback" not in result.stderr
+        assert "\n\n" not in result.stderr.strip(), "one paragraph"
+        assert ESCAPE not in result.stderr
+        assert after == before, "nothing is left behind"
+        return result.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("prompts", "content", "told"),
+    [
+        ({"path": "none.jsonl"}, None, "there is no file none.jsonl"),
+        ({"path": "p.jsonl", "column": "question"}, '{"prompt": "Hi"}', "no 'question'"),
+        ({"path": "p.jsonl"}, "", "has no rows"),
+        ({"path": "p.jsonl"}, '{"prompt": "Hi"\n', "line 1"),
+        ({"path": "p.jsonl"}, '{"prompt": 7}', "expected text"),
+        ({"path": "p.jsonl"}, json.dumps({"prompt": "word " * 600}), "context holds 512"),
+        ({"path": "p.jsonl", "chat": True}, '{"prompt": "Hi"}', "no chat template"),
+        ({"path": "p.jsonl", "colum": "prompt"}, '{"prompt": "Hi"}', "colum"),
+        ({"path": "p.csv", "column": "question"}, "prompt\nHi\n", "no 'question'"),
+    ],
+)
+def test_prompts(
+    recipe_file: RecipeFile,
+    tmp_path: Path,
+    fails: Callable[..., str],
+    prompts: dict[str, Any],
+    content: str | None,
+    told: str,
+) -> None:
+    recipe = recipe_file(prompts=prompts)
+    if content is not None:
+        (tmp_path / prompts["path"]).write_text(content)
+    assert told in fails("train", recipe)
+
+
+def test_a_prompt_too_long_in_a_process_of_its_own(
+    recipe_file: RecipeFile, tmp_path: Path, ppokit: Ppokit
+) -> None:
+    """Where transformers might have its say on stderr as well."""
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "word " * 600}))
+    done = ppokit("train", recipe_file(prompts={"path": str(tmp_path / "p.jsonl")}))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "context holds 512" in done.stderr
+
+
+def test_keys(recipe_file: RecipeFile, fails: Callable[..., str]) -> None:
+    said = fails("train", recipe_file(), "run.stepps=3", "rewards.0.patern=x", "update.epochs=none")
+    assert "3 problems" in said
+    assert "steps" in said
+    assert "pattern" in said
+    assert "update.epochs" in said
+
+
+def test_no_such_recipe(fails: Callable[..., str], tmp_path: Path) -> None:
+    assert "none.yaml" in fails("train", tmp_path / "none.yaml")
+    assert "none.yaml" in fails("train", tmp_path / "none.yaml", "run.steps=3")
+
+
+def test_model_is_no_causal_lm(
+    recipe_file: RecipeFile, stories260k: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    tiny = BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=512
+    )
+    BertModel(tiny).save_pretrained(tmp_path / "bert")
+    AutoTokenizer.from_pretrained(stories260k).save_pretrained(tmp_path / "bert")
+    said = fails("train", recipe_file(model={"name": str(tmp_path / "bert")}))
+    assert "BertModel, which is no causal language model" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("./none", "has no config.json"),
+        ("nobody/nothing-at-all", "HF_HUB_OFFLINE is set"),
+        ("package:no-such-dist/x.gguf", "not installed"),
+        ("package:pytest/x.gguf", "ships no GGUF file"),
+    ],
+)
+def test_model_not_found(recipe_file: RecipeFile, fails: Callable[..., str], name: str, told: str) -> None:
+    assert told in fails("train", recipe_file(model={"name": name}))
+
+
+def test_lora_adapts_nothing(recipe_file: RecipeFile, fails: Callable[..., str]) -> None:
+    assert "lora" in fails("train", recipe_file(lora={"target_modules": "no_such_layer"}))
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("return [1.0]", "returned 1 numbers; expected 8 numbers, one a response"),
+        ("return [float('nan')] * len(responses)", "expected a finite number"),
+        ("return ['x'] * len(responses)", "expected a finite number"),
+        ("return None", "expected 8 numbers"),
+        ("raise ValueError('the judge is out')", "First cause: ValueError: the judge is out"),
+        ("import time; time.sleep(30)", "no answer in 0.5 s"),
+    ],
+)
+def test_rewards(
+    recipe_file: RecipeFile,
+    reward_module: Callable[[str], None],
+    fails: Callable[..., str],
+    body: str,
+    told: str,
+) -> None:
+    reward_module(f"def reward(responses):\n    {body}\n")
+    timeout = 0.5 if "sleep" in body else None
+    rewards = [{"use": "python", "function": "my_rewards:reward", "timeout": timeout}]
+    said = fails("train", recipe_file(rewards=rewards))
+    assert told in said
+    assert "rewards[0]" in said
+    assert "recipe.yaml line" in said
+
+
+def test_a_reward_that_raises_later_leaves_a_run_to_go_on_with(
+    recipe_file: RecipeFile, reward_module: Callable[[str], None], ppokit: Ppokit, tmp_path: Path
+) -> None:
+    reward_module(
+        "from pathlib import Path\ncalls = 0\n"
+        "def reward(responses):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    if calls == 3 and not Path('mended').exists():\n"
+        "        raise ValueError('the judge is out')\n"
+        "    return [float(len(text)) for text in responses]\n"
+    )
+    done = ppokit("train", recipe_file(rewards=[{"use": "python", "function": "my_rewards:reward"}]))
+    assert done.returncode == 2
+    assert done.stderr.startswith("ppokit: error: reward 'python'")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
+    (tmp_path / "mended").touch()
+    again = ppokit("train", "--resume", tmp_path / "run")
+    assert again.returncode == 0, again.stderr
+    assert "step 3/3" in again.stdout
+
+
+class TestOut:
+    def test_not_empty(self, recipe_file: RecipeFile, tmp_path: Path, fails: Callable[..., str]) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "thesis.txt").write_text("mine")
+        said = fails("train", recipe_file())
+        assert "is not empty" in said
+        assert "--resume" not in said
+        (tmp_path / "run" / "recipe.yaml").write_text("")
+        assert "--resume" in fails("train", recipe_file())
+
+    def test_a_file(self, recipe_file: RecipeFile, tmp_path: Path, fails: Callable[..., str]) -> None:
+        (tmp_path / "run").write_text("mine")
+        assert "is a file" in fails("train", recipe_file())
+
+    def test_below_a_file(self, recipe_file: RecipeFile, tmp_path: Path, fails: Callable[..., str]) -> None:
+        (tmp_path / "file").write_text("mine")
+        said = fails("train", recipe_file(), f"run.out={tmp_path / 'file' / 'deep' / 'run'}")
+        assert "is not a writable folder" in said
+
+    def test_empty_is_fine(self, recipe_file: RecipeFile, tmp_path: Path, ppokit: Ppokit) -> None:
+        (tmp_path / "run").mkdir()
+        done = ppokit("train", recipe_file(), "run.steps=1")
+        assert done.returncode == 0, done.stderr
+
+
+class TestResume:
+    def test_nonsense(self, tmp_path: Path, fails: Callable[..., str]) -> None:
+        assert "it has no recipe.yaml" in fails("train", "--resume", tmp_path / "none")
+        (tmp_path / "file").write_text("")
+        assert "it has no recipe.yaml" in fails("train", "--resume", tmp_path / "file")
+
+    def test_no_checkpoints(self, recipe_file: RecipeFile, fails: Callable[..., str], tmp_path: Path) -> None:
+        recipe_file()
+        assert "no checkpoint to go on from" in fails("train", "--resume", tmp_path)
+
+    def test_recipe_that_is_none(self, fails: Callable[..., str], tmp_path: Path) -> None:
+        (tmp_path / "recipe.yaml").write_text("[1, 2]")
+        assert "recipe.yaml" in fails("train", "--resume", tmp_path)
+
+    def test_neither_recipe_nor_resume(self) -> None:
+        result = CliRunner().invoke(app, ["train", "--debug"])
+        assert result.exit_code == 2
+        assert "RECIPE" in result.stderr
+
+
+def test_debug_shows_the_traceback(recipe_file: RecipeFile, ppokit: Ppokit) -> None:
+    done = ppokit("train", "--debug", recipe_file(model={"name": "./none"}))
+    assert done.returncode == 2
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("ppokit: error: model.name")
+
+
+@pytest.fixture
+def trained(recipe_file: RecipeFile, tmp_path: Path) -> Path:
+    PPOTrainer(Recipe.load(recipe_file(), ["run.steps=1"])).train()
+    return tmp_path / "run"
+
+
+class TestGenerate:
+    def test_answers(self, trained: Path, ppokit: Ppokit) -> None:
+        done = ppokit("generate", trained, "Once upon a time", "--base", "--greedy")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        base, policy = done.stdout.splitlines()
+        assert base.startswith("base: , there was a little girl")
+        assert policy.startswith("policy: ")
+
+    def test_drawn_answers_follow_the_seed(self, trained: Path) -> None:
+        def answer(*more: str) -> str:
+            result = CliRunner().invoke(
+                app, ["generate", str(trained), "Once upon", "--max-new-tokens", "20", *more]
+            )
+            assert result.exit_code == 0, result.output
+            return result.stdout
+
+        assert answer() == answer("--seed", "0")
+        assert answer() != answer("--seed", "1")
+        assert len(answer("--max-new-tokens", "2")) < len(answer())
+
+    def test_without_the_prompts_file(self, trained: Path, tmp_path: Path) -> None:
+        (tmp_path / "prompts.jsonl").unlink()
+        result = CliRunner().invoke(app, ["generate", str(trained), "Once"])
+        assert result.exit_code == 0, result.output
+
+    def test_bad_input(self, trained: Path, fails: Callable[..., str], tmp_path: Path) -> None:
+        assert "has no recipe.yaml" in fails("generate", tmp_path / "none", "Hi")
+        assert "has no recipe.yaml" in fails("generate", tmp_path / "prompts.jsonl", "Hi")
+        (trained / "policy").rename(tmp_path / "elsewhere")
+        assert "has no policy yet" in fails("generate", trained, "Hi")
+
+    def test_damaged_policy(self, trained: Path, fails: Callable[..., str]) -> None:
+        (trained / "policy" / "adapter_config.json").unlink()
+        assert "policy" in fails("generate", trained, "Hi")
+
+    def test_prompt_that_leaves_no_room(self, trained: Path, fails: Callable[..., str]) -> None:
+        assert "512" in fails("generate", trained, "word " * 600)
+
+
+def test_plain_output(recipe_file: RecipeFile, ppokit: Ppokit) -> None:
+    run = yaml.safe_load(recipe_file().read_text())["run"]
+    done = ppokit("train", recipe_file(run={**run, "sample_every": 1}))
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert ESCAPE not in done.stdout
+    assert "\r" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("step ")] == ["1/3", "2/3", "3/3"]
+    assert "Before and after, likeliest tokens only:" in lines
+    assert re.search(r"^reward \S+ -> \S+ in 3 steps$", done.stdout, re.MULTILINE)
+
+
+def test_terminal_output(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ppokit", "train", str(recipe_file())],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "TERM": "xterm-256color"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    said, until = b"", time.monotonic() + 90
+    try:
+        while time.monotonic() < until:
+            if select.select([master], [], [], 1)[0]:
+                said += os.read(master, 65536)
+    except OSError as error:  # how Linux says that the other side has closed
+        if error.errno != errno.EIO:
+            raise
+    finally:
+        os.close(master)
+        if process.poll() is None and time.monotonic() >= until:
+            process.kill()
+    assert process.wait(timeout=30) == 0, said.decode()
+    text = said.decode()
+    assert "━" in text, "a progress bar"
+    assert re.search(r"step \d: (sampling|update)", text)
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h"), "the cursor is back"
+    assert "Traceback" not in text

@@ -1,0 +1,153 @@
+"""SIGINT and SIGTERM: the last step is saved, nothing is torn, and the run goes on later."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppokit import PPOTrainer, Recipe
+from ppokit.errors import Interrupted
+from runs import metrics_of
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def wait_for(process: subprocess.Popen[str], beginning: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+    assert process.stderr is not None
+    raise AssertionError(f"{beginning!r} never came; stderr: {process.stderr.read()}")
+
+
+def wait_for_file(path: Path) -> None:
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} never came"
+        time.sleep(0.05)
+
+
+def stopped(process: subprocess.Popen[str], number: int) -> None:
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, errors
+    assert errors.strip() == f"ppokit: stopped by {signal.Signals(number).name}"
+
+
+def assert_goes_on(run: Path) -> None:
+    (checkpoint,) = sorted((run / "checkpoints").iterdir())[-1:]
+    done = int(checkpoint.name.removeprefix("step-"))
+    assert [line["step"] for line in metrics_of(run)] == list(range(1, done + 1))
+    assert (run / "policy" / "adapter_model.safetensors").is_file()
+    assert (run / "reward.png").is_file()
+    assert not [path for path in run.rglob("*") if "writing" in path.name]
+    trainer = PPOTrainer(Recipe.load(run / "recipe.yaml", [f"run.steps={done + 1}"]), resume=run)
+    trainer.train()
+    assert [line["step"] for line in metrics_of(run)] == list(range(1, done + 2))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_between_and_within_steps(
+    recipe_file: Callable[..., Path], tmp_path: Path, start: Start, number: signal.Signals
+) -> None:
+    run = {"steps": 500, "out": str(tmp_path / "run"), "checkpoint_every": 400, "sample_every": 0}
+    process = start("train", recipe_file(run=run))
+    wait_for(process, "step   2/500")
+    process.send_signal(number)
+    stopped(process, number)
+    assert_goes_on(tmp_path / "run")
+
+
+SLOW = """
+import time
+from pathlib import Path
+
+calls = 0
+
+
+def reward(responses):
+    global calls
+    calls += 1
+    if calls == {slow}:
+        Path("scoring").touch()
+        time.sleep(600)
+    return [float(len(text)) for text in responses]
+"""
+
+
+@pytest.mark.parametrize(
+    ("slow", "timeout"), [(1, None), (2, None), (2, 500)], ids=["first", "later", "thread"]
+)
+def test_while_a_reward_takes_its_time(
+    recipe_file: Callable[..., Path],
+    reward_module: Callable[[str], None],
+    tmp_path: Path,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    slow: int,
+    timeout: int | None,
+) -> None:
+    """Nobody waits for the reward to end, and a checkpoint of the step before is there at once."""
+    reward_module(SLOW.format(slow=slow))
+    rewards: list[dict[str, Any]] = [{"use": "python", "function": "my_rewards:reward", "timeout": timeout}]
+    run = {"steps": 9, "out": str(tmp_path / "run")}
+    process = start("train", recipe_file(rewards=rewards, run=run))
+    wait_for_file(tmp_path / "scoring")
+    process.send_signal(signal.SIGINT)
+    stopped(process, signal.SIGINT)
+    monkeypatch.chdir(tmp_path)
+    reward_module(SLOW.format(slow=0))
+    assert (tmp_path / "run" / "checkpoints" / f"step-{slow - 1:06d}").is_dir()
+    assert_goes_on(tmp_path / "run")
+
+
+@pytest.mark.parametrize("moment", ["update", "add_metrics", "add_rollout", "save"])
+def test_a_signal_while_a_step_is_finished_waits_for_its_end(
+    recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Whenever it comes, the step that is saved is a step that was reported, and a whole one."""
+    run = {"steps": 4, "out": str(tmp_path / "run"), "checkpoint_every": 2}
+    trainer = PPOTrainer(Recipe.from_dict(recipe_dict(run=run)))
+    owner: Any = {"update": trainer.parts.updater, "save": trainer.roles}.get(moment, trainer.ledger)
+    name = {"save": "save_policy"}.get(moment, moment)
+    call, calls = getattr(owner, name), []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(moment)
+        if len(calls) == (1 if moment == "save" else 2):
+            signal.raise_signal(signal.SIGTERM)
+        return call(*arguments)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(Interrupted) as stop:
+        trainer.train()
+    assert stop.value.exit_code == 143
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
+    assert sorted(path.name for path in (tmp_path / "run" / "rollouts").iterdir()) == [
+        "step-000001.parquet",
+        "step-000002.parquet",
+    ]
+    assert_goes_on(tmp_path / "run")
+
+
+def test_a_second_signal_does_not_wait_and_saves_nothing_half_done(
+    recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
+    step = trainer.parts.masters.step
+
+    def interrupted(learning_rate: float) -> None:
+        step(learning_rate)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(trainer.parts.masters, "step", interrupted)
+    with pytest.raises(Interrupted):
+        trainer.train()
+    assert not (tmp_path / "run").exists()

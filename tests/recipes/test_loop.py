@@ -1,0 +1,194 @@
+"""A loop of one's own, a plugin of one's own, and what a reward is given."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ppokit import Component, PPOTrainer, Recipe, hookimpl
+from ppokit.catalog import Catalog
+from ppokit.types import RewardOutput, Rollout
+from runs import OPENERS, lasting, metrics_of, rollouts_of, weights_of
+
+RecipeDict = Callable[..., dict[str, Any]]
+
+
+def out(tmp_path: Path, name: str, steps: int = 2, **more: Any) -> dict[str, Any]:
+    return {"steps": steps, "out": str(tmp_path / name), **more}
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_own_loop_equals_train(recipe_dict: RecipeDict, tmp_path: Path, minibatches: int) -> None:
+    update = {"learning_rate": 3e-3, "minibatches": minibatches}
+    PPOTrainer(Recipe.from_dict(recipe_dict(update=update, run=out(tmp_path, "theirs")))).train()
+
+    trainer = PPOTrainer(Recipe.from_dict(recipe_dict(update=update, run=out(tmp_path, "own"))))
+    for prompts in trainer.prompts:
+        rollout = trainer.collect(prompts)
+        rewards = trainer.score(rollout)
+        advantages = trainer.estimate(rollout, rewards)
+        stats = trainer.update(rollout, advantages)
+        trainer.report(rollout, rewards, advantages, stats)
+    trainer.end()
+
+    theirs, own = tmp_path / "theirs", tmp_path / "own"
+    assert [lasting(line) for line in metrics_of(own)] == [lasting(line) for line in metrics_of(theirs)]
+    assert rollouts_of(own) == rollouts_of(theirs)
+    expected = weights_of(theirs, 2)
+    found = weights_of(own, 2)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_verbs_without_report_write_nothing(recipe_dict: RecipeDict, tmp_path: Path) -> None:
+    trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
+    for prompts in trainer.prompts:
+        rollout = trainer.collect(prompts)
+        trainer.update(rollout, trainer.estimate(rollout, trainer.score(rollout)))
+    assert trainer.step == 3
+    assert not (tmp_path / "run").exists()
+
+
+PLUGIN = '''"""Rewards early tokens, token by token."""
+
+import torch
+
+from ppokit import Component, Options, hookimpl
+from ppokit.types import RewardOutput
+
+
+class EarlyOptions(Options):
+    first: int = 2
+
+
+class Early:
+    def __init__(self, options, context):
+        self.first = options.first
+
+    def score(self, rollout):
+        tokens = torch.zeros(rollout.response_ids.shape)
+        tokens[:, : self.first] = 1.0
+        return RewardOutput(torch.zeros(len(rollout)), ("scored",) * len(rollout), token_scores=tokens)
+
+
+@hookimpl
+def ppokit_reward_providers():
+    return [Component("early", Early, options=EarlyOptions)]
+'''
+
+
+def test_a_third_partys_distribution(
+    recipe_dict: RecipeDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    info = site / "their_reward-1.5.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-reward\nVersion: 1.5\n")
+    (info / "entry_points.txt").write_text("[ppokit]\nrewards.early = their_reward\n")
+    (site / "their_reward.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(site))
+    recipe = Recipe.from_dict(
+        recipe_dict(rewards=[{"use": "early", "first": 3, "weight": 0.5}], run=out(tmp_path, "run"))
+    )
+    PPOTrainer(recipe).train()
+    monkeypatch.delitem(sys.modules, "their_reward")
+    for rows in rollouts_of(tmp_path / "run").values():
+        for row in rows:
+            length = len(row["response_ids"])
+            assert row["token_rewards"] == [0.5 if place < 3 else 0.0 for place in range(length)]
+            assert row["reward/early"] == min(length, 3)
+            assert row["outcome/early"] == "scored"
+    told = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert told["plugins"]["rewards[0]"] == "their_reward, their-reward 1.5"
+
+
+def test_every_column_arrives(
+    recipe_dict: RecipeDict,
+    reward_module: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reward_module(
+        "SEEN = []\n"
+        "def reward(prompts, responses, prompt, number, bonus):\n"
+        "    SEEN.extend(zip(prompts, prompt, number))\n"
+        "    return [bonus * n for n in number]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    rewards = [{"use": "python", "function": "my_rewards:reward", "arguments": {"bonus": 0.5}}]
+    PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards, run=out(tmp_path, "run")))).train()
+    seen = sys.modules["my_rewards"].SEEN
+    assert len(seen) == 16
+    assert all(one == two == OPENERS[number] for one, two, number in seen)
+    for rows in rollouts_of(tmp_path / "run").values():
+        for row in rows:
+            columns = json.loads(row["row"])
+            assert columns == {"prompt": row["prompt"], "number": OPENERS.index(row["prompt"])}
+            assert row["score"] == 0.5 * columns["number"]
+
+
+class Flaky:
+    """Fails for the first response of each prompt."""
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        outcomes = tuple("failed" if name.endswith("-000") else "scored" for name in rollout.ids)
+        scores = torch.tensor([float("nan") if o == "failed" else float(i) for i, o in enumerate(outcomes)])
+        return RewardOutput(scores, outcomes)  # type: ignore[arg-type]
+
+
+@hookimpl
+def ppokit_reward_providers() -> list[Component]:
+    return [Component("flaky", lambda options, context: Flaky())]
+
+
+def test_failed_samples_are_not_trained_on(recipe_dict: RecipeDict, tmp_path: Path) -> None:
+    from importlib.metadata import entry_points
+
+    catalog = Catalog(
+        entry_points=[*entry_points(group="ppokit"), EntryPoint("rewards.flaky", __name__, "ppokit")]
+    )
+    recipe = Recipe.from_dict(
+        recipe_dict(rewards=[{"use": "flaky"}], run=out(tmp_path, "run", steps=1, max_failed_rewards=0.5)),
+        catalog,
+    )
+    trainer = PPOTrainer(recipe)
+    trained: list[list[str]] = []
+    update = trainer.parts.updater.update
+
+    def watched(rollout: Rollout, *rest: Any) -> dict[str, float]:
+        trained.append(rollout.ids)
+        return update(rollout, *rest)
+
+    trainer.parts.updater.update = watched  # type: ignore[method-assign]
+    trainer.train()
+    assert trained == [[f"000001-{prompt:04d}-001" for prompt in range(4)]]
+    (line,) = metrics_of(tmp_path / "run")
+    assert line["reward/excluded"] == line["reward/flaky/failed"] == 0.5
+    assert line["reward/mean"] == line["reward/flaky"] == (1 + 3 + 5 + 7) / 4
+    (rows,) = rollouts_of(tmp_path / "run").values()
+    for row in rows:
+        assert row["valid"] == (row["outcome/flaky"] == "scored")
+        assert row["valid"] or set(row["advantages"]) == {0.0}
+
+
+def test_more_failures_than_allowed_stop_the_run(recipe_dict: RecipeDict, tmp_path: Path) -> None:
+    from importlib.metadata import entry_points
+
+    from ppokit.errors import RewardError
+
+    catalog = Catalog(
+        entry_points=[*entry_points(group="ppokit"), EntryPoint("rewards.flaky", __name__, "ppokit")]
+    )
+    recipe = Recipe.from_dict(
+        recipe_dict(rewards=[{"use": "flaky"}], run=out(tmp_path, "run", max_failed_rewards=0.49)), catalog
+    )
+    with pytest.raises(RewardError, match="failed for 4 of 8 responses"):
+        PPOTrainer(recipe).train()
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,145 @@
+"""Two processes train as one does, and stop together."""
+
+from __future__ import annotations
+
+import math
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ppokit import PPOTrainer, Recipe
+from runs import ENVIRONMENT, lasting, metrics_of, rollouts_of, weights_of
+
+pytestmark = pytest.mark.slow
+
+RecipeFile = Callable[..., Path]
+COMMON: dict[str, Any] = {
+    # Five prompts, so that two processes have unequal shares.
+    "rollout": {"max_new_tokens": 10, "prompts_per_step": 5, "responses_per_prompt": 2},
+    "rewards": [
+        {"use": "pattern", "pattern": "[aeiou]", "mode": "count", "scale": "running"},
+        {"use": "kl_penalty", "coefficient": 0.05, "target": 1.0, "horizon": 50},
+    ],
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(
+    launcher: list[str], *arguments: object, cwd: Path, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "ppokit", *map(str, arguments)],
+        cwd=cwd,
+        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def torchrun() -> list[str]:
+    return ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+
+
+def assert_close(found: Path, expected: Path, steps: int) -> None:
+    """Equal but for the order in which floats were added up."""
+    for ours, theirs in zip(metrics_of(found), metrics_of(expected), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, number in lasting(theirs).items():
+            assert math.isclose(ours[key], number, rel_tol=1e-3, abs_tol=2e-5), (key, ours[key], number)
+    ours_all, theirs_all = rollouts_of(found), rollouts_of(expected)
+    assert [r["response"] for rows in ours_all.values() for r in rows] == [
+        r["response"] for rows in theirs_all.values() for r in rows
+    ]
+    theirs_weights = weights_of(expected, steps)
+    for name, tensor in weights_of(found, steps).items():
+        if name.startswith("weights/"):
+            torch.testing.assert_close(tensor, theirs_weights[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def train_alone(recipe: Path, out: Path, *overrides: str) -> None:
+    PPOTrainer(Recipe.load(recipe, [f"run.out={out}", *overrides])).train()
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_two_equal_one(recipe_file: RecipeFile, tmp_path: Path, minibatches: int) -> None:
+    update = {"learning_rate": 1e-3, "epochs": 2, "minibatches": minibatches, "tokens_per_microbatch": 64}
+    recipe = recipe_file(**COMMON, update=update)
+    train_alone(recipe, tmp_path / "one")
+    both = launch(torchrun(), "train", recipe, f"run.out={tmp_path / 'two'}", cwd=tmp_path)
+    assert both.returncode == 0, both.stderr
+    assert "float32 on 2 x cpu," in both.stdout
+    assert both.stdout.count("step 1/3") == 1, "the main process alone speaks"
+    assert_close(tmp_path / "two", tmp_path / "one", 3)
+
+
+def test_two_go_on_where_one_stopped(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    recipe = recipe_file(**COMMON)
+    train_alone(recipe, tmp_path / "one")
+    train_alone(recipe, tmp_path / "two", "run.steps=1")
+    both = launch(torchrun(), "train", "--resume", tmp_path / "two", "run.steps=3", cwd=tmp_path)
+    assert both.returncode == 0, both.stderr
+    assert "float32 on 2 x cpu," in both.stdout
+    assert_close(tmp_path / "two", tmp_path / "one", 3)
+
+
+def test_accelerate_launch_is_the_same_program(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    """With one process: on CPUs, Accelerate starts several only through mpirun."""
+    config = tmp_path / "accelerate.yaml"
+    config.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nuse_cpu: true\nnum_processes: 1\n"
+        "num_machines: 1\nmachine_rank: 0\nmixed_precision: 'no'\n"
+    )
+    recipe = recipe_file(**COMMON)
+    train_alone(recipe, tmp_path / "one")
+    launcher = ["accelerate.commands.launch", "--config_file", str(config)]
+    done = launch(launcher, "train", recipe, f"run.out={tmp_path / 'two'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_close(tmp_path / "two", tmp_path / "one", 3)
+
+
+FAILS_ON_ONE = """
+import os
+
+def reward(responses):
+    if os.environ.get("RANK") == "{rank}":
+        {does}
+    return [float(len(text)) for text in responses]
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "does", "told"),
+    [(1, "raise KeyError('no answer')", "no answer"), (0, "return [1.0]", "returned 1 numbers")],
+)
+def test_a_reward_that_fails_on_one_process_stops_both(
+    recipe_file: RecipeFile,
+    reward_module: Callable[[str], None],
+    tmp_path: Path,
+    rank: int,
+    does: str,
+    told: str,
+) -> None:
+    reward_module(FAILS_ON_ONE.format(rank=rank, does=does))
+    rewards = [{"use": "python", "function": "my_rewards:reward"}]
+    started = time.monotonic()
+    done = launch(
+        torchrun(), "train", recipe_file(**{**COMMON, "rewards": rewards}), cwd=tmp_path, timeout=60
+    )
+    assert time.monotonic() - started < 45
+    assert done.returncode != 0
+    assert told in done.stderr
+    assert not (tmp_path / "run").exists()
