@@ -87,4 +87,4 @@ def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"the policy {adapter} cannot be loaded: {first}") from error
-    return merged  # type: ignore[no-any-return]
+    return merged
