@@ -13,6 +13,7 @@ from ppokit.adapters import LoraSpec
 from ppokit.errors import ModelError, PluginError, PpokitError
 from ppokit.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
 from ppokit.masters import Masters
+from ppokit.memory import keep_freed_memory
 from ppokit.models import ModelRoles
 from ppokit.processes import Processes
 from ppokit.prompts import Prompts, read_rows
@@ -65,6 +66,8 @@ def assemble(recipe: Recipe) -> Parts:
     # LoRA's first numbers, and whatever a plugin draws.
     torch.manual_seed(settings.run.seed)
     processes = Processes(Accelerator())
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     rows = read_rows(settings.prompts.path, settings.prompts.split)
     source = find_model(
         settings.model.name,

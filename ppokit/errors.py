@@ -31,6 +31,10 @@ class TrainingError(PpokitError):
     """Training cannot go on: nothing trains, or a number is not finite."""
 
 
+class NonFiniteError(TrainingError):
+    """A loss or a gradient is NaN or infinite."""
+
+
 class RunFolderError(PpokitError):
     """A run's folder cannot be written, or holds something else."""
 

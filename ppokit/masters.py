@@ -8,7 +8,8 @@ smaller than bf16's resolution are not lost.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -119,9 +120,23 @@ class Masters:
                 if f"{key}/{name}" in state:
                     value = state[f"{key}/{name}"].clone()
                     moments[key] = value if key == "step" else value.to(weight.device)
+            self.optimizer.state.pop(weight, None)
             if moments:
                 self.optimizer.state[weight] = moments
         self.publish()
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Take back every step made inside if an error ends it; costs a copy of weights and moments."""
+        before = {key: tensor.detach().to("cpu", copy=True) for key, tensor in self.state().items()}
+        steps = self.steps
+        try:
+            yield
+        except BaseException:
+            self.zero()
+            self.load_state(before)
+            self.steps = steps
+            raise
 
 
 def _add_into(master: Tensor):  # type: ignore[no-untyped-def]

@@ -27,7 +27,7 @@ from torch import Tensor
 from ppokit.assembly import Parts, assemble
 from ppokit.batches import TokenBatch, forward_all
 from ppokit.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
-from ppokit.errors import Interrupted, RunFolderError, TrainingError
+from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
 from ppokit.guards import check_estimate, check_first_kl, check_moved
 from ppokit.ledger import Ledger, provenance
 from ppokit.masked import masked_whiten
@@ -105,14 +105,9 @@ class PPOTrainer:
                     advantages = self.estimate(rollout, rewards)
                     stats = self.update(rollout, advantages)
                     self.report(rollout, rewards, advantages, stats)
-            except Interrupted:
+            except (Interrupted, NonFiniteError):
                 with self.signals.held():
                     self.save()
-                raise
-            except TrainingError:
-                # What made a number not finite came before any weight of that pass moved.
-                with self.signals.held():
-                    self.save(halfway=True)
                 raise
             except BaseException:
                 # Before the first step is done there is nothing worth a folder.
@@ -220,7 +215,7 @@ class PPOTrainer:
         with self.signals.held(), self._phase("update"):
             try:
                 stats = self.parts.updater.update(trained, wanted, self.step)
-            except TrainingError:
+            except NonFiniteError:
                 self._keep_failed(rollout, advantages)
                 raise
             for provider in self.parts.scorer.providers:
@@ -259,14 +254,12 @@ class PPOTrainer:
         self.signals.check()
         return metrics
 
-    def save(self, *, halfway: bool = False) -> None:
+    def save(self) -> None:
         """Save a checkpoint, the policy and the plot, if the last step's are not yet saved.
 
-        Args:
-            halfway: save also what an update that stopped between its passes left, as the state after
-                the last whole step; resuming does that step again.
+        Weights that a forced stop left half-way are no step's: then the checkpoint before it stands.
         """
-        if not halfway and self.parts.masters.steps != self._saved_steps:
+        if self.parts.masters.steps != self._saved_steps:
             return
         checkpoints = self.ledger.folder / "checkpoints"
         if self.processes.is_main and not (checkpoints / f"step-{self._saved.step:06d}").exists():

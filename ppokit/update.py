@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ppokit.aggregation import Aggregation, Tally, token_weights
 from ppokit.batches import TokenBatch, sequence_lengths, token_batch, token_batches
-from ppokit.errors import PluginError, TrainingError
+from ppokit.errors import NonFiniteError, PluginError
 from ppokit.kl import kl
 from ppokit.logprobs import Entropy
 from ppokit.masters import Masters
@@ -98,10 +98,19 @@ class Updater:
     def update(self, rollout: Rollout, advantages: Advantages, step: int) -> dict[str, float]:
         """One step's training; returns metrics, means over all real tokens trained on.
 
+        After an error the weights are those before the step.
+
         Raises:
-            TrainingError: a loss or gradient is not finite; the weights are those before it.
+            NonFiniteError: a loss or gradient is not finite.
             PluginError: a loss broke its contract.
         """
+        if self.plan.epochs * self.plan.minibatches == 1:
+            return self._train(rollout, advantages, step)  # its only pass checks before it moves
+        with self.masters.all_or_nothing():
+            return self._train(rollout, advantages, step)
+
+    def _train(self, rollout: Rollout, advantages: Advantages, step: int) -> dict[str, float]:
+        """The passes over a rollout."""
         plan = self.plan
         tally = Tally()
         # Filled by the first pass over each sample where no earlier pass has been needed.
@@ -175,8 +184,8 @@ class Updater:
         failures = self.processes.gather([failure] if failure else [])
         if failures:
             self.masters.zero()
-            raise TrainingError(
-                f"step stopped before its weights moved: {failures[0]}. Look these samples up in the run's "
+            raise NonFiniteError(
+                f"the step was not taken: {failures[0]}. Look these samples up in the run's "
                 "rollouts/; a smaller update.learning_rate or bounded rewards (rewards[].clip) often help."
             )
         sums = torch.tensor([kl_sum, float(tokens)], dtype=torch.float64)
