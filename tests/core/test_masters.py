@@ -140,3 +140,32 @@ def test_bytes_by_hand(dtype: torch.dtype, copies: int) -> None:
     """Gradient and two moments, and a master where the parameter is none; 4 bytes each."""
     masters, _ = masters_of(dtype)
     assert masters.bytes == 3 * 4 * copies
+
+
+def test_all_or_nothing_takes_back_steps_and_moments() -> None:
+    torch.manual_seed(0)
+    params = {"a": torch.nn.Parameter(torch.randn(3)), "b": torch.nn.Parameter(torch.randn(2).bfloat16())}
+    masters = Masters(params, weight_decay=0.0)
+
+    def step() -> None:
+        masters.zero()
+        sum(param.float().square().sum() for param in params.values()).backward()  # type: ignore[union-attr]
+        masters.gradients()
+        masters.step(0.1)
+
+    def broken() -> None:
+        step()
+        raise ValueError("broken off")
+
+    for moments in (False, True):  # before the first step there are no moments to go back to
+        if moments:
+            step()
+        before = {key: tensor.clone() for key, tensor in masters.state().items()}
+        copies = {name: param.detach().clone() for name, param in params.items()}
+        with pytest.raises(ValueError, match="broken off"), masters.all_or_nothing():
+            broken()
+        after = masters.state()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+        assert all(torch.equal(params[name], copy) for name, copy in copies.items())
+        assert masters.steps == int(moments)

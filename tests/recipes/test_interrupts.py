@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import Interrupted
@@ -141,6 +143,7 @@ def test_a_second_signal_does_not_wait_and_saves_nothing_half_done(
 ) -> None:
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
     step = trainer.parts.masters.step
+    before = {name: weight.detach().clone() for name, weight in trainer.parts.masters.weights.items()}
 
     def interrupted(learning_rate: float) -> None:
         step(learning_rate)
@@ -150,4 +153,7 @@ def test_a_second_signal_does_not_wait_and_saves_nothing_half_done(
     monkeypatch.setattr(trainer.parts.masters, "step", interrupted)
     with pytest.raises(Interrupted):
         trainer.train()
-    assert not (tmp_path / "run").exists()
+    saved = load_file(tmp_path / "run" / "checkpoints" / "step-000000" / "weights.safetensors")
+    for name, weight in before.items():
+        assert torch.equal(saved[f"weights/{name}"], weight)
+    assert not any(name.startswith("exp_avg/") for name in saved)

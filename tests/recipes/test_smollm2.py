@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ppokit import Recipe
 from runs import ENVIRONMENT, REPOSITORY, metrics_of, rollouts_of
 
 pytestmark = pytest.mark.slow
@@ -127,6 +128,7 @@ def test_rollouts(run: Path) -> None:
     lines = [
         json.loads(line) for line in (REPOSITORY / "recipes/data/openers.jsonl").read_text().splitlines()
     ]
+    weight = Recipe.load(REPOSITORY / "recipes/quickstart.yaml").resolved()["rewards"][1]["weight"]
     for row in rows:
         length = len(row["response_ids"])
         assert 1 <= length <= 8
@@ -141,9 +143,8 @@ def test_rollouts(run: Path) -> None:
         assert row["valid"]
         assert row["outcome/sentiment"] == row["outcome/kl_penalty"] == "scored"
         assert math.isclose(row["score"], row["reward/sentiment"], abs_tol=1e-6)
-        assert math.isclose(
-            sum(row["token_rewards"]), row["reward/sentiment"] + 0.05 * row["reward/kl_penalty"], abs_tol=1e-4
-        )
+        wanted = row["reward/sentiment"] + weight * row["reward/kl_penalty"]
+        assert math.isclose(sum(row["token_rewards"]), wanted, abs_tol=1e-4)
         assert math.isclose(row["reward/kl_penalty"], -sum(row["kl/k1"]), abs_tol=1e-4)
     for step in steps.values():
         groups = [row["group"] for row in step]
