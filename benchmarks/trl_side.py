@@ -21,9 +21,10 @@ import torch
 import trl.experimental.ppo.ppo_trainer as ppo_trainer
 from datasets import Dataset
 from peft import LoraConfig
-from step import random_prompts
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+from step import random_prompts
 
 
 def main() -> None:

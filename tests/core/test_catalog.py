@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 
-import fake_plugins
 import pytest
 
+import fake_plugins
 from ppokit.catalog import Catalog, Entry
 from ppokit.errors import PluginError
 

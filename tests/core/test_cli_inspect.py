@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import fake_plugins
 import pytest
 import typer
 from typer.testing import CliRunner
 
+import fake_plugins
 import ppokit
 from ppokit.catalog import Catalog
 from ppokit.cli import Command, app

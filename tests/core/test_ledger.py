@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_rollout import make_rollout
 
 from ppokit.errors import RunFolderError
 from ppokit.ledger import Ledger, provenance
 from ppokit.types import Advantages, Rewards
+from test_rollout import make_rollout
 
 
 def opened(tmp_path: Path) -> Ledger:

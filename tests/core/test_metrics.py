@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_rollout import make_rollout
 
 from ppokit.metrics import Clock, advantage_metrics, peak_gb, rollout_metrics, value_metrics
 from ppokit.types import Advantages, Rewards
+from test_rollout import make_rollout
 
 MASK = torch.tensor([[True, True], [True, False]])
 

@@ -9,12 +9,12 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-import fake_plugins
 import pyarrow as pa
 import pytest
 import yaml
 from pyarrow import parquet
 
+import fake_plugins
 from ppokit import Component, Options, hookimpl
 from ppokit.catalog import Catalog
 from ppokit.errors import RecipeError

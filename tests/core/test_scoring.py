@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_rollout import make_rollout, single_process
 from torch import Tensor
 
 from ppokit.errors import PluginError, RewardError
 from ppokit.scoring import Provider, RunningVariance, Scorer
 from ppokit.types import RewardOutput, Rewards, Rollout
+from test_rollout import make_rollout, single_process
 
 ROLLOUT = make_rollout([[1], [2], [3]], [[4, 5, 6], [7], [8, 9]])
 

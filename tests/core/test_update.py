@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_rollout import make_rollout, single_process
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -21,6 +20,7 @@ from ppokit.masters import Masters
 from ppokit.models import LoraSpec, ModelRoles
 from ppokit.types import Advantages, LossInputs, LossOutput, Rollout
 from ppokit.update import UpdatePlan, Updater, WeightedLoss
+from test_rollout import make_rollout, single_process
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
