@@ -39,6 +39,12 @@ class RunFolderError(PpokitError):
     """A run's folder cannot be written, or holds something else."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its type where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a recipe.

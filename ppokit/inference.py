@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppokit.errors import ModelError
+from ppokit.errors import ModelError, first_line
 from ppokit.loading import ModelSource, end_ids, find_model, load_model, load_tokenizer, pick_dtype
 from ppokit.prompts import encode_prompt
 from ppokit.protocols import BuildContext, RolloutEngine, SamplingPolicy
@@ -85,6 +85,6 @@ def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         try:
             merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            first = first_line(error)
             raise ModelError(f"the policy {adapter} cannot be loaded: {first}") from error
     return merged

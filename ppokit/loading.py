@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppokit.errors import ModelError
+from ppokit.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -264,7 +264,7 @@ def _explained(source: ModelSource, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
         raise ModelError(
             f"model.name: the {what} of {source.name} cannot be loaded: {first} Expected a hub id, a "

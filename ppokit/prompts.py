@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ppokit.errors import DataError
+from ppokit.errors import DataError, first_line
 from ppokit.seeds import seed_from
 from ppokit.types import PromptBatch
 
@@ -51,7 +51,7 @@ def read_rows(path: str, split: str) -> list[dict[str, Any]]:
     except DataError:
         raise
     except Exception as error:  # datasets raises a dozen types, from many libraries
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         raise DataError(f"prompts.path: {path} cannot be read: {first}") from error
     if not rows:
         raise DataError(f"prompts.path: {path} has no rows; expected at least one prompt.")
@@ -126,6 +126,7 @@ class Prompts:
         self.rows: list[Mapping[str, Any]] = list(rows)
         self.per_step = per_step
         self.seed = seed
+        self._cached_order: tuple[int, torch.Tensor] | None = None
         if column not in rows[0]:
             raise DataError(f"prompts.column: {column!r}; the data set has {', '.join(map(repr, rows[0]))}.")
         if chat and not getattr(tokenizer, "chat_template", None):
@@ -171,9 +172,7 @@ class Prompts:
         return (self.step(step) for step in range(first, last))
 
     def _order(self, epoch: int) -> torch.Tensor:
-        cached: tuple[int, torch.Tensor] | None = getattr(self, "_cached_order", None)
-        if cached is None or cached[0] != epoch:
+        if self._cached_order is None or self._cached_order[0] != epoch:
             generator = torch.Generator().manual_seed(seed_from(self.seed, epoch))
-            cached = (epoch, torch.randperm(len(self.rows), generator=generator))
-            self._cached_order = cached
-        return cached[1]
+            self._cached_order = (epoch, torch.randperm(len(self.rows), generator=generator))
+        return self._cached_order[1]

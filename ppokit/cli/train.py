@@ -70,10 +70,12 @@ def _train(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
     if not trainer.processes.is_main:
         trainer.train()
         return
-    prompts = trainer.parts.prompts.texts[:COMPARED_PROMPTS]
-    before = trainer.answer(prompts)
+    # Where samples are not wanted, none are generated either.
+    wanted = COMPARED_PROMPTS if recipe.settings.run.sample_every else 0
+    prompts = trainer.parts.prompts.texts[:wanted]
+    before = trainer.answer(prompts) if prompts else []
     display.begin(trainer)
     trainer.train()
-    if recipe.settings.run.sample_every:
+    if prompts:
         display.compare(prompts, before, trainer.answer(prompts))
     display.close(trainer)
