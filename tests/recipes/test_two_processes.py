@@ -97,17 +97,18 @@ def test_two_go_on_where_one_stopped(recipe_file: RecipeFile, tmp_path: Path) ->
 
 
 def test_accelerate_launch_is_the_same_program(recipe_file: RecipeFile, tmp_path: Path) -> None:
-    """With one process: on CPUs, Accelerate starts several only through mpirun."""
+    """Two processes, by the configuration of two GPUs: for MULTI_CPU the launcher itself starts only one."""
     config = tmp_path / "accelerate.yaml"
     config.write_text(
-        "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nuse_cpu: true\nnum_processes: 1\n"
-        "num_machines: 1\nmachine_rank: 0\nmixed_precision: 'no'\n"
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2\n"
+        f"num_machines: 1\nmachine_rank: 0\nmain_process_port: {free_port()}\nmixed_precision: 'no'\n"
     )
     recipe = recipe_file(**COMMON)
     train_alone(recipe, tmp_path / "one")
     launcher = ["accelerate.commands.launch", "--config_file", str(config)]
     done = launch(launcher, "train", recipe, f"run.out={tmp_path / 'two'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "float32 on 2 x cpu," in done.stdout
     assert_close(tmp_path / "two", tmp_path / "one", 3)
 
 
