@@ -41,10 +41,12 @@ def read_rows(path: str, split: str) -> list[dict[str, Any]]:
                     f"prompts.path: {path} ends in {local.suffix or 'nothing'}; expected one of "
                     f"{', '.join(_READERS)}."
                 )
-            if reader == "json" and local.suffix == ".jsonl":
+            if local.suffix.lower() == ".jsonl":
                 # Read by hand: rows may differ in their columns, and a bad line is named.
                 return _json_lines(local)
-            data = datasets.load_dataset(reader, data_files=str(local), split="train")
+            # Only an empty cell is missing; by default pandas would also drop texts such as "NA" and "None".
+            cells = {"keep_default_na": False, "na_values": [""]} if reader == "csv" else {}
+            data = datasets.load_dataset(reader, data_files=str(local), split="train", **cells)
         else:
             data = datasets.load_dataset(path, split=split)
         rows = [dict(row) for row in data]

@@ -146,9 +146,20 @@ class TestFiles:
         path = self.write(tmp_path, "p.jsonl", "\ufeff" + text + '\n\n{"prompt": "d", "n": 1}\n')
         assert read_rows(path, "train") == [{"prompt": "a\u2028b\x85c", "n": None}, {"prompt": "d", "n": 1}]
 
+    def test_only_an_empty_cell_is_missing(self, tmp_path: Path) -> None:
+        """Texts that spreadsheets' readers take for a missing number are texts; numbers stay numbers."""
+        path = self.write(tmp_path, "p.csv", "prompt,label,n\nNA,null,1.5\nNone,,\nn/a,x,2\n")
+        assert read_rows(path, "train") == [
+            {"prompt": "NA", "label": "null", "n": 1.5},
+            {"prompt": "None", "label": None, "n": None},
+            {"prompt": "n/a", "label": "x", "n": 2.0},
+        ]
+
     def test_a_bad_line_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="line 2 is not JSON"):
             read_rows(self.write(tmp_path, "p.jsonl", '{"prompt": "a"}\n{"prompt": \n'), "train")
+        with pytest.raises(DataError, match="line 2 is not JSON"):
+            read_rows(self.write(tmp_path, "P.JSONL", '{"prompt": "a"}\n{"prompt": \n'), "train")
         with pytest.raises(DataError, match="line 1 is no JSON object"):
             read_rows(self.write(tmp_path, "q.jsonl", '["a"]\n'), "train")
 
