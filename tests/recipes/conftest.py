@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 import yaml
 from transformers.utils import logging as transformers_logging
 
-from runs import ENVIRONMENT, OPENERS, SMOLLM2
+from runs import ENVIRONMENT, OPENERS, SMOLLM2, run_ppokit
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,18 +88,7 @@ def reward_module(tmp_path: Path) -> Iterator[Callable[[str], None]]:
 def ppokit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the command in `tmp_path` to its end."""
 
-    def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "ppokit", *map(str, arguments)],
-            cwd=tmp_path,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
-    return run
+    return partial(run_ppokit, cwd=tmp_path)
 
 
 @pytest.fixture

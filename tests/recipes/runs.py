@@ -1,10 +1,12 @@
-"""What a run left behind, read back for comparison."""
+"""The command in a process of its own, and what a run left behind, read back for comparison."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,26 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "COLUMNS": "200",
 }
+
+
+def run_ppokit(
+    *arguments: object,
+    cwd: Path,
+    timeout: float = 120,
+    launcher: Sequence[str] = (),
+    environment: Mapping[str, str] = ENVIRONMENT,
+) -> subprocess.CompletedProcess[str]:
+    """`ppokit ARGUMENTS` to its end; a launcher is a module, with its arguments, that starts it."""
+    started_by = ["-m", *launcher] if launcher else []
+    return subprocess.run(
+        [sys.executable, *started_by, "-m", "ppokit", *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:

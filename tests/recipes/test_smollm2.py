@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from ppokit import Recipe
-from runs import ENVIRONMENT, REPOSITORY, metrics_of, rollouts_of
+from runs import REPOSITORY, metrics_of, rollouts_of, run_ppokit
 
 pytestmark = pytest.mark.slow
 
@@ -45,16 +44,7 @@ METRICS = (
 )
 
 
-def ppokit(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ppokit", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+ppokit = partial(run_ppokit, cwd=REPOSITORY, timeout=400)
 
 
 @pytest.fixture(scope="module")

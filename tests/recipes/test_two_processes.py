@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from ppokit import PPOTrainer, Recipe
-from runs import ENVIRONMENT, lasting, metrics_of, rollouts_of, weights_of
+from runs import ENVIRONMENT, lasting, metrics_of, rollouts_of, run_ppokit, weights_of
 
 pytestmark = pytest.mark.slow
 
@@ -39,15 +38,8 @@ def free_port() -> int:
 def launch(
     launcher: list[str], *arguments: object, cwd: Path, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "ppokit", *map(str, arguments)],
-        cwd=cwd,
-        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
+    return run_ppokit(*arguments, cwd=cwd, timeout=timeout, launcher=launcher, environment=environment)
 
 
 def torchrun() -> list[str]:
