@@ -17,7 +17,7 @@ from ppokit.memory import keep_freed_memory
 from ppokit.models import ModelRoles
 from ppokit.processes import Processes
 from ppokit.prompts import Prompts, read_rows
-from ppokit.protocols import AdvantageEstimator, BuildContext, Need, Observer, RolloutEngine
+from ppokit.protocols import AdvantageEstimator, BuildContext, Need, Observer, Reweighing, RolloutEngine
 from ppokit.recipe import Recipe
 from ppokit.scoring import Provider, Scorer
 from ppokit.settings import Choice, LossSettings, RewardSettings, Settings
@@ -173,10 +173,16 @@ def _provider(recipe: Recipe, choice: Choice, context: BuildContext) -> Provider
 
 def _loss(recipe: Recipe, choice: Choice, context: BuildContext) -> WeightedLoss:
     settings = cast(LossSettings, choice.settings)
+    loss = _build(recipe, choice, context)
+    if isinstance(loss, Reweighing) and settings.weight != 1.0:
+        raise PluginError(
+            f"{_where(recipe, choice, 'loss')} weighs the advantages of the other losses and adds none: "
+            f"{choice.key}.weight {settings.weight:g} would do nothing; leave it out."
+        )
     return WeightedLoss(
         name=choice.name,
         where=_where(recipe, choice, "loss"),
-        loss=_build(recipe, choice, context),
+        loss=loss,
         weight=settings.weight,
         needs=choice.component.needs,
     )
@@ -202,6 +208,7 @@ def _plan(settings: Settings, engine: RolloutEngine) -> UpdatePlan:
         seed=settings.run.seed,
         temperature=engine.temperature,
         max_response=engine.max_new_tokens,
+        whiten=settings.advantages.variance if settings.advantages.whiten == "minibatch" else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ppokit.errors import PluginError, TrainingError
@@ -54,6 +55,12 @@ def check_estimate(found: Advantages, rollout: Rollout, where: str) -> None:
         PluginError: a wrong shape, or a number that is not finite.
     """
     expected = list(rollout.response_ids.shape)
+    valid = found.valid
+    if valid is not None and (list(valid.shape) != expected[:1] or valid.dtype != torch.bool):
+        raise PluginError(
+            f"{where} returned valid of shape {list(valid.shape)} and {valid.dtype}; expected "
+            f"{expected[:1]} (responses) of torch.bool."
+        )
     for name, numbers in (("advantages", found.advantages), ("returns", found.returns)):
         if numbers is None:
             continue

@@ -7,7 +7,7 @@ it had never stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,11 +162,25 @@ class Prompts:
         for place in range(first, first + self.per_step):
             epoch, offset = divmod(place, count)
             indices.append(int(self._order(epoch)[offset]))
+        return self._batch(indices, 0)
+
+    def refill(self, step: int, refill: int, count: int, used: Collection[int]) -> PromptBatch:
+        """At most `count` other prompts for a step, drawn from those not `used` in it.
+
+        Args:
+            refill: which of the step's refills it is, from 1.
+        """
+        generator = torch.Generator().manual_seed(seed_from(self.seed, step, -refill, 0))
+        order = torch.randperm(len(self.rows), generator=generator).tolist()
+        return self._batch([index for index in order if index not in used][:count], refill)
+
+    def _batch(self, indices: list[int], refill: int) -> PromptBatch:
         return PromptBatch(
             indices=indices,
             prompts=[self.texts[i] for i in indices],
             prompt_ids=[self.ids[i] for i in indices],
             rows=[self.rows[i] for i in indices],
+            refill=refill,
         )
 
     def steps(self, first: int, last: int) -> Iterator[PromptBatch]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ppokit.types import (
     Advantages,
+    AdvantageWeights,
     Generation,
     LossInputs,
     LossOutput,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Need = Literal["logprobs", "ref_logprobs", "values", "entropy"]
+Need = Literal["logprobs", "ref_logprobs", "values", "entropy", "greedy"]
 
 
 class Options(BaseModel):
@@ -59,9 +60,11 @@ class CheckContext:
 
     Attributes:
         columns: columns of the prompts' data set; None where they cannot be read without a network.
+        responses_per_prompt: as the recipe says; None where it says it wrongly.
     """
 
     columns: tuple[str, ...] | None
+    responses_per_prompt: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Component:
         options: pydantic model of the keys beside `use`; derive it from `Options`.
         needs: what the core must compute for it. `logprobs`: of the policy (for a loss, with
             gradient); `ref_logprobs`: of the reference; `values`: of the value function (likewise);
-            `entropy`: of the policy, for losses. What no chosen component needs is not computed.
+            `entropy`: of the policy, for losses; `greedy`: one greedy response a prompt, scored. What
+            no chosen component needs is not computed.
         check: finds problems that the options' types cannot show (a missing file, an extra that is
             not installed) without loading a model; yields one sentence each.
     """
@@ -113,6 +117,16 @@ class Loss(Protocol):
     """One number a token, for one micro-batch."""
 
     def token_losses(self, inputs: LossInputs) -> LossOutput: ...
+
+
+@runtime_checkable
+class Reweighing(Protocol):
+    """A loss component that adds no loss: it weighs the advantages that the other losses see.
+
+    It has `weigh` in place of `token_losses`, is asked first, and its `needs` name what it reads.
+    """
+
+    def weigh(self, inputs: LossInputs) -> AdvantageWeights: ...
 
 
 @dataclass(frozen=True)
@@ -196,6 +210,7 @@ __all__ = [
     "Options",
     "PhaseObserver",
     "RewardProvider",
+    "Reweighing",
     "RolloutEngine",
     "SamplingPolicy",
     "Stateful",

@@ -42,10 +42,14 @@ def check(
     if not data:
         return
     columns = _prompts(sections.get("prompts"), document)
+    rollout = sections.get("rollout")
+    context = CheckContext(
+        columns, rollout.responses_per_prompt if isinstance(rollout, RolloutSettings) else None
+    )
     for kind in choices:
         for choice in choices[kind]:
             if choice is not None and choice.component.check is not None:
-                _ask(choice, CheckContext(columns), document)
+                _ask(choice, context, document)
 
 
 def default_value(lora: bool, needs: frozenset[str]) -> str | None:

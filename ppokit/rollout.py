@@ -14,9 +14,10 @@ from ppokit.seeds import seed_from
 from ppokit.types import Generation, PromptBatch, Rollout
 
 
-def draw_uniforms(seed: int, step: int, prompts: int, responses: int, tokens: int) -> Tensor:
+def draw_uniforms(seed: int, step: int, prompts: int, responses: int, tokens: int, refill: int = 0) -> Tensor:
     """[prompts, responses, tokens] float32 in [0, 1): the randomness of a step's responses."""
-    generator = torch.Generator().manual_seed(seed_from(seed, step))
+    place = (seed, step, -refill) if refill else (seed, step)
+    generator = torch.Generator().manual_seed(seed_from(*place))
     return torch.rand(prompts, responses, tokens, generator=generator)
 
 
@@ -25,7 +26,7 @@ def generate(
     policy: SamplingPolicy,
     prompts: PromptBatch,
     *,
-    responses_per_prompt: int,
+    responses_per_prompt: int | None,
     seed: int,
     step: int,
     processes: Processes,
@@ -33,30 +34,42 @@ def generate(
 ) -> Rollout:
     """Answer each prompt G times; each process answers its share, every one gets all of them.
 
+    Args:
+        responses_per_prompt: G; None for one greedy response a prompt.
+
     Raises:
         PluginError: the engine broke its contract.
     """
-    uniforms = draw_uniforms(seed, step, len(prompts), responses_per_prompt, engine.max_new_tokens)
+    uniforms = None
+    if responses_per_prompt is not None:
+        uniforms = draw_uniforms(
+            seed, step, len(prompts), responses_per_prompt, engine.max_new_tokens, prompts.refill
+        )
+    count = responses_per_prompt or 1
     share = processes.share(len(prompts))
     mine = PromptBatch(
         prompts.indices[share.start : share.stop],
         prompts.prompts[share.start : share.stop],
         prompts.prompt_ids[share.start : share.stop],
         prompts.rows[share.start : share.stop],
+        prompts.refill,
     )
     answered = Generation([], [], [], [])
     if len(mine):
-        answered = engine.generate(policy, mine, uniforms[share.start : share.stop])
-        _check(answered, len(mine) * responses_per_prompt, plugin)
+        answered = engine.generate(
+            policy, mine, None if uniforms is None else uniforms[share.start : share.stop]
+        )
+        _check(answered, len(mine) * count, plugin)
     records = zip(answered.response_ids, answered.logprobs, answered.finished, answered.texts, strict=True)
     gathered = processes.gather(list(records))
-    repeated = [place for place in range(len(prompts)) for _ in range(responses_per_prompt)]
+    repeated = [place for place in range(len(prompts)) for _ in range(count)]
     response_ids, mask = pad([ids for ids, _, _, _ in gathered])
     sampler_logprobs = torch.zeros(response_ids.shape)
     sampler_logprobs[mask] = torch.tensor([number for _, numbers, _, _ in gathered for number in numbers])
     return Rollout(
         ids=[
-            f"{step + 1:06d}-{place // responses_per_prompt:04d}-{place % responses_per_prompt:03d}"
+            f"{step + 1:06d}{f'r{prompts.refill}' if prompts.refill else ''}-{place // count:04d}-"
+            + ("greedy" if uniforms is None else f"{place % count:03d}")
             for place in range(len(repeated))
         ],
         group_ids=torch.tensor([prompts.indices[place] for place in repeated]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from ppokit.processes import Processes
 from ppokit.protocols import RewardProvider
 from ppokit.types import Outcome, RewardOutput, Rewards, Rollout
 
-Scale = Literal["none", "batch", "running"]
+Scale = Literal["none", "batch", "running", "reference"]
 
 
 @dataclass
@@ -31,7 +31,9 @@ class Provider:
         name: in metrics and in the rollouts' files.
         where: how errors name it: recipe key, file and line, plugin.
         scale: what scores are divided by: nothing, their standard deviation in this batch, or over
-            the run so far (this batch included). The mean stays.
+            the run so far (this batch included); the mean stays. Or `reference`: less the mean and by
+            the deviation of the first batch, which the policy sampled before any training, when it is
+            the reference (Ziegler et al. 2019, arXiv:1909.08593, section 2.2).
         clip: bounds of the score after scaling.
         timeout: seconds for one batch of one process.
     """
@@ -46,7 +48,7 @@ class Provider:
 
 
 class RunningVariance:
-    """Variance over a whole run, batch by batch.
+    """Mean and variance, batch by batch.
 
     Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm", eq. 2.1.
     """
@@ -79,15 +81,35 @@ class Scorer:
         self.providers = list(providers)
         self.processes = processes
         self.max_failed = max_failed
-        self.running = {p.name: RunningVariance() for p in providers if p.scale == "running"}
+        # What each scaled provider has learnt of its scores; of this batch alone for `batch`.
+        self.spreads = {p.name: RunningVariance() for p in providers if p.scale != "none"}
 
     def score(self, rollout: Rollout) -> Rewards:
         """Rewards of a rollout; each process scores its share, every one gets all of them.
+
+        Where the rollout has greedy responses, their whole rewards come along, scaled as the others are.
 
         Raises:
             RewardError: more outcomes failed than the error budget allows.
             PluginError: a provider broke its contract (wrong shape, NaN).
         """
+        rewards = self._rewards(rollout, learn=True)
+        if rollout.greedy is None:
+            return rewards
+        greedy = self._rewards(rollout.greedy, learn=False)
+        totals = greedy.token_rewards.sum(dim=1).tolist()
+        by_group = dict(zip(rollout.greedy.group_ids.tolist(), totals, strict=True))
+        scored = set(rollout.greedy.group_ids[greedy.valid].tolist())
+        groups = rollout.group_ids.tolist()
+        return replace(
+            rewards,
+            greedy_returns=torch.tensor([by_group[group] for group in groups]),
+            valid=rewards.valid & torch.tensor([group in scored for group in groups]),
+            metrics={**rewards.metrics, "reward/greedy_mean": float(greedy.scores[greedy.valid].mean())},
+        )
+
+    def _rewards(self, rollout: Rollout, *, learn: bool) -> Rewards:
+        """Every provider's; `learn` takes the scores into what they are scaled by."""
         token_rewards = torch.zeros(rollout.response_ids.shape)
         scores = torch.zeros(len(rollout))
         some_scored = torch.zeros(len(rollout), dtype=torch.bool)
@@ -105,7 +127,7 @@ class Scorer:
                 tokens = tokens.where(rollout.response_mask & scored[:, None], torch.zeros(()))
             whole = raw if tokens is None else raw + tokens.sum(dim=1)
             breakdown[provider.name] = whole.where(scored, torch.full((), float("nan")))
-            shaped = self._shape(provider, raw, scored).where(scored, torch.zeros(()))
+            shaped = self._shape(provider, raw, scored, learn).where(scored, torch.zeros(()))
             scores += provider.weight * shaped
             if tokens is not None:
                 token_rewards += provider.weight * tokens
@@ -129,12 +151,17 @@ class Scorer:
             metrics=metrics,
         )
 
-    def _shape(self, provider: Provider, raw: Tensor, scored: Tensor) -> Tensor:
+    def _shape(self, provider: Provider, raw: Tensor, scored: Tensor, learn: bool) -> Tensor:
         """Scaled, then clipped."""
         if provider.scale != "none":
-            variance = self.running.get(provider.name, RunningVariance())
-            variance.add(raw[scored])
-            raw = raw / variance.std
+            if learn and provider.scale == "batch":
+                self.spreads[provider.name] = RunningVariance()
+            spread = self.spreads[provider.name]
+            if learn and (provider.scale != "reference" or spread.count == 0):
+                spread.add(raw[scored])
+            if provider.scale == "reference":
+                raw = raw - spread.mean
+            raw = raw / spread.std
         if provider.clip is not None:
             raw = raw.clamp(*provider.clip)
         return raw
@@ -173,12 +200,12 @@ class Scorer:
         return merged
 
     def state_dict(self) -> dict[str, Any]:
-        """Running variances and the state of providers that keep one."""
-        return {name: vars(variance) for name, variance in self.running.items()}
+        """What scores are scaled by."""
+        return {name: vars(spread) for name, spread in self.spreads.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, numbers in state.items():
-            vars(self.running[name]).update(numbers)
+            vars(self.spreads[name]).update(numbers)
 
 
 def _call(provider: Provider, rollout: Rollout) -> RewardOutput:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ppokit.masked import Variance
 from ppokit.protocols import Component
 
 Value = Literal["own_adapter", "policy_trunk", "detached_trunk"]
@@ -51,14 +52,22 @@ class RolloutSettings(Section):
     use: Text = Field(default="transformers", description="Rollout engine that answers the prompts.")
     prompts_per_step: int = Field(default=16, gt=0, description="Prompts that are asked in each step.")
     responses_per_prompt: int = Field(default=4, gt=0, description="Responses to each prompt.")
+    dynamic_sampling: int | None = Field(
+        default=None,
+        ge=0,
+        description="Drop prompts whose responses all have the same reward, and replace them by new ones "
+        "up to this many times a step. Not set: keep all.",
+    )
 
 
 class RewardSettings(Section):
     use: Text = Field(description="Reward provider.")
     name: Name | None = Field(default=None, description="Its name in metrics; the provider's, if not given.")
     weight: float = Field(default=1.0, description="Factor of its scores in the sum of rewards.")
-    scale: Literal["none", "batch", "running"] = Field(
-        default="none", description="Divide by the standard deviation of this batch, or of the run so far."
+    scale: Literal["none", "batch", "running", "reference"] = Field(
+        default="none",
+        description="Divide by the standard deviation of this batch, or of the run so far; or give the "
+        "scores mean 0 and deviation 1 by those of the first step, before any training.",
     )
     clip: tuple[float, float] | None = Field(
         default=None, description="Lowest and highest score, after scaling and before the weight."
@@ -75,7 +84,18 @@ class RewardSettings(Section):
 
 class AdvantageSettings(Section):
     use: Text = Field(default="gae", description="Advantage estimator.")
-    whiten: bool = Field(default=True, description="Give the advantages of a step mean 0 and deviation 1.")
+    whiten: Literal["off", "batch", "minibatch"] = Field(
+        default="off",
+        description="Give the advantages of a step, or of each mini-batch, mean 0 and deviation 1.",
+    )
+    variance: Variance = Field(
+        default="sample", description="Of whitening: divided by n - 1 (sample) or by n (population)."
+    )
+    mask_cut: bool = Field(
+        default=False,
+        description="Leave responses that were cut out of the loss; they still count in their group's "
+        "baseline.",
+    )
 
 
 class LossSettings(Section):

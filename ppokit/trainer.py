@@ -2,7 +2,7 @@
 
 for prompts in self.prompts:
     rollout = self.collect(prompts)
-    rewards = self.score(rollout)
+    rollout, rewards = self.refill(rollout, self.score(rollout))
     advantages = self.estimate(rollout, rewards)
     stats = self.update(rollout, advantages)
     self.report(rollout, rewards, advantages, stats)
@@ -21,19 +21,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ppokit.assembly import Parts, assemble
 from ppokit.batches import TokenBatch, forward_all
 from ppokit.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
+from ppokit.dynamic_sampling import count_groups, join, mark
 from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
-from ppokit.guards import check_estimate, check_first_kl, check_moved
+from ppokit.estimation import estimate
+from ppokit.guards import check_first_kl, check_moved
 from ppokit.ledger import Ledger, provenance
-from ppokit.masked import masked_whiten
-from ppokit.metrics import Clock, advantage_metrics, peak_gb, rollout_metrics, value_metrics
+from ppokit.metrics import Clock, peak_gb, rollout_metrics
 from ppokit.prompts import encode_prompt
-from ppokit.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Stateful
+from ppokit.protocols import Need, Observant, Observer, PhaseObserver, SamplingPolicy, Stateful
 from ppokit.recipe import Recipe
 from ppokit.rollout import generate
 from ppokit.signals import Signals
@@ -101,7 +101,7 @@ class PPOTrainer:
             try:
                 for prompts in self.prompts:
                     rollout = self.collect(prompts)
-                    rewards = self.score(rollout)
+                    rollout, rewards = self.refill(rollout, self.score(rollout))
                     advantages = self.estimate(rollout, rewards)
                     stats = self.update(rollout, advantages)
                     self.report(rollout, rewards, advantages, stats)
@@ -127,34 +127,11 @@ class PPOTrainer:
 
     def collect(self, prompts: PromptBatch) -> Rollout:
         """Answer the prompts, and compute what the recipe's components need of the answers."""
-        parts, needs = self.parts, self.parts.needs_before_update
-        with self._phase("sampling"):
-            policy = SamplingPolicy(self.roles.sampler(), parts.tokenizer, parts.end_ids)
-            rollout = generate(
-                parts.engine,
-                policy,
-                prompts,
-                responses_per_prompt=self.settings.rollout.responses_per_prompt,
-                seed=self.settings.run.seed,
-                step=self.step,
-                processes=self.processes,
-                plugin=self.recipe.engine.plugin,
-            )
-        temperature = parts.engine.temperature
-        computed: dict[str, Any] = {}
-        if "logprobs" in needs:
-            computed["logprobs"] = self._forward(
-                "logprobs", rollout, lambda b: self.roles.logprobs(b, "policy", temperature=temperature)[0]
-            )
-        if "ref_logprobs" in needs:
-            computed["ref_logprobs"] = self._forward(
-                "reference",
-                rollout,
-                lambda b: self.roles.logprobs(b, "reference", temperature=temperature)[0],
-            )
-        if "values" in needs:
-            computed["values"] = self._forward("values", rollout, self.roles.values)
-        rollout = replace(rollout, **computed)
+        needs = self.parts.needs_before_update
+        rollout = self._computed(self._answered(prompts), needs)
+        if "greedy" in needs:
+            greedy = self._computed(self._answered(prompts, greedy=True), needs - {"values"})
+            rollout = replace(rollout, greedy=greedy)
         if not self._moved:
             check_first_kl(rollout)
         return rollout
@@ -164,45 +141,36 @@ class PPOTrainer:
         with self._phase("reward"):
             return self.parts.scorer.score(rollout)
 
+    def refill(self, rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
+        """Drop groups of equal rewards and ask other prompts, where the recipe asks for dynamic sampling.
+
+        What was dropped stays in the rollout, marked in `rewards.dropped`.
+        """
+        rounds = self.settings.rollout.dynamic_sampling
+        if rounds is None:
+            return rollout, rewards
+        parts = [mark(rollout, rewards)]
+        for refill in range(1, rounds + 1):
+            asked = [group for part, _ in parts for group in part.group_ids.tolist()]
+            missing = count_groups(parts[:1]) - count_groups(parts, kept=True)
+            prompts = self.parts.prompts.refill(self.step, refill, missing, set(asked))
+            if not len(prompts):
+                break
+            more = self.collect(prompts)
+            parts.append(mark(more, self.score(more)))
+        return join(parts)
+
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
-        """Advantages of the responses that were scored, whitened if the recipe says so; 0 elsewhere."""
-        rows = rewards.valid.nonzero().flatten().tolist()
-        kept = rollout.select(rows)
-        if not rows:
-            return Advantages(torch.zeros(rollout.response_ids.shape), valid=rewards.valid)
-        scored = replace(
-            rewards,
-            token_rewards=rewards.token_rewards[rows],
-            scores=rewards.scores[rows],
-            breakdown={name: numbers[rows] for name, numbers in rewards.breakdown.items()},
-            outcomes={name: tuple(o[row] for row in rows) for name, o in rewards.outcomes.items()},
-            valid=rewards.valid[rows],
-        )
-        found = self.parts.estimator.estimate(kept, scored)
+        """Advantages of the responses that are trained on, whitened if the recipe says so; 0 elsewhere."""
         chosen = self.recipe.advantages
-        check_estimate(
-            found,
-            kept,
-            f"advantages {chosen.name!r} (plugin {chosen.plugin}; "
+        return estimate(
+            self.parts.estimator,
+            rollout,
+            rewards,
+            settings=self.settings.advantages,
+            where=f"advantages {chosen.name!r} (plugin {chosen.plugin}; "
             f"recipe: {self.recipe.where('advantages.use')})",
         )
-        metrics = advantage_metrics(found, kept.response_mask)
-        if found.returns is not None and kept.values is not None:
-            metrics.update(value_metrics(kept.values, found.returns, kept.response_mask))
-        advantages = found.advantages
-        if self.settings.advantages.whiten:
-            advantages = masked_whiten(advantages, kept.response_mask)
-
-        def spread(numbers: Tensor | None) -> Tensor | None:
-            if numbers is None:
-                return None
-            whole = torch.zeros(rollout.response_ids.shape)
-            whole[rows] = numbers.float()
-            return whole.where(rollout.response_mask, torch.zeros(()))
-
-        whole = spread(advantages)
-        assert whole is not None
-        return Advantages(whole, spread(found.returns), metrics, rewards.valid)
 
     def update(self, rollout: Rollout, advantages: Advantages) -> dict[str, float]:
         """Train on a rollout; the step is done after it. A signal waits until then."""
@@ -278,6 +246,37 @@ class PPOTrainer:
                 observer.on_end()
 
     # Below the verbs
+
+    def _answered(self, prompts: PromptBatch, *, greedy: bool = False) -> Rollout:
+        """Responses to the prompts, sampled, or one greedy response to each."""
+        parts = self.parts
+        with self._phase("sampling"):
+            return generate(
+                parts.engine,
+                SamplingPolicy(self.roles.sampler(), parts.tokenizer, parts.end_ids),
+                prompts,
+                responses_per_prompt=None if greedy else self.settings.rollout.responses_per_prompt,
+                seed=self.settings.run.seed,
+                step=self.step,
+                processes=self.processes,
+                plugin=self.recipe.engine.plugin,
+            )
+
+    def _computed(self, rollout: Rollout, needs: frozenset[Need]) -> Rollout:
+        """The rollout with what is needed of it."""
+        roles, temperature = self.roles, self.parts.engine.temperature
+        computed: dict[str, Any] = {}
+        if "logprobs" in needs:
+            computed["logprobs"] = self._forward(
+                "logprobs", rollout, lambda b: roles.logprobs(b, "policy", temperature=temperature)[0]
+            )
+        if "ref_logprobs" in needs:
+            computed["ref_logprobs"] = self._forward(
+                "reference", rollout, lambda b: roles.logprobs(b, "reference", temperature=temperature)[0]
+            )
+        if "values" in needs:
+            computed["values"] = self._forward("values", rollout, roles.values)
+        return replace(rollout, **computed)
 
     def _forward(self, phase: str, rollout: Rollout, compute: Callable[[TokenBatch], Tensor]) -> Tensor:
         """[B,R] numbers of every response token, as a phase of its own."""

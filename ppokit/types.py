@@ -31,12 +31,14 @@ class PromptBatch:
         prompts: the text of the prompt column, before any chat template.
         prompt_ids: token ids of each prompt as the model sees it; no padding.
         rows: every column of the data set, one mapping a prompt.
+        refill: 0, or the number of the refill in its step, from 1, that these prompts are (dynamic sampling).
     """
 
     indices: list[int]
     prompts: list[str]
     prompt_ids: list[list[int]]
     rows: list[Row]
+    refill: int = 0
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -78,6 +80,7 @@ class Rollout:
             the forward that trains; None where nothing needs them before the update.
         ref_logprobs: [B,R] float32 under the reference; None where nothing needs them.
         values: [B,R] float32, the value of the state in which each token was chosen; None likewise.
+        greedy: one greedy response to each prompt, where a component needs them; None likewise.
     """
 
     ids: list[str]
@@ -93,6 +96,7 @@ class Rollout:
     logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     values: Tensor | None = None
+    greedy: Rollout | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -108,6 +112,8 @@ class Rollout:
         for name, value in vars(self).items():
             if isinstance(value, list):
                 picked[name] = [value[i] for i in indices]
+            elif isinstance(value, Rollout):
+                picked[name] = value
             else:
                 picked[name] = None if value is None else value[list(indices)]
         return replace(self, **picked)
@@ -156,6 +162,9 @@ class Rewards:
         outcomes: per provider, one a response.
         valid: [B] bool; False where a provider failed or none scored: not trained on.
         metrics: numbers to report.
+        greedy_returns: [B] float32; the whole reward of the greedy response to the same prompt, its
+            token rewards summed; None where no component needs greedy responses.
+        dropped: [B] bool; True where dynamic sampling dropped the group; None without it.
     """
 
     token_rewards: Tensor
@@ -164,6 +173,22 @@ class Rewards:
     outcomes: Mapping[str, tuple[Outcome, ...]]
     valid: Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
+    greedy_returns: Tensor | None = None
+    dropped: Tensor | None = None
+
+    def select(self, indices: Sequence[int]) -> Rewards:
+        """Those of these responses, in this order; the metrics stay."""
+        picked = list(indices)
+        return replace(
+            self,
+            token_rewards=self.token_rewards[picked],
+            scores=self.scores[picked],
+            breakdown={name: numbers[picked] for name, numbers in self.breakdown.items()},
+            outcomes={name: tuple(told[i] for i in picked) for name, told in self.outcomes.items()},
+            valid=self.valid[picked],
+            greedy_returns=None if self.greedy_returns is None else self.greedy_returns[picked],
+            dropped=None if self.dropped is None else self.dropped[picked],
+        )
 
 
 @dataclass(frozen=True)
@@ -231,4 +256,17 @@ class LossOutput:
     """
 
     token_losses: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AdvantageWeights:
+    """What a `Reweighing` loss returns.
+
+    Attributes:
+        weights: [B,R], not negative, without gradient; multiplies the advantages that the other losses see.
+        metrics: as `LossOutput.metrics`.
+    """
+
+    weights: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)

@@ -7,8 +7,8 @@ no weight moves before every number is known to be finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,12 +19,13 @@ from ppokit.batches import TokenBatch, sequence_lengths, token_batch, token_batc
 from ppokit.errors import NonFiniteError, PluginError
 from ppokit.kl import kl
 from ppokit.logprobs import Entropy
+from ppokit.masked import Variance, masked_whiten
 from ppokit.masters import Masters
 from ppokit.models import ModelRoles
 from ppokit.processes import Processes
-from ppokit.protocols import Loss, Need
+from ppokit.protocols import Loss, Need, Reweighing
 from ppokit.seeds import seed_from
-from ppokit.types import Advantages, LossInputs, LossOutput, Rollout
+from ppokit.types import Advantages, AdvantageWeights, LossInputs, LossOutput, Rollout
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -35,7 +36,7 @@ class WeightedLoss:
 
     name: str
     where: str
-    loss: Loss
+    loss: Loss | Reweighing
     weight: float
     needs: frozenset[Need]
 
@@ -48,6 +49,7 @@ class UpdatePlan:
         steps: of the whole run; the learning rate's schedule ends there.
         temperature: at which log-probabilities are taken.
         max_response: the longest possible response, for the aggregation `constant`.
+        whiten: the variance by which each mini-batch's advantages are whitened; None leaves them.
     """
 
     epochs: int
@@ -63,6 +65,7 @@ class UpdatePlan:
     seed: int
     temperature: float
     max_response: int
+    whiten: Variance | None = None
 
     def learning_rate_at(self, step: int) -> float:
         """Of a step, from 0: linear warm-up, then constant, or down to 0 after the last step."""
@@ -127,6 +130,9 @@ class Updater:
                 minibatch = order[first:last]
                 if not minibatch:
                     continue
+                seen = advantages
+                if plan.whiten is not None:
+                    seen = _whitened(advantages, rollout.response_mask, minibatch, plan.whiten)
                 weights = torch.zeros(rollout.response_ids.shape)
                 weights[minibatch] = token_weights(
                     rollout.response_mask[minibatch], plan.aggregation, plan.max_response
@@ -134,7 +140,7 @@ class Updater:
                 longest_first = sorted(minibatch, key=lambda i: (-lengths[i], i))
                 mine = longest_first[self.processes.rank :: self.processes.count]
                 self.masters.zero()
-                approx_kl = self._accumulate(rollout, advantages, old, weights, mine, lengths, tally)
+                approx_kl = self._accumulate(rollout, seen, old, weights, mine, lengths, tally)
                 if plan.target_kl is not None and approx_kl > plan.target_kl:
                     stopped = True
                     break
@@ -242,6 +248,11 @@ class Updater:
             tally.add("policy/entropy", inputs.entropy.detach(), inputs.mask)
         total = zero
         for loss in group.losses:
+            if isinstance(loss.loss, Reweighing):
+                inputs = _weighed(loss, loss.loss, inputs, tally)
+        for loss in group.losses:
+            if isinstance(loss.loss, Reweighing):
+                continue
             output = loss.loss.token_losses(inputs)
             _check(loss, output, inputs)
             part = (output.token_losses.where(inputs.mask, zero) * weights).sum()
@@ -297,11 +308,37 @@ def _groups(losses: Sequence[WeightedLoss], roles: ModelRoles) -> list[_Group]:
     ]
 
 
+def _whitened(
+    advantages: Advantages, mask: Tensor, minibatch: Sequence[int], variance: Variance
+) -> Advantages:
+    """The advantages of a mini-batch with mean 0 and variance 1 over its real tokens."""
+    whole = advantages.advantages.clone()
+    whole[minibatch] = masked_whiten(whole[minibatch], mask[minibatch], variance=variance)
+    return replace(advantages, advantages=whole)
+
+
+def _weighed(loss: WeightedLoss, reweighing: Reweighing, inputs: LossInputs, tally: Tally) -> LossInputs:
+    """The inputs with weighed advantages."""
+    output = reweighing.weigh(inputs)
+    if not isinstance(output, AdvantageWeights):
+        raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected AdvantageWeights.")
+    _check_shapes(loss, {"weights": output.weights, **output.metrics}, inputs)
+    weights = output.weights.detach().where(inputs.mask, output.weights.new_ones(()))
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise PluginError(f"{loss.where} returned weights below 0 or not finite; expected 0 or more.")
+    for name, numbers in output.metrics.items():
+        tally.add(name, numbers.detach(), inputs.mask)
+    return replace(inputs, advantages=inputs.advantages * weights)
+
+
 def _check(loss: WeightedLoss, output: object, inputs: LossInputs) -> None:
-    expected = list(inputs.mask.shape)
     if not isinstance(output, LossOutput):
         raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected a LossOutput.")
-    named = {"token_losses": output.token_losses, **output.metrics}
+    _check_shapes(loss, {"token_losses": output.token_losses, **output.metrics}, inputs)
+
+
+def _check_shapes(loss: WeightedLoss, named: Mapping[str, Tensor], inputs: LossInputs) -> None:
+    expected = list(inputs.mask.shape)
     for name, tensor in named.items():
         if list(tensor.shape) != expected:
             raise PluginError(

@@ -37,7 +37,7 @@ rewards:
     weight: 3e-1
     clip: [-1, 1]
   - {use: other}
-advantages: {use: gae, whiten: false}
+advantages: {use: gae, whiten: minibatch}
 losses:
   - {use: clip}
   - {use: vloss, weight: 0.1}
@@ -82,7 +82,7 @@ def test_a_good_recipe() -> None:
     assert settings.lora is not None
     assert (settings.lora.r, settings.lora.alpha) == (8, 32)
     assert settings.rewards[0] == RewardSettings(use="good", weight=0.3, clip=(-1.0, 1.0))
-    assert settings.advantages.whiten is False
+    assert settings.advantages.whiten == "minibatch"
     assert [c.name for c in recipe.rewards] == ["good", "other"]
     assert [c.key for c in recipe.losses] == ["losses[0]", "losses[1]"]
     assert recipe.rewards[0].options == fake_plugins.GoodOptions(threshold=1)
@@ -215,7 +215,10 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("rewards=[{weight: 1}]", "rewards[0].use: this key is missing: Reward provider."),
         ("rewards.0.weight=.inf", "rewards[0].weight: got inf; expected a finite number"),
         ("rewards.0.weight=.nan", "rewards[0].weight: got nan; expected a finite number"),
-        ("rewards.0.scale=std", "rewards[0].scale: got 'std' (text); expected 'none', 'batch' or 'running'"),
+        (
+            "rewards.0.scale=std",
+            "rewards[0].scale: got 'std' (text); expected 'none', 'batch', 'running' or ",
+        ),
         ("rewards.0.clip=[1, -1]", "rewards[0].clip: got [1.0, -1.0]; expected the lower bound before"),
         ("rewards.0.clip=[1, 1]", "rewards[0].clip: got [1.0, 1.0]; expected the lower bound before"),
         ("rewards.0.clip=[1]", "rewards[0].clip: got too short a list; expected at least 2 entries"),
@@ -238,7 +241,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("observers=null", "observers: got null; expected a list of mappings"),
         ("advantages.use=grpo", "advantages.use: no advantages plugin 'grpo' is installed"),
         ("advantages.use=plain", "losses[1].use: the loss 'vloss' trains a value function, but"),
-        ("advantages.whiten='true'", "advantages.whiten: got 'true' (text); expected true or false"),
+        ("advantages.whiten=true", "advantages.whiten: got true; expected 'off', 'batch' or 'minibatch'"),
         ("update.epochs='10'", "update.epochs: got '10' (text); expected a whole number"),
         (
             "update.minibatches=3",

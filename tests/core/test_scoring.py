@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -202,6 +203,58 @@ def test_running_scale_is_that_of_everything_seen() -> None:
     resumed.load_state_dict(state)
     current.append((0.0, 1.0, 5.0))
     assert torch.equal(resumed.score(ROLLOUT).scores, scorer.score(ROLLOUT).scores)
+
+
+def test_reference_scale_is_that_of_the_first_batch() -> None:
+    """1, 2 and 4 have mean 7/3 and sample variance 7/3; later batches change neither."""
+    current = [(1.0, 2.0, 4.0)]
+    reward = Reward(lambda r: RewardOutput.from_values(current[-1]))
+    scorer = Scorer([provider(reward, scale="reference")], single_process(), 0.0)
+    first = scorer.score(ROLLOUT).scores
+    assert first.tolist() == pytest.approx([(n - 7 / 3) / (7 / 3) ** 0.5 for n in (1, 2, 4)])
+    assert float(first.mean()) == pytest.approx(0, abs=1e-6)
+    current.append((100.0, 7.0, -5.0))
+    expected = [(n - 7 / 3) / (7 / 3) ** 0.5 for n in current[-1]]
+    assert scorer.score(ROLLOUT).scores.tolist() == pytest.approx(expected)
+    resumed = Scorer([provider(reward, scale="reference")], single_process(), 0.0)
+    resumed.load_state_dict(json.loads(json.dumps(scorer.state_dict())))
+    assert resumed.score(ROLLOUT).scores.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("scale", "divisor"), [("none", 1.0), ("batch", 2.0), ("running", 2.0), ("reference", 2.0)]
+)
+def test_greedy_responses_are_scaled_as_the_sampled_ones_are(scale: Any, divisor: float) -> None:
+    """Sampled scores 1, 3, 5 have deviation 2; the greedy ones are not among them."""
+    greedy = replace(make_rollout([[1], [2]], [[4, 5], [7]]), group_ids=torch.tensor([8, 6]))
+    rollout = replace(ROLLOUT, group_ids=torch.tensor([6, 8, 6]), greedy=greedy)
+    both = Reward(lambda r: RewardOutput.from_values([1.0, 3.0, 5.0] if len(r) == 3 else [50.0, 10.0]))
+    scorer = Scorer([provider(both, weight=3.0, scale=scale)], single_process(), 0.0)
+    found = scorer.score(rollout)
+    shift = 3.0 if scale == "reference" else 0.0
+    assert found.greedy_returns is not None
+    expected = [3 * (n - shift) / divisor for n in (10.0, 50.0, 10.0)]
+    assert found.greedy_returns.tolist() == pytest.approx(expected)
+    assert found.scores.tolist() == pytest.approx([3 * (n - shift) / divisor for n in (1, 3, 5)])
+    assert found.metrics["reward/greedy_mean"] == pytest.approx(3 * (30.0 - shift) / divisor)
+    if scale == "running":
+        assert scorer.spreads["one"].count == 3
+
+
+def test_token_rewards_count_in_the_greedy_return_and_a_missing_one_leaves_its_group_out() -> None:
+    greedy = replace(make_rollout([[1], [2]], [[4, 5], [7]]), group_ids=torch.tensor([8, 6]))
+    rollout = replace(ROLLOUT, group_ids=torch.tensor([6, 8, 6]), greedy=greedy)
+    both = Reward(
+        lambda r: RewardOutput(
+            torch.ones(len(r)),
+            ("scored",) * 3 if len(r) == 3 else ("scored", "abstained"),
+            token_scores=torch.full(r.response_ids.shape, 0.25),
+        )
+    )
+    found = score(provider(both), rollout=rollout)
+    assert found.greedy_returns is not None
+    assert found.greedy_returns.tolist() == [0, 1.5, 0]
+    assert found.valid.tolist() == [False, True, False]
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3, width=32), max_size=8), max_size=8))

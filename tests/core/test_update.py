@@ -18,7 +18,7 @@ from ppokit.batches import TokenBatch
 from ppokit.errors import PluginError, TrainingError
 from ppokit.masters import Masters
 from ppokit.models import LoraSpec, ModelRoles
-from ppokit.types import Advantages, LossInputs, LossOutput, Rollout
+from ppokit.types import Advantages, AdvantageWeights, LossInputs, LossOutput, Rollout
 from ppokit.update import UpdatePlan, Updater, WeightedLoss
 from test_rollout import make_rollout, single_process
 
@@ -91,6 +91,13 @@ class Given:
 
     def token_losses(self, inputs: LossInputs) -> Any:
         return self.make(inputs)
+
+
+class Weighing:
+    """Weighs advantages by what a function makes of its inputs."""
+
+    def __init__(self, make: Callable[[LossInputs], Any]) -> None:
+        self.weigh = make
 
 
 def weighted(loss: Any, *needs: Any, weight: float = 1.0, name: str = "loss") -> WeightedLoss:
@@ -333,6 +340,60 @@ class TestPasses:
         seen = [n for i in losses[0].loss.seen for n in i.advantages[:, 0].tolist()]  # type: ignore[attr-defined]
         assert sorted(seen[:7]) == sorted(seen[7:]) == firsts
         assert seen[:7] != seen[7:]
+
+    @pytest.mark.parametrize("variance", ["sample", "population"])
+    def test_each_minibatch_is_whitened(self, stories260k: Path, variance: Any) -> None:
+        rollout, advantages = samples()
+        loss = PolicyLoss()
+        bench = Bench(stories260k, [weighted(loss, "logprobs")], minibatches=2, whiten=variance)
+        before = bench.logprobs(rollout)
+        bench.updater.update(replace(rollout, logprobs=before), advantages, step=0)
+        given = advantages.advantages[rollout.response_mask].tolist()
+        seen: list[float] = []
+        for inputs in loss.seen:
+            numbers = inputs.advantages[inputs.mask]
+            assert float(numbers.mean()) == pytest.approx(0, abs=1e-6)
+            assert float(numbers.var(correction=int(variance == "sample"))) == pytest.approx(1, rel=1e-5)
+            seen.extend(numbers.tolist())
+        assert len(seen) == len(given)
+        assert seen != given
+
+    def test_advantages_are_weighed_for_the_other_losses(self, stories260k: Path) -> None:
+        """As if they had been estimated so; whatever stands on padding."""
+        rollout, advantages = samples()
+        weights = torch.rand(rollout.response_ids.shape) + 0.5
+        weights[~rollout.response_mask] = math.nan
+        place = {float(row[0]): i for i, row in enumerate(advantages.advantages)}
+
+        def weigh(inputs: LossInputs) -> AdvantageWeights:
+            rows = [place[float(row[0])] for row in inputs.advantages]
+            found = weights[rows][:, : inputs.mask.shape[1]]
+            return AdvantageWeights(found, {"test/weight": found})
+
+        reweighing = weighted(Weighing(weigh), "logprobs", name="weighing")
+        found = Bench(stories260k, [*both_losses(), reweighing], tokens_per_microbatch=40)
+        metrics = found.updater.update(rollout, advantages, step=0)
+        expected = Bench(stories260k, both_losses())
+        product = (advantages.advantages * weights).nan_to_num()
+        expected.updater.update(rollout, replace(advantages, advantages=product), step=0)
+        assert_same(found.gradients[0], expected.gradients[0])
+        assert metrics["test/weight"] == pytest.approx(float(weights[rollout.response_mask].mean()), rel=1e-5)
+        assert "loss/weighing" not in metrics
+
+    @pytest.mark.parametrize(
+        ("make", "came"),
+        [
+            (lambda i: i.mask.float(), "returned a Tensor; expected AdvantageWeights"),
+            (lambda i: AdvantageWeights(torch.ones(2)), r"returned weights of shape \[2\]; expected"),
+            (lambda i: AdvantageWeights(-torch.ones(i.mask.shape)), "weights below 0 or not finite"),
+            (lambda i: AdvantageWeights(i.mask / 0.0), "weights below 0 or not finite"),
+        ],
+    )
+    def test_weights_that_break_their_contract(self, stories260k: Path, make: Any, came: str) -> None:
+        rollout, advantages = samples(2)
+        bench = Bench(stories260k, [weighted(Weighing(make), "logprobs")])
+        with pytest.raises(PluginError, match=rf"^loss 'loss' \(plugin acme 1.0.*{came}"):
+            bench.updater.update(rollout, advantages, step=0)
 
     def test_more_minibatches_than_samples(self, stories260k: Path) -> None:
         rollout, advantages = samples(2)
