@@ -98,7 +98,7 @@ def recipe_of(checkpoint: str, steps: int, work: Path) -> dict[str, object]:
             {"use": "reward_model", "model": str(work / "reward_model"), "dtype": "bfloat16"},
             {"use": "kl_penalty", "weight": 0.05},
         ],
-        "advantages": {"use": "gae", "gamma": 1.0, "lam": 0.95},
+        "advantages": {"use": "gae", "gamma": 1.0, "lam": 0.95, "whiten": "batch"},
         "losses": [{"use": "ppo_clip"}, {"use": "value_clip", "weight": 0.1}],
         "update": {"epochs": 2, "minibatches": 1, "learning_rate": 1e-5, "tokens_per_microbatch": 1024},
         "run": {"steps": steps, "out": str(work / "run"), "sample_every": 0, "checkpoint_every": 10_000},

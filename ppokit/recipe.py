@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from ppokit import recipe_file
+from ppokit import presets, recipe_file
 from ppokit.catalog import Catalog
 from ppokit.errors import PluginError, RecipeError
 from ppokit.recipe_checks import check, default_value
@@ -80,7 +80,10 @@ class Recipe:
         """
         document = recipe_file.read(Path(path))
         if document.data:
-            recipe_file.override(document, overrides)
+            chosen = [text for text in overrides if text.partition("=")[0].strip() == "preset"]
+            recipe_file.override(document, chosen)
+            presets.expand(document)
+            recipe_file.override(document, [text for text in overrides if text not in chosen])
         return _resolve(document, str(path), catalog or Catalog(), check_data)
 
     @staticmethod
@@ -90,7 +93,9 @@ class Recipe:
         Raises:
             RecipeError: with every problem of the mapping.
         """
-        return _resolve(recipe_file.plain(mapping), "recipe", catalog or Catalog(), True)
+        document = recipe_file.plain(mapping)
+        presets.expand(document)
+        return _resolve(document, "recipe", catalog or Catalog(), True)
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -168,10 +173,12 @@ class _Reader:
         data = self.document.data
         for name in data:
             if name not in Settings.model_fields:
-                report_unknown(name, list(Settings.model_fields), name, self.document)
+                report_unknown(name, ["preset", *Settings.model_fields], name, self.document)
         sections: dict[str, Any] = {}
         for name, about in Settings.model_fields.items():
             if name not in data and about.is_required():
+                if name == "losses" and any(problem.key == "preset" for problem in self.document.problems):
+                    continue  # a preset would have brought them
                 self.document.report(name, f"this section is missing: {about.description}")
                 continue
             content = data.get(name, [] if name in LISTS else None if name in ("lora", "value") else {})

@@ -6,6 +6,7 @@ from typing import Any
 
 from ppokit.catalog import Catalog
 from ppokit.errors import PluginError
+from ppokit.presets import names
 from ppokit.settings import CHOSEN, LISTS, SECTIONS, Section, Settings
 
 
@@ -28,13 +29,17 @@ def recipe_schema(catalog: Catalog) -> dict[str, Any]:
             properties[name] = field
     for model in SECTIONS.values():
         definitions[model.__name__] = base["$defs"][model.__name__]
+    # A preset brings losses along.
+    required = [name for name in base["required"] if name != "losses"]
+    preset = {"description": "An algorithm's usual keys, which the recipe's own override.", "enum": names()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "ppokit recipe",
         **({"$comment": "; ".join(faults)} if faults else {}),
         "type": "object",
-        "properties": properties,
-        "required": base["required"],
+        "properties": {"preset": preset, **properties},
+        "required": required,
+        "anyOf": [{"required": ["losses"]}, {"required": ["preset"]}],
         "additionalProperties": False,
         "$defs": definitions,
     }

@@ -260,7 +260,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("run.seed=-1", "run.seed: got -1; expected 0 or more"),
         ("run.max_failed_rewards=1.1", "run.max_failed_rewards: got 1.1; expected 1 or less"),
         ("run.keep_checkpoint=1", "unknown key 'keep_checkpoint'; did you mean 'keep_checkpoints'?"),
-        ("extra=1", "extra: unknown key 'extra'; known keys are model, lora, value, prompts"),
+        ("extra=1", "extra: unknown key 'extra'; known keys are preset, model, lora, value, prompts"),
     ],
 )
 def test_one_problem(override: str, told: str) -> None:
@@ -437,7 +437,9 @@ def test_every_field_is_described(model: type[Section]) -> None:
 def test_schema_has_each_component_with_its_options() -> None:
     schema = recipe_schema(catalog(EntryPoint("rewards.gone", "fake_plugins_gone", "ppokit")))
     assert "rewards 'gone' (plugin fake_plugins_gone, unknown) cannot be imported" in schema["$comment"]
-    assert schema["required"] == ["model", "prompts", "rewards", "losses", "run"]
+    assert schema["required"] == ["model", "prompts", "rewards", "run"]
+    assert schema["anyOf"] == [{"required": ["losses"]}, {"required": ["preset"]}]
+    assert "grpo" in schema["properties"]["preset"]["enum"]
     assert schema["properties"]["rewards"]["items"]["oneOf"] == [
         {"$ref": "#/$defs/rewards.good"},
         {"$ref": "#/$defs/rewards.other"},

@@ -1,0 +1,60 @@
+"""Soft punishment of long responses: 0 up to a margin before the limit, then down to -1 at the limit.
+
+    score = -clip(n - (limit - buffer), 0, buffer) / buffer
+
+Yu et al. 2025 (DAPO), arXiv:2503.14476, eq. 13. Differs: none; the paper's factor is the recipe's `weight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.types import Outcome, RewardOutput, Rollout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def overlong(n: Tensor, *, limit: int, buffer: int) -> Tensor:
+    """Score of each response.
+
+    Args:
+        n: [B], tokens of each response.
+        limit: tokens from which on the score is -1.
+        buffer: tokens before the limit over which the score falls.
+
+    Returns: [B] float32, from -1 to 0.
+    """
+    return -(n.float() - (limit - buffer)).clamp(min=0, max=buffer) / buffer
+
+
+class OverlongOptions(Options):
+    limit: int = Field(
+        gt=0, description="Tokens from which on the score is -1, such as rollout.max_new_tokens."
+    )
+    buffer: int = Field(gt=0, description="Tokens before the limit over which the score falls from 0.")
+
+
+class Overlong:
+    def __init__(self, options: OverlongOptions, context: BuildContext) -> None:
+        self.options = options
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        scores = overlong(rollout.lengths, limit=self.options.limit, buffer=self.options.buffer)
+        outcomes: tuple[Outcome, ...] = tuple("scored" for _ in rollout.ids)
+        return RewardOutput(scores, outcomes)
+
+
+def _check(options: OverlongOptions, context: CheckContext) -> Iterator[str]:
+    if options.buffer > options.limit:
+        yield f"got buffer {options.buffer} and limit {options.limit}; expected a buffer within the limit"
+
+
+@hookimpl
+def ppokit_reward_providers() -> list[Component]:
+    return [Component("overlong", Overlong, options=OverlongOptions, check=_check)]
