@@ -134,9 +134,8 @@ def assemble(recipe: Recipe) -> Parts:
 
 
 def _needs_before_update(recipe: Recipe) -> frozenset[Need]:
-    needs: set[Need] = {
-        need for choice in (*recipe.rewards, recipe.advantages) for need in choice.component.needs
-    }
+    choices = (recipe.engine, *recipe.rewards, recipe.advantages)
+    needs: set[Need] = {need for choice in choices for need in choice.component.needs}
     # The losses' old values and references; old log-probabilities come from the first training pass,
     # unless other mini-batches move the weights before it.
     needs.update(need for loss in recipe.losses for need in loss.component.needs & {"values", "ref_logprobs"})

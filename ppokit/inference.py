@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ppokit.errors import ModelError, first_line
 from ppokit.loading import ModelSource, end_ids, find_model, load_model, load_tokenizer, pick_dtype
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a policy would say to a prompt.
+
+    Attributes:
+        prompt: the prompt.
+        text: its greedy response.
+        probabilities: [V] float32 of the token that would come next, at temperature 1.
+        likeliest: the likeliest next tokens as texts with their probabilities, best first.
+    """
+
+    prompt: str
+    text: str
+    probabilities: Tensor
+    likeliest: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
 class LoadedPolicy:
     """A model and the engine that samples from it."""
 
@@ -29,21 +48,48 @@ class LoadedPolicy:
     engine: RolloutEngine
     prompts: PromptSettings
 
-    def answer(self, prompt: str, *, seed: int = 0, greedy: bool = False) -> str:
-        """One response to one prompt."""
-        tokenizer = self.policy.tokenizer
-        ids = encode_prompt(prompt, tokenizer, chat=self.prompts.chat, system=self.prompts.system)
-        if not ids:
-            raise ModelError("the prompt is empty; expected at least one token.")
-        context = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and len(ids) + self.engine.max_new_tokens > context:
-            raise ModelError(
-                f"the prompt has {len(ids)} tokens, the answer may take {self.engine.max_new_tokens} more, "
-                f"and the model's context holds {context}. Shorten the prompt, or lower --max-new-tokens."
+    def answer(self, prompts: Sequence[str], *, seed: int | None = None) -> list[str]:
+        """One response to each prompt, drawn by the seed, or greedy without one."""
+        ids = self._encoded(prompts)
+        batch = PromptBatch(list(range(len(ids))), list(prompts), ids, [{}] * len(ids))
+        uniforms = None
+        if seed is not None:
+            uniforms = draw_uniforms(seed, 0, len(ids), 1, self.engine.max_new_tokens)
+        return self.engine.generate(self.policy, batch, uniforms).texts
+
+    def predict(self, prompts: Sequence[str]) -> list[Prediction]:
+        """Next-token probabilities and a greedy response to each prompt."""
+        texts = self.answer(prompts)
+        found = []
+        for prompt, ids, text in zip(prompts, self._encoded(prompts), texts, strict=True):
+            with torch.inference_mode():
+                logits = self.policy.model(torch.tensor([ids], device=self.policy.model.device)).logits[0, -1]
+            probabilities = logits.float().softmax(dim=-1).cpu().clone()
+            best, tokens = probabilities.topk(10)
+            words = [str(self.policy.tokenizer.decode([token])) for token in tokens.tolist()]
+            found.append(
+                Prediction(prompt, text, probabilities, list(zip(words, best.tolist(), strict=True)))
             )
-        batch = PromptBatch([0], [prompt], [ids], [{}])
-        uniforms = None if greedy else draw_uniforms(seed, 0, 1, 1, self.engine.max_new_tokens)
-        return self.engine.generate(self.policy, batch, uniforms).texts[0]
+        return found
+
+    def _encoded(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts that leave room for an answer."""
+        context = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
+        encoded = []
+        for prompt in prompts:
+            ids = encode_prompt(
+                prompt, self.policy.tokenizer, chat=self.prompts.chat, system=self.prompts.system
+            )
+            if not ids:
+                raise ModelError("the prompt is empty; expected at least one token.")
+            if context is not None and len(ids) + self.engine.max_new_tokens > context:
+                raise ModelError(
+                    f"the prompt has {len(ids)} tokens, the answer may take {self.engine.max_new_tokens} "
+                    f"more, and the model's context holds {context}. Shorten the prompt, or lower "
+                    "max_new_tokens."
+                )
+            encoded.append(ids)
+        return encoded
 
 
 def load_policy(recipe: Recipe, folder: Path | None) -> LoadedPolicy:

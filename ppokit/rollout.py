@@ -60,26 +60,36 @@ def generate(
             policy, mine, None if uniforms is None else uniforms[share.start : share.stop]
         )
         _check(answered, len(mine) * count, plugin)
-    records = zip(answered.response_ids, answered.logprobs, answered.finished, answered.texts, strict=True)
-    gathered = processes.gather(list(records))
+    answered = Generation(
+        response_ids=processes.gather(answered.response_ids),
+        logprobs=processes.gather(answered.logprobs),
+        finished=processes.gather(answered.finished),
+        texts=processes.gather(answered.texts),
+    )
+    names = [
+        f"{step + 1:06d}{f'r{prompts.refill}' if prompts.refill else ''}-{place // count:04d}-"
+        + ("greedy" if uniforms is None else f"{place % count:03d}")
+        for place in range(len(prompts) * count)
+    ]
+    return build_rollout(prompts, answered, names, count)
+
+
+def build_rollout(prompts: PromptBatch, answered: Generation, names: list[str], count: int) -> Rollout:
+    """A rollout of `count` responses to each prompt, prompt by prompt."""
     repeated = [place for place in range(len(prompts)) for _ in range(count)]
-    response_ids, mask = pad([ids for ids, _, _, _ in gathered])
+    response_ids, mask = pad(answered.response_ids)
     sampler_logprobs = torch.zeros(response_ids.shape)
-    sampler_logprobs[mask] = torch.tensor([number for _, numbers, _, _ in gathered for number in numbers])
+    sampler_logprobs[mask] = torch.tensor([number for numbers in answered.logprobs for number in numbers])
     return Rollout(
-        ids=[
-            f"{step + 1:06d}{f'r{prompts.refill}' if prompts.refill else ''}-{place // count:04d}-"
-            + ("greedy" if uniforms is None else f"{place % count:03d}")
-            for place in range(len(repeated))
-        ],
+        ids=names,
         group_ids=torch.tensor([prompts.indices[place] for place in repeated]),
         prompts=[prompts.prompts[place] for place in repeated],
-        responses=[text for _, _, _, text in gathered],
+        responses=list(answered.texts),
         rows=[prompts.rows[place] for place in repeated],
         prompt_ids=[prompts.prompt_ids[place] for place in repeated],
         response_ids=response_ids,
         response_mask=mask,
-        finished=torch.tensor([finished for _, _, finished, _ in gathered]),
+        finished=torch.tensor(answered.finished),
         sampler_logprobs=sampler_logprobs,
     )
 

@@ -14,6 +14,7 @@ Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -29,10 +30,11 @@ from ppokit.checkpoint import TrainState, list_checkpoints, load_checkpoint, sav
 from ppokit.dynamic_sampling import count_groups, join, mark
 from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
 from ppokit.estimation import estimate
+from ppokit.fitting import check_given, given_rewards, recorded_rollout
 from ppokit.guards import check_first_kl, check_moved
+from ppokit.inference import LoadedPolicy, Prediction
 from ppokit.ledger import Ledger, provenance
 from ppokit.metrics import Clock, peak_gb, rollout_metrics
-from ppokit.prompts import encode_prompt
 from ppokit.protocols import Need, Observant, Observer, PhaseObserver, SamplingPolicy, Stateful
 from ppokit.recipe import Recipe
 from ppokit.rollout import generate
@@ -172,8 +174,19 @@ class PPOTrainer:
             f"recipe: {self.recipe.where('advantages.use')})",
         )
 
-    def update(self, rollout: Rollout, advantages: Advantages) -> dict[str, float]:
-        """Train on a rollout; the step is done after it. A signal waits until then."""
+    def update(
+        self,
+        rollout: Rollout,
+        advantages: Advantages,
+        *,
+        epochs: int | None = None,
+        minibatches: int | None = None,
+    ) -> dict[str, float]:
+        """Train on a rollout; the step is done after it. A signal waits until then.
+
+        Args:
+            epochs, minibatches: the recipe's, unless given.
+        """
         if advantages.valid is not None and not bool(advantages.valid.all()):
             rows = advantages.valid.nonzero().flatten().tolist()
             trained, wanted = rollout.select(rows), advantages.select(rows)
@@ -182,7 +195,9 @@ class PPOTrainer:
         # Held first and let go last: a signal must not come between the weights' step and its count.
         with self.signals.held(), self._phase("update"):
             try:
-                stats = self.parts.updater.update(trained, wanted, self.step)
+                stats = self.parts.updater.update(
+                    trained, wanted, self.step, epochs=epochs, minibatches=minibatches
+                )
             except NonFiniteError:
                 self._keep_failed(rollout, advantages)
                 raise
@@ -245,6 +260,60 @@ class PPOTrainer:
             for observer in self.observers:
                 observer.on_end()
 
+    # With people's ratings, and without a loop
+
+    def fit(
+        self, prompts: Sequence[str], responses: Sequence[str], rewards: Sequence[float], epochs: int = 10
+    ) -> dict[str, float]:
+        """PPO on recorded, rated responses: one step, with these in place of rollouts and rewards.
+
+        The importance ratio is taken against the policy as it is when fit begins, in every epoch, so that
+        the loss's clip bounds how far one fit moves it; fit again to go on. Mini-batches are as large as
+        the recipe's. The run's folder is written as by any step.
+
+        Args:
+            prompts: as the recipe's prompts; equal ones share a group.
+            responses: one to each prompt. Where prompts are plain text, a response begins with its space.
+            rewards: one finite number to each, on any scale; higher is better.
+            epochs: passes over all of them.
+
+        Returns: the step's metrics.
+
+        Raises:
+            DataError: what was given cannot be trained on.
+        """
+        check_given(prompts, responses, rewards, epochs)
+        rollout = recorded_rollout(
+            prompts,
+            responses,
+            policy=SamplingPolicy(self.roles.model, self.parts.tokenizer, self.parts.end_ids),
+            settings=self.settings.prompts,
+            step=self.step,
+        )
+        rollout = self._computed(rollout, self.parts.needs_before_update | {"logprobs"})
+        given = given_rewards(rollout, rewards, self.processes)
+        advantages = self.estimate(rollout, given)
+        a_step = self.settings.rollout.prompts_per_step * self.settings.rollout.responses_per_prompt
+        size = max(1, a_step // self.settings.update.minibatches)
+        stats = self.update(
+            rollout, advantages, epochs=epochs, minibatches=max(1, math.ceil(len(rollout) / size))
+        )
+        metrics = self.report(rollout, given, advantages, stats)
+        self.save()
+        return metrics
+
+    def predict(self, prompts: Sequence[str]) -> list[Prediction]:
+        """What the policy, as it is now, would say: next-token probabilities and a greedy response."""
+        return self._policy().predict(prompts)
+
+    def answer(self, prompts: Sequence[str]) -> list[str]:
+        """Greedy responses of the policy as it is now, one a prompt; for looking at, in one process."""
+        return self._policy().answer(prompts)
+
+    def _policy(self) -> LoadedPolicy:
+        policy = SamplingPolicy(self.roles.sampler(), self.parts.tokenizer, self.parts.end_ids)
+        return LoadedPolicy(policy, self.parts.engine, self.settings.prompts)
+
     # Below the verbs
 
     def _answered(self, prompts: PromptBatch, *, greedy: bool = False) -> Rollout:
@@ -276,6 +345,10 @@ class PPOTrainer:
             )
         if "values" in needs:
             computed["values"] = self._forward("values", rollout, roles.values)
+        known = computed.get("ref_logprobs", computed.get("logprobs"))
+        if known is not None:  # of recorded responses nobody knows better
+            drawn = rollout.sampler_logprobs
+            computed["sampler_logprobs"] = known.where(drawn.isnan(), drawn)
         return replace(rollout, **computed)
 
     def _forward(self, phase: str, rollout: Rollout, compute: Callable[[TokenBatch], Tensor]) -> Tensor:
@@ -322,17 +395,6 @@ class PPOTrainer:
                 {"hashes": {**self.parts.hashes, "policy_at_start": self._first_hash}},
             ),
         )
-
-    def answer(self, texts: Sequence[str]) -> list[str]:
-        """Greedy responses of the policy as it is now, one a prompt; for looking at, in one process."""
-        prompts = self.settings.prompts
-        ids = [
-            encode_prompt(text, self.parts.tokenizer, chat=prompts.chat, system=prompts.system)
-            for text in texts
-        ]
-        batch = PromptBatch(list(range(len(ids))), list(texts), ids, [{}] * len(ids))
-        policy = SamplingPolicy(self.roles.sampler(), self.parts.tokenizer, self.parts.end_ids)
-        return self.parts.engine.generate(policy, batch, None).texts
 
     def _keep_failed(self, rollout: Rollout, advantages: Advantages) -> None:
         """Leave the samples of a step that could not be trained on for the user to look at."""

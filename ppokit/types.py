@@ -51,7 +51,7 @@ class Generation:
     Attributes:
         response_ids: token ids of each response, the end-of-sequence token included; no padding.
         logprobs: log-probability of each of those tokens under the distribution it was drawn from,
-            that is after temperature, top_k and top_p.
+            that is after temperature, top_k and top_p; NaN where the engine did not draw it.
         finished: True where the response ended by itself, False where it was cut.
         texts: decoded responses, without special tokens and without a matched stop string.
     """
@@ -75,7 +75,8 @@ class Rollout:
         response_ids: [B,R] int64; padding holds 0 and means nothing.
         response_mask: [B,R] bool.
         finished: [B] bool; ended by itself, not cut.
-        sampler_logprobs: [B,R] float32, as the engine sampled them.
+        sampler_logprobs: [B,R] float32, as the engine sampled them; of recorded responses those under
+            the reference, as if the untrained policy had written them.
         logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by
             the forward that trains; None where nothing needs them before the update.
         ref_logprobs: [B,R] float32 under the reference; None where nothing needs them.

@@ -98,23 +98,40 @@ class Updater:
         self.losses = list(losses)
         self.groups = _groups(self.losses, roles)
 
-    def update(self, rollout: Rollout, advantages: Advantages, step: int) -> dict[str, float]:
+    def update(
+        self,
+        rollout: Rollout,
+        advantages: Advantages,
+        step: int,
+        *,
+        epochs: int | None = None,
+        minibatches: int | None = None,
+    ) -> dict[str, float]:
         """One step's training; returns metrics, means over all real tokens trained on.
 
         After an error the weights are those before the step.
+
+        Args:
+            epochs, minibatches: the plan's, unless given.
 
         Raises:
             NonFiniteError: a loss or gradient is not finite.
             PluginError: a loss broke its contract.
         """
-        if self.plan.epochs * self.plan.minibatches == 1:
-            return self._train(rollout, advantages, step)  # its only pass checks before it moves
+        plan = replace(
+            self.plan,
+            epochs=epochs or self.plan.epochs,
+            minibatches=minibatches or self.plan.minibatches,
+        )
+        if plan.epochs * plan.minibatches == 1:
+            return self._train(rollout, advantages, step, plan)  # its only pass checks before it moves
         with self.masters.all_or_nothing():
-            return self._train(rollout, advantages, step)
+            return self._train(rollout, advantages, step, plan)
 
-    def _train(self, rollout: Rollout, advantages: Advantages, step: int) -> dict[str, float]:
+    def _train(
+        self, rollout: Rollout, advantages: Advantages, step: int, plan: UpdatePlan
+    ) -> dict[str, float]:
         """The passes over a rollout."""
-        plan = self.plan
         tally = Tally()
         # Filled by the first pass over each sample where no earlier pass has been needed.
         old = rollout.logprobs

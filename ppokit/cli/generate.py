@@ -36,8 +36,8 @@ def generate(
     from ppokit.inference import load_policy
 
     answers = []
-    if base:
-        answers.append(("base", load_policy(recipe, None).answer(prompt, seed=seed, greedy=greedy)))
-    answers.append(("policy", load_policy(recipe, run / "policy").answer(prompt, seed=seed, greedy=greedy)))
+    for name, folder in [("base", None)] * base + [("policy", run / "policy")]:
+        (text,) = load_policy(recipe, folder).answer([prompt], seed=None if greedy else seed)
+        answers.append((name, text.strip()))
     for name, text in answers:
-        typer.echo(f"{name}: {text.strip()}" if base else text.strip())
+        typer.echo(f"{name}: {text}" if base else text)

@@ -162,9 +162,9 @@ def test_failed_samples_are_not_trained_on(recipe_dict: RecipeDict, tmp_path: Pa
     trained: list[list[str]] = []
     update = trainer.parts.updater.update
 
-    def watched(rollout: Rollout, *rest: Any) -> dict[str, float]:
+    def watched(rollout: Rollout, *rest: Any, **more: Any) -> dict[str, float]:
         trained.append(rollout.ids)
-        return update(rollout, *rest)
+        return update(rollout, *rest, **more)
 
     trainer.parts.updater.update = watched  # type: ignore[method-assign]
     trainer.train()

@@ -1,0 +1,98 @@
+"""Fit: one PPO update on recorded, rated responses instead of sampled ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ppokit.errors import DataError
+from ppokit.prompts import Prompts
+from ppokit.protocols import SamplingPolicy
+from ppokit.recorded import as_generation
+from ppokit.rollout import build_rollout
+from ppokit.scoring import Provider, Scorer
+from ppokit.types import PromptBatch, RewardOutput, Rewards, Rollout
+
+if TYPE_CHECKING:
+    from ppokit.processes import Processes
+    from ppokit.settings import PromptSettings
+
+
+def recorded_rollout(
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    *,
+    policy: SamplingPolicy,
+    settings: PromptSettings,
+    step: int,
+) -> Rollout:
+    """One recorded response to each prompt; equal prompts share a group.
+
+    Raises:
+        DataError: a text is missing, or leaves no room in the model's context.
+    """
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    encoded = Prompts(
+        [{"prompt": prompt} for prompt in prompts],
+        policy.tokenizer,
+        column="prompt",
+        chat=settings.chat,
+        system=settings.system,
+        context=context,
+        max_new_tokens=1,
+        per_step=len(prompts),
+        seed=0,
+    )
+    generation = as_generation(responses, policy)
+    for place, (prompt, response) in enumerate(zip(encoded.ids, generation.response_ids, strict=True)):
+        if context is not None and len(prompt) + len(response) > context:
+            raise DataError(
+                f"fit: prompt and response {place} have {len(prompt)} and {len(response)} tokens; the "
+                f"model's context holds {context}. Shorten or drop them."
+            )
+    first: dict[str, int] = {}
+    batch = PromptBatch(
+        [first.setdefault(prompt, place) for place, prompt in enumerate(prompts)],
+        list(prompts),
+        encoded.ids,
+        [{}] * len(prompts),
+    )
+    names = [f"{step + 1:06d}-fit-{place:06d}" for place in range(len(prompts))]
+    return build_rollout(batch, generation, names, 1)
+
+
+def given_rewards(rollout: Rollout, numbers: Sequence[float], processes: Processes) -> Rewards:
+    """The ratings as the rewards of a rollout."""
+    by_id = dict(zip(rollout.ids, map(float, numbers), strict=True))
+
+    class Given:
+        def score(self, share: Rollout) -> RewardOutput:
+            return RewardOutput.from_values([by_id[name] for name in share.ids])
+
+    return Scorer([Provider("given", "fit", Given(), 1.0)], processes, 0.0).score(rollout)
+
+
+def check_given(
+    prompts: Sequence[str], responses: Sequence[str], rewards: Sequence[float], epochs: int
+) -> None:
+    """What fit is given can be trained on.
+
+    Raises:
+        DataError: lengths differ, nothing was given, a text is no text, or a reward no finite number.
+    """
+    sizes = (len(prompts), len(responses), len(rewards))
+    if len(set(sizes)) != 1 or not sizes[0]:
+        raise DataError(
+            f"fit: got {sizes[0]} prompts, {sizes[1]} responses and {sizes[2]} rewards; expected as many of "
+            "each, at least one."
+        )
+    for name, texts in (("prompts", prompts), ("responses", responses)):
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"fit: {name}[{place}] is {text!r}; expected text.")
+    for place, number in enumerate(rewards):
+        if isinstance(number, bool) or not math.isfinite(float(number)):
+            raise DataError(f"fit: rewards[{place}] is {number!r}; expected a finite number.")
+    if epochs < 1:
+        raise DataError(f"fit: got epochs={epochs}; expected 1 or more.")

@@ -1,0 +1,48 @@
+"""Recorded texts as an engine's answer: their ids, their end, and what nobody knows about them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ppokit.protocols import SamplingPolicy
+from ppokit.recorded import as_generation
+
+TEXTS = [" happy and smiled.", "", "Tom"]
+
+
+def policy(folder: Path, **changes: Any) -> SamplingPolicy:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name, value in changes.items():
+        setattr(tokenizer, name, value)
+    return SamplingPolicy(cast(Any, None), cast(PreTrainedTokenizerBase, tokenizer), frozenset({2, 7}))
+
+
+def test_each_text_ends_with_the_models_end(stories260k: Path) -> None:
+    given = policy(stories260k)
+    found = as_generation(TEXTS, given)
+    plain = [given.tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+    assert found.response_ids == [[*ids, given.tokenizer.eos_token_id] for ids in plain]
+    assert found.response_ids[1] == [given.tokenizer.eos_token_id]
+    assert found.finished == [True] * 3
+    assert found.texts == TEXTS
+    assert [len(numbers) for numbers in found.logprobs] == [len(ids) for ids in found.response_ids]
+    assert all(math.isnan(number) for numbers in found.logprobs for number in numbers)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_longer_one_is_cut_and_not_finished(stories260k: Path, limit: int) -> None:
+    whole = as_generation(TEXTS, policy(stories260k))
+    found = as_generation(TEXTS, policy(stories260k), limit)
+    assert found.response_ids == [ids[:limit] for ids in whole.response_ids]
+    assert found.finished == [len(ids) <= limit for ids in whole.response_ids]
+    assert found.texts == TEXTS, "the whole text was rated"
+
+
+def test_without_an_end_of_sequence_token_the_models_first_end_is_taken(stories260k: Path) -> None:
+    found = as_generation(["Tom"], policy(stories260k, eos_token=None))
+    assert found.response_ids[0][-1] == 2
