@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 
 from ppokit.adapters import LoraSpec
 from ppokit.errors import ModelError, PluginError, PpokitError
@@ -16,7 +18,7 @@ from ppokit.masters import Masters
 from ppokit.memory import keep_freed_memory
 from ppokit.models import ModelRoles
 from ppokit.processes import Processes
-from ppokit.prompts import Prompts, read_rows
+from ppokit.prompts import Prompts, distinct, read_rows
 from ppokit.protocols import AdvantageEstimator, BuildContext, Need, Observer, Reweighing, RolloutEngine
 from ppokit.recipe import Recipe
 from ppokit.scoring import Provider, Scorer
@@ -69,6 +71,8 @@ def assemble(recipe: Recipe) -> Parts:
     if processes.device.type == "cpu":
         keep_freed_memory()
     rows = read_rows(settings.prompts.path, settings.prompts.split)
+    if settings.prompts.distinct:
+        rows = distinct(rows, settings.prompts.column)
     source = find_model(
         settings.model.name,
         revision=settings.model.revision,
@@ -77,7 +81,19 @@ def assemble(recipe: Recipe) -> Parts:
     config = load_config(source)
     tokenizer = load_tokenizer(source)
     dtype = pick_dtype(settings.model.dtype, processes.device)
-    context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed)
+    base: list[ModelRoles] = []  # filled below, once it is loaded
+
+    def embed(texts: Sequence[str]) -> Tensor:
+        if not base:
+            raise PluginError(
+                "BuildContext.embed: there is no base model yet; call it when training has begun."
+            )
+        ends = [0 if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)]
+        limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+        encoded = tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+        return base[0].embed([list(ids)[:limit] or ends for ids in encoded])
+
+    context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, embed=embed)
     engine: RolloutEngine = _build(recipe, recipe.engine, context)
     prompts = Prompts(
         rows,
@@ -109,6 +125,7 @@ def assemble(recipe: Recipe) -> Parts:
         value=settings.value if "values" in recipe.needs else None,
         reference="ref_logprobs" in recipe.needs,
     )
+    base.append(roles)
     if not any(param.numel() for param in roles.trainable.values()):
         raise ModelError("lora.target_modules: no parameter is left to train.")
     masters = Masters(roles.trainable, weight_decay=settings.update.weight_decay)

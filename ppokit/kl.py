@@ -6,9 +6,9 @@ for KL(p || q) with tokens drawn from p (policy), q the reference. k1 is unbiase
 k2 is biased with low variance, k3 is unbiased and never negative.
 
 J. Schulman, "Approximating KL divergence", 2020, joschu.net/blog/kl-approx.html. Differs: in k3 the
-exponent is held below 60, so that a token that the policy has all but ruled out gives a large number
-and not infinity; and exp(x) - 1 is taken as one operation, without which near-equal policies
-would give rounding noise of either sign.
+exponent's value is held below 60, so that a token that the policy has all but ruled out gives a large
+number and not infinity, with a gradient that still pushes it up; and exp(x) - 1 is taken as one
+operation, without which near-equal policies would give rounding noise of either sign.
 """
 
 from __future__ import annotations
@@ -41,5 +41,6 @@ def kl(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLEstimator) -> Ten
     if estimator == "k2":
         return log_ratio.square() / 2
     if estimator == "k3":
-        return (-log_ratio).clamp(max=_LARGEST_EXPONENT).expm1() + log_ratio
+        excess = (-log_ratio.detach() - _LARGEST_EXPONENT).clamp(min=0)
+        return (-log_ratio - excess).expm1() + log_ratio
     raise ValueError(f"KL estimator {estimator!r}; expected k1, k2 or k3")

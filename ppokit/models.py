@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ppokit import attention
 from ppokit.adapters import LoraSpec, adapter_of, attach
-from ppokit.batches import TokenBatch
+from ppokit.batches import TokenBatch, token_batches
 from ppokit.errors import ModelError
 from ppokit.loading import quiet
 from ppokit.logprobs import Entropy, token_logprobs
@@ -99,6 +99,36 @@ class ModelRoles:
         if self.value_mode == "own_adapter":
             return logprobs, entropies, self.values(batch)
         return logprobs, entropies, self._values_of(hidden, batch)
+
+    @torch.no_grad()
+    def embed(self, token_ids: Sequence[Sequence[int]], *, tokens_at_a_time: int = 4096) -> Tensor:
+        """Texts as vectors: the mean over tokens of the frozen base's final hidden states, of length 1.
+
+        Args:
+            token_ids: of each text, at least one token.
+
+        Returns: [n,H] float32 on the CPU.
+
+        Raises:
+            ModelError: the base itself is trained, and there is no frozen copy.
+        """
+        if self.lora is None and self._frozen_copy is None:
+            raise ModelError(
+                "without lora the base model itself is trained, so that its hidden states would drift; name "
+                "an encoder of its own, or add a lora section"
+            )
+        out = torch.zeros(len(token_ids), self.model.config.get_text_config().hidden_size)
+        lengths = [len(ids) for ids in token_ids]
+        for places in token_batches(range(len(token_ids)), lengths, tokens_at_a_time):
+            width = max(lengths[place] for place in places)
+            ids = torch.tensor([[*token_ids[p], *[0] * (width - lengths[p])] for p in places])
+            mask = torch.arange(width) < torch.tensor([[lengths[p]] for p in places])
+            nothing = torch.zeros(0, dtype=torch.long)
+            batch = TokenBatch(ids.to(self.device), nothing, nothing, nothing, mask)
+            hidden = self._hidden(batch, "reference").float().cpu()
+            mean = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+            out[places] = nn.functional.normalize(mean, dim=1)
+        return out
 
     def _logprobs_of(
         self, hidden: Tensor, batch: TokenBatch, temperature: float, entropy: Entropy, head: nn.Module

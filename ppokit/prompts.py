@@ -7,7 +7,7 @@ it had never stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,14 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"prompts.path: {path} has no rows; expected at least one prompt.")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return [{key: row.get(key) for key in columns} for row in rows]
+
+
+def distinct(rows: Sequence[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    """The first row of each prompt."""
+    first: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        first.setdefault(str(row.get(column)), row)
+    return list(first.values())
 
 
 def encode_prompt(

@@ -7,12 +7,13 @@ state from step to step (a controller, running statistics) also has `state_dict(
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
+from ppokit.errors import PluginError
 from ppokit.types import (
     Advantages,
     AdvantageWeights,
@@ -39,6 +40,10 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _no_base(texts: Sequence[str]) -> Tensor:
+    raise PluginError("BuildContext.embed: there is no base model yet; call it when training has begun.")
+
+
 @dataclass(frozen=True)
 class BuildContext:
     """What the core knows when it builds a component.
@@ -47,11 +52,15 @@ class BuildContext:
         device: where models of a plugin's own should live.
         dtype: the dtype of the base model.
         seed: the run's seed.
+        embed: texts as vectors [n,H], float32 of length 1 on the CPU: the mean of the frozen base's final
+            hidden states. To be called once training has begun, since components are built before the
+            model is loaded.
     """
 
     device: torch.device
     dtype: torch.dtype
     seed: int
+    embed: Callable[[Sequence[str]], Tensor] = _no_base
 
 
 @dataclass(frozen=True)
@@ -190,6 +199,15 @@ class PhaseObserver(Protocol):
 
 
 @runtime_checkable
+class Warned(Protocol):
+    """An observer that also wants the warnings of a run."""
+
+    def on_warning(self, step: int, text: str) -> None:
+        """Something that a person should look at; `text` is a sentence without its full stop."""
+        ...
+
+
+@runtime_checkable
 class Stateful(Protocol):
     """Keeps state from step to step; it must be JSON: numbers, strings, lists, mappings."""
 
@@ -214,4 +232,5 @@ __all__ = [
     "RolloutEngine",
     "SamplingPolicy",
     "Stateful",
+    "Warned",
 ]

@@ -17,6 +17,7 @@ from ppokit.recipe_file import Document, join
 from ppokit.settings import (
     CHOSEN,
     LISTS,
+    OPTIONAL,
     SECTIONS,
     AdvantageSettings,
     Choice,
@@ -181,14 +182,14 @@ class _Reader:
                     continue  # a preset would have brought them
                 self.document.report(name, f"this section is missing: {about.description}")
                 continue
-            content = data.get(name, [] if name in LISTS else None if name in ("lora", "value") else {})
+            content = data.get(name, [] if name in LISTS else None if name in OPTIONAL else {})
             if name == "value":
                 made: Any = self._value(content)
             elif name in LISTS:
                 made = self._list(name, content, about.is_required())
             elif name in CHOSEN:
                 made = self._choice(name, name, content)
-            elif name == "lora" and content is None:
+            elif name in OPTIONAL and content is None:
                 made = None
             else:
                 made = self._mapping(SECTIONS[name], content, name)

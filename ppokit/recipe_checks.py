@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ppokit.columns import is_local, read_columns
 from ppokit.errors import DataError
 from ppokit.protocols import CheckContext
+from ppokit.ratings.table import read_ratings
 from ppokit.recipe_file import Document
 from ppokit.settings import (
+    CanarySettings,
     Choice,
     LoraSettings,
     PromptSettings,
@@ -42,6 +45,7 @@ def check(
     if not data:
         return
     columns = _prompts(sections.get("prompts"), document)
+    _canary(sections.get("canary"), document)
     rollout = sections.get("rollout")
     context = CheckContext(
         columns, rollout.responses_per_prompt if isinstance(rollout, RolloutSettings) else None
@@ -119,6 +123,17 @@ def _adapter(lora: LoraSettings | None, document: Document) -> None:
         document.report(
             "lora.adapter", f"{lora.adapter} has no adapter_config.json; expected a folder that PEFT saved"
         )
+
+
+def _canary(canary: CanarySettings | None, document: Document) -> None:
+    if canary is None:
+        return
+    if find_spec("scipy") is None:
+        document.report("canary", "its rank correlations need pip install 'ppokit[ratings]'")
+    try:
+        read_ratings(canary.path, canary.columns, on_bad_row=canary.on_bad_row)
+    except DataError as error:
+        document.report("canary.path", str(error))
 
 
 def _prompts(prompts: PromptSettings | None, document: Document) -> tuple[str, ...] | None:

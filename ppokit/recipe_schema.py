@@ -7,7 +7,7 @@ from typing import Any
 from ppokit.catalog import Catalog
 from ppokit.errors import PluginError
 from ppokit.presets import names
-from ppokit.settings import CHOSEN, LISTS, SECTIONS, Section, Settings
+from ppokit.settings import CHOSEN, LISTS, Section, Settings
 
 
 def recipe_schema(catalog: Catalog) -> dict[str, Any]:
@@ -27,8 +27,8 @@ def recipe_schema(catalog: Catalog) -> dict[str, Any]:
             properties[name] = {**about, "type": "array", **least, "items": section}
         else:
             properties[name] = field
-    for model in SECTIONS.values():
-        definitions[model.__name__] = base["$defs"][model.__name__]
+    chosen = {model.__name__ for model in CHOSEN.values()}
+    definitions.update({name: made for name, made in base["$defs"].items() if name not in chosen})
     # A preset brings losses along.
     required = [name for name in base["required"] if name != "losses"]
     preset = {"description": "An algorithm's usual keys, which the recipe's own override.", "enum": names()}

@@ -108,6 +108,10 @@ class Scorer:
             metrics={**rewards.metrics, "reward/greedy_mean": float(greedy.scores[greedy.valid].mean())},
         )
 
+    def look(self, rollout: Rollout) -> Rewards:
+        """Rewards of a rollout that does not count: nothing is learnt of its scores."""
+        return self._rewards(rollout, learn=False)
+
     def _rewards(self, rollout: Rollout, *, learn: bool) -> Rewards:
         """Every provider's; `learn` takes the scores into what they are scaled by."""
         token_rewards = torch.zeros(rollout.response_ids.shape)

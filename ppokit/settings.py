@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ppokit.masked import Variance
 from ppokit.protocols import Component
+from ppokit.ratings.table import OnBadRow, RatingColumns
 
 Value = Literal["own_adapter", "policy_trunk", "detached_trunk"]
 Text = Annotated[str, Field(min_length=1)]
@@ -46,6 +47,9 @@ class PromptSettings(Section):
     chat: bool = Field(default=False, description="Put each prompt into the model's chat template.")
     system: str | None = Field(default=None, description="System message of the chat; needs chat: true.")
     split: Text = Field(default="train", description="Split of the data set.")
+    distinct: bool = Field(
+        default=False, description="Keep each prompt once, with its first row; for files of ratings."
+    )
 
 
 class RolloutSettings(Section):
@@ -131,6 +135,18 @@ class UpdateSettings(Section):
     )
 
 
+class CanarySettings(Section):
+    path: Text = Field(description="File of held-out ratings, on which nothing trains.")
+    columns: RatingColumns = Field(
+        default_factory=RatingColumns, description="Which of its columns holds what."
+    )
+    on_bad_row: OnBadRow = Field(default="fail", description="What to do about rows that cannot be read.")
+    every: int = Field(
+        default=10, gt=0, description="Steps between evaluations; the first is before any training."
+    )
+    limit: int = Field(default=200, gt=1, description="Rated responses that are looked at, from the first.")
+
+
 class RunSettings(Section):
     steps: int = Field(gt=0, description="Steps of the run.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of everything random.")
@@ -169,6 +185,10 @@ class Settings(Section):
         min_length=1, description="What is minimised; each with its loss's own keys."
     )
     update: UpdateSettings = Field(default_factory=UpdateSettings, description="How the weights change.")
+    canary: CanarySettings | None = Field(
+        default=None,
+        description="Held-out ratings that tell whether the reward still means what people meant.",
+    )
     run: RunSettings = Field(description="How long, and where to.")
     observers: list[ObserverSettings] = Field(default_factory=list, description="What watches the run.")
 
@@ -178,6 +198,7 @@ SECTIONS: dict[str, type[Section]] = {
     "lora": LoraSettings,
     "prompts": PromptSettings,
     "update": UpdateSettings,
+    "canary": CanarySettings,
     "run": RunSettings,
 }
 """Sections without a plugin."""
@@ -190,6 +211,9 @@ CHOSEN: dict[str, type[Section]] = {
     "observers": ObserverSettings,
 }
 """Sections that choose plugins, by kind."""
+
+OPTIONAL = frozenset({"lora", "value", "canary"})
+"""Sections that may be null, and are where they are left out."""
 
 LISTS = frozenset({"rewards", "losses", "observers"})
 """Sections that are lists."""

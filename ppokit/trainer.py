@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ppokit.assembly import Parts, assemble
 from ppokit.batches import TokenBatch, forward_all
+from ppokit.canary import Canary, read_held_out
 from ppokit.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
 from ppokit.dynamic_sampling import count_groups, join, mark
 from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
@@ -35,7 +36,7 @@ from ppokit.guards import check_first_kl, check_moved
 from ppokit.inference import LoadedPolicy, Prediction
 from ppokit.ledger import Ledger, provenance
 from ppokit.metrics import Clock, peak_gb, rollout_metrics
-from ppokit.protocols import Need, Observant, Observer, PhaseObserver, SamplingPolicy, Stateful
+from ppokit.protocols import Need, Observant, Observer, PhaseObserver, SamplingPolicy, Stateful, Warned
 from ppokit.recipe import Recipe
 from ppokit.rollout import generate
 from ppokit.signals import Signals
@@ -85,6 +86,10 @@ class PPOTrainer:
         self._opened = self._ended = False
         self._first_hash = self.parts.masters.hash(self.roles.is_policy)
         self._moved = self.step > 0
+        self._canary: Canary | None = None
+        if self.settings.canary is not None:
+            held_out = read_held_out(self.settings.canary)
+            self._canary = Canary(held_out, self._recorded, self.parts.scorer.look)
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
         self.observers = [*self.parts.observers, *observers] if self.processes.is_main else []
@@ -192,6 +197,7 @@ class PPOTrainer:
             trained, wanted = rollout.select(rows), advantages.select(rows)
         else:
             trained, wanted = rollout, advantages
+        watched = self._watch()
         # Held first and let go last: a signal must not come between the weights' step and its count.
         with self.signals.held(), self._phase("update"):
             try:
@@ -210,7 +216,7 @@ class PPOTrainer:
             self.step += 1
             self._saved = self._state()
             self._saved_steps = self.parts.masters.steps
-        return stats
+        return {**stats, **watched}
 
     def report(
         self, rollout: Rollout, rewards: Rewards, advantages: Advantages, stats: dict[str, float]
@@ -225,6 +231,7 @@ class PPOTrainer:
             metrics["tokens_per_s"] = float(rollout.response_mask.sum()) / max(total, 1e-9)
             metrics["memory/peak_gb"] = max(self.processes.gather([peak_gb(self.roles.device)]))
             if self.processes.is_main:
+                self._warn(metrics)
                 self._open()
                 self.ledger.add_metrics(self.step, metrics)
                 self.ledger.add_rollout(self.step, rollout, rewards, advantages)
@@ -283,14 +290,7 @@ class PPOTrainer:
             DataError: what was given cannot be trained on.
         """
         check_given(prompts, responses, rewards, epochs)
-        rollout = recorded_rollout(
-            prompts,
-            responses,
-            policy=SamplingPolicy(self.roles.model, self.parts.tokenizer, self.parts.end_ids),
-            settings=self.settings.prompts,
-            step=self.step,
-        )
-        rollout = self._computed(rollout, self.parts.needs_before_update | {"logprobs"})
+        rollout = self._recorded(prompts, responses)
         given = given_rewards(rollout, rewards, self.processes)
         advantages = self.estimate(rollout, given)
         a_step = self.settings.rollout.prompts_per_step * self.settings.rollout.responses_per_prompt
@@ -301,6 +301,17 @@ class PPOTrainer:
         metrics = self.report(rollout, given, advantages, stats)
         self.save()
         return metrics
+
+    def _recorded(self, prompts: Sequence[str], responses: Sequence[str]) -> Rollout:
+        """Recorded responses, with what is needed of them."""
+        rollout = recorded_rollout(
+            prompts,
+            responses,
+            policy=SamplingPolicy(self.roles.model, self.parts.tokenizer, self.parts.end_ids),
+            settings=self.settings.prompts,
+            step=self.step,
+        )
+        return self._computed(rollout, self.parts.needs_before_update | {"logprobs"})
 
     def predict(self, prompts: Sequence[str]) -> list[Prediction]:
         """What the policy, as it is now, would say: next-token probabilities and a greedy response."""
@@ -315,6 +326,25 @@ class PPOTrainer:
         return LoadedPolicy(policy, self.parts.engine, self.settings.prompts)
 
     # Below the verbs
+
+    def _watch(self) -> dict[str, float]:
+        """The canary's numbers, where it is time: of the policy whose responses the step trains on."""
+        canary, settings = self._canary, self.settings.canary
+        if canary is None or settings is None or self.step % settings.every:
+            return {}
+        return canary.measure()
+
+    def _warn(self, metrics: dict[str, float]) -> None:
+        """Tell the observers what the canary says, by the numbers of its first measure."""
+        if self._canary is None or "canary/scored" not in metrics:
+            return
+        before = self.ledger.read_metrics() if self._opened else []
+        first = next((line for line in before if "canary/scored" in line), metrics)
+        warning = self._canary.warning(first, metrics)
+        metrics["canary/warning"] = float(warning is not None)
+        for observer in self.observers:
+            if warning is not None and isinstance(observer, Warned):
+                observer.on_warning(self.step, warning)
 
     def _answered(self, prompts: PromptBatch, *, greedy: bool = False) -> Rollout:
         """Responses to the prompts, sampled, or one greedy response to each."""

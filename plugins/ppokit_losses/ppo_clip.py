@@ -5,9 +5,7 @@
     loss  = min(loss, -dual_clip * A)   where A < 0, if dual_clip is given
 
 Schulman et al. 2017, arXiv:1707.06347, eq. 7; two bounds: DAPO, arXiv:2503.14476; dual clip: Ye et al.
-2020, arXiv:1912.09729, eq. 5. Differs: the log-ratio is held below 60, so that the ratio is finite in
-float32. Only its value is held: the gradient is still that of the held ratio, not 0, so that a token
-with a negative advantage is pushed down however far it has gone.
+2020, arXiv:1912.09729, eq. 5. Differs: the value of a far ratio is held, see `ppokit_losses.ratios`.
 """
 
 from __future__ import annotations
@@ -17,14 +15,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.hookspecs import hookimpl
-from ppokit.kl import kl
 from ppokit.protocols import BuildContext, Component, Options
 from ppokit.types import LossInputs, LossOutput
+from ppokit_losses.ratios import token_ratio
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_LARGEST_LOG_RATIO = 60.0  # exp(60) is about 1e26: finite in float32, its sums too
 
 
 def ppo_clip(
@@ -48,23 +44,12 @@ def ppo_clip(
 
     Returns: [B,R].
     """
-    ratio = _ratio(logprobs, old_logprobs)
+    ratio = token_ratio(logprobs, old_logprobs)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     loss = (-advantages * ratio).maximum(-advantages * clipped)
     if dual_clip is None:
         return loss
     return loss.minimum(-advantages * dual_clip).where(advantages < 0, loss)
-
-
-def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """exp(log-ratio), its value held at exp(60); d ratio / d logprobs = ratio everywhere."""
-    log_ratio = _wide(logprobs) - _wide(old_logprobs)
-    excess = (log_ratio.detach() - _LARGEST_LOG_RATIO).clamp(min=0)
-    return (log_ratio - excess).exp()
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype.itemsize < 4 else x
 
 
 class PPOClipOptions(Options):
@@ -98,13 +83,10 @@ class PPOClip:
             clip_high=high,
             dual_clip=dual,
         )
-        ratio = _ratio(inputs.logprobs.detach(), inputs.old_logprobs)
+        ratio = token_ratio(inputs.logprobs.detach(), inputs.old_logprobs)
         stopped = ratio.clamp(1 - low, 1 + high) * advantages < ratio * advantages
         metrics = {
             "policy/clip_fraction": stopped.to(ratio.dtype),
-            "policy/approx_kl": kl(
-                _wide(inputs.old_logprobs), _wide(inputs.logprobs.detach()), estimator="k3"
-            ),
             "policy/ratio": ratio,
         }
         if dual is not None:

@@ -14,6 +14,7 @@ from pydantic import Field
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, Component, Options
 from ppokit.types import LossInputs, LossOutput
+from ppokit_losses.ratios import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +38,7 @@ def value_clip(values: Tensor, old_values: Tensor, returns: Tensor, *, clip_rang
 def _squared_errors(
     values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float
 ) -> tuple[Tensor, Tensor]:
-    values, old_values, returns = (
-        x.float() if x.dtype.itemsize < 4 else x for x in (values, old_values, returns)
-    )
+    values, old_values, returns = wide(values), wide(old_values), wide(returns)
     clipped = values.clamp(old_values - clip_range, old_values + clip_range)
     return (values - returns).square(), (clipped - returns).square()
 

@@ -11,13 +11,15 @@ depend on what else is in the batch: padding stands on the right and is attended
 A text beyond the model's limit loses its beginning, so that the response's end is kept; the metric
 `truncated` counts those. Only safetensors are read, and no code of the model's own is run. A model
 without a trained head is refused: its scores would be random numbers.
+
+A folder written by `ppokit reward fit` says how its texts are laid out, in `ppokit_reward.json`. It may hold a
+PEFT adapter with a head on a causal LM, which is then loaded beneath it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,12 +29,14 @@ from ppokit.errors import ModelError
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
 from ppokit.types import Outcome, RewardOutput, Rollout
+from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, layout_of, load
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Activation = Literal["none", "sigmoid", "softmax"]
 _KIND = "ForSequenceClassification"
+JOINED = "{prompt} {response}"
 _NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 
@@ -70,11 +74,11 @@ def reward_model(
 
 class RewardModelOptions(Options):
     model: str = Field(min_length=1, description="Hub id, or folder, of a sequence classifier.")
-    template: str | tuple[str, str] = Field(
-        "{prompt} {response}",
-        validate_default=True,
+    template: str | tuple[str, str] | None = Field(
+        None,
         description="The text that is scored, made of {prompt} and {response}; or two such texts, which "
-        "the tokenizer joins as a pair, for a model that was trained on pairs.",
+        "the tokenizer joins as a pair, for a model that was trained on pairs. Not set: as the model's "
+        "folder says, else {prompt} {response}.",
     )
     label: StrictInt | str | None = Field(
         None, description="Which label is the score, by name or index; needed where there are several."
@@ -86,7 +90,8 @@ class RewardModelOptions(Options):
     max_length: int | None = Field(
         None,
         ge=8,
-        description="Tokens of a text that are read, counted from its end. Not set: all that the model can.",
+        description="Tokens of a text that are read, counted from its end. Not set: as the model's folder "
+        "says, else all that the model can.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Of the weights; auto: as they are stored."
@@ -94,7 +99,9 @@ class RewardModelOptions(Options):
 
     @field_validator("template")
     @classmethod
-    def _has_a_response(cls, value: str | tuple[str, str]) -> str | tuple[str, str]:
+    def _has_a_response(cls, value: str | tuple[str, str] | None) -> str | tuple[str, str] | None:
+        if value is None:
+            return value
         try:
             fields = [field for _, *field in Formatter().parse("".join(value)) if field[0] is not None]
         except ValueError as error:
@@ -110,9 +117,12 @@ class RewardModelOptions(Options):
 class RewardModel:
     def __init__(self, options: RewardModelOptions, context: BuildContext) -> None:
         self.options = options
-        self.model, self.tokenizer = _load(options, context)
+        template, max_length = layout_of(options.model)
+        template, self.max_length = options.template or template or JOINED, options.max_length or max_length
+        self.templates = (template,) if isinstance(template, str) else template
+        self.model, self.tokenizer = load(options.model, options.dtype, context.device)
         self.label = _label(options, self.model.config)
-        self.limit = _limit(options, self.model, self.tokenizer)
+        self.limit = _limit(options, self.max_length, self.model, self.tokenizer)
         by_key = {"token_type_ids": self.tokenizer.pad_token_type_id, "attention_mask": 0}
         by_key["input_ids"] = self.tokenizer.pad_token_id
         wanted = ("input_ids", "attention_mask", *self.tokenizer.model_input_names)
@@ -131,11 +141,9 @@ class RewardModel:
         return RewardOutput(logits[:, self.label], outcomes, metrics={"truncated": float(truncated)})
 
     def _encode(self, rollout: Rollout) -> tuple[list[dict[str, list[int]]], int]:
-        template = self.options.template
-        templates = (template,) if isinstance(template, str) else template
         encoded, truncated = [], 0
         for prompt, response in zip(rollout.prompts, rollout.responses, strict=True):
-            texts = [text.format(prompt=prompt, response=response) for text in templates]
+            texts = [text.format(prompt=prompt, response=response) for text in self.templates]
             one = self._tokens(texts)
             if self.limit is not None and len(one["input_ids"]) > self.limit:
                 truncated += 1
@@ -148,41 +156,6 @@ class RewardModel:
     def _tokens(self, texts: list[str], **truncation: Any) -> dict[str, list[int]]:
         given = self.tokenizer(*texts, return_attention_mask=True, verbose=False, **truncation)
         return {key: list(given[key]) for key in self.pad}
-
-
-def _load(options: RewardModelOptions, context: BuildContext) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    name = str(Path(options.model).expanduser()) if _is_path(options.model) else options.model
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=False, padding_side="right", truncation_side="left"
-        )
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name,
-            dtype=options.dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"reward model {options.model!r} cannot be loaded as a sequence classifier in safetensors: "
-            f"{error}"
-        ) from error
-    random = sorted(info["missing_keys"])
-    if random:
-        raise ModelError(
-            f"reward model {options.model!r} has no trained head: its files hold no {', '.join(random[:4])}"
-            f"{' and others' if len(random) > 4 else ''}, so its scores would be random; choose a model "
-            f"that was trained as a classifier or reward model"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        if tokenizer.pad_token_id is None:
-            raise ModelError(f"the tokenizer of reward model {options.model!r} has no token to pad with")
-    model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
-    return model.to(context.device).eval().requires_grad_(False), tokenizer
 
 
 def _label(options: RewardModelOptions, config: Any) -> int:
@@ -207,7 +180,7 @@ def _label(options: RewardModelOptions, config: Any) -> int:
     return matches[0]
 
 
-def _limit(options: RewardModelOptions, model: Any, tokenizer: Any) -> int | None:
+def _limit(options: RewardModelOptions, wanted: int | None, model: Any, tokenizer: Any) -> int | None:
     """The most tokens of a text; None where neither the model nor its tokenizer knows a limit."""
     import torch
 
@@ -220,26 +193,23 @@ def _limit(options: RewardModelOptions, model: Any, tokenizer: Any) -> int | Non
                 used = max(used, 0 if module.padding_idx is None else module.padding_idx + 1)
         limits.append(positions - used)
     limit = min(limits, default=None)
-    if options.max_length is None:
+    if wanted is None:
         return limit
-    if limit is not None and options.max_length > limit:
+    if limit is not None and wanted > limit:
         raise ModelError(
-            f"reward model {options.model!r} reads at most {limit} tokens; max_length is {options.max_length}"
+            f"reward model {options.model!r} reads at most {limit} tokens; max_length is {wanted}"
         )
-    return options.max_length
-
-
-def _is_path(model: str) -> bool:
-    """Whether it is meant as a folder; a hub id is `name` or `owner/name`."""
-    return model.startswith((".", "/", "~")) or model.count("/") > 1 or Path(model).is_dir()
+    return wanted
 
 
 def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
-    if not _is_path(options.model):
+    if not is_path(options.model):
         return
-    folder = Path(options.model).expanduser()
+    folder = folder_of(options.model)
     if not folder.is_dir():
         yield f"model {options.model!r}: there is no such folder"
+        return
+    if (folder / ADAPTER).is_file():
         return
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from ppokit import __version__
-from ppokit.cli import inspect
+from ppokit.cli import inspect, ratings, reward
 from ppokit.cli.generate import generate
 from ppokit.cli.train import train
 from ppokit.errors import Interrupted, PpokitError
@@ -78,6 +78,13 @@ app.command(cls=Command)(generate)
 app.command(cls=Command)(inspect.validate)
 app.command(cls=Command)(inspect.schema)
 plugins.command("list", cls=Command)(inspect.list_plugins)
+ratings_commands = typer.Typer(**_PLAIN)
+app.add_typer(ratings_commands, name="ratings", help="People's ratings: check, measure, convert them.")
+for _name, _command in ratings.COMMANDS.items():
+    ratings_commands.command(_name, cls=Command)(_command)
+reward_commands = typer.Typer(**_PLAIN)
+app.add_typer(reward_commands, name="reward", help="Reward models from people's ratings.")
+reward_commands.command("fit", cls=Command)(reward.fit)
 
 
 def main() -> None:

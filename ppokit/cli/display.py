@@ -79,6 +79,9 @@ class Display:
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
 
+    def on_warning(self, step: int, text: str) -> None:
+        self._print(f"warning, step {step}: {text}", style="bold yellow")
+
     def on_end(self) -> None:
         if self._progress is not None:
             self._progress.stop()

@@ -56,6 +56,15 @@ def test_far_apart_policies_stay_finite(estimator, difference) -> None:
     assert p.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("difference", [-50.0, -61.0, -500.0])
+def test_a_token_that_the_policy_rules_out_is_pushed_up_however_far(difference) -> None:
+    """d k3 / d log p = 1 - q/p, with q/p held at exp(60)."""
+    p = torch.tensor([difference], requires_grad=True)
+    kl(p, torch.zeros(1), estimator="k3").sum().backward()
+    assert p.grad is not None
+    assert p.grad.item() == pytest.approx(1 - math.exp(min(-difference, 60)), rel=1e-4)
+
+
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
 def test_k1_and_k3_are_unbiased(estimator) -> None:
     """Exactly, over a whole distribution: sum of p * estimate = KL(p || q)."""

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
+from hypothesis import given, settings
+from pydantic import ValidationError
 
-from ppokit_losses.entropy import Entropy, EntropyOptions, entropy
+from loss_checks import INF, NAN, after_masking, cases, spoiled
+from ppokit_losses.entropy import Entropy, EntropyOptions, entropy, ppokit_losses
 
 
-def test_is_minus_the_entropy() -> None:
-    assert entropy(torch.tensor([[0.5, 0.0]])).tolist() == [[-0.5, 0.0]]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_is_minus_the_entropy(dtype) -> None:
+    assert entropy(torch.tensor([[0.5, 0.0, 12.0]], dtype=dtype)).tolist() == [[-0.5, 0.0, -12.0]]
+
+
+def test_the_gradient_is_minus_1_on_every_token() -> None:
+    given_entropy = torch.tensor([[0.5, 0.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    entropy(given_entropy).sum().backward()
+    assert given_entropy.grad is not None
+    assert given_entropy.grad.tolist() == [[-1.0, -1.0, -1.0]]
+    assert torch.autograd.gradcheck(entropy, (given_entropy,))
 
 
 def test_a_step_against_the_gradient_raises_the_entropy(context, make_inputs) -> None:
@@ -25,3 +38,20 @@ def test_a_step_against_the_gradient_raises_the_entropy(context, make_inputs) ->
     assert logits.grad is not None
     after = entropy_of(logits.detach() - 0.1 * logits.grad)
     assert before.item() < after.item() < math.log(3)
+
+
+@given(case=cases(1))
+@settings(deadline=None)
+def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
+    (numbers,), mask = case
+    for value in (NAN, INF):
+        dirty = after_masking(entropy, spoiled(numbers, mask, value), mask)
+        clean = after_masking(entropy, numbers, mask)
+        for found, expected in zip(dirty, clean, strict=True):
+            assert found.tolist() == expected.tolist()
+
+
+def test_the_entropy_is_asked_for_and_there_are_no_options() -> None:
+    assert ppokit_losses()[0].needs == {"entropy"}
+    with pytest.raises(ValidationError):
+        EntropyOptions(coefficient=0.01)

@@ -1,0 +1,90 @@
+"""GSPO's clipped loss: PPO's, with one importance ratio a sequence in place of one a token.
+
+    s    = exp(mean over the real tokens of (log p_new - log p_old))
+    loss = -min(s * A, clip(s, 1 - clip_low, 1 + clip_high) * A)      on every token
+
+Zheng et al. 2025, arXiv:2507.18071, eq. 5 and 7. It is the paper's objective with the aggregation
+`sequence_mean_token_mean` and one advantage a response; the bounds are the paper's, of section 5.1. They
+are narrow since s is a geometric mean, and it is usual that many sequences are clipped.
+
+The gradient is that of s, a function of all the sequence's log-probabilities: each token is pushed by the
+mean advantage of its sequence. Differs from GSPO-token (eq. 13), which pushes each token by its own: the two
+have the same gradient where a sequence has one advantage, as with group-relative estimators, and not with
+advantages that vary over a sequence, as those of `gae` do. The value of a far ratio is held, see
+`ppokit_losses.ratios`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, Component, Options
+from ppokit.types import LossInputs, LossOutput
+from ppokit_losses.ratios import sequence_ratio
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def gspo(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> Tensor:
+    """Loss of each token, computed in float32 or wider.
+
+    Args:
+        logprobs: [B,R] under the policy being trained, with gradient.
+        old_logprobs: [B,R] under the policy before the update.
+        advantages: [B,R].
+        mask: [B,R] bool, real response tokens.
+        clip_low: the sequence's ratio earns nothing below 1 - clip_low.
+        clip_high: the sequence's ratio earns nothing above 1 + clip_high.
+
+    Returns: [B,R]; 0 on padding.
+    """
+    ratio = sequence_ratio(logprobs, old_logprobs, mask)  # [B,1]
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    # Masked here: padding shares the sequence's ratio, so a NaN there would reach the real tokens' gradient.
+    real = advantages.where(mask, advantages.new_zeros(()))
+    return (-real * ratio).maximum(-real * clipped)
+
+
+class GSPOOptions(Options):
+    clip_low: float = Field(
+        3e-4, gt=0, le=1, description="The sequence's ratio earns nothing below 1 - clip_low."
+    )
+    clip_high: float = Field(
+        4e-4,
+        gt=0,
+        allow_inf_nan=False,
+        description="The sequence's ratio earns nothing above 1 + clip_high.",
+    )
+
+
+class GSPO:
+    def __init__(self, options: GSPOOptions, context: BuildContext) -> None:
+        self.options = options
+
+    def token_losses(self, inputs: LossInputs) -> LossOutput:
+        assert inputs.logprobs is not None, "`needs` names logprobs"
+        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+        low, high = self.options.clip_low, self.options.clip_high
+        advantages, mask = inputs.advantages, inputs.mask
+        loss = gspo(inputs.logprobs, inputs.old_logprobs, advantages, mask, clip_low=low, clip_high=high)
+        ratio = sequence_ratio(inputs.logprobs.detach(), inputs.old_logprobs, mask)
+        stopped = ratio.clamp(1 - low, 1 + high) * advantages < ratio * advantages
+        metrics = {"policy/clip_fraction": stopped.to(ratio.dtype), "policy/ratio": ratio.expand_as(loss)}
+        return LossOutput(loss, metrics)
+
+
+@hookimpl
+def ppokit_losses() -> list[Component]:
+    return [Component("gspo", GSPO, options=GSPOOptions, needs=frozenset({"logprobs"}))]

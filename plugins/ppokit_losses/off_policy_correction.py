@@ -1,0 +1,142 @@
+"""Importance weights for tokens that were not sampled by quite the policy that trains.
+
+    w = exp(log p_old - log p_sampler)                                   level: token
+    w = exp(sum over the real tokens of (log p_old - log p_sampler))     level: sequence
+
+    truncate:  min(w, cap)
+    mask:      w where floor <= w <= cap, else 0
+
+p_sampler is what the rollout engine drew from, with its own kernels, precision and merged weights; p_old
+the policy before the update, by the forward that trains. The weights multiply the advantages that the other
+losses see. For responses that another policy drew, it is the same correction; where no log-probability
+is known (NaN), as of a response that a person wrote, nothing is corrected: w = 1.
+
+Truncation: Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training";
+Ionides 2008, "Truncated Importance Sampling". Masking: Liu et al. 2025, "When Speed Kills Stability", by
+sequence; IcePop, Ling Team 2025, arXiv:2510.18855, by token with both bounds. By token, the weight ignores
+that earlier tokens were drawn differently too (biased, low variance); by sequence, it is exact but for the
+bounds, and its variance grows with the length, so that long responses mostly meet the bounds. Differs:
+masked tokens weigh 0 but still count in the aggregation's denominators, and advantages are whitened before
+they are weighed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from ppokit.hookspecs import hookimpl
+from ppokit.kl import kl
+from ppokit.protocols import BuildContext, Component, Options
+from ppokit.types import AdvantageWeights, LossInputs
+from ppokit_losses.ratios import held_exp, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Level = Literal["token", "sequence"]
+Mode = Literal["truncate", "mask"]
+
+
+def off_policy_correction(
+    old_logprobs: Tensor,
+    sampler_logprobs: Tensor,
+    mask: Tensor,
+    *,
+    level: Level,
+    mode: Mode,
+    cap: float,
+    floor: float = 0.0,
+) -> Tensor:
+    """Weight of each token, in float32 or wider, without gradient.
+
+    Args:
+        old_logprobs: [B,R] under the policy before the update.
+        sampler_logprobs: [B,R] as the engine sampled them; NaN where it does not know them.
+        mask: [B,R] bool, real response tokens.
+        level: `token`, or `sequence`: one weight a response.
+        mode: `truncate` or `mask`.
+        cap: the largest weight; a larger one is truncated to it, or masked.
+        floor: with `mask`, the smallest weight; a smaller one is masked.
+
+    Returns: [B,R]; 0 on padding.
+    """
+    ratio = _ratio(old_logprobs, sampler_logprobs, mask, level)
+    weight = ratio.clamp(max=cap) if mode == "truncate" else ratio * _kept(ratio, cap, floor)
+    return weight.where(mask, weight.new_zeros(()))
+
+
+def _ratio(old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, level: Level) -> Tensor:
+    """[B,R] weights without bounds."""
+    old = wide(old_logprobs).detach()
+    difference = (old - _known(sampler_logprobs, old)).where(mask, old.new_zeros(()))
+    if level == "sequence":
+        difference = difference.sum(dim=1, keepdim=True).expand_as(difference)
+    return held_exp(difference)
+
+
+def _known(sampler_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """[B,R] the sampler's log-probabilities, those of `old_logprobs` where it knows none."""
+    return wide(sampler_logprobs).where(~sampler_logprobs.isnan(), wide(old_logprobs))
+
+
+def _kept(ratio: Tensor, cap: float, floor: float) -> Tensor:
+    return (ratio >= floor) & (ratio <= cap)
+
+
+class OffPolicyCorrectionOptions(Options):
+    level: Level = Field("token", description="One weight a token, or one a response (sequence).")
+    mode: Mode = Field(
+        "truncate", description="truncate weights to the cap, or mask what is beyond the bounds."
+    )
+    cap: float = Field(2.0, ge=1, allow_inf_nan=False, description="The largest weight.")
+    floor: float = Field(
+        0.0, ge=0, le=1, description="With mode: mask, the smallest weight; 0: no lower bound."
+    )
+
+    @model_validator(mode="after")
+    def _floor_has_an_effect(self) -> OffPolicyCorrectionOptions:
+        if self.mode == "truncate" and self.floor > 0:
+            raise ValueError(f"floor {self.floor:g} has an effect with mode: mask only; remove it")
+        return self
+
+
+class OffPolicyCorrection:
+    def __init__(self, options: OffPolicyCorrectionOptions, context: BuildContext) -> None:
+        self.options = options
+
+    def weigh(self, inputs: LossInputs) -> AdvantageWeights:
+        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+        old, sampler, mask, options = inputs.old_logprobs, inputs.sampler_logprobs, inputs.mask, self.options
+        weights = off_policy_correction(
+            old,
+            sampler,
+            mask,
+            level=options.level,
+            mode=options.mode,
+            cap=options.cap,
+            floor=options.floor,
+        )
+        ratio = _ratio(old, sampler, mask, options.level)
+        metrics = {
+            "off_policy/weight": weights,
+            "off_policy/kl_k3": kl(_known(sampler, old), wide(old), estimator="k3"),
+            "off_policy/unknown": sampler.isnan().to(ratio.dtype),
+        }
+        if options.mode == "truncate":
+            metrics["off_policy/truncated"] = (ratio > options.cap).to(ratio.dtype)
+        else:
+            metrics["off_policy/masked"] = (~_kept(ratio, options.cap, options.floor)).to(ratio.dtype)
+        return AdvantageWeights(weights, metrics)
+
+
+@hookimpl
+def ppokit_losses() -> list[Component]:
+    component = Component(
+        "off_policy_correction",
+        OffPolicyCorrection,
+        options=OffPolicyCorrectionOptions,
+        needs=frozenset({"logprobs"}),
+    )
+    return [component]

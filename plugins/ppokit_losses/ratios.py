@@ -1,0 +1,45 @@
+"""Importance ratios that stay finite, for the losses that compare two policies.
+
+    ratio = exp(log p_new - log p_old)             of a token
+    ratio = exp(mean over the real tokens of (log p_new - log p_old))      of a sequence
+
+The second is the geometric mean of the first: Zheng et al. 2025 (GSPO), arXiv:2507.18071, eq. 7. Differs: the
+exponent is held below 60, so that a ratio is finite in float32, its sums too. Only the value is held: the
+gradient is still that of the held ratio, not 0, so that a token with a negative advantage is pushed down
+however far it has gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LARGEST_LOG_RATIO = 60.0  # exp(60) is about 1e26: finite in float32, its sums too
+
+
+def token_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """[B,R] ratio of each token, in float32 or wider; d ratio / d logprobs = ratio everywhere."""
+    return held_exp(wide(logprobs) - wide(old_logprobs))
+
+
+def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """[B,1] ratio of each sequence, in float32 or wider; 1 where no token is real.
+
+    d ratio / d logprobs = ratio / (real tokens of the sequence) on real tokens, 0 on padding.
+    """
+    log_ratio = wide(logprobs) - wide(old_logprobs)
+    total = log_ratio.where(mask, log_ratio.new_zeros(())).sum(dim=1, keepdim=True)
+    return held_exp(total / mask.sum(dim=1, keepdim=True).clamp(min=1))
+
+
+def held_exp(exponent: Tensor) -> Tensor:
+    """exp(exponent), its value held at exp(60); its slope is its value everywhere."""
+    excess = (exponent.detach() - _LARGEST_LOG_RATIO).clamp(min=0)
+    return (exponent - excess).exp()
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32 where it is narrower."""
+    return x.float() if x.dtype.itemsize < 4 else x

@@ -1,0 +1,68 @@
+"""REINFORCE: the plain policy gradient, optionally weighed by the importance ratio.
+
+    loss = -A * log p_new
+    loss = -sg(ratio) * A * log p_new,      ratio = exp(log p_new - log p_old), if importance_weight
+
+with sg the stop-gradient. Williams 1992, Machine Learning 8; for language models with a group's baseline,
+Ahmadian et al. 2024 (RLOO), arXiv:2402.14740. The weight makes later passes over a rollout unbiased where the
+policy has moved; it is not bounded (but held below exp(60), see `ppokit_losses.ratios`): for a bounded
+one use `cispo`, which is this loss with a clipped ratio. Without it, train one pass a rollout. The loss's
+value is no objective: only its gradient means something.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, Component, Options
+from ppokit.types import LossInputs, LossOutput
+from ppokit_losses.ratios import token_ratio, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def reinforce(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, importance_weight: bool
+) -> Tensor:
+    """Loss of each token, computed in float32 or wider.
+
+    Args:
+        logprobs: [B,R] under the policy being trained, with gradient.
+        old_logprobs: [B,R] under the policy before the update; read with `importance_weight` only.
+        advantages: [B,R].
+        importance_weight: multiply by the ratio, as a constant to the gradient.
+
+    Returns: [B,R]; d loss / d logprobs = -A, times the ratio with `importance_weight`.
+    """
+    loss = -advantages * wide(logprobs)
+    if importance_weight:
+        loss = token_ratio(logprobs, old_logprobs).detach() * loss
+    return loss
+
+
+class ReinforceOptions(Options):
+    importance_weight: bool = Field(
+        False,
+        description="Multiply by the importance ratio, as a constant: for more than one pass over a rollout.",
+    )
+
+
+class Reinforce:
+    def __init__(self, options: ReinforceOptions, context: BuildContext) -> None:
+        self.options = options
+
+    def token_losses(self, inputs: LossInputs) -> LossOutput:
+        assert inputs.logprobs is not None, "`needs` names logprobs"
+        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+        weigh = self.options.importance_weight
+        loss = reinforce(inputs.logprobs, inputs.old_logprobs, inputs.advantages, importance_weight=weigh)
+        return LossOutput(loss, {"policy/ratio": token_ratio(inputs.logprobs.detach(), inputs.old_logprobs)})
+
+
+@hookimpl
+def ppokit_losses() -> list[Component]:
+    return [Component("reinforce", Reinforce, options=ReinforceOptions, needs=frozenset({"logprobs"}))]

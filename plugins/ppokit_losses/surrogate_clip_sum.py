@@ -1,0 +1,78 @@
+"""The sum of a surrogate and a clipping term; its gradient vanishes inside the clip range.
+
+    loss = -A * log p_new + clamp(log p_new - log p_old, -clip, clip) * A
+
+From a blog post that explains PPO for language models; no paper has it. It is here to be tried and
+understood, not to train with. Its gradient with respect to log p_new is
+
+    -A + A = 0    where |log p_new - log p_old| <= clip: the two terms cancel exactly;
+    -A            beyond: the second term is constant, and only the first is left.
+
+So it is the reverse of PPO's clip, which lets a token move inside the range and stops it beyond. A policy at
+log p_old, as every policy is when its update begins, gets no gradient at all: as the policy's only loss it
+never moves a weight, and the run is stopped after its first update. Beside a loss that does, it leaves a
+token alone inside the range and drives it on without bound once it has left it, at either end. Use
+`ppo_clip` to train. Differs: none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, Component, Options
+from ppokit.types import LossInputs, LossOutput
+from ppokit_losses.ratios import wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def surrogate_clip_sum(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip: float) -> Tensor:
+    """Loss of each token, computed in float32 or wider.
+
+    Args:
+        logprobs: [B,R] under the policy being trained, with gradient.
+        old_logprobs: [B,R] under the policy before the update.
+        advantages: [B,R].
+        clip: bound of the log-ratio in the second term, in nats.
+
+    Returns: [B,R].
+    """
+    new = wide(logprobs)
+    return -advantages * new + (new - wide(old_logprobs)).clamp(-clip, clip) * advantages
+
+
+class SurrogateClipSumOptions(Options):
+    clip: float = Field(
+        0.2,
+        gt=0,
+        allow_inf_nan=False,
+        description="Bound of the log-ratio in the second term, in nats; within it there is no gradient.",
+    )
+
+
+class SurrogateClipSum:
+    def __init__(self, options: SurrogateClipSumOptions, context: BuildContext) -> None:
+        self.options = options
+
+    def token_losses(self, inputs: LossInputs) -> LossOutput:
+        assert inputs.logprobs is not None, "`needs` names logprobs"
+        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+        clip = self.options.clip
+        loss = surrogate_clip_sum(inputs.logprobs, inputs.old_logprobs, inputs.advantages, clip=clip)
+        beyond = (wide(inputs.logprobs.detach()) - wide(inputs.old_logprobs)).abs() > clip
+        return LossOutput(loss, {"policy/clip_fraction": beyond.to(loss.dtype)})
+
+
+@hookimpl
+def ppokit_losses() -> list[Component]:
+    component = Component(
+        "surrogate_clip_sum",
+        SurrogateClipSum,
+        options=SurrogateClipSumOptions,
+        needs=frozenset({"logprobs"}),
+    )
+    return [component]

@@ -1,0 +1,196 @@
+"""People's ratings from a file as a reward, in one of three ways.
+
+    exact    the mean rating of this very response to this very prompt; abstains where nobody rated it
+    nearest  sum_i w_i y_i / sum_i w_i over the k rated responses nearest to it, w_i = s_i - floor,
+             s_i the cosine of the embeddings; abstains where none is above the floor
+    model    the score of a reward model that `ppokit reward fit` made of ratings
+
+`nearest` looks among the rated responses to the same prompt; with `prompt_floor`, to a prompt without rated
+responses it looks among those to prompts at least so similar. Nadaraya 1964 and Watson 1964, with a
+triangular kernel in the cosine, cut to the k nearest.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from ppokit.errors import DataError
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.ratings.table import OnBadRow, RatingColumns, read_ratings
+from ppokit.types import RewardOutput, Rollout
+from ppokit_rewards.encoder import Encoder
+from ppokit_rewards.reward_model import RewardModel, RewardModelOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def human_csv(similarities: Tensor, ratings: Tensor, *, k: int, floor: float) -> Tensor:
+    """Similarity-weighted rating of each response.
+
+    Args:
+        similarities: [B,N] cosine to each rated response; -inf where it does not count.
+        ratings: [N].
+        k: how many of the most similar count at most.
+        floor: similarity from which on one counts at all.
+
+    Returns: [B] float32; NaN where none counts.
+    """
+    best, places = similarities.topk(min(k, similarities.shape[1]), dim=1)
+    weights = (best - floor).clamp(min=0)
+    return (weights * ratings[places]).sum(dim=1) / weights.sum(dim=1)
+
+
+class HumanCSVOptions(Options):
+    path: str | None = Field(None, description="File of ratings, for exact and nearest.")
+    match: Literal["exact", "nearest", "model"] = Field(
+        "exact", description="How a response comes by a rating."
+    )
+    columns: RatingColumns = Field(
+        default_factory=RatingColumns, description="Which column of the file holds what."
+    )
+    on_bad_row: OnBadRow = Field("fail", description="What to do about rows that cannot be read.")
+    encoder: str | None = Field(
+        None,
+        description="For nearest: an encoder's hub id or folder. Not set: the base's hidden states.",
+    )
+    k: int = Field(5, gt=0, description="For nearest: how many rated responses count at most.")
+    floor: float = Field(
+        0.5, ge=-1, lt=1, description="For nearest: cosine above which a rated response counts."
+    )
+    prompt_floor: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="For nearest: where a prompt has no ratings, those of prompts at least so similar count.",
+    )
+    model: str | None = Field(None, description="For model: a folder that `ppokit reward fit` wrote.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> HumanCSVOptions:
+        if self.match == "model" and self.model is None:
+            raise ValueError("match: model needs model: the folder that ppokit reward fit wrote")
+        if self.match != "model" and self.path is None:
+            raise ValueError(f"match: {self.match} needs path: a file of ratings")
+        return self
+
+
+class Exact:
+    """The mean rating of a recorded response."""
+
+    def __init__(self, options: HumanCSVOptions, context: BuildContext) -> None:
+        self.means = mean_ratings(options)
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        pairs = zip(rollout.prompts, rollout.responses, strict=True)
+        values = [self.means.get(pair) for pair in pairs]
+        return RewardOutput.from_values(values, {"coverage": _share(values)})
+
+
+class Nearest:
+    """Ratings of the rated responses that are most like a response."""
+
+    def __init__(self, options: HumanCSVOptions, context: BuildContext) -> None:
+        import torch
+
+        self.options = options
+        self.embed: Callable[[Sequence[str]], Tensor] = context.embed
+        if options.encoder is not None:
+            self.embed = Encoder(options.encoder, context.device)
+        means = mean_ratings(options)
+        self.prompts = [prompt for prompt, _ in means]
+        self.responses = [response for _, response in means]
+        self.ratings = torch.tensor(list(means.values()))
+        self._rated: Tensor | None = None
+        self._known_prompts: dict[str, int] = {}
+        for prompt in self.prompts:
+            self._known_prompts.setdefault(prompt, len(self._known_prompts))
+        self._prompt_of = torch.tensor([self._known_prompts[prompt] for prompt in self.prompts])
+        self._prompt_vectors: Tensor | None = None
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        import torch
+
+        if self._rated is None:
+            self._rated = self.embed(self.responses)
+        similarities = self.embed(rollout.responses) @ self._rated.T
+        allowed = self._allowed(rollout.prompts)
+        similarities = similarities.where(allowed[:, self._prompt_of], torch.tensor(-torch.inf))
+        found = human_csv(similarities, self.ratings, k=self.options.k, floor=self.options.floor)
+        values = [None if number != number else number for number in found.tolist()]
+        metrics = {"coverage": _share(values)}
+        best = similarities.amax(dim=1)
+        if bool(best.isfinite().any()):
+            metrics["similarity"] = float(best[best.isfinite()].mean())
+        return RewardOutput.from_values(values, metrics)
+
+    def _allowed(self, prompts: Sequence[str]) -> Tensor:
+        """[B, rated prompts] bool: whose ratings may count for each response."""
+        import torch
+
+        allowed = torch.zeros(len(prompts), len(self._known_prompts), dtype=torch.bool)
+        strangers = []
+        for row, prompt in enumerate(prompts):
+            if prompt in self._known_prompts:
+                allowed[row, self._known_prompts[prompt]] = True
+            else:
+                strangers.append(row)
+        if strangers and self.options.prompt_floor is not None:
+            if self._prompt_vectors is None:
+                self._prompt_vectors = self.embed(list(self._known_prompts))
+            near = self.embed([prompts[row] for row in strangers]) @ self._prompt_vectors.T
+            allowed[strangers] = near >= self.options.prompt_floor
+        return allowed
+
+
+def mean_ratings(options: HumanCSVOptions) -> dict[tuple[str, str], float]:
+    """Mean rating of each rated response to each prompt, in the file's order.
+
+    Raises:
+        DataError: the file cannot be read, or holds pairs.
+    """
+    assert options.path is not None, "validated"
+    table = read_ratings(options.path, options.columns, on_bad_row=options.on_bad_row)
+    if not table.ratings:
+        raise DataError(
+            f"{options.path} holds pairs, which are no ratings of single responses; fit a reward model to "
+            "them with ppokit reward fit, and use match: model."
+        )
+    given: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for rating in table.ratings:
+        given[rating.prompt, rating.response].append(rating.rating)
+    return {key: sum(numbers) / len(numbers) for key, numbers in given.items()}
+
+
+def _share(values: Sequence[float | None]) -> float:
+    return sum(value is not None for value in values) / max(1, len(values))
+
+
+def _build(options: HumanCSVOptions, context: BuildContext) -> Exact | Nearest | RewardModel:
+    if options.match == "exact":
+        return Exact(options, context)
+    if options.match == "nearest":
+        return Nearest(options, context)
+    return RewardModel(RewardModelOptions.model_validate({"model": options.model}), context)
+
+
+def _check(options: HumanCSVOptions, context: CheckContext) -> Iterator[str]:
+    if options.match == "model":
+        if not Path(str(options.model)).expanduser().is_dir():
+            yield f"model: there is no folder {options.model}; ppokit reward fit writes one"
+        return
+    try:
+        mean_ratings(options)
+    except DataError as error:
+        yield f"path: {error}"
+
+
+@hookimpl
+def ppokit_reward_providers() -> list[Component]:
+    return [Component("human_csv", _build, options=HumanCSVOptions, check=_check)]

@@ -1,0 +1,141 @@
+"""Takes responses from a file of people's ratings instead of sampling them, or for a share of the batch.
+
+Each response is one that was recorded for its prompt with the probability `recorded`, drawn without
+replacement while they last; the rest, and those to prompts of which the file has none, are sampled as
+`transformers` does. A recorded response has no log-probabilities of its own: the core takes those of the
+reference, as if the untrained policy had written it, and the loss `off_policy_correction` weighs by them.
+
+No paper; off-policy correction: Espeholt et al. 2018, arXiv:1802.01561, section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ppokit.errors import DataError
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, CheckContext, Component, SamplingPolicy
+from ppokit.ratings.table import OnBadRow, RatingColumns, read_ratings
+from ppokit.recorded import as_generation
+from ppokit.types import Generation, PromptBatch
+from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RecordedOptions(TransformersOptions):
+    path: str = Field(min_length=1, description="file of ratings or pairs whose responses are taken")
+    columns: RatingColumns = Field(
+        default_factory=RatingColumns, description="which of its columns holds what"
+    )
+    on_bad_row: OnBadRow = Field("fail", description="what to do about rows that cannot be read")
+    recorded: float = Field(
+        1.0, gt=0, le=1, description="probability of a recorded response; the others are sampled"
+    )
+    separator: str = Field(
+        "", description="text between a plain prompt and its response, such as a space; not for chats"
+    )
+
+
+class RecordedEngine:
+    """Recorded responses, and sampled ones beside them."""
+
+    def __init__(self, options: RecordedOptions) -> None:
+        self.options = options
+        self.max_new_tokens = options.max_new_tokens
+        self.temperature = options.temperature
+        self.sampled = TransformersEngine(options)
+        self.responses = recorded_responses(options)
+
+    def generate(self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor | None) -> Generation:
+        if uniforms is None:  # greedy: what the policy itself would say
+            return self.sampled.generate(policy, batch, None)
+        texts: list[str | None] = []
+        for place, prompt in enumerate(batch.prompts):
+            texts += _draw(
+                self.responses.get(prompt, []), uniforms[place, :, 0].tolist(), self.options.recorded
+            )
+        given = [text for text in texts if text is not None]
+        recorded = as_generation(
+            [self.options.separator + text for text in given], policy, self.max_new_tokens
+        )
+        recorded = replace(recorded, texts=given)
+        missing = [place for place, text in enumerate(texts) if text is None]
+        return _merged(texts, recorded, self._sample(policy, batch, uniforms, missing))
+
+    def _sample(
+        self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor, places: list[int]
+    ) -> Generation:
+        """One sampled response for each of these places of the batch."""
+        prompts = [place // uniforms.shape[1] for place in places]
+        if not prompts:
+            return Generation([], [], [], [])
+        some = PromptBatch(
+            [batch.indices[i] for i in prompts],
+            [batch.prompts[i] for i in prompts],
+            [batch.prompt_ids[i] for i in prompts],
+            [batch.rows[i] for i in prompts],
+            batch.refill,
+        )
+        return self.sampled.generate(policy, some, uniforms.flatten(0, 1)[places].unsqueeze(1))
+
+
+def recorded_responses(options: RecordedOptions) -> dict[str, list[str]]:
+    """The distinct responses to each prompt, in the file's order.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    table = read_ratings(options.path, options.columns, on_bad_row=options.on_bad_row)
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for rating in table.ratings:
+        found[rating.prompt][rating.response] = None
+    for pair in table.pairs:
+        found[pair.prompt].update({pair.chosen: None, pair.rejected: None})
+    return {prompt: list(responses) for prompt, responses in found.items()}
+
+
+def _draw(known: list[str], numbers: list[float], share: float) -> list[str | None]:
+    """A response for each number in [0, 1): one not yet taken, all of them again when they run out.
+
+    None where the number is not below the share: what is left of it then draws nothing here.
+    """
+    drawn: list[str | None] = []
+    left: list[str] = []
+    for number in numbers:
+        left = left or list(known)
+        drawn.append(left.pop(int(number / share * len(left))) if left and number < share else None)
+    return drawn
+
+
+def _merged(texts: list[str | None], recorded: Generation, sampled: Generation) -> Generation:
+    """Both, in the order of the places."""
+    parts = [iter(zip(*vars(part).values(), strict=True)) for part in (recorded, sampled)]
+    rows = [next(parts[text is None]) for text in texts]
+    return Generation(*(list(column) for column in zip(*rows, strict=True)))
+
+
+def _check(options: RecordedOptions, context: CheckContext) -> Iterator[str]:
+    try:
+        recorded_responses(options)
+    except DataError as error:
+        yield f"path: {error}"
+
+
+def _build(options: RecordedOptions, context: BuildContext) -> RecordedEngine:
+    return RecordedEngine(options)
+
+
+@hookimpl
+def ppokit_rollout_engines() -> list[Component]:
+    return [
+        Component(
+            "recorded", _build, options=RecordedOptions, needs=frozenset({"ref_logprobs"}), check=_check
+        )
+    ]

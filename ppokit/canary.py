@@ -1,0 +1,123 @@
+"""The canary: held-out ratings that tell whether a rising reward still means what people meant.
+
+At an evaluation, recorded responses that people rated, and that nothing trains on, are scored as the run's
+own are and read by the policy as it is. Two rank correlations with the ratings (Spearman's) are taken:
+
+    canary/reward_spearman   of the training reward, token rewards such as a KL penalty included
+    canary/policy_spearman   of the policy's mean log-probability of a response's tokens
+
+The reward can only be right about responses that it ranks as people do, and a policy that games it comes
+to prefer what people do not: Gao et al. 2023, arXiv:2210.10760, on overoptimisation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppokit.errors import DataError
+from ppokit.masked import masked_mean
+from ppokit.ratings.table import read_ratings
+from ppokit.settings import CanarySettings
+from ppokit.types import Rewards, Rollout
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rated responses: texts, and the mean rating of each."""
+
+    prompts: list[str]
+    responses: list[str]
+    ratings: Tensor
+
+
+def read_held_out(settings: CanarySettings) -> HeldOut:
+    """The first `limit` rated responses of the file.
+
+    Raises:
+        DataError: the file cannot be read, or has too few.
+    """
+    table = read_ratings(settings.path, settings.columns, on_bad_row=settings.on_bad_row)
+    given: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for rating in table.ratings:
+        given[rating.prompt, rating.response].append(rating.rating)
+    keys = list(given)[: settings.limit]
+    means = [sum(given[key]) / len(given[key]) for key in keys]
+    if len(set(means)) < 2:
+        raise DataError(
+            f"canary.path: the first {len(keys)} rated responses of {settings.path} have "
+            f"{len(set(means))} different ratings; expected at least two."
+        )
+    return HeldOut([prompt for prompt, _ in keys], [response for _, response in keys], torch.tensor(means))
+
+
+class Canary:
+    """Measures the correlations, and says when reward and ratings part ways.
+
+    Args:
+        held_out: what people rated.
+        collect: held-out texts as a rollout, with what the rewards and `logprobs` need.
+        score: rewards of a rollout, learning nothing from it.
+    """
+
+    def __init__(
+        self,
+        held_out: HeldOut,
+        collect: Callable[[Sequence[str], Sequence[str]], Rollout],
+        score: Callable[[Rollout], Rewards],
+    ) -> None:
+        self.held_out = held_out
+        self.collect = collect
+        self.score = score
+
+    def measure(self) -> dict[str, float]:
+        """Both correlations now; one that cannot be taken is left out."""
+        rollout = self.collect(self.held_out.prompts, self.held_out.responses)
+        assert rollout.logprobs is not None, "collected with logprobs"
+        rewards = self.score(rollout)
+        rows = zip(rollout.logprobs, rollout.response_mask, strict=True)
+        likely = torch.stack([masked_mean(numbers, mask) for numbers, mask in rows])
+        totals = rewards.token_rewards.sum(dim=1)
+        ratings = self.held_out.ratings
+        found = {
+            "canary/reward_spearman": spearman(totals[rewards.valid], ratings[rewards.valid]),
+            "canary/policy_spearman": spearman(likely, ratings),
+            "canary/scored": float(rewards.valid.float().mean()),
+        }
+        return {name: number for name, number in found.items() if not math.isnan(number)}
+
+    def warning(self, first: Mapping[str, float], now: Mapping[str, float]) -> str | None:
+        """A sentence if the mean reward has risen since the first measure while a correlation fell.
+
+        By more than its standard error, 1 / sqrt(n - 1), since noise falls too.
+
+        Args:
+            first, now: metrics of the steps, what `measure` gave and `reward/mean`.
+        """
+        error = 1 / math.sqrt(len(self.held_out.ratings) - 1)
+        fallen = [
+            f"{name} fell from {first[name]:.2f} to {now[name]:.2f}"
+            for name in ("canary/reward_spearman", "canary/policy_spearman")
+            if name in now and name in first and now[name] < first[name] - error
+        ]
+        if not fallen or not now["reward/mean"] > first["reward/mean"]:
+            return None
+        return (
+            f"the mean reward rose from {first['reward/mean']:.3f} to {now['reward/mean']:.3f}, but on the "
+            f"held-out ratings {' and '.join(fallen)}: the policy may be learning to please the reward, "
+            "not people"
+        )
+
+
+def spearman(x: Tensor, y: Tensor) -> float:
+    """Spearman's rank correlation of two [n]; NaN where one is constant, or there are fewer than two."""
+    from scipy.stats import spearmanr
+
+    if len(set(x.tolist())) < 2 or len(set(y.tolist())) < 2:
+        return math.nan
+    return float(spearmanr(x.numpy(), y.numpy()).statistic)

@@ -1,0 +1,290 @@
+"""The commands `ppokit ratings ...`: people's ratings checked, measured, changed into other forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ppokit.cli.options import Debug
+from ppokit.errors import DataError
+
+if TYPE_CHECKING:
+    from ppokit.ratings.table import RatingColumns, RatingTable
+
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Ratings or pairs: .csv, .tsv, .jsonl, .json or .parquet.", show_default=False
+    ),
+]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="A new .csv file.", show_default=False)]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME=COLUMN",
+        help="Which column holds what, as in prompt=Question; NAME is prompt, response, rating, rater, item, "
+        "chosen, rejected, split or aspects; repeatable.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(min=0, help="Another seed draws otherwise.")]
+
+
+class BadRows(str, Enum):
+    """What becomes of rows that cannot be used."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class Levels(str, Enum):
+    """What the distance between ratings means."""
+
+    INTERVAL = "interval"
+    ORDINAL = "ordinal"
+
+
+class Tools(str, Enum):
+    """Whose form of CSV."""
+
+    ARGILLA = "argilla"
+    LABEL_STUDIO = "label_studio"
+
+
+OnBadRow = Annotated[
+    BadRows, typer.Option("--on-bad-row", help="Refuse a file with bad rows, or leave them out, counted.")
+]
+
+
+def check(
+    file: File,
+    column: Column = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(metavar="LOW-HIGH", help="Ratings that there may be, as in 0-10.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look for problems in a file, row by row; exit code 1 where there are any.
+
+    Remarks, such as two ratings of one response by the same rater, leave the exit code 0.
+    """
+    from ppokit.cli.ratings_view import findings_sections, show
+    from ppokit.ratings.findings import findings_of
+    from ppokit.ratings.table import read_ratings
+
+    table = read_ratings(file, _columns(column), on_bad_row="skip")
+    findings = findings_of(table, _scale(scale) if scale is not None else None)
+    good = len(table.ratings) + len(table.pairs)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {"source": str(file), "rows": good, "notes": table.notes, **asdict(findings)}, indent=2
+            )
+        )
+    else:
+        show(findings_sections(findings, str(file), good, table.notes))
+    if findings.problems:
+        raise typer.Exit(1)
+
+
+def stats(
+    file: File,
+    column: Column = None,
+    on_bad_row: OnBadRow = BadRows.FAIL,
+    level: Annotated[
+        Levels, typer.Option(help="For alpha: distances on the scale count, or only the order.")
+    ] = Levels.INTERVAL,
+    seed: Seed = 0,
+    as_json: Json = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw it into this file too.", show_default=False)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Say how far the ratings can be trusted: scale, coverage, agreement, each rater."""
+    from ppokit.cli.ratings_view import show, stats_sections
+    from ppokit.ratings.stats import stats_of
+    from ppokit.ratings.table import read_ratings
+
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise DataError(f"--plot {plot} ends in {plot.suffix or 'nothing'}; expected .png.")
+    table = read_ratings(file, _columns(column), on_bad_row=on_bad_row.value)
+    found = stats_of(table, level=level.value, seed=seed)
+    if plot is not None:
+        from ppokit.ratings.plot import plot as draw
+
+        draw(found, table, plot)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+    else:
+        show(stats_sections(found))
+
+
+def normalise(
+    file: File, out: Out, column: Column = None, on_bad_row: OnBadRow = BadRows.FAIL, debug: Debug = False
+) -> None:
+    """One row an item: each rater's ratings as z-scores, their mean, and its standard error."""
+    from ppokit.ratings.normalise import NORMALISED_COLUMNS
+    from ppokit.ratings.normalise import normalise as normalised
+    from ppokit.ratings.table import read_ratings
+    from ppokit.ratings.writing import new_file, number, write_csv
+
+    new_file(out)
+    table = read_ratings(file, _columns(column), on_bad_row=on_bad_row.value)
+    items, told = normalised(table)
+    rows = (
+        (i.prompt, i.response, number(i.rating), number(i.rating_se), i.ratings, i.item, i.split or "")
+        for i in items
+    )
+    count = write_csv(out, NORMALISED_COLUMNS, rows)
+    _tell(table, told)
+    typer.echo(f"{out}: {count:,} items from {len(table.ratings):,} ratings")
+
+
+def split(
+    file: File,
+    out_dir: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT_DIR", help="A folder for train.csv and held_out.csv.", show_default=False
+        ),
+    ],
+    column: Column = None,
+    held_out: Annotated[
+        float, typer.Option("--held-out", metavar="SHARE", help="Share of the prompts to hold out.")
+    ] = 0.2,
+    seed: Seed = 0,
+    on_bad_row: OnBadRow = BadRows.FAIL,
+    debug: Debug = False,
+) -> None:
+    """Split a file by prompt into train.csv and held_out.csv, with all of its columns.
+
+    No prompt is in both, nor are two that differ in case and blanks only.
+    """
+    from ppokit.ratings.splitting import held_out as choose
+    from ppokit.ratings.splitting import same_prompt
+    from ppokit.ratings.table import read_ratings
+    from ppokit.ratings.writing import new_file, write_rows
+
+    if not 0 < held_out < 1:
+        raise DataError(f"--held-out {held_out:g}; expected a share between 0 and 1, such as 0.2.")
+    parts = {"train": out_dir / "train.csv", "held_out": out_dir / "held_out.csv"}
+    for path in parts.values():
+        new_file(path)
+    columns = _columns(column)
+    table = read_ratings(file, columns, on_bad_row=on_bad_row.value)
+    rows = {r.row: r.prompt for r in table.ratings} | {p.row: p.prompt for p in table.pairs}
+    try:
+        out = choose(rows.values(), held_out, seed)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+    _tell(table, [])
+    for name, path in parts.items():
+        kept = {row for row, prompt in rows.items() if (same_prompt(prompt) in out) == (name == "held_out")}
+        count = write_rows(path, file, columns, kept)
+        prompts = len({same_prompt(rows[row]) for row in kept})
+        typer.echo(f"{path}: {count:,} rows, {prompts:,} prompts")
+
+
+def export(
+    file: File,
+    out: Out,
+    to: Annotated[Tools, typer.Option("--to", help="The tool that is to read it.", show_default=False)],
+    column: Column = None,
+    unrated: Annotated[
+        bool, typer.Option("--unrated", help="Each item once, without ratings, to be rated in the tool.")
+    ] = False,
+    on_bad_row: OnBadRow = BadRows.FAIL,
+    debug: Debug = False,
+) -> None:
+    """Write ratings in the CSV form of Argilla or Label Studio."""
+    from ppokit.ratings.interchange import export as write
+    from ppokit.ratings.table import read_ratings
+    from ppokit.ratings.writing import new_file
+
+    new_file(out)
+    table = read_ratings(file, _columns(column), on_bad_row=on_bad_row.value)
+    count = write(table, out, to.value, unrated=unrated)
+    _tell(table, [])
+    typer.echo(f"{out}: {count:,} rows for {'Argilla' if to is Tools.ARGILLA else 'Label Studio'}")
+
+
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A CSV that the tool exported.", show_default=False)
+    ],
+    out: Out,
+    tool: Annotated[Tools, typer.Option("--from", help="The tool that wrote it.", show_default=False)],
+    column: Column = None,
+    on_bad_row: OnBadRow = BadRows.FAIL,
+    debug: Debug = False,
+) -> None:
+    """Turn a CSV export of Argilla or Label Studio into ppokit's own columns.
+
+    `--column rating=NAME` says which question or tag holds the rating.
+    """
+    from ppokit.ratings.interchange import import_table
+    from ppokit.ratings.writing import new_file, write_table
+
+    new_file(out)
+    table = import_table(file, tool.value, _columns(column), on_bad_row=on_bad_row.value)
+    count = write_table(out, table)
+    _tell(table, [])
+    typer.echo(f"{out}: {count:,} {'pairs' if table.pairs else 'ratings'}")
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "check": check,
+    "stats": stats,
+    "normalise": normalise,
+    "split": split,
+    "export": export,
+    "import": import_,
+}
+
+
+def _columns(given: list[str] | None) -> RatingColumns:
+    from ppokit.ratings.table import RatingColumns
+    from ppokit.wording import listed, suggest
+
+    known = list(RatingColumns.model_fields)
+    chosen: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, column = text.partition("=")
+        if name not in known:
+            raise DataError(
+                f"--column {text}: expected {listed(known, 'or')} before the ={suggest(name, known) or '.'}"
+            )
+        if not equals or not column:
+            raise DataError(f"--column {text}: expected a column after the =, as in {name}=Question.")
+        if name in chosen and name != "aspects":
+            raise DataError(f"--column {text}: {name} was given {chosen[name]!r} before; expected it once.")
+        chosen[name] = (*chosen.get(name, ()), *column.split(",")) if name == "aspects" else column
+    return RatingColumns(**chosen)
+
+
+def _scale(text: str) -> tuple[float, float]:
+    import re
+
+    number = r"(-?\d+(?:\.\d+)?)"
+    found = re.fullmatch(f"{number}-{number}", text.strip())
+    if found is None or float(found[1]) >= float(found[2]):
+        raise DataError(f"--scale {text}: expected the smallest and the largest rating, as in 0-10.")
+    return float(found[1]), float(found[2])
+
+
+def _tell(table: RatingTable, told: list[str]) -> None:
+    """What a person should know of how the file was read, on stderr."""
+    skipped = [f"bad rows left out: {len(table.bad_rows):,}"] if table.bad_rows else []
+    for note in (*table.notes, *skipped, *told):
+        typer.echo(f"note: {note}", err=True)

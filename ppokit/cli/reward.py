@@ -1,0 +1,110 @@
+"""The command `ppokit reward fit`: a reward model from people's ratings."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppokit.cli.options import Debug
+from ppokit.cli.ratings import BadRows, Column, OnBadRow, Seed
+from ppokit.errors import DataError
+
+
+class Halves(str, Enum):
+    """Half of the raters."""
+
+    A = "a"
+    B = "b"
+
+
+def fit(
+    ratings: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RATINGS",
+            help="Ratings or pairs: .csv, .tsv, .jsonl, .json or .parquet.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What to start from: an encoder, or a causal LM, which gets a LoRA adapter and a head. "
+            "Hub id, folder, package:DIST/FOLDER or package:DIST/FILE.gguf.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.", show_default=False)],
+    column: Column = None,
+    on_bad_row: OnBadRow = BadRows.FAIL,
+    held_out: Annotated[
+        float,
+        typer.Option(
+            "--held-out",
+            metavar="SHARE",
+            help="Share of the prompts to hold out; a split column in the file goes before it.",
+        ),
+    ] = 0.2,
+    half: Annotated[
+        Halves | None,
+        typer.Option(
+            help="Fit to half of the raters; a model of the other half is an independent witness.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="At most; by default about 300 steps, in 3 to 10 epochs.", show_default=False
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="By default 1e-4 for an encoder, 3e-4 for LoRA.", show_default=False),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Texts a step.")] = 32,
+    max_length: Annotated[
+        int, typer.Option("--max-length", min=8, help="Tokens of a text that are read, from its end.")
+    ] = 256,
+    heads: Annotated[int, typer.Option(min=1, help="Their spread is the model's uncertainty.")] = 5,
+    lora_r: Annotated[int, typer.Option("--lora-r", min=1, help="Rank of a causal LM's adapter.")] = 16,
+    curve: Annotated[
+        bool, typer.Option("--curve/--no-curve", help="Fit to a quarter and a half of the ratings too.")
+    ] = True,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Fit a reward model to ratings or pairs, and say how good it is on prompts that it has not seen.
+
+    `rewards: [{use: reward_model, model: FOLDER}]` in a recipe trains with it.
+    """
+    if not 0 < held_out < 1:
+        raise DataError(f"--held-out {held_out:g}; expected a share between 0 and 1, such as 0.2.")
+    if lr is not None and not 0 < lr < 1:
+        raise DataError(f"--lr {lr:g}; expected a number between 0 and 1, such as 1e-4.")
+    from ppokit.cli.ratings import _columns
+    from ppokit.cli.ratings_view import show
+    from ppokit.cli.reward_view import Bar, report_sections
+    from ppokit.ratings.table import read_ratings
+    from ppokit.reward_fit.fit import FitOptions, reward_fit
+
+    table = read_ratings(ratings, _columns(column), on_bad_row=on_bad_row.value)
+    options = FitOptions(
+        held_out=held_out,
+        half=None if half is None else half.value,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        heads=heads,
+        seed=seed,
+        max_length=max_length,
+        lora_r=lora_r,
+        curve=curve,
+    )
+    with Bar() as bar:
+        report = reward_fit(table, model, out, options, bar)
+    show(report_sections(report, out, len(table.bad_rows)))

@@ -1,0 +1,169 @@
+"""What `ppokit reward fit` shows: a bar with the time left, and what the fit measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from ppokit.cli.ratings_view import Section, printable
+
+if TYPE_CHECKING:
+    from ppokit.ratings.agreement import Estimate
+    from ppokit.reward_fit.measures import Share
+    from ppokit.reward_fit.report import Quality, Report
+    from ppokit.reward_fit.training import Epoch
+
+
+class Bar:
+    """Tells on stderr how a fit goes on: a bar on a terminal, and a line a fit."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("loading", total=None)
+        self.what = ""
+
+    def __enter__(self) -> Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.progress.stop()
+
+    def on_start(self, tokens: int) -> None:
+        """About so many tokens will be trained on, all fits together."""
+        self.progress.update(self.task, total=tokens)
+
+    def on_advance(self, tokens: int) -> None:
+        """So many more are done."""
+        self.progress.update(self.task, advance=tokens)
+
+    def on_fit(self, number: int, count: int, samples: int) -> None:
+        """One of the fits begins."""
+        self.what = f"fit {number} of {count}, {samples:,} samples"
+        self.progress.update(self.task, description=self.what)
+
+    def on_epochs(self, epochs: Sequence[Epoch], seconds: float) -> None:
+        """One of the fits is done."""
+        best = min(epochs, key=lambda epoch: epoch.validation_loss)
+        self.console.print(
+            f"{self.what}: best of {len(epochs)} epochs is {best.epoch}, held-out loss "
+            f"{best.validation_loss:.3f}, {seconds:.0f} s"
+        )
+
+
+def report_sections(report: Report, out: Path, bad_rows: int) -> list[Section]:
+    """A report as sections."""
+    pairs = report.objective == "bradley_terry"
+    things = "choices" if pairs else "rated responses"
+    sizes = report.sizes
+    parts = "; ".join(
+        f"{sizes[part].samples:,} to {purpose}"
+        for part, purpose in (("fit", "fit"), ("validation", "stop by"), ("test", "test on"))
+    )
+    rows = [
+        ("ratings", printable(report.source)),
+        ("model", f"{printable(report.model)} ({'whole' if report.kind == 'encoder' else 'LoRA and head'})"),
+        (things, parts),
+        ("score", report.score),
+        ("time", f"{report.seconds:,.0f} s, of the processor {report.cpu_seconds:,.0f} s"),
+    ]
+    if bad_rows:
+        rows.append(("left out", f"{bad_rows:,} bad rows"))
+    rows += [("note", note) for note in report.notes]
+    sections = [Section("", ("", ""), rows, text_columns=2), _quality(report, pairs)]
+    if len(report.curve) > 1:
+        sections.append(_curve(report, things))
+    sections.append(
+        Section(
+            "",
+            ("", ""),
+            [
+                ("saved", printable(str(out))),
+                ("use it", f"rewards: [{{use: reward_model, model: {printable(str(out))}}}]"),
+            ],
+            text_columns=2,
+        )
+    )
+    return sections
+
+
+def _quality(report: Report, pairs: bool) -> Section:
+    quality: Quality = report.quality
+    rows: list[tuple[str, str, str]] = []
+    if quality.spearman is not None:
+        rows.append(("Spearman with the mean rating", *_estimate(quality.spearman)))
+    for name, share in (
+        ("choices that it makes as people did" if pairs else "pairs that it orders right", quality.pairs),
+        ("pairs of responses to one prompt", quality.pairs_of_a_prompt),
+    ):
+        if share is not None:
+            rows.append((name, *_share(share)))
+    rows.append(("calibration: slope, 1 is right", f"{quality.calibration.slope:.2f}", ""))
+    if quality.spread is not None:
+        rows.append(("spread of the heads", f"{quality.spread:.3f}", ""))
+    if quality.spread_tells is not None:
+        rows.append(("  its Spearman with the error", f"{quality.spread_tells:.2f}", ""))
+    after = ""
+    if report.agreement is not None:
+        agreement = report.agreement
+        rows.append(("raters: Spearman between halves", *_estimate(agreement.split_half)))
+        rows.append(("raters: what that allows a model", f"{agreement.ceiling:.2f}", ""))
+    else:
+        after = "How far people agree is unknown: hardly anything in the test part was rated twice."
+    size = report.sizes["test"]
+    return Section(
+        f"Quality on {size.prompts:,} prompts that it has not seen",
+        ("", "", "95 % interval"),
+        rows,
+        after=after,
+    )
+
+
+def _curve(report: Report, things: str) -> Section:
+    rows = [
+        (f"{point.samples:,}", f"{point.value:.3f}", _interval(point.low, point.high))
+        for point in report.curve
+    ]
+    gain = report.gain
+    told = ""
+    if gain is not None:
+        change = f"From half to all: {gain.value:+.3f} ({_interval(gain.low, gain.high)})."
+        if gain.low is not None and gain.low > 0:
+            told = f"{change} It still rises: rating more is worth it."
+        else:
+            told = f"{change} The test part cannot tell this from no rise: rating more may bring little."
+    return Section("Learning curve", (things, report_main(report), "95 % interval"), rows, after=told)
+
+
+def report_main(report: Report) -> str:
+    """Name of the number that the learning curve shows."""
+    return "pair accuracy" if report.objective == "bradley_terry" else "Spearman"
+
+
+def _estimate(estimate: Estimate) -> tuple[str, str]:
+    return f"{estimate.value:.3f}", _interval(estimate.low, estimate.high)
+
+
+def _share(share: Share) -> tuple[str, str]:
+    low = None if share.low is None else 100 * share.low
+    high = None if share.high is None else 100 * share.high
+    interval = "unknown" if low is None or high is None else f"{low:.1f} to {high:.1f} %"
+    return f"{100 * share.value:.1f} %", f"{interval}, of {share.pairs:,}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "unknown" if low is None or high is None else f"{low:.3f} to {high:.3f}"

@@ -1,0 +1,104 @@
+"""What is wrong in a file of ratings, and what is worth a look, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppokit.ratings.records import RatingTable
+from ppokit.ratings.repeats import Repeat, mixed_items, repeats_of
+from ppokit.ratings.rows import BadRow
+from ppokit.ratings.splitting import leaks
+from ppokit.wording import listed
+
+SHOWN_TEXT = 60
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Problems, which training stumbles over, and remarks, which a person should judge; both by row."""
+
+    problems: tuple[BadRow, ...]
+    remarks: tuple[BadRow, ...]
+
+
+def findings_of(table: RatingTable, scale: tuple[float, float] | None = None) -> Findings:
+    """Everything that is worth saying of a table that was read with `on_bad_row="skip"`.
+
+    Problems: rows that cannot be used, ratings outside of the scale, items with several prompts. Remarks:
+    repeats by one rater, prompts that stand in two splits, a single rating far away from all others, rows
+    without a rater or without a response.
+
+    Args:
+        scale: smallest and largest rating that there may be; None where that is not known.
+    """
+    problems = list(table.bad_rows)
+    if scale is not None:
+        low, high = scale
+        problems += [
+            BadRow(r.row, f"rating is {r.rating:g}; expected {low:g} to {high:g}")
+            for r in table.ratings
+            if not low <= r.rating <= high
+        ]
+    problems += [
+        BadRow(
+            row, f"item {quoted(item)} is also in row {first}, of another prompt; expected one prompt an item"
+        )
+        for row, first, item in mixed_items(table)
+    ]
+    remarks = [BadRow(repeat.rows[1], _repeat(repeat)) for repeat in repeats_of(table)]
+    rows = [(r.row, r.prompt, r.split) for r in table.ratings]
+    rows += [(p.row, p.prompt, p.split) for p in table.pairs]
+    remarks += [
+        BadRow(row, f"its prompt is in split {mine!r}, and in row {first} in {other!r}")
+        for row, first, mine, other in leaks(rows)
+    ]
+    if scale is None:
+        remarks += _far_away(table)
+    raters = [(r.row, r.rater) for r in table.ratings] + [(p.row, p.rater) for p in table.pairs]
+    if any(rater for _, rater in raters):
+        remarks += [BadRow(row, "does not say who rated") for row, rater in raters if not rater]
+    remarks += [BadRow(r.row, "its response is empty") for r in table.ratings if not r.response.strip()]
+    return Findings(_sorted(problems), _sorted(remarks))
+
+
+def _repeat(repeat: Repeat) -> str:
+    rater, rows = quoted(repeat.rater), listed(map(str, repeat.rows))
+    if not repeat.contradicts:
+        return f"rater {rater} decides the same in rows {rows}"
+    said = listed(word if _is_number(word) else quoted(word) for word in repeat.said)
+    return f"rater {rater} decides differently in rows {rows}: {said}, for the prompt {quoted(repeat.prompt)}"
+
+
+def _far_away(table: RatingTable) -> list[BadRow]:
+    """The few ratings that lie farther from all others than those lie from one another: often a slip."""
+    if len(table.ratings) < 10:
+        return []
+    values = np.array([rating.rating for rating in table.ratings])
+    different = np.unique(values)
+    if len(different) < 3:
+        return []
+    for far, rest in ((different[-1], different[:-1]), (different[0], different[1:])):
+        gap, width = min(abs(far - rest)), rest[-1] - rest[0]
+        if gap > width and (values == far).sum() <= max(1, len(values) // 100):
+            return [
+                BadRow(r.row, f"rating is {far:g}; all others are from {rest[0]:g} to {rest[-1]:g}")
+                for r in table.ratings
+                if r.rating == far
+            ]
+    return []
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, short, with nothing in it that a terminal would obey."""
+    return repr(text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 1] + "…")
+
+
+def _is_number(word: str) -> bool:
+    return word.lstrip("-")[:1].isdigit() and len(word) < 20
+
+
+def _sorted(rows: Sequence[BadRow]) -> tuple[BadRow, ...]:
+    return tuple(sorted(rows, key=lambda row: row.row))

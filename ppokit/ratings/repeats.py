@@ -1,0 +1,65 @@
+"""What one rater said of one item more than once: the same again, or something else."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from ppokit.ratings.records import RatingTable
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Several rows in which one rater rated one item.
+
+    Attributes:
+        rows: their numbers, in order.
+        said: the rating of each row, or for pairs the beginning of the text that was chosen.
+        rater, prompt: whose they are, of which prompt.
+        contradicts: whether they differ.
+    """
+
+    rows: tuple[int, ...]
+    said: tuple[str, ...]
+    rater: str
+    prompt: str
+    contradicts: bool
+
+
+def repeats_of(table: RatingTable) -> list[Repeat]:
+    """All of them, in the order of the file; none for rows that do not say who rated."""
+    groups: dict[tuple[str, ...], list[tuple[int, str, str]]] = defaultdict(list)
+    for rating in table.ratings:
+        if rating.rater:
+            key = (rating.rater, rating.item, rating.response)
+            groups[key].append((rating.row, f"{rating.rating:g}", rating.prompt))
+    for pair in table.pairs:
+        if pair.rater:
+            groups[pair.rater, pair.item].append((pair.row, pair.chosen, pair.prompt))
+    return [
+        Repeat(
+            rows=tuple(row for row, _, _ in group),
+            said=tuple(said for _, said, _ in group),
+            rater=rater,
+            prompt=group[0][2],
+            contradicts=len({said for _, said, _ in group}) > 1,
+        )
+        for (rater, *_), group in groups.items()
+        if len(group) > 1
+    ]
+
+
+def mixed_items(table: RatingTable) -> list[tuple[int, int, str]]:
+    """Rows that share an item with an earlier row, but not its prompt: row, earlier row, item.
+
+    An item of several responses to one prompt is no fault: that is how a file holds pairs in two rows.
+    """
+    seen: dict[str, tuple[int, str]] = {}
+    mixed = []
+    rows: list[tuple[int, str, str]] = [(r.row, r.item, r.prompt) for r in table.ratings]
+    rows += [(p.row, p.item, p.prompt) for p in table.pairs]
+    for row, item, prompt in rows:
+        first, known = seen.setdefault(item, (row, prompt))
+        if known != prompt:
+            mixed.append((row, first, item))
+    return mixed

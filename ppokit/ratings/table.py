@@ -1,0 +1,119 @@
+"""A file of people's ratings, read row by row: what each row says, and what is wrong with it.
+
+Two kinds of file: ratings (prompt, response, rating) and pairs (prompt, chosen, rejected). A rater, an item,
+a split and aspect columns are read where they are there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal
+
+from ppokit.errors import DataError
+from ppokit.ratings.layout import Layout
+from ppokit.ratings.records import Pair, Rating, RatingColumns, RatingTable
+from ppokit.ratings.rows import BadRow, Rows, read_rows
+
+__all__ = [
+    "BadRow",
+    "OnBadRow",
+    "Pair",
+    "Rating",
+    "RatingColumns",
+    "RatingTable",
+    "pairs_of",
+    "read_ratings",
+    "table_of",
+]
+
+SHOWN_BAD_ROWS = 20
+OnBadRow = Literal["fail", "skip"]
+
+
+def read_ratings(
+    path: str | Path,
+    columns: RatingColumns | None = None,
+    *,
+    on_bad_row: OnBadRow = "fail",
+) -> RatingTable:
+    """Read a file of ratings or pairs.
+
+    Text stays as it is: `NA` and `None` are words, blanks are kept. An empty response is a response (a model
+    may say nothing, and people rate that); an empty prompt, or a response that is missing, makes a bad row.
+    A rating is a finite number in digits; with semicolons or tabs between the cells, `7,5` is one too.
+
+    Args:
+        path: `.csv` or `.tsv` (commas, semicolons or tabs; UTF-8, UTF-16 with its mark, or Windows-1252,
+            which is noted), `.jsonl`, `.json` or `.parquet`.
+        columns: which column holds what; names as in `RatingColumns` by default.
+        on_bad_row: `fail` refuses the file, naming its bad rows; `skip` leaves them out, and keeps them in
+            the table with their reasons.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, has a bad row under `fail`, or no good row.
+    """
+    columns = columns or RatingColumns()
+    known = {columns.prompt, columns.response, columns.rating, columns.chosen, columns.rejected}
+    return table_of(read_rows(path, known), str(path), columns, on_bad_row=on_bad_row)
+
+
+def table_of(rows: Rows, source: str, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
+    """As `read_ratings`, from rows that have been read."""
+    layout = Layout(source, rows, columns)
+    ratings: list[Rating] = []
+    pairs: list[Pair] = []
+    bad = list(rows.bad)
+    for number, cells in rows.rows:
+        faults: list[str] = []
+        made = (layout.pair if layout.holds_pairs else layout.rating)(number, cells, faults)
+        if faults:
+            bad.append(BadRow(number, "; ".join(faults)))
+        elif isinstance(made, Pair):
+            pairs.append(made)
+        else:
+            ratings.append(made)
+    bad.sort(key=lambda row: row.row)
+    good = len(ratings) + len(pairs)
+    if bad and (on_bad_row == "fail" or not good):
+        raise DataError(_told(source, bad, len(bad) + good))
+    if not good:
+        raise DataError(f"{source} has a header but no rows; expected at least one rating")
+    return RatingTable(source, ratings, pairs, bad, rows.notes)
+
+
+def pairs_of(table: RatingTable) -> list[Pair]:
+    """Pairs from ratings: two responses that one rater rated differently within one item.
+
+    A file in which each pair is two rows is read with `RatingColumns(item="pair")`. Equal ratings make no
+    pair; of more than two responses, each two make one. A table of pairs gives its own.
+
+    Raises:
+        DataError: an item holds several prompts.
+    """
+    groups: dict[tuple[str, str], list[Rating]] = defaultdict(list)
+    for rating in table.ratings:
+        groups[rating.item, rating.rater].append(rating)
+    pairs = list(table.pairs)
+    for group in groups.values():
+        first = group[0]
+        for rating in group:
+            if rating.prompt != first.prompt:
+                raise DataError(
+                    f"{table.source}: rows {first.row} and {rating.row} share the item {first.item!r} but "
+                    "not the prompt; a pair is two responses to one prompt."
+                )
+        for a in group:
+            for b in group:
+                if a.rating > b.rating and a.response != b.response:
+                    pairs.append(Pair(a.row, a.prompt, a.response, b.response, a.rater, a.item, a.split))
+    return pairs
+
+
+def _told(source: str, bad: list[BadRow], total: int) -> str:
+    lines = [f"{source}: {len(bad):,} of {total:,} rows cannot be used"]
+    lines += [f"  row {row.row}: {row.reason}" for row in bad[:SHOWN_BAD_ROWS]]
+    if len(bad) > SHOWN_BAD_ROWS:
+        lines.append(f"  and {len(bad) - SHOWN_BAD_ROWS:,} more")
+    lines.append("Correct them, or leave them out: on_bad_row: skip in a recipe, --on-bad-row skip here.")
+    return "\n".join(lines)

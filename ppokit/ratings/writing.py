@@ -1,0 +1,95 @@
+"""Ratings written to a file that spreadsheets, pandas and ppokit read alike."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppokit.errors import DataError, first_line
+from ppokit.ratings.records import RatingColumns, RatingTable
+from ppokit.ratings.rows import read_rows
+
+RATING_COLUMNS = ("prompt", "response", "rating", "rater", "item")
+PAIR_COLUMNS = ("prompt", "chosen", "rejected", "rater", "item")
+
+
+def number(value: float | None) -> str:
+    """A number as short as it can be without losing any of it; nothing for None."""
+    if value is None:
+        return ""
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> int:
+    """Write a new CSV file, UTF-8 and RFC 4180, whole or not at all; returns the number of rows.
+
+    Raises:
+        DataError: the file is there already, or cannot be written.
+    """
+    file = Path(path).expanduser()
+    new_file(file)
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    count = 0
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(header)
+            for row in rows:
+                writer.writerow(row)
+                count += 1
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(file)
+    except OSError as error:
+        raise DataError(f"{file} cannot be written: {first_line(error)}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
+
+
+def new_file(path: str | Path) -> None:
+    """Ratings are hard to come by: none are overwritten.
+
+    Raises:
+        DataError: the file is there already, or is no CSV by its name.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() != ".csv":
+        raise DataError(f"{path} ends in {file.suffix or 'nothing'}; expected a file that ends in .csv.")
+    if file.exists():
+        raise DataError(f"{path} is there already and is not overwritten; give another name, or remove it.")
+
+
+def write_table(path: str | Path, table: RatingTable) -> int:
+    """Write the ratings or the pairs of a table in ppokit's own columns; returns the number of rows."""
+    if table.pairs:
+        pairs = ((p.prompt, p.chosen, p.rejected, p.rater, p.item) for p in table.pairs)
+        return write_csv(path, PAIR_COLUMNS, pairs)
+    ratings = ((r.prompt, r.response, number(r.rating), r.rater, r.item) for r in table.ratings)
+    return write_csv(path, RATING_COLUMNS, ratings)
+
+
+def write_rows(path: str | Path, source: str | Path, columns: RatingColumns, kept: Collection[int]) -> int:
+    """Write some rows of a ratings file, with all of its columns as they are; returns how many.
+
+    Args:
+        columns: as the file was read with; they decide between delimiters.
+        kept: numbers of the rows.
+    """
+    rows = read_rows(
+        source, {columns.prompt, columns.response, columns.rating, columns.chosen, columns.rejected}
+    )
+    return write_csv(
+        path, rows.header, (map(_cell, cells) for number_, cells in rows.rows if number_ in kept)
+    )
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else value

@@ -1,0 +1,1 @@
+"""Reward models fitted to people's ratings."""

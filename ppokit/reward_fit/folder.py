@@ -1,0 +1,235 @@
+"""The folder of a fitted reward model: what stands in it, and its scores as `reward_model` gives them.
+
+config.json, model.safetensors          a classifier of one label, for an encoder; or
+adapter_config.json, adapter_model...   a PEFT adapter with its head, for a causal LM
+tokenizer files
+ppokit_reward.json                      how texts are laid out, and what the score means
+heads.safetensors                       weight [heads, features], bias [heads]: what was averaged
+report.json, learning_curve.png         how good it is
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppokit.errors import DataError, ModelError, first_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ppokit.reward_fit.base import Fitted, Heads
+
+SETTINGS, HEADS = "ppokit_reward.json", "heads.safetensors"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `ppokit_reward.json` says.
+
+    Attributes:
+        version: of this form of folder.
+        base: the model that was fitted, as the user named it.
+        kind: `encoder` or `causal`.
+        template: see `ppokit.reward_fit.texts.Layout`.
+        max_length: likewise.
+        score: what a score means, in words.
+    """
+
+    version: int
+    base: str
+    kind: str
+    template: list[str]
+    max_length: int
+    score: str
+
+
+def new_folder(path: Path) -> None:
+    """A model is never written over another.
+
+    Raises:
+        DataError: something stands there.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(
+            f"--out {path} is there already and is not overwritten; name a new folder, or remove it."
+        )
+
+
+def write(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder whole or not at all.
+
+    Args:
+        fill: puts the files in the folder that it is given.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        fill(beside)
+        beside.chmod(0o777 & ~_umask())
+        if path.is_dir():
+            path.rmdir()  # it is empty
+        beside.rename(path)
+    except OSError as error:
+        raise DataError(f"--out {path} cannot be written: {first_line(error)}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def save(fitted: Fitted, folder: Path, score: str) -> None:
+    """Write model, heads, tokenizer and settings; the heads are lost to `fitted`."""
+    from safetensors.torch import save_file
+
+    heads = {name: p.detach().float().cpu().contiguous() for name, p in fitted.heads.named_parameters()}
+    save_file(heads, str(folder / HEADS), {"format": "pt"})
+    fitted.save(folder)
+    layout = fitted.texts.layout
+    base = fitted.base
+    settings = Settings(VERSION, base.name, base.kind, list(layout.template), layout.max_length, score)
+    (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
+
+
+def read_settings(folder: Path) -> Settings:
+    """What the folder says of itself.
+
+    Raises:
+        ModelError: it was not written by `ppokit reward fit`, or by a newer one.
+    """
+    try:
+        settings = Settings(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{folder}: no {SETTINGS} that can be read ({first_line(error)}); expected a folder that `ppokit "
+            "reward fit` wrote."
+        ) from error
+    if settings.version != VERSION:
+        raise ModelError(f"{folder} is of version {settings.version}; this ppokit reads version {VERSION}.")
+    return settings
+
+
+class Scorer:
+    """A saved reward model.
+
+    Args:
+        folder: what `ppokit reward fit` wrote.
+        heads: give each head's score in place of the saved head's.
+        device: where to compute; None for the first GPU, else the CPU.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, *, heads: bool = False, device: Any = None) -> None:
+        import torch
+        from transformers import AutoTokenizer
+
+        from ppokit.reward_fit.texts import Layout, Texts
+
+        self.settings = read_settings(folder)
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.texts = Texts(tokenizer, Layout(tuple(self.settings.template), self.settings.max_length))
+        self.model = _load(folder, self.settings, _heads(folder) if heads else None, self.device)
+        self.model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        self.model.config.pad_token_id = tokenizer.pad_token_id
+
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str], *, batch_size: int = 64
+    ) -> NDArray[np.float64]:
+        """Scores of responses. [N, 1], or [N, heads]"""
+        import torch
+
+        encoded = self.texts.encode(prompts, responses)
+        order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]["input_ids"]))
+        out: list[Any] = [None] * len(encoded)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            with torch.inference_mode():
+                logits = self.model(**self.texts.batch([encoded[i] for i in chosen], self.device)).logits
+            for place, row in zip(chosen, logits.double().cpu().numpy(), strict=True):
+                out[place] = row
+        return np.array(out, np.float64)
+
+
+def uncertainty(folder: str | Path, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
+    """How far the heads of a reward model lie apart: standard deviation of their scores. [N]
+
+    In the units of the score. The heads share a trunk, so it is a lower bound; use it to rank.
+
+    Args:
+        folder: what `ppokit reward fit` wrote.
+        prompts, responses: texts. [N], [N]
+
+    Raises:
+        ModelError: it is no such folder, or was fitted with a single head.
+    """
+    place = Path(folder).expanduser()
+    if _heads(place).out_features < 2:
+        raise ModelError(f"{folder} was fitted with one head, which has no spread; fit with --heads 5.")
+    if not len(prompts):
+        return np.zeros(0)
+    return np.asarray(Scorer(place, heads=True).score(prompts, responses).std(axis=1))
+
+
+def _heads(folder: Path) -> Heads:
+    import torch
+    from safetensors.torch import load_file
+
+    from ppokit.reward_fit.base import Heads
+
+    read_settings(folder)
+    try:
+        held = load_file(str(folder / HEADS))
+    except OSError as error:
+        raise ModelError(f"{folder}: {HEADS} cannot be read: {first_line(error)}") from error
+    heads = Heads(held["weight"].shape[1], held["weight"].shape[0], bias="bias" in held)
+    with torch.no_grad():
+        for name, parameter in heads.named_parameters():
+            parameter.copy_(held[name])
+    return heads
+
+
+def _load(folder: Path, settings: Settings, heads: Heads | None, device: Any) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    from ppokit.loading import find_model, quiet
+    from ppokit.reward_fit.base import head_of, in_float32
+
+    where = str(folder) if settings.kind == "encoder" else find_model(settings.base).where
+    try:
+        with quiet():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                where, num_labels=1, dtype="auto", trust_remote_code=False, use_safetensors=True
+            )
+        if settings.kind == "causal":
+            from peft import PeftModel
+
+            in_float32(head_of(model, settings.base)[1])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+                warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+                model = PeftModel.from_pretrained(model, folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
+    if heads is not None:
+        model.set_submodule(head_of(model, settings.base)[0], heads)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

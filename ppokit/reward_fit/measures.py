@@ -1,0 +1,229 @@
+"""How well scores agree with ratings they were not fitted to.
+
+Intervals are 95 % percentile bootstrap (Efron 1979), prompts drawn with replacement: responses to one prompt
+are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppokit.ratings.agreement import Estimate, spearman_brown, split_half
+from ppokit.ratings.arrays import arrays_of
+from ppokit.ratings.records import RatingTable
+from ppokit.ratings.splitting import same_prompt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+REPLICATES = 1000
+BINS = 5
+_MOST_PAIRS = 2000  # responses whose every pair is counted at once; 4 million comparisons
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of pairs.
+
+    Attributes:
+        pairs: how many could be decided.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Responses of about the same score.
+
+    Attributes:
+        score, rating: their means; for choices, the chance that the model gives the chosen response, and how
+            often it was right.
+        count: how many.
+    """
+
+    score: float
+    rating: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether a score of 1 means a rating of 1.
+
+    Attributes:
+        slope, intercept: of the line from scores to ratings; 1 and 0 are right. A model of slope under 1
+            exaggerates. For choices: the factor on the difference of scores that makes the choices likeliest,
+            and 0.
+        bins: from the lowest scores to the highest.
+    """
+
+    slope: float
+    intercept: float
+    bins: list[Bin]
+
+
+def spearman(scores: Floats, ratings: Floats, groups: Sequence[str], *, seed: int) -> Estimate:
+    """Rank correlation of scores and ratings; NaN where one does not vary.
+
+    Args:
+        scores, ratings: [N]
+        groups: the prompt of each. [N]
+    """
+    return _bootstrap(lambda p: rank_correlation(scores[p], ratings[p]), groups, seed)
+
+
+def spearman_gain(
+    more: Floats, fewer: Floats, ratings: Floats, groups: Sequence[str], *, seed: int
+) -> Estimate:
+    """How much better the first scores correlate than the second, on the same draws of prompts. All [N]"""
+    return _bootstrap(
+        lambda p: rank_correlation(more[p], ratings[p]) - rank_correlation(fewer[p], ratings[p]), groups, seed
+    )
+
+
+def choice_gain(more: Floats, fewer: Floats, groups: Sequence[str], *, seed: int) -> Estimate:
+    """How much oftener the first margins are right than the second, on the same draws of prompts. All [N]"""
+    better = _right(more) - _right(fewer)
+    return _bootstrap(lambda p: float(better[p].mean()), groups, seed)
+
+
+def rank_correlation(a: Floats, b: Floats) -> float:
+    """Spearman's rho; NaN where one does not vary. [N], [N]"""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else float("nan")
+
+
+def pair_accuracy(scores: Floats, ratings: Floats) -> float:
+    """Share of pairs with different ratings whose better one has the higher score; equal scores count half.
+
+    Args:
+        scores, ratings: [N]
+    """
+    right = total = 0.0
+    for i in range(len(scores)):
+        differ = np.sign(ratings[i + 1 :] - ratings[i])
+        agree = np.sign(scores[i + 1 :] - scores[i]) * differ
+        total += float(np.abs(differ).sum())
+        right += float((agree > 0).sum() + 0.5 * ((agree == 0) & (differ != 0)).sum())
+    return right / total if total else float("nan")
+
+
+def pair_accuracies(
+    scores: Floats, ratings: Floats, groups: Sequence[str], *, seed: int
+) -> tuple[Share | None, Share | None]:
+    """Pair accuracy over pairs of any responses, and over pairs that answer the same prompt.
+
+    None where there are no such pairs. Of more than 2,000 responses, 2,000 are drawn for the first.
+    """
+    keys = np.array([same_prompt(group) for group in groups])
+    generator = np.random.default_rng(seed)
+    drawn = np.sort(generator.choice(len(scores), min(len(scores), _MOST_PAIRS), replace=False))
+    a, b = scores[drawn], ratings[drawn]
+    different = int((b[:, None] != b[None, :]).sum() // 2)
+    overall = None
+    if different:
+        # 100 replicates: each compares every pair again.
+        found = _bootstrap(lambda p: pair_accuracy(a[p], b[p]), keys[drawn].tolist(), seed, replicates=100)
+        overall = Share(found.value, found.low, found.high, different)
+    right, count = [], []
+    for key in np.unique(keys):
+        places = np.flatnonzero(keys == key)
+        pairs = int((ratings[places][:, None] != ratings[places][None, :]).sum() // 2)
+        if pairs:
+            right.append(pair_accuracy(scores[places], ratings[places]) * pairs)
+            count.append(pairs)
+    if not count:
+        return overall, None
+    r, n = np.array(right), np.array(count)
+    found = _bootstrap(lambda p: float(r[p].sum() / n[p].sum()), [str(i) for i in range(len(n))], seed)
+    return overall, Share(found.value, found.low, found.high, int(n.sum()))
+
+
+def choice_accuracy(margins: Floats, groups: Sequence[str], *, seed: int) -> Share:
+    """Share of choices in which the chosen response scores higher; equal scores count half.
+
+    Args:
+        margins: score of the chosen response minus that of the other. [N]
+        groups: the prompt of each. [N]
+    """
+    right = _right(margins)
+    found = _bootstrap(lambda places: float(right[places].mean()), groups, seed)
+    return Share(found.value, found.low, found.high, len(margins))
+
+
+def calibration(scores: Floats, ratings: Floats) -> Calibration:
+    """The line from scores to ratings by least squares, and bins of equal size. [N], [N]"""
+    centred = scores - scores.mean()
+    spread = float(centred @ centred)
+    slope = float(centred @ ratings) / spread if spread > 0 else float("nan")
+    return Calibration(slope, float(ratings.mean() - slope * scores.mean()), _bins(scores, ratings))
+
+
+def choice_calibration(margins: Floats) -> Calibration:
+    """The factor on margins that makes the choices likeliest, and how often which confidence is right. [N]"""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import expit
+
+    found = minimize_scalar(
+        lambda factor: float(np.logaddexp(0, -factor * margins).mean()), bounds=(-10, 10), method="bounded"
+    )
+    chance = expit(np.abs(margins))
+    return Calibration(float(found.x), 0.0, _bins(chance, _right(margins)))
+
+
+def agreement(table: RatingTable, *, seed: int) -> tuple[Estimate | None, Estimate | None]:
+    """The raters' split-half Spearman correlation, and by Spearman-Brown that of two such panels.
+
+    Both None where too few items have two ratings, or the table holds choices.
+    """
+    if table.pairs or len({(row.item, row.response) for row in table.ratings}) > len(
+        {row.item for row in table.ratings}
+    ):
+        return None, None
+    arrays = arrays_of(table)
+    half = split_half(arrays.items, arrays.values, seed=seed)
+    return half, None if half is None else spearman_brown(half)
+
+
+def _right(margins: Floats) -> Floats:
+    return np.asarray((np.sign(margins) + 1) / 2)
+
+
+def _bins(scores: Floats, ratings: Floats) -> list[Bin]:
+    parts = np.array_split(np.argsort(scores, kind="stable"), min(BINS, len(scores)))
+    return [Bin(float(scores[p].mean()), float(ratings[p].mean()), len(p)) for p in parts]
+
+
+def _bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float],
+    groups: Sequence[str],
+    seed: int,
+    replicates: int = REPLICATES,
+) -> Estimate:
+    keys = np.unique([same_prompt(group) for group in groups], return_inverse=True)[1]
+    order = np.argsort(keys, kind="stable")
+    starts = np.append(np.searchsorted(keys[order], np.arange(keys.max() + 1)), len(keys))
+    members = [order[starts[i] : starts[i + 1]] for i in range(len(starts) - 1)]
+    value = statistic(np.arange(len(keys)))
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(replicates):
+        chosen = generator.integers(0, len(members), len(members))
+        found = statistic(np.concatenate([members[i] for i in chosen]))
+        if np.isfinite(found):
+            drawn.append(found)
+    if len(drawn) < replicates / 2 or len(members) < 3:
+        return Estimate(value, None, None)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(value, float(low), float(high))

@@ -1,0 +1,122 @@
+"""Every built-in loss through the real update: cutting, padding and turning a batch change no gradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ppokit.protocols import BuildContext, Reweighing
+from ppokit.types import Advantages, Rollout
+from ppokit.update import WeightedLoss
+from test_update import Bench, assert_same, samples
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+LOSSES: list[tuple[str, dict[str, Any]]] = [
+    ("ppo_clip", {"clip_high": 0.28, "dual_clip": 3.0}),
+    ("gspo", {"clip_low": 0.05, "clip_high": 0.05}),
+    ("cispo", {"clip_high": 0.1}),
+    ("reinforce", {}),
+    ("reinforce", {"importance_weight": True}),
+    ("surrogate_clip_sum", {"clip": 0.05}),
+    ("value_clip", {}),
+    ("value_mse", {}),
+    ("entropy", {}),
+    ("kl", {"estimator": "k3"}),
+    ("kl", {"estimator": "k3_with_k2_gradient"}),
+    ("off_policy_correction", {"level": "token"}),
+    ("off_policy_correction", {"level": "sequence", "mode": "mask", "cap": 1.1}),
+]
+ids = ["-".join([name, *map(str, options.values())]) for name, options in LOSSES]
+
+
+def built(name: str, options: dict[str, Any]) -> list[WeightedLoss]:
+    (component,) = import_module(f"ppokit_losses.{name}").ppokit_losses()
+    context = BuildContext(torch.device("cpu"), torch.float32, 0)
+    loss = component.build(component.options(**options), context)
+    found = [WeightedLoss(name, f"loss {name!r}", loss, 1.0, component.needs)]
+    # Weights show in another loss's gradient alone.
+    return [*built("reinforce", {}), *found] if isinstance(loss, Reweighing) else found
+
+
+def a_batch(bench: Bench) -> tuple[Rollout, Advantages]:
+    """Samples of policies near to the one that trains, so that the clips decide for some tokens."""
+    rollout, advantages = samples()
+    generator = torch.Generator().manual_seed(3)
+    logprobs = bench.logprobs(rollout)
+
+    def near(spread: float) -> Tensor:
+        return logprobs + spread * torch.randn(logprobs.shape, generator=generator)
+
+    # A reference much nearer would leave little of the gradient of the KL but the rounding of log p.
+    tensors = {"sampler_logprobs": near(0.1), "ref_logprobs": near(0.3) + 2.0}
+    values = 0.3 * torch.randn(logprobs.shape, generator=generator)
+    return replace(rollout, logprobs=near(0.1), values=values, **tensors), advantages
+
+
+def spoilt(rollout: Rollout, advantages: Advantages) -> tuple[Rollout, Advantages]:
+    """Five more columns, and nonsense on all padding."""
+    mask = torch.cat([rollout.response_mask, torch.zeros(len(rollout), 5, dtype=torch.bool)], dim=1)
+
+    def widen(tensor: Tensor | None, filler: float) -> Tensor:
+        assert tensor is not None
+        wide = torch.cat([tensor, torch.full((len(tensor), 5), filler).to(tensor.dtype)], dim=1)
+        return wide.where(mask, torch.full((), filler, dtype=tensor.dtype))
+
+    wide_rollout = replace(
+        rollout,
+        response_mask=mask,
+        response_ids=widen(rollout.response_ids, 9),
+        sampler_logprobs=widen(rollout.sampler_logprobs, math.nan),
+        ref_logprobs=widen(rollout.ref_logprobs, math.nan),
+        values=widen(rollout.values, math.nan),
+        logprobs=widen(rollout.logprobs, -50.0),
+    )
+    return wide_rollout, Advantages(
+        widen(advantages.advantages, math.nan), widen(advantages.returns, math.nan)
+    )
+
+
+@pytest.mark.parametrize(("name", "options"), LOSSES, ids=ids)
+def test_cutting_order_and_padding_change_nothing(
+    stories260k: Path, name: str, options: dict[str, Any]
+) -> None:
+    aggregation = "sequence_mean_token_mean"
+    plain = Bench(stories260k, built(name, options), aggregation=aggregation)
+    rollout, advantages = a_batch(plain)
+    expected = plain.updater.update(rollout, advantages, step=0)
+
+    changed = Bench(stories260k, built(name, options), aggregation=aggregation, tokens_per_microbatch=30)
+    order = [4, 0, 6, 2, 5, 1, 3]
+    found = changed.updater.update(*spoilt(rollout.select(order), advantages.select(order)), step=0)
+
+    assert_same(changed.gradients[0], plain.gradients[0])
+    assert set(found) == set(expected)
+    for metric, number in expected.items():
+        assert math.isfinite(number), metric
+        assert found[metric] == pytest.approx(number, rel=1e-4, abs=1e-6), metric
+
+
+def test_the_surrogate_clip_sum_moves_nothing_where_an_update_begins(stories260k: Path) -> None:
+    """What its docstring warns of: at the old policy, the gradient is exactly zero."""
+    bench = Bench(stories260k, built("surrogate_clip_sum", {}))
+    rollout, advantages = samples()
+    metrics = bench.updater.update(rollout, advantages, step=0)
+    assert metrics["grad_norm"] == 0.0
+
+
+def test_gspo_begins_with_the_gradient_of_ppo_where_a_sequence_has_one_advantage(stories260k: Path) -> None:
+    rollout, advantages = samples()
+    shape = advantages.advantages.shape
+    one = replace(advantages, advantages=advantages.advantages[:, :1].expand(shape).clone())
+    benches = [Bench(stories260k, built(name, {})) for name in ("gspo", "ppo_clip")]
+    for bench in benches:
+        bench.updater.update(rollout, one, step=0)
+    assert_same(benches[0].gradients[0], benches[1].gradients[0])

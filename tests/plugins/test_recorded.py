@@ -1,0 +1,118 @@
+"""Recorded responses as rollouts: which are drawn, what is sampled beside them, and the whole way through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ppokit.protocols import SamplingPolicy
+from ppokit.types import PromptBatch
+from ppokit_rollouts.recorded import RecordedOptions, ppokit_rollout_engines
+from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
+
+CSV = """prompt,response,rating
+Tom ran,to the park,8
+Tom ran,to the park,6
+Tom ran,away,1
+Tom ran,home,5
+Lily sat,down,9
+"""
+
+
+@pytest.fixture
+def ratings(tmp_path: Path) -> str:
+    path = tmp_path / "ratings.csv"
+    path.write_text(CSV)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def policy(stories260k: Path) -> SamplingPolicy:
+    model = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(stories260k)
+    return SamplingPolicy(model, tokenizer, frozenset({tokenizer.eos_token_id}))
+
+
+def batch(policy: SamplingPolicy, *prompts: str) -> PromptBatch:
+    ids = [list(policy.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    return PromptBatch(list(range(len(prompts))), list(prompts), ids, [{}] * len(prompts))
+
+
+def engine(path: str, context: Any, **options: Any) -> Any:
+    (component,) = ppokit_rollout_engines()
+    assert component.needs == {"ref_logprobs"}
+    return component.build(RecordedOptions(path=path, max_new_tokens=12, **options), context)
+
+
+def first(*numbers: float) -> torch.Tensor:
+    """Uniforms [1,G,12] whose first numbers are these."""
+    uniforms = torch.full((1, len(numbers), 12), 0.5)
+    uniforms[0, :, 0] = torch.tensor(numbers)
+    return uniforms
+
+
+def test_each_is_drawn_once_until_all_were(policy, context, ratings) -> None:
+    """Three distinct responses; .9 of them is the last, .0 the first of what is left, and so on."""
+    found = engine(ratings, context).generate(
+        policy, batch(policy, "Tom ran"), first(0.9, 0.0, 0.0, 0.4, 0.99)
+    )
+    assert found.texts == ["home", "to the park", "away", "away", "home"]
+    tokenizer = policy.tokenizer
+    for text, ids in zip(found.texts, found.response_ids, strict=True):
+        assert ids == [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def test_a_separator_is_trained_on_and_not_rated(policy, context, ratings) -> None:
+    found = engine(ratings, context, separator=" ").generate(policy, batch(policy, "Lily sat"), first(0.1))
+    assert found.texts == ["down"]
+    expected = policy.tokenizer(" down", add_special_tokens=False)["input_ids"]
+    assert found.response_ids[0][:-1] == expected
+
+
+def test_the_rest_is_sampled_as_ever(policy, context, ratings) -> None:
+    """Numbers below .5 take a recorded one, and are stretched to draw it; a prompt without any is sampled."""
+    uniforms = torch.rand(2, 3, 12, generator=torch.Generator().manual_seed(0))
+    uniforms[0, :, 0] = torch.tensor([0.49, 0.6, 0.1])
+    both = batch(policy, "Tom ran", "The dog")
+    found = engine(ratings, context, recorded=0.5).generate(policy, both, uniforms)
+    sampled = TransformersEngine(TransformersOptions(max_new_tokens=12)).generate(policy, both, uniforms)
+    assert found.texts[0] == "home"
+    assert found.texts[2] == "to the park"
+    for place in (1, 3, 4, 5):
+        assert found.texts[place] == sampled.texts[place]
+        assert found.response_ids[place] == sampled.response_ids[place]
+        assert found.logprobs[place] == pytest.approx(sampled.logprobs[place], abs=1e-4)
+    assert all(number != number for place in (0, 2) for number in found.logprobs[place])
+
+
+def test_greedy_is_what_the_policy_would_say(policy, context, ratings) -> None:
+    found = engine(ratings, context).generate(policy, batch(policy, "Tom ran"), None)
+    plain = TransformersEngine(TransformersOptions(max_new_tokens=12))
+    assert found == plain.generate(policy, batch(policy, "Tom ran"), None)
+
+
+def test_pairs_give_both_responses(policy, context, tmp_path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("prompt,chosen,rejected\nTom ran,home,away\n")
+    found = engine(str(path), context).generate(policy, batch(policy, "Tom ran"), first(0.0, 0.0))
+    assert found.texts == ["home", "away"]
+
+
+def test_a_file_that_cannot_be_read_is_refused_before_anything_loads(unknown_columns, tmp_path) -> None:
+    (component,) = ppokit_rollout_engines()
+    assert component.check is not None
+    (sentence,) = component.check(RecordedOptions(path=str(tmp_path / "none.csv")), unknown_columns)
+    assert "none.csv" in sentence
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"path": ""}, {"path": "a", "recorded": 0}, {"path": "a", "recorded": 2}]
+)
+def test_options(wrong) -> None:
+    with pytest.raises(ValidationError):
+        RecordedOptions(**wrong)

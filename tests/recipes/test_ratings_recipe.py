@@ -1,0 +1,222 @@
+"""From a file of people's ratings to a better policy, by a recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ppokit import PPOTrainer, Recipe
+from ppokit.errors import ModelError, RecipeError
+from runs import metrics_of, rollouts_of
+
+RecipeDict = Callable[..., dict[str, Any]]
+
+CSV = """prompt,response,rating,rater
+Once upon a time, happy and smiled.,9,ann
+Once upon a time, happy and smiled.,8,bob
+Once upon a time, sad and cried.,1,ann
+"One day, Tom", very happy.,10,ann
+"One day, Tom", very sad.,0,ann
+The dog was, happy too.,8,bob
+The dog was, sad too.,2,bob
+"""
+
+
+@pytest.fixture
+def ratings(tmp_path: Path) -> str:
+    path = tmp_path / "ratings.csv"
+    path.write_text(CSV)
+    return str(path)
+
+
+@pytest.fixture
+def make(recipe_dict: RecipeDict, ratings: str) -> RecipeDict:
+    """A recipe whose responses are the file's, rewarded by their ratings."""
+
+    def made(**sections: Any) -> dict[str, Any]:
+        given = {
+            "prompts": {"path": ratings, "distinct": True},
+            "rollout": {
+                "use": "recorded",
+                "path": ratings,
+                "max_new_tokens": 24,
+                "prompts_per_step": 3,
+                "responses_per_prompt": 2,
+            },
+            "rewards": [{"use": "human_csv", "path": ratings}, {"use": "kl_penalty", "weight": 0.01}],
+            "advantages": {"whiten": "batch"},
+            "losses": [
+                {"use": "ppo_clip"},
+                {"use": "off_policy_correction", "level": "token", "mode": "truncate", "cap": 2.0},
+                {"use": "value_clip", "weight": 0.1},
+            ],
+            **sections,
+        }
+        return recipe_dict(**given)
+
+    return made
+
+
+def test_rated_responses_are_the_rollouts(make: RecipeDict, tmp_path: Path) -> None:
+    trainer = PPOTrainer(Recipe.from_dict(make()))
+    assert trainer.parts.prompts.texts == ["Once upon a time", "One day, Tom", "The dog was"]
+    trainer.train()
+    for step, rows in enumerate(rollouts_of(tmp_path / "run").values()):
+        assert {row["response"] for row in rows} == {
+            " happy and smiled.",
+            " sad and cried.",
+            " very happy.",
+            " very sad.",
+            " happy too.",
+            " sad too.",
+        }
+        scores = {row["response"]: row["score"] for row in rows}
+        assert scores[" happy and smiled."] == 8.5
+        assert scores[" very sad."] == 0
+        # Nobody knows who wrote them: as if it had been the reference.
+        for row in rows:
+            assert all(math.isfinite(number) and number < 0 for number in row["sampler_logprobs"])
+            moved = [abs(number) for number in row["kl/k1"]]
+            assert (max(moved) < 1e-4) == (step == 0)
+    lines = metrics_of(tmp_path / "run")
+    assert [line["reward/human_csv/coverage"] for line in lines] == [1.0] * 3
+    weight = [line["off_policy/weight"] for line in lines if "off_policy/weight" in line]
+    assert not weight or weight[0] == pytest.approx(1, abs=1e-3)
+
+
+def test_what_was_rated_well_becomes_likelier(make: RecipeDict, tmp_path: Path) -> None:
+    recipe = make(run={"steps": 8, "out": str(tmp_path / "run")})
+    PPOTrainer(Recipe.from_dict(recipe)).train()
+
+    def gap(rows: list[dict[str, Any]]) -> float:
+        """k1 is the log-probability less that of the reference."""
+        risen = {row["response"]: sum(row["kl/k1"]) / len(row["kl/k1"]) for row in rows}
+        return sum(risen[t] for t in risen if "happy" in t) - sum(risen[t] for t in risen if "sad" in t)
+
+    rollouts = list(rollouts_of(tmp_path / "run").values())
+    assert abs(gap(rollouts[0])) < 1e-3
+    assert gap(rollouts[-1]) > 0.1
+
+
+def test_sampled_responses_beside_recorded_ones(make: RecipeDict, ratings: str, tmp_path: Path) -> None:
+    """Nobody rated what is sampled: exact abstains, and nearest judges it by what was rated."""
+    rollout = {
+        "use": "recorded",
+        "path": ratings,
+        "recorded": 0.5,
+        "max_new_tokens": 8,
+        "prompts_per_step": 3,
+        "responses_per_prompt": 4,
+    }
+    rewards = [
+        {"use": "human_csv", "path": ratings, "name": "exact"},
+        {"use": "human_csv", "path": ratings, "match": "nearest", "floor": -0.99, "name": "nearest"},
+    ]
+    PPOTrainer(Recipe.from_dict(make(rollout=rollout, rewards=rewards))).train()
+    recorded = 0
+    for rows in rollouts_of(tmp_path / "run").values():
+        for row in rows:
+            given = row["outcome/exact"] == "scored"
+            recorded += given
+            assert row["outcome/nearest"] == "scored"
+            assert 0 <= row["reward/nearest"] <= 10
+            assert given or row["reward/exact"] != row["reward/exact"]
+    assert 8 <= recorded <= 28, "about half of 36"
+    line = metrics_of(tmp_path / "run")[0]
+    assert line["reward/exact/abstained"] == pytest.approx(1 - line["reward/exact/coverage"])
+
+
+def test_the_bases_hidden_states_are_those_of_transformers(make: RecipeDict, stories260k: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    texts = ["Tom ran home.", "A big dog", ""]
+    trainer = PPOTrainer(Recipe.from_dict(make()))
+    tokenizer = AutoTokenizer.from_pretrained(stories260k)
+    model = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
+    ids = [tokenizer(text)["input_ids"] or [tokenizer.eos_token_id] for text in texts]
+    found = trainer.roles.embed(ids)
+    for row, tokens in zip(found, ids, strict=True):
+        with torch.no_grad():
+            mean = model.model(torch.tensor([tokens])).last_hidden_state[0].mean(dim=0)
+        torch.testing.assert_close(row, mean / mean.norm(), atol=1e-5, rtol=1e-4)
+
+
+def test_without_a_frozen_base_an_encoder_must_be_named(make: RecipeDict, ratings: str) -> None:
+    rewards = [{"use": "human_csv", "path": ratings, "match": "nearest"}]
+    losses = [{"use": "ppo_clip"}]
+    plain = {"max_new_tokens": 4, "prompts_per_step": 3}
+    given = make(
+        rewards=rewards, losses=losses, rollout=plain, lora=None, advantages={"use": "gae"}, value=None
+    )
+    trainer = PPOTrainer(Recipe.from_dict(given))
+    with pytest.raises(ModelError, match="would drift; name an encoder"):
+        trainer.roles.embed([[1]])
+
+
+def test_a_bad_file_is_refused_before_anything_loads(make: RecipeDict, ratings: str) -> None:
+    Path(ratings).write_text(CSV.replace(",10,ann", ",ten,ann"))
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_dict(make())
+    told = str(caught.value)
+    assert told.count("row 5") == 2, "the engine and the reward read it"
+    assert "rewards[0]" in told
+    assert "rollout" in told
+
+
+def test_the_canary_is_measured_and_warns(
+    recipe_dict: RecipeDict,
+    ratings: str,
+    reward_module: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: Any,
+) -> None:
+    """A reward that rises whatever the policy says, and is higher for what people dislike."""
+    monkeypatch.chdir(tmp_path)
+    reward_module(
+        "CALLS = []\n"
+        "def reward(responses, **columns):\n"
+        "    CALLS.append(1)\n"
+        "    return [len(CALLS) + float('sad' in text) for text in responses]\n"
+    )
+    given = recipe_dict(
+        prompts={"path": ratings, "distinct": True},
+        rollout={
+            "use": "recorded",
+            "path": ratings,
+            "max_new_tokens": 16,
+            "prompts_per_step": 3,
+            "responses_per_prompt": 2,
+        },
+        rewards=[{"use": "python", "function": "my_rewards.reward"}, {"use": "kl_penalty", "weight": 0.001}],
+        advantages={"whiten": "batch"},
+        canary={"path": ratings, "every": 5},
+        update={"learning_rate": 1e-2, "epochs": 2},
+        run={"steps": 16, "out": str(tmp_path / "run"), "checkpoint_every": 8},
+    )
+    heard: list[tuple[int, str]] = []
+
+    class Ear:
+        def on_step(self, *_: Any) -> None: ...
+        def on_end(self) -> None: ...
+
+        def on_warning(self, step: int, text: str) -> None:
+            heard.append((step, text))
+
+    trainer = PPOTrainer(Recipe.from_dict(given), observers=[Ear()])
+    before = trainer._canary.measure() if trainer._canary else {}
+    assert before["canary/reward_spearman"] < -0.7, "the reward is wrong from the start"
+    trainer.train()
+    lines = metrics_of(tmp_path / "run")
+    measured = [line["step"] for line in lines if "canary/policy_spearman" in line]
+    assert measured == [1, 6, 11, 16]
+    assert [step for step, _ in heard] == [line["step"] for line in lines if line.get("canary/warning") == 1]
+    fell = lines[0]["canary/policy_spearman"] - lines[15]["canary/policy_spearman"]
+    error = 1 / math.sqrt(5)
+    assert fell > error
+    assert lines[15]["canary/warning"] == 1
+    assert "rose from" in heard[-1][1]
