@@ -224,7 +224,7 @@ def _plan(settings: Settings, engine: RolloutEngine) -> UpdatePlan:
         seed=settings.run.seed,
         temperature=engine.temperature,
         max_response=engine.max_new_tokens,
-        whiten=settings.advantages.variance if settings.advantages.whiten == "minibatch" else None,
+        whiten=settings.advantages.whiten_variance if settings.advantages.whiten == "minibatch" else None,
     )
 
 

@@ -55,7 +55,7 @@ def estimate(
         metrics.update(value_metrics(kept.values, found.returns, mask))
     advantages = found.advantages.float()
     if settings.whiten == "batch":
-        advantages = masked_whiten(advantages, mask, variance=settings.variance)
+        advantages = masked_whiten(advantages, mask, variance=settings.whiten_variance)
     valid = counted.clone()
     valid[rows] = trained
     shape = rollout.response_ids.shape

@@ -92,7 +92,7 @@ class AdvantageSettings(Section):
         default="off",
         description="Give the advantages of a step, or of each mini-batch, mean 0 and deviation 1.",
     )
-    variance: Variance = Field(
+    whiten_variance: Variance = Field(
         default="sample", description="Of whitening: divided by n - 1 (sample) or by n (population)."
     )
     mask_cut: bool = Field(

@@ -3,11 +3,14 @@
     A_t = delta_t + (gamma * lam) * A_{t+1},   delta_t = r_t + gamma * V_{t+1} - V_t
     returns_t = A_t + V_t
 
-where t+1 is the next real token; A and V after the last real token are 0.
+where t+1 is the next real token; A and V after the last real token are 0. With `bootstrap_truncated`, V after
+the last real token of a response that was cut is that token's own V: the response would have gone on.
 
 Schulman et al. 2016, arXiv:1506.02438, eq. 16. Differs: a token that the mask leaves out is skipped,
-so that the next real token is the successor; a response that was cut is treated as one that ended
-(no bootstrapping from the critic's last value). Whitening is the core's, by `advantages.whiten`.
+so that the next real token is the successor; the value of the state behind the last token, in which no token
+was chosen, is not computed, and the last one known stands for it (exact where a token changes the value
+little); by default a cut response is treated as one that ended, as most systems do. Whitening is the core's,
+by `advantages.whiten`.
 """
 
 from __future__ import annotations
@@ -25,7 +28,13 @@ if TYPE_CHECKING:
 
 
 def gae(
-    token_rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
+    token_rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+    cut: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns, computed in float32 or wider.
 
@@ -35,12 +44,16 @@ def gae(
         mask: [B,R] bool; what stands on False positions changes nothing, not even a NaN.
         gamma: discount of a reward that is one token away.
         lam: 0 gives the TD error, 1 the return minus the value.
+        cut: [B] bool; True bootstraps the response from its last value; None bootstraps none.
 
     Returns: advantages [B,R] and returns [B,R], both 0 on padding.
     """
     token_rewards, values = (x.float() if x.dtype.itemsize < 4 else x for x in (token_rewards, values))
     advantages = values.new_zeros(values.shape)
     advantage = next_value = values.new_zeros(values.shape[0])  # [B], of the next real token
+    if cut is not None:
+        last = (mask * mask.cumsum(dim=1)).argmax(dim=1, keepdim=True)
+        next_value = values.gather(1, last).squeeze(1).where(cut & mask.any(dim=1), next_value)
     for t in reversed(range(values.shape[1])):
         real = mask[:, t]
         delta = token_rewards[:, t] + gamma * next_value - values[:, t]
@@ -56,6 +69,9 @@ class GAEOptions(Options):
     lam: float = Field(
         0.95, ge=0, le=1, description="0 trusts the value function, 1 trusts the rewards that came."
     )
+    bootstrap_truncated: bool = Field(
+        False, description="Let the last value stand for what a cut response would still have earned."
+    )
 
 
 class GAE:
@@ -70,6 +86,7 @@ class GAE:
             rollout.response_mask,
             gamma=self.options.gamma,
             lam=self.options.lam,
+            cut=~rollout.finished if self.options.bootstrap_truncated else None,
         )
         return Advantages(advantages, returns)
 

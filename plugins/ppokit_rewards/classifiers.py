@@ -94,8 +94,8 @@ def base_of(model: str) -> str | None:
         raise ModelError(f"reward model {model!r}: its {ADAPTER} cannot be read: {error!r}") from error
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise ModelError(
-            f"reward model {model!r} is an adapter on the model in {base}, and there is no such folder; bring "
-            f"it back, or write where it is now as base_model_name_or_path in {ADAPTER}"
+            f"reward model {model!r} is an adapter on the model in {base}, and there is no such folder; "
+            f"bring it back, or write where it is now as base_model_name_or_path in {ADAPTER}"
         )
     return base
 

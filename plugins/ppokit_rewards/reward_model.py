@@ -12,8 +12,8 @@ A text beyond the model's limit loses its beginning, so that the response's end 
 `truncated` counts those. Only safetensors are read, and no code of the model's own is run. A model
 without a trained head is refused: its scores would be random numbers.
 
-A folder written by `ppokit reward fit` says how its texts are laid out, in `ppokit_reward.json`. It may hold a
-PEFT adapter with a head on a causal LM, which is then loaded beneath it.
+A folder written by `ppokit reward fit` says how its texts are laid out, in `ppokit_reward.json`. It may hold
+a PEFT adapter with a head on a causal LM, which is then loaded beneath it.
 """
 
 from __future__ import annotations

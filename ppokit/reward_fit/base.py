@@ -54,6 +54,8 @@ def find_base(name: str) -> Base:
         ) from error
     kinds = config.architectures or []
     causal = any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
+    if Path(where).is_dir():
+        where = str(Path(where).resolve())  # peft writes it down, and the folder may be used from elsewhere
     return Base(name, where, "causal" if causal else "encoder")
 
 
@@ -97,10 +99,9 @@ class Fitted:
     def __init__(self, base: Base, *, heads: int, max_length: int, lora_r: int, device: torch.device) -> None:
         self.base = base
         self.tokenizer = _tokenizer(base)
-        dtype = pick_dtype("auto", device)
-        self.autocast = dtype == torch.bfloat16
-        # A frozen base may stay in bfloat16; what trains must not, or small steps would be lost.
-        model = _classifier(base, dtype if base.kind == "causal" else torch.float32).to(device)
+        self.autocast = pick_dtype("auto", device) == torch.bfloat16
+        # A frozen base stays as it is stored; what trains is in float32, or small steps would be lost.
+        model = _classifier(base, "auto" if base.kind == "causal" else torch.float32).to(device)
         model.config.get_text_config().pad_token_id = model.config.pad_token_id = self.tokenizer.pad_token_id
         self._place, old = head_of(model, base.name)
         features = old.in_features
@@ -183,7 +184,7 @@ def _tokenizer(base: Base) -> Any:
     return tokenizer
 
 
-def _classifier(base: Base, dtype: torch.dtype) -> Any:
+def _classifier(base: Base, dtype: Any) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     try:

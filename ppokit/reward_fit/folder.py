@@ -39,7 +39,7 @@ class Settings:
 
     Attributes:
         version: of this form of folder.
-        base: the model that was fitted, as the user named it.
+        base: the model that was fitted, as the user named it; an absolute path where that was a folder.
         kind: `encoder` or `causal`.
         template: see `ppokit.reward_fit.texts.Layout`.
         max_length: likewise.
@@ -98,7 +98,8 @@ def save(fitted: Fitted, folder: Path, score: str) -> None:
     fitted.save(folder)
     layout = fitted.texts.layout
     base = fitted.base
-    settings = Settings(VERSION, base.name, base.kind, list(layout.template), layout.max_length, score)
+    name = base.where if Path(base.name).expanduser().is_dir() else base.name
+    settings = Settings(VERSION, name, base.kind, list(layout.template), layout.max_length, score)
     (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
 
 
@@ -205,10 +206,10 @@ def _heads(folder: Path) -> Heads:
 def _load(folder: Path, settings: Settings, heads: Heads | None, device: Any) -> Any:
     from transformers import AutoModelForSequenceClassification
 
-    from ppokit.loading import find_model, quiet
-    from ppokit.reward_fit.base import head_of, in_float32
+    from ppokit.loading import quiet
+    from ppokit.reward_fit.base import find_base, head_of, in_float32
 
-    where = str(folder) if settings.kind == "encoder" else find_model(settings.base).where
+    where = str(folder) if settings.kind == "encoder" else find_base(settings.base).where
     try:
         with quiet():
             model = AutoModelForSequenceClassification.from_pretrained(

@@ -99,7 +99,7 @@ def test_an_estimator_may_leave_responses_out() -> None:
 @pytest.mark.parametrize(("variance", "squares"), [("sample", 1 / 5), ("population", 1 / 6)])
 def test_whitening_is_over_the_tokens_trained_on(variance: Any, squares: float) -> None:
     """Real tokens of uncut responses: 1, 2, 3, 4, -2, -4, whose mean is 2/3."""
-    found = run(Fixed(), rewards(), whiten="batch", mask_cut=True, variance=variance)
+    found = run(Fixed(), rewards(), whiten="batch", mask_cut=True, whiten_variance=variance)
     numbers = [1.0, 2.0, 3.0, 4.0, -2.0, -4.0]
     mean = 4 / 6
     deviation = (sum((n - mean) ** 2 for n in numbers) * squares) ** 0.5

@@ -1,0 +1,56 @@
+"""The reward that came less the mean of what the value function predicted over the batch.
+
+    A_t = G_t - mean(V),     G_t = sum_{s >= t} r_s,     returns_t = G_t
+
+over real tokens. The simplest form of an advantage: `rewards - mean(predictions)`. One number is taken off
+every token, so that the value function centres the batch and tells no token from another; `gae` does.
+No paper. Differs: G_t is what came from the token on, where the formula says rewards.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ppokit.hookspecs import hookimpl
+from ppokit.masked import masked_mean
+from ppokit.protocols import BuildContext, Component, Options
+from ppokit.types import Advantages, Rewards, Rollout
+from ppokit_advantages.returns import reward_to_go, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def mean_baseline(token_rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, computed in float32 or wider.
+
+    Args:
+        token_rewards: [B,R].
+        values: [B,R], of the state in which each token was chosen.
+        mask: [B,R] bool; what stands on False positions changes nothing.
+
+    Returns: advantages [B,R] and returns [B,R], both 0 on padding.
+    """
+    returns = reward_to_go(token_rewards, mask, gamma=1.0)
+    advantages = returns - masked_mean(wide(values), mask)
+    return advantages.where(mask, advantages.new_zeros(())), returns
+
+
+class MeanBaselineOptions(Options):
+    """None."""
+
+
+class MeanBaseline:
+    def __init__(self, options: MeanBaselineOptions, context: BuildContext) -> None:
+        pass
+
+    def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
+        assert rollout.values is not None, "`needs` names values"
+        return Advantages(*mean_baseline(rewards.token_rewards, rollout.values, rollout.response_mask))
+
+
+@hookimpl
+def ppokit_advantage_estimators() -> list[Component]:
+    return [
+        Component("mean_baseline", MeanBaseline, options=MeanBaselineOptions, needs=frozenset({"values"}))
+    ]

@@ -1,0 +1,52 @@
+"""ReMax: a response's reward less that of the greedy response to its prompt.
+
+    A = r(x, y) - r(x, greedy(x))
+
+r is the whole reward of a response, the sum of its token rewards. Each token gets A.
+
+Li et al. 2023, arXiv:2310.10505, section 4. Differs: none. The engine answers each prompt once more,
+greedily, and those responses are scored too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ppokit.hookspecs import hookimpl
+from ppokit.protocols import BuildContext, Component, Options
+from ppokit.types import Advantages, Rewards, Rollout
+from ppokit_advantages.returns import spread, whole_reward, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def remax(rewards: Tensor, greedy_rewards: Tensor) -> Tensor:
+    """Advantage of each response, computed in float32 or wider.
+
+    Args:
+        rewards: [B], the whole reward of each response.
+        greedy_rewards: [B], that of the greedy response to the same prompt.
+
+    Returns: [B].
+    """
+    return wide(rewards) - wide(greedy_rewards)
+
+
+class ReMaxOptions(Options):
+    """None."""
+
+
+class ReMax:
+    def __init__(self, options: ReMaxOptions, context: BuildContext) -> None:
+        pass
+
+    def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
+        assert rewards.greedy_returns is not None, "`needs` names greedy"
+        whole = whole_reward(rewards.token_rewards, rollout.response_mask)
+        return Advantages(spread(remax(whole, rewards.greedy_returns), rollout.response_mask))
+
+
+@hookimpl
+def ppokit_advantage_estimators() -> list[Component]:
+    return [Component("remax", ReMax, options=ReMaxOptions, needs=frozenset({"greedy"}))]
