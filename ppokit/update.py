@@ -21,6 +21,7 @@ from ppokit.kl import kl
 from ppokit.logprobs import Entropy
 from ppokit.masked import Variance, masked_whiten
 from ppokit.masters import Masters
+from ppokit.metrics import KL_ESTIMATORS
 from ppokit.models import ModelRoles
 from ppokit.processes import Processes
 from ppokit.protocols import Loss, Need, Reweighing
@@ -188,7 +189,7 @@ class Updater:
         for micro in token_batches(mine, lengths, self.plan.tokens_per_microbatch):
             batch = token_batch(rollout, micro, self.roles.device)
             for group in self.groups:
-                inputs = self._inputs(group, rollout, advantages, old, micro, batch)
+                inputs = self._inputs(group, rollout, advantages, old, micro, batch, tally)
                 if inputs.logprobs is not None and inputs.old_logprobs is not None:
                     kl_tokens = kl(inputs.old_logprobs, inputs.logprobs.detach(), estimator="k3")
                     tally.add("policy/approx_kl", kl_tokens, batch.mask)
@@ -223,6 +224,7 @@ class Updater:
         old: Tensor,
         micro: list[int],
         batch: TokenBatch,
+        tally: Tally,
     ) -> LossInputs:
         """Forward pass of one group of losses over one micro-batch."""
         roles, device = self.roles, self.roles.device
@@ -241,6 +243,10 @@ class Updater:
             seen = ~old[micro].isnan().any(dim=1)
             if not bool(seen.all()):
                 old[micro] = logprobs.detach().cpu()
+                if rollout.ref_logprobs is not None:  # of the policy that sampled, now that it is known
+                    for estimator in KL_ESTIMATORS:
+                        numbers = kl(old[micro], rollout.ref_logprobs[micro], estimator=estimator)
+                        tally.add(f"kl/{estimator}", numbers, rollout.response_mask[micro])
 
         def there(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[micro].to(device)

@@ -325,6 +325,26 @@ class TestPasses:
         assert_same(found.gradients[1], given.gradients[1], relative=2e-3)
         assert metrics["update/passes"] == 3
 
+    def test_the_kl_is_that_of_the_policy_that_sampled(self, stories260k: Path) -> None:
+        """Over all epochs and micro-batches, though the policy moves; where no pass came before."""
+        rollout, advantages = samples()
+        bench = Bench(
+            stories260k,
+            [weighted(PolicyLoss(), "logprobs")],
+            epochs=3,
+            tokens_per_microbatch=40,
+            learning_rate=1e-2,
+        )
+        before = bench.logprobs(rollout)
+        reference = before - 0.1 * torch.arange(before.shape[1])
+        metrics = bench.updater.update(replace(rollout, ref_logprobs=reference), advantages, step=0)
+        places = torch.arange(before.shape[1]).expand(before.shape)[rollout.response_mask].float()
+        assert metrics["kl/k1"] == pytest.approx(float(0.1 * places.mean()), rel=1e-4)
+        k3 = (-0.1 * places).exp() - 1 + 0.1 * places
+        assert metrics["kl/k3"] == pytest.approx(float(k3.mean()), rel=1e-3)
+        known = replace(rollout, ref_logprobs=reference, logprobs=before)
+        assert "kl/k1" not in bench.updater.update(known, advantages, step=1), "reported with the rollout"
+
     def test_minibatches_take_each_sample_once_an_epoch(self, stories260k: Path) -> None:
         rollout, advantages = samples()
         losses = both_losses()
