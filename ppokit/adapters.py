@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from ppokit.errors import ModelError
+from ppokit.errors import ModelError, first_line
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class LoraSpec:
         r, alpha: rank and scale; the update is `alpha / r * B A`.
         target_modules: what peft's `target_modules` takes.
         adapter: folder of a pre-trained adapter that the policy goes on from; None starts at zero.
+        value_adapter: folder of a fitted reward model that the value function goes on from; likewise.
     """
 
     r: int
     alpha: float
     target_modules: str | list[str]
     adapter: str | None = None
+    value_adapter: str | None = None
 
 
 def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
@@ -47,11 +50,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
             r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM"
         )
 
-    with warnings.catch_warnings(), _named("lora"):
-        # peft 0.21 asks transformers 5 for a property by its old name.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        # It sets what it warns of by itself, for models such as GPT-2.
-        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+    with peft_warnings(), _named("lora"):
         if lora.adapter is None:
             wrapped = get_peft_model(model, config(), "policy", autocast_adapter_dtype=False)
         else:
@@ -67,6 +66,81 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
         if hasattr(module, "lora_A"):
             _fuse(module)
     return wrapped
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A linear head on hidden states: weight [1,H] and bias [1], float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def load_fitted(wrapped: Any, folder: Path, name: str, *, key: str) -> FittedHead:
+    """Load the adapter of a fitted reward model, as `ppokit reward fit` saves it, under a name of its own.
+
+    Args:
+        wrapped: the PeftModel whose base it was fitted on.
+        folder: holds adapter_config.json and adapter_model.safetensors, with one linear head in it.
+        name: the adapter's name in the model.
+        key: the recipe's key, for errors.
+
+    Returns: its head.
+
+    Raises:
+        ModelError: it is none, or was fitted on another base.
+    """
+    from peft import PeftConfig
+    from peft.utils import set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        state = load_file(str(folder / "adapter_model.safetensors"))
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise ModelError(
+            f"{key}: {folder} holds no adapter that can be read ({first_line(error)}); expected a folder "
+            "that ppokit reward fit made of a causal language model."
+        ) from error
+    heads = {n: t for n, t in state.items() if "lora_" not in n}
+    weights = [t for n, t in heads.items() if n.endswith("weight") and t.dim() == 2 and len(t) == 1]
+    if config.peft_type != "LORA" or len(weights) != 1:
+        raise ModelError(f"{key}: {folder} is no LoRA adapter with one linear head of one output.")
+    config.modules_to_save = None
+    config.task_type = "CAUSAL_LM"
+    with peft_warnings(), _named(key):
+        wrapped.add_adapter(name, config, autocast_adapter_dtype=False)
+        layers = {n: t for n, t in state.items() if "lora_" in n}
+        try:
+            found = set_peft_model_state_dict(wrapped, layers, adapter_name=name)
+        except RuntimeError as error:
+            found = None
+            reason = first_line(error)
+    wanted = [n for n, _ in wrapped.named_parameters() if adapter_of(n) == name]
+    if found is None or found.unexpected_keys or len(wanted) != len(layers):
+        why = reason if found is None else f"{len(layers)} of its matrices meet {len(wanted)} of the model's"
+        raise ModelError(f"{key}: the adapter in {folder} was fitted on another base model than this: {why}")
+    for module in wrapped.modules():
+        if hasattr(module, "lora_A") and "forward" not in vars(module):
+            _fuse(module)
+    for parameter_name, parameter in wrapped.named_parameters():
+        if adapter_of(parameter_name) == name:
+            parameter.requires_grad_(False)
+    bias = next((t for n, t in heads.items() if n.endswith("bias") and t.shape == (1,)), None)
+    weight = weights[0].float()
+    return FittedHead(weight, weight.new_zeros(1) if bias is None else bias.float())
+
+
+@contextmanager
+def peft_warnings() -> Iterator[None]:
+    """Without the warnings of peft that tell a user nothing."""
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property by its old name.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        # It sets what it warns of by itself, for models such as GPT-2.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        yield
 
 
 def adapter_of(name: str) -> str | None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -81,19 +82,8 @@ def assemble(recipe: Recipe) -> Parts:
     config = load_config(source)
     tokenizer = load_tokenizer(source)
     dtype = pick_dtype(settings.model.dtype, processes.device)
-    base: list[ModelRoles] = []  # filled below, once it is loaded
-
-    def embed(texts: Sequence[str]) -> Tensor:
-        if not base:
-            raise PluginError(
-                "BuildContext.embed: there is no base model yet; call it when training has begun."
-            )
-        ends = [0 if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)]
-        limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-        encoded = tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
-        return base[0].embed([list(ids)[:limit] or ends for ids in encoded])
-
-    context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, embed=embed)
+    base = _Base(tokenizer, config)
+    context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, base=base)
     engine: RolloutEngine = _build(recipe, recipe.engine, context)
     prompts = Prompts(
         rows,
@@ -121,11 +111,11 @@ def assemble(recipe: Recipe) -> Parts:
     lora = settings.lora
     roles = ModelRoles(
         model,
-        lora=None if lora is None else LoraSpec(lora.r, lora.alpha, lora.target_modules, lora.adapter),
+        lora=None if lora is None else LoraSpec(**lora.model_dump()),
         value=settings.value if "values" in recipe.needs else None,
         reference="ref_logprobs" in recipe.needs,
     )
-    base.append(roles)
+    base.roles = roles
     if not any(param.numel() for param in roles.trainable.values()):
         raise ModelError("lora.target_modules: no parameter is left to train.")
     masters = Masters(roles.trainable, weight_decay=settings.update.weight_decay)
@@ -148,6 +138,29 @@ def assemble(recipe: Recipe) -> Parts:
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
         audit=roles.byte_audit(masters.bytes, responses * rollout_tokens),
     )
+
+
+class _Base:
+    """The base as components see it; `roles` comes once the model is loaded."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+        self.tokenizer = tokenizer
+        self.limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self.roles: ModelRoles | None = None
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        end = self.tokenizer.eos_token_id
+        encoded = self.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+        empty = [0 if end is None else int(end)]
+        return self._loaded().embed([list(ids)[: self.limit] or empty for ids in encoded])
+
+    def reward(self, folder: str, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        return self._loaded().reward(Path(folder).expanduser(), token_ids)
+
+    def _loaded(self) -> ModelRoles:
+        if self.roles is None:
+            raise PluginError("BuildContext.base: the model is not loaded before training has begun.")
+        return self.roles
 
 
 def _needs_before_update(recipe: Recipe) -> frozenset[Need]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ppokit.adapters import peft_warnings
 from ppokit.errors import ModelError, first_line
 from ppokit.loading import ModelSource, end_ids, find_model, load_model, load_tokenizer, pick_dtype
 from ppokit.prompts import encode_prompt
@@ -125,9 +125,7 @@ def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 for a property by its old name.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+    with peft_warnings():
         try:
             merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

@@ -1,9 +1,10 @@
-"""One base model in four roles: policy, reference, value and (merged) sampler.
+"""One base model in its roles: policy, reference, value, reward and (merged) sampler.
 
 policy     adapter `policy`; without LoRA the model itself
 reference  the base with adapters off; after a pre-trained adapter, a frozen copy of that adapter;
            without LoRA a frozen copy of the model
 value      adapter `value` and a linear head, or a head on the policy's trunk
+reward     adapter and linear head that `ppokit reward fit` made
 sampler    the base with the policy's adapter merged into copies of the targeted weights
 """
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ppokit import attention
-from ppokit.adapters import LoraSpec, adapter_of, attach
+from ppokit.adapters import FittedHead, LoraSpec, adapter_of, attach, load_fitted
 from ppokit.batches import TokenBatch, token_batches
 from ppokit.errors import ModelError
 from ppokit.loading import quiet
@@ -73,7 +74,10 @@ class ModelRoles:
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
+            if lora is not None and lora.value_adapter is not None:
+                self._start_value(Path(lora.value_adapter).expanduser())
         self._trainable = dict(self._named_trainable())
+        self._rewards: dict[Path, tuple[str, FittedHead]] = {}
 
     # What the roles compute
 
@@ -101,7 +105,7 @@ class ModelRoles:
         return logprobs, entropies, self._values_of(hidden, batch)
 
     @torch.no_grad()
-    def embed(self, token_ids: Sequence[Sequence[int]], *, tokens_at_a_time: int = 4096) -> Tensor:
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Texts as vectors: the mean over tokens of the frozen base's final hidden states, of length 1.
 
         Args:
@@ -118,17 +122,53 @@ class ModelRoles:
                 "an encoder of its own, or add a lora section"
             )
         out = torch.zeros(len(token_ids), self.model.config.get_text_config().hidden_size)
+        for places, hidden, mask in self._hidden_of(token_ids, "reference"):
+            mean = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+            out[places] = nn.functional.normalize(mean, dim=1).cpu()
+        return out
+
+    @torch.no_grad()
+    def reward(self, folder: Path, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Scores of texts by a fitted reward adapter on this base: its head on the last token's hidden state.
+
+        Args:
+            folder: what `ppokit reward fit` made of the base; loaded at the first call.
+            token_ids: of each text, at least one token.
+
+        Returns: [n] float32 on the CPU.
+
+        Raises:
+            ModelError: there is no lora, or the adapter was fitted on another base.
+        """
+        if self.lora is None:
+            raise ModelError(
+                "shared_base: the base itself is trained, so that no other adapter can stand on it; add a "
+                "lora section, or leave shared_base out"
+            )
+        if folder not in self._rewards:
+            name = f"reward_{len(self._rewards)}"
+            head = load_fitted(self.peft, folder, name, key="shared_base")
+            self._rewards[folder] = (name, head)
+            self._adapted = [m for m in self.model.modules() if hasattr(m, "lora_A")]
+        name, head = self._rewards[folder]
+        out = torch.zeros(len(token_ids))
+        for places, hidden, mask in self._hidden_of(token_ids, name):
+            last = hidden[torch.arange(len(places)), mask.sum(dim=1) - 1].cpu()
+            out[places] = nn.functional.linear(last, head.weight, head.bias).squeeze(1)
+        return out
+
+    def _hidden_of(
+        self, token_ids: Sequence[Sequence[int]], role: str, tokens_at_a_time: int = 4096
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Batch by batch: places [b], float32 hidden states [b,T,H] and mask [b,T] of whole texts."""
         lengths = [len(ids) for ids in token_ids]
         for places in token_batches(range(len(token_ids)), lengths, tokens_at_a_time):
             width = max(lengths[place] for place in places)
             ids = torch.tensor([[*token_ids[p], *[0] * (width - lengths[p])] for p in places])
             mask = torch.arange(width) < torch.tensor([[lengths[p]] for p in places])
             nothing = torch.zeros(0, dtype=torch.long)
-            batch = TokenBatch(ids.to(self.device), nothing, nothing, nothing, mask)
-            hidden = self._hidden(batch, "reference").float().cpu()
-            mean = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-            out[places] = nn.functional.normalize(mean, dim=1)
-        return out
+            batch = TokenBatch(ids.to(self.device), nothing, nothing, nothing, mask.to(self.device))
+            yield places, self._hidden(batch, role).float(), batch.mask
 
     def _logprobs_of(
         self, hidden: Tensor, batch: TokenBatch, temperature: float, entropy: Entropy, head: nn.Module
@@ -154,7 +194,7 @@ class ModelRoles:
             picked = picked.detach()
         return batch.scatter(self.value_head(picked.float()).squeeze(-1))
 
-    def _hidden(self, batch: TokenBatch, role: Role) -> Tensor:
+    def _hidden(self, batch: TokenBatch, role: str) -> Tensor:
         """[b,T,H] final hidden states."""
         model = self.model
         if role == "reference" and self._frozen_copy is not None:
@@ -179,19 +219,33 @@ class ModelRoles:
         self.peft = attach(self.model, lora, reference=reference, value=own_value)
         if reference and lora.adapter is not None:
             self._reference_adapter = "reference"
+        self._collect_adapters()
+        if not self._adapter_params:
+            raise ModelError(f"lora.target_modules: {lora.target_modules!r} adapts no module of the model.")
+        self._merged_weights()
+
+    def _collect_adapters(self) -> None:
+        """Note the adapted modules and what of them trains."""
         self._adapted = [m for m in self.model.modules() if hasattr(m, "lora_A")]
         # Not by requires_grad: activating an adapter turns it off for the others.
-        owners = ("policy", "value") if own_value else ("policy",)
+        owners = ("policy", "value") if self.value_mode == "own_adapter" else ("policy",)
         self._adapter_params = {
             name: param for name, param in self.model.named_parameters() if adapter_of(name) in owners
         }
-        if not self._adapter_params:
-            raise ModelError(f"lora.target_modules: {lora.target_modules!r} adapts no module of the model.")
         for param in self._adapter_params.values():
             param.requires_grad_(True)
-        self._merged_weights()
 
-    def _activate(self, role: Role) -> None:
+    def _start_value(self, folder: Path) -> None:
+        """Let the value function begin as a fitted reward model, whose score it then foretells."""
+        assert self.value_head is not None, "it is being made"
+        self.peft.delete_adapter("value")
+        head = load_fitted(self.peft, folder, "value", key="lora.value_adapter")
+        with torch.no_grad():
+            self.value_head.weight.copy_(head.weight)
+            self.value_head.bias.copy_(head.bias)
+        self._collect_adapters()
+
+    def _activate(self, role: str) -> None:
         """Switch every adapted module to a role; what trains keeps requires_grad throughout."""
         if self.lora is None:
             return

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from ppokit.errors import PluginError
 from ppokit.types import (
     Advantages,
     AdvantageWeights,
@@ -40,8 +39,19 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _no_base(texts: Sequence[str]) -> Tensor:
-    raise PluginError("BuildContext.embed: there is no base model yet; call it when training has begun.")
+class SharedBase(Protocol):
+    """The policy's frozen base, for components; to be called once training has begun.
+
+    Components are built before the model is loaded.
+    """
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Texts as vectors [n,H], float32 of length 1 on the CPU: the mean of the final hidden states."""
+        ...
+
+    def reward(self, folder: str, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """[n] float32 on the CPU: scores by what `ppokit reward fit` made of this base, in a folder."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,15 +62,13 @@ class BuildContext:
         device: where models of a plugin's own should live.
         dtype: the dtype of the base model.
         seed: the run's seed.
-        embed: texts as vectors [n,H], float32 of length 1 on the CPU: the mean of the frozen base's final
-            hidden states. To be called once training has begun, since components are built before the
-            model is loaded.
+        base: the policy's frozen base; None outside a run.
     """
 
     device: torch.device
     dtype: torch.dtype
     seed: int
-    embed: Callable[[Sequence[str]], Tensor] = _no_base
+    base: SharedBase | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +239,7 @@ __all__ = [
     "Reweighing",
     "RolloutEngine",
     "SamplingPolicy",
+    "SharedBase",
     "Stateful",
     "Warned",
 ]

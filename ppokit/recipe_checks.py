@@ -41,7 +41,7 @@ def check(
     _value(sections, choices, document)
     _names(choices, document)
     _minibatches(sections, document)
-    _adapter(sections.get("lora"), document)
+    _adapter(sections.get("lora"), sections.get("value"), document)
     if not data:
         return
     columns = _prompts(sections.get("prompts"), document)
@@ -113,15 +113,20 @@ def _minibatches(sections: Mapping[str, Any], document: Document) -> None:
         )
 
 
-def _adapter(lora: LoraSettings | None, document: Document) -> None:
-    if lora is None or lora.adapter is None:
+def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:
+    if lora is None:
         return
-    folder = Path(lora.adapter).expanduser()
-    if not folder.is_dir():
-        document.report("lora.adapter", f"there is no folder {lora.adapter}")
-    elif not (folder / "adapter_config.json").is_file():
+    for key, name in (("lora.adapter", lora.adapter), ("lora.value_adapter", lora.value_adapter)):
+        if name is None:
+            continue
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            document.report(key, f"there is no folder {name}")
+        elif not (folder / "adapter_config.json").is_file():
+            document.report(key, f"{name} has no adapter_config.json; expected a folder with a PEFT adapter")
+    if lora.value_adapter is not None and value not in (None, "own_adapter"):
         document.report(
-            "lora.adapter", f"{lora.adapter} has no adapter_config.json; expected a folder that PEFT saved"
+            "lora.value_adapter", f"got value: {value}; only own_adapter can begin as another model"
         )
 
 

@@ -39,6 +39,11 @@ class LoraSettings(Section):
         description="Layers that get an adapter: all-linear, a pattern, or a list of names.",
     )
     adapter: str | None = Field(default=None, description="Folder of a trained PEFT adapter to go on from.")
+    value_adapter: str | None = Field(
+        default=None,
+        description="Folder that ppokit reward fit made of the base: the value function begins as that "
+        "reward model; needs value: own_adapter.",
+    )
 
 
 class PromptSettings(Section):

@@ -26,14 +26,12 @@ def load(model: str, dtype: str, device: torch.device) -> tuple[Any, Any]:
     Raises:
         ModelError: it cannot be loaded, has no trained head, or no token to pad with.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     name = str(folder_of(model)) if is_path(model) else model
     base = base_of(model)
+    tokenizer = load_tokenizer(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=False, padding_side="right", truncation_side="left"
-        )
         loaded, info = AutoModelForSequenceClassification.from_pretrained(
             base or name,
             dtype=dtype,
@@ -55,12 +53,32 @@ def load(model: str, dtype: str, device: torch.device) -> tuple[Any, Any]:
             f"{' and others' if len(random) > 4 else ''}, so its scores would be random; choose a model "
             f"that was trained as a classifier or reward model"
         )
+    loaded.config.get_text_config().pad_token_id = loaded.config.pad_token_id = tokenizer.pad_token_id
+    return loaded.to(device).eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(model: str) -> Any:
+    """Its tokenizer, which pads on the right and cuts on the left.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no token to pad with.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder_of(model)) if is_path(model) else model,
+            trust_remote_code=False,
+            padding_side="right",
+            truncation_side="left",
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"the tokenizer of reward model {model!r} cannot be loaded: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token_id is None:
             raise ModelError(f"the tokenizer of reward model {model!r} has no token to pad with")
-    loaded.config.get_text_config().pad_token_id = loaded.config.pad_token_id = tokenizer.pad_token_id
-    return loaded.to(device).eval().requires_grad_(False), tokenizer
+    return tokenizer
 
 
 def layout_of(model: str) -> tuple[str | tuple[str, str] | None, int | None]:

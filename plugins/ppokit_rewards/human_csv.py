@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from ppokit.errors import DataError
+from ppokit.errors import DataError, PluginError
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
 from ppokit.ratings.table import OnBadRow, RatingColumns, read_ratings
@@ -100,9 +100,13 @@ class Nearest:
         import torch
 
         self.options = options
-        self.embed: Callable[[Sequence[str]], Tensor] = context.embed
+        self.embed: Callable[[Sequence[str]], Tensor]
         if options.encoder is not None:
             self.embed = Encoder(options.encoder, context.device)
+        elif context.base is not None:
+            self.embed = context.base.embed
+        else:
+            raise PluginError("human_csv: match: nearest has no base model here; name an encoder.")
         means = mean_ratings(options)
         self.prompts = [prompt for prompt, _ in means]
         self.responses = [response for _, response in means]

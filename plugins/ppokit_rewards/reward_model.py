@@ -29,7 +29,7 @@ from ppokit.errors import ModelError
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
 from ppokit.types import Outcome, RewardOutput, Rollout
-from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, layout_of, load
+from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, layout_of, load, load_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,6 +96,10 @@ class RewardModelOptions(Options):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Of the weights; auto: as they are stored."
     )
+    shared_base: bool = Field(
+        False,
+        description="Run a fitted adapter on the policy's own base, instead of on a copy of it.",
+    )
 
     @field_validator("template")
     @classmethod
@@ -120,9 +124,7 @@ class RewardModel:
         template, max_length = layout_of(options.model)
         template, self.max_length = options.template or template or JOINED, options.max_length or max_length
         self.templates = (template,) if isinstance(template, str) else template
-        self.model, self.tokenizer = load(options.model, options.dtype, context.device)
-        self.label = _label(options, self.model.config)
-        self.limit = _limit(options, self.max_length, self.model, self.tokenizer)
+        self._load(context)
         by_key = {"token_type_ids": self.tokenizer.pad_token_type_id, "attention_mask": 0}
         by_key["input_ids"] = self.tokenizer.pad_token_id
         wanted = ("input_ids", "attention_mask", *self.tokenizer.model_input_names)
@@ -130,15 +132,22 @@ class RewardModel:
 
     def score(self, rollout: Rollout) -> RewardOutput:
         encoded, truncated = self._encode(rollout)
-        logits = reward_model(
-            self.model, encoded, batch_size=self.options.batch_size, pad=self.pad
-        )  # [B, labels]
+        logits = self._logits(encoded)  # [B, labels]
         if self.options.activation == "sigmoid":
             logits = logits.sigmoid()
         elif self.options.activation == "softmax":
             logits = logits.softmax(dim=-1)
         outcomes: tuple[Outcome, ...] = tuple("scored" for _ in rollout.ids)
         return RewardOutput(logits[:, self.label], outcomes, metrics={"truncated": float(truncated)})
+
+    def _load(self, context: BuildContext) -> None:
+        options = self.options
+        self.model, self.tokenizer = load(options.model, options.dtype, context.device)
+        self.label = _label(options, self.model.config)
+        self.limit = _limit(options, self.max_length, self.model, self.tokenizer)
+
+    def _logits(self, encoded: list[dict[str, list[int]]]) -> Tensor:
+        return reward_model(self.model, encoded, batch_size=self.options.batch_size, pad=self.pad)
 
     def _encode(self, rollout: Rollout) -> tuple[list[dict[str, list[int]]], int]:
         encoded, truncated = [], 0
@@ -156,6 +165,24 @@ class RewardModel:
     def _tokens(self, texts: list[str], **truncation: Any) -> dict[str, list[int]]:
         given = self.tokenizer(*texts, return_attention_mask=True, verbose=False, **truncation)
         return {key: list(given[key]) for key in self.pad}
+
+
+class OnSharedBase(RewardModel):
+    """A fitted adapter and its head on the policy's own base, which then serves one role more."""
+
+    def _load(self, context: BuildContext) -> None:
+        if context.base is None:
+            raise ModelError("shared_base: there is no policy here whose base could be shared")
+        self.base = context.base
+        self.tokenizer = load_tokenizer(self.options.model)
+        self.label, self.limit = 0, self.max_length
+
+    def _logits(self, encoded: list[dict[str, list[int]]]) -> Tensor:
+        return self.base.reward(self.options.model, [one["input_ids"] for one in encoded]).unsqueeze(1)
+
+
+def _build(options: RewardModelOptions, context: BuildContext) -> RewardModel:
+    return (OnSharedBase if options.shared_base else RewardModel)(options, context)
 
 
 def _label(options: RewardModelOptions, config: Any) -> int:
@@ -203,9 +230,13 @@ def _limit(options: RewardModelOptions, wanted: int | None, model: Any, tokenize
 
 
 def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
+    if options.shared_base and (options.label is not None or options.dtype != "auto"):
+        yield "shared_base: the adapter has one label, and the base's dtype; leave label and dtype out"
     if not is_path(options.model):
         return
     folder = folder_of(options.model)
+    if options.shared_base and not (folder / ADAPTER).is_file():
+        yield f"shared_base: {options.model!r} is no adapter on a causal language model"
     if not folder.is_dir():
         yield f"model {options.model!r}: there is no such folder"
         return
@@ -226,4 +257,4 @@ def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("reward_model", RewardModel, options=RewardModelOptions, check=check)]
+    return [Component("reward_model", _build, options=RewardModelOptions, check=check)]

@@ -29,7 +29,6 @@ from ppokit.reward_fit.texts import Encoded, batches, lengths
 Advance = Callable[[int], None]
 HEAD_RATE = 10.0  # the head starts at nothing, the trunk does not
 WARMUP = 0.1
-PATIENCE = 2
 MAX_NORM = 1.0
 EVALUATION_BATCH = 64
 EVALUATION_COST = 1 / 3  # of a training pass over the same tokens
@@ -153,12 +152,20 @@ def train(
         lowest = min(history, key=lambda e: e.validation_loss)
         if lowest.epoch == epoch:
             best = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
-        elif epoch - lowest.epoch >= PATIENCE:
+        elif epoch - lowest.epoch >= patience(plan.epochs):
             break
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(best[name])
     return history
+
+
+def patience(epochs: int) -> int:
+    """Epochs without a lower held-out loss after which training stops: half of all.
+
+    The loss on a few dozen held-out samples jumps, and most is gained late, when the rate falls.
+    """
+    return math.ceil(epochs / 2)
 
 
 def bootstrap(

@@ -35,9 +35,9 @@ def many(splits, count=6, raters=("ann",)) -> RatingTable:
 def test_weights_by_hand() -> None:
     """Two raters whose ratings have mean 0 and deviation 1 already; weights follow 1 / (se^2 + tau^2).
 
-    The items' ratings are 1, 0, 0, -1 with se 0, 1, 1, 0: the sample deviation of (1, -1) is sqrt 2, over
-    sqrt 2. The mean of se^2 is .5, the variance of the ratings is .5, so tau^2 is 0. The floor of a tenth of the
-    mean, .05, stands in for items without error: weights 20, 1, 1, 20 over their mean 10.5.
+    The items' ratings are 1, 0, 0, -1, and se is 0, 1, 1, 0: the sample deviation of (1, -1) is sqrt 2, over
+    sqrt 2. Both the mean of se^2 and the variance of the ratings are .5, so tau^2 is 0. The floor of a tenth
+    of the mean, .05, stands in for items without error: weights 20, 1, 1, 20 over their mean 10.5.
     """
     values = {"ann": [1, 1, -1, -1], "ben": [1, -1, 1, -1]}
     rows = [

