@@ -41,7 +41,7 @@ def reward_to_go(token_rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor
         gamma: discount of a reward that is one real token away.
     """
     token_rewards = wide(token_rewards)
-    # Real tokens first, in their order, so that neighbours stand beside each other.
+    # Real tokens first, in their order, so that neighbours stand beside each other; zeros behind them.
     order = mask.logical_not().long().sort(dim=1, stable=True).indices
     packed = token_rewards.where(mask, token_rewards.new_zeros(())).gather(1, order)
     step, width = 1, packed.shape[1]
@@ -49,8 +49,7 @@ def reward_to_go(token_rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor
         longer = packed.clone()
         longer[:, : width - step] += gamma**step * packed[:, step:]
         packed, step = longer, step * 2
-    unpacked = packed.new_empty(packed.shape).scatter(1, order, packed)
-    return unpacked.where(mask, packed.new_zeros(()))
+    return packed.new_empty(packed.shape).scatter(1, order, packed)
 
 
 def group_sums(numbers: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,10 +27,14 @@ def load(model: str, dtype: str, device: torch.device) -> tuple[Any, Any]:
         ModelError: it cannot be loaded, has no trained head, or no token to pad with.
     """
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
 
     name = str(folder_of(model)) if is_path(model) else model
     base = base_of(model)
     tokenizer = load_tokenizer(model)
+    level = logging.get_verbosity()
+    if base:
+        logging.set_verbosity_error()  # it would warn that the head is new; the adapter brings its own
     try:
         loaded, info = AutoModelForSequenceClassification.from_pretrained(
             base or name,
@@ -47,6 +51,8 @@ def load(model: str, dtype: str, device: torch.device) -> tuple[Any, Any]:
         raise ModelError(
             f"reward model {model!r} cannot be loaded as a sequence classifier in safetensors: {error}"
         ) from error
+    finally:
+        logging.set_verbosity(level)
     if random:
         raise ModelError(
             f"reward model {model!r} has no trained head: its files hold no {', '.join(random[:4])}"

@@ -63,6 +63,7 @@ class Bar:
             f"{self.what}: best of {len(epochs)} epochs is {best.epoch}, held-out loss "
             f"{best.validation_loss:.3f}, {seconds:.0f} s"
         )
+        self.progress.update(self.task, description="measuring")
 
 
 def report_sections(report: Report, out: Path, bad_rows: int) -> list[Section]:
@@ -126,7 +127,7 @@ def _quality(report: Report, pairs: bool) -> Section:
         after = "How far people agree is unknown: hardly anything in the test part was rated twice."
     size = report.sizes["test"]
     return Section(
-        f"Quality on {size.prompts:,} prompts that it has not seen",
+        f"Quality on {size.prompts:,} prompt{'s' * (size.prompts != 1)} that it has not seen",
         ("", "", "95 % interval"),
         rows,
         after=after,

@@ -135,6 +135,9 @@ class Fitted:
         if self.base.kind == "causal":
             # peft would look the base up on the hub, to see whether its vocabulary has grown.
             self.model.save_pretrained(folder, save_embedding_layers=False)
+            (folder / "README.md").unlink(
+                missing_ok=True
+            )  # a form with nothing filled in but this machine's paths
         else:
             with quiet():
                 self.model.save_pretrained(folder, max_shard_size="100GB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ def _curve(axis: Any, report: Report) -> None:
     if pairs:
         axis.axhline(0.5, color=GREY, linestyle="--", linewidth=1)
         axis.annotate("chance", (sizes[0], 0.5), (0, 4), textcoords="offset points", fontsize=8, color=GREY)
-    low = min([p.low if p.low is not None else p.value for p in report.curve])
+    lows = [p.value if p.low is None else p.low for p in report.curve]
+    low = min((value for value in lows if math.isfinite(value)), default=0.0)
     axis.set_ylim(min(0.45 if pairs else 0.0, low - 0.05), 1)
     axis.set_xlim(0, sizes[-1] * 1.1)
     axis.set_xlabel("choices to learn from" if pairs else "rated responses to learn from")

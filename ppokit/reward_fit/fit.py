@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+from ppokit.errors import DataError
 from ppokit.ratings.records import RatingTable
 from ppokit.reward_fit import folder as folders
 from ppokit.reward_fit.base import Base, Fitted, find_base
@@ -27,6 +29,7 @@ from ppokit.reward_fit.report import (
 )
 from ppokit.reward_fit.samples import Choice, Half, Parts, half_of, parts_of, subset
 from ppokit.reward_fit.training import EVALUATION_COST, Encodings, Epoch, Plan, encode, train
+from ppokit.wording import listed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 CURVE = (0.25, 0.5, 1.0)
 LEAST_CURVE = 32  # samples; below, a part of them says nothing
 RATES = {"encoder": 1e-4, "causal": 3e-4}
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 300, 3, 10
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 200, 3, 10
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class FitOptions:
     Attributes:
         held_out: share of the prompts that is held out, where the file has no split column.
         half: fit to half of the raters only.
-        epochs: at most; None for about 300 steps, in 3 to 10 epochs.
+        epochs: at most; None for about 200 steps, in 3 to 10 epochs.
         lr: of the trunk or adapter; None for 1e-4 (an encoder) or 3e-4 (LoRA).
         batch_size: samples a step.
         heads: how many, for the spread.
@@ -92,11 +95,14 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
         out: a new folder.
 
     Raises:
-        DataError: the ratings are too few, or `out` is taken.
+        DataError: the ratings are too few, `out` is taken, or a library is missing.
         ModelError: the model cannot be used.
         TrainingError: a loss is not finite.
     """
     started, cpu = time.perf_counter(), time.process_time()
+    missing = [name for name in ("scipy", "krippendorff") if find_spec(name) is None]
+    if missing:
+        raise DataError(f"reward fit needs {listed(missing)}: pip install 'ppokit[ratings]'.")
     folders.new_folder(out)
     if options.half is not None:
         table = half_of(table, options.half)

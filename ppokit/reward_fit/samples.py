@@ -36,7 +36,8 @@ _NAMES = {
     "validation": VALIDATION, "valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION,
     "test": TEST, "held_out": TEST, "eval": TEST,
 }  # fmt: skip
-LEAST = 4  # samples a part, below which its numbers mean nothing
+LEAST = 2  # samples a part
+FEW = 30  # to test on
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ def parts_of(table: RatingTable, *, share: float, seed: int) -> Parts:
                 f"{table.source}: {len(samples)} samples to {_PURPOSE[part]}; expected at least {LEAST}. "
                 "Rate more, or change --held-out or the split column."
             )
+    if len(kept[TEST]) < FEW:
+        notes.append(f"only {len(kept[TEST])} samples to test on: the numbers say little")
     tested = {same_prompt(sample.prompt) for sample in kept[TEST]}
     rows = replace(
         table,
@@ -200,7 +203,8 @@ def _assigned(
 ) -> tuple[list[str], list[str]]:
     """Part of each sample, and how it was found."""
     if all(split is None for split in splits):
-        out = _drawn(source, prompts, share, seed)
+        different = len({same_prompt(prompt) for prompt in prompts})
+        out = _drawn(source, prompts, max(share, 2 / different), seed)  # one prompt for each part, at least
         half = _drawn(source, sorted(out), 0.5, seed + 1)
         parts = [
             FIT if key not in out else TEST if key in half else VALIDATION

@@ -128,13 +128,16 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / (WARMUP * steps), (steps - step) / steps)
     )
+    sizes, tokens = fit.sizes, lengths(fit.first)
+    if fit.second is not None:
+        tokens = [a + b for a, b in zip(tokens, lengths(fit.second), strict=True)]
     bags = bootstrap(fit.groups, fitted.heads.out_features, generator)
     history: list[Epoch] = []
     best: dict[str, Tensor] = {}
     for epoch in range(1, plan.epochs + 1):
         fitted.model.train()
         total = 0.0
-        for chosen in batches(fit.sizes, plan.batch_size, generator):
+        for chosen in batches(sizes, plan.batch_size, generator):
             losses = _losses(fitted, fit, chosen)  # [n, heads]
             loss = (losses * bags[chosen].to(losses.device)).mean()
             if not torch.isfinite(loss):
@@ -145,7 +148,7 @@ def train(
             optimizer.step()
             schedule.step()
             total += loss.item() * len(chosen) / len(fit.first)
-            advance(sum(fit.sizes[i] for i in chosen) * (1 if fit.second is None else 2))
+            advance(sum(tokens[i] for i in chosen))
         held = loss_of(fitted, validation)
         advance(round(validation.tokens * EVALUATION_COST))
         history.append(Epoch(epoch, total, held))

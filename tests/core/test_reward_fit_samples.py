@@ -93,13 +93,13 @@ def test_without_a_split_column_no_prompt_is_in_two_parts(numbers, seed) -> None
     assert not keys[1] & keys[2]
     assert not keys[0] & keys[2]
     assert sum(map(len, (parts.fit, parts.validation, parts.test))) == len(rows)
-    assert len(keys[1]) + len(keys[2]) == 24  # .4 of 60 prompts
+    assert (len(keys[1]), len(keys[2])) == (12, 12)  # two halves of .4 of 60 prompts
 
 
 def test_too_few_samples() -> None:
-    with pytest.raises(DataError, match="3 samples to test on"):
+    with pytest.raises(DataError, match="1 samples to test on"):
         parts_of(
-            table_of([*many(["train", "validation"]).ratings, *many(["test"], 3).ratings]), share=0.2, seed=0
+            table_of([*many(["train", "validation"]).ratings, *many(["test"], 1).ratings]), share=0.2, seed=0
         )
 
 
@@ -159,3 +159,11 @@ def test_a_smaller_share_is_part_of_a_larger_one(one, other, seed) -> None:
     assert set(small) <= set(large)
     assert len(small) % 2 == 0
     assert subset(samples, 1.0, seed) == samples
+
+
+def test_five_prompts_are_enough() -> None:
+    """One to stop by and one to test on, with a word of warning."""
+    rows = [rating(f"p{i}", f"r{j}", i + j) for i in range(5) for j in range(3)]
+    parts = parts_of(table_of(rows), share=0.2, seed=0)
+    assert (len(parts.fit), len(parts.validation), len(parts.test)) == (9, 3, 3)
+    assert "only 3 samples to test on: the numbers say little" in parts.notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -144,3 +145,45 @@ def test_options() -> None:
     for wrong in ({"gamma": 1.1}, {"lam": -0.1}, {"gamma": math.nan}, {"lambda": 0.9}):
         with pytest.raises(ValidationError):
             GAEOptions(**wrong)
+
+
+def test_a_cut_response_bootstraps_from_its_last_value() -> None:
+    """By hand, gamma .5, lam 1, V = 4, 8: A_2 = 2 + .5 * 8 - 8 = -2, A_1 = (1 + .5 * 8 - 4) + .5 * -2 = 0."""
+    rewards, values, mask = row(1.0, 9.0, 2.0), row(4.0, 9.0, 8.0), real(1, 0, 1)
+    advantages, returns = gae(rewards, values, mask, gamma=0.5, lam=1.0, cut=torch.tensor([True]))
+    assert advantages.tolist() == [[0, 0, -2]]
+    assert returns.tolist() == [[4, 0, 6]]
+    ended = gae(rewards, values, mask, gamma=0.5, lam=1.0, cut=torch.tensor([False]))
+    torch.testing.assert_close(ended, gae(rewards, values, mask, gamma=0.5, lam=1.0))
+
+
+@given(mask=MASKS, seed=st.integers(0, 2**31), gamma=UNIT, lam=UNIT)
+@settings(deadline=None)
+def test_bootstrapping_is_one_more_token_worth_the_last_value(mask, seed, gamma, lam) -> None:
+    """As if the response had ended one token later, with the last value as its reward and as its value."""
+    mask = torch.tensor(mask)
+    rewards, values = draw(mask, seed)
+    cut = torch.arange(len(mask)) % 2 == 0
+    found = gae(rewards, values, mask, gamma=gamma, lam=lam, cut=cut)
+    longer = torch.zeros(len(mask), mask.shape[1] + 1, dtype=torch.float64)
+    long_rewards, long_values, long_mask = longer.clone(), longer.clone(), longer.bool()
+    long_rewards[:, :-1], long_values[:, :-1], long_mask[:, :-1] = rewards, values, mask
+    for b in range(len(mask)):
+        if cut[b] and mask[b].any():
+            last = values[b, mask[b].nonzero()[-1]]
+            long_rewards[b, -1] = long_values[b, -1] = last
+            long_mask[b, -1] = True
+    expected = gae(long_rewards, long_values, long_mask, gamma=gamma, lam=lam)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs[:, :-1], atol=1e-9, rtol=1e-9)
+
+
+def test_the_option_reads_who_was_cut(context, make_rollout, make_rewards) -> None:
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    rollout = make_rollout(["a", "b"], mask=mask, values=torch.tensor([[4.0, 8.0]] * 2))
+    rollout = dataclasses.replace(rollout, finished=torch.tensor([True, False]))
+    rewards = make_rewards(torch.tensor([[1.0, 2.0]] * 2))
+    found = GAE(GAEOptions(gamma=0.5, lam=1.0, bootstrap_truncated=True), context).estimate(rollout, rewards)
+    assert found.advantages.tolist() == [[-2, -6], [0, -2]]
+    plain = GAE(GAEOptions(gamma=0.5, lam=1.0), context).estimate(rollout, rewards)
+    assert plain.advantages.tolist() == [[-2, -6]] * 2

@@ -122,7 +122,9 @@ class TestNearest:
         embed = self.vectors(
             hi=[1, 0], go_away=[-1, 0], see_you=[1, 0], so_long=[0, 1], hey=[1, 0], hm=[0, -1.0]
         )
-        provider = build(replace(context, base=SimpleNamespace(embed=embed)), path=ratings, match="nearest", floor=0.3)
+        provider = build(
+            replace(context, base=SimpleNamespace(embed=embed)), path=ratings, match="nearest", floor=0.3
+        )
         rollout = make_rollout(["hey", "hey", "hm"], prompts=["hello", "bye", "hello"])
         output = provider.score(rollout)
         # As "hi" after hello, as "see you" after bye; "hm" is at right angles to what was rated.
@@ -139,7 +141,11 @@ class TestNearest:
             hi=[1, 0], go_away=[-1, 0], see_you=[1, 0], so_long=[-1, 0], hello=[1, 0], bye=[0, 1], ciao=close
         )
         provider = build(
-            replace(context, base=SimpleNamespace(embed=embed)), path=ratings, match="nearest", floor=0.3, prompt_floor=floor
+            replace(context, base=SimpleNamespace(embed=embed)),
+            path=ratings,
+            match="nearest",
+            floor=0.3,
+            prompt_floor=floor,
         )
         found = values(provider.score(make_rollout(["hi"], prompts=["ciao"])))
         assert found == [None if expected is None else pytest.approx(expected)]

@@ -200,6 +200,12 @@ def test_errors_come_before_any_model(tmp_path: Path, args: tuple[str, ...], sai
     assert not Path("made").exists()
 
 
+def test_libraries_that_are_missing(ratings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppokit.reward_fit.fit.find_spec", lambda name: None if name == "scipy" else True)
+    code, _, err = run(ratings, "--model", "./nothing-here", "--out", "made")
+    assert (code, "needs scipy: pip install 'ppokit[ratings]'" in err) == (2, True)
+
+
 def test_a_model_that_is_none(ratings: Path) -> None:
     code, _, err = run(ratings, "--model", "./nothing-here", "--out", "made")
     assert (code, Path("made").exists()) == (2, False)

@@ -1,0 +1,122 @@
+"""Runs each wrong variant of an algorithm against its tests, which must notice: python mutants.py
+
+torch is imported once; each variant then runs in a child that this process forks, in which an import hook
+puts the variant's source in the place of the module's.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+SURVIVED, KILLED, BROKEN = 0, 1, 2
+AT_ONCE = 2
+
+
+class Variant(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Loads one module from a source of its own."""
+
+    def __init__(self, module: str, source: str) -> None:
+        self.module, self.source = module, source
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return importlib.machinery.ModuleSpec(name, self) if name == self.module else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.source, f"<variant of {self.module}>", "exec"), vars(module))
+
+
+def source_of(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None, module
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def variants() -> Iterator[tuple[str, str, str, str]]:
+    """(module, test file, name, source) of each; the unchanged source first, named as it is."""
+    from mutants_advantages import MUTANTS as ADVANTAGES
+    from mutants_losses import MUTANTS as LOSSES
+
+    for module, (tests, changes) in {**ADVANTAGES, **LOSSES}.items():
+        source = source_of(module)
+        yield module, tests, "", source
+        for name, old, new in changes:
+            if source.count(old) != 1:
+                raise SystemExit(f"{module}, {name!r}: {old!r} occurs {source.count(old)} times, expected 1")
+            yield module, tests, name, source.replace(old, new)
+
+
+def noticed(module: str, tests: str, source: str) -> int:
+    """In a child: whether the tests fail on this source."""
+    import pytest
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        "mutants",
+        max_examples=25,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    settings.load_profile("mutants")
+    sys.meta_path.insert(0, Variant(module, source))
+    # hypothesis is there before pytest could rewrite its assertions, which nobody looks at.
+    quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        code = pytest.main([str(HERE / tests), "-x", "-q", *quiet])
+    return {pytest.ExitCode.OK: SURVIVED, pytest.ExitCode.TESTS_FAILED: KILLED}.get(code, BROKEN)
+
+
+def main(wanted: Sequence[str]) -> int:
+    """Prints each variant that survived; the exit status is 1 where there is one."""
+    import hypothesis  # noqa: F401  before the forks, so that no child pays for it
+    import pytest  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    waiting = [v for v in variants() if not wanted or v[0].rpartition(".")[2] in wanted]
+    running: dict[int, tuple[str, str]] = {}
+    counts, faults = {SURVIVED: 0, KILLED: 0}, []
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            module, tests, name, source = waiting.pop(0)
+            sys.stdout.flush()
+            child = os.fork()
+            if child == 0:
+                code = BROKEN
+                try:
+                    code = noticed(module, tests, source)
+                finally:
+                    os._exit(code)
+            running[child] = (module, name)
+        child, status = os.wait()
+        module, name = running.pop(child)
+        found = os.waitstatus_to_exitcode(status)
+        if name:
+            counts[found] = counts.get(found, 0) + 1
+        if name and found == SURVIVED:
+            faults.append(f"{module}: no test notices {name!r}")
+        elif (name and found not in counts) or found not in (SURVIVED, KILLED):
+            faults.append(f"{module}, {name or 'unchanged'!r}: the tests could not be run ({found})")
+        elif not name and found != SURVIVED:
+            faults.append(f"{module}: its tests fail on the unchanged module")
+    print(f"{counts[KILLED]} variants noticed")
+    print("\n".join(faults))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,34 @@
+"""The tests of the algorithms notice every wrong variant of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mutants_advantages import MUTANTS as ADVANTAGES
+from mutants_losses import MUTANTS as LOSSES
+from ppokit.catalog import Catalog
+
+
+def test_every_algorithm_has_five() -> None:
+    found = {module: len(changes) for module, (_, changes) in {**ADVANTAGES, **LOSSES}.items()}
+    algorithms = [e for e in Catalog().entries() if e.kind in ("advantages", "losses")]
+    wanted = {e.module for e in algorithms if e.module.startswith("ppokit_")}
+    assert {module for module in wanted if found.get(module, 0) < 5} == set()
+
+
+@pytest.mark.slow
+def test_each_is_noticed() -> None:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("mutants.py"))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
