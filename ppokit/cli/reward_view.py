@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ppokit.reward_fit.training import Epoch
 
 
+LEVEL = 0.02  # a gain that is not worth the raters' time
+
+
 class Bar:
     """Tells on stderr how a fit goes on: a bar on a terminal, and a line a fit."""
 
@@ -139,15 +142,18 @@ def _curve(report: Report, things: str) -> Section:
         (f"{point.samples:,}", f"{point.value:.3f}", _interval(point.low, point.high))
         for point in report.curve
     ]
-    gain = report.gain
-    told = ""
-    if gain is not None:
-        change = f"From half to all: {gain.value:+.3f} ({_interval(gain.low, gain.high)})."
-        if gain.low is not None and gain.low > 0:
-            told = f"{change} It still rises: rating more is worth it."
-        else:
-            told = f"{change} The test part cannot tell this from no rise: rating more may bring little."
+    told = "" if report.gain is None else worth(report.gain)
     return Section("Learning curve", (things, report_main(report), "95 % interval"), rows, after=told)
+
+
+def worth(gain: Estimate) -> str:
+    """Whether to rate more, by what the last doubling of the samples brought."""
+    change = f"From half to all: {gain.value:+.3f} ({_interval(gain.low, gain.high)})."
+    if gain.low is not None and gain.low > 0:
+        return f"{change} It still rises: rating more is worth it."
+    if gain.high is not None and gain.high < LEVEL:
+        return f"{change} It has levelled off: rating more would bring little."
+    return f"{change} Too few prompts are held out to tell whether it rises."
 
 
 def report_main(report: Report) -> str:

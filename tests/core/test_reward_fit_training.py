@@ -17,6 +17,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
 )
 
 pytest.importorskip("scipy")
@@ -212,6 +214,18 @@ def test_a_long_text_loses_its_beginning(bert) -> None:
     texts = Texts(fitted_on(bert).tokenizer, Layout(("{response}",), 6))
     ids = texts.encode(["p"], ["a b c d e f g h"])[0]["input_ids"]
     assert [WORDS[i] for i in ids] == ["[CLS]", "e", "f", "g", "h", "[SEP]"]
+
+
+def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path) -> None:
+    """Of 20 positions two stand before the first token; its head has a layer below the last."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=len(WORDS), max_position_embeddings=20, pad_token_id=0, **sizes)
+    RobertaModel(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, pad_token="[PAD]")
+    fitted = fitted_on(str(tmp_path), max_length=256)
+    assert fitted.texts.layout.max_length == 18
+    assert predict(fitted, encode(fitted, [Sample("a " * 30, "b " * 30, 0.0, 1.0)]).first).shape == (1, 3)
+    assert fitted.heads.in_features == 16
 
 
 def test_the_mean_of_the_heads_is_a_head() -> None:

@@ -22,8 +22,9 @@ pytest.importorskip("scipy")
 pytest.importorskip("krippendorff")
 
 from ppokit.cli import app
-from ppokit.cli.reward_view import Bar
+from ppokit.cli.reward_view import Bar, worth
 from ppokit.protocols import BuildContext
+from ppokit.ratings.agreement import Estimate
 from ppokit.reward_fit.folder import Scorer, uncertainty
 from ppokit.types import Rollout
 from ppokit_rewards.reward_model import RewardModel, RewardModelOptions
@@ -241,6 +242,19 @@ def test_a_bar_counts_to_its_end() -> None:
         bar.on_advance(40)
         (task,) = bar.progress.tasks
         assert (task.completed, task.total, task.description) == (100, 100, "fit 1 of 1, 10 samples")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.01, 0.2, "still rises"),
+        (-0.05, 0.01, "levelled off"),
+        (-0.1, 0.3, "Too few"),
+        (None, None, "Too few"),
+    ],
+)
+def test_whether_to_rate_more(low: float | None, high: float | None, said: str) -> None:
+    assert said in worth(Estimate(0.005, low, high))
 
 
 def test_help_imports_nothing_heavy() -> None:
