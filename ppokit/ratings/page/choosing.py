@@ -1,0 +1,106 @@
+"""Which items to rate, where there are more than people have time for."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ppokit.errors import DataError
+from ppokit.ratings.page.items import Item
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Select = Literal["random", "uncertain", "diverse"]
+Spread = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+FEATURES = 1 << 16
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def choose(
+    items: Sequence[Item], count: int | None, how: Select, seed: int, spread: Spread | None = None
+) -> list[Item]:
+    """Some of the items, in an order shuffled by the seed.
+
+    Args:
+        count: how many; None for all.
+        how: `random`; `diverse`, see `farthest`; or `uncertain`, those whose scores spread the most. A pair's
+            spread is the root of the sum of squares of its two.
+        spread: prompts and responses to the standard deviation of each one's score, [N]; for `uncertain`.
+
+    Raises:
+        DataError: `uncertain` without `spread`.
+    """
+    shuffled = sorted(items, key=lambda item: hashlib.sha256(f"{seed} {item.id}".encode()).digest())
+    if count is None or count >= len(shuffled) or how == "random":
+        return shuffled[:count]
+    if how == "diverse":
+        places = farthest(word_vectors([" ".join((i.prompt, *i.responses)) for i in shuffled]), count)
+    elif spread is None:
+        raise DataError("uncertain items need a reward model that says how far its heads lie apart.")
+    else:
+        flat = [(place, response) for place, item in enumerate(shuffled) for response in item.responses]
+        spreads = np.asarray(spread([shuffled[p].prompt for p, _ in flat], [r for _, r in flat]), float)
+        squares = np.bincount([place for place, _ in flat], spreads**2)
+        places = np.argsort(-squares, kind="stable")[:count].tolist()
+    chosen = [shuffled[place] for place in places]
+    random.Random(f"{seed} order").shuffle(chosen)
+    return chosen
+
+
+def farthest(vectors: csr_array, count: int) -> list[int]:
+    """Places of `count` rows that lie far apart: the first row, then each time the row farthest from all chosen.
+
+    Greedy k-centre: no row is more than twice as far from a chosen one as in the best choice (Gonzalez 1985,
+    Clustering to minimize the maximum intercluster distance).
+
+    Args:
+        vectors: rows of length 1, or 0. [N, FEATURES]
+    """
+    chosen = [0]
+    nearest = np.full(vectors.shape[0], -np.inf)  # cosine to the nearest chosen row, [N]
+    while len(chosen) < count:
+        row = vectors[[chosen[-1]]].toarray()[0]
+        nearest = np.maximum(nearest, vectors @ row)
+        nearest[chosen[-1]] = np.inf
+        chosen.append(int(np.argmin(nearest)))
+    return chosen
+
+
+def word_vectors(texts: Sequence[str]) -> csr_array:
+    """Word counts, damped and weighted by rarity (TF-IDF), hashed to columns; rows of length 1.
+
+        (1 + log tf) log((1 + N) / (1 + df))
+
+    Hashing (Weinberger et al. 2009, arXiv:0902.2206) without signs: two words that share a column are rare.
+
+    Returns:
+        [N, FEATURES]
+    """
+    from scipy.sparse import csr_array
+
+    columns: list[int] = []
+    values: list[float] = []
+    ends = [0]
+    known: dict[str, int] = {}
+    for text in texts:
+        counts = Counter(_WORD.findall(text.casefold()))
+        for word, count in counts.items():
+            if word not in known:
+                known[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big")
+            columns.append(known[word] % FEATURES)
+            values.append(1 + np.log(count))
+        ends.append(len(columns))
+    made = csr_array((values, columns, ends), shape=(len(texts), FEATURES))
+    made.sum_duplicates()
+    held = np.bincount(made.indices, minlength=FEATURES)
+    made.data *= np.log((1 + len(texts)) / (1 + held))[made.indices]
+    lengths = np.sqrt(made.multiply(made).sum(axis=1))
+    made.data /= np.repeat(np.where(lengths > 0, lengths, 1), np.diff(made.indptr))
+    return made
