@@ -16,13 +16,13 @@ NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint check bench bench-trl clean
+.PHONY: help setup quickstart test lint check bench bench-algorithms bench-trl clean
 
 # The tests and the step benchmark use nothing from the network.
-test check bench: export HF_HUB_OFFLINE = 1
+test check bench bench-algorithms: export HF_HUB_OFFLINE = 1
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)  ## create .venv with ppokit, its tools and the demo model
 
@@ -57,6 +57,9 @@ check: lint test  ## lint and tests
 
 bench: setup  ## time one training step
 	$(BIN)/python benchmarks/step.py
+
+bench-algorithms: setup  ## time every estimator and loss
+	$(BIN)/python benchmarks/algorithms.py
 
 bench-trl: setup $(TRL_STAMP)  ## compare with TRL 1.12.0, in a virtual environment of its own
 	$(BIN)/python benchmarks/compare_trl.py --trl-python $(TRL_BIN)/python

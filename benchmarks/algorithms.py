@@ -3,9 +3,9 @@
     python benchmarks/algorithms.py                             milliseconds of each estimator and loss
     python benchmarks/algorithms.py --curves --model FOLDER     learning curves of all presets on one task
 
-Speed: [512, 1024] tensors, two threads, the fastest of several; a loss with its gradient. Curves: the model says
-`a` as often as three times in a clause, a task that a very small model learns in seconds; mean over seeds with
-its standard error, as a table and as curves.png.
+Speed: [512, 1024] tensors, two threads, the fastest of several; a loss with its gradient. Curves: the model
+says `a` three times in a clause, a task that a very small model learns in seconds; mean over seeds with its
+standard error, as a table and as curves.png.
 """
 
 from __future__ import annotations
