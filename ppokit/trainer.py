@@ -89,7 +89,7 @@ class PPOTrainer:
         self._canary: Canary | None = None
         if self.settings.canary is not None:
             held_out = read_held_out(self.settings.canary)
-            self._canary = Canary(held_out, self._recorded, self.parts.scorer.look)
+            self._canary = Canary(held_out, self.recorded, self.parts.scorer.look)
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
         self.observers = [*self.parts.observers, *observers] if self.processes.is_main else []
@@ -290,7 +290,7 @@ class PPOTrainer:
             DataError: what was given cannot be trained on.
         """
         check_given(prompts, responses, rewards, epochs)
-        rollout = self._recorded(prompts, responses)
+        rollout = self.recorded(prompts, responses)
         given = given_rewards(rollout, rewards, self.processes)
         advantages = self.estimate(rollout, given)
         a_step = self.settings.rollout.prompts_per_step * self.settings.rollout.responses_per_prompt
@@ -302,7 +302,7 @@ class PPOTrainer:
         self.save()
         return metrics
 
-    def _recorded(self, prompts: Sequence[str], responses: Sequence[str]) -> Rollout:
+    def recorded(self, prompts: Sequence[str], responses: Sequence[str]) -> Rollout:
         """Recorded responses, with what is needed of them."""
         rollout = recorded_rollout(
             prompts,
