@@ -15,30 +15,25 @@ Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from ppokit.assembly import Parts, assemble
-from ppokit.batches import TokenBatch, forward_all
 from ppokit.canary import Canary, read_held_out
 from ppokit.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
+from ppokit.collection import Collector
 from ppokit.dynamic_sampling import count_groups, join, mark
 from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
 from ppokit.estimation import estimate
-from ppokit.fitting import check_given, given_rewards, recorded_rollout
+from ppokit.fitting import check_given, given_rewards
 from ppokit.guards import check_first_kl, check_moved
 from ppokit.inference import LoadedPolicy, Prediction
 from ppokit.ledger import Ledger, provenance
 from ppokit.metrics import Clock, peak_gb, rollout_metrics
-from ppokit.protocols import Need, Observant, Observer, PhaseObserver, SamplingPolicy, Stateful, Warned
+from ppokit.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Stateful, Warned
 from ppokit.recipe import Recipe
-from ppokit.rollout import generate
 from ppokit.signals import Signals
 from ppokit.types import Advantages, PromptBatch, Rewards, Rollout
 
@@ -90,6 +85,7 @@ class PPOTrainer:
         if self.settings.canary is not None:
             held_out = read_held_out(self.settings.canary)
             self._canary = Canary(held_out, self.recorded, self.parts.scorer.look)
+        self.collector = Collector(self.parts, self.settings, recipe.engine.plugin, self._phase)
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
         self.observers = [*self.parts.observers, *observers] if self.processes.is_main else []
@@ -134,11 +130,7 @@ class PPOTrainer:
 
     def collect(self, prompts: PromptBatch) -> Rollout:
         """Answer the prompts, and compute what the recipe's components need of the answers."""
-        needs = self.parts.needs_before_update
-        rollout = self._computed(self._answered(prompts), needs)
-        if "greedy" in needs:
-            greedy = self._computed(self._answered(prompts, greedy=True), needs - {"values"})
-            rollout = replace(rollout, greedy=greedy)
+        rollout = self.collector.collect(prompts, self.step)
         if not self._moved:
             check_first_kl(rollout)
         return rollout
@@ -304,14 +296,7 @@ class PPOTrainer:
 
     def recorded(self, prompts: Sequence[str], responses: Sequence[str]) -> Rollout:
         """Recorded responses, with what is needed of them."""
-        rollout = recorded_rollout(
-            prompts,
-            responses,
-            policy=SamplingPolicy(self.roles.model, self.parts.tokenizer, self.parts.end_ids),
-            settings=self.settings.prompts,
-            step=self.step,
-        )
-        return self._computed(rollout, self.parts.needs_before_update | {"logprobs"})
+        return self.collector.recorded(prompts, responses, self.step)
 
     def predict(self, prompts: Sequence[str]) -> list[Prediction]:
         """What the policy, as it is now, would say: next-token probabilities and a greedy response."""
@@ -345,47 +330,6 @@ class PPOTrainer:
         for observer in self.observers:
             if warning is not None and isinstance(observer, Warned):
                 observer.on_warning(self.step, warning)
-
-    def _answered(self, prompts: PromptBatch, *, greedy: bool = False) -> Rollout:
-        """Responses to the prompts, sampled, or one greedy response to each."""
-        parts = self.parts
-        with self._phase("sampling"):
-            return generate(
-                parts.engine,
-                SamplingPolicy(self.roles.sampler(), parts.tokenizer, parts.end_ids),
-                prompts,
-                responses_per_prompt=None if greedy else self.settings.rollout.responses_per_prompt,
-                seed=self.settings.run.seed,
-                step=self.step,
-                processes=self.processes,
-                plugin=self.recipe.engine.plugin,
-            )
-
-    def _computed(self, rollout: Rollout, needs: frozenset[Need]) -> Rollout:
-        """The rollout with what is needed of it."""
-        roles, temperature = self.roles, self.parts.engine.temperature
-        computed: dict[str, Any] = {}
-        if "logprobs" in needs:
-            computed["logprobs"] = self._forward(
-                "logprobs", rollout, lambda b: roles.logprobs(b, "policy", temperature=temperature)[0]
-            )
-        if "ref_logprobs" in needs:
-            computed["ref_logprobs"] = self._forward(
-                "reference", rollout, lambda b: roles.logprobs(b, "reference", temperature=temperature)[0]
-            )
-        if "values" in needs:
-            computed["values"] = self._forward("values", rollout, roles.values)
-        known = computed.get("ref_logprobs", computed.get("logprobs"))
-        if known is not None:  # of recorded responses nobody knows better
-            drawn = rollout.sampler_logprobs
-            computed["sampler_logprobs"] = known.where(drawn.isnan(), drawn)
-        return replace(rollout, **computed)
-
-    def _forward(self, phase: str, rollout: Rollout, compute: Callable[[TokenBatch], Tensor]) -> Tensor:
-        """[B,R] numbers of every response token, as a phase of its own."""
-        with self._phase(phase):
-            budget = self.settings.update.tokens_per_microbatch
-            return forward_all(compute, rollout, self.roles.device, self.processes, budget)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
