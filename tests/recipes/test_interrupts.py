@@ -120,11 +120,11 @@ def test_a_signal_while_a_step_is_finished_waits_for_its_end(
     name = {"save": "save_policy"}.get(moment, moment)
     call, calls = getattr(owner, name), []
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments: Any, **more: Any) -> Any:
         calls.append(moment)
         if len(calls) == (1 if moment == "save" else 2):
             signal.raise_signal(signal.SIGTERM)
-        return call(*arguments)
+        return call(*arguments, **more)
 
     monkeypatch.setattr(owner, name, interrupted)
     with pytest.raises(Interrupted) as stop:
