@@ -2,9 +2,10 @@
 
     python benchmarks/human_ratings.py RATINGS.csv --model NAME --split-column split
 
-RATINGS has prompt, response, rating and a column that says `train`, or anything else for what is held out. The
-policy is fitted to the training part; then the mean log-probability a token of the held-out top quartile by
-rating, less that of the bottom quartile, is compared with the untrained policy's. The interval is a bootstrap over responses.
+RATINGS has prompt, response, rating and a column that says `train`, or anything else for what is held out.
+The policy is fitted to the training part; then the mean log-probability a token of the held-out top quartile
+by rating, less that of the bottom quartile, is compared with the untrained policy's. The interval is a
+bootstrap over responses.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from ppokit import PPOTrainer, Recipe
 from ppokit.ratings.table import RatingColumns, read_ratings
 

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from ppokit import __version__
 from ppokit.cli import inspect, ratings, reward
 from ppokit.cli.generate import generate
+from ppokit.cli.rate import rate
 from ppokit.cli.train import train
 from ppokit.errors import Interrupted, PpokitError
 
@@ -78,6 +79,7 @@ app.command(cls=Command)(generate)
 app.command(cls=Command)(inspect.validate)
 app.command(cls=Command)(inspect.schema)
 plugins.command("list", cls=Command)(inspect.list_plugins)
+app.command(cls=Command)(rate)
 ratings_commands = typer.Typer(**_PLAIN)
 app.add_typer(ratings_commands, name="ratings", help="People's ratings: check, measure, convert them.")
 for _name, _command in ratings.COMMANDS.items():

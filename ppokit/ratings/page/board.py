@@ -1,17 +1,16 @@
 """Who has rated what, and who gets which item next.
 
 An item is wanted from `per_item` raters. While one of them looks at it, it is leased to them and counts as
-taken; a lease that is not renewed in `LEASE` seconds ends. All raters go through the items in the same order, so
-that items get their last ratings early and not only at the end. What someone sends after their lease has ended
-counts all the same: an item may then get one rating too many, but none is thrown away.
+taken; a lease that is not renewed in `LEASE` seconds ends. All raters go through the items in the same order,
+so that items get their last ratings early and not only at the end. What someone sends after their lease has
+ended counts all the same: an item may then get one rating too many, but none is thrown away.
 """
 
 from __future__ import annotations
 
 import time
-from bisect import insort
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from ppokit.ratings.page.items import Item
@@ -21,7 +20,7 @@ LEASE = 600.0
 Value = int | str
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Action:
     """An answer or a skip that counts.
 
@@ -40,21 +39,27 @@ class Action:
 
 @dataclass(slots=True)
 class _Seen:
-    """What has been done with one item: by rater, and how many of them have answered."""
+    """What the log says of one item: what each rater did, how many of them have answered, who flagged it."""
 
     actions: dict[str, list[Action]] = field(default_factory=dict)
     answered: int = 0
     flags: set[str] = field(default_factory=set)
-    leases: dict[str, float] = field(default_factory=dict)  # rater: until when
 
 
 class Board:
-    """The state that the log's records add up to, and the leases, which no log holds.
+    """What the log's records add up to, and the leases, which no log holds.
 
     Args:
         items: in the order in which they are to be rated.
         per_item: by how many raters each.
         clock: seconds, never backwards.
+
+    Attributes:
+        items: by id, also those that only the log speaks of.
+        order: ids of those that are to be rated.
+        keys: of all that was ever done.
+        raters: what counts of each, oldest first.
+        done: how many of the wanted ratings there are.
     """
 
     def __init__(
@@ -64,12 +69,14 @@ class Board:
         self.items = {item.id: item for item in items}
         self.per_item = per_item
         self.keys: set[str] = set()
-        self.raters: dict[str, list[Action]] = {}  # what counts of each, oldest first
+        self.raters: dict[str, list[Action]] = {}
+        self.done = 0
         self._clock = clock
-        self._seen: dict[str, _Seen] = defaultdict(_Seen)
-        self._held: dict[str, str] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._leases: dict[str, dict[str, float]] = defaultdict(dict)  # item, rater: until when
+        self._held: dict[str, str] = {}  # rater: item
         self._places = {item: place for place, item in enumerate(self.order)}
-        self._first_open = 0
+        self._first_open = 0  # all items before it are rated
         self._number = 0
 
     def apply(self, record: Record) -> None:
@@ -77,10 +84,12 @@ class Board:
         kind = record["kind"]
         self._number += 1
         if kind == "item":
-            item = Item(record["item"], record["prompt"], tuple(record["responses"]), tuple(record["sources"]))
+            item = Item(
+                record["item"], record["prompt"], tuple(record["responses"]), tuple(record["sources"])
+            )
             self.items.setdefault(item.id, item)
-            self._seen[item.id]  # it is in the log, so it is not written again
-        elif kind in ("answer", "skip", "flag", "undo"):
+            self._seen.setdefault(item.id, _Seen())
+        elif kind != "begin":
             self.keys.add(record["key"])
             rater = record["rater"]
             self.raters.setdefault(rater, [])
@@ -90,98 +99,101 @@ class Board:
             elif kind == "undo":
                 self._undo(rater, record["of"])
             else:
-                self._do(
-                    Action(
-                        self._number,
-                        record["key"],
-                        rater,
-                        record["item"],
-                        record.get("value"),
-                        record.get("left"),
-                    )
-                )
+                value, left = record.get("value"), record.get("left")
+                self._do(Action(self._number, record["key"], rater, record["item"], value, left))
 
     def _do(self, action: Action) -> None:
-        insort(self.raters[action.rater], action)
+        self.raters[action.rater].append(action)
         self._change(action.item, action.rater, lambda held: held.append(action))
-        self.release(action.rater)
+        if self._held.get(action.rater) == action.item:
+            self._release(action.rater)
 
     def _undo(self, rater: str, key: str) -> None:
-        of = next(action for action in reversed(self.raters[rater]) if action.key == key)
-        self.raters[rater].remove(of)
-        self._change(of.item, rater, lambda held: held.remove(of))
-        self._first_open = min(self._first_open, self._places.get(of.item, self._first_open))
+        of = next((action for action in reversed(self.raters[rater]) if action.key == key), None)
+        if of is not None:
+            self.raters[rater].remove(of)
+            self._change(of.item, rater, lambda held: held.remove(of))
+            self._first_open = min(self._first_open, self._places.get(of.item, self._first_open))
 
     def _change(self, item: str, rater: str, change: Callable[[list[Action]], None]) -> None:
         seen = self._seen[item]
         held = seen.actions.setdefault(rater, [])
-        before = _answer(held)
+        before, count = _answer(held), seen.answered
         change(held)
         seen.answered += (_answer(held) is not None) - (before is not None)
+        if item in self._places:
+            self.done += min(seen.answered, self.per_item) - min(count, self.per_item)
         if not held:
             del seen.actions[rater]
 
-    def logged(self, item: str) -> bool:
-        """Whether the log holds the item's texts."""
-        return item in self._seen
+    def logged(self) -> Collection[str]:
+        """Items that the log speaks of."""
+        return self._seen.keys()
 
     def last(self, rater: str) -> Action | None:
         """What undo would take back."""
         actions = self.raters.get(rater)
         return actions[-1] if actions else None
 
-    def flagged(self, item: str) -> set[str]:
+    def flags(self, item: str) -> Collection[str]:
         """Who has flagged it."""
-        return self._seen[item].flags if item in self._seen else set()
+        return self._seen[item].flags if item in self._seen else ()
 
     def answers(self, item: str) -> list[Action]:
         """The answer that counts of each rater."""
-        if item not in self._seen:
-            return []
-        return [found for held in self._seen[item].actions.values() if (found := _answer(held))]
+        held = self._seen[item].actions.values() if item in self._seen else ()
+        return [found for actions in held if (found := _answer(actions)) is not None]
 
     def all_answers(self) -> list[Action]:
-        """Those of all items, also of such as are no longer to be rated, oldest first."""
-        return sorted(answer for item in list(self._seen) for answer in self.answers(item))
-
-    def rated_items(self) -> Iterable[str]:
-        """Items that the log speaks of."""
-        return list(self._seen)
-
-    def done(self) -> int:
-        """How many of the wanted ratings there are."""
-        return sum(
-            min(self._seen[item].answered, self.per_item) for item in self.order if item in self._seen
-        )
-
-    def release(self, rater: str) -> None:
-        """The rater no longer looks at an item."""
-        item = self._held.pop(rater, None)
-        if item is not None:
-            self._seen_or_new(item).leases.pop(rater, None)
-
-    def lease(self, rater: str, item: str) -> None:
-        """The rater looks at the item from now on, and at no other."""
-        if self._held.get(rater) != item:
-            self.release(rater)
-        self._held[rater] = item
-        self._leases[item][rater] = self._clock() + LEASE
+        """Those to all items that the log speaks of, oldest first."""
+        return sorted((answer for item in self._seen for answer in self.answers(item)), key=_number)
 
     def next_for(self, rater: str, prefer: str | None = None) -> str | None:
-        """Lease the rater an item: the one that they look at, else the preferred one, else the first there is.
+        """Lease the rater an item: the one that they look at, else the preferred one, else the first.
 
-        None where all are rated, or have been rated or skipped by this rater, or are leased to others.
+        None where every item is rated, or has been rated or skipped by this rater, or is leased to others.
         """
-        now = self._clock()
         for item in (self._held.get(rater), prefer):
-            if item is not None and item in self._places and self._free(item, rater, now):
+            if item in self._places and self._free(item, rater):
                 self.lease(rater, item)
                 return item
-        self.release(rater)
+        self._release(rater)
         while self._first_open < len(self.order) and self._full(self.order[self._first_open]):
             self._first_open += 1
         for place in range(self._first_open, len(self.order)):
-            if self._free(self.order[place], rater, now):
+            if self._free(self.order[place], rater):
                 self.lease(rater, self.order[place])
                 return self.order[place]
         return None
+
+    def lease(self, rater: str, item: str) -> None:
+        """The rater looks at this item from now on, and at no other."""
+        self._release(rater)
+        self._held[rater] = item
+        self._leases[item][rater] = self._clock() + LEASE
+
+    def _release(self, rater: str) -> None:
+        item = self._held.pop(rater, None)
+        if item is not None:
+            del self._leases[item][rater]
+
+    def _full(self, item: str) -> bool:
+        return item in self._seen and self._seen[item].answered >= self.per_item
+
+    def _free(self, item: str, rater: str) -> bool:
+        seen = self._seen.get(item)
+        if seen is not None and (rater in seen.actions or seen.answered >= self.per_item):
+            return False
+        taken = seen.answered if seen is not None else 0
+        if item in self._leases:
+            now = self._clock()
+            taken += sum(until > now for other, until in self._leases[item].items() if other != rater)
+        return taken < self.per_item
+
+
+def _answer(actions: list[Action]) -> Action | None:
+    return next((action for action in reversed(actions) if action.value is not None), None)
+
+
+def _number(action: Action) -> int:
+    return action.number

@@ -55,7 +55,7 @@ def choose(
 
 
 def farthest(vectors: csr_array, count: int) -> list[int]:
-    """Places of `count` rows that lie far apart: the first row, then each time the row farthest from all chosen.
+    """Places of `count` rows that lie far apart: the first, then each time the one farthest from all chosen.
 
     Greedy k-centre: no row is more than twice as far from a chosen one as in the best choice (Gonzalez 1985,
     Clustering to minimize the maximum intercluster distance).

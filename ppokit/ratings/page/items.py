@@ -1,7 +1,7 @@
 """What is to be rated: responses, or pairs of them, from runs' folders and from files.
 
-In pairs, each response of a prompt stands in one pair at most, and with several sources the two of a pair come
-from different ones, so that raters compare models without knowing which is which.
+In pairs, each response of a prompt stands in one pair at most, and with several sources the two of a pair
+come from different ones, so that raters compare models without knowing which is which.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ def _file(name: str, columns: RatingColumns, on_bad_row: OnBadRow) -> Source:
     if not holds_pairs:
         unrated = [(number, [*cells, 0]) for number, cells in rows.rows]
         rows = Rows((*rows.header, _UNRATED), unrated, rows.bad)
-    table = table_of(rows, name, RatingColumns(**wanted, rating=_UNRATED), on_bad_row=on_bad_row)
+    table = table_of(
+        rows, name, RatingColumns.model_validate({**wanted, "rating": _UNRATED}), on_bad_row=on_bad_row
+    )
     return Source(
         name,
         [(r.prompt, r.response) for r in table.ratings],

@@ -94,12 +94,12 @@ class Log:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise DataError(
-                f"{self.path} is in use: another `ppokit rate` writes it. Stop that one, or give another --out."
+                f"{self.path} is in use: another `ppokit rate` writes it. Stop it, or give another --out."
             ) from error
 
 
 def _parsed(data: bytes, path: Path) -> list[Record]:
-    records = []
+    records: list[Record] = []
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
             record = json.loads(line)
@@ -107,8 +107,8 @@ def _parsed(data: bytes, path: Path) -> list[Record]:
                 raise ValueError("no record of a rating session")
         except ValueError as error:
             raise DataError(
-                f"{path} line {number} is broken: {first_line(error)}. Correct or remove that line; the others "
-                "are not touched."
+                f"{path} line {number} is broken: {first_line(error)}. Correct or remove that line; the "
+                "others are not touched."
             ) from error
         records.append(record)
     return records

@@ -1,0 +1,169 @@
+"""The command `ppokit rate`: a page on this machine where people rate responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ppokit.cli.options import Debug
+from ppokit.cli.ratings import BadRows, Column, OnBadRow, Seed
+from ppokit.errors import DataError
+
+if TYPE_CHECKING:
+    from ppokit.ratings.page.choosing import Spread
+    from ppokit.ratings.page.items import Item
+
+PORT = 8765
+MOST_STEPS = 10
+
+
+class Selects(str, Enum):
+    """Which items, where there are more than `--limit`."""
+
+    RANDOM = "random"
+    UNCERTAIN = "uncertain"
+    DIVERSE = "diverse"
+
+
+def rate(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders of runs, or files with prompt and response (or prompt, chosen and rejected). With "
+            "several, raters compare them without knowing which is which.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="CSV", help="Where the ratings go; one that is there goes on.", show_default=False
+        ),
+    ],
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Two responses side by side: which is better?")
+    ] = False,
+    scale: Annotated[
+        str, typer.Option(metavar="LOW-HIGH", help="Whole numbers, at most 11 of them.")
+    ] = "0-10",
+    per_item: Annotated[int, typer.Option("--per-item", min=1, help="How many raters each item gets.")] = 1,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only this many items.", show_default=False)
+    ] = None,
+    select: Annotated[
+        Selects, typer.Option(help="Which items, under --limit; uncertain needs --reward.")
+    ] = Selects.RANDOM,
+    reward: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="What `ppokit reward fit` wrote, for --select uncertain.",
+            show_default=False,
+        ),
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option(min=1, help="Only the last steps of each run.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    column: Column = None,
+    on_bad_row: OnBadRow = BadRows.FAIL,
+    host: Annotated[
+        str, typer.Option(help="0.0.0.0 lets raters in from the network, without encryption.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = PORT,
+    debug: Debug = False,
+) -> None:
+    """Serve a page on which people rate responses, until Ctrl-C.
+
+    Every rating is on the disk before the page goes on. The same command goes on where it stopped.
+    """
+    low, high = _whole_scale(scale)
+    if select is not Selects.RANDOM and limit is None:
+        raise DataError(f"--select {select.value} chooses some of the items; say how many by --limit.")
+    if (reward is not None) != (select is Selects.UNCERTAIN):
+        raise DataError(
+            "--select uncertain takes the items on which the heads of a reward model disagree: give --reward "
+            "FOLDER, which `ppokit reward fit` writes."
+            if reward is None
+            else "--reward is for --select uncertain only."
+        )
+    try:
+        from ppokit.cli.rate_view import began, ended
+        from ppokit.ratings.page.board import Board
+        from ppokit.ratings.page.choosing import choose
+        from ppokit.ratings.page.desk import Desk, Terms
+        from ppokit.ratings.page.files import token_of
+        from ppokit.ratings.page.serving import listen, serve
+    except ImportError as error:
+        raise DataError(
+            f"`ppokit rate` needs the extra `ratings`: pip install 'ppokit[ratings]' ({error})."
+        ) from error
+
+    if out.suffix.lower() != ".csv":
+        raise DataError(f"--out {out} ends in {out.suffix or 'nothing'}; expected a file that ends in .csv.")
+    items = _items(sources, pairs, seed, column, last, on_bad_row)
+    chosen = choose(items, limit, select.value, seed, _spread(reward))
+    board = Board(chosen, per_item)
+    with listen(host, port) as listening:
+        desk = Desk(out, board, Terms(pairs, (low, high), seed))
+        try:
+            token = token_of(out)
+            began(desk, host, listening.getsockname()[1], token, len(items))
+            serve(desk, token, host, listening)
+        finally:
+            desk.close()
+    ended(desk)
+
+
+def _whole_scale(text: str) -> tuple[int, int]:
+    from ppokit.cli.ratings import _scale
+
+    low, high = _scale(text)
+    if low < 0 or low != int(low) or high != int(high) or high - low > MOST_STEPS:
+        raise DataError(
+            f"--scale {text}: expected two whole numbers from 0 up, at most {MOST_STEPS} apart, as in 1-5."
+        )
+    return int(low), int(high)
+
+
+def _items(
+    sources: list[Path], pairs: bool, seed: int, column: list[str] | None, last: int | None, bad: BadRows
+) -> list[Item]:
+    from ppokit.cli.ratings import _columns
+    from ppokit.ratings.page.items import pair_items, read_source, single_items
+
+    if len(set(sources)) < len(sources):
+        raise DataError("a SOURCE was given twice; expected different ones.")
+    columns = _columns(column)
+    read = [read_source(source, columns, last=last, on_bad_row=bad.value) for source in sources]
+    for source in read:
+        skipped = [f"bad rows left out: {len(source.bad_rows):,}"] if source.bad_rows else []
+        for note in (*source.notes, *skipped):
+            typer.echo(f"note: {source.name}: {note}", err=True)
+    items, notes = pair_items(read, seed) if pairs else (single_items(read), [])
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    if not items:
+        raise DataError(
+            "there are no pairs to rate: no prompt has two different responses"
+            + (" from different sources." if len(sources) > 1 else ".")
+            + " Leave --pairs out to rate each response alone."
+        )
+    return items
+
+
+def _spread(reward: Path | None) -> Spread | None:
+    if reward is None:
+        return None
+    from ppokit.reward_fit.folder import uncertainty
+
+    def spread(prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
+        found: list[float] = uncertainty(reward, prompts, responses).tolist()
+        return found
+
+    return spread

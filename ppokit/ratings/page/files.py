@@ -1,0 +1,103 @@
+"""The files that a session leaves, all made from its log. For `--out ratings.csv`:
+
+ratings.log.jsonl      what raters did, see `ppokit.ratings.page.log`
+ratings.csv            the answers that count, in ppokit's own columns; ties of pairs stay in the log
+ratings.flagged.csv    what someone flagged, one row a response and rater; where there is any
+ratings.token          what the page's link ends with, so that it stays the same; for its owner's eyes only
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppokit.errors import DataError, first_line
+from ppokit.ratings.page.board import Action
+from ppokit.ratings.page.items import Item
+from ppokit.ratings.writing import PAIR_COLUMNS, RATING_COLUMNS, write_csv
+
+FLAGGED_COLUMNS = ("prompt", "response", "rater", "item")
+
+
+def log_of(out: Path) -> Path:
+    """The log beside a CSV."""
+    return out.with_name(f"{out.stem}.log.jsonl")
+
+
+def flagged_of(out: Path) -> Path:
+    """The flagged responses beside a CSV."""
+    return out.with_name(f"{out.stem}.flagged.csv")
+
+
+def token_of(out: Path) -> str:
+    """The secret in the link: 128 random bits, kept beside the CSV, readable by its owner only.
+
+    Raises:
+        DataError: the file cannot be read or written, or holds something else.
+    """
+    path = out.with_name(f"{out.stem}.token")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            token = path.read_text(encoding="ascii").strip()
+        else:
+            token = secrets.token_urlsafe(16)
+            with os.fdopen(opened, "w", encoding="ascii") as file:
+                file.write(token + "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be used: {first_line(error)}") from error
+    if len(token) < 16 or not token.replace("-", "").replace("_", "").isalnum():
+        raise DataError(f"{path} holds no token of 16 letters or more; remove it, and a new one is made.")
+    return token
+
+
+def write_files(
+    out: Path,
+    items: Mapping[str, Item],
+    answers: Sequence[Action],
+    flags: Iterable[tuple[str, Sequence[str]]],
+    *,
+    pairs: bool,
+) -> None:
+    """Put new CSV files in the place of the old ones.
+
+    Args:
+        answers: those that count, in the order of the rows.
+        flags: items, and who flagged them.
+
+    Raises:
+        DataError: they cannot be written; the old ones are still there.
+    """
+    if pairs:
+        _replace(out, PAIR_COLUMNS, _pairs(items, answers))
+    else:
+        rows = ((items[a.item].prompt, items[a.item].responses[0], a.value, a.rater, a.item) for a in answers)
+        _replace(out, RATING_COLUMNS, rows)
+    marks = [
+        (items[item].prompt, response, rater, item)
+        for item, raters in flags
+        for response in items[item].responses
+        for rater in raters
+    ]
+    if marks or flagged_of(out).exists():
+        _replace(flagged_of(out), FLAGGED_COLUMNS, marks)
+
+
+def _pairs(items: Mapping[str, Item], answers: Sequence[Action]) -> Iterator[tuple[Any, ...]]:
+    for answer in answers:
+        if answer.value != "tie":
+            first, second = items[answer.item].responses
+            chosen, rejected = (first, second) if answer.value == "first" else (second, first)
+            yield items[answer.item].prompt, chosen, rejected, answer.rater, answer.item
+
+
+def _replace(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    beside = path.with_name(f".{path.stem}.new.csv")
+    beside.unlink(missing_ok=True)  # left by a kill
+    write_csv(beside, header, rows)
+    beside.replace(path)

@@ -1,0 +1,85 @@
+"""Listen, and serve a session until a signal ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from ppokit.errors import DataError, first_line
+from ppokit.ratings.page.desk import Desk
+from ppokit.ratings.page.server import application
+
+PATIENCE = 3  # seconds for requests that are under way when the server is told to stop
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that nobody else listens on.
+
+    Raises:
+        DataError: the port is taken, or the host is no address of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise DataError(
+            f"--host {host} --port {port} cannot be used: {first_line(error)}. --port 0 takes any that "
+            "is free."
+        ) from error
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def links(host: str, port: int, token: str) -> list[str]:
+    """What raters open in a browser: for this machine, and for others where they can reach it."""
+    names = [host]
+    if host in ("0.0.0.0", "::"):
+        names = ["127.0.0.1", *_own_address()]
+    return [f"http://{f'[{name}]' if ':' in name else name}:{port}/?token={token}" for name in names]
+
+
+def _own_address() -> list[str]:
+    """This machine's address in its network; asked of the system, nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # reserved for documentation, RFC 5737
+        except OSError:
+            return []
+        return [probe.getsockname()[0]]
+
+
+def serve(desk: Desk, token: str, host: str, listening: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; returns then."""
+    config = uvicorn.Config(
+        application(desk, token, host),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=PATIENCE,
+    )
+    with _signals_end_quietly():
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+@contextlib.contextmanager
+def _signals_end_quietly() -> Iterator[None]:
+    """uvicorn raises the signal that stopped it again; by then all is done, and there are files to write."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
