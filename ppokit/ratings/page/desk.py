@@ -12,7 +12,7 @@ from typing import Any
 
 from ppokit.errors import DataError, PpokitError
 from ppokit.ratings.page.board import Action, Board
-from ppokit.ratings.page.files import log_of, write_files
+from ppokit.ratings.page.files import flagged_of, log_of, write_files
 from ppokit.ratings.page.items import Item
 from ppokit.ratings.page.log import VERSION, Log
 from ppokit.ratings.page.running import RunningAlpha
@@ -60,11 +60,12 @@ class Desk:
         self._saved = -1  # how many changes the CSV holds
         self._changes = 0
         path = log_of(out)
-        if out.exists() and not path.exists():
-            raise DataError(
-                f"--out {out} is there already, but not its log {path.name}, so it is no file of the rating "
-                "page and is not overwritten; give another name."
-            )
+        for made in (out, flagged_of(out)):
+            if made.exists() and not path.exists():
+                raise DataError(
+                    f"{made} is there already, but not its log {path.name}, so it is no file of the rating "
+                    "page and is not overwritten; give another name by --out."
+                )
         self.log = Log(path)
         try:
             self._replay()
@@ -129,7 +130,7 @@ class Desk:
             raise RefusedError("Each action needs a key of 8 to 64 letters.")
         with self._lock:
             if key in self.board.keys:
-                return self._state(rater, None)
+                return self._state(rater, None, item if kind == "flag" and isinstance(item, str) else None)
             record: dict[str, Any] = {"kind": kind, "key": key, "rater": rater}
             undone = None
             if kind == "undo":

@@ -71,7 +71,7 @@ async function deliver(action) {
   sessionStorage.setItem("unsent", JSON.stringify(action)); // a reload sends it
   try {
     const now = await insist("act", action);
-    if (action.kind === "flag" && now.item?.id !== state?.item?.id) return;
+    if (action.kind === "flag" && state && now.item?.id !== state.item?.id) return;
     show(now, action.kind !== "flag");
   } catch (error) {
     if (error.status !== 400) throw error; // refused: see what there is to rate now
@@ -100,6 +100,7 @@ function show(now, fresh = true) {
   again = setTimeout(renew, RENEW_EVERY);
   $("flag").setAttribute("aria-pressed", now.item.flagged);
   if (same && !fresh) return;
+  digits = { typed: "", at: 0 }; // a 0 here is no second digit of a 1 there
   text($("prompt"), now.item.prompt);
   $("prompt").scrollTop = 0;
   $("responses").replaceChildren(...now.item.responses.map(card));
@@ -148,7 +149,7 @@ function progress() {
   const count = (n) => n.toLocaleString("en");
   $("who").textContent = rater;
   $("mine").textContent = `${count(p.mine)} rated`;
-  $("all").textContent = `${count(p.done)} of ${count(p.wanted)}${p.raters > 1 ? ` by ${p.raters} raters` : ""}`;
+  $("all").textContent = `${count(p.done)} of ${count(p.wanted)} in all${p.raters > 1 ? ` by ${p.raters} raters` : ""}`;
   $("agreement").textContent = p.alpha === null ? "" : `agreement ${p.alpha.toFixed(2)}`;
   $("bar").max = p.wanted;
   $("bar").value = p.done;
@@ -289,6 +290,10 @@ $("next").addEventListener("click", submit);
 $("skip").addEventListener("click", skip);
 $("flag").addEventListener("click", flag);
 for (const id of ["undo", "end-undo"]) $(id).addEventListener("click", undo);
+// What was clicked keeps no focus: Enter is to save then, and not to press the button again.
+addEventListener("click", (event) => {
+  if (event.detail && state?.item && event.target.matches?.("button, input")) $("prompt-card").focus({ preventScroll: true });
+}, true);
 $("help-button").addEventListener("click", () => $("help").showModal());
 addEventListener("resize", scrollable);
 addEventListener("beforeunload", (event) => {
