@@ -41,6 +41,7 @@ def check(
     _value(sections, choices, document)
     _names(choices, document)
     _minibatches(sections, document)
+    _groups(sections.get("rollout"), document)
     _adapter(sections.get("lora"), sections.get("value"), document)
     if not data:
         return
@@ -110,6 +111,18 @@ def _minibatches(sections: Mapping[str, Any], document: Document) -> None:
             f"got {update.minibatches}; expected a divisor of the {responses} responses of a step "
             f"(prompts_per_step {rollout.prompts_per_step} x responses_per_prompt "
             f"{rollout.responses_per_prompt})",
+        )
+
+
+def _groups(rollout: Any, document: Document) -> None:
+    if not isinstance(rollout, RolloutSettings) or rollout.dynamic_sampling is None:
+        return
+    if rollout.responses_per_prompt == 1:
+        document.report(
+            "rollout.dynamic_sampling",
+            f"got {rollout.dynamic_sampling} with responses_per_prompt 1: the only response to a prompt has "
+            "nothing to differ from, so that every prompt would be dropped; expected 2 or more responses a "
+            "prompt, or no dynamic_sampling",
         )
 
 

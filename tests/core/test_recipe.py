@@ -199,10 +199,17 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("lora.target_modules=[q, 3]", "lora.target_modules[1]: got 3; expected text"),
         ("lora.target_modules=[]", "lora.target_modules: got a list of 0; expected"),
         ("lora.adapter=nowhere", "lora.adapter: there is no folder nowhere"),
-        ("lora.adapter=.", "lora.adapter: . has no adapter_config.json; expected a folder that PEFT saved"),
+        (
+            "lora.adapter=.",
+            "lora.adapter: . has no adapter_config.json; expected a folder with a PEFT adapter",
+        ),
         ("value=own", "value: got 'own' (text); expected own_adapter, policy_trunk or detached_trunk"),
         ("prompts.system=hello", "prompts.system: a system message needs chat: true"),
         ("rollout.prompts_per_step=0", "rollout.prompts_per_step: got 0; expected a number above 0"),
+        (
+            "rollout={use: transformers, max_new_tokens: 4, responses_per_prompt: 1, dynamic_sampling: 0}",
+            "rollout.dynamic_sampling: got 0 with responses_per_prompt 1",
+        ),
         ("rollout.use=vllm", "rollout.use: no rollout plugin 'vllm' is installed (installed: transformers)"),
         ("rollout.use=3", "rollout.use: got 3; expected text"),
         ("rollout.max_new_tokens=0", "rollout.max_new_tokens: got 0; expected a number above 0"),

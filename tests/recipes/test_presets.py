@@ -92,6 +92,12 @@ def test_it_is_a_recipe_of_ordinary_keys(
             "update",
             "expected a divisor of the 128 responses of a step",
         ),
+        (
+            "reinforce_plus_plus",
+            {"rollout": {"responses_per_prompt": 1, "dynamic_sampling": 2}},
+            "rollout",
+            "rollout.dynamic_sampling: got 2 with responses_per_prompt 1",
+        ),
         ("grpo", {"advantages": {"lam": 0.9}}, "advantages", "unknown key 'lam'"),
         ("grop", {}, "preset", "did you mean 'grpo'?"),
     ],
