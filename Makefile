@@ -58,7 +58,7 @@ check: lint test  ## lint and tests
 bench: setup  ## time one training step
 	$(BIN)/python benchmarks/step.py
 
-bench-algorithms: setup  ## time every estimator and loss
+bench-algorithms: setup  ## time every estimator and loss, and draw how the presets learn
 	$(BIN)/python benchmarks/algorithms.py
 
 bench-trl: setup $(TRL_STAMP)  ## compare with TRL 1.12.0, in a virtual environment of its own

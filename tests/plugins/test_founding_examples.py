@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "founding-examples.md"
+REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "docs" / "founding-examples.md"
 MODEL_HEADING = "## The policy, `fit` and `predict`"  # from here on, a model is needed
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
@@ -39,17 +40,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_formulas_print_what_the_page_says(folder: Path) -> None:
     before, _, _ = PAGE.read_text(encoding="utf-8").partition(MODEL_HEADING)
-    assert run_blocks(before, {}) == 6
+    assert run_blocks(before, {}) == 8
 
 
 @pytest.mark.slow
 def test_fit_and_predict_print_what_the_page_says(folder: Path, stories260k: Path) -> None:
     (folder / "my-model").symlink_to(stories260k)
+    (folder / "recipes").symlink_to(REPOSITORY / "recipes")
     before, heading, after = PAGE.read_text(encoding="utf-8").partition(MODEL_HEADING)
     assert heading
     namespace: dict[str, Any] = {}
     run_blocks(before, namespace)
-    assert run_blocks(after, namespace) == 2
+    assert run_blocks(after, namespace) == 3
 
 
 def test_a_block_that_prints_something_else_is_noticed() -> None:
