@@ -34,29 +34,43 @@ def rate(
         list[Path],
         typer.Argument(
             metavar="SOURCE...",
-            help="Folders of runs, or files with prompt and response (or prompt, chosen and rejected). With "
-            "several, raters compare them without knowing which is which.",
+            help="Folders of runs, or files (.csv, .tsv, .jsonl, .json, .parquet) with prompt and response, "
+            "or with prompt, chosen and rejected. With several, raters compare them without knowing which is "
+            "which.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path,
         typer.Option(
-            metavar="CSV", help="Where the ratings go; one that is there goes on.", show_default=False
+            metavar="CSV",
+            help="Where the ratings go. A session that is there goes on; no other file is overwritten.",
+            show_default=False,
         ),
     ],
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Two responses side by side: which is better?")
     ] = False,
     scale: Annotated[
-        str, typer.Option(metavar="LOW-HIGH", help="Whole numbers, at most 11 of them.")
-    ] = "0-10",
-    per_item: Annotated[int, typer.Option("--per-item", min=1, help="How many raters each item gets.")] = 1,
+        str | None,
+        typer.Option(
+            metavar="LOW-HIGH",
+            help="Whole numbers, at most 11 of them.",
+            show_default="0-10; none with --pairs",
+        ),
+    ] = None,
+    per_item: Annotated[
+        int, typer.Option("--per-item", min=1, help="How many raters each response or pair gets.")
+    ] = 1,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only this many items.", show_default=False)
+        int | None, typer.Option(min=1, help="Only so many responses or pairs.", show_default=False)
     ] = None,
     select: Annotated[
-        Selects, typer.Option(help="Which items, under --limit; uncertain needs --reward.")
+        Selects,
+        typer.Option(
+            help="Which ones, under --limit: any; those on which the heads of the model in --reward disagree "
+            "most; or those that differ most."
+        ),
     ] = Selects.RANDOM,
     reward: Annotated[
         Path | None,
@@ -78,11 +92,16 @@ def rate(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = PORT,
     debug: Debug = False,
 ) -> None:
-    """Serve a page on which people rate responses, until Ctrl-C.
+    """Serve a page on this machine where people rate responses, until Ctrl-C.
 
-    Every rating is on the disk before the page goes on. The same command goes on where it stopped.
+    Open the link that it prints; several people may, each under a name. Every rating is on the disk before
+    the page goes on, and the same command goes on where it stopped. Nothing is sent to anywhere else.
     """
-    low, high = _whole_scale(scale)
+    if pairs and scale is not None:
+        raise DataError(
+            "--scale is for single responses; in --pairs raters say which is better. Leave one out."
+        )
+    low, high = _whole_scale(scale or "0-10")
     if select is not Selects.RANDOM and limit is None:
         raise DataError(f"--select {select.value} chooses some of the items; say how many by --limit.")
     if (reward is not None) != (select is Selects.UNCERTAIN):
@@ -107,9 +126,8 @@ def rate(
     if out.suffix.lower() != ".csv":
         raise DataError(f"--out {out} ends in {out.suffix or 'nothing'}; expected a file that ends in .csv.")
     items = _items(sources, pairs, seed, column, last, on_bad_row)
-    chosen = choose(items, limit, select.value, seed, _spread(reward))
-    board = Board(chosen, per_item)
-    with listen(host, port) as listening:
+    with listen(host, port) as listening:  # before what may take minutes
+        board = Board(choose(items, limit, select.value, seed, _spread(reward)), per_item)
         desk = Desk(out, board, Terms(pairs, (low, high), seed))
         try:
             token = token_of(out)
@@ -160,7 +178,9 @@ def _items(
 def _spread(reward: Path | None) -> Spread | None:
     if reward is None:
         return None
-    from ppokit.reward_fit.folder import uncertainty
+    from ppokit.reward_fit.folder import read_settings, uncertainty
+
+    read_settings(reward)  # a wrong folder is told before torch is imported
 
     def spread(prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
         found: list[float] = uncertainty(reward, prompts, responses).tolist()

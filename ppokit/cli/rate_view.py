@@ -47,9 +47,8 @@ def ended(desk: Desk) -> None:
     alpha = desk.alpha.value()
     if alpha is not None:
         typer.echo(f"agreement (Krippendorff's alpha): {alpha:.2f}, over {desk.alpha.items:,} items")
-    flagged = sum(bool(board.flags(item)) for item in board.logged())
-    if flagged:
-        typer.echo(f"flagged, see {flagged_of(desk.out).name}: {flagged:,}")
+    if board.flagged:
+        typer.echo(f"flagged, see {flagged_of(desk.out).name}: {len(board.flagged):,}")
     for line in _by_source(desk):
         typer.echo(line)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppokit.errors import DataError
@@ -57,6 +57,7 @@ def test_it_is_on_the_disk_before_append_returns(path: Path, monkeypatch: pytest
     log.close()
 
 
+@settings(max_examples=60, deadline=None)  # a disk may take its time
 @given(cut=st.integers(0, 200))
 def test_a_line_that_a_kill_tore_is_cut_off(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Cut anywhere, the log holds exactly the lines that are whole, and goes on after them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ppokit.ratings.page.items import Item
@@ -39,11 +39,10 @@ class Action:
 
 @dataclass(slots=True)
 class _Seen:
-    """What the log says of one item: what each rater did, how many of them have answered, who flagged it."""
+    """What the log says of one item: what each rater did, and how many of them have answered."""
 
     actions: dict[str, list[Action]] = field(default_factory=dict)
     answered: int = 0
-    flags: set[str] = field(default_factory=set)
 
 
 class Board:
@@ -59,6 +58,7 @@ class Board:
         order: ids of those that are to be rated.
         keys: of all that was ever done.
         raters: what counts of each, oldest first.
+        flagged: who has flagged an item, for those that someone has.
         done: how many of the wanted ratings there are.
     """
 
@@ -70,6 +70,7 @@ class Board:
         self.per_item = per_item
         self.keys: set[str] = set()
         self.raters: dict[str, list[Action]] = {}
+        self.flagged: dict[str, set[str]] = {}
         self.done = 0
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
@@ -94,8 +95,7 @@ class Board:
             rater = record["rater"]
             self.raters.setdefault(rater, [])
             if kind == "flag":
-                flags = self._seen[record["item"]].flags
-                (flags.add if record["on"] else flags.discard)(rater)
+                self._flag(rater, self.items[record["item"]].id, record["on"])
             elif kind == "undo":
                 self._undo(rater, record["of"])
             else:
@@ -107,6 +107,12 @@ class Board:
         self._change(action.item, action.rater, lambda held: held.append(action))
         if self._held.get(action.rater) == action.item:
             self._release(action.rater)
+
+    def _flag(self, rater: str, item: str, on: bool) -> None:
+        raters = self.flagged.setdefault(item, set())
+        (raters.add if on else raters.discard)(rater)
+        if not raters:
+            del self.flagged[item]
 
     def _undo(self, rater: str, key: str) -> None:
         of = next((action for action in reversed(self.raters[rater]) if action.key == key), None)
@@ -135,10 +141,6 @@ class Board:
         actions = self.raters.get(rater)
         return actions[-1] if actions else None
 
-    def flags(self, item: str) -> Collection[str]:
-        """Who has flagged it."""
-        return self._seen[item].flags if item in self._seen else ()
-
     def answers(self, item: str) -> list[Action]:
         """The answer that counts of each rater."""
         held = self._seen[item].actions.values() if item in self._seen else ()
@@ -146,7 +148,7 @@ class Board:
 
     def all_answers(self) -> list[Action]:
         """Those to all items that the log speaks of, oldest first."""
-        return sorted((answer for item in self._seen for answer in self.answers(item)), key=_number)
+        return counting(self.raters.values())
 
     def next_for(self, rater: str, prefer: str | None = None) -> str | None:
         """Lease the rater an item: the one that they look at, else the preferred one, else the first.
@@ -189,6 +191,12 @@ class Board:
             now = self._clock()
             taken += sum(until > now for other, until in self._leases[item].items() if other != rater)
         return taken < self.per_item
+
+
+def counting(raters: Iterable[Sequence[Action]]) -> list[Action]:
+    """The answers that count, oldest first: of what each rater did, oldest first, the last to each item."""
+    last = {(done.rater, done.item): done for actions in raters for done in actions if done.value is not None}
+    return sorted(last.values(), key=_number)
 
 
 def _answer(actions: list[Action]) -> Action | None:

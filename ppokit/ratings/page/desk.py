@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ppokit.errors import DataError, PpokitError
-from ppokit.ratings.page.board import Action, Board
+from ppokit.ratings.page.board import Action, Board, counting
 from ppokit.ratings.page.files import flagged_of, log_of, write_files
 from ppokit.ratings.page.items import Item
 from ppokit.ratings.page.log import VERSION, Log
@@ -214,7 +214,7 @@ class Desk:
             "prompt": it.prompt,
             "responses": [it.responses[place] for place in order],
             "values": [("first", "second")[place] for place in order],
-            "flagged": rater in self.board.flags(item),
+            "flagged": rater in self.board.flagged.get(item, ()),
         }
 
     def _left(self, item: str, rater: str) -> int:
@@ -229,11 +229,13 @@ class Desk:
         """Write the CSV files where something has changed since; the old ones stay until then."""
         with self._saving:
             with self._lock:
-                changes, answers = self._changes, self.board.all_answers()
-                flagged = [(item, sorted(self.board.flags(item))) for item in self.board.logged()]
-            if changes == self._saved:
-                return
-            write_files(self.out, self.board.items, answers, flagged, pairs=self.terms.pairs)
+                if self._changes == self._saved:
+                    return
+                changes = self._changes
+                # Copies only: raters wait as long as this lock is held.
+                actions = [list(mine) for mine in self.board.raters.values()]
+                flagged = {item: sorted(raters) for item, raters in self.board.flagged.items()}
+            write_files(self.out, self.board.items, counting(actions), flagged, pairs=self.terms.pairs)
             self._saved = changes
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ def write_files(
     out: Path,
     items: Mapping[str, Item],
     answers: Sequence[Action],
-    flags: Iterable[tuple[str, Sequence[str]]],
+    flagged: Mapping[str, Sequence[str]],
     *,
     pairs: bool,
 ) -> None:
@@ -68,7 +68,7 @@ def write_files(
 
     Args:
         answers: those that count, in the order of the rows.
-        flags: items, and who flagged them.
+        flagged: items, and who flagged them.
 
     Raises:
         DataError: they cannot be written; the old ones are still there.
@@ -80,7 +80,7 @@ def write_files(
         _replace(out, RATING_COLUMNS, rows)
     marks = [
         (items[item].prompt, response, rater, item)
-        for item, raters in flags
+        for item, raters in flagged.items()
         for response in items[item].responses
         for rater in raters
     ]
