@@ -49,8 +49,10 @@ def main() -> None:
     for _ in range(arguments.rounds):
         step = [sys.executable, str(HERE / "step.py"), "--model", checkpoint, "--steps", steps, "--json"]
         ours.append(last_json(step))
-        theirs.append(last_json([arguments.trl_python, str(HERE / "trl_side.py"), checkpoint, steps]))
-    print(f"\n{'':12}{'seconds a step':>16}{'peak GB':>10}")
+        side = [arguments.trl_python, str(HERE / "trl_side.py"), checkpoint, steps, ours[-1]["dtype"]]
+        theirs.append(last_json(side))
+    print(f"\n{ours[-1]['dtype']}, which is what this hardware multiplies fastest, on both sides")
+    print(f"{'':12}{'seconds a step':>16}{'peak GB':>10}")
     best = {}
     for name, runs in (("ppokit", ours), ("TRL 1.12.0", theirs)):
         best[name] = (min(run["step_s"] for run in runs), min(run["peak_gb"] for run in runs))

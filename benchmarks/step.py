@@ -95,12 +95,18 @@ def recipe_of(checkpoint: str, steps: int, work: Path) -> dict[str, object]:
             "responses_per_prompt": 1,
         },
         "rewards": [
-            {"use": "reward_model", "model": str(work / "reward_model"), "dtype": "bfloat16"},
+            {"use": "reward_model", "model": str(work / "reward_model")},
             {"use": "kl_penalty", "weight": 0.05},
         ],
         "advantages": {"use": "gae", "gamma": 1.0, "lam": 0.95, "whiten": "batch"},
         "losses": [{"use": "ppo_clip"}, {"use": "value_clip", "weight": 0.1}],
-        "update": {"epochs": 2, "minibatches": 1, "learning_rate": 1e-5, "tokens_per_microbatch": 1024},
+        "update": {
+            "epochs": 2,
+            "minibatches": 1,
+            "learning_rate": 1e-5,
+            "tokens_per_microbatch": 1024,
+            "old_logprobs": "sampler",
+        },
         "run": {"steps": steps, "out": str(work / "run"), "sample_every": 0, "checkpoint_every": 10_000},
     }
 
@@ -163,6 +169,7 @@ def main() -> None:
         "peak_gb": round(max(metrics["memory/peak_gb"] for metrics in watch.steps), 3),
         "phases": {name: round(seconds, 3) for name, seconds in phases_of(fastest).items()},
         "tokens_per_s": round(fastest["tokens_per_s"], 1),
+        "dtype": str(trainer.parts.roles.dtype).removeprefix("torch."),
     }
     if arguments.json:
         print(json.dumps(result))

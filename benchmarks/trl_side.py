@@ -1,6 +1,6 @@
 """The same step as step.py's, by TRL 1.12.0, the last TRL with PPO. Run it in an environment of its own.
 
-    python benchmarks/trl_side.py CHECKPOINT STEPS
+    python benchmarks/trl_side.py CHECKPOINT STEPS [DTYPE]
 
 prints as its last line a JSON object with `step_s` (the fastest step), `sampling_s` of it, and `peak_gb`.
 """
@@ -29,12 +29,12 @@ from step import random_prompts
 
 def main() -> None:
     checkpoint, steps = sys.argv[1], int(sys.argv[2])
+    dtype = getattr(torch, sys.argv[3] if len(sys.argv) > 3 else "bfloat16")
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
     if "<|endoftext|>" in tokenizer.get_vocab():
         tokenizer.pad_token = "<|endoftext|>"
     data = Dataset.from_dict({"input_ids": [tokenizer(text)["input_ids"] for text in random_prompts(256)]})
-    dtype = torch.bfloat16
     policy = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
     heads = [
         AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=dtype, num_labels=1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
@@ -149,8 +150,32 @@ def adapter_of(name: str) -> str | None:
     return found and found[1]
 
 
+class _LoraLinear(torch.autograd.Function):
+    """x W' + s (x A') B', and its gradient into x, A and B, with the sums inside the last matmuls.
+
+    x: [N,in], weight: [out,in], a: [r,in], b: [out,r]; returns [N,out]. The weight is frozen.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        low = x @ a.T
+        ctx.save_for_backward(x, weight, a, b, low)
+        ctx.scale = scale
+        return (x @ weight.T).addmm_(low, b.T, alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, weight, a, b, low = ctx.saved_tensors
+        into_low = (grad @ b).mul_(ctx.scale)
+        into_a = into_low.T @ x if ctx.needs_input_grad[2] else None
+        into_b = (grad.T @ low).mul_(ctx.scale) if ctx.needs_input_grad[3] else None
+        into_x = (grad @ weight).addmm_(into_low, a) if ctx.needs_input_grad[0] else None
+        return into_x, None, into_a, into_b, None
+
+
 def _fuse(module: Any) -> None:
-    """Run a plain LoRA layer as x W' + s (x A') B', with the sum inside the last matmul.
+    """Run a plain LoRA layer as `_LoraLinear`.
 
     The same numbers as peft's own forward, which passes three more times over the layer's output.
     """
@@ -159,14 +184,14 @@ def _fuse(module: Any) -> None:
         return
 
     def forward(x: Tensor) -> Tensor:
-        flat = x.flatten(0, -2)  # in two dimensions, so that the product is no view and may be added to
-        out = nn.functional.linear(flat, base.weight)
-        if not module.disable_adapters:
-            (name,) = module.active_adapters
-            # A pre-trained adapter may cover fewer modules than the value function's, or others.
-            if name in module.lora_A:
-                low = module.lora_A[name](flat)
-                out = out.addmm_(low, module.lora_B[name].weight.T, alpha=module.scaling[name])
+        flat = x.flatten(0, -2)
+        name = None if module.disable_adapters else module.active_adapters[0]
+        # A pre-trained adapter may cover fewer modules than the value function's, or others.
+        if name in module.lora_A:
+            a, b = module.lora_A[name].weight, module.lora_B[name].weight
+            out = _LoraLinear.apply(flat, base.weight, a, b, module.scaling[name])
+        else:
+            out = nn.functional.linear(flat, base.weight)
         return out.view(*x.shape[:-1], -1)
 
     module.forward = forward

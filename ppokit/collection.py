@@ -82,7 +82,9 @@ class Collector:
         """The rollout with what is needed of it."""
         roles, temperature = self.parts.roles, self.parts.engine.temperature
         computed: dict[str, Any] = {}
-        if "logprobs" in needs:
+        if self.settings.update.old_logprobs == "trainer" or "logprobs" not in needs:
+            rollout = replace(rollout, logprobs=None)
+        if "logprobs" in needs and rollout.logprobs is None:
             computed["logprobs"] = self._forward(
                 "logprobs", rollout, lambda b: roles.logprobs(b, "policy", temperature=temperature)[0]
             )

@@ -1,8 +1,9 @@
 """Log-probabilities and entropies of chosen tokens without a [B,T,V] tensor.
 
 The language-model head runs on the hidden states of response positions only, a chunk of them at a
-time, and each chunk is computed again in the backward pass, so neither memory nor autograd ever holds
-more than one chunk of logits.
+time, so neither memory nor autograd ever holds more than one chunk of logits. A token's numbers depend on
+its own hidden state alone, so their slopes are found while the chunk is there, and the backward pass only
+scales them; a head that trains has its logits computed again for its own gradient.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 Entropy = Literal["none", "value", "gradient"]
-CHUNK_BYTES = 16 * 2**20  # of float32 logits
+CHUNK_BYTES = 32 * 2**20  # of float32 logits
 
 
 def token_logprobs(
@@ -34,7 +35,13 @@ def token_logprobs(
     Returns: logprobs [N] and entropy [N], both float32 whatever the dtype of the model.
     """
     both: tuple[Tensor, Tensor] = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, getattr(head, "bias", None), targets, temperature, entropy != "none"
+        hidden,
+        head.weight,
+        getattr(head, "bias", None),
+        targets,
+        temperature,
+        entropy,
+        torch.is_grad_enabled() and hidden.requires_grad,
     )
     logprobs, entropies = both
     return logprobs, entropies if entropy == "gradient" else entropies.detach()
@@ -54,76 +61,106 @@ class _ChunkedHead(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         temperature: float,
-        with_entropy: bool,
+        entropy: Entropy,
+        slopes: bool,
     ) -> tuple[Tensor, Tensor]:
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
-        totals, entropy = torch.empty_like(logprobs), torch.zeros_like(logprobs)
-        for part, _, logits, other in _chunks(hidden, weight, bias, temperature):
+        totals, entropies = torch.empty_like(logprobs), torch.zeros_like(logprobs)
+        of_logprob = torch.empty_like(hidden) if slopes else None
+        of_entropy = torch.empty_like(hidden) if slopes and entropy == "gradient" else None
+        for part, low, logits, other in _chunks(hidden, weight, bias, temperature):
             largest = logits.amax(dim=-1, keepdim=True)
-            p = torch.sub(logits, largest, out=other).exp_()
-            scale = p.sum(dim=-1)
-            totals[part] = largest.squeeze(-1) + scale.log()
+            p = torch.softmax(logits, dim=-1, out=other)
+            # The largest p is 1 / sum_v exp(z_v - max z), never too small for its logarithm.
+            totals[part] = (largest - p.amax(dim=-1, keepdim=True).log()).squeeze(-1)
             logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - totals[part]
-            if with_entropy:
+            if entropy != "none":
                 # A token ruled out by a logit of -inf has p = 0 and adds nothing.
-                mean = p.mul_(logits).nan_to_num_(nan=0.0).sum(dim=-1) / scale
-                entropy[part] = totals[part] - mean
-        ctx.save_for_backward(hidden, weight, bias, targets, totals, entropy)
+                mean = logits.mul_(p).nan_to_num_(nan=0.0).sum(dim=-1)  # logits now hold p z
+                entropies[part] = totals[part] - mean
+            if of_entropy is not None:
+                # -p (log p + H) = -p z + p (total - H)
+                slope = torch.addcmul(logits.neg_(), p, (totals - entropies)[part, None], out=logits)
+                torch.mm(_into(low, slope), weight, out=of_entropy[part])
+            if of_logprob is not None:
+                slope = p.neg_()
+                slope.scatter_add_(-1, targets[part, None], slope.new_ones(len(slope), 1))
+                torch.mm(_into(low, slope), weight, out=of_logprob[part])
+        ctx.save_for_backward(hidden, weight, bias, targets, totals, entropies, of_logprob, of_entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
-        return logprobs, entropy
+        return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, totals, entropy = ctx.saved_tensors
-        grad_logprobs, grad_entropy = (None if g is None else g / ctx.temperature for g in grads)
-        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        into_hidden = torch.empty_like(hidden) if need_hidden else None
-        # fp32, since many small chunks add up.
-        into_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
-        into_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
-        for part, low, logits, other in _chunks(hidden, weight, bias, ctx.temperature):
-            log_p = logits.sub_(totals[part, None])
-            p = torch.exp(log_p, out=other)
-            if grad_entropy is not None:
-                slope = log_p.add_(entropy[part, None]).mul_(p).nan_to_num_(nan=0.0)
-                slope.mul_(-grad_entropy[part, None])
-            if grad_logprobs is None:
-                grad = slope
-            else:
-                grad = p.mul_(-grad_logprobs[part, None])
-                grad.scatter_add_(-1, targets[part, None], grad_logprobs[part, None])
-                if grad_entropy is not None:
-                    grad.add_(slope)
-            grad = low.copy_(grad)
-            if into_hidden is not None:
-                torch.mm(grad, weight, out=into_hidden[part])
-            if into_weight is not None:
-                into_weight += grad.T @ hidden[part]
-            if into_bias is not None:
-                into_bias += grad.sum(dim=0)
-        return (
-            into_hidden,
-            None if into_weight is None else into_weight.to(weight.dtype),
-            None if into_bias is None else into_bias.to(bias.dtype),
-            None,
-            None,
-            None,
-        )
+        hidden, weight, bias, targets, totals, entropies, of_logprob, of_entropy = ctx.saved_tensors
+        weighed = [None if g is None else (g / ctx.temperature).unsqueeze(-1) for g in grads]
+        into_hidden: Tensor | None = None
+        for grad, slope in zip(weighed, (of_logprob, of_entropy), strict=True):
+            if grad is not None and slope is not None:
+                part = grad * slope
+                into_hidden = part if into_hidden is None else into_hidden + part
+        if into_hidden is not None:
+            into_hidden = into_hidden.to(hidden.dtype)
+        into_weight = into_bias = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            into_weight, into_bias = _into_head(
+                hidden, weight, bias, targets, totals, entropies, ctx.temperature, weighed
+            )
+        return into_hidden, into_weight, into_bias, None, None, None, None
+
+
+def _into_head(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    totals: Tensor,
+    entropies: Tensor,
+    temperature: float,
+    grads: list[Tensor | None],
+) -> tuple[Tensor, Tensor | None]:
+    """The head's own gradient, from its logits computed again.
+
+    Args:
+        grads: of log-probabilities and entropies, [N,1] each, divided by the temperature.
+    """
+    of_logprob, of_entropy = grads
+    into_weight = torch.zeros_like(weight, dtype=torch.float32)  # since many small chunks add up
+    into_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+    for part, low, logits, other in _chunks(hidden, weight, bias, temperature):
+        log_p = logits.sub_(totals[part, None])
+        p = torch.exp(log_p, out=other)
+        slope = torch.zeros_like(p)
+        if of_entropy is not None:
+            slope = log_p.add_(entropies[part, None]).mul_(p).nan_to_num_(nan=0.0).mul_(-of_entropy[part])
+        if of_logprob is not None:
+            slope.addcmul_(p, of_logprob[part], value=-1)
+            slope.scatter_add_(-1, targets[part, None], of_logprob[part])
+        into_weight += _into(low, slope).T @ hidden[part]
+        if into_bias is not None:
+            into_bias += slope.sum(dim=0)
+    return into_weight.to(weight.dtype), None if into_bias is None else into_bias.to(weight.dtype)
+
+
+def _into(low: Tensor, numbers: Tensor) -> Tensor:
+    """The numbers in the model's dtype, for the next matmul."""
+    return numbers if low.dtype == numbers.dtype else low.copy_(numbers)
 
 
 def _chunks(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Chunk by chunk: its place, scratch memory [n,V] in the model's dtype, its float32 logits [n,V] to
-    write into, and float32 scratch memory as large.
+    write into, and float32 scratch memory as large. In float32, the first two are one.
 
     The memory is the same for every chunk: fresh pages would cost more than the mathematics.
     """
     size = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
     shape = (min(size, len(hidden)), weight.shape[0])
     low = hidden.new_empty(shape)
-    logits, other = (hidden.new_empty(shape, dtype=torch.float32) for _ in range(2))
+    other = torch.empty_like(low, dtype=torch.float32)
+    logits = low if low.dtype == torch.float32 else torch.empty_like(other)
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
         count = len(hidden[part])
@@ -132,7 +169,8 @@ def _chunks(
             torch.mm(hidden[part], weight.T, out=found)
         else:
             torch.addmm(bias, hidden[part], weight.T, out=found)
-        logits[:count].copy_(found)
+        if logits is not low:
+            logits[:count].copy_(found)
         if temperature != 1.0:
             logits[:count].div_(temperature)
         yield part, found, logits[:count], other[:count]

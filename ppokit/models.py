@@ -24,6 +24,7 @@ from ppokit.batches import TokenBatch, token_batches
 from ppokit.errors import ModelError
 from ppokit.loading import quiet
 from ppokit.logprobs import Entropy, token_logprobs
+from ppokit.norms import fuse_norms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,6 +69,9 @@ class ModelRoles:
             # Modules are copied, weights are shared; peft then wraps the original's modules only.
             self._sampler = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
             self._add_adapters(lora, reference)
+        for trained in (model, self._frozen_copy):
+            if trained is not None:
+                fuse_norms(trained)
         hidden = model.config.get_text_config().hidden_size
         # Zero at first: values start at 0, and the first steps move the head before the trunk.
         self.value_head = nn.Linear(hidden, 1, device=self.device, dtype=torch.float32) if value else None

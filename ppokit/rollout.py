@@ -54,7 +54,7 @@ def generate(
         prompts.rows[share.start : share.stop],
         prompts.refill,
     )
-    answered = Generation([], [], [], [])
+    answered = Generation([], [], [], [], [])
     if len(mine):
         answered = engine.generate(
             policy, mine, None if uniforms is None else uniforms[share.start : share.stop]
@@ -65,6 +65,7 @@ def generate(
         logprobs=processes.gather(answered.logprobs),
         finished=processes.gather(answered.finished),
         texts=processes.gather(answered.texts),
+        policy_logprobs=_gathered(answered.policy_logprobs, processes),
     )
     names = [
         f"{step + 1:06d}{f'r{prompts.refill}' if prompts.refill else ''}-{place // count:04d}-"
@@ -74,12 +75,23 @@ def generate(
     return build_rollout(prompts, answered, names, count)
 
 
+def _gathered(numbers: list[list[float]] | None, processes: Processes) -> list[list[float]] | None:
+    """Of all processes; None where one of them has none. A process without prompts holds nobody up."""
+    told = processes.gather([numbers is not None])
+    everyone = processes.gather(numbers or [])
+    return everyone if all(told) else None
+
+
 def build_rollout(prompts: PromptBatch, answered: Generation, names: list[str], count: int) -> Rollout:
     """A rollout of `count` responses to each prompt, prompt by prompt."""
     repeated = [place for place in range(len(prompts)) for _ in range(count)]
     response_ids, mask = pad(answered.response_ids)
-    sampler_logprobs = torch.zeros(response_ids.shape)
-    sampler_logprobs[mask] = torch.tensor([number for numbers in answered.logprobs for number in numbers])
+
+    def spread(numbers: list[list[float]]) -> Tensor:
+        whole = torch.zeros(response_ids.shape)
+        whole[mask] = torch.tensor([number for row in numbers for number in row])
+        return whole
+
     return Rollout(
         ids=names,
         group_ids=torch.tensor([prompts.indices[place] for place in repeated]),
@@ -90,7 +102,8 @@ def build_rollout(prompts: PromptBatch, answered: Generation, names: list[str], 
         response_ids=response_ids,
         response_mask=mask,
         finished=torch.tensor(answered.finished),
-        sampler_logprobs=sampler_logprobs,
+        sampler_logprobs=spread(answered.logprobs),
+        logprobs=None if answered.policy_logprobs is None else spread(answered.policy_logprobs),
     )
 
 
@@ -106,16 +119,17 @@ def pad(responses: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _check(answered: Generation, expected: int, plugin: str) -> None:
-    counts = {name: len(value) for name, value in vars(answered).items()}
+    counts = {name: len(value) for name, value in vars(answered).items() if value is not None}
     if set(counts.values()) != {expected}:
         raise PluginError(
             f"rollout engine {plugin} returned {counts}; expected {expected} of each "
             "(prompts x responses a prompt). Recipe: rollout.use."
         )
-    for place, (ids, logprobs) in enumerate(zip(answered.response_ids, answered.logprobs, strict=True)):
-        if not ids or len(ids) != len(logprobs):
-            raise PluginError(
-                f"rollout engine {plugin} returned {len(ids)} tokens and {len(logprobs)} "
-                f"log-probabilities for response {place}; expected as many of each, at least one. "
-                "Recipe: rollout.use."
-            )
+    for numbers in filter(None, (answered.logprobs, answered.policy_logprobs)):
+        for place, (ids, row) in enumerate(zip(answered.response_ids, numbers, strict=True)):
+            if not ids or len(ids) != len(row):
+                raise PluginError(
+                    f"rollout engine {plugin} returned {len(ids)} tokens and {len(row)} "
+                    f"log-probabilities for response {place}; expected as many of each, at least one. "
+                    "Recipe: rollout.use."
+                )

@@ -138,6 +138,12 @@ class UpdateSettings(Section):
     target_kl: float | None = Field(
         default=None, gt=0, description="End a step's passes above this approximate KL."
     )
+    old_logprobs: Literal["trainer", "sampler"] = Field(
+        default="trainer",
+        description="Whose log-probabilities are those of the policy before the update: the trainer's own, "
+        "or those that the sampler drew by, which saves a forward pass where a reward or an estimator needs "
+        "them; on a base in bfloat16 they differ by the rounding of the merged weights.",
+    )
 
 
 class CanarySettings(Section):

@@ -54,12 +54,15 @@ class Generation:
             that is after temperature, top_k and top_p; NaN where the engine did not draw it.
         finished: True where the response ended by itself, False where it was cut.
         texts: decoded responses, without special tokens and without a matched stop string.
+        policy_logprobs: log-probability of each token under the policy that was given, at the
+            temperature and over its whole vocabulary; None where the engine cannot tell.
     """
 
     response_ids: list[list[int]]
     logprobs: list[list[float]]
     finished: list[bool]
     texts: list[str]
+    policy_logprobs: list[list[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ class Rollout:
         finished: [B] bool; ended by itself, not cut.
         sampler_logprobs: [B,R] float32, as the engine sampled them; of recorded responses those under
             the reference, as if the untrained policy had written them.
-        logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by
-            the forward that trains; None where nothing needs them before the update.
+        logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by a
+            forward like those that train, or by the sampler's (`update.old_logprobs`); None where
+            nothing needs them before the update.
         ref_logprobs: [B,R] float32 under the reference; None where nothing needs them.
         values: [B,R] float32, the value of the state in which each token was chosen; None likewise.
         greedy: one greedy response to each prompt, where a component needs them; None likewise.
@@ -161,7 +165,8 @@ class Rewards:
         breakdown: raw score of each provider, [B] float32: its sequence score plus the sum of its
             token scores, before scaling, clipping and weight; NaN where it did not score.
         outcomes: per provider, one a response.
-        valid: [B] bool; False where a provider failed or none scored: not trained on.
+        valid: [B] bool; False where a provider failed or none scored: not trained on. A provider of
+            weight 0 does not count, nor do token scores where another provider gives sequence scores.
         metrics: numbers to report.
         greedy_returns: [B] float32; the whole reward of the greedy response to the same prompt, its
             token rewards summed; None where no component needs greedy responses.

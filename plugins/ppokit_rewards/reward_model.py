@@ -94,7 +94,9 @@ class RewardModelOptions(Options):
         "says, else all that the model can.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Of the weights; auto: as they are stored."
+        "auto",
+        description="Of the weights; auto: as they are stored, but float32 beside a base in float32, where "
+        "the hardware is slow at anything else.",
     )
     shared_base: bool = Field(
         False,
@@ -141,8 +143,13 @@ class RewardModel:
         return RewardOutput(logits[:, self.label], outcomes, metrics={"truncated": float(truncated)})
 
     def _load(self, context: BuildContext) -> None:
+        import torch
+
         options = self.options
-        self.model, self.tokenizer = load(options.model, options.dtype, context.device)
+        dtype = options.dtype
+        if dtype == "auto" and context.dtype == torch.float32:
+            dtype = "float32"
+        self.model, self.tokenizer = load(options.model, dtype, context.device)
         self.label = _label(options, self.model.config)
         self.limit = _limit(options, self.max_length, self.model, self.tokenizer)
 

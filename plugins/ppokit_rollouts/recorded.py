@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -20,7 +21,7 @@ from pydantic import Field
 from ppokit.errors import DataError
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, SamplingPolicy
-from ppokit.ratings.table import OnBadRow, RatingColumns, read_ratings
+from ppokit.ratings.table import OnBadRow, RatingColumns, read_for_run
 from ppokit.recorded import as_generation
 from ppokit.types import Generation, PromptBatch
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
@@ -51,7 +52,11 @@ class RecordedEngine:
         self.max_new_tokens = options.max_new_tokens
         self.temperature = options.temperature
         self.sampled = TransformersEngine(options)
-        self.responses = recorded_responses(options)
+
+    @cached_property
+    def responses(self) -> dict[str, list[str]]:
+        """Read when they are first asked for: a trained policy is loaded without them."""
+        return recorded_responses(self.options)
 
     def generate(self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor | None) -> Generation:
         if uniforms is None:  # greedy: what the policy itself would say
@@ -92,7 +97,7 @@ def recorded_responses(options: RecordedOptions) -> dict[str, list[str]]:
     Raises:
         DataError: the file cannot be read.
     """
-    table = read_ratings(options.path, options.columns, on_bad_row=options.on_bad_row)
+    table = read_for_run(options.path, options.columns, on_bad_row=options.on_bad_row)
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for rating in table.ratings:
         found[rating.prompt][rating.response] = None
@@ -115,8 +120,9 @@ def _draw(known: list[str], numbers: list[float], share: float) -> list[str | No
 
 
 def _merged(texts: list[str | None], recorded: Generation, sampled: Generation) -> Generation:
-    """Both, in the order of the places."""
-    parts = [iter(zip(*vars(part).values(), strict=True)) for part in (recorded, sampled)]
+    """Both, in the order of the places; nobody knows how likely the policy makes what was recorded."""
+    both = (recorded, replace(sampled, policy_logprobs=None))
+    parts = [iter(zip(*filter(lambda v: v is not None, vars(part).values()), strict=True)) for part in both]
     rows = [next(parts[text is None]) for text in texts]
     return Generation(*(list(column) for column in zip(*rows, strict=True)))
 

@@ -83,11 +83,12 @@ class TransformersEngine:
             logprobs=[numbers for part in parts for numbers in part.logprobs],
             finished=[flag for part in parts for flag in part.finished],
             texts=[text for part in parts for text in part.texts()],
+            policy_logprobs=[numbers for part in parts for numbers in part.policy_logprobs],
         )
 
 
 class _Decoding:
-    """One batch on its way, with state a response: `ids`, `logprobs`, `finished`."""
+    """One batch on its way, with state a response: `ids`, `logprobs`, `policy_logprobs`, `finished`."""
 
     def __init__(
         self,
@@ -105,6 +106,7 @@ class _Decoding:
         count = len(prompt_ids) * responses_per_prompt
         self.ids: list[list[int]] = [[] for _ in range(count)]
         self.logprobs: list[list[float]] = [[] for _ in range(count)]
+        self.policy_logprobs: list[list[float]] = [[] for _ in range(count)]
         self.finished = [False] * count
         self.stops_at: list[str | None] = [None] * count
         self.end_ids = policy.end_ids | set(options.stop_token_ids)
@@ -127,13 +129,18 @@ class _Decoding:
         positions = positions[:, -1:].repeat_interleave(self.repeats, dim=0)
         alive = torch.arange(len(self.ids))
         for step in range(self.options.max_new_tokens):
-            logits = self._warp(logits.float(), step)
+            logits = logits.float()
+            if self.options.temperature != 1.0:
+                logits = logits / self.options.temperature
+            allowed = self._narrowed(logits, step)
             if self.uniforms is None:
-                tokens = logits.argmax(dim=-1)
+                tokens = allowed.argmax(dim=-1)
             else:
-                tokens = sample(logits, self.uniforms[alive, step].to(device))
-            chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
-            going = self._note(alive.tolist(), tokens.tolist(), chosen.tolist())
+                tokens = sample(allowed, self.uniforms[alive, step].to(device))
+            chosen = whole = _logprobs(allowed, tokens)
+            if allowed is not logits:
+                whole = _logprobs(logits, tokens)
+            going = self._note(alive.tolist(), tokens.tolist(), chosen.tolist(), whole.tolist())
             if not going or step + 1 == self.options.max_new_tokens:
                 return
             if len(going) < len(alive):
@@ -160,27 +167,29 @@ class _Decoding:
         logits: Tensor = model.get_output_embeddings()(output.last_hidden_state[:, -1].contiguous())
         return logits
 
-    def _warp(self, logits: Tensor, step: int) -> Tensor:
-        """[b,V] logits of the sampling distribution."""
-        from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    def _narrowed(self, logits: Tensor, step: int) -> Tensor:
+        """[b,V] logits of the sampling distribution: the policy's own, where no option rules tokens out."""
+        from transformers import TopKLogitsWarper, TopPLogitsWarper
 
         options = self.options
         if step < options.min_new_tokens and self.end_ids:
+            logits = logits.clone()
             logits[:, sorted(self.end_ids)] = -float("inf")
-        if options.temperature != 1.0:
-            logits = TemperatureLogitsWarper(options.temperature)(None, logits)
         if options.top_k is not None:
             logits = TopKLogitsWarper(options.top_k)(None, logits)
         if options.top_p is not None and options.top_p < 1.0:
             logits = TopPLogitsWarper(options.top_p)(None, logits)
         return logits
 
-    def _note(self, alive: list[int], tokens: list[int], logprobs: list[float]) -> list[int]:
+    def _note(
+        self, alive: list[int], tokens: list[int], logprobs: list[float], whole: list[float]
+    ) -> list[int]:
         """Record one token a response; return the places in `alive` that go on."""
         going = []
-        for place, (index, token, logprob) in enumerate(zip(alive, tokens, logprobs, strict=True)):
+        for place, (index, token) in enumerate(zip(alive, tokens, strict=True)):
             self.ids[index].append(token)
-            self.logprobs[index].append(logprob)
+            self.logprobs[index].append(logprobs[place])
+            self.policy_logprobs[index].append(whole[place])
             if token in self.end_ids or self._stopped(index):
                 self.finished[index] = True
             else:
@@ -205,6 +214,11 @@ class _Decoding:
             whole if stopped is None else stopped
             for whole, stopped in zip(decoded, self.stops_at, strict=True)
         ]
+
+
+def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """[b] of one token a row."""
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
 
 
 def _roomy_cache(config: Any, capacity: int) -> Any:

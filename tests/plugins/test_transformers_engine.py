@@ -295,3 +295,30 @@ class TestWork:
         with watched(policy) as shapes:
             engine(max_new_tokens=1).generate(policy, prompts_of(policy), uniforms(3, 1, 1))
         assert len(shapes) == 1
+
+
+class TestPolicyLogprobs:
+    """What the policy itself gives each token, whatever the sampling left out."""
+
+    @pytest.mark.parametrize(
+        "narrowing", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_new_tokens": 6}], ids=lambda n: str(*n)
+    )
+    def test_are_those_of_the_whole_distribution(
+        self, policy: SamplingPolicy, narrowing: dict[str, Any]
+    ) -> None:
+        made = engine(max_new_tokens=6, temperature=0.8, **narrowing).generate(
+            policy, prompts_of(policy), uniforms(3, 2, 6)
+        )
+        assert made.policy_logprobs is not None
+        ids = [ids for ids in prompts_of(policy).prompt_ids for _ in range(2)]
+        plain = TransformersOptions(max_new_tokens=6, temperature=0.8)
+        for prompt, response, whole, drawn in zip(
+            ids, made.response_ids, made.policy_logprobs, made.logprobs, strict=True
+        ):
+            rows = distribution(policy, prompt, response, plain)
+            expected = rows[torch.arange(len(response)), response]
+            torch.testing.assert_close(torch.tensor(whole).double(), expected, atol=1e-4, rtol=1e-4)
+            if not narrowing:
+                assert whole == drawn
+        if "top_k" in narrowing or "top_p" in narrowing:
+            assert made.policy_logprobs != made.logprobs

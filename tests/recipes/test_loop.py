@@ -47,6 +47,29 @@ def test_own_loop_equals_train(recipe_dict: RecipeDict, tmp_path: Path, minibatc
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("engine", [{}, {"top_p": 0.9, "temperature": 0.7}], ids=["whole", "top_p"])
+def test_the_samplers_logprobs_serve_as_well(
+    recipe_dict: RecipeDict, tmp_path: Path, engine: dict[str, Any]
+) -> None:
+    """In float32 they are the trainer's to rounding, after steps of training too, and save its pass."""
+    rollout = {"max_new_tokens": 10, "prompts_per_step": 4, "responses_per_prompt": 2, **engine}
+    for name in ("trainer", "sampler"):
+        update = {"learning_rate": 3e-3, "epochs": 2, "old_logprobs": name}
+        sections = recipe_dict(update=update, rollout=rollout, run=out(tmp_path, name, steps=3))
+        PPOTrainer(Recipe.from_dict(sections)).train()
+    theirs, ours = (metrics_of(tmp_path / name) for name in ("trainer", "sampler"))
+    for line, mine in zip(theirs, ours, strict=True):
+        assert "time/logprobs_s" in line
+        assert "time/logprobs_s" not in mine
+        for key in ("kl/k1", "kl/k3", "policy/approx_kl", "loss/ppo_clip", "grad_norm"):
+            assert mine[key] == pytest.approx(line[key], rel=1e-2, abs=1e-5), key
+    assert ours[-1]["kl/k3"] > 1e-4
+    expected, found = (weights_of(tmp_path / name, 3) for name in ("trainer", "sampler"))
+    for name, weight in expected.items():
+        if name.startswith("weights/"):
+            torch.testing.assert_close(found[name], weight, atol=1e-4, rtol=1e-3)
+
+
 def test_verbs_without_report_write_nothing(recipe_dict: RecipeDict, tmp_path: Path) -> None:
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
     for prompts in trainer.prompts:
