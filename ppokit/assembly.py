@@ -15,6 +15,7 @@ from torch import Tensor
 from ppokit.adapters import LoraSpec
 from ppokit.errors import ModelError, PluginError, PpokitError
 from ppokit.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
+from ppokit.loss_groups import WeightedLoss
 from ppokit.masters import Masters
 from ppokit.memory import keep_freed_memory
 from ppokit.models import ModelRoles
@@ -24,7 +25,7 @@ from ppokit.protocols import AdvantageEstimator, BuildContext, Need, Observer, R
 from ppokit.recipe import Recipe
 from ppokit.scoring import Provider, Scorer
 from ppokit.settings import Choice, LossSettings, RewardSettings, Settings
-from ppokit.update import UpdatePlan, Updater, WeightedLoss
+from ppokit.update import UpdatePlan, Updater
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ no weight moves before every number is known to be finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,30 +16,19 @@ from torch import Tensor
 
 from ppokit.aggregation import Aggregation, Tally, token_weights
 from ppokit.batches import TokenBatch, sequence_lengths, token_batch, token_batches
-from ppokit.errors import NonFiniteError, PluginError
+from ppokit.errors import NonFiniteError
 from ppokit.kl import kl
 from ppokit.logprobs import Entropy
+from ppokit.loss_groups import LossGroup, WeightedLoss, grouped
 from ppokit.masked import Variance, masked_whiten
 from ppokit.masters import Masters
 from ppokit.metrics import KL_ESTIMATORS
 from ppokit.models import ModelRoles
 from ppokit.processes import Processes
-from ppokit.protocols import Loss, Need, Reweighing
 from ppokit.seeds import seed_from
-from ppokit.types import Advantages, AdvantageWeights, LossInputs, LossOutput, Rollout
+from ppokit.types import Advantages, LossInputs, Rollout
 
 Schedule = Literal["constant", "linear", "cosine"]
-
-
-@dataclass(frozen=True)
-class WeightedLoss:
-    """A loss as the recipe uses it; `where` is how errors name it."""
-
-    name: str
-    where: str
-    loss: Loss | Reweighing
-    weight: float
-    needs: frozenset[Need]
 
 
 @dataclass(frozen=True)
@@ -97,7 +86,7 @@ class Updater:
         self.plan = plan
         self.processes = processes
         self.losses = list(losses)
-        self.groups = _groups(self.losses, roles)
+        self.groups = grouped(self.losses, one_trunk=roles.value_mode != "own_adapter")
 
     def update(
         self,
@@ -195,7 +184,7 @@ class Updater:
                     tally.add("policy/approx_kl", kl_tokens, batch.mask)
                     kl_sum += float(kl_tokens.where(batch.mask, kl_tokens.new_zeros(())).sum())
                     tokens += int(batch.mask.sum())
-                failure = self._backward(group, inputs, weights[micro].to(self.roles.device), tally)
+                failure = group.backward(inputs, weights[micro].to(self.roles.device), tally)
                 if not failure and not self.masters.finite():
                     failure = "the gradient is not finite"
                 if failure:
@@ -218,7 +207,7 @@ class Updater:
 
     def _inputs(
         self,
-        group: _Group,
+        group: LossGroup,
         rollout: Rollout,
         advantages: Advantages,
         old: Tensor,
@@ -264,31 +253,6 @@ class Updater:
             entropy=entropy,
         )
 
-    def _backward(self, group: _Group, inputs: LossInputs, weights: Tensor, tally: Tally) -> str:
-        """Losses of a group, weighted and summed, and their gradient; returns what went wrong."""
-        zero = weights.new_zeros(())
-        if inputs.entropy is not None:
-            tally.add("policy/entropy", inputs.entropy.detach(), inputs.mask)
-        total = zero
-        for loss in group.losses:
-            if isinstance(loss.loss, Reweighing):
-                inputs = _weighed(loss, loss.loss, inputs, tally)
-        for loss in group.losses:
-            if isinstance(loss.loss, Reweighing):
-                continue
-            output = loss.loss.token_losses(inputs)
-            _check(loss, output, inputs)
-            part = (output.token_losses.where(inputs.mask, zero) * weights).sum()
-            if not math.isfinite(part.item()):
-                return f"loss {loss.name!r} is {part.item()}"
-            tally.add_sum(f"loss/{loss.name}", part.item())
-            for name, numbers in output.metrics.items():
-                tally.add(name, numbers.detach(), inputs.mask)
-            total = total + loss.weight * part
-        if total.requires_grad:
-            total.backward()  # type: ignore[no-untyped-call]
-        return ""
-
     def _step(self, tally: Tally, step: int) -> None:
         """Add up the processes' gradients, clip them, move the weights."""
         gradients = self.masters.gradients()
@@ -301,36 +265,6 @@ class Updater:
         tally.count_pass(float(norm))
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Losses that share a forward pass."""
-
-    losses: tuple[WeightedLoss, ...]
-    policy: bool
-    value: bool
-    needs: frozenset[Need]
-
-
-def _groups(losses: Sequence[WeightedLoss], roles: ModelRoles) -> list[_Group]:
-    """Losses of the value alone pass through the value adapter by themselves: half the memory."""
-    together = roles.value_mode != "own_adapter" or any(
-        "values" in loss.needs and loss.needs & {"logprobs", "entropy"} for loss in losses
-    )
-    valued = [loss for loss in losses if "values" in loss.needs]
-    others = [loss for loss in losses if "values" not in loss.needs]
-    parts = [list(losses)] if together else [others, valued]
-    return [
-        _Group(
-            losses=tuple(part),
-            policy=any("values" not in loss.needs or loss.needs - {"values"} for loss in part),
-            value=any("values" in loss.needs for loss in part),
-            needs=frozenset().union(*(loss.needs for loss in part)),
-        )
-        for part in parts
-        if part
-    ]
-
-
 def _whitened(
     advantages: Advantages, mask: Tensor, minibatch: Sequence[int], variance: Variance
 ) -> Advantages:
@@ -338,33 +272,3 @@ def _whitened(
     whole = advantages.advantages.clone()
     whole[minibatch] = masked_whiten(whole[minibatch], mask[minibatch], variance=variance)
     return replace(advantages, advantages=whole)
-
-
-def _weighed(loss: WeightedLoss, reweighing: Reweighing, inputs: LossInputs, tally: Tally) -> LossInputs:
-    """The inputs with weighed advantages."""
-    output = reweighing.weigh(inputs)
-    if not isinstance(output, AdvantageWeights):
-        raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected AdvantageWeights.")
-    _check_shapes(loss, {"weights": output.weights, **output.metrics}, inputs)
-    weights = output.weights.detach().where(inputs.mask, output.weights.new_ones(()))
-    if not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise PluginError(f"{loss.where} returned weights below 0 or not finite; expected 0 or more.")
-    for name, numbers in output.metrics.items():
-        tally.add(name, numbers.detach(), inputs.mask)
-    return replace(inputs, advantages=inputs.advantages * weights)
-
-
-def _check(loss: WeightedLoss, output: object, inputs: LossInputs) -> None:
-    if not isinstance(output, LossOutput):
-        raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected a LossOutput.")
-    _check_shapes(loss, {"token_losses": output.token_losses, **output.metrics}, inputs)
-
-
-def _check_shapes(loss: WeightedLoss, named: Mapping[str, Tensor], inputs: LossInputs) -> None:
-    expected = list(inputs.mask.shape)
-    for name, tensor in named.items():
-        if list(tensor.shape) != expected:
-            raise PluginError(
-                f"{loss.where} returned {name} of shape {list(tensor.shape)}; expected {expected} "
-                "(responses, response tokens of the micro-batch)."
-            )

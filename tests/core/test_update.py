@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM
 from ppokit.aggregation import token_weights
 from ppokit.batches import TokenBatch
 from ppokit.errors import PluginError, TrainingError
+from ppokit.loss_groups import WeightedLoss
 from ppokit.masters import Masters
 from ppokit.models import LoraSpec, ModelRoles
 from ppokit.types import Advantages, AdvantageWeights, LossInputs, LossOutput, Rollout
-from ppokit.update import UpdatePlan, Updater, WeightedLoss
+from ppokit.update import UpdatePlan, Updater
 from test_rollout import make_rollout, single_process
 
 # peft 0.21 asks transformers 5 for a property by its old name.
