@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ppokit.adapters import LoraSpec
+from ppokit.audit import byte_audit
 from ppokit.errors import ModelError, PluginError, PpokitError
 from ppokit.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
 from ppokit.loss_groups import WeightedLoss
@@ -137,7 +138,7 @@ def assemble(recipe: Recipe) -> Parts:
         needs_before_update=_needs_before_update(recipe),
         end_ids=end_ids(tokenizer, model),
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
-        audit=roles.byte_audit(masters.bytes, responses * rollout_tokens),
+        audit=byte_audit(roles, masters.bytes, responses * rollout_tokens),
     )
 
 

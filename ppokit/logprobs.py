@@ -9,10 +9,15 @@ scales them; a head that trains has its logits computed again for its own gradie
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from ppokit.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Entropy = Literal["none", "value", "gradient"]
 CHUNK_BYTES = 32 * 2**20  # of float32 logits
@@ -45,6 +50,25 @@ def token_logprobs(
     )
     logprobs, entropies = both
     return logprobs, entropies if entropy == "gradient" else entropies.detach()
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Some architectures scale or cap their logits after the head; the chunked head would not.
+
+    Raises:
+        ModelError: this is one of them.
+    """
+    head = model.get_output_embeddings()
+    probe = torch.arange(4, device=model.device).unsqueeze(0)
+    if head is not None:
+        hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
+        if torch.allclose(head(hidden).float(), model(input_ids=probe).logits.float(), atol=1e-3, rtol=1e-3):
+            return
+    raise ModelError(
+        f"model.name: {type(model).__name__} changes its logits after the language-model head (by scaling "
+        "or capping), which is not supported; choose a model whose logits are the head's output."
+    )
 
 
 class _ChunkedHead(torch.autograd.Function):

@@ -23,7 +23,7 @@ from ppokit.adapters import FittedHead, LoraSpec, adapter_of, attach, load_fitte
 from ppokit.batches import TokenBatch, token_batches
 from ppokit.errors import ModelError
 from ppokit.loading import quiet
-from ppokit.logprobs import Entropy, token_logprobs
+from ppokit.logprobs import Entropy, check_head, token_logprobs
 from ppokit.norms import fuse_norms
 
 if TYPE_CHECKING:
@@ -57,19 +57,19 @@ class ModelRoles:
         self.value_mode = value
         self._own_attention = model.config._attn_implementation
         self._short_attention = attention.short_attention_fits(model)
-        _check_head(model)
-        self._frozen_copy: PreTrainedModel | None = None
+        check_head(model)
+        self.frozen_copy: PreTrainedModel | None = None
         self._reference_adapter: str | None = None
         if lora is None:
             if reference:
-                self._frozen_copy = copy.deepcopy(model).requires_grad_(False)
+                self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
             self._sampler = model
         else:
             model.requires_grad_(False)
             # Modules are copied, weights are shared; peft then wraps the original's modules only.
             self._sampler = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
             self._add_adapters(lora, reference)
-        for trained in (model, self._frozen_copy):
+        for trained in (model, self.frozen_copy):
             if trained is not None:
                 fuse_norms(trained)
         hidden = model.config.get_text_config().hidden_size
@@ -120,7 +120,7 @@ class ModelRoles:
         Raises:
             ModelError: the base itself is trained, and there is no frozen copy.
         """
-        if self.lora is None and self._frozen_copy is None:
+        if self.lora is None and self.frozen_copy is None:
             raise ModelError(
                 "without lora the base model itself is trained, so that its hidden states would drift; name "
                 "an encoder of its own, or add a lora section"
@@ -186,8 +186,8 @@ class ModelRoles:
     def _head_of(self, role: Role) -> nn.Module:
         """The reference of a fully trained model has a frozen head, as it has a frozen trunk."""
         owner = self.model
-        if role == "reference" and self._frozen_copy is not None:
-            owner = self._frozen_copy
+        if role == "reference" and self.frozen_copy is not None:
+            owner = self.frozen_copy
         head: nn.Module = owner.get_output_embeddings()
         return head
 
@@ -201,8 +201,8 @@ class ModelRoles:
     def _hidden(self, batch: TokenBatch, role: str) -> Tensor:
         """[b,T,H] final hidden states."""
         model = self.model
-        if role == "reference" and self._frozen_copy is not None:
-            model = self._frozen_copy
+        if role == "reference" and self.frozen_copy is not None:
+            model = self.frozen_copy
         self._activate(role)
         self._choose_attention(model, batch.input_ids.shape[1])
         output = model.base_model(input_ids=batch.input_ids, use_cache=False)
@@ -292,6 +292,18 @@ class ModelRoles:
                 weight.copy_(base.float() + module.get_delta_weight("policy").float())
         return self._sampler
 
+    @property
+    def adapters(self) -> list[Tensor]:
+        """The LoRA matrices of all roles."""
+        if self.lora is None:
+            return []
+        return [p for m in self._adapted for n, p in m.named_parameters() if "lora_" in n]
+
+    @property
+    def merged(self) -> list[Tensor]:
+        """The sampler's own copies of the adapted weights."""
+        return [] if self.lora is None else [weight for _, weight in self._pairs]
+
     # What trains, and what is kept
 
     def _named_trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -320,42 +332,3 @@ class ModelRoles:
             else:
                 # peft itself writes the adapter `policy` into a folder of that name.
                 self.peft.save_pretrained(str(folder), selected_adapters=["policy"])
-
-    def byte_audit(self, optimizer_bytes: int, cache_tokens: int) -> dict[str, int]:
-        """Bytes by use: base, adapters, heads, sampler copy, optimizer, key-value cache."""
-
-        def size(tensors: Sequence[Tensor]) -> int:
-            return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
-
-        adapters: list[Tensor] = []
-        if self.lora is not None:
-            adapters = [p for m in self._adapted for n, p in m.named_parameters() if "lora_" in n]
-        heads = list(self.value_head.parameters()) if self.value_head is not None else []
-        config = self.model.config.get_text_config()
-        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        a_token = 2 * config.num_hidden_layers * kv_heads * head_dim * self.dtype.itemsize
-        return {
-            "base": size(list(self.model.parameters())) - size(adapters),
-            "frozen reference": size(list(self._frozen_copy.parameters())) if self._frozen_copy else 0,
-            "adapters": size(adapters),
-            "heads": size(heads),
-            "merged sampler": size([weight for _, weight in self._pairs]) if self.lora is not None else 0,
-            "optimizer": optimizer_bytes,
-            "key-value cache": a_token * cache_tokens,
-        }
-
-
-@torch.no_grad()
-def _check_head(model: PreTrainedModel) -> None:
-    """Some architectures scale or cap their logits after the head; the chunked head would not."""
-    head = model.get_output_embeddings()
-    probe = torch.arange(4, device=model.device).unsqueeze(0)
-    if head is not None:
-        hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
-        if torch.allclose(head(hidden).float(), model(input_ids=probe).logits.float(), atol=1e-3, rtol=1e-3):
-            return
-    raise ModelError(
-        f"model.name: {type(model).__name__} changes its logits after the language-model head (by scaling "
-        "or capping), which is not supported; choose a model whose logits are the head's output."
-    )
