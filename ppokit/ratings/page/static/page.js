@@ -157,10 +157,11 @@ function progress() {
 
 function finish() {
   const p = state.progress;
-  const waiting = p.done < p.wanted && p.raters > 0;
-  $("end-title").textContent = p.done >= p.wanted ? "All is rated. Thank you." : "Nothing is left for you.";
+  const waiting = p.done < p.wanted;
+  $("end-title").textContent = waiting ? "Nothing is left for you at the moment." : "All is rated. Thank you.";
   const others = "What is left is in the hands of other raters, or waits for them. This page looks again by itself.";
-  const parts = [`You have rated ${p.mine.toLocaleString("en")}${p.skipped ? ` and skipped ${p.skipped}` : ""}.`];
+  const mine = `You have rated ${p.mine.toLocaleString("en")}${p.skipped ? ` and skipped ${p.skipped}` : ""}.`;
+  const parts = p.mine || p.skipped ? [mine] : [];
   if (waiting) parts.push(others);
   $("end-text").textContent = parts.join(" ");
   $("end-undo").hidden = !p.mine && !p.skipped;
