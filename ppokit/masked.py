@@ -1,4 +1,4 @@
-"""Means and whitening over real tokens.
+"""Means and whitening over real tokens, and numbers wide enough for them.
 
 Every mask is True on a real token. What stands on padding changes nothing, not even a NaN.
 """
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Variance = Literal["sample", "population"]
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32 where it is narrower: bfloat16 cannot count beyond 256."""
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

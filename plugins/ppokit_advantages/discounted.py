@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.hookspecs import hookimpl
+from ppokit.masked import wide
 from ppokit.protocols import BuildContext, Component, Options
 from ppokit.types import Advantages, Rewards, Rollout
-from ppokit_advantages.returns import whole_reward, wide
+from ppokit_advantages.returns import whole_reward
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.hookspecs import hookimpl
+from ppokit.masked import wide
 from ppokit.protocols import BuildContext, Component, Options
 from ppokit.types import Advantages, Rewards, Rollout
 
@@ -48,7 +49,7 @@ def gae(
 
     Returns: advantages [B,R] and returns [B,R], both 0 on padding.
     """
-    token_rewards, values = (x.float() if x.dtype.itemsize < 4 else x for x in (token_rewards, values))
+    token_rewards, values = wide(token_rewards), wide(values)
     advantages = values.new_zeros(values.shape)
     advantage = next_value = values.new_zeros(values.shape[0])  # [B], of the next real token
     if cut is not None:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ppokit.hookspecs import hookimpl
-from ppokit.masked import Variance
+from ppokit.masked import Variance, wide
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
 from ppokit.types import Advantages, Rewards, Rollout
-from ppokit_advantages.returns import group_sums, spread, whole_reward, wide
+from ppokit_advantages.returns import group_sums, spread, whole_reward
 
 if TYPE_CHECKING:
     from torch import Tensor

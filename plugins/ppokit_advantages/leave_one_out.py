@@ -13,10 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppokit.hookspecs import hookimpl
+from ppokit.masked import wide
 from ppokit.protocols import BuildContext, Component, Options
 from ppokit.types import Advantages, Rewards, Rollout
 from ppokit_advantages.group_relative import needs_a_group
-from ppokit_advantages.returns import group_sums, spread, whole_reward, wide
+from ppokit_advantages.returns import group_sums, spread, whole_reward
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppokit.hookspecs import hookimpl
-from ppokit.masked import masked_mean
+from ppokit.masked import masked_mean, wide
 from ppokit.protocols import BuildContext, Component, Options
 from ppokit.types import Advantages, Rewards, Rollout
-from ppokit_advantages.returns import reward_to_go, wide
+from ppokit_advantages.returns import reward_to_go
 
 if TYPE_CHECKING:
     from torch import Tensor

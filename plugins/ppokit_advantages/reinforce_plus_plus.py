@@ -6,8 +6,8 @@ with mean and population deviation over the real tokens of the batch, over all p
 baseline (`baseline: group_mean`) first takes the mean whole reward of the prompt's responses off the reward
 at the last token.
 
-Hu et al. 2025, arXiv:2501.03262, eqs. 8 and 9, and section 3.3 for the baseline. The KL penalty is among the
-token rewards, as in the paper. Differs: epsilon.
+Hu et al. 2025, arXiv:2501.03262: global advantage normalisation, and its form with a baseline. The KL
+penalty is among the token rewards, as in the paper. Differs: epsilon.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ppokit.hookspecs import hookimpl
-from ppokit.masked import masked_mean, masked_variance
+from ppokit.masked import masked_mean, masked_variance, wide
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
 from ppokit.types import Advantages, Rewards, Rollout
 from ppokit_advantages.group_relative import needs_a_group
-from ppokit_advantages.returns import group_sums, reward_to_go, whole_reward, wide
+from ppokit_advantages.returns import group_sums, reward_to_go, whole_reward
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppokit.hookspecs import hookimpl
+from ppokit.masked import wide
 from ppokit.protocols import BuildContext, Component, Options
 from ppokit.types import Advantages, Rewards, Rollout
-from ppokit_advantages.returns import spread, whole_reward, wide
+from ppokit_advantages.returns import spread, whole_reward
 
 if TYPE_CHECKING:
     from torch import Tensor

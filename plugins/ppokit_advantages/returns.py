@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ppokit.masked import wide
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32 or wider."""
-    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def whole_reward(token_rewards: Tensor, mask: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ from pydantic import Field
 
 from ppokit.hookspecs import hookimpl
 from ppokit.kl import kl as estimate
+from ppokit.masked import wide
 from ppokit.protocols import BuildContext, Component, Need, Options
 from ppokit.types import LossInputs, LossOutput
-from ppokit_losses.ratios import wide
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from ppokit.hookspecs import hookimpl
-from ppokit.kl import kl
+from ppokit.kl import held, kl
+from ppokit.masked import wide
 from ppokit.protocols import BuildContext, Component, Options
 from ppokit.types import AdvantageWeights, LossInputs
-from ppokit_losses.ratios import held_exp, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,7 @@ def _ratio(old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, level: 
     difference = (old - _known(sampler_logprobs, old)).where(mask, old.new_zeros(()))
     if level == "sequence":
         difference = difference.sum(dim=1, keepdim=True).expand_as(difference)
-    return held_exp(difference)
+    return held(difference).exp()
 
 
 def _known(sampler_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ppokit.kl import held
+from ppokit.masked import wide
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-_LARGEST_LOG_RATIO = 60.0  # exp(60) is about 1e26: finite in float32, its sums too
 
 
 def token_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     """[B,R] ratio of each token, in float32 or wider; d ratio / d logprobs = ratio everywhere."""
-    return held_exp(wide(logprobs) - wide(old_logprobs))
+    return held(wide(logprobs) - wide(old_logprobs)).exp()
 
 
 def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
@@ -31,15 +32,4 @@ def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
     """
     log_ratio = wide(logprobs) - wide(old_logprobs)
     total = log_ratio.where(mask, log_ratio.new_zeros(())).sum(dim=1, keepdim=True)
-    return held_exp(total / mask.sum(dim=1, keepdim=True).clamp(min=1))
-
-
-def held_exp(exponent: Tensor) -> Tensor:
-    """exp(exponent), its value held at exp(60); its slope is its value everywhere."""
-    excess = (exponent.detach() - _LARGEST_LOG_RATIO).clamp(min=0)
-    return (exponent - excess).exp()
-
-
-def wide(x: Tensor) -> Tensor:
-    """x in float32 where it is narrower."""
-    return x.float() if x.dtype.itemsize < 4 else x
+    return held(total / mask.sum(dim=1, keepdim=True).clamp(min=1)).exp()

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.hookspecs import hookimpl
+from ppokit.masked import wide
 from ppokit.protocols import BuildContext, Component, Options
 from ppokit.types import LossInputs, LossOutput
-from ppokit_losses.ratios import wide
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
+from hypothesis import given, settings
 
 from estimator_checks import given as given_rewards
+from estimator_checks import token_cases
 from ppokit_advantages.remax import ReMax, ReMaxOptions, ppokit_advantage_estimators, remax
 
 
@@ -35,6 +38,21 @@ def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(context
     found = ReMax(ReMaxOptions(), context).estimate(rollout, rewards)
     assert found.advantages.tolist() == [[4, 4, 0], [-4, 0, -4]]
     assert found.returns is None
+
+
+@given(case=token_cases())
+@settings(deadline=None)
+def test_against_a_loop_whatever_stands_on_padding(context, make_rollout, case) -> None:
+    token_rewards, values, mask = case
+    greedy = values.nan_to_num()[:, 0]
+    rollout, rewards = given_rewards(make_rollout(["a"] * len(mask), mask=mask), token_rewards)
+    found = ReMax(ReMaxOptions(), context).estimate(rollout, replace(rewards, greedy_returns=greedy))
+    for b in range(mask.shape[0]):
+        real = [t for t in range(mask.shape[1]) if mask[b, t]]
+        whole = sum(token_rewards[b, t].item() for t in real) - greedy[b].item()
+        for t in range(mask.shape[1]):
+            expected = pytest.approx(whole, abs=1e-9) if t in real else 0
+            assert found.advantages[b, t].item() == expected
 
 
 def test_it_asks_for_greedy_responses() -> None:
