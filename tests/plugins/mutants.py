@@ -44,11 +44,12 @@ def source_of(module: str) -> str:
 
 
 def variants() -> Iterator[tuple[str, str, str, str]]:
-    """(module, test file, name, source) of each; the unchanged source first, named as it is."""
+    """(module, its tests, name, source) of each; the unchanged source first, named as it is."""
     from mutants_advantages import MUTANTS as ADVANTAGES
+    from mutants_core import MUTANTS as CORE
     from mutants_losses import MUTANTS as LOSSES
 
-    for module, (tests, changes) in {**ADVANTAGES, **LOSSES}.items():
+    for module, (tests, changes) in {**ADVANTAGES, **LOSSES, **CORE}.items():
         source = source_of(module)
         yield module, tests, "", source
         for name, old, new in changes:
@@ -75,7 +76,7 @@ def noticed(module: str, tests: str, source: str) -> int:
     # hypothesis is there before pytest could rewrite its assertions, which nobody looks at.
     quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        code = pytest.main([str(HERE / tests), "-x", "-q", *quiet])
+        code = pytest.main([*(str(HERE / test) for test in tests.split()), "-x", "-q", *quiet])
     return {pytest.ExitCode.OK: SURVIVED, pytest.ExitCode.TESTS_FAILED: KILLED}.get(code, BROKEN)
 
 

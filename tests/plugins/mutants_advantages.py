@@ -1,6 +1,6 @@
 """Wrong variants of the advantage estimators, each of which their tests must notice; `mutants.py` runs them.
 
-Module -> (its test file, variants); a variant is (name, text that occurs exactly once, text in its place).
+Module -> (its test files, variants); a variant is (name, text that occurs exactly once, text in its place).
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "ppokit_advantages.returns": (
         "test_monte_carlo.py",
         [
-            ("narrow numbers stay narrow", "x.dtype.itemsize < 4", "x.dtype.itemsize < 2"),
+            (
+                "narrow numbers stay narrow",
+                "token_rewards = wide(token_rewards)\n    # Real",
+                "# Real",
+            ),
             (
                 "the mask is forgotten",
                 "packed = token_rewards.where(mask, token_rewards.new_zeros(())).gather",

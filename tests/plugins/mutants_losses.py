@@ -1,19 +1,32 @@
 """Wrong variants of the losses, each of which the loss's tests must notice; `mutants.py` runs them.
 
-Module -> (its test file, variants); a variant is (name, text that occurs exactly once, text in its place).
+Module -> (its test files, variants); a variant is (name, text that occurs exactly once, text in its place).
 """
 
 from __future__ import annotations
 
 MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "ppokit_losses.ratios": (
-        "test_ppo_clip.py",
+        "test_ppo_clip.py test_gspo.py",
         [
-            ("ratio upside down", "held_exp(wide(logprobs) - wide", "held_exp(-wide(logprobs) + wide"),
-            ("nothing is held", "_LARGEST_LOG_RATIO = 60.0", "_LARGEST_LOG_RATIO = 1e9"),
-            ("held by a clamp, which stops the gradient", "(exponent - excess)", "exponent.clamp(max=60.0)"),
-            ("the gradient sees the excess", "(exponent.detach() - _L", "(exponent - _L"),
-            ("narrow numbers stay narrow", "x.dtype.itemsize < 4", "x.dtype.itemsize < 2"),
+            ("ratio upside down", "held(wide(logprobs) - wide", "held(-wide(logprobs) + wide"),
+            (
+                "not held",
+                "return held(wide(logprobs) - wide(old_logprobs)).exp()",
+                "return (wide(logprobs) - wide(old_logprobs)).exp()",
+            ),
+            (
+                "narrow numbers stay narrow",
+                "return held(wide(logprobs) - wide(old_logprobs)).exp()",
+                "return held(logprobs - old_logprobs).exp()",
+            ),
+            ("padding counts in the mean", ".where(mask, log_ratio.new_zeros(()))", ""),
+            (
+                "padding counts in the length",
+                "total / mask.sum(dim=1, keepdim=True).clamp(min=1)",
+                "total / mask.shape[1]",
+            ),
+            ("the sum for the mean", "total / mask.sum(dim=1, keepdim=True).clamp(min=1)", "total"),
         ],
     ),
     "ppokit_losses.ppo_clip": (
@@ -219,7 +232,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "ppokit_losses.off_policy_correction": (
         "test_off_policy_correction.py",
         [
-            ("upside down", "held_exp(difference)", "held_exp(-difference)"),
+            ("upside down", "held(difference)", "held(-difference)"),
             ("the sequence's mean", "difference.sum(dim=1", "difference.mean(dim=1"),
             (
                 "mask forgotten",

@@ -1,0 +1,170 @@
+"""Wrong variants of what the algorithms share in the core, and of the rewards around them; see `mutants.py`.
+
+Module -> (its test files, variants); a variant is (name, text that occurs exactly once, text in its place).
+"""
+
+from __future__ import annotations
+
+MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
+    "ppokit.masked": (
+        "../core/test_masked.py test_monte_carlo.py test_ppo_clip.py",
+        [
+            (
+                "padding counts in the mean",
+                "return x.where(mask, x.new_zeros(())).sum() / mask",
+                "return x.sum() / mask",
+            ),
+            ("padding counts in the number", "/ mask.sum().clamp(min=1)", "/ mask.numel()"),
+            (
+                "sample and population swapped",
+                '1 if variance == "sample" else 0',
+                '0 if variance == "sample" else 1',
+            ),
+            (
+                "whitening over padding",
+                "once = (x - masked_mean(x, mask)).where(mask, zero)",
+                "once = x - masked_mean(x, mask)",
+            ),
+            ("variance for deviation", "variance=variance) + eps).sqrt()", "variance=variance) + eps)"),
+            (
+                "never centred",
+                "return (once - masked_mean(once, mask)).where(mask, zero)",
+                "return x.where(mask, zero)",
+            ),
+            (
+                "rounding is blown up",
+                "return (once - masked_mean(once, mask)).where(mask, zero)",
+                "return once",
+            ),
+            ("the mean is always taken off", "if not center:", "if False:"),
+            ("narrow numbers stay narrow", "x.dtype.itemsize < 4", "x.dtype.itemsize < 2"),
+        ],
+    ),
+    "ppokit.kl": (
+        "../core/test_kl.py test_kl_loss.py test_ppo_clip.py",
+        [
+            (
+                "the other direction",
+                "log_ratio = logprobs - ref_logprobs",
+                "log_ratio = ref_logprobs - logprobs",
+            ),
+            ("no half", "log_ratio.square() / 2", "log_ratio.square()"),
+            ("k3 of the other policy", "held(-log_ratio)", "held(log_ratio)"),
+            ("k3 without its control variate", ".expm1() + log_ratio", ".expm1()"),
+            ("nothing is held", "_LARGEST_EXPONENT = 60.0", "_LARGEST_EXPONENT = 1e9"),
+            (
+                "held by a clamp, which stops the gradient",
+                "return exponent - (exponent.detach() - _LARGEST_EXPONENT).clamp(min=0)",
+                "return exponent.clamp(max=_LARGEST_EXPONENT)",
+            ),
+            ("the gradient sees the excess", "(exponent.detach() - _L", "(exponent - _L"),
+        ],
+    ),
+    "ppokit.aggregation": (
+        "../core/test_update.py::TestTokenWeights",
+        [
+            ("padding counts in the tokens", "real / real.sum().clamp(min=1)", "real / real.numel()"),
+            (
+                "empty responses count",
+                "sequences = (lengths > 0).sum().clamp(min=1)",
+                "sequences = len(mask)",
+            ),
+            ("no mean over the tokens", "real / lengths.clamp(min=1) / sequences", "real / sequences"),
+            ("no mean over the sequences", "return real / sequences\n", "return real\n"),
+            (
+                "a normaliser of this batch's longest",
+                "(sequences * max_response)",
+                "(sequences * mask.shape[1])",
+            ),
+            ("padding weighs", "real = mask.float()", "real = mask.float() * 0 + 1"),
+        ],
+    ),
+    "ppokit.update": (
+        "../core/test_update.py::TestCutting ../core/test_update.py::TestPasses::test_each_minibatch_is_whitened",
+        [
+            (
+                "the normaliser is local",
+                "weights[micro].to(self.roles.device)",
+                "(weights[micro] / weights[micro].sum()).to(self.roles.device)",
+            ),
+            (
+                "whitened over the whole step",
+                "masked_whiten(whole[minibatch], mask[minibatch], variance=variance)",
+                "masked_whiten(whole, mask, variance=variance)[minibatch]",
+            ),
+        ],
+    ),
+    "ppokit.estimation": (
+        "../core/test_estimation.py",
+        [
+            (
+                "what is not scored counts",
+                "rewards.valid if rewards.dropped is None else rewards.valid & ~rewards.dropped",
+                "rewards.valid | True if rewards.dropped is None else ~rewards.dropped",
+            ),
+            ("what was dropped is trained on", "else rewards.valid & ~rewards.dropped", "else rewards.valid"),
+            ("cut ones are trained on", "trained = trained & kept.finished", "pass"),
+            (
+                "uncut ones are left out",
+                "trained = trained & kept.finished",
+                "trained = trained & ~kept.finished",
+            ),
+            (
+                "whitened with cut ones",
+                "masked_whiten(advantages, mask,",
+                "masked_whiten(advantages, kept.response_mask,",
+            ),
+            ("padding keeps its numbers", "numbers.float().where(mask, torch.zeros(()))", "numbers.float()"),
+        ],
+    ),
+    "ppokit.dynamic_sampling": (
+        "../core/test_dynamic_sampling.py",
+        [
+            (
+                "groups that differ are dropped",
+                "bool((scores == scores[0]).all())",
+                "not bool((scores == scores[0]).all())",
+            ),
+            (
+                "what is not scored counts",
+                "rewards.scores[members & rewards.valid]",
+                "rewards.scores[members]",
+            ),
+            ("one scored response is kept", "scores.numel() < 2", "scores.numel() < 1"),
+            (
+                "responses are counted, not groups",
+                "return len(groups)",
+                "return sum(len(rollout) for rollout, _ in parts)",
+            ),
+            (
+                "kept and dropped swapped",
+                '"groups/dropped": float(asked - kept)',
+                '"groups/dropped": float(kept)',
+            ),
+            ("the first are counted as refills", "float(asked - count_groups(parts[:1]))", "float(asked)"),
+            ("metrics add up", "* len(p.scores) for p in parts) / size", "* len(p.scores) for p in parts)"),
+        ],
+    ),
+    "ppokit_rewards.kl_penalty": (
+        "test_kl_penalty.py",
+        [
+            ("a bonus", "scores = -coefficient * kl(", "scores = coefficient * kl("),
+            ("the mask is forgotten", "return scores.where(mask, scores.new_zeros(()))", "return scores"),
+            ("the controller turns the wrong way", "coefficient * (1 + error", "coefficient * (1 - error"),
+            ("not clipped", "min(max(kl / target - 1, -_LARGEST_ERROR), _LARGEST_ERROR)", "kl / target - 1"),
+            ("steered by a token's KL", ").sum(dim=1)  # [B]", ").mean(dim=1)  # [B]"),
+            ("nothing is saved", 'self.coefficient = float(state["coefficient"])', "pass"),
+        ],
+    ),
+    "ppokit_rewards.overlong": (
+        "test_overlong.py",
+        [
+            ("sign", "return -(n.float()", "return (n.float()"),
+            ("begins at the limit", "return -(n.float() - (limit - buffer))", "return -(n.float() - limit)"),
+            ("no floor", ".clamp(min=0, max=buffer)", ".clamp(min=0)"),
+            ("a bonus for short ones", ".clamp(min=0, max=buffer)", ".clamp(max=buffer)"),
+            ("not divided", "max=buffer) / buffer", "max=buffer)"),
+            ("padding counts", "rollout.lengths", "rollout.lengths * 0 + rollout.response_ids.shape[1]"),
+        ],
+    ),
+}
