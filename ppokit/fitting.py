@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ppokit.errors import DataError
 from ppokit.prompts import Prompts
-from ppokit.protocols import SamplingPolicy
+from ppokit.protocols import CheckContext, SamplingPolicy
 from ppokit.recorded import as_generation
 from ppokit.rollout import build_rollout
 from ppokit.scoring import Provider, Scorer
@@ -16,7 +17,7 @@ from ppokit.types import PromptBatch, RewardOutput, Rewards, Rollout
 
 if TYPE_CHECKING:
     from ppokit.processes import Processes
-    from ppokit.settings import PromptSettings
+    from ppokit.settings import Choice, PromptSettings
 
 
 def recorded_rollout(
@@ -96,3 +97,24 @@ def check_given(
             raise DataError(f"fit: rewards[{place}] is {number!r}; expected a finite number.")
     if epochs < 1:
         raise DataError(f"fit: got epochs={epochs}; expected 1 or more.")
+
+
+def check_estimator(chosen: Choice, prompts: Sequence[str]) -> None:
+    """The estimator can do with recorded responses, and with as many to a prompt as there are.
+
+    Raises:
+        DataError: it cannot.
+    """
+    component = chosen.component
+    if "greedy" in component.needs:
+        raise DataError(
+            f"fit: the advantages {component.name!r} compare with a greedy response to each prompt, which "
+            "nobody rated. Choose another estimator in the recipe, such as gae or group_relative."
+        )
+    most = max(Counter(prompts).values())
+    faults = () if component.check is None else component.check(chosen.options, CheckContext(None, most))
+    for fault in faults:
+        raise DataError(
+            f"fit: at most {most} of the responses answer the same prompt, which the advantages "
+            f"{component.name!r} cannot do with: {fault}"
+        )

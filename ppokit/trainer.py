@@ -27,7 +27,7 @@ from ppokit.collection import Collector
 from ppokit.dynamic_sampling import count_groups, join, mark
 from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
 from ppokit.estimation import estimate
-from ppokit.fitting import check_given, given_rewards
+from ppokit.fitting import check_estimator, check_given, given_rewards
 from ppokit.guards import check_first_kl, check_moved
 from ppokit.inference import LoadedPolicy, Prediction
 from ppokit.ledger import Ledger, provenance
@@ -282,6 +282,7 @@ class PPOTrainer:
             DataError: what was given cannot be trained on.
         """
         check_given(prompts, responses, rewards, epochs)
+        check_estimator(self.recipe.advantages, prompts)
         rollout = self.recorded(prompts, responses)
         given = given_rewards(rollout, rewards, self.processes)
         advantages = self.estimate(rollout, given)

@@ -145,3 +145,25 @@ def test_what_cannot_be_trained_on_is_refused(
         trainer.fit(**given)
     assert trainer.step == 0
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "prompts", "told"),
+    [
+        ("remax", PROMPTS, "'remax' compare with a greedy response to each prompt, which nobody rated"),
+        (
+            "group_relative",
+            [f"{prompt} {i}" for i, prompt in enumerate(PROMPTS)],
+            "at most 1 of the responses answer the same prompt, which the advantages 'group_relative'",
+        ),
+    ],
+)
+def test_an_estimator_that_recorded_responses_cannot_serve_is_refused(
+    recipe_dict: RecipeDict, tmp_path: Path, estimator: str, prompts: list[str], told: str
+) -> None:
+    recipe = recipe_dict(advantages={"use": estimator}, losses=[{"use": "ppo_clip"}])
+    trainer = PPOTrainer(Recipe.from_dict(recipe))
+    with pytest.raises(DataError, match=rf"^fit: .*{told}"):
+        trainer.fit(prompts, GOOD + BAD, RATINGS)
+    assert trainer.step == 0
+    assert not (tmp_path / "run").exists()
