@@ -45,20 +45,21 @@ def main() -> None:
 
     checkpoint, steps = find_model(arguments.model).where, str(arguments.steps)
     ours: list[dict[str, Any]] = []
+    on_trunk: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
     for _ in range(arguments.rounds):
         step = [sys.executable, str(HERE / "step.py"), "--model", checkpoint, "--steps", steps, "--json"]
         ours.append(last_json(step))
+        on_trunk.append(last_json([*step, "--value", "policy_trunk"]))
         side = [arguments.trl_python, str(HERE / "trl_side.py"), checkpoint, steps, ours[-1]["dtype"]]
         theirs.append(last_json(side))
     print(f"\n{ours[-1]['dtype']}, which is what this hardware multiplies fastest, on both sides")
-    print(f"{'':12}{'seconds a step':>16}{'peak GB':>10}")
-    best = {}
-    for name, runs in (("ppokit", ours), ("TRL 1.12.0", theirs)):
-        best[name] = (min(run["step_s"] for run in runs), min(run["peak_gb"] for run in runs))
-        print(f"{name:12}{best[name][0]:16.2f}{best[name][1]:10.2f}")
-    ratios = [mine / other for mine, other in zip(best["ppokit"], best["TRL 1.12.0"], strict=True)]
-    print(f"{'ratio':12}{ratios[0]:16.2f}{ratios[1]:10.2f}")
+    base = [min(run[key] for run in theirs) for key in ("step_s", "peak_gb")]
+    print(f"{'':26}{'seconds a step':>16}{'ratio':>8}{'peak GB':>10}{'ratio':>8}")
+    named = (("ppokit", ours), ("ppokit, value on trunk", on_trunk), ("TRL 1.12.0", theirs))
+    for name, runs in named:
+        seconds, peak = (min(run[key] for run in runs) for key in ("step_s", "peak_gb"))
+        print(f"{name:26}{seconds:16.2f}{seconds / base[0]:8.2f}{peak:10.2f}{peak / base[1]:8.2f}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 The work: 32 prompts of 12 to 60 words, one response of 48 tokens each, scored by a reward model of the
 policy's size; LoRA of rank 16 on every linear layer for policy and value; a KL penalty against the
-reference; two epochs. It is the work that trl_side.py gives to TRL.
+reference; two epochs. It is the work that trl_side.py gives to TRL, whose value function is a model of its
+own. `--value policy_trunk` puts a head on the policy's trunk instead of an adapter of its own.
 
 Machines are noisy: compare within one run, as compare_trl.py does. `step_s` is the fastest step.
 """
@@ -79,14 +80,14 @@ def save_reward_model(checkpoint: str, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def recipe_of(checkpoint: str, steps: int, work: Path) -> dict[str, object]:
+def recipe_of(checkpoint: str, steps: int, work: Path, value: str = "own_adapter") -> dict[str, object]:
     """The work, as a recipe."""
     prompts = work / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in random_prompts(256)))
     return {
         "model": {"name": checkpoint, "dtype": "auto"},
         "lora": {"r": 16, "alpha": 32, "target_modules": "all-linear"},
-        "value": "own_adapter",
+        "value": value,
         "prompts": {"path": str(prompts)},
         "rollout": {
             "max_new_tokens": 48,
@@ -143,6 +144,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default=SMOLLM2, help="a checkpoint's folder, a hub id or package:...")
     parser.add_argument("--steps", type=int, default=3, help="steps to run; the fastest counts")
+    parser.add_argument("--value", choices=("own_adapter", "policy_trunk"), default="own_adapter")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
 
@@ -160,7 +162,8 @@ def main() -> None:
             sys.exit("the reward model could not be made")
         watch = Watch(loud=True)
         trainer = PPOTrainer(
-            Recipe.from_dict(recipe_of(checkpoint, arguments.steps, work)), observers=[watch]
+            Recipe.from_dict(recipe_of(checkpoint, arguments.steps, work, arguments.value)),
+            observers=[watch],
         )
         trainer.train()
     fastest = min(watch.steps, key=lambda metrics: metrics["time/step_s"])
