@@ -17,8 +17,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from unittest import mock
+
+import psutil
 
 # The raters of the test and of this are the same.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "page"))
@@ -28,7 +31,7 @@ from page_soak import soak
 
 ITEMS = 10_000
 RATED = 9_000
-CALLS = 1_000
+CALLS = 300
 SENTENCE = "The page shows one response at a time, and people say how good it is. "
 
 
@@ -62,21 +65,26 @@ def page(folder: Path) -> None:
     path = source(folder, ITEMS)
     options = (path, "--per-item", 3)
     print(f"{ITEMS:,} responses, 3 ratings each; {CALLS:,} calls of each kind, in milliseconds")
-    timed("new session", PageServer(*options, out=folder / "new.csv"))
+    print("processor: how long the server worked for a call")
+    with closing(PageServer(*options, out=folder / "new.csv")) as server:
+        timed("new session", server)
     prefill(path, folder / "old.csv")
     began = time.perf_counter()
-    server = PageServer(*options, out=folder / "old.csv")
-    starts = time.perf_counter() - began
-    timed(f"after {3 * RATED:,} ratings", server)
+    with closing(PageServer(*options, out=folder / "old.csv")) as server:
+        starts = time.perf_counter() - began
+        timed(f"after {3 * RATED:,} ratings", server)
     print(f"  it starts with that log in {starts:.1f} s\n")
 
 
 def timed(what: str, server: PageServer) -> None:
+    """Print how long the calls of one rater take, and how much of it the server worked."""
     caller = Caller(server.port, server.token, "ana")
+    process = psutil.Process(server.pid)
 
-    def seconds(path: str, bodies: Callable[[int], dict[str, object]]) -> list[float]:
+    def measure(name: str, path: str, bodies: Callable[[int], dict[str, object]]) -> None:
         nonlocal shown
         taken = []
+        before = process.cpu_times()
         for number in range(CALLS):
             body = bodies(number)
             began = time.perf_counter()
@@ -84,29 +92,30 @@ def timed(what: str, server: PageServer) -> None:
             taken.append(time.perf_counter() - began)
             assert status == 200, said
             shown = said["item"]["id"]
-        return taken
+        after = process.cpu_times()
+        worked = after.user + after.system - before.user - before.system
+        show(name, what, taken, f"   processor {1e3 * worked / CALLS:5.1f}")
 
     shown = caller.call("state")[1]["item"]["id"]
-    show("rate", what, seconds("act", lambda n: act("answer", shown, n, n % 11)))
-    show("undo", what, seconds("act", lambda n: act("undo", None, n)))
-    show("flag", what, seconds("act", lambda n: act("flag", shown, n, n % 2 == 0)))
-    show("look", what, seconds("state", lambda n: {}))
+    measure("rate", "act", lambda n: act("answer", shown, n, n % 11))
+    measure("undo", "act", lambda n: act("undo", None, n))
+    measure("flag", "act", lambda n: act("flag", shown, n, n % 2 == 0))
+    measure("look", "state", lambda n: {})
     caller.close()
-    server.end()
 
 
 def act(kind: str, item: str | None, number: int, value: object = None) -> dict[str, object]:
     return {"kind": kind, "key": f"{kind}-{number:08d}", "item": item, "value": value}
 
 
-def show(what: str, when: str, seconds: Sequence[float]) -> None:
+def show(what: str, when: str, seconds: Sequence[float], more: str = "") -> None:
     ordered = sorted(seconds)
     median, high = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
     told = "   ".join(
         f"{name} {1e3 * value:6.1f}"
         for name, value in (("median", median), ("99 %", high), ("most", ordered[-1]))
     )
-    print(f"  {when:22} {what:5} {told}")
+    print(f"  {when:22} {what:5} {told}{more}", flush=True)
 
 
 def prefill(path: Path, out: Path) -> None:
@@ -128,9 +137,9 @@ def prefill(path: Path, out: Path) -> None:
 def killed(folder: Path) -> None:
     """Print how many of 2,000 ratings by 20 raters survive."""
     began = time.perf_counter()
-    server = PageServer(source(folder, 400), "--per-item", 5, out=folder / "ratings.csv")
-    done = soak(server, raters=20, kill_after=[700, 1_400])
-    server.end()
+    with closing(PageServer(source(folder, 400), "--per-item", 5, out=folder / "ratings.csv")) as server:
+        done = soak(server, raters=20, kill_after=[700, 1_400])
+        server.end()
     saved = [(row["rater"], row["item"], int(row["rating"])) for row in rows_of(server.out)]
     lost = len(set(done.ratings) - set(saved))
     strange = len(set(saved) - set(done.ratings)) + len(saved) - len(set(saved))

@@ -60,6 +60,11 @@ class PageServer:
         self.port = urlsplit(self.link).port or 0
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def token(self) -> str:
         return parse_qs(urlsplit(self.link).query)["token"][0]
 
@@ -122,6 +127,15 @@ class Caller:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def numbered(count: int) -> list[tuple[str, str]]:
+    return [(f"Prompt {n}", f"Response {n}") for n in range(count)]
+
+
+def values(server: PageServer) -> list[int]:
+    """The ratings in the order in which they were given, with those that were taken back."""
+    return [record["value"] for record in server.records("answer")]
 
 
 def _read(stream: Any, lines: queue.SimpleQueue[str]) -> None:
