@@ -113,6 +113,8 @@ class Raters(RuleBasedStateMachine):
         assert self.board.done == sum(min(self.counts(item), self.per_item) for item in items)
         expected = sorted((r, i, v) for _, r, i, v in self.done if v is not None)
         assert sorted((a.rater, a.item, a.value) for a in self.board.all_answers()) == expected
+        given = {rater: sum(r == rater and v is not None for _, r, _, v in self.done) for rater in RATERS}
+        assert {rater: self.board.rated[rater] for rater in RATERS} == given
         if not self.late:
             assert all(self.counts(item) <= self.per_item for item in items)
 

@@ -9,7 +9,7 @@ ended counts all the same: an item may then get one rating too many, but none is
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -58,6 +58,7 @@ class Board:
         order: ids of those that are to be rated.
         keys: of all that was ever done.
         raters: what counts of each, oldest first.
+        rated: how many of these are answers.
         flagged: who has flagged an item, for those that someone has.
         done: how many of the wanted ratings there are.
     """
@@ -70,6 +71,7 @@ class Board:
         self.per_item = per_item
         self.keys: set[str] = set()
         self.raters: dict[str, list[Action]] = {}
+        self.rated: Counter[str] = Counter()
         self.flagged: dict[str, set[str]] = {}
         self.done = 0
         self._clock = clock
@@ -104,6 +106,7 @@ class Board:
 
     def _do(self, action: Action) -> None:
         self.raters[action.rater].append(action)
+        self.rated[action.rater] += action.value is not None
         self._change(action.item, action.rater, lambda held: held.append(action))
         if self._held.get(action.rater) == action.item:
             self._release(action.rater)
@@ -115,9 +118,11 @@ class Board:
             del self.flagged[item]
 
     def _undo(self, rater: str, key: str) -> None:
-        of = next((action for action in reversed(self.raters[rater]) if action.key == key), None)
-        if of is not None:
-            self.raters[rater].remove(of)
+        mine = self.raters[rater]
+        place = next((place for place in reversed(range(len(mine))) if mine[place].key == key), None)
+        if place is not None:
+            of = mine.pop(place)
+            self.rated[rater] -= of.value is not None
             self._change(of.item, rater, lambda held: held.remove(of))
             self._first_open = min(self._first_open, self._places.get(of.item, self._first_open))
 

@@ -184,7 +184,7 @@ class Desk:
 
     def _state(self, rater: str, undone: Action | None, prefer: str | None = None) -> dict[str, Any]:
         held = undone.item if undone is not None else self.board.next_for(rater, prefer)
-        mine = self.board.raters.get(rater, [])
+        mine = self.board.rated[rater]
         alpha = self.alpha.value()
         return {
             "rater": rater,
@@ -193,8 +193,8 @@ class Desk:
             "item": None if held is None else self._shown(held, rater),
             "previous": None if undone is None else undone.value,
             "progress": {
-                "mine": sum(action.value is not None for action in mine),
-                "skipped": sum(action.value is None for action in mine),
+                "mine": mine,
+                "skipped": len(self.board.raters.get(rater, ())) - mine,
                 "done": self.board.done,
                 "wanted": len(self.board.order) * self.board.per_item,
                 "raters": sum(bool(actions) for actions in self.board.raters.values()),
