@@ -28,7 +28,7 @@ def mark(rollout: Rollout, rewards: Rewards) -> Part:
     for group in set(rollout.group_ids.tolist()):
         members = rollout.group_ids == group
         scores = rewards.scores[members & rewards.valid]
-        if scores.numel() < 2 or bool((scores == scores[0]).all()):
+        if bool((scores == scores[:1]).all()):  # also where only one is left, or none
             dropped |= members
     return rollout, replace(rewards, dropped=dropped)
 

@@ -51,6 +51,5 @@ def _centered(x: Tensor, mask: Tensor) -> Tensor:
     Twice, since the mean of a long sum is rounded: else equal numbers would keep a rest, which
     whitening would blow up.
     """
-    zero = x.new_zeros(())
-    once = (x - masked_mean(x, mask)).where(mask, zero)
-    return (once - masked_mean(once, mask)).where(mask, zero)
+    once = x - masked_mean(x, mask)
+    return (once - masked_mean(once, mask)).where(mask, x.new_zeros(()))
