@@ -20,18 +20,16 @@ from typing import Any
 import torch
 
 from ppokit import PPOTrainer, Recipe
-from ppokit.ratings.table import RatingColumns, read_ratings
+from ppokit.ratings.table import RatingColumns, mean_ratings, read_ratings
 
 
-def mean_ratings(path: str, split_column: str) -> dict[str, list[tuple[str, str, float]]]:
+def rated_by_split(path: str, split_column: str) -> dict[str, list[tuple[str, str, float]]]:
     """Distinct responses with their mean rating, by split."""
     table = read_ratings(path, RatingColumns(split=split_column))
-    given: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for rating in table.ratings:
-        given[rating.split or "", rating.prompt, rating.response].append(rating.rating)
+    split_of = {(rating.prompt, rating.response): rating.split or "" for rating in table.ratings}
     found: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
-    for (split, prompt, response), numbers in given.items():
-        found[split].append((prompt, response, sum(numbers) / len(numbers)))
+    for (prompt, response), mean in mean_ratings(table).items():
+        found[split_of[prompt, response]].append((prompt, response, mean))
     return found
 
 
@@ -72,7 +70,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--plain", action="store_true", help="no chat template")
     arguments = parser.parse_args()
-    splits = mean_ratings(arguments.ratings, arguments.split_column)
+    splits = rated_by_split(arguments.ratings, arguments.split_column)
     train = splits.pop("train")
     test = sorted((rated for part in splits.values() for rated in part), key=lambda rated: rated[2])
     quarter = len(test) // 4

@@ -13,7 +13,6 @@ to prefer what people do not: Gao et al. 2023, arXiv:2210.10760, on overoptimisa
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from ppokit.errors import DataError
 from ppokit.masked import masked_mean
-from ppokit.ratings.table import read_ratings
+from ppokit.ratings.table import mean_ratings, read_for_run
 from ppokit.settings import CanarySettings
 from ppokit.types import Rewards, Rollout
 
@@ -42,12 +41,10 @@ def read_held_out(settings: CanarySettings) -> HeldOut:
     Raises:
         DataError: the file cannot be read, or has too few.
     """
-    table = read_ratings(settings.path, settings.columns, on_bad_row=settings.on_bad_row)
-    given: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for rating in table.ratings:
-        given[rating.prompt, rating.response].append(rating.rating)
-    keys = list(given)[: settings.limit]
-    means = [sum(given[key]) / len(given[key]) for key in keys]
+    table = read_for_run(settings.path, settings.columns, on_bad_row=settings.on_bad_row)
+    rated = mean_ratings(table)
+    keys = list(rated)[: settings.limit]
+    means = [rated[key] for key in keys]
     if len(set(means)) < 2:
         raise DataError(
             f"canary.path: the first {len(keys)} rated responses of {settings.path} have "

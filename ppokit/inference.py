@@ -14,10 +14,10 @@ from ppokit.adapters import peft_warnings
 from ppokit.errors import ModelError, first_line
 from ppokit.loading import ModelSource, end_ids, find_model, load_model, load_tokenizer, pick_dtype
 from ppokit.prompts import encode_prompt
-from ppokit.protocols import BuildContext, RolloutEngine, SamplingPolicy
+from ppokit.protocols import BuildContext, Recorded, RolloutEngine, SamplingPolicy
 from ppokit.recipe import PromptSettings, Recipe
 from ppokit.rollout import draw_uniforms
-from ppokit.types import PromptBatch
+from ppokit.types import Generation, PromptBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,12 +50,26 @@ class LoadedPolicy:
 
     def answer(self, prompts: Sequence[str], *, seed: int | None = None) -> list[str]:
         """One response to each prompt, drawn by the seed, or greedy without one."""
-        ids = self._encoded(prompts)
-        batch = PromptBatch(list(range(len(ids))), list(prompts), ids, [{}] * len(ids))
-        uniforms = None
         if seed is not None:
-            uniforms = draw_uniforms(seed, 0, len(ids), 1, self.engine.max_new_tokens)
-        return self.engine.generate(self.policy, batch, uniforms).texts
+            return self.sample(prompts, responses=1, seed=seed).texts
+        return self.engine.generate(self.policy, self._batch(prompts), None).texts
+
+    def sample(self, prompts: Sequence[str], *, responses: int, seed: int, step: int = 0) -> Generation:
+        """So many responses to each prompt, prompt by prompt; seed and step draw them."""
+        uniforms = draw_uniforms(seed, step, len(prompts), responses, self.engine.max_new_tokens)
+        return self.engine.generate(self.policy, self._batch(prompts), uniforms)
+
+    def logprobs(self, prompts: Sequence[str], response_ids: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Of each token of one response to each prompt, at the temperature that it is sampled at."""
+        found = []
+        for prompt, response in zip(self._encoded(prompts), response_ids, strict=True):
+            ids = torch.tensor([[*prompt, *response]], device=self.policy.model.device)
+            with torch.inference_mode():
+                # The last prompt token foretells the response's first; its last foretells what nobody asks.
+                logits = self.policy.model(ids, logits_to_keep=len(response) + 1).logits[0, :-1]
+            scaled = (logits.float() / self.engine.temperature).log_softmax(dim=-1)
+            found.append(scaled.gather(1, ids[0, len(prompt) :, None])[:, 0].cpu().clone())
+        return found
 
     def predict(self, prompts: Sequence[str]) -> list[Prediction]:
         """Next-token probabilities and a greedy response to each prompt."""
@@ -71,6 +85,10 @@ class LoadedPolicy:
                 Prediction(prompt, text, probabilities, list(zip(words, best.tolist(), strict=True)))
             )
         return found
+
+    def _batch(self, prompts: Sequence[str]) -> PromptBatch:
+        ids = self._encoded(prompts)
+        return PromptBatch(list(range(len(ids))), list(prompts), ids, [{}] * len(ids))
 
     def _encoded(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts that leave room for an answer."""
@@ -117,6 +135,8 @@ def load_policy(recipe: Recipe, folder: Path | None) -> LoadedPolicy:
     tokenizer = load_tokenizer(source)
     context = BuildContext(device=device, dtype=dtype, seed=settings.run.seed)
     engine: RolloutEngine = recipe.engine.component.build(recipe.engine.options, context)
+    if isinstance(engine, Recorded):  # asked for itself, a policy does not read out what others wrote
+        engine = engine.sampled
     return LoadedPolicy(SamplingPolicy(model, tokenizer, end_ids(tokenizer, model)), engine, settings.prompts)
 
 

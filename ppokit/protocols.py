@@ -185,6 +185,17 @@ class RolloutEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class Recorded(Protocol):
+    """A rollout engine whose responses were written before, by people or by another model.
+
+    Attributes:
+        sampled: the engine that answers where nothing was recorded, and where a policy is asked for itself.
+    """
+
+    sampled: RolloutEngine
+
+
 class Observer(Protocol):
     """Watches a run from the main process; changes nothing."""
 
@@ -235,6 +246,7 @@ __all__ = [
     "Observer",
     "Options",
     "PhaseObserver",
+    "Recorded",
     "RewardProvider",
     "Reweighing",
     "RolloutEngine",

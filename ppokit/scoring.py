@@ -116,11 +116,14 @@ class Scorer:
         """Every provider's; `learn` takes the scores into what they are scaled by."""
         token_rewards = torch.zeros(rollout.response_ids.shape)
         scores = torch.zeros(len(rollout))
-        some_scored = torch.zeros(len(rollout), dtype=torch.bool)
+        # Who was judged: by a sequence score, or by token scores alone, such as a KL penalty.
+        judged = torch.zeros(2, len(rollout), dtype=torch.bool)
         some_failed = torch.zeros(len(rollout), dtype=torch.bool)
         breakdown: dict[str, Tensor] = {}
         outcomes: dict[str, tuple[Outcome, ...]] = {}
         metrics: dict[str, float] = {}
+        some_weight = any(provider.weight for provider in self.providers)
+        some_sequence = False
         for provider in self.providers:
             output = self._ask(provider, rollout)
             scored = torch.tensor([outcome == "scored" for outcome in output.outcomes])
@@ -135,8 +138,11 @@ class Scorer:
             scores += provider.weight * shaped
             if tokens is not None:
                 token_rewards += provider.weight * tokens
-            some_scored |= scored
-            some_failed |= failed
+            if provider.weight or not some_weight:  # without a weight it watches, and decides nothing
+                by_sequence = tokens is None or bool(raw.any())
+                some_sequence |= by_sequence
+                judged[int(by_sequence)] |= scored
+                some_failed |= failed
             outcomes[provider.name] = output.outcomes
             for key, value in output.metrics.items():
                 metrics[f"reward/{provider.name}/{key}"] = value
@@ -151,7 +157,8 @@ class Scorer:
             scores=scores,
             breakdown=breakdown,
             outcomes=outcomes,
-            valid=some_scored & ~some_failed,
+            # Where sequence scores are given, a response without one has none: not that of its penalty, 0.
+            valid=judged[int(some_sequence)] & ~some_failed,
             metrics=metrics,
         )
 

@@ -12,7 +12,6 @@ triangular kernel in the cosine, cut to the k nearest.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +21,7 @@ from pydantic import Field, model_validator
 from ppokit.errors import DataError, PluginError
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.ratings.table import OnBadRow, RatingColumns, read_ratings
+from ppokit.ratings.table import OnBadRow, RatingColumns, mean_ratings, read_for_run
 from ppokit.types import RewardOutput, Rollout
 from ppokit_rewards.encoder import Encoder
 from ppokit_rewards.reward_model import RewardModel, RewardModelOptions
@@ -85,7 +84,7 @@ class Exact:
     """The mean rating of a recorded response."""
 
     def __init__(self, options: HumanCSVOptions, context: BuildContext) -> None:
-        self.means = mean_ratings(options)
+        self.means = rated_responses(options)
 
     def score(self, rollout: Rollout) -> RewardOutput:
         pairs = zip(rollout.prompts, rollout.responses, strict=True)
@@ -107,7 +106,7 @@ class Nearest:
             self.embed = context.base.embed
         else:
             raise PluginError("human_csv: match: nearest has no base model here; name an encoder.")
-        means = mean_ratings(options)
+        means = rated_responses(options)
         self.prompts = [prompt for prompt, _ in means]
         self.responses = [response for _, response in means]
         self.ratings = torch.tensor(list(means.values()))
@@ -153,23 +152,20 @@ class Nearest:
         return allowed
 
 
-def mean_ratings(options: HumanCSVOptions) -> dict[tuple[str, str], float]:
+def rated_responses(options: HumanCSVOptions) -> dict[tuple[str, str], float]:
     """Mean rating of each rated response to each prompt, in the file's order.
 
     Raises:
         DataError: the file cannot be read, or holds pairs.
     """
     assert options.path is not None, "validated"
-    table = read_ratings(options.path, options.columns, on_bad_row=options.on_bad_row)
+    table = read_for_run(options.path, options.columns, on_bad_row=options.on_bad_row)
     if not table.ratings:
         raise DataError(
             f"{options.path} holds pairs, which are no ratings of single responses; fit a reward model to "
             "them with ppokit reward fit, and use match: model."
         )
-    given: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for rating in table.ratings:
-        given[rating.prompt, rating.response].append(rating.rating)
-    return {key: sum(numbers) / len(numbers) for key, numbers in given.items()}
+    return mean_ratings(table)
 
 
 def _share(values: Sequence[float | None]) -> float:
@@ -190,7 +186,7 @@ def _check(options: HumanCSVOptions, context: CheckContext) -> Iterator[str]:
             yield f"model: there is no folder {options.model}; ppokit reward fit writes one"
         return
     try:
-        mean_ratings(options)
+        rated_responses(options)
     except DataError as error:
         yield f"path: {error}"
 

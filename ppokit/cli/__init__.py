@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from ppokit import __version__
 from ppokit.cli import inspect, ratings, reward
+from ppokit.cli.gain import gain
 from ppokit.cli.generate import generate
 from ppokit.cli.rate import rate
 from ppokit.cli.train import train
@@ -87,6 +88,7 @@ for _name, _command in ratings.COMMANDS.items():
 reward_commands = typer.Typer(**_PLAIN)
 app.add_typer(reward_commands, name="reward", help="Reward models from people's ratings.")
 reward_commands.command("fit", cls=Command)(reward.fit)
+reward_commands.command("gain", cls=Command)(gain)
 
 
 def main() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ppokit.cli.options import Debug, DisablePlugin
 from ppokit.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from ppokit.recipe import Recipe
 
 
 def generate(
@@ -24,15 +27,8 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Let a trained policy answer a prompt."""
-    from ppokit.catalog import Catalog
-    from ppokit.recipe import Recipe
-
-    if not (run / "recipe.yaml").is_file():
-        raise RunFolderError(f"{run} is not the folder of a run: it has no recipe.yaml.")
-    if not (run / "policy").is_dir():
-        raise RunFolderError(f"{run} has no policy yet; it is saved with the run's first checkpoint.")
     changed = [] if max_new_tokens is None else [f"rollout.max_new_tokens={max_new_tokens}"]
-    recipe = Recipe.load(run / "recipe.yaml", changed, Catalog(disable_plugin or ()), check_data=False)
+    recipe = recipe_of_run(run, changed, disable_plugin)
     from ppokit.inference import load_policy
 
     answers = []
@@ -41,3 +37,23 @@ def generate(
         answers.append((name, text.strip()))
     for name, text in answers:
         typer.echo(f"{name}: {text}" if base else text)
+
+
+def recipe_of_run(run: Path, changed: list[str], disabled: list[str] | None) -> Recipe:
+    """The recipe of a run that has saved a policy.
+
+    Args:
+        changed: keys to set otherwise.
+        disabled: plugins that are blocked.
+
+    Raises:
+        RunFolderError: it is no such folder.
+    """
+    from ppokit.catalog import Catalog
+    from ppokit.recipe import Recipe
+
+    if not (run / "recipe.yaml").is_file():
+        raise RunFolderError(f"{run} is not the folder of a run: it has no recipe.yaml.")
+    if not (run / "policy").is_dir():
+        raise RunFolderError(f"{run} has no policy yet; it is saved with the run's first checkpoint.")
+    return Recipe.load(run / "recipe.yaml", changed, Catalog(disabled or ()), check_data=False)

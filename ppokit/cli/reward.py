@@ -59,7 +59,7 @@ def fit(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="At most; by default about 128 steps, in 3 to 10 epochs.", show_default=False
+            min=1, help="At most; by default about 96 steps, in 2 to 10 epochs.", show_default=False
         ),
     ] = None,
     lr: Annotated[

@@ -22,9 +22,13 @@ LEVEL = 0.02  # a gain that is not worth the raters' time
 
 
 class Bar:
-    """Tells on stderr how a fit goes on: a bar on a terminal, and a line a fit."""
+    """Tells on stderr how a fit goes on: a bar on a terminal, and a line a fit.
 
-    def __init__(self) -> None:
+    Args:
+        what: what goes on until a fit begins.
+    """
+
+    def __init__(self, what: str = "loading") -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -36,8 +40,8 @@ class Bar:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task("loading", total=None)
-        self.what = ""
+        self.task = self.progress.add_task(what, total=None)
+        self.what = what
 
     def __enter__(self) -> Bar:
         self.progress.start()
@@ -47,7 +51,7 @@ class Bar:
         self.progress.stop()
 
     def on_start(self, tokens: int) -> None:
-        """About so many tokens will be trained on, all fits together."""
+        """So much is to be done: about as many tokens, all fits together, or prompts."""
         self.progress.update(self.task, total=tokens)
 
     def on_advance(self, tokens: int) -> None:
@@ -109,7 +113,7 @@ def _quality(report: Report, pairs: bool) -> Section:
     quality: Quality = report.quality
     rows: list[tuple[str, str, str]] = []
     if quality.spearman is not None:
-        rows.append(("Spearman with the mean rating", *_estimate(quality.spearman)))
+        rows.append(("Spearman with the mean rating", *estimate_cells(quality.spearman)))
     for name, share in (
         ("choices that it makes as people did" if pairs else "pairs that it orders right", quality.pairs),
         ("pairs of responses to one prompt", quality.pairs_of_a_prompt),
@@ -124,7 +128,7 @@ def _quality(report: Report, pairs: bool) -> Section:
     after = ""
     if report.agreement is not None:
         agreement = report.agreement
-        rows.append(("raters: Spearman between halves", *_estimate(agreement.split_half)))
+        rows.append(("raters: Spearman between halves", *estimate_cells(agreement.split_half)))
         rows.append(("raters: what that allows a model", f"{agreement.ceiling:.2f}", ""))
     else:
         after = "How far people agree is unknown: hardly anything in the test part was rated twice."
@@ -139,7 +143,7 @@ def _quality(report: Report, pairs: bool) -> Section:
 
 def _curve(report: Report, things: str) -> Section:
     rows = [
-        (f"{point.samples:,}", f"{point.value:.3f}", _interval(point.low, point.high))
+        (f"{point.samples:,}", f"{point.value:.3f}", interval(point.low, point.high))
         for point in report.curve
     ]
     told = "" if report.gain is None else worth(report.gain)
@@ -148,7 +152,7 @@ def _curve(report: Report, things: str) -> Section:
 
 def worth(gain: Estimate) -> str:
     """Whether to rate more, by what the last doubling of the samples brought."""
-    change = f"From half to all: {gain.value:+.3f} ({_interval(gain.low, gain.high)})."
+    change = f"From half to all: {gain.value:+.3f} ({interval(gain.low, gain.high)})."
     if gain.low is not None and gain.low > 0:
         return f"{change} It still rises: rating more is worth it."
     if gain.high is not None and gain.high < LEVEL:
@@ -161,8 +165,8 @@ def report_main(report: Report) -> str:
     return "pair accuracy" if report.objective == "bradley_terry" else "Spearman"
 
 
-def _estimate(estimate: Estimate) -> tuple[str, str]:
-    return f"{estimate.value:.3f}", _interval(estimate.low, estimate.high)
+def estimate_cells(estimate: Estimate) -> tuple[str, str]:
+    return f"{estimate.value:.3f}", interval(estimate.low, estimate.high)
 
 
 def _share(share: Share) -> tuple[str, str]:
@@ -172,5 +176,5 @@ def _share(share: Share) -> tuple[str, str]:
     return f"{100 * share.value:.1f} %", f"{interval}, of {share.pairs:,}"
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def interval(low: float | None, high: float | None) -> str:
     return "unknown" if low is None or high is None else f"{low:.3f} to {high:.3f}"

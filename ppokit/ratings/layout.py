@@ -124,8 +124,8 @@ class Layout:
             return math.nan
         else:
             text = str(value).strip()
-            if self.decimal_comma and text.count(",") == 1 and "." not in text:
-                text = text.replace(",", ".")
+            if self.decimal_comma:
+                text = decimal_point(text)
             if not _NUMBER.fullmatch(text) or isinstance(value, bool):
                 faults.append(f"{name} is {shown(value)}; expected a number{_hint(text)}")
                 return math.nan
@@ -139,6 +139,12 @@ class Layout:
         if place is None or cells[place] is None:
             return ""
         return str(cells[place]).strip()
+
+
+def decimal_point(text: str) -> str:
+    """`7,5` as `7.5`, where commas do not stand between the cells; other text as it is."""
+    one = text.count(",") == 1 and "." not in text
+    return text.replace(",", ".") if one and _NUMBER.fullmatch(text.strip().replace(",", ".")) else text
 
 
 def _missing(value: Any) -> bool:

@@ -6,6 +6,7 @@ a split and aspect columns are read where they are there.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,9 @@ __all__ = [
     "Rating",
     "RatingColumns",
     "RatingTable",
+    "mean_ratings",
     "pairs_of",
+    "read_for_run",
     "read_ratings",
     "table_of",
 ]
@@ -58,6 +61,19 @@ def read_ratings(
     return table_of(read_rows(path, known), str(path), columns, on_bad_row=on_bad_row)
 
 
+def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
+    """As `read_ratings`; a warning counts the rows that are left out, since a run shows no table of them."""
+    table = read_ratings(path, columns, on_bad_row=on_bad_row)
+    if table.bad_rows:
+        first = table.bad_rows[0]
+        warnings.warn(
+            f"{path}: {len(table.bad_rows):,} bad rows left out (on_bad_row: skip), the first is row "
+            f"{first.row}: {first.reason}",
+            stacklevel=2,
+        )
+    return table
+
+
 def table_of(rows: Rows, source: str, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
     """As `read_ratings`, from rows that have been read."""
     layout = Layout(source, rows, columns)
@@ -80,6 +96,14 @@ def table_of(rows: Rows, source: str, columns: RatingColumns, *, on_bad_row: OnB
     if not good:
         raise DataError(f"{source} has a header but no rows; expected at least one rating")
     return RatingTable(source, ratings, pairs, bad, rows.notes)
+
+
+def mean_ratings(table: RatingTable) -> dict[tuple[str, str], float]:
+    """Mean rating of each response to each prompt, in the file's order."""
+    given: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for rating in table.ratings:
+        given[rating.prompt, rating.response].append(rating.rating)
+    return {key: sum(numbers) / len(numbers) for key, numbers in given.items()}
 
 
 def pairs_of(table: RatingTable) -> list[Pair]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ppokit.errors import DataError, first_line
+from ppokit.ratings.layout import decimal_point
 from ppokit.ratings.records import RatingColumns, RatingTable
 from ppokit.ratings.rows import read_rows
 
@@ -75,7 +76,10 @@ def write_table(path: str | Path, table: RatingTable) -> int:
 
 
 def write_rows(path: str | Path, source: str | Path, columns: RatingColumns, kept: Collection[int]) -> int:
-    """Write some rows of a ratings file, with all of its columns as they are; returns how many.
+    """Write some rows of a ratings file, with all of its columns; returns how many.
+
+    They stay as they are, but for decimal commas in ratings and aspects: with commas between the cells, `7,5`
+    would be no number.
 
     Args:
         columns: as the file was read with; they decide between delimiters.
@@ -84,9 +88,16 @@ def write_rows(path: str | Path, source: str | Path, columns: RatingColumns, kep
     rows = read_rows(
         source, {columns.prompt, columns.response, columns.rating, columns.chosen, columns.rejected}
     )
-    return write_csv(
-        path, rows.header, (map(_cell, cells) for number_, cells in rows.rows if number_ in kept)
-    )
+    numbers = {columns.rating, *columns.aspects} if rows.decimal_comma else set()
+    places = [place for place, name in enumerate(rows.header) if name in numbers]
+
+    def written(cells: list[Any]) -> list[Any]:
+        found = [_cell(cell) for cell in cells]
+        for place in places:
+            found[place] = decimal_point(str(found[place]))
+        return found
+
+    return write_csv(path, rows.header, (written(cells) for row, cells in rows.rows if row in kept))
 
 
 def _cell(value: Any) -> Any:

@@ -18,6 +18,9 @@ from ppokit.reward_fit.texts import Layout, Texts
 Kind = Literal["encoder", "causal"]
 ENCODER_TEMPLATE = ("{prompt}", "{response}")
 CAUSAL_TEMPLATE = ("{prompt} {response}",)
+# Of attention weights. It needs a random number for every pair of tokens, which takes a CPU a quarter of a
+# forward pass and more, and no fused kernel has it; the other dropouts stay.
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 _NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 
@@ -188,12 +191,16 @@ def _tokenizer(base: Base) -> Any:
 
 
 def _classifier(base: Base, dtype: Any) -> Any:
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     try:
+        config = AutoConfig.from_pretrained(base.where, num_labels=1, trust_remote_code=False)
+        for key in _ATTENTION_DROPOUT:
+            if hasattr(config, key):
+                setattr(config, key, 0.0)
         with quiet():
             return AutoModelForSequenceClassification.from_pretrained(
-                base.where, num_labels=1, dtype=dtype, trust_remote_code=False, use_safetensors=True
+                base.where, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 CURVE = (0.25, 0.5, 1.0)
 LEAST_CURVE = 32  # samples; below, a part of them says nothing
 RATES = {"encoder": 1e-4, "causal": 3e-4}
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 128, 3, 10
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 96, 2, 10
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FitOptions:
     Attributes:
         held_out: share of the prompts that is held out, where the file has no split column.
         half: fit to half of the raters only.
-        epochs: at most; None for about 128 steps, in 3 to 10 epochs.
+        epochs: at most; None for about 96 steps, in 2 to 10 epochs.
         lr: of the trunk or adapter; None for 1e-4 (an encoder) or 3e-4 (LoRA).
         batch_size: samples a step.
         heads: how many, for the spread.

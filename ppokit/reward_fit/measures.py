@@ -196,6 +196,16 @@ def agreement(table: RatingTable, *, seed: int) -> tuple[Estimate | None, Estima
     return half, None if half is None else spearman_brown(half)
 
 
+def mean(numbers: Floats, groups: Sequence[str], *, seed: int) -> Estimate:
+    """The mean. [N], the prompt of each [N]"""
+    return _bootstrap(lambda places: float(numbers[places].mean()), groups, seed)
+
+
+def ratio(above: Floats, below: Floats, groups: Sequence[str], *, seed: int) -> Estimate:
+    """The mean of the first over the mean of the second, on the same draws of prompts. All [N]"""
+    return _bootstrap(lambda places: float(above[places].mean() / below[places].mean()), groups, seed)
+
+
 def _right(margins: Floats) -> Floats:
     return np.asarray((np.sign(margins) + 1) / 2)
 

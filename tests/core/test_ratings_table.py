@@ -9,7 +9,16 @@ import pytest
 from pydantic import ValidationError
 
 from ppokit.errors import DataError
-from ppokit.ratings.table import Pair, Rating, RatingColumns, RatingTable, pairs_of, read_ratings
+from ppokit.ratings.table import (
+    Pair,
+    Rating,
+    RatingColumns,
+    RatingTable,
+    mean_ratings,
+    pairs_of,
+    read_for_run,
+    read_ratings,
+)
 
 
 def table_of(tmp_path: Path, text: str, name: str = "r.csv", **options: object) -> RatingTable:
@@ -161,6 +170,20 @@ def test_bad_rows_are_named_or_kept_aside(tmp_path: Path) -> None:
     assert len(lines) == 23
     table = table_of(tmp_path, text, on_bad_row="skip")
     assert (len(table.ratings), len(table.bad_rows)) == (1, 23)
+
+
+def test_a_run_is_told_of_rows_that_it_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("prompt,response,rating\np,r,1\np,s,x\np,t,y\n")
+    with pytest.warns(UserWarning, match=r"r\.csv: 2 bad rows left out .*first is row 3: rating is 'x'"):
+        table = read_for_run(tmp_path / "r.csv", RatingColumns(), on_bad_row="skip")
+    assert [rating.response for rating in table.ratings] == ["r"]
+    (tmp_path / "r.csv").write_text("prompt,response,rating\np,r,1\n")
+    read_for_run(tmp_path / "r.csv", RatingColumns(), on_bad_row="skip")  # a warning would be an error here
+
+
+def test_mean_ratings(tmp_path: Path) -> None:
+    table = table_of(tmp_path, "prompt,response,rating\np,r,1\nq,r,5\np,s,0\np,r,4\n")
+    assert list(mean_ratings(table).items()) == [(("p", "r"), 2.5), (("q", "r"), 5), (("p", "s"), 0)]
 
 
 def test_no_good_row_is_an_error_even_where_bad_ones_are_skipped(tmp_path: Path) -> None:

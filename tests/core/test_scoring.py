@@ -84,6 +84,29 @@ def test_who_abstains_adds_nothing() -> None:
     assert "reward/a/failed" not in found.metrics
 
 
+def test_a_penalty_by_tokens_does_not_stand_for_a_score() -> None:
+    """On ratings from 1 to 10, what nobody judged would be the worst of all."""
+    penalty = provider(tokens(torch.full((3, 3), -0.1), 0.0, 0.0, 0.0), "penalty")
+    for providers in (
+        [provider(values(7.0, None, 9.0)), penalty],
+        [penalty, provider(values(7.0, None, 9.0))],
+    ):
+        assert score(*providers).valid.tolist() == [True, False, True]
+    assert score(penalty).valid.tolist() == [True] * 3, "alone, it is the reward"
+    both = provider(tokens(torch.ones(3, 3), 1.0, 2.0, 0.0), "both")
+    assert score(provider(values(7.0, None, None)), both).valid.tolist() == [True] * 3
+
+
+def test_without_a_weight_a_provider_only_watches() -> None:
+    partly = Reward(lambda r: RewardOutput(torch.tensor([4.0, 5.0, 0.0]), ("scored", "scored", "failed")))
+    alone = score(provider(values(1.0, None, 3.0)))
+    found = score(provider(values(1.0, None, 3.0)), provider(partly, "watcher", 0.0), max_failed=0.5)
+    assert found.valid.tolist() == alone.valid.tolist() == [True, False, True]
+    assert found.token_rewards.tolist() == alone.token_rewards.tolist()
+    assert found.breakdown["watcher"][:2].tolist() == [4, 5]
+    assert score(provider(values(1.0, None, 3.0), weight=0.0)).valid.tolist() == [True, False, True]
+
+
 def test_what_failed_is_not_trained_on() -> None:
     """Whatever number stands beside the outcome, and whatever others gave."""
     partly = Reward(

@@ -172,6 +172,19 @@ def test_split_keeps_all_columns_and_rows() -> None:
     assert rows_of("more/held_out.csv") != held
 
 
+def test_what_is_split_off_a_european_spreadsheet_can_be_read() -> None:
+    """7,5 between semicolons is a number; between commas it must be 7.5. Texts stay as they are."""
+    rows = "p;r;7,5;8,5;1,5\nq;1,5;2;;1,5\ns;t;+0,5; 1,0 ;x\n"
+    Path("euro.csv").write_text("prompt;response;rating;wit;note\n" + rows)
+    assert run("split", "euro.csv", "out", "--column", "aspects=wit")[0] == 0
+    found = {row["prompt"]: row for part in ("train", "held_out") for row in rows_of(f"out/{part}.csv")}
+    assert [found[p]["rating"] for p in "pqs"] == ["7.5", "2", "+0.5"]
+    assert [found[p]["wit"] for p in "pqs"] == ["8.5", "", " 1.0 "]
+    assert [found[p]["note"] for p in "pqs"] == ["1,5", "1,5", "x"]
+    assert found["q"]["response"] == "1,5"
+    assert run("check", "out/train.csv")[0] == run("check", "out/held_out.csv")[0] == 0
+
+
 def test_split_of_json_lines() -> None:
     lines = [{"prompt": f"p{i}", "response": "r", "rating": i, "tags": ["a", "b"]} for i in range(4)]
     Path("s.jsonl").write_text("\n".join(map(json.dumps, lines)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import ModelError, RecipeError
+from ppokit.inference import load_policy
 from runs import metrics_of, rollouts_of
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -129,6 +132,16 @@ def test_sampled_responses_beside_recorded_ones(make: RecipeDict, ratings: str, 
     assert 8 <= recorded <= 28, "about half of 36"
     line = metrics_of(tmp_path / "run")[0]
     assert line["reward/exact/abstained"] == pytest.approx(1 - line["reward/exact/coverage"])
+
+
+def test_a_trained_policy_does_not_read_out_what_people_wrote(make: RecipeDict, ratings: str) -> None:
+    """Asked for a drawn answer to a prompt of the file; the file may be gone by then."""
+    recipe = Recipe.from_dict(make())
+    Path(ratings).unlink()
+    written = {row["response"] for row in csv.DictReader(io.StringIO(CSV))}
+    said = load_policy(recipe, None).answer(["Once upon a time", "The dog was"], seed=0)
+    assert not written & set(said)
+    assert said == load_policy(recipe, None).answer(["Once upon a time", "The dog was"], seed=0)
 
 
 def test_the_bases_hidden_states_are_those_of_transformers(make: RecipeDict, stories260k: Path) -> None:

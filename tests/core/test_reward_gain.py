@@ -1,0 +1,111 @@
+"""What a run has gained: by hand, by identities, and on which prompts it is measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppokit.cli.gain_view import agreement, gain_sections
+from ppokit.errors import DataError
+from ppokit.ratings.agreement import Estimate
+from ppokit.reward_fit import measures
+from ppokit.reward_fit.gain import Gain, Side, _half, _side, held_out_prompts
+
+PROMPTS = [f"p{i}" for i in range(40)]
+
+
+def test_a_gain_by_hand() -> None:
+    """Two prompts, two responses each: they gain 1 and 2; the spread of 0, 2, 1, 1 is sqrt(2 / 3)."""
+    before, after = np.array([0.0, 2, 1, 1]), np.array([1.0, 3, 4, 2])
+    side, differences = _side("m", before, after, ["p", "q"], 0)
+    spread = (2 / 3) ** 0.5
+    assert (side.before, side.after, side.spread) == pytest.approx((1, 2.5, spread))
+    assert differences == pytest.approx([1 / spread, 2 / spread])
+    assert side.gain.value == pytest.approx(1.5 / spread)
+    assert side.gain.low is None, "two prompts tell nothing of others"
+
+
+def test_a_models_scale_and_zero_do_not_matter() -> None:
+    generator = np.random.default_rng(0)
+    before, after = generator.normal(size=80), generator.normal(0.3, 1, size=80)
+    one, _ = _side("m", before, after, PROMPTS, 0)
+    other, _ = _side("m", 7 - 3 * -before, 7 + 3 * after, PROMPTS, 0)
+    assert other.gain.value == pytest.approx(one.gain.value)
+    assert other.gain.low == pytest.approx(one.gain.low)
+
+
+def test_a_model_that_tells_nothing_apart_is_refused() -> None:
+    with pytest.raises(DataError, match="m gives every response the same score"):
+        _side("m", np.ones(4), np.array([1.0, 2, 3, 4]), ["p", "q"], 0)
+
+
+def test_the_share_that_is_agreed_on() -> None:
+    """Half of it on every prompt, whichever prompts are drawn; the means' ratio, not the ratios' mean."""
+    gains = np.linspace(0.5, 2, 40)
+    found = measures.ratio(gains / 2, gains, PROMPTS, seed=0)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert measures.ratio(np.array([1.0, 1]), np.array([1.0, 3]), ["p", "q"], seed=0).value == 0.5
+
+
+def test_the_interval_is_that_of_a_mean() -> None:
+    """Standard error 1 / sqrt(n) where the deviation is 1: 1.96 of them on either side."""
+    numbers = np.random.default_rng(1).normal(size=400)
+    numbers = (numbers - numbers.mean()) / numbers.std()
+    found = measures.mean(numbers, [str(i) for i in range(400)], seed=0)
+    assert found.value == pytest.approx(0, abs=1e-12)
+    assert (found.low, found.high) == pytest.approx((-1.96 / 20, 1.96 / 20), abs=0.012)
+
+
+def recipe(path: Path) -> Any:
+    path.write_text('{"question": "Who are you?"}\n{"question": "And I?"}\n')
+    settings = SimpleNamespace(path=str(path), column="question", split="train")
+    return SimpleNamespace(settings=SimpleNamespace(prompts=settings))
+
+
+def test_what_the_run_was_trained_on_is_left_out(tmp_path: Path) -> None:
+    """Whatever its case and blanks; a prompt that stands twice is asked once."""
+    held_out = tmp_path / "held_out.jsonl"
+    asked = ["who are  YOU?", "New?", "New?", "", "Newer?", "Newest?"]
+    held_out.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in asked))
+    run = recipe(tmp_path / "prompts.jsonl")
+    prompts, notes = held_out_prompts(run, str(held_out), "prompt")
+    assert prompts == ["New?", "Newer?", "Newest?"]
+    assert notes == ["1 prompts left out: the run was trained on them"]
+    assert held_out_prompts(run, str(held_out), "prompt", 2)[0] == ["New?", "Newer?"]
+    with pytest.raises(DataError, match="has no column 'promt'; it has prompt"):
+        held_out_prompts(run, str(held_out), "promt")
+    held_out.write_text('{"prompt": "And I?"}\n{"prompt": "New?"}\n')
+    with pytest.raises(DataError, match="trained on all but 1 of its 2 prompts"):
+        held_out_prompts(run, str(held_out), "prompt")
+
+
+def found(low: float | None, agreed: Estimate | None) -> Gain:
+    first = Side("a", 0.0, 0.5, 0.5, Estimate(1.0, low, 2.0))
+    return Gain("run", 40, 4, first, replace(first, model="b\x1b[31m"), agreed, 0.01, 0.2, 20, 21, ["a note"])
+
+
+def test_what_a_person_is_told() -> None:
+    gain = found(0.5, Estimate(0.62, 0.41, 0.8))
+    assert agreement(gain) == "The second opinion agrees with 62 % of the gain (41 to 80 %)."
+    assert "not certainly gained" in agreement(found(-0.1, None))
+    overview, sides, moved = gain_sections(gain)
+    assert ("note", "a note") in overview.rows
+    assert sides.rows[0] == ("reward: a", "0.000", "0.500", "+1.000", "0.500 to 2.000")
+    assert "\x1b" not in sides.rows[1][0], "a folder's name may be anything"
+    assert ("KL, nats a response", "0.200") in moved.rows
+
+
+@pytest.mark.parametrize(
+    ("report", "half"),
+    [('{"settings": {"half": "b"}}', "b"), ('{"settings": {"half": null}}', None), ("rubbish", None)],
+)
+def test_which_raters_a_model_has_heard(tmp_path: Path, report: str, half: str | None) -> None:
+    assert _half(tmp_path) is None
+    (tmp_path / "report.json").write_text(report)
+    assert _half(tmp_path) == half

@@ -1,0 +1,142 @@
+"""`ppokit reward gain` as a person runs it, after two fits and a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+pytest.importorskip("scipy")
+pytest.importorskip("krippendorff")
+
+from ppokit import PPOTrainer, Recipe
+from ppokit.cli import app
+from ppokit.inference import load_policy
+from ppokit.reward_fit.folder import Scorer
+from ppokit.reward_fit.gain import SHARED
+
+GOOD = ("The dog was happy and they played.", "She smiled at her mom and said thank you.")
+BAD = ("no no no no no", "the the the of of")
+HELD_OUT = ["Ben had a", "In the park", "The cat and", "Sue was very", "A little boy", "Her dad said"]
+
+runner = CliRunner()
+
+
+def run(*args: object) -> tuple[int, str, str]:
+    result = runner.invoke(app, ["reward", *map(str, args)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def trained(
+    stories260k: Path,
+    recipe_dict: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A folder with reward models `a` and `b`, a policy in `run` trained with `a`, and held-out prompts."""
+    monkeypatch.chdir(tmp_path)
+    state = torch.random.get_rng_state()
+    rng = random.Random(0)
+    with Path("ratings.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["prompt", "response", "rating", "rater"])
+        for i in range(30):
+            for text, level in ((rng.choice(GOOD), 8), (rng.choice(BAD), 2)):
+                for rater in ("ann", "ben"):
+                    out.writerow([f"Story number {i}.", text, level + rng.randint(-1, 1), rater])
+    for half in "ab":
+        args = ("--half", half, "--epochs", 3, "--lr", 3e-3, "--no-curve")
+        code, _, err = run("fit", "ratings.csv", "--model", stories260k, "--out", half, *args)
+        assert code == 0, err
+    rewards = [{"use": "reward_model", "model": "a"}, {"use": "kl_penalty", "weight": 0.02}]
+    recipe = recipe_dict(rewards=rewards, run={"steps": 12, "out": "run", "sample_every": 0})
+    PPOTrainer(Recipe.from_dict(recipe)).train()
+    rows = [{"prompt": prompt} for prompt in (*HELD_OUT, "once upon a time")]
+    Path("held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    torch.random.set_rng_state(state)
+    return tmp_path
+
+
+def test_a_gain_and_its_second_opinion(trained: Path, stories260k: Path) -> None:
+    code, out, err = run(
+        "gain", "run", "--reward", "a", "--second", "b", "--prompts", "held_out.jsonl", "--json"
+    )
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["prompts"], told["responses"]) == (6, 4)
+    assert told["notes"] == ["1 prompts left out: the run was trained on them"]
+    assert told["first"]["gain"]["value"] > 0
+    assert told["kl_response"] > 0
+    assert told["kl_token"] * told["length_after"] == pytest.approx(told["kl_response"])
+    if told["agreed"]:
+        assert told["agreed"]["value"] == pytest.approx(
+            told["second"]["gain"]["value"] / told["first"]["gain"]["value"]
+        )
+
+    # The same by plain peft and transformers: log-probabilities, and scores of both policies' texts.
+    recipe = Recipe.load(Path("run/recipe.yaml"))
+    policies = load_policy(recipe, None), load_policy(recipe, Path("run/policy"))
+    before, after = (policy.sample(HELD_OUT, responses=4, seed=0) for policy in policies)
+    asked = [prompt for prompt in HELD_OUT for _ in range(4)]
+    for side, folder in (("first", "a"), ("second", "b")):
+        for name, answers in (("before", before), ("after", after)):
+            mean = Scorer(Path(folder)).score(asked, answers.texts).mean()
+            assert told[side][name] == pytest.approx(float(mean), abs=1e-4)
+    tokenizer = AutoTokenizer.from_pretrained(stories260k)
+    base = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
+    policy = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32), "run/policy"
+    ).eval()
+    total = 0.0
+    for prompt, answer in zip(asked, after.response_ids, strict=True):
+        start = tokenizer(prompt)["input_ids"]
+        ids = torch.tensor([start + answer])
+        for model, sign in ((policy, 1), (base, -1)):
+            with torch.no_grad():
+                logits = model(input_ids=ids).logits[0]
+            for place, token in enumerate(answer):
+                total += sign * float(logits[len(start) + place - 1].log_softmax(-1)[token])
+    assert told["kl_response"] == pytest.approx(total / len(asked), abs=1e-3)
+
+
+def test_a_model_agrees_with_itself_and_is_no_witness(trained: Path) -> None:
+    shutil.copytree("a", "copy")
+    args = ("gain", "run", "--reward", "a", "--second", "copy", "--prompts", "held_out.jsonl")
+    code, out, err = run(*args, "--responses", 16)
+    assert code == 0, err
+    assert "agrees with 100 % of the gain (100 to 100 %)" in out
+    assert SHARED in out
+    assert "KL, nats a response" in out
+    assert run(*args, "--responses", 16, "--seed", 1)[1] != out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("gain", "run", "--reward", "a", "--second", "./a"), "is the reward itself"),
+        (("gain", "run", "--reward", "a", "--second", "nowhere"), "nowhere: no ppokit_reward.json"),
+        (("gain", "nowhere", "--reward", "a", "--second", "b"), "it has no recipe.yaml"),
+    ],
+)
+def test_what_cannot_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"version": 1, "base": "x", "kind": "encoder", "template": ["{response}"], "max_length": 8}
+    for folder in "ab":
+        Path(folder).mkdir()
+        Path(folder, "ppokit_reward.json").write_text(json.dumps({**settings, "score": "s"}))
+    code, _, err = run(*args, "--prompts", "p.jsonl")
+    assert code == 2
+    assert said in err
