@@ -55,7 +55,7 @@ class Masters:
     def finite(self) -> bool:
         """Whether every gradient so far is finite."""
         grads = [weight.grad for weight in self.weights.values() if weight.grad is not None]
-        return not grads or bool(torch.stack(torch._foreach_norm(grads)).isfinite().all())
+        return not grads or bool(torch.stack(torch._foreach_norm(grads, 2, torch.float64)).isfinite().all())
 
     def step(self, learning_rate: float) -> None:
         """One AdamW step, then the model's copies follow the masters."""

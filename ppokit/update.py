@@ -257,7 +257,7 @@ class Updater:
         """Add up the processes' gradients, clip them, move the weights."""
         gradients = self.masters.gradients()
         self.processes.sum(gradients)
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        norm = torch.stack(torch._foreach_norm(gradients, 2, torch.float64)).norm()
         if norm > self.plan.max_grad_norm:
             torch._foreach_mul_(gradients, self.plan.max_grad_norm / float(norm))
         self.masters.step(self.plan.learning_rate_at(step))

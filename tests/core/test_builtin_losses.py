@@ -120,3 +120,18 @@ def test_gspo_begins_with_the_gradient_of_ppo_where_a_sequence_has_one_advantage
     for bench in benches:
         bench.updater.update(rollout, one, step=0)
     assert_same(benches[0].gradients[0], benches[1].gradients[0])
+
+
+@pytest.mark.parametrize("difference", [43.0, 50.0, 60.0])
+def test_a_far_policy_is_pulled_back_by_a_gradient_of_the_norm_allowed(
+    stories260k: Path, difference: float
+) -> None:
+    """Its gradient is finite in float32, but not the square of it, of which a norm is made."""
+    bench = Bench(stories260k, built("ppo_clip", {}), max_grad_norm=1.0)
+    rollout, advantages = samples()
+    rollout = replace(rollout, logprobs=bench.logprobs(rollout) - difference)
+    worse = replace(advantages, advantages=-advantages.advantages.abs())
+    metrics = bench.updater.update(rollout, worse, step=0)
+    assert 1e15 < metrics["grad_norm"] < math.inf
+    applied = torch.cat([gradient.flatten() for gradient in bench.gradients[0].values()])
+    assert float(applied.norm()) == pytest.approx(1.0, rel=1e-4)
