@@ -39,6 +39,10 @@ class RunFolderError(PpokitError):
     """A run's folder cannot be written, or holds something else."""
 
 
+class PpokitWarning(UserWarning):
+    """Something that a person should look at while the command goes on; shown as one line."""
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line; its type where it says nothing."""
     text = str(error).strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from ppokit.cli.gain import gain
 from ppokit.cli.generate import generate
 from ppokit.cli.rate import rate
 from ppokit.cli.train import train
-from ppokit.errors import Interrupted, PpokitError
+from ppokit.errors import Interrupted, PpokitError, PpokitWarning
 
 _PLAIN: dict[str, Any] = {
     "rich_markup_mode": None,
@@ -30,6 +31,7 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; `--debug`, where it has that option, adds the traceback."""
+        warnings.formatwarning = _Plainly()
         try:
             return super().invoke(ctx)
         except PpokitError as error:
@@ -47,6 +49,34 @@ class Command(TyperCommand):
                 + ("" if ctx.params.get("debug") else " (--debug shows the traceback)"),
             )
             raise typer.Exit(1) from error
+        finally:
+            warnings.formatwarning = _as_python_does
+
+
+_as_python_does = warnings.formatwarning
+
+
+class _Plainly:
+    """Tells our own warnings once, and without the line of code that gave them."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def __call__(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if not issubclass(category, PpokitWarning):
+            return _as_python_does(message, category, filename, lineno, line)
+        text = str(message)
+        if text in self.told:
+            return ""
+        self.told.add(text)
+        return f"ppokit: warning: {text}\n"
 
 
 def _fail(ctx: Any, message: str) -> None:

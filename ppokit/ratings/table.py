@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Literal
 
-from ppokit.errors import DataError
+from ppokit.errors import DataError, PpokitWarning
 from ppokit.ratings.layout import Layout
 from ppokit.ratings.records import Pair, Rating, RatingColumns, RatingTable
 from ppokit.ratings.rows import BadRow, Rows, read_rows
@@ -67,8 +67,9 @@ def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadR
     if table.bad_rows:
         first = table.bad_rows[0]
         warnings.warn(
-            f"{path}: {len(table.bad_rows):,} bad rows left out (on_bad_row: skip), the first is row "
+            f"{path}: bad rows left out: {len(table.bad_rows):,} (on_bad_row: skip), the first is row "
             f"{first.row}: {first.reason}",
+            PpokitWarning,
             stacklevel=2,
         )
     return table
@@ -92,7 +93,7 @@ def table_of(rows: Rows, source: str, columns: RatingColumns, *, on_bad_row: OnB
     bad.sort(key=lambda row: row.row)
     good = len(ratings) + len(pairs)
     if bad and (on_bad_row == "fail" or not good):
-        raise DataError(_told(source, bad, len(bad) + good))
+        raise DataError(_told(source, bad, len(bad) + good, on_bad_row))
     if not good:
         raise DataError(f"{source} has a header but no rows; expected at least one rating")
     return RatingTable(source, ratings, pairs, bad, rows.notes)
@@ -134,10 +135,14 @@ def pairs_of(table: RatingTable) -> list[Pair]:
     return pairs
 
 
-def _told(source: str, bad: list[BadRow], total: int) -> str:
+def _told(source: str, bad: list[BadRow], total: int, on_bad_row: OnBadRow) -> str:
     lines = [f"{source}: {len(bad):,} of {total:,} rows cannot be used"]
     lines += [f"  row {row.row}: {row.reason}" for row in bad[:SHOWN_BAD_ROWS]]
     if len(bad) > SHOWN_BAD_ROWS:
         lines.append(f"  and {len(bad) - SHOWN_BAD_ROWS:,} more")
-    lines.append("Correct them, or leave them out: on_bad_row: skip in a recipe, --on-bad-row skip here.")
+    lines.append(
+        "Correct them, or leave them out: on_bad_row: skip in a recipe, --on-bad-row skip here."
+        if on_bad_row == "fail"
+        else "Without them nothing is left: correct them, or say which column holds what."
+    )
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from ppokit.errors import DataError
+from ppokit.errors import DataError, PpokitWarning
 from ppokit_rewards.human_csv import HumanCSVOptions, human_csv, ppokit_reward_providers
 
 CSV = """prompt,response,rating,rater
@@ -72,7 +72,8 @@ class TestExact:
         path.write_text("prompt,response,rating\na,b,3\na,c,many\n")
         with pytest.raises(DataError, match="row 3"):
             build(context, path=str(path))
-        skipping = build(context, path=str(path), on_bad_row="skip")
+        with pytest.warns(PpokitWarning, match=r"left out: 1 .*row 3"):
+            skipping = build(context, path=str(path), on_bad_row="skip")
         assert values(skipping.score(make_rollout(["b", "c"], prompts=["a", "a"]))) == [3.0, None]
 
     def test_pairs_are_no_ratings(self, context, tmp_path) -> None:

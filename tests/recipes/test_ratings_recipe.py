@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import ModelError, RecipeError
@@ -179,6 +180,25 @@ def test_a_bad_file_is_refused_before_anything_loads(make: RecipeDict, ratings: 
     assert told.count("row 5") == 2, "the engine and the reward read it"
     assert "rewards[0]" in told
     assert "rollout" in told
+
+
+def test_left_out_rows_are_told_once_and_in_plain_words(
+    make: RecipeDict, ratings: str, tmp_path: Path, ppokit: Callable[..., Any]
+) -> None:
+    """Though several components read the file, when they are checked and when they are built."""
+    with Path(ratings).open("a") as file:
+        file.write("The dog was, odd.,many,ann\n")
+    sections = make(
+        rollout={"use": "recorded", "path": ratings, "on_bad_row": "skip", "max_new_tokens": 24},
+        rewards=[{"use": "human_csv", "path": ratings, "on_bad_row": "skip"}],
+    )
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(sections))
+    found = ppokit("validate", "recipe.yaml")
+    assert found.returncode == 0, found.stderr
+    told = [line for line in found.stderr.splitlines() if "left out" in line]
+    assert told == [line for line in told if line.startswith("ppokit: warning: ")]
+    assert len(told) == 1
+    assert "row 9: rating is 'many'" in told[0]
 
 
 def test_the_canary_is_measured_and_warns(
