@@ -2,9 +2,11 @@
 #
 #   make setup PYTHON=python3.12
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu     # torch without CUDA
+#   make bench-trl STEPS=2                                          # the fastest step counts
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+STEPS ?= 3
 
 BIN := .venv/bin
 STAMP := .venv/.ppokit-setup
@@ -64,7 +66,7 @@ bench-algorithms: setup  ## time every estimator and loss, and draw how the pres
 	$(BIN)/python benchmarks/algorithms.py
 
 bench-trl: setup $(TRL_STAMP)  ## compare with TRL 1.12.0, in a virtual environment of its own
-	$(BIN)/python benchmarks/compare_trl.py --trl-python $(TRL_BIN)/python
+	$(BIN)/python benchmarks/compare_trl.py --trl-python $(TRL_BIN)/python --steps $(STEPS)
 
 $(TRL_STAMP): constraints.txt
 	rm -f $(TRL_STAMP)

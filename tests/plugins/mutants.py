@@ -1,4 +1,8 @@
-"""Runs each wrong variant of an algorithm against its tests, which must notice: python mutants.py
+"""Runs wrong variants of the algorithms against their tests, which must notice.
+
+    python mutants.py                   all of them
+    python mutants.py gae ppo_clip      those of some modules
+    python mutants.py --each 5          the first five of each module: what the tests have time for
 
 torch is imported once; each variant then runs in a child that this process forks, in which an import hook
 puts the variant's source in the place of the module's.
@@ -6,6 +10,7 @@ puts the variant's source in the place of the module's.
 
 from __future__ import annotations
 
+import argparse
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -43,8 +48,8 @@ def source_of(module: str) -> str:
     return Path(spec.origin).read_text(encoding="utf-8")
 
 
-def variants() -> Iterator[tuple[str, str, str, str]]:
-    """(module, its tests, name, source) of each; the unchanged source first, named as it is."""
+def variants(each: int | None) -> Iterator[tuple[str, str, str, str]]:
+    """(module, its tests, name, source), up to `each` of a module; the unchanged source first, unnamed."""
     from mutants_advantages import MUTANTS as ADVANTAGES
     from mutants_core import MUTANTS as CORE
     from mutants_losses import MUTANTS as LOSSES
@@ -52,10 +57,11 @@ def variants() -> Iterator[tuple[str, str, str, str]]:
     for module, (tests, changes) in {**ADVANTAGES, **LOSSES, **CORE}.items():
         source = source_of(module)
         yield module, tests, "", source
-        for name, old, new in changes:
+        for place, (name, old, new) in enumerate(changes):
             if source.count(old) != 1:
                 raise SystemExit(f"{module}, {name!r}: {old!r} occurs {source.count(old)} times, expected 1")
-            yield module, tests, name, source.replace(old, new)
+            if each is None or place < each:
+                yield module, tests, name, source.replace(old, new)
 
 
 def noticed(module: str, tests: str, source: str) -> int:
@@ -80,14 +86,14 @@ def noticed(module: str, tests: str, source: str) -> int:
     return {pytest.ExitCode.OK: SURVIVED, pytest.ExitCode.TESTS_FAILED: KILLED}.get(code, BROKEN)
 
 
-def main(wanted: Sequence[str]) -> int:
+def main(wanted: Sequence[str], each: int | None) -> int:
     """Prints each variant that survived; the exit status is 1 where there is one."""
     import hypothesis  # noqa: F401  before the forks, so that no child pays for it
     import pytest  # noqa: F401
     import torch
 
     torch.set_num_threads(1)
-    waiting = [v for v in variants() if not wanted or v[0].rpartition(".")[2] in wanted]
+    waiting = [v for v in variants(each) if not wanted or v[0].rpartition(".")[2] in wanted]
     running: dict[int, tuple[str, str]] = {}
     counts, faults = {SURVIVED: 0, KILLED: 0}, []
     while waiting or running:
@@ -120,4 +126,10 @@ def main(wanted: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE))
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("modules", nargs="*")
+    parser.add_argument("--each", type=int)
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.modules, arguments.each))
