@@ -104,7 +104,7 @@ class _ChunkedHead(torch.autograd.Function):
                 entropies[part] = totals[part] - mean
             if of_entropy is not None:
                 # -p (log p + H) = -p z + p (total - H)
-                slope = torch.addcmul(logits.neg_(), p, (totals - entropies)[part, None], out=logits)
+                slope = torch.addcmul(logits.neg_(), p, (totals[part] - entropies[part])[:, None], out=logits)
                 torch.mm(_into(low, slope), weight, out=of_entropy[part])
             if of_logprob is not None:
                 slope = p.neg_()
@@ -155,8 +155,9 @@ def _into_head(
     for part, low, logits, other in _chunks(hidden, weight, bias, temperature):
         log_p = logits.sub_(totals[part, None])
         p = torch.exp(log_p, out=other)
-        slope = torch.zeros_like(p)
-        if of_entropy is not None:
+        if of_entropy is None:
+            slope = torch.zeros_like(p)
+        else:
             slope = log_p.add_(entropies[part, None]).mul_(p).nan_to_num_(nan=0.0).mul_(-of_entropy[part])
         if of_logprob is not None:
             slope.addcmul_(p, of_logprob[part], value=-1)

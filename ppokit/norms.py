@@ -58,14 +58,21 @@ def fuse_norms(model: nn.Module) -> int:
 @torch.no_grad()
 def _agrees(module: Any, eps: float) -> bool:
     """Some architectures add 1 to the weight, or norm in another order."""
-    weight = module.weight
+    weight = getattr(module, "weight", None)
+    if weight is None:
+        return False
     probe = torch.linspace(-3, 5, 2 * len(weight), device=weight.device).view(2, -1).to(weight.dtype)
     found = _RMSNorm.apply(probe, weight, eps)  # type: ignore[no-untyped-call]
     return torch.equal(module(probe), found)
 
 
 def _fuse(module: Any, eps: float) -> None:
+    plain = module.forward
+
     def forward(hidden_states: Tensor) -> Tensor:
+        if hidden_states.dtype != module.weight.dtype:  # transformers' own then gives the wider one
+            own: Tensor = plain(hidden_states)
+            return own
         normed: Tensor = _RMSNorm.apply(hidden_states, module.weight, eps)  # type: ignore[no-untyped-call]
         return normed
 

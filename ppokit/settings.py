@@ -141,8 +141,9 @@ class UpdateSettings(Section):
     old_logprobs: Literal["trainer", "sampler"] = Field(
         default="trainer",
         description="Whose log-probabilities are those of the policy before the update: the trainer's own, "
-        "or those that the sampler drew by, which saves a forward pass where a reward or an estimator needs "
-        "them; on a base in bfloat16 they differ by the rounding of the merged weights.",
+        "or those that the sampler drew by, which saves a forward pass where a reward, an estimator or "
+        "several mini-batches need them; on a base in bfloat16 they differ by the rounding of the merged "
+        "weights.",
     )
 
 

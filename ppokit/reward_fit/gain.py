@@ -17,13 +17,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppokit.errors import DataError
 from ppokit.inference import LoadedPolicy, load_policy
-from ppokit.prompts import distinct, read_rows
+from ppokit.prompts import read_rows
 from ppokit.ratings.agreement import Estimate
 from ppokit.ratings.splitting import same_prompt
 from ppokit.recipe import Recipe
@@ -102,7 +102,8 @@ def held_out_prompts(
     rows = read_rows(path, "train")
     if column not in rows[0]:
         raise DataError(f"--prompts {path} has no column {column!r}; it has {', '.join(rows[0])}.")
-    asked = [str(row[column]) for row in distinct(rows, column) if row[column]]
+    texts = [str(row[column]) for row in rows if row[column]]
+    asked = list({same_prompt(text): text for text in reversed(texts)}.values())[::-1]
     kept = [prompt for prompt in asked if same_prompt(prompt) not in known]
     if len(kept) < 2:
         raise DataError(
@@ -169,7 +170,7 @@ def measure_gain(
         kl_response=sum(kl) / len(kl),
         length_before=float(np.mean(lengths[0])),
         length_after=float(np.mean(lengths[1])),
-        notes=[] if {_half(folder) for folder in rewards} == {"a", "b"} else [SHARED],
+        notes=[] if _two_halves(*map(_fitted_to, rewards)) else [SHARED],
     )
 
 
@@ -201,11 +202,15 @@ def _kl(
     return [float((new - old).sum()) for new, old in both]
 
 
-def _half(folder: Path) -> str | None:
-    """Which half of the raters a model was fitted to, by its report."""
+def _fitted_to(folder: Path) -> tuple[Any, Any]:
+    """The file that a model was fitted to, and which half of its raters, by its report."""
     try:
         said = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        half = said["settings"]["half"]
+        return said["source"], said["settings"]["half"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return half if isinstance(half, str) else None
+        return None, None
+
+
+def _two_halves(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    """Whether no rater had a part in both: raters of two files may be the same people."""
+    return one[0] is not None and one[0] == other[0] and {one[1], other[1]} == {"a", "b"}

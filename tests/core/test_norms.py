@@ -67,6 +67,13 @@ def test_a_frozen_weight_gets_no_gradient() -> None:
     assert fused.weight.grad is None
 
 
+def test_an_input_of_another_dtype_is_left_to_transformers() -> None:
+    plain, fused = both(torch.float32)
+    x = torch.randn(2, H).bfloat16()
+    assert fused(x).dtype == plain(x).dtype == torch.float32
+    assert torch.equal(fused(x), plain(x))
+
+
 def test_norms_with_other_rules_stay_as_they_are() -> None:
     """Gemma's multiplies by 1 + weight, and LayerNorm takes the mean away."""
     assert fuse_norms(nn.ModuleList([GemmaRMSNorm(H), nn.LayerNorm(H)])) == 0
@@ -77,4 +84,6 @@ def test_a_look_alike_with_another_formula_stays_as_it_is() -> None:
         def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
             return super().forward(hidden_states) + 1e-3
 
-    assert fuse_norms(nn.ModuleList([OddRMSNorm(H, eps=1e-5)])) == 0
+    bare = OddRMSNorm(H, eps=1e-5)
+    bare.weight = None
+    assert fuse_norms(nn.ModuleList([OddRMSNorm(H, eps=1e-5), bare])) == 0

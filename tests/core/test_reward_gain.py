@@ -15,7 +15,7 @@ from ppokit.cli.gain_view import agreement, gain_sections
 from ppokit.errors import DataError
 from ppokit.ratings.agreement import Estimate
 from ppokit.reward_fit import measures
-from ppokit.reward_fit.gain import Gain, Side, _half, _side, held_out_prompts
+from ppokit.reward_fit.gain import Gain, Side, _fitted_to, _side, _two_halves, held_out_prompts
 
 PROMPTS = [f"p{i}" for i in range(40)]
 
@@ -102,10 +102,21 @@ def test_what_a_person_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("report", "half"),
-    [('{"settings": {"half": "b"}}', "b"), ('{"settings": {"half": null}}', None), ("rubbish", None)],
+    ("one", "other", "independent"),
+    [
+        (("r.csv", "a"), ("r.csv", "b"), True),
+        (("r.csv", "a"), ("r.csv", "a"), False),
+        (("r.csv", "a"), ("s.csv", "b"), False),
+        (("r.csv", None), ("r.csv", "b"), False),
+        (None, ("r.csv", "b"), False),
+    ],
 )
-def test_which_raters_a_model_has_heard(tmp_path: Path, report: str, half: str | None) -> None:
-    assert _half(tmp_path) is None
-    (tmp_path / "report.json").write_text(report)
-    assert _half(tmp_path) == half
+def test_only_the_halves_of_one_file_have_no_rater_in_common(
+    tmp_path: Path, one: tuple[str, str | None] | None, other: tuple[str, str | None], independent: bool
+) -> None:
+    for name, report in (("one", one), ("other", other)):
+        (tmp_path / name).mkdir()
+        if report is not None:
+            told = {"source": report[0], "settings": {"half": report[1]}}
+            (tmp_path / name / "report.json").write_text(json.dumps(told))
+    assert _two_halves(_fitted_to(tmp_path / "one"), _fitted_to(tmp_path / "other")) is independent
