@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +89,7 @@ class Canary:
         }
         return {name: number for name, number in found.items() if not math.isnan(number)}
 
-    def warning(self, first: Mapping[str, float], now: Mapping[str, float]) -> str | None:
+    def warning(self, first: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         """A sentence if the mean reward has risen since the first measure while a correlation fell.
 
         By more than its standard error, 1 / sqrt(n - 1), since noise falls too.
@@ -102,10 +103,11 @@ class Canary:
             for name in ("canary/reward_spearman", "canary/policy_spearman")
             if name in now and name in first and now[name] < first[name] - error
         ]
-        if not fallen or not now["reward/mean"] > first["reward/mean"]:
+        before, mean = first["reward/mean"], now["reward/mean"]  # None or NaN where nothing was scored
+        if not fallen or before is None or mean is None or not mean > before:
             return None
         return (
-            f"the mean reward rose from {first['reward/mean']:.3f} to {now['reward/mean']:.3f}, but on the "
+            f"the mean reward rose from {before:.3f} to {mean:.3f}, but on the "
             f"held-out ratings {' and '.join(fallen)}: the policy may be learning to please the reward, "
             "not people"
         )

@@ -69,15 +69,23 @@ class Ledger:
             raise RunFolderError(f"run.out: {self.folder} cannot be written: {error}") from error
 
     def reopen(self, step: int, recipe_yaml: str) -> None:
-        """Forget what came after a step: a resumed run writes it again, by this recipe."""
-        (self.folder / "recipe.yaml").write_text(recipe_yaml, encoding="utf-8")
-        kept = [line for line in self.read_metrics() if line["step"] <= step]
-        beside = self.metrics_file.with_suffix(".writing")
-        beside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        beside.replace(self.metrics_file)
-        for path in (self.folder / "rollouts").glob("step-*.parquet"):
-            if int(path.stem.removeprefix("step-")) > step:
-                path.unlink()
+        """Forget what came after a step: a resumed run writes it again, by this recipe.
+
+        Samples and numbers that someone has removed stay away.
+        """
+        try:
+            (self.folder / "rollouts").mkdir(exist_ok=True)
+            self.metrics_file.touch()
+            (self.folder / "recipe.yaml").write_text(recipe_yaml, encoding="utf-8")
+            kept = [line for line in self.read_metrics() if line["step"] <= step]
+            beside = self.metrics_file.with_suffix(".writing")
+            beside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            beside.replace(self.metrics_file)
+            for path in (self.folder / "rollouts").glob("step-*.parquet"):
+                if int(path.stem.removeprefix("step-")) > step:
+                    path.unlink()
+        except OSError as error:
+            raise RunFolderError(f"--resume: {self.folder} cannot be written: {error}") from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """One mapping a step; a last line that a kill cut short is left out."""

@@ -182,12 +182,12 @@ class Scorer:
         share = self.processes.share(len(rollout))
         mine = rollout.select(share)
         output: RewardOutput | None = None
-        error: Exception | None = None
+        error: BaseException | None = None
         if len(mine):
             try:
                 output = _call(provider, mine)
                 _check(provider, output, mine)
-            except Exception as raised:  # any plugin's any error: it is counted, and named below
+            except (Exception, SystemExit) as raised:  # any plugin's any error: counted, and named below
                 error = raised
         # Every process takes part in every exchange, also one whose provider raised.
         broken = self.processes.gather([str(error)] if isinstance(error, PluginError) else [])
@@ -228,7 +228,7 @@ def _call(provider: Provider, rollout: Rollout) -> RewardOutput:
     def work() -> None:
         try:
             box.append(provider.provider.score(rollout))
-        except (Exception, Interrupted) as error:  # carried over to the waiting thread
+        except (Exception, SystemExit, Interrupted) as error:  # carried over to the waiting thread
             box.append(error)
 
     # A daemon: a provider that never returns must not keep the process alive.

@@ -223,8 +223,8 @@ class PPOTrainer:
             metrics["tokens_per_s"] = float(rollout.response_mask.sum()) / max(total, 1e-9)
             metrics["memory/peak_gb"] = max(self.processes.gather([peak_gb(self.roles.device)]))
             if self.processes.is_main:
-                self._warn(metrics)
                 self._open()
+                self._warn(metrics)
                 self.ledger.add_metrics(self.step, metrics)
                 self.ledger.add_rollout(self.step, rollout, rewards, advantages)
                 for observer in self.observers:
@@ -324,8 +324,7 @@ class PPOTrainer:
         """Tell the observers what the canary says, by the numbers of its first measure."""
         if self._canary is None or "canary/scored" not in metrics:
             return
-        before = self.ledger.read_metrics() if self._opened else []
-        first = next((line for line in before if "canary/scored" in line), metrics)
+        first = next((line for line in self.ledger.read_metrics() if "canary/scored" in line), metrics)
         warning = self._canary.warning(first, metrics)
         metrics["canary/warning"] = float(warning is not None)
         for observer in self.observers:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ppokit.aggregation import Aggregation, Tally, token_weights
 from ppokit.batches import TokenBatch, sequence_lengths, token_batch, token_batches
-from ppokit.errors import NonFiniteError
+from ppokit.errors import NonFiniteError, TrainingError
 from ppokit.kl import kl
 from ppokit.logprobs import Entropy
 from ppokit.loss_groups import LossGroup, WeightedLoss, grouped
@@ -105,6 +105,7 @@ class Updater:
             epochs, minibatches: the plan's, unless given.
 
         Raises:
+            TrainingError: several mini-batches, and no log-probabilities from before the first of them.
             NonFiniteError: a loss or gradient is not finite.
             PluginError: a loss broke its contract.
         """
@@ -113,6 +114,15 @@ class Updater:
             epochs=epochs or self.plan.epochs,
             minibatches=minibatches or self.plan.minibatches,
         )
+        if (
+            plan.minibatches > 1
+            and rollout.logprobs is None
+            and any("logprobs" in g.needs for g in self.groups)
+        ):
+            raise TrainingError(
+                f"update: {plan.minibatches} mini-batches need the rollout's logprobs from before the first "
+                "of them moves the policy; set update.minibatches in the recipe, so that they are computed."
+            )
         if plan.epochs * plan.minibatches == 1:
             return self._train(rollout, advantages, step, plan)  # its only pass checks before it moves
         with self.masters.all_or_nothing():

@@ -88,7 +88,12 @@ class RecordedEngine:
             [batch.rows[i] for i in prompts],
             batch.refill,
         )
-        return self.sampled.generate(policy, some, uniforms.flatten(0, 1)[places].unsqueeze(1))
+        numbers = uniforms.flatten(0, 1)[places]
+        share = self.options.recorded
+        for row, prompt in enumerate(some.prompts):
+            if prompt in self.responses:  # its first number was at least the share, and now draws a token too
+                numbers[row, 0] = (numbers[row, 0] - share) / (1 - share)
+        return self.sampled.generate(policy, some, numbers.unsqueeze(1))
 
 
 def recorded_responses(options: RecordedOptions) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -49,7 +50,8 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[A
     except OSError as error:
         raise DataError(f"{file} cannot be written: {first_line(error)}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
     return count
 
 

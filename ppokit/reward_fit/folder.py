@@ -58,12 +58,15 @@ def new_folder(path: Path) -> None:
     """A model is never written over another.
 
     Raises:
-        DataError: something stands there.
+        DataError: something stands there, or no folder can be made there.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DataError(
             f"--out {path} is there already and is not overwritten; name a new folder, or remove it."
         )
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise DataError(f"--out {path} cannot be made: {parent} is not a folder that can be written to.")
 
 
 def write(path: Path, fill: Callable[[Path], None]) -> None:
@@ -75,9 +78,10 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    beside: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         fill(beside)
         beside.chmod(0o777 & ~_umask())
         if path.is_dir():
@@ -86,7 +90,8 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
     except OSError as error:
         raise DataError(f"--out {path} cannot be written: {first_line(error)}") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def save(fitted: Fitted, folder: Path, score: str) -> None:

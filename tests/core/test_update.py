@@ -419,7 +419,15 @@ class TestPasses:
     def test_more_minibatches_than_samples(self, stories260k: Path) -> None:
         rollout, advantages = samples(2)
         bench = Bench(stories260k, both_losses(), minibatches=5)
-        assert bench.updater.update(rollout, advantages, step=0)["update/passes"] == 2
+        known = replace(rollout, logprobs=bench.logprobs(rollout))
+        assert bench.updater.update(known, advantages, step=0)["update/passes"] == 2
+
+    def test_minibatches_without_logprobs_from_before_are_refused(self, stories260k: Path) -> None:
+        """Those of the second would be taken from a policy that the first has moved."""
+        rollout, advantages = samples()
+        bench = Bench(stories260k, both_losses())
+        with pytest.raises(TrainingError, match=r"2 mini-batches .*set update\.minibatches"):
+            bench.updater.update(rollout, advantages, step=0, minibatches=2)
 
     def test_no_samples_move_nothing(self, stories260k: Path) -> None:
         rollout, advantages = samples()

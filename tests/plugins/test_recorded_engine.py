@@ -80,7 +80,9 @@ def test_the_rest_is_sampled_as_ever(policy, context, ratings) -> None:
     uniforms[0, :, 0] = torch.tensor([0.49, 0.6, 0.1])
     both = batch(policy, "Tom ran", "The dog")
     found = engine(ratings, context, recorded=0.5).generate(policy, both, uniforms)
-    sampled = TransformersEngine(TransformersOptions(max_new_tokens=12)).generate(policy, both, uniforms)
+    drawn = uniforms.clone()
+    drawn[0, 1, 0] = 0.2  # .6 lies at a fifth of what is left of [0, 1) above .5
+    sampled = TransformersEngine(TransformersOptions(max_new_tokens=12)).generate(policy, both, drawn)
     assert found.texts[0] == "home"
     assert found.texts[2] == "to the park"
     for place in (1, 3, 4, 5):
@@ -88,6 +90,28 @@ def test_the_rest_is_sampled_as_ever(policy, context, ratings) -> None:
         assert found.response_ids[place] == sampled.response_ids[place]
         assert found.logprobs[place] == pytest.approx(sampled.logprobs[place], abs=1e-4)
     assert all(number != number for place in (0, 2) for number in found.logprobs[place])
+
+
+def test_sampled_first_tokens_come_as_often_as_the_policy_says(policy, context, ratings) -> None:
+    """Though the same number decides whether to sample: against the policy's own probabilities."""
+    count = 4000
+    uniforms = torch.rand(1, count, 1, generator=torch.Generator().manual_seed(0))
+    asked = batch(policy, "Tom ran")
+    options = {"recorded": 0.5, "max_new_tokens": 1}
+    (component,) = ppokit_rollout_engines()
+    made = component.build(RecordedOptions(path=ratings, **options), context)
+    found = made.generate(policy, asked, uniforms)
+    first_tokens = [
+        ids[0]
+        for ids, logprobs in zip(found.response_ids, found.logprobs, strict=True)
+        if logprobs[0] == logprobs[0]
+    ]
+    with torch.no_grad():
+        p = policy.model(torch.tensor(asked.prompt_ids)).logits[0, -1].softmax(-1)
+    for token in p.topk(6).indices.tolist():
+        expected = float(p[token])
+        error = (expected * (1 - expected) / len(first_tokens)) ** 0.5
+        assert abs(first_tokens.count(token) / len(first_tokens) - expected) < 4 * error
 
 
 def test_greedy_is_what_the_policy_would_say(policy, context, ratings) -> None:

@@ -98,6 +98,9 @@ def _pairs(items: Mapping[str, Item], answers: Sequence[Action]) -> Iterator[tup
 
 def _replace(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     beside = path.with_name(f".{path.stem}.new.csv")
-    beside.unlink(missing_ok=True)  # left by a kill
-    write_csv(beside, header, rows)
-    beside.replace(path)
+    try:
+        beside.unlink(missing_ok=True)  # left by a kill
+        write_csv(beside, header, rows)
+        beside.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {first_line(error)}") from error
