@@ -76,6 +76,15 @@ def test_a_warning_when_reward_rises_while_a_correlation_falls(
         assert "policy_spearman" not in told
 
 
+@pytest.mark.parametrize("first", [None, math.nan])
+def test_no_warning_where_the_first_step_had_no_reward(first: float | None) -> None:
+    """metrics.jsonl holds null for a number that is not finite."""
+    before = {"reward/mean": first, "canary/reward_spearman": 0.9}
+    assert (
+        canary(RATINGS, RATINGS).warning(before, {"reward/mean": 1.0, "canary/reward_spearman": -1.0}) is None
+    )
+
+
 def settings(path: Path, **more: Any) -> CanarySettings:
     return CanarySettings(path=str(path), **more)
 

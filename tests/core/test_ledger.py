@@ -87,6 +87,22 @@ class TestMetrics:
         ledger.add_metrics(4, {"a": 40})
         assert [line["a"] for line in ledger.read_metrics()] == [1, 2, 3, 40]
 
+    def test_reopening_where_samples_and_numbers_were_removed(self, tmp_path: Path) -> None:
+        ledger = opened(tmp_path)
+        ledger.metrics_file.unlink()
+        (ledger.folder / "rollouts").rmdir()
+        ledger.reopen(3, "model: y\n")
+        ledger.add_metrics(4, {"a": 40})
+        assert [line["step"] for line in ledger.read_metrics()] == [4]
+        assert (ledger.folder / "rollouts").is_dir()
+
+    def test_reopening_what_cannot_be_written(self, tmp_path: Path) -> None:
+        ledger = opened(tmp_path)
+        (ledger.folder / "rollouts").rmdir()
+        (ledger.folder / "rollouts").touch()
+        with pytest.raises(RunFolderError, match=r"--resume: .*cannot be written"):
+            ledger.reopen(3, "model: y\n")
+
 
 class TestPlot:
     @pytest.mark.parametrize("with_kl", [True, False])

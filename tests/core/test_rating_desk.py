@@ -486,6 +486,17 @@ def test_a_csv_that_cannot_be_written_stays_as_it_was(out: Path, monkeypatch: py
     assert sorted(p.name for p in out.parent.iterdir()) == ["ratings.csv", "ratings.log.jsonl"]
 
 
+def test_a_csv_that_another_program_holds_is_an_error_that_saving_outlives(out: Path) -> None:
+    session = Session(out, singles(1))
+    session.rate("ana", 1)
+    out.mkdir()  # as where a spreadsheet program does not let it be replaced
+    with pytest.raises(DataError, match=r"ratings\.csv cannot be written"):
+        session.desk.save()
+    out.rmdir()
+    session.desk.close()
+    assert [row["rating"] for row in rows(out)] == ["1"]
+
+
 def test_the_token_stays_and_is_for_its_owner(out: Path) -> None:
     token = token_of(out)
     path = out.with_name("ratings.token")

@@ -114,6 +114,8 @@ def test_forms(tmp_path: Path) -> None:
     assert cells(tmp_path / "u.csv") == [["item", "prompt", "response"], ["i", "p", "'-r"]]
     with pytest.raises(DataError, match="is there already and is not overwritten"):
         export(table, tmp_path / "u.csv", "argilla")
+    with pytest.raises(DataError, match=r"x\.csv cannot be written: .*u\.csv"):
+        export(table, tmp_path / "u.csv" / "x.csv", "argilla")
 
 
 # As argilla 2's `to_datasets` makes them: answers in lists, a record without answers, a draft.

@@ -278,6 +278,10 @@ def test_a_folder_that_is_none(bert, tmp_path) -> None:
     (tmp_path / "taken" / "file").touch()
     with pytest.raises(DataError, match="is there already"):
         folder.new_folder(tmp_path / "taken")
+    with pytest.raises(DataError, match=r"cannot be made: .*file is not a folder"):
+        folder.new_folder(tmp_path / "taken" / "file" / "made")
+    with pytest.raises(DataError, match="cannot be written"):
+        folder.write(tmp_path / "taken" / "file" / "made", lambda path: None)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path) -> None:

@@ -150,6 +150,14 @@ def test_a_provider_that_raises_fails_every_response() -> None:
     assert found.outcomes["one"] == ("failed",) * 3
 
 
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_a_provider_that_ends_the_program_has_failed(timeout: float | None) -> None:
+    """As a function does that parses arguments; a run must not end as if it were done."""
+    leaving = provider(Reward(lambda r: raise_(SystemExit(0))), timeout=timeout)
+    with pytest.raises(RewardError, match=r"3 of 3 responses.*SystemExit: 0"):
+        score(leaving)
+
+
 def test_a_provider_that_takes_too_long() -> None:
     slow = Reward(lambda r: time.sleep(5))
     started = time.perf_counter()

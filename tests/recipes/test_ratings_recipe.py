@@ -253,3 +253,16 @@ def test_the_canary_is_measured_and_warns(
     assert fell > error
     assert lines[15]["canary/warning"] == 1
     assert "rose from" in heard[-1][1]
+
+    # A resumed run's first step is measured against the run's first, too.
+    told = len(heard)
+    again = Recipe.load(tmp_path / "run" / "recipe.yaml", ["run.steps=21"])
+    PPOTrainer(again, observers=[Ear()], resume=tmp_path / "run").train()
+    assert [line["step"] for line in metrics_of(tmp_path / "run") if "canary/scored" in line][-1] == 21
+    PPOTrainer(
+        Recipe.load(tmp_path / "run" / "recipe.yaml", ["run.steps=22", "canary.every=1"]),
+        observers=[Ear()],
+        resume=tmp_path / "run",
+    ).train()
+    assert metrics_of(tmp_path / "run")[-1]["canary/warning"] == 1
+    assert [step for step, _ in heard[told:]][-1] == 22
