@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -63,6 +64,12 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
                 wrapped.load_adapter(lora.adapter, "reference", autocast_adapter_dtype=False)
         if value:
             wrapped.add_adapter("value", config(), autocast_adapter_dtype=False)
+    if hasattr(model.get_output_embeddings(), "lora_A"):
+        key = "lora.target_modules" if lora.adapter is None else "lora.adapter"
+        raise ModelError(
+            f"{key}: an adapter on the output layer (lm_head), which stays the base's own here; expected "
+            "layers below it, such as all-linear."
+        )
     for module in model.modules():
         if hasattr(module, "lora_A"):
             _fuse(module)
@@ -183,18 +190,22 @@ def _fuse(module: Any) -> None:
     if type(base) is not nn.Linear or base.bias is not None or module.lora_variant:
         return
 
-    def forward(x: Tensor) -> Tensor:
-        flat = x.flatten(0, -2)
-        name = None if module.disable_adapters else module.active_adapters[0]
-        # A pre-trained adapter may cover fewer modules than the value function's, or others.
-        if name in module.lora_A:
-            a, b = module.lora_A[name].weight, module.lora_B[name].weight
-            out = _LoraLinear.apply(flat, base.weight, a, b, module.scaling[name])
-        else:
-            out = nn.functional.linear(flat, base.weight)
-        return out.view(*x.shape[:-1], -1)
+    # A method: a closure would go on reading this module's weights in a deep copy.
+    module.forward = MethodType(_forward, module)
 
-    module.forward = forward
+
+def _forward(module: Any, x: Tensor) -> Tensor:
+    flat = x.flatten(0, -2)
+    name = None if module.disable_adapters else module.active_adapters[0]
+    weight = module.get_base_layer().weight
+    # A pre-trained adapter may cover fewer modules than the value function's, or others.
+    if name in module.lora_A:
+        a, b = module.lora_A[name].weight, module.lora_B[name].weight
+        out = _LoraLinear.apply(flat, weight, a, b, module.scaling[name])  # type: ignore[no-untyped-call]
+    else:
+        out = nn.functional.linear(flat, weight)
+    made: Tensor = out.view(*x.shape[:-1], -1)
+    return made
 
 
 def _check_adapter(folder: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,10 @@ from ppokit.processes import Processes
 from ppokit.prompts import Prompts, distinct, read_rows
 from ppokit.protocols import AdvantageEstimator, BuildContext, Need, Observer, Reweighing, RolloutEngine
 from ppokit.recipe import Recipe
-from ppokit.scoring import Provider, Scorer
+from ppokit.scoring import Provider, Scorer, TimedCall
 from ppokit.settings import Choice, LossSettings, RewardSettings, Settings
 from ppokit.update import UpdatePlan, Updater
+from ppokit.whole_texts import WholeTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +40,7 @@ class Parts:
 
     Attributes:
         needs_before_update: what must be computed of a rollout before its rewards and advantages.
+        reward_needs: what the rewards alone need.
         end_ids: token ids that end a response.
         hashes: of the recipe and the prompts, for the run's provenance.
         audit: bytes by use.
@@ -54,6 +57,7 @@ class Parts:
     updater: Updater
     observers: list[Observer]
     needs_before_update: frozenset[Need]
+    reward_needs: frozenset[Need]
     end_ids: frozenset[int]
     hashes: dict[str, str]
     audit: dict[str, int]
@@ -117,7 +121,7 @@ def assemble(recipe: Recipe) -> Parts:
         value=settings.value if "values" in recipe.needs else None,
         reference="ref_logprobs" in recipe.needs,
     )
-    base.roles = roles
+    base.texts = WholeTexts(roles)
     if not any(param.numel() for param in roles.trainable.values()):
         raise ModelError("lora.target_modules: no parameter is left to train.")
     masters = Masters(roles.trainable, weight_decay=settings.update.weight_decay)
@@ -136,6 +140,7 @@ def assemble(recipe: Recipe) -> Parts:
         updater=updater,
         observers=observers,
         needs_before_update=_needs_before_update(recipe),
+        reward_needs=frozenset(need for choice in recipe.rewards for need in choice.component.needs),
         end_ids=end_ids(tokenizer, model),
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
         audit=byte_audit(roles, masters.bytes, responses * rollout_tokens),
@@ -143,12 +148,12 @@ def assemble(recipe: Recipe) -> Parts:
 
 
 class _Base:
-    """The base as components see it; `roles` comes once the model is loaded."""
+    """The base as components see it; `texts` comes once the model is loaded."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
         self.tokenizer = tokenizer
         self.limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-        self.roles: ModelRoles | None = None
+        self.texts: WholeTexts | None = None
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         end = self.tokenizer.eos_token_id
@@ -159,10 +164,16 @@ class _Base:
     def reward(self, folder: str, token_ids: Sequence[Sequence[int]]) -> Tensor:
         return self._loaded().reward(Path(folder).expanduser(), token_ids)
 
-    def _loaded(self) -> ModelRoles:
-        if self.roles is None:
+    def _loaded(self) -> WholeTexts:
+        if self.texts is None:
             raise PluginError("BuildContext.base: the model is not loaded before training has begun.")
-        return self.roles
+        if isinstance(threading.current_thread(), TimedCall):
+            raise PluginError(
+                "it has a timeout, and runs on the base model that is being trained: late, it would go on in "
+                "there and switch adapters under the training. Leave its timeout out, or give it a model of "
+                "its own (encoder, or without shared_base)."
+            )
+        return self.texts
 
 
 def _needs_before_update(recipe: Recipe) -> frozenset[Need]:

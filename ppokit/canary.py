@@ -13,7 +13,7 @@ to prefer what people do not: Gao et al. 2023, arXiv:2210.10760, on overoptimisa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +22,28 @@ from torch import Tensor
 
 from ppokit.errors import DataError
 from ppokit.masked import masked_mean
-from ppokit.ratings.table import mean_ratings, read_for_run
+from ppokit.ratings.agreement import rank_correlation
+from ppokit.ratings.table import cells_by_row, mean_ratings, read_for_run
 from ppokit.settings import CanarySettings
 from ppokit.types import Rewards, Rollout
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rated responses: texts, and the mean rating of each."""
+    """Rated responses.
+
+    Attributes:
+        prompts, responses: texts.
+        ratings: the mean rating of each, [n].
+        rows: the first row of each in the file, by column; a CSV's cells are text.
+        separator: what stands between a plain prompt and its response.
+    """
 
     prompts: list[str]
     responses: list[str]
     ratings: Tensor
+    rows: list[dict[str, Any]]
+    separator: str
 
 
 def read_held_out(settings: CanarySettings) -> HeldOut:
@@ -51,7 +61,17 @@ def read_held_out(settings: CanarySettings) -> HeldOut:
             f"canary.path: the first {len(keys)} rated responses of {settings.path} have "
             f"{len(set(means))} different ratings; expected at least two."
         )
-    return HeldOut([prompt for prompt, _ in keys], [response for _, response in keys], torch.tensor(means))
+    first: dict[tuple[str, str], int] = {}
+    for rating in table.ratings:
+        first.setdefault((rating.prompt, rating.response), rating.row)
+    rows = cells_by_row(settings.path, settings.columns)
+    return HeldOut(
+        prompts=[prompt for prompt, _ in keys],
+        responses=[response for _, response in keys],
+        ratings=torch.tensor(means),
+        rows=[rows[first[key]] for key in keys],
+        separator=settings.separator,
+    )
 
 
 class Canary:
@@ -59,14 +79,14 @@ class Canary:
 
     Args:
         held_out: what people rated.
-        collect: held-out texts as a rollout, with what the rewards and `logprobs` need.
+        collect: them as a rollout, with log-probabilities and what the rewards need.
         score: rewards of a rollout, learning nothing from it.
     """
 
     def __init__(
         self,
         held_out: HeldOut,
-        collect: Callable[[Sequence[str], Sequence[str]], Rollout],
+        collect: Callable[[HeldOut], Rollout],
         score: Callable[[Rollout], Rewards],
     ) -> None:
         self.held_out = held_out
@@ -75,7 +95,7 @@ class Canary:
 
     def measure(self) -> dict[str, float]:
         """Both correlations now; one that cannot be taken is left out."""
-        rollout = self.collect(self.held_out.prompts, self.held_out.responses)
+        rollout = self.collect(self.held_out)
         assert rollout.logprobs is not None, "collected with logprobs"
         rewards = self.score(rollout)
         rows = zip(rollout.logprobs, rollout.response_mask, strict=True)
@@ -83,8 +103,8 @@ class Canary:
         totals = rewards.token_rewards.sum(dim=1)
         ratings = self.held_out.ratings
         found = {
-            "canary/reward_spearman": spearman(totals[rewards.valid], ratings[rewards.valid]),
-            "canary/policy_spearman": spearman(likely, ratings),
+            "canary/reward_spearman": _spearman(totals[rewards.valid], ratings[rewards.valid]),
+            "canary/policy_spearman": _spearman(likely, ratings),
             "canary/scored": float(rewards.valid.float().mean()),
         }
         return {name: number for name, number in found.items() if not math.isnan(number)}
@@ -113,10 +133,5 @@ class Canary:
         )
 
 
-def spearman(x: Tensor, y: Tensor) -> float:
-    """Spearman's rank correlation of two [n]; NaN where one is constant, or there are fewer than two."""
-    from scipy.stats import spearmanr
-
-    if len(set(x.tolist())) < 2 or len(set(y.tolist())) < 2:
-        return math.nan
-    return float(spearmanr(x.numpy(), y.numpy()).statistic)
+def _spearman(x: Tensor, y: Tensor) -> float:
+    return rank_correlation(x.double().numpy(), y.double().numpy())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppokit.assembly import Parts
 from ppokit.batches import TokenBatch, forward_all
+from ppokit.canary import HeldOut
 from ppokit.fitting import recorded_rollout
 from ppokit.protocols import Need, SamplingPolicy
 from ppokit.rollout import generate
@@ -50,19 +51,35 @@ class Collector:
         return rollout
 
     def recorded(self, prompts: Sequence[str], responses: Sequence[str], step: int) -> Rollout:
-        """Recorded responses, one to each prompt, with their log-probabilities.
+        """Recorded responses, one to each prompt, with their log-probabilities and what training needs.
 
         Raises:
             DataError: a text is missing, or leaves no room in the model's context.
         """
-        rollout = recorded_rollout(
+        return self._computed(
+            self._recorded(prompts, responses, step), self.parts.needs_before_update | {"logprobs"}
+        )
+
+    def held_out(self, rated: HeldOut, step: int) -> Rollout:
+        """The canary's responses, with their log-probabilities and what the rewards need.
+
+        Raises:
+            DataError: as `recorded`.
+        """
+        rollout = self._recorded(
+            rated.prompts, rated.responses, step, separator=rated.separator, rows=rated.rows
+        )
+        return self._computed(rollout, self.parts.reward_needs | {"logprobs"})
+
+    def _recorded(self, prompts: Sequence[str], responses: Sequence[str], step: int, **more: Any) -> Rollout:
+        return recorded_rollout(
             prompts,
             responses,
             policy=SamplingPolicy(self.parts.roles.model, self.parts.tokenizer, self.parts.end_ids),
             settings=self.settings.prompts,
             step=step,
+            **more,
         )
-        return self._computed(rollout, self.parts.needs_before_update | {"logprobs"})
 
     def _answered(self, prompts: PromptBatch, step: int, *, greedy: bool) -> Rollout:
         parts = self.parts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ppokit.errors import DataError
 from ppokit.prompts import Prompts
@@ -27,8 +27,14 @@ def recorded_rollout(
     policy: SamplingPolicy,
     settings: PromptSettings,
     step: int,
+    separator: str = "",
+    rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> Rollout:
     """One recorded response to each prompt; equal prompts share a group.
+
+    Args:
+        separator: what stands between a plain prompt and its response.
+        rows: a row of data for each, for the rewards that read columns; None where there is none.
 
     Raises:
         DataError: a text is missing, or leaves no room in the model's context.
@@ -45,7 +51,7 @@ def recorded_rollout(
         per_step=len(prompts),
         seed=0,
     )
-    generation = as_generation(responses, policy)
+    generation = as_generation(responses, policy, separator=separator)
     for place, (prompt, response) in enumerate(zip(encoded.ids, generation.response_ids, strict=True)):
         if context is not None and len(prompt) + len(response) > context:
             raise DataError(
@@ -57,7 +63,7 @@ def recorded_rollout(
         [first.setdefault(prompt, place) for place, prompt in enumerate(prompts)],
         list(prompts),
         encoded.ids,
-        [{}] * len(prompts),
+        [{}] * len(prompts) if rows is None else list(rows),
     )
     names = [f"{step + 1:06d}-fit-{place:06d}" for place in range(len(prompts))]
     return build_rollout(batch, generation, names, 1)

@@ -4,14 +4,14 @@ policy     adapter `policy`; without LoRA the model itself
 reference  the base with adapters off; after a pre-trained adapter, a frozen copy of that adapter;
            without LoRA a frozen copy of the model
 value      adapter `value` and a linear head, or a head on the policy's trunk
-reward     adapter and linear head that `ppokit reward fit` made
+others     adapters on the same base, such as that of a fitted reward model
 sampler    the base with the policy's adapter merged into copies of the targeted weights
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ppokit import attention
 from ppokit.adapters import FittedHead, LoraSpec, adapter_of, attach, load_fitted
-from ppokit.batches import TokenBatch, token_batches
+from ppokit.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.loading import quiet
 from ppokit.logprobs import Entropy, check_head, token_logprobs
@@ -81,7 +81,6 @@ class ModelRoles:
             if lora is not None and lora.value_adapter is not None:
                 self._start_value(Path(lora.value_adapter).expanduser())
         self._trainable = dict(self._named_trainable())
-        self._rewards: dict[Path, tuple[str, FittedHead]] = {}
 
     # What the roles compute
 
@@ -92,87 +91,21 @@ class ModelRoles:
 
         Returns: two tensors [b,R], float32, 0 on padding.
         """
-        return self._logprobs_of(self._hidden(batch, role), batch, temperature, entropy, self._head_of(role))
+        return self._logprobs_of(self.hidden(batch, role), batch, temperature, entropy, self._head_of(role))
 
     def values(self, batch: TokenBatch) -> Tensor:
         """Value of the state in which each response token was chosen. [b,R] float32, 0 on padding."""
-        return self._values_of(self._hidden(batch, "value"), batch)
+        return self._values_of(self.hidden(batch, "value"), batch)
 
     def logprobs_and_values(
         self, batch: TokenBatch, *, temperature: float, entropy: Entropy = "none"
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Both, from one forward pass where the value head stands on the policy's trunk."""
-        hidden = self._hidden(batch, "policy")
+        hidden = self.hidden(batch, "policy")
         logprobs, entropies = self._logprobs_of(hidden, batch, temperature, entropy, self._head_of("policy"))
         if self.value_mode == "own_adapter":
             return logprobs, entropies, self.values(batch)
         return logprobs, entropies, self._values_of(hidden, batch)
-
-    @torch.no_grad()
-    def embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Texts as vectors: the mean over tokens of the frozen base's final hidden states, of length 1.
-
-        Args:
-            token_ids: of each text, at least one token.
-
-        Returns: [n,H] float32 on the CPU.
-
-        Raises:
-            ModelError: the base itself is trained, and there is no frozen copy.
-        """
-        if self.lora is None and self.frozen_copy is None:
-            raise ModelError(
-                "without lora the base model itself is trained, so that its hidden states would drift; name "
-                "an encoder of its own, or add a lora section"
-            )
-        out = torch.zeros(len(token_ids), self.model.config.get_text_config().hidden_size)
-        for places, hidden, mask in self._hidden_of(token_ids, "reference"):
-            mean = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-            out[places] = nn.functional.normalize(mean, dim=1).cpu()
-        return out
-
-    @torch.no_grad()
-    def reward(self, folder: Path, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Scores of texts by a fitted reward adapter on this base: its head on the last token's hidden state.
-
-        Args:
-            folder: what `ppokit reward fit` made of the base; loaded at the first call.
-            token_ids: of each text, at least one token.
-
-        Returns: [n] float32 on the CPU.
-
-        Raises:
-            ModelError: there is no lora, or the adapter was fitted on another base.
-        """
-        if self.lora is None:
-            raise ModelError(
-                "shared_base: the base itself is trained, so that no other adapter can stand on it; add a "
-                "lora section, or leave shared_base out"
-            )
-        if folder not in self._rewards:
-            name = f"reward_{len(self._rewards)}"
-            head = load_fitted(self.peft, folder, name, key="shared_base")
-            self._rewards[folder] = (name, head)
-            self._adapted = [m for m in self.model.modules() if hasattr(m, "lora_A")]
-        name, head = self._rewards[folder]
-        out = torch.zeros(len(token_ids))
-        for places, hidden, mask in self._hidden_of(token_ids, name):
-            last = hidden[torch.arange(len(places)), mask.sum(dim=1) - 1].cpu()
-            out[places] = nn.functional.linear(last, head.weight, head.bias).squeeze(1)
-        return out
-
-    def _hidden_of(
-        self, token_ids: Sequence[Sequence[int]], role: str, tokens_at_a_time: int = 4096
-    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Batch by batch: places [b], float32 hidden states [b,T,H] and mask [b,T] of whole texts."""
-        lengths = [len(ids) for ids in token_ids]
-        for places in token_batches(range(len(token_ids)), lengths, tokens_at_a_time):
-            width = max(lengths[place] for place in places)
-            ids = torch.tensor([[*token_ids[p], *[0] * (width - lengths[p])] for p in places])
-            mask = torch.arange(width) < torch.tensor([[lengths[p]] for p in places])
-            nothing = torch.zeros(0, dtype=torch.long)
-            batch = TokenBatch(ids.to(self.device), nothing, nothing, nothing, mask.to(self.device))
-            yield places, self._hidden(batch, role).float(), batch.mask
 
     def _logprobs_of(
         self, hidden: Tensor, batch: TokenBatch, temperature: float, entropy: Entropy, head: nn.Module
@@ -198,10 +131,14 @@ class ModelRoles:
             picked = picked.detach()
         return batch.scatter(self.value_head(picked.float()).squeeze(-1))
 
-    def _hidden(self, batch: TokenBatch, role: str) -> Tensor:
-        """[b,T,H] final hidden states."""
+    def hidden(self, batch: TokenBatch, role: str) -> Tensor:
+        """[b,T,H] final hidden states.
+
+        Args:
+            role: a `Role`, `base` for the base without any adapter, or the name of an adapter that was added.
+        """
         model = self.model
-        if role == "reference" and self.frozen_copy is not None:
+        if role in ("reference", "base") and self.frozen_copy is not None:
             model = self.frozen_copy
         self._activate(role)
         self._choose_attention(model, batch.input_ids.shape[1])
@@ -239,6 +176,20 @@ class ModelRoles:
         for param in self._adapter_params.values():
             param.requires_grad_(True)
 
+    def add_fitted(self, folder: Path, name: str, *, key: str) -> FittedHead:
+        """Put the adapter of a fitted reward model on the base, frozen; its head comes back.
+
+        Args:
+            name: of the adapter; `hidden` takes it as a role.
+            key: the recipe's, for errors.
+
+        Raises:
+            ModelError: it was fitted on another base.
+        """
+        head = load_fitted(self.peft, folder, name, key=key)
+        self._adapted = [m for m in self.model.modules() if hasattr(m, "lora_A")]
+        return head
+
     def _start_value(self, folder: Path) -> None:
         """Let the value function begin as a fitted reward model, whose score it then foretells."""
         assert self.value_head is not None, "it is being made"
@@ -256,8 +207,8 @@ class ModelRoles:
         adapter: str | None = role
         if role == "value" and self.value_mode != "own_adapter":
             adapter = "policy"
-        if role == "reference":
-            adapter = self._reference_adapter
+        if role in ("reference", "base"):
+            adapter = self._reference_adapter if role == "reference" else None
         for module in self._adapted:
             if adapter is not None and module.active_adapters != [adapter]:
                 module.set_adapter(adapter)

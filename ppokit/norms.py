@@ -9,6 +9,7 @@ gives its bits; it keeps x, where autograd would keep two more tensors of that s
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def fuse_norms(model: nn.Module) -> int:
     for module in model.modules():
         eps = getattr(module, "variance_epsilon", None)
         if type(module).__name__.endswith("RMSNorm") and isinstance(eps, float) and _agrees(module, eps):
-            _fuse(module, eps)
+            _fuse(module)
             found += 1
     return found
 
@@ -66,14 +67,16 @@ def _agrees(module: Any, eps: float) -> bool:
     return torch.equal(module(probe), found)
 
 
-def _fuse(module: Any, eps: float) -> None:
-    plain = module.forward
+def _fuse(module: Any) -> None:
+    # Methods: a closure would go on reading this module's weight in a deep copy.
+    module.forward = MethodType(_forward, module)
 
-    def forward(hidden_states: Tensor) -> Tensor:
-        if hidden_states.dtype != module.weight.dtype:  # transformers' own then gives the wider one
-            own: Tensor = plain(hidden_states)
-            return own
-        normed: Tensor = _RMSNorm.apply(hidden_states, module.weight, eps)  # type: ignore[no-untyped-call]
-        return normed
 
-    module.forward = forward
+def _forward(module: Any, hidden_states: Tensor) -> Tensor:
+    if hidden_states.dtype != module.weight.dtype:  # transformers' own then gives the wider one
+        own: Tensor = type(module).forward(module, hidden_states)
+        return own
+    normed: Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
+        hidden_states, module.weight, module.variance_epsilon
+    )
+    return normed

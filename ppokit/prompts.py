@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 _READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 
 
-def read_rows(path: str, split: str) -> list[dict[str, Any]]:
+def read_rows(path: str, split: str, *, key: str = "prompts.path") -> list[dict[str, Any]]:
     """Every row of a local file (JSON lines, CSV, Parquet, text) or of a hub data set.
+
+    Args:
+        key: how errors name the path.
 
     Raises:
         DataError: it cannot be read, or is empty.
@@ -38,12 +41,12 @@ def read_rows(path: str, split: str) -> list[dict[str, Any]]:
             reader = _READERS.get(local.suffix.lower())
             if reader is None:
                 raise DataError(
-                    f"prompts.path: {path} ends in {local.suffix or 'nothing'}; expected one of "
+                    f"{key}: {path} ends in {local.suffix or 'nothing'}; expected one of "
                     f"{', '.join(_READERS)}."
                 )
             if local.suffix.lower() == ".jsonl":
                 # Read by hand: rows may differ in their columns, and a bad line is named.
-                return _json_lines(local)
+                return _json_lines(local, key)
             # Only an empty cell is missing; by default pandas would also drop texts such as "NA" and "None".
             cells = {"keep_default_na": False, "na_values": [""]} if reader == "csv" else {}
             data = datasets.load_dataset(reader, data_files=str(local), split="train", **cells)
@@ -54,13 +57,13 @@ def read_rows(path: str, split: str) -> list[dict[str, Any]]:
         raise
     except Exception as error:  # datasets raises a dozen types, from many libraries
         first = first_line(error)
-        raise DataError(f"prompts.path: {path} cannot be read: {first}") from error
+        raise DataError(f"{key}: {path} cannot be read: {first}") from error
     if not rows:
-        raise DataError(f"prompts.path: {path} has no rows; expected at least one prompt.")
+        raise DataError(f"{key}: {path} has no rows; expected at least one prompt.")
     return rows
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
+def _json_lines(path: Path, key: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
@@ -69,12 +72,12 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(f"prompts.path: {path} line {number} is not JSON: {error.msg}.") from error
+                raise DataError(f"{key}: {path} line {number} is not JSON: {error.msg}.") from error
             if not isinstance(row, dict):
-                raise DataError(f"prompts.path: {path} line {number} is no JSON object.")
+                raise DataError(f"{key}: {path} line {number} is no JSON object.")
             rows.append(row)
     if not rows:
-        raise DataError(f"prompts.path: {path} has no rows; expected at least one prompt.")
+        raise DataError(f"{key}: {path} has no rows; expected at least one prompt.")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return [{key: row.get(key) for key in columns} for row in rows]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from ppokit.columns import is_local, read_columns
 from ppokit.errors import DataError
 from ppokit.protocols import CheckContext
-from ppokit.ratings.table import read_ratings
+from ppokit.ratings.table import cells_by_row, read_ratings
 from ppokit.recipe_file import Document
 from ppokit.settings import (
     CanarySettings,
@@ -43,18 +44,20 @@ def check(
     _minibatches(sections, document)
     _groups(sections.get("rollout"), document)
     _adapter(sections.get("lora"), sections.get("value"), document)
+    _value_adapter(sections.get("lora"), choices, document)
     if not data:
         return
     columns = _prompts(sections.get("prompts"), document)
-    _canary(sections.get("canary"), document)
     rollout = sections.get("rollout")
     context = CheckContext(
         columns, rollout.responses_per_prompt if isinstance(rollout, RolloutSettings) else None
     )
     for kind in choices:
         for choice in choices[kind]:
-            if choice is not None and choice.component.check is not None:
-                _ask(choice, context, document)
+            if choice is not None:
+                for sentence in _told(choice, context):
+                    document.report(choice.key, sentence)
+    _canary(sections.get("canary"), choices.get("rewards", ()), context, document)
 
 
 def default_value(lora: bool, needs: frozenset[str]) -> str | None:
@@ -143,15 +146,42 @@ def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:
         )
 
 
-def _canary(canary: CanarySettings | None, document: Document) -> None:
+def _value_adapter(
+    lora: LoraSettings | None, choices: Mapping[str, Sequence[Choice | None]], document: Document
+) -> None:
+    chosen = [choice for group in choices.values() for choice in group]
+    if lora is None or lora.value_adapter is None or None in chosen:
+        return
+    if not any(choice is not None and "values" in choice.component.needs for choice in chosen):
+        document.report(
+            "lora.value_adapter",
+            "no estimator or loss of this recipe needs a value function, so nothing would begin as that "
+            "reward model; leave it out, or choose an estimator with values, such as gae",
+        )
+
+
+def _canary(
+    canary: CanarySettings | None,
+    rewards: Sequence[Choice | None],
+    context: CheckContext,
+    document: Document,
+) -> None:
     if canary is None:
         return
     if find_spec("scipy") is None:
         document.report("canary", "its rank correlations need pip install 'ppokit[ratings]'")
     try:
         read_ratings(canary.path, canary.columns, on_bad_row=canary.on_bad_row)
+        first = next(iter(cells_by_row(canary.path, canary.columns).values()))
     except DataError as error:
         document.report("canary.path", str(error))
+        return
+    held_out = replace(context, columns=tuple(first))
+    for choice in filter(None, rewards):
+        known = _told(choice, context)
+        for sentence in _told(choice, held_out):
+            if sentence not in known:
+                document.report("canary.path", f"{choice.key} cannot score {canary.path}: {sentence}")
 
 
 def _prompts(prompts: PromptSettings | None, document: Document) -> tuple[str, ...] | None:
@@ -175,15 +205,12 @@ def _prompts(prompts: PromptSettings | None, document: Document) -> tuple[str, .
     return columns
 
 
-def _ask(choice: Choice, context: CheckContext, document: Document) -> None:
-    assert choice.component.check is not None
+def _told(choice: Choice, context: CheckContext) -> list[str]:
+    """What the component itself finds wrong."""
+    if choice.component.check is None:
+        return []
     try:
         found = choice.component.check(choice.options, context)
-        sentences = [found] if isinstance(found, str) else list(found)
+        return [found] if isinstance(found, str) else list(found)
     except Exception as error:  # a plugin's fault must not hide the recipe's other problems
-        document.report(
-            choice.key, f"check of plugin {choice.plugin} failed: {type(error).__name__}: {error}"
-        )
-        return
-    for sentence in sentences:
-        document.report(choice.key, sentence)
+        return [f"check of plugin {choice.plugin} failed: {type(error).__name__}: {error}"]

@@ -10,7 +10,11 @@ from ppokit.types import Generation
 
 
 def as_generation(
-    texts: Sequence[str], policy: SamplingPolicy, max_new_tokens: int | None = None
+    texts: Sequence[str],
+    policy: SamplingPolicy,
+    max_new_tokens: int | None = None,
+    *,
+    separator: str = "",
 ) -> Generation:
     """Recorded texts as an engine's answer.
 
@@ -21,13 +25,14 @@ def as_generation(
         texts: the responses; one that is empty is the end-of-sequence token alone.
         policy: its tokenizer and its end-of-sequence tokens are used.
         max_new_tokens: a longer one is cut there, and not finished; its text stays whole, as it was rated.
+        separator: what stands between a plain prompt and its response; part of the tokens, not of the text.
     """
     tokenizer = policy.tokenizer
     end = tokenizer.eos_token_id
     if end is None and policy.end_ids:
         end = min(policy.end_ids)
     encoded = [
-        list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        list(tokenizer(separator + text, add_special_tokens=False, verbose=False)["input_ids"])
         + ([] if end is None else [int(end)])
         for text in texts
     ]

@@ -157,6 +157,10 @@ class CanarySettings(Section):
         default=10, gt=0, description="Steps between evaluations; the first is before any training."
     )
     limit: int = Field(default=200, gt=1, description="Rated responses that are looked at, from the first.")
+    separator: str = Field(
+        default="",
+        description="Text between a plain prompt and its response, such as a space; not for chats.",
+    )
 
 
 class RunSettings(Section):

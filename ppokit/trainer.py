@@ -17,12 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 
 from ppokit.assembly import Parts, assemble
 from ppokit.canary import Canary, read_held_out
-from ppokit.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
+from ppokit.checkpoint import list_checkpoints
 from ppokit.collection import Collector
 from ppokit.dynamic_sampling import count_groups, join, mark
 from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
@@ -30,9 +29,10 @@ from ppokit.estimation import estimate
 from ppokit.fitting import check_estimator, check_given, given_rewards
 from ppokit.guards import check_first_kl, check_moved
 from ppokit.inference import LoadedPolicy, Prediction
-from ppokit.ledger import Ledger, provenance
+from ppokit.keeping import RunKeeper
+from ppokit.ledger import Ledger
 from ppokit.metrics import Clock, peak_gb, rollout_metrics
-from ppokit.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Stateful, Warned
+from ppokit.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Warned
 from ppokit.recipe import Recipe
 from ppokit.signals import Signals
 from ppokit.types import Advantages, PromptBatch, Rewards, Rollout
@@ -63,29 +63,19 @@ class PPOTrainer:
             raise RunFolderError(f"--resume: {self.ledger.folder} has no checkpoint to go on from.")
         self.parts: Parts = assemble(recipe)
         self.roles, self.processes = self.parts.roles, self.parts.processes
-        self.step = 0
+        self.keeper = RunKeeper(recipe, self.parts, self.ledger)
+        self.step = 0 if resume is None else self.keeper.load(checkpoints[-1])
         """Steps done."""
-        self._saved = self._state()
-        if resume is not None:
-            self._saved = load_checkpoint(checkpoints[-1], self.parts.masters)
-            self.step = self._saved.step
-            for name, part in self._stateful():
-                if name not in self._saved.components:
-                    raise RunFolderError(
-                        f"--resume: checkpoint {checkpoints[-1]} holds no state of {name}, which the recipe "
-                        "now has. Take back what was changed in the recipe, or start a new run."
-                    )
-                part.load_state_dict(self._saved.components[name])
-        self._saved_steps = self.parts.masters.steps
-        self._resumed_at = self.step if resume is not None else None
-        self._opened = self._ended = False
-        self._first_hash = self.parts.masters.hash(self.roles.is_policy)
         self._moved = self.step > 0
+        self._ended = False
+        self.collector = Collector(self.parts, self.settings, recipe.engine.plugin, self._phase)
         self._canary: Canary | None = None
         if self.settings.canary is not None:
-            held_out = read_held_out(self.settings.canary)
-            self._canary = Canary(held_out, self.recorded, self.parts.scorer.look)
-        self.collector = Collector(self.parts, self.settings, recipe.engine.plugin, self._phase)
+            self._canary = Canary(
+                read_held_out(self.settings.canary),
+                lambda rated: self.collector.held_out(rated, self.step),
+                self.parts.scorer.look,
+            )
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
         self.observers = [*self.parts.observers, *observers] if self.processes.is_main else []
@@ -115,7 +105,7 @@ class PPOTrainer:
             except BaseException:
                 # Before the first step is done there is nothing worth a folder.
                 with self.signals.held():
-                    if self._opened:
+                    if self.keeper.opened:
                         self.save()
                 raise
             finally:
@@ -197,17 +187,16 @@ class PPOTrainer:
                     trained, wanted, self.step, epochs=epochs, minibatches=minibatches
                 )
             except NonFiniteError:
-                self._keep_failed(rollout, advantages)
+                self.keeper.keep_failed(self.step + 1, rollout, advantages)
                 raise
             for provider in self.parts.scorer.providers:
                 if isinstance(provider.provider, Observant):
                     provider.provider.observe(rollout)
             if not self._moved:
                 after = self.parts.masters.hash(self.roles.is_policy)
-                self._moved = check_moved(self._first_hash, after, wanted.advantages)
+                self._moved = check_moved(self.keeper.first_hash, after, wanted.advantages)
             self.step += 1
-            self._saved = self._state()
-            self._saved_steps = self.parts.masters.steps
+            self.keeper.note(self.step)
         return {**stats, **watched}
 
     def report(
@@ -223,13 +212,13 @@ class PPOTrainer:
             metrics["tokens_per_s"] = float(rollout.response_mask.sum()) / max(total, 1e-9)
             metrics["memory/peak_gb"] = max(self.processes.gather([peak_gb(self.roles.device)]))
             if self.processes.is_main:
-                self._open()
-                self._warn(metrics)
+                self.keeper.open()
+                self._warn(rewards, metrics)
                 self.ledger.add_metrics(self.step, metrics)
                 self.ledger.add_rollout(self.step, rollout, rewards, advantages)
                 for observer in self.observers:
                     observer.on_step(self.step, rollout, rewards, metrics)
-            self._opened = True
+            self.keeper.opened = True
             run = self.settings.run
             if self.step % run.checkpoint_every == 0 or self.step == run.steps:
                 self.save()
@@ -241,16 +230,7 @@ class PPOTrainer:
 
         Weights that a forced stop left half-way are no step's: then the checkpoint before it stands.
         """
-        if self.parts.masters.steps != self._saved_steps:
-            return
-        checkpoints = self.ledger.folder / "checkpoints"
-        if self.processes.is_main and not (checkpoints / f"step-{self._saved.step:06d}").exists():
-            self._open()
-            save_checkpoint(checkpoints, self.parts.masters, self._saved, self.settings.run.keep_checkpoints)
-            with self.ledger.replacing("policy") as folder:
-                self.roles.save_policy(folder)
-                self.parts.tokenizer.save_pretrained(folder / "policy")
-            self.ledger.plot()
+        self.keeper.save()
 
     def end(self) -> None:
         """Tell the observers that the run is over; a second call does nothing."""
@@ -320,16 +300,24 @@ class PPOTrainer:
             return {}
         return canary.measure()
 
-    def _warn(self, metrics: dict[str, float]) -> None:
-        """Tell the observers what the canary says, by the numbers of its first measure."""
-        if self._canary is None or "canary/scored" not in metrics:
-            return
-        first = next((line for line in self.ledger.read_metrics() if "canary/scored" in line), metrics)
-        warning = self._canary.warning(first, metrics)
-        metrics["canary/warning"] = float(warning is not None)
+    def _warn(self, rewards: Rewards, metrics: dict[str, float]) -> None:
+        """Tell the observers what is wrong with a step: nothing scored, or what the canary says."""
+        warnings = []
+        if not bool(rewards.valid.any()):
+            warnings.append(
+                "no response of this step has a reward, so nothing was learnt from it: the recipe's rewards "
+                "abstained from, or failed for, every one"
+            )
+        if self._canary is not None and "canary/scored" in metrics:
+            # By the numbers of its first measure.
+            first = next((line for line in self.ledger.read_metrics() if "canary/scored" in line), metrics)
+            warning = self._canary.warning(first, metrics)
+            metrics["canary/warning"] = float(warning is not None)
+            warnings += [warning] if warning is not None else []
         for observer in self.observers:
-            if warning is not None and isinstance(observer, Warned):
-                observer.on_warning(self.step, warning)
+            if isinstance(observer, Warned):
+                for warning in warnings:
+                    observer.on_warning(self.step, warning)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -340,38 +328,3 @@ class PPOTrainer:
                 observer.on_phase(self.step + 1, name)
         with self.clock.phase(name):
             yield
-
-    def _stateful(self) -> Iterator[tuple[str, Stateful]]:
-        """What checkpoints hold beside the weights, by name."""
-        yield "scorer", self.parts.scorer
-        for provider in self.parts.scorer.providers:
-            if isinstance(provider.provider, Stateful):
-                yield f"rewards/{provider.name}", provider.provider
-        if isinstance(self.parts.estimator, Stateful):
-            yield "advantages", self.parts.estimator
-
-    def _state(self) -> TrainState:
-        """What a checkpoint of now holds beside the weights, in copies: components go on changing theirs."""
-        return TrainState(self.step, {name: deepcopy(dict(p.state_dict())) for name, p in self._stateful()})
-
-    def _open(self) -> None:
-        """Make the run's folder, or clear what a resumed run writes again; the first time only."""
-        if self._opened:
-            return
-        self._opened = True
-        if self._resumed_at is not None:
-            self.ledger.reopen(self._resumed_at, self.recipe.to_yaml())
-            return
-        self.ledger.open_new(
-            self.recipe.to_yaml(),
-            provenance(
-                {choice.key: choice.plugin for choice in self.recipe.choices},
-                {"hashes": {**self.parts.hashes, "policy_at_start": self._first_hash}},
-            ),
-        )
-
-    def _keep_failed(self, rollout: Rollout, advantages: Advantages) -> None:
-        """Leave the samples of a step that could not be trained on for the user to look at."""
-        if self.processes.is_main:
-            self._open()
-            self.ledger.add_rollout(self.step + 1, rollout, None, advantages)

@@ -28,6 +28,7 @@ from pydantic import Field, StrictInt, field_validator
 from ppokit.errors import ModelError
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.templates import fill
 from ppokit.types import Outcome, RewardOutput, Rollout
 from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, layout_of, load, load_tokenizer
 
@@ -159,7 +160,7 @@ class RewardModel:
     def _encode(self, rollout: Rollout) -> tuple[list[dict[str, list[int]]], int]:
         encoded, truncated = [], 0
         for prompt, response in zip(rollout.prompts, rollout.responses, strict=True):
-            texts = [text.format(prompt=prompt, response=response) for text in self.templates]
+            texts = [fill(template, prompt, response) for template in self.templates]
             one = self._tokens(texts)
             if self.limit is not None and len(one["input_ids"]) > self.limit:
                 truncated += 1

@@ -67,10 +67,7 @@ class RecordedEngine:
                 self.responses.get(prompt, []), uniforms[place, :, 0].tolist(), self.options.recorded
             )
         given = [text for text in texts if text is not None]
-        recorded = as_generation(
-            [self.options.separator + text for text in given], policy, self.max_new_tokens
-        )
-        recorded = replace(recorded, texts=given)
+        recorded = as_generation(given, policy, self.max_new_tokens, separator=self.options.separator)
         missing = [place for place, text in enumerate(texts) if text is None]
         return _merged(texts, recorded, self._sample(policy, batch, uniforms, missing))
 

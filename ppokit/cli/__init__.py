@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import traceback
 import warnings
@@ -73,7 +74,7 @@ class _Plainly:
         if not issubclass(category, PpokitWarning):
             return _as_python_does(message, category, filename, lineno, line)
         text = str(message)
-        if text in self.told:
+        if text in self.told or os.environ.get("RANK", "0") != "0":  # of several processes, one tells it
             return ""
         self.told.add(text)
         return f"ppokit: warning: {text}\n"

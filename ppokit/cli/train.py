@@ -39,6 +39,8 @@ def train(
     if resume is not None:
         if recipe is not None:  # with --resume, the first positional is an override already
             changed.insert(0, str(recipe))
+        for text in changed:
+            _check_change(text, resume)
         recipe = resume / "recipe.yaml"
         if not recipe.is_file():
             raise RunFolderError(f"--resume: {resume} is not the folder of a run: it has no recipe.yaml.")
@@ -46,6 +48,20 @@ def train(
         raise typer.BadParameter("name a RECIPE, or a run's folder with --resume")
     loaded = Recipe.load(recipe, changed, Catalog(disable_plugin or ()))
     _run(loaded, resume)
+
+
+def _check_change(text: str, resume: Path) -> None:
+    key, equals, _ = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(
+            f"got {text} with --resume {resume}: a run goes on by its own recipe; expected changes of it, as "
+            "in run.steps=50"
+        )
+    if key.strip() == "run.out":
+        raise typer.BadParameter(
+            f"got {text} with --resume {resume}: a run goes on in its folder; leave it out, or copy the "
+            "folder and resume the copy"
+        )
 
 
 def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]

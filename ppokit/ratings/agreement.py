@@ -49,6 +49,14 @@ class Estimate:
     high: float | None
 
 
+def rank_correlation(a: Floats, b: Floats) -> float:
+    """Spearman's rho; NaN where one does not vary, or there are fewer than two. [N], [N]"""
+    from scipy.stats import spearmanr
+
+    varies = len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
+    return float(spearmanr(a, b).statistic) if varies else float("nan")
+
+
 def shared(items: Ints) -> Ints:
     """Which ratings are of items that have two or more. [N] -> [n], places"""
     counts = np.bincount(items)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ppokit.errors import DataError, PpokitWarning
 from ppokit.ratings.layout import Layout
@@ -23,6 +23,7 @@ __all__ = [
     "Rating",
     "RatingColumns",
     "RatingTable",
+    "cells_by_row",
     "mean_ratings",
     "pairs_of",
     "read_for_run",
@@ -57,8 +58,7 @@ def read_ratings(
         DataError: the file cannot be read, lacks a column, has a bad row under `fail`, or no good row.
     """
     columns = columns or RatingColumns()
-    known = {columns.prompt, columns.response, columns.rating, columns.chosen, columns.rejected}
-    return table_of(read_rows(path, known), str(path), columns, on_bad_row=on_bad_row)
+    return table_of(read_rows(path, _known(columns)), str(path), columns, on_bad_row=on_bad_row)
 
 
 def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
@@ -73,6 +73,16 @@ def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadR
             stacklevel=2,
         )
     return table
+
+
+def cells_by_row(path: str | Path, columns: RatingColumns) -> dict[int, dict[str, Any]]:
+    """Every cell of a file of ratings, by the number of its row and the name of its column.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    rows = read_rows(path, _known(columns))
+    return {number: dict(zip(rows.header, cells, strict=True)) for number, cells in rows.rows}
 
 
 def table_of(rows: Rows, source: str, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
@@ -133,6 +143,10 @@ def pairs_of(table: RatingTable) -> list[Pair]:
                 if a.rating > b.rating and a.response != b.response:
                     pairs.append(Pair(a.row, a.prompt, a.response, b.response, a.rater, a.item, a.split))
     return pairs
+
+
+def _known(columns: RatingColumns) -> set[str]:
+    return {columns.prompt, columns.response, columns.rating, columns.chosen, columns.rejected}
 
 
 def _told(source: str, bad: list[BadRow], total: int, on_bad_row: OnBadRow) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ppokit.errors import DataError
+from ppokit.memory import keep_freed_memory
 from ppokit.ratings.records import RatingTable
 from ppokit.reward_fit import folder as folders
 from ppokit.reward_fit.base import Base, Fitted, find_base
@@ -166,6 +167,8 @@ class _Run:
     def __init__(self, base: Base, parts: Parts, options: FitOptions, listener: Listener) -> None:
         self.base, self.parts, self.options, self.listener = base, parts, options, listener
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.batch_size = max(1, options.batch_size // 2) if parts.pairs else options.batch_size
 
     def settings(self, samples: int) -> dict[str, Any]:

@@ -99,19 +99,19 @@ def held_out_prompts(
     known = {
         same_prompt(str(row.get(trained_on.column))) for row in read_rows(trained_on.path, trained_on.split)
     }
-    rows = read_rows(path, "train")
+    rows = read_rows(path, "train", key="--prompts")
     if column not in rows[0]:
         raise DataError(f"--prompts {path} has no column {column!r}; it has {', '.join(rows[0])}.")
     texts = [str(row[column]) for row in rows if row[column]]
     asked = list({same_prompt(text): text for text in reversed(texts)}.values())[::-1]
     kept = [prompt for prompt in asked if same_prompt(prompt) not in known]
+    left_out = len(asked) - len(kept)
     if len(kept) < 2:
         raise DataError(
-            f"--prompts {path}: the run was trained on all but {len(kept)} of its {len(asked)} prompts; "
-            "expected at least two others."
+            f"--prompts {path}: the run was trained on {left_out} of its {len(asked)} prompts; expected at "
+            "least two others."
         )
-    left_out = len(asked) - len(kept)
-    notes = [f"{left_out:,} prompts left out: the run was trained on them"] if left_out else []
+    notes = [f"prompts left out, since the run was trained on them: {left_out:,}"] if left_out else []
     return kept[:limit], notes
 
 

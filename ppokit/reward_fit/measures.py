@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppokit.ratings.agreement import Estimate, spearman_brown, split_half
+from ppokit.ratings.agreement import Estimate, rank_correlation, spearman_brown, split_half
 from ppokit.ratings.arrays import arrays_of
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.splitting import same_prompt
@@ -95,13 +95,6 @@ def choice_gain(more: Floats, fewer: Floats, groups: Sequence[str], *, seed: int
     """How much oftener the first margins are right than the second, on the same draws of prompts. All [N]"""
     better = _right(more) - _right(fewer)
     return _bootstrap(lambda p: float(better[p].mean()), groups, seed)
-
-
-def rank_correlation(a: Floats, b: Floats) -> float:
-    """Spearman's rho; NaN where one does not vary. [N], [N]"""
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else float("nan")
 
 
 def pair_accuracy(scores: Floats, ratings: Floats) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppokit.ratings.agreement import Estimate
+from ppokit.ratings.agreement import Estimate, rank_correlation
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.splitting import same_prompt
 from ppokit.reward_fit import measures
@@ -154,7 +154,7 @@ def quality_of(samples: Sequence[Any], scores: Floats, others: Floats | None, se
         within,
         measures.calibration(single, ratings),
         float(spreads.mean()) if several else None,
-        measures.rank_correlation(spreads, np.abs(single - ratings)) if several else None,
+        rank_correlation(spreads, np.abs(single - ratings)) if several else None,
     )
 
 

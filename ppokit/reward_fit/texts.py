@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppokit.templates import fill
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -49,7 +51,7 @@ class Texts:
         """Token ids and so on of each text, not padded."""
         encoded = []
         for prompt, response in zip(prompts, responses, strict=True):
-            texts = [text.format(prompt=prompt, response=response) for text in self.layout.template]
+            texts = [fill(template, prompt, response) for template in self.layout.template]
             made = self.tokenizer(
                 *texts,
                 truncation=True,

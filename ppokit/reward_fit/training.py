@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ppokit.batches import token_batches
 from ppokit.errors import TrainingError
 from ppokit.ratings.splitting import same_prompt
 from ppokit.reward_fit.base import Fitted, trainable
@@ -31,6 +32,9 @@ HEAD_RATE = 10.0  # the head starts at nothing, the trunk does not
 WARMUP = 0.1
 MAX_NORM = 1.0
 EVALUATION_BATCH = 64
+# Of a forward pass in training. The widest tensors of a small encoder then have 25 MB; from 32 MB on, glibc
+# takes each from the kernel anew, which clears its pages.
+CPU_TOKENS = 4096
 EVALUATION_COST = 1 / 3  # of a training pass over the same tokens
 
 
@@ -138,16 +142,19 @@ def train(
         fitted.model.train()
         total = 0.0
         for chosen in batches(sizes, plan.batch_size, generator):
-            losses = _losses(fitted, fit, chosen)  # [n, heads]
-            loss = (losses * bags[chosen].to(losses.device)).mean()
-            if not torch.isfinite(loss):
-                raise TrainingError(f"the loss became {loss.item()} in epoch {epoch}; try a lower --lr.")
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = 0.0
+            for part in _parts(fitted, fit, sizes, chosen):
+                losses = _losses(fitted, fit, part)  # [n, heads]
+                share = (losses * bags[part].to(losses.device)).sum() / (len(chosen) * losses.shape[1])
+                share.backward()  # type: ignore[no-untyped-call]
+                loss += share.item()
+            if not math.isfinite(loss):
+                raise TrainingError(f"the loss became {loss} in epoch {epoch}; try a lower --lr.")
             nn.utils.clip_grad_norm_(list(parameters.values()), MAX_NORM)
             optimizer.step()
             schedule.step()
-            total += loss.item() * len(chosen) / len(fit.first)
+            total += loss * len(chosen) / len(fit.first)
             advance(sum(tokens[i] for i in chosen))
         held = loss_of(fitted, validation)
         advance(round(validation.tokens * EVALUATION_COST))
@@ -208,6 +215,14 @@ def loss_of(fitted: Fitted, samples: Encodings) -> float:
     if samples.second is not None:
         return float(nn.functional.softplus(predict(fitted, samples.second).mean(1) - scores).mean())
     return float((samples.weights * (scores - samples.ratings) ** 2).mean())
+
+
+def _parts(fitted: Fitted, samples: Encodings, sizes: Sequence[int], chosen: list[int]) -> list[list[int]]:
+    """A batch in the parts that go through the model one by one: on a CPU, as much as its allocator keeps."""
+    if next(fitted.model.parameters()).device.type != "cpu":
+        return [chosen]
+    texts = 1 if samples.second is None else 2
+    return token_batches(chosen, sizes, CPU_TOKENS // texts)
 
 
 def _losses(fitted: Fitted, samples: Encodings, chosen: list[int]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ppokit.canary import Canary, HeldOut, read_held_out, spearman
+from ppokit.canary import Canary, HeldOut, read_held_out
 from ppokit.errors import DataError
 from ppokit.settings import CanarySettings
 from ppokit.types import Rewards, Rollout
@@ -27,8 +27,8 @@ def canary(scores: list[float], logprobs: list[float], valid: list[bool] | None 
     token_rewards = torch.zeros(5, 2)
     token_rewards[:, 0] = torch.tensor(scores)
     rewards = Rewards(token_rewards, torch.zeros(5), {}, {}, torch.tensor(valid or [True] * 5))
-    held_out = HeldOut(["p"] * 5, list("abcde"), torch.tensor(RATINGS))
-    return Canary(held_out, lambda prompts, responses: found, lambda given: rewards)
+    held_out = HeldOut(["p"] * 5, list("abcde"), torch.tensor(RATINGS), [{}] * 5, "")
+    return Canary(held_out, lambda rated: found, lambda given: rewards)
 
 
 def test_by_hand() -> None:
@@ -47,9 +47,10 @@ def test_what_was_not_scored_does_not_count() -> None:
     assert "canary/policy_spearman" not in found, "a constant has no ranks"
 
 
-@pytest.mark.parametrize("few", [[], [1.0]])
-def test_too_few_for_a_correlation(few: list[float]) -> None:
-    assert math.isnan(spearman(torch.tensor(few), torch.tensor(few)))
+@pytest.mark.parametrize("scored", [0, 1])
+def test_too_few_for_a_correlation(scored: int) -> None:
+    found = canary(RATINGS, [-1, -2, -3, -4, -5], [place < scored for place in range(5)]).measure()
+    assert "canary/reward_spearman" not in found
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,10 @@ def test_ratings_are_means_over_raters_and_the_first_count(tmp_path: Path) -> No
     path.write_text("prompt,response,rating\na,x,1\nb,y,5\na,x,2\nc,z,9\n")
     found = read_held_out(settings(path, limit=2))
     assert (found.prompts, found.responses, found.ratings.tolist()) == (["a", "b"], ["x", "y"], [1.5, 5])
+    assert found.rows == [
+        {"prompt": "a", "response": "x", "rating": "1"},
+        {"prompt": "b", "response": "y", "rating": "5"},
+    ]
 
 
 def test_ratings_that_are_all_alike_are_refused(tmp_path: Path) -> None:

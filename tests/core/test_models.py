@@ -18,6 +18,7 @@ from ppokit.audit import byte_audit
 from ppokit.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.models import LoraSpec, ModelRoles, ValueMode
+from ppokit.whole_texts import WholeTexts
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -487,3 +488,34 @@ def test_building_gives_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         roles_of()
+
+
+def test_a_deep_copy_computes_with_its_own_adapters() -> None:
+    roles = roles_of()
+    shake(policy_params(roles))
+    other = copy.deepcopy(roles.model)
+    with torch.no_grad():
+        for name, param in other.named_parameters():
+            if "lora_" in name:
+                param.zero_()
+    ids = torch.tensor([[1, 7, 8, 9]])
+    logprobs(roles)  # leaves the policy's adapter on
+    with torch.no_grad():
+        torch.testing.assert_close(other(ids).logits, tiny_llama()(ids).logits)
+        assert (roles.model(ids).logits - other(ids).logits).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], r".*(lm_head|q_proj)"])
+def test_an_adapter_on_the_output_layer_is_refused(targets: Any) -> None:
+    with pytest.raises(ModelError, match=r"lora.target_modules: an adapter on the output layer \(lm_head\)"):
+        roles_of(lora=LoraSpec(r=4, alpha=8, target_modules=targets))
+
+
+def test_the_base_is_no_pretrained_adapter(tmp_path: Path) -> None:
+    """Vectors of texts are the base's, also where the policy and its reference go on from an adapter."""
+    save_adapter(tmp_path / "trained", "all-linear")
+    spec = LoraSpec(r=4, alpha=8, target_modules="all-linear", adapter=str(tmp_path / "trained"))
+    found = WholeTexts(roles_of(lora=spec)).embed([[1, 7, 8]])
+    with torch.no_grad():
+        mean = tiny_llama().model(torch.tensor([[1, 7, 8]])).last_hidden_state[0].mean(dim=0)
+    torch.testing.assert_close(found[0], mean / mean.norm())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -87,3 +89,12 @@ def test_a_look_alike_with_another_formula_stays_as_it_is() -> None:
     bare = OddRMSNorm(H, eps=1e-5)
     bare.weight = None
     assert fuse_norms(nn.ModuleList([OddRMSNorm(H, eps=1e-5), bare])) == 0
+
+
+def test_a_deep_copy_reads_its_own_weight() -> None:
+    _, fused = both(torch.float32)
+    other = copy.deepcopy(fused)
+    with torch.no_grad():
+        other.weight.mul_(2)
+    x = torch.randn(3, H)
+    torch.testing.assert_close(other(x), 2 * fused(x))

@@ -237,7 +237,8 @@ def test_pairs_of_ratings(tmp_path: Path) -> None:
         "q,x,1,ben,2\nq,y,3,ben,2\nq,z,5,ben,2\n"  # three
         "p,good,5,ben,1\n"  # alone with its rater: none
     )
-    table = table_of(tmp_path, text, columns=RatingColumns(item="pair"))
+    table = table_of(tmp_path, text)
+    assert table == table_of(tmp_path, text, columns=RatingColumns(item="pair"))
     pairs = pairs_of(table)
     assert pairs[0] == Pair(2, "p", "good", "bad", "ann", "1", None)
     assert len(pairs) == 4

@@ -165,6 +165,31 @@ def test_the_same_seed_gives_the_same_model(bert) -> None:
     assert not torch.allclose(scores(3), scores(4))
 
 
+@pytest.mark.parametrize("make", [samples_of, choices_of])
+def test_the_parts_of_a_batch_change_nothing(bert, monkeypatch, make) -> None:
+    """Beside dropout, whose numbers fall on other places."""
+
+    def trained(tokens: int) -> tuple[torch.Tensor, list[float], int]:
+        monkeypatch.setattr(training, "CPU_TOKENS", tokens)
+        fitted = fitted_on(bert)
+        for module in fitted.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        calls = []
+        fitted.model.register_forward_hook(lambda *_: calls.append(1) if torch.is_grad_enabled() else None)
+        plan = replace(PLAN, epochs=2)
+        history = train(fitted, encode(fitted, make(40)), encode(fitted, make(8, 3)), plan)
+        scores = predict(fitted, encode(fitted, samples_of(30, 2)).first)
+        return scores, [epoch.train_loss for epoch in history], len(calls)
+
+    whole, losses, passes = trained(100_000)
+    parts, again, more = trained(60)
+    assert more > 2 * passes
+    assert again == pytest.approx(losses, rel=1e-5)
+    assert whole.std() > 0.05
+    torch.testing.assert_close(parts, whole, atol=1e-3, rtol=1e-3)
+
+
 def test_a_loss_that_is_not_finite_stops_it(bert) -> None:
     fitted = fitted_on(bert)
     broken = [replace(sample, rating=math.inf) for sample in samples_of(8)]

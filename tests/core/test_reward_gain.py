@@ -76,12 +76,12 @@ def test_what_the_run_was_trained_on_is_left_out(tmp_path: Path) -> None:
     run = recipe(tmp_path / "prompts.jsonl")
     prompts, notes = held_out_prompts(run, str(held_out), "prompt")
     assert prompts == ["New?", "Newer?", "Newest?"]
-    assert notes == ["1 prompts left out: the run was trained on them"]
+    assert notes == ["prompts left out, since the run was trained on them: 1"]
     assert held_out_prompts(run, str(held_out), "prompt", 2)[0] == ["New?", "Newer?"]
     with pytest.raises(DataError, match="has no column 'promt'; it has prompt"):
         held_out_prompts(run, str(held_out), "promt")
     held_out.write_text('{"prompt": "And I?"}\n{"prompt": "New?"}\n')
-    with pytest.raises(DataError, match="trained on all but 1 of its 2 prompts"):
+    with pytest.raises(DataError, match="trained on 1 of its 2 prompts"):
         held_out_prompts(run, str(held_out), "prompt")
 
 

@@ -77,7 +77,7 @@ def test_a_gain_and_its_second_opinion(trained: Path, stories260k: Path) -> None
     assert code == 0, err
     told = json.loads(out)
     assert (told["prompts"], told["responses"]) == (6, 4)
-    assert told["notes"] == ["1 prompts left out: the run was trained on them"]
+    assert told["notes"] == ["prompts left out, since the run was trained on them: 1"]
     assert told["first"]["gain"]["value"] > 0
     assert told["kl_response"] > 0
     assert told["kl_token"] * told["length_after"] == pytest.approx(told["kl_response"])

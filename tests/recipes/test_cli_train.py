@@ -219,6 +219,20 @@ class TestResume:
         (tmp_path / "recipe.yaml").write_text("[1, 2]")
         assert "recipe.yaml" in fails("train", "--resume", tmp_path)
 
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            ("run.out=elsewhere", "a run goes on in its folder"),
+            ("other.yaml", "a run goes on by its own recipe"),
+        ],
+    )
+    def test_what_a_resumed_run_would_not_heed(
+        self, change: str, told: str, fails: Callable[..., str], tmp_path: Path
+    ) -> None:
+        said = " ".join(fails("train", change, "--resume", tmp_path).replace("│", " ").split())
+        assert f"got {change} with --resume" in said
+        assert told in said
+
     def test_neither_recipe_nor_resume(self) -> None:
         result = CliRunner().invoke(app, ["train", "--debug"])
         assert result.exit_code == 2

@@ -16,6 +16,7 @@ import yaml
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import ModelError, RecipeError
 from ppokit.inference import load_policy
+from ppokit.whole_texts import WholeTexts
 from runs import metrics_of, rollouts_of
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -153,7 +154,7 @@ def test_the_bases_hidden_states_are_those_of_transformers(make: RecipeDict, sto
     tokenizer = AutoTokenizer.from_pretrained(stories260k)
     model = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
     ids = [tokenizer(text)["input_ids"] or [tokenizer.eos_token_id] for text in texts]
-    found = trainer.roles.embed(ids)
+    found = WholeTexts(trainer.roles).embed(ids)
     for row, tokens in zip(found, ids, strict=True):
         with torch.no_grad():
             mean = model.model(torch.tensor([tokens])).last_hidden_state[0].mean(dim=0)
@@ -169,7 +170,7 @@ def test_without_a_frozen_base_an_encoder_must_be_named(make: RecipeDict, rating
     )
     trainer = PPOTrainer(Recipe.from_dict(given))
     with pytest.raises(ModelError, match="would drift; name an encoder"):
-        trainer.roles.embed([[1]])
+        WholeTexts(trainer.roles).embed([[1]])
 
 
 def test_a_bad_file_is_refused_before_anything_loads(make: RecipeDict, ratings: str) -> None:
@@ -266,3 +267,79 @@ def test_the_canary_is_measured_and_warns(
     ).train()
     assert metrics_of(tmp_path / "run")[-1]["canary/warning"] == 1
     assert [step for step, _ in heard[told:]][-1] == 22
+
+
+def test_the_canary_reads_its_files_columns_and_computes_no_more_than_it_must(
+    recipe_dict: RecipeDict, reward_module: Callable[[str], None], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reward_module(
+        "SEEN = []\n"
+        "def reward(responses, number):\n"
+        "    SEEN.append(number)\n"
+        "    return [float(n) for n in number]\n"
+    )
+    held_out = tmp_path / "held_out.csv"
+    held_out.write_text(
+        "prompt,response,rating,number\nThe dog,ran.,1,3\nThe cat,sat.,2,1\nA bird,flew.,3,2\n"
+    )
+    given = recipe_dict(
+        rewards=[{"use": "python", "function": "my_rewards.reward"}],
+        canary={"path": str(held_out), "separator": " "},
+    )
+    trainer = PPOTrainer(Recipe.from_dict(given))
+    assert trainer._canary is not None
+    found = trainer._canary.measure()
+    import my_rewards  # type: ignore[import-not-found]
+
+    assert my_rewards.SEEN == [["3", "1", "2"]]
+    assert found["canary/reward_spearman"] == pytest.approx(-0.5)  # ranks 3 1 2 against 1 2 3
+    rollout = trainer._canary.collect(trainer._canary.held_out)
+    assert rollout.responses == ["ran.", "sat.", "flew."]
+    spoken = trainer.parts.tokenizer(" ran.", add_special_tokens=False)["input_ids"]
+    assert rollout.response_ids[0].tolist()[: len(spoken)] == spoken
+    plain = trainer.recorded(["The dog"], ["ran."])
+    assert plain.response_ids[0].tolist()[: len(spoken)] != spoken
+    assert rollout.logprobs is not None
+    assert rollout.values is None
+    assert plain.values is not None, "training needs them"
+
+
+def test_a_canary_that_lacks_a_rewards_column_is_refused(
+    recipe_dict: RecipeDict,
+    ratings: str,
+    reward_module: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reward_module("def reward(responses, number):\n    return [float(n) for n in number]\n")
+    rewards = [{"use": "python", "function": "my_rewards.reward"}]
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_dict(recipe_dict(rewards=rewards, canary={"path": ratings}))
+    told = str(caught.value)
+    assert "canary.path: rewards[0] cannot score" in told
+    assert "needs 'number'" in told
+    assert told.count("needs 'number'") == 1
+
+
+def test_a_step_without_any_reward_is_told(
+    recipe_dict: RecipeDict, reward_module: Callable[[str], None], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """As where `exact` matches none of the responses that the policy samples."""
+    monkeypatch.chdir(tmp_path)
+    reward_module("def reward(responses, number):\n    return [None for _ in responses]\n")
+    rewards = [{"use": "python", "function": "my_rewards.reward"}]
+    heard: list[tuple[int, str]] = []
+
+    class Ear:
+        def on_step(self, *_: Any) -> None: ...
+        def on_end(self) -> None: ...
+
+        def on_warning(self, step: int, text: str) -> None:
+            heard.append((step, text))
+
+    given = recipe_dict(rewards=rewards, run={"steps": 2, "out": str(tmp_path / "run")})
+    PPOTrainer(Recipe.from_dict(given), observers=[Ear()]).train()
+    assert [step for step, _ in heard] == [1, 2]
+    assert "no response of this step has a reward" in heard[0][1]

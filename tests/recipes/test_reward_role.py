@@ -18,7 +18,8 @@ from transformers import (
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.batches import token_batch
-from ppokit.errors import ModelError, RecipeError
+from ppokit.errors import ModelError, PluginError, RecipeError
+from ppokit.whole_texts import WholeTexts
 
 RecipeDict = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -72,13 +73,23 @@ def test_it_scores_as_on_a_base_of_its_own(
         found = trainer.score(rollout)
         torch.testing.assert_close(found.breakdown["shared"], found.breakdown["own"], atol=1e-4, rtol=1e-4)
         ids = trainer.parts.tokenizer(
-            [f"{p} {r}" for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
+            [f"{p} {r.removeprefix(' ')}" for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
         )["input_ids"]
         expected = scored(reward_folder, stories260k, ids)
         assert found.breakdown["shared"].tolist() == pytest.approx(expected, abs=1e-4)
         assert len(set(expected)) > 4
         trainer.update(rollout, trainer.estimate(rollout, found))
     assert trainer.parts.masters.hash(trainer.roles.is_policy) != before
+
+
+def test_it_takes_no_timeout(recipe_dict: RecipeDict, reward_folder: str) -> None:
+    """Late, it would go on in the base, and switch its adapters, while the policy trains there."""
+    rewards = [{"use": "reward_model", "model": reward_folder, "shared_base": True, "timeout": 60.0}]
+    trainer = PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
+    with pytest.raises(
+        PluginError, match=r"reward_model.*rewards\[0\].*has a timeout.*Leave its timeout out"
+    ):
+        trainer.score(trainer.collect(next(trainer.prompts)))
 
 
 def test_the_value_function_begins_as_the_reward_model(
@@ -139,7 +150,7 @@ class TestRefusals:
         rewards = [{"use": "reward_model", "model": folder, "shared_base": True}]
         trainer = PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
         with pytest.raises(ModelError, match=r"shared_base: the adapter in .* was fitted on another base"):
-            trainer.roles.reward(Path(folder), [[1, 2]])
+            WholeTexts(trainer.roles).reward(Path(folder), [[1, 2]])
 
     @pytest.mark.parametrize(
         ("sections", "told"),
@@ -152,6 +163,14 @@ class TestRefusals:
             (
                 {"lora": {"r": 4, "value_adapter": "."}, "value": "policy_trunk"},
                 "lora.value_adapter: got value: policy_trunk; only own_adapter can begin as another",
+            ),
+            (
+                {
+                    "lora": {"r": 4, "value_adapter": "."},
+                    "advantages": {"use": "group_relative"},
+                    "losses": [{"use": "ppo_clip"}],
+                },
+                "lora.value_adapter: no estimator or loss of this recipe needs a value function",
             ),
             (
                 {"rewards": [{"use": "reward_model", "model": "./", "shared_base": True}]},
@@ -180,4 +199,4 @@ class TestRefusals:
         losses = [{"use": "ppo_clip"}, {"use": "value_clip"}]
         trainer = PPOTrainer(Recipe.from_dict(recipe_dict(lora=None, losses=losses)))
         with pytest.raises(ModelError, match="shared_base: the base itself is trained"):
-            trainer.roles.reward(Path(reward_folder), [[1, 2]])
+            WholeTexts(trainer.roles).reward(Path(reward_folder), [[1, 2]])
