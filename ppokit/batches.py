@@ -85,7 +85,13 @@ def forward_all(
     processes: Processes,
     budget: int,
 ) -> Tensor:
-    """One number a response token, [B,R], computed in shares without gradient; 0 on padding."""
+    """Numbers of each response token, computed in shares without gradient; 0 on padding.
+
+    Args:
+        compute: [b,R], or several numbers a token, [b,R,n], of a batch.
+
+    Returns: [B,R], or [B,R,n].
+    """
     lengths = sequence_lengths(rollout)
     longest_first = sorted(range(len(rollout)), key=lambda i: -lengths[i])
     mine = longest_first[processes.rank :: processes.count]
@@ -93,8 +99,9 @@ def forward_all(
     for batch in token_batches(mine, lengths, budget):
         numbers = compute(token_batch(rollout, batch, device)).cpu()
         found.extend(zip(batch, numbers, strict=True))
-    out = torch.zeros(rollout.response_ids.shape)
-    for index, row in processes.gather(found):
+    rows = processes.gather(found)
+    out = torch.zeros(len(rollout), *rows[0][1].shape)
+    for index, row in rows:
         out[index] = row
     return out
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ppokit.assembly import Parts
@@ -101,15 +102,27 @@ class Collector:
         computed: dict[str, Any] = {}
         if self.settings.update.old_logprobs == "trainer" or "logprobs" not in needs:
             rollout = replace(rollout, logprobs=None)
-        if "logprobs" in needs and rollout.logprobs is None:
+        wanted = needs if rollout.logprobs is None else needs - {"logprobs"}
+        if {
+            "logprobs",
+            "values",
+        } <= wanted and roles.value_mode != "own_adapter":  # of one trunk, in one pass
+
+            def both(batch: TokenBatch) -> Tensor:
+                logprobs, _, values = roles.logprobs_and_values(batch, temperature=temperature)
+                return torch.stack([logprobs, values], dim=-1)
+
+            computed["logprobs"], computed["values"] = self._forward("logprobs", rollout, both).unbind(dim=-1)
+            wanted -= {"logprobs", "values"}
+        if "logprobs" in wanted:
             computed["logprobs"] = self._forward(
                 "logprobs", rollout, lambda b: roles.logprobs(b, "policy", temperature=temperature)[0]
             )
-        if "ref_logprobs" in needs:
+        if "ref_logprobs" in wanted:
             computed["ref_logprobs"] = self._forward(
                 "reference", rollout, lambda b: roles.logprobs(b, "reference", temperature=temperature)[0]
             )
-        if "values" in needs:
+        if "values" in wanted:
             computed["values"] = self._forward("values", rollout, roles.values)
         known = computed.get("ref_logprobs", computed.get("logprobs"))
         if known is not None:  # of recorded responses nobody knows better
@@ -118,7 +131,7 @@ class Collector:
         return replace(rollout, **computed)
 
     def _forward(self, phase: str, rollout: Rollout, compute: Callable[[TokenBatch], Tensor]) -> Tensor:
-        """[B,R] numbers of every response token, as a phase of its own."""
+        """Numbers of every response token, see `forward_all`, as a phase of its own."""
         with self.phase(phase):
             budget = self.settings.update.tokens_per_microbatch
             return forward_all(compute, rollout, self.parts.roles.device, self.parts.processes, budget)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ppokit import Component, PPOTrainer, Recipe, hookimpl
+from ppokit.batches import token_batch
 from ppokit.catalog import Catalog
 from ppokit.types import RewardOutput, Rollout
 from runs import OPENERS, lasting, metrics_of, rollouts_of, weights_of
@@ -45,6 +46,25 @@ def test_own_loop_equals_train(recipe_dict: RecipeDict, tmp_path: Path, minibatc
     found = weights_of(own, 2)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("value", ["policy_trunk", "detached_trunk", "own_adapter"])
+def test_one_trunk_is_read_once(recipe_dict: RecipeDict, tmp_path: Path, value: str) -> None:
+    """Log-probabilities and values of one pass are those of two."""
+    trainer = PPOTrainer(Recipe.from_dict(recipe_dict(value=value, run=out(tmp_path, "run", steps=3))))
+    trainer.train()
+    lines = metrics_of(tmp_path / "run")
+    assert all(("time/values_s" in line) == (value == "own_adapter") for line in lines)
+    rollout = trainer.collect(trainer.parts.prompts.step(0))
+    batch = token_batch(rollout, range(len(rollout)), trainer.roles.device)
+    with torch.no_grad():
+        values = trainer.roles.values(batch)
+        logprobs, _ = trainer.roles.logprobs(batch, "policy", temperature=1.0)
+    assert rollout.values is not None
+    assert rollout.logprobs is not None
+    assert values.abs().max() > 1e-3
+    torch.testing.assert_close(rollout.values, values, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(rollout.logprobs, logprobs, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("engine", [{}, {"top_p": 0.9, "temperature": 0.7}], ids=["whole", "top_p"])
