@@ -38,7 +38,9 @@ class LoraSpec:
 def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
     """Wrap the model's layers, in place, with the adapters `policy`, and `value` and `reference` if wanted.
 
-    A reference adapter is a frozen copy of a pre-trained one; without it the reference is the base.
+    A reference adapter is a frozen copy of a pre-trained one; without it the reference is the base. The
+    value adapter stands on the upper half of the layers: values are made of what the lower ones have
+    understood, and no gradient is computed there.
 
     Returns: the PeftModel.
 
@@ -64,6 +66,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
                 wrapped.load_adapter(lora.adapter, "reference", autocast_adapter_dtype=False)
         if value:
             wrapped.add_adapter("value", config(), autocast_adapter_dtype=False)
+            _leave_upper_half(model, "value")
     if hasattr(model.get_output_embeddings(), "lora_A"):
         key = "lora.target_modules" if lora.adapter is None else "lora.adapter"
         raise ModelError(
@@ -74,6 +77,17 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
         if hasattr(module, "lora_A"):
             _fuse(module)
     return wrapped
+
+
+def _leave_upper_half(model: Any, adapter: str) -> None:
+    """Take an adapter off the lower half of the layers, unless that were all of it."""
+    layers: Any = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=[])
+    lower = {id(m) for layer in layers[: len(layers) // 2] for m in layer.modules()}
+    adapted = [m for m in model.modules() if adapter in getattr(m, "lora_A", ())]
+    if any(id(m) not in lower for m in adapted):
+        for module in adapted:
+            if id(module) in lower:
+                module.delete_adapter(adapter)
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,27 @@ class TestValue:
         )
         assert bool(adapter) == (mode == "own_adapter")
 
+    @pytest.mark.parametrize(
+        ("targets", "layers"),
+        [
+            ("all-linear", {"1"}),
+            (["q_proj"], {"1"}),
+            (r".*layers\.0\..*proj", {"0"}),  # nothing above: then all of it
+        ],
+    )
+    def test_the_adapter_stands_on_the_upper_half(self, targets: Any, layers: set[str]) -> None:
+        roles = roles_of(lora=LoraSpec(4, 8, targets))
+        names = [name for name in roles.trainable if ".value." in name]
+        assert {name.split(".layers.")[1][0] for name in names} == layers
+
+    def test_the_lower_half_keeps_nothing_for_a_gradient(self) -> None:
+        roles = roles_of()
+        seen = []
+        for layer in roles.model.model.layers:
+            layer.register_forward_hook(lambda _, __, out: seen.append(out))
+        roles.values(token_batch())
+        assert [(out[0] if isinstance(out, tuple) else out).requires_grad for out in seen] == [False, True]
+
     def test_the_roles_do_not_switch_off_each_others_training(self) -> None:
         """trl#6700: whichever role comes last, everything that trains still does."""
         roles = roles_of()
@@ -317,10 +338,11 @@ def peft_twin(roles: ModelRoles, adapter: str) -> PeftModel:
         if f".{adapter}." in name
     }
     own = {n: p for n, p in twin.base_model.model.named_parameters() if "lora_" in n}
-    assert set(own) == set(numbers)
+    # The value function's adapter stands on the upper one of two layers.
+    assert set(numbers) == {n for n in own if adapter == "policy" or ".layers.1." in n}
     with torch.no_grad():
-        for name, param in own.items():
-            param.copy_(numbers[name])
+        for name, number in numbers.items():
+            own[name].copy_(number)
     return twin.eval()
 
 
@@ -465,7 +487,7 @@ def test_byte_audit_by_hand() -> None:
     assert audit == {
         "base": 4 * base,
         "frozen reference": 0,
-        "adapters": 4 * 2 * adapter,
+        "adapters": 4 * (adapter + adapter // 2),
         "heads": 4 * 33,
         "merged sampler": 4 * 2 * sum(a * b for a, b in linear),
         "optimizer": 123,

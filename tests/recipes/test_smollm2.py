@@ -35,7 +35,6 @@ METRICS = (
     "time/sampling_s",
     "time/logprobs_s",
     "time/reference_s",
-    "time/values_s",
     "time/reward_s",
     "time/update_s",
     "time/step_s",
