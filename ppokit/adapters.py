@@ -40,7 +40,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
 
     A reference adapter is a frozen copy of a pre-trained one; without it the reference is the base. The
     value adapter stands on the upper half of the layers: values are made of what the lower ones have
-    understood, and no gradient is computed there.
+    understood, and no gradient is computed there. One that begins as a fitted model stands where that does.
 
     Returns: the PeftModel.
 
@@ -67,8 +67,9 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
         if value:
             wrapped.add_adapter("value", config(), autocast_adapter_dtype=False)
             _leave_upper_half(model, "value")
-    if hasattr(model.get_output_embeddings(), "lora_A"):
-        key = "lora.target_modules" if lora.adapter is None else "lora.adapter"
+    adapted = getattr(model.get_output_embeddings(), "lora_A", {})
+    if adapted:
+        key = "lora.adapter" if lora.adapter is not None and "policy" in adapted else "lora.target_modules"
         raise ModelError(
             f"{key}: an adapter on the output layer (lm_head), which stays the base's own here; expected "
             "layers below it, such as all-linear."
@@ -81,7 +82,9 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
 
 def _leave_upper_half(model: Any, adapter: str) -> None:
     """Take an adapter off the lower half of the layers, unless that were all of it."""
-    layers: Any = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=[])
+    count = model.config.get_text_config().num_hidden_layers
+    lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
+    layers: Any = next(lists, [])
     lower = {id(m) for layer in layers[: len(layers) // 2] for m in layer.modules()}
     adapted = [m for m in model.modules() if adapter in getattr(m, "lora_A", ())]
     if any(id(m) not in lower for m in adapted):

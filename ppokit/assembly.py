@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +24,7 @@ from ppokit.processes import Processes
 from ppokit.prompts import Prompts, distinct, read_rows
 from ppokit.protocols import AdvantageEstimator, BuildContext, Need, Observer, Reweighing, RolloutEngine
 from ppokit.recipe import Recipe
-from ppokit.scoring import Provider, Scorer, TimedCall
+from ppokit.scoring import Provider, Scorer
 from ppokit.settings import Choice, LossSettings, RewardSettings, Settings
 from ppokit.update import UpdatePlan, Updater
 from ppokit.whole_texts import WholeTexts
@@ -167,12 +166,6 @@ class _Base:
     def _loaded(self) -> WholeTexts:
         if self.texts is None:
             raise PluginError("BuildContext.base: the model is not loaded before training has begun.")
-        if isinstance(threading.current_thread(), TimedCall):
-            raise PluginError(
-                "it has a timeout, and runs on the base model that is being trained: late, it would go on in "
-                "there and switch adapters under the training. Leave its timeout out, or give it a model of "
-                "its own (encoder, or without shared_base)."
-            )
         return self.texts
 
 
@@ -202,6 +195,9 @@ def _build(recipe: Recipe, choice: Choice, context: BuildContext) -> Any:
 
 def _provider(recipe: Recipe, choice: Choice, context: BuildContext) -> Provider:
     settings = cast(RewardSettings, choice.settings)
+    if settings.timeout is not None:
+        # When its time is over it may go on, in the base, while that is trained and switched between roles.
+        context = replace(context, base=None)
     return Provider(
         name=choice.name,
         where=_where(recipe, choice, "reward"),

@@ -12,8 +12,9 @@ to prefer what people do not: Gao et al. 2023, arXiv:2210.10760, on overoptimisa
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class HeldOut:
     Attributes:
         prompts, responses: texts.
         ratings: the mean rating of each, [n].
-        rows: the first row of each in the file, by column; a CSV's cells are text.
+        rows: of each, what the file has of the columns of the run's data.
         separator: what stands between a plain prompt and its response.
     """
 
@@ -46,11 +47,17 @@ class HeldOut:
     separator: str
 
 
-def read_held_out(settings: CanarySettings) -> HeldOut:
+def read_held_out(
+    settings: CanarySettings, prompts: Sequence[Mapping[str, Any]], prompt_column: str
+) -> HeldOut:
     """The first `limit` rated responses of the file.
 
+    Args:
+        prompts: the run's data, whose columns the rewards know.
+        prompt_column: the one that holds the prompt.
+
     Raises:
-        DataError: the file cannot be read, or has too few.
+        DataError: the file cannot be read, has too few, or a cell is of another kind than the run's.
     """
     table = read_for_run(settings.path, settings.columns, on_bad_row=settings.on_bad_row)
     rated = mean_ratings(table)
@@ -64,14 +71,41 @@ def read_held_out(settings: CanarySettings) -> HeldOut:
     first: dict[tuple[str, str], int] = {}
     for rating in table.ratings:
         first.setdefault((rating.prompt, rating.response), rating.row)
-    rows = cells_by_row(settings.path, settings.columns)
+    cells = cells_by_row(settings.path, settings.columns)
+    examples = {
+        name: next((row[name] for row in prompts if row[name] is not None), None) for name in prompts[0]
+    }
+
+    def row_of(key: tuple[str, str]) -> dict[str, Any]:
+        number = first[key]
+        shared = {name: cell for name, cell in cells[number].items() if name in examples}
+        row = {name: _like(cell, examples[name], name, number, settings) for name, cell in shared.items()}
+        return {**row, prompt_column: key[0]}
+
     return HeldOut(
         prompts=[prompt for prompt, _ in keys],
         responses=[response for _, response in keys],
         ratings=torch.tensor(means),
-        rows=[rows[first[key]] for key in keys],
+        rows=[row_of(key) for key in keys],
         separator=settings.separator,
     )
+
+
+def _like(cell: Any, example: Any, name: str, number: int, settings: CanarySettings) -> Any:
+    """A cell of a CSV, which is text, as the kind of value that the run's data have in that column."""
+    if not isinstance(cell, str) or isinstance(example, str | None):
+        return cell
+    if not cell.strip():
+        return None
+    try:
+        if isinstance(example, bool):
+            return {"true": True, "false": False}[cell.strip().lower()]
+        return type(example)(cell) if isinstance(example, int | float) else json.loads(cell)
+    except (ValueError, KeyError):
+        raise DataError(
+            f"canary.path: {settings.path} row {number} has {cell!r} in {name!r}, where the prompts have a "
+            f"{type(example).__name__}, such as {example!r}; correct it, or drop the column."
+        ) from None
 
 
 class Canary:

@@ -72,6 +72,7 @@ def load_checkpoint(path: Path, masters: Masters) -> TrainState:
         return TrainState(int(state["step"]), dict(state["components"]))
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunFolderError(
-            f"checkpoint {path} cannot be resumed from: {type(error).__name__}: {error}. Is the recipe's "
-            "the same, and the folder whole? Delete this checkpoint to go back to the one before it."
+            f"checkpoint {path} cannot be resumed from: {type(error).__name__}: {error}. It may be of "
+            "another model or other adapters than the recipe has now: take back what was changed. If the "
+            "folder is damaged, delete this checkpoint to go back to the one before it."
         ) from error

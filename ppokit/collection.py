@@ -103,17 +103,15 @@ class Collector:
         if self.settings.update.old_logprobs == "trainer" or "logprobs" not in needs:
             rollout = replace(rollout, logprobs=None)
         wanted = needs if rollout.logprobs is None else needs - {"logprobs"}
-        if {
-            "logprobs",
-            "values",
-        } <= wanted and roles.value_mode != "own_adapter":  # of one trunk, in one pass
+        pair: frozenset[Need] = frozenset({"logprobs", "values"})
+        if pair <= wanted and roles.value_mode != "own_adapter":  # both of one trunk, in one pass
 
             def both(batch: TokenBatch) -> Tensor:
                 logprobs, _, values = roles.logprobs_and_values(batch, temperature=temperature)
                 return torch.stack([logprobs, values], dim=-1)
 
             computed["logprobs"], computed["values"] = self._forward("logprobs", rollout, both).unbind(dim=-1)
-            wanted -= {"logprobs", "values"}
+            wanted -= pair
         if "logprobs" in wanted:
             computed["logprobs"] = self._forward(
                 "logprobs", rollout, lambda b: roles.logprobs(b, "policy", temperature=temperature)[0]

@@ -62,7 +62,8 @@ class BuildContext:
         device: where models of a plugin's own should live.
         dtype: the dtype of the base model.
         seed: the run's seed.
-        base: the policy's frozen base; None outside a run.
+        base: the policy's frozen base; None outside a run, and for a reward with a timeout, which
+            could go on in it, late, while it trains.
     """
 
     device: torch.device

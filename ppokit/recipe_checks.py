@@ -57,7 +57,7 @@ def check(
             if choice is not None:
                 for sentence in _told(choice, context):
                     document.report(choice.key, sentence)
-    _canary(sections.get("canary"), choices.get("rewards", ()), context, document)
+    _canary(sections.get("canary"), sections.get("prompts"), choices.get("rewards", ()), context, document)
 
 
 def default_value(lora: bool, needs: frozenset[str]) -> str | None:
@@ -162,6 +162,7 @@ def _value_adapter(
 
 def _canary(
     canary: CanarySettings | None,
+    prompts: PromptSettings | None,
     rewards: Sequence[Choice | None],
     context: CheckContext,
     document: Document,
@@ -176,7 +177,17 @@ def _canary(
     except DataError as error:
         document.report("canary.path", str(error))
         return
-    held_out = replace(context, columns=tuple(first))
+    if prompts is None or context.columns is None:
+        return
+    if prompts.chat and canary.separator:
+        document.report(
+            "canary.separator",
+            f"got {canary.separator!r} with prompts.chat: true, where the template stands between; leave it "
+            "out",
+        )
+    # What the rewards get of the file: the columns that they know of the prompts.
+    shared = tuple(name for name in context.columns if name in first or name == prompts.column)
+    held_out = replace(context, columns=shared)
     for choice in filter(None, rewards):
         known = _told(choice, context)
         for sentence in _told(choice, held_out):

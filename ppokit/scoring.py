@@ -219,10 +219,6 @@ class Scorer:
             vars(self.spreads[name]).update(numbers)
 
 
-class TimedCall(threading.Thread):
-    """A provider at work under a timeout; when that has passed it may go on beside the training."""
-
-
 def _call(provider: Provider, rollout: Rollout) -> RewardOutput:
     """Ask the provider, for no longer than its timeout."""
     if provider.timeout is None:
@@ -236,7 +232,7 @@ def _call(provider: Provider, rollout: Rollout) -> RewardOutput:
             box.append(error)
 
     # A daemon: a provider that never returns must not keep the process alive.
-    thread = TimedCall(target=work, daemon=True, name=f"reward {provider.name}")
+    thread = threading.Thread(target=work, daemon=True, name=f"reward {provider.name}")
     thread.start()
     thread.join(provider.timeout)
     if not box:

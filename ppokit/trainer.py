@@ -72,7 +72,7 @@ class PPOTrainer:
         self._canary: Canary | None = None
         if self.settings.canary is not None:
             self._canary = Canary(
-                read_held_out(self.settings.canary),
+                read_held_out(self.settings.canary, self.parts.prompts.rows, self.settings.prompts.column),
                 lambda rated: self.collector.held_out(rated, self.step),
                 self.parts.scorer.look,
             )

@@ -105,7 +105,10 @@ class Nearest:
         elif context.base is not None:
             self.embed = context.base.embed
         else:
-            raise PluginError("human_csv: match: nearest has no base model here; name an encoder.")
+            raise PluginError(
+                "human_csv: match: nearest has no base model here, as no reward with a timeout has one; name "
+                "an encoder, or leave the timeout out."
+            )
         means = rated_responses(options)
         self.prompts = [prompt for prompt, _ in means]
         self.responses = [response for _, response in means]

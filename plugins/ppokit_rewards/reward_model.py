@@ -180,7 +180,10 @@ class OnSharedBase(RewardModel):
 
     def _load(self, context: BuildContext) -> None:
         if context.base is None:
-            raise ModelError("shared_base: there is no policy here whose base could be shared")
+            raise ModelError(
+                "shared_base: there is no base here to share, as for no reward with a timeout; leave one of "
+                "the two out"
+            )
         self.base = context.base
         self.tokenizer = load_tokenizer(self.options.model)
         self.label, self.limit = 0, self.max_length

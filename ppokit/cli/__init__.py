@@ -32,7 +32,9 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; `--debug`, where it has that option, adds the traceback."""
-        warnings.formatwarning = _Plainly()
+        # Of several processes that train, one tells them.
+        quiet = ctx.info_name == "train" and os.environ.get("RANK", "0") != "0"
+        warnings.formatwarning = _Plainly(quiet)
         try:
             return super().invoke(ctx)
         except PpokitError as error:
@@ -60,7 +62,8 @@ _as_python_does = warnings.formatwarning
 class _Plainly:
     """Tells our own warnings once, and without the line of code that gave them."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
         self.told: set[str] = set()
 
     def __call__(
@@ -74,7 +77,7 @@ class _Plainly:
         if not issubclass(category, PpokitWarning):
             return _as_python_does(message, category, filename, lineno, line)
         text = str(message)
-        if text in self.told or os.environ.get("RANK", "0") != "0":  # of several processes, one tells it
+        if self.quiet or text in self.told:
             return ""
         self.told.add(text)
         return f"ppokit: warning: {text}\n"

@@ -89,10 +89,10 @@ def fit(
     from ppokit.cli.ratings import _columns
     from ppokit.cli.ratings_view import show
     from ppokit.cli.reward_view import Bar, report_sections
-    from ppokit.ratings.table import read_ratings
+    from ppokit.ratings.table import read_for_fit
     from ppokit.reward_fit.fit import FitOptions, reward_fit
 
-    table = read_ratings(ratings, _columns(column), on_bad_row=on_bad_row.value)
+    table = read_for_fit(ratings, _columns(column), on_bad_row=on_bad_row.value)
     options = FitOptions(
         held_out=held_out,
         half=None if half is None else half.value,

@@ -40,28 +40,26 @@ def train(
         if recipe is not None:  # with --resume, the first positional is an override already
             changed.insert(0, str(recipe))
         for text in changed:
-            _check_change(text, resume)
+            if "=" not in text or Path(text).is_file():
+                raise RunFolderError(
+                    f"--resume {resume}: got {text}; a run goes on by its own recipe; expected changes "
+                    "of it, as in run.steps=50."
+                )
         recipe = resume / "recipe.yaml"
         if not recipe.is_file():
             raise RunFolderError(f"--resume: {resume} is not the folder of a run: it has no recipe.yaml.")
     elif recipe is None:
         raise typer.BadParameter("name a RECIPE, or a run's folder with --resume")
-    loaded = Recipe.load(recipe, changed, Catalog(disable_plugin or ()))
+    catalog = Catalog(disable_plugin or ())
+    loaded = Recipe.load(recipe, changed, catalog)
+    if resume is not None and changed:
+        before = Recipe.load(recipe, (), catalog, check_data=False).settings.run.out
+        if loaded.settings.run.out != before:
+            raise RunFolderError(
+                f"--resume {resume}: got run.out {loaded.settings.run.out}; a run goes on in its folder; "
+                "leave it out, or copy the folder and resume the copy."
+            )
     _run(loaded, resume)
-
-
-def _check_change(text: str, resume: Path) -> None:
-    key, equals, _ = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(
-            f"got {text} with --resume {resume}: a run goes on by its own recipe; expected changes of it, as "
-            "in run.steps=50"
-        )
-    if key.strip() == "run.out":
-        raise typer.BadParameter(
-            f"got {text} with --resume {resume}: a run goes on in its folder; leave it out, or copy the "
-            "folder and resume the copy"
-        )
 
 
 def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]

@@ -12,7 +12,6 @@ from ppokit.ratings.records import Pair, Rating, RatingColumns
 from ppokit.ratings.rows import Rows
 from ppokit.wording import listed, shown, suggest
 
-ITEM_COLUMNS = ("item", "pair")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _Cells = list[Any]
@@ -37,14 +36,13 @@ class Layout:
         self.place = {name: self._find(name, getattr(columns, name)) for name in ("prompt", *needed)}
         self.rater = self._optional("rater", columns.rater)
         self.split = self._optional("split", columns.split)
-        found = next((name for name in ITEM_COLUMNS if name in rows.header), "item")
-        self.item = self._optional(found, columns.item)
+        self.item = self._optional("item", columns.item)
         self.aspects = {name: self._find("aspects", name) for name in columns.aspects}
         if columns.item is None and self.item is not None and self._numbers_rows(rows, self.item):
             self.item = None
             rows.notes.append(
-                f"the column {found!r} differs in every row, though texts are repeated, so the items are the "
-                f"distinct texts (to keep the column: --column item={found})"
+                "the column 'item' differs in every row, though texts are repeated, so the items are the "
+                "distinct texts (to keep the column: --column item=item)"
             )
 
     def _find(self, name: str, column: str) -> int:

@@ -16,9 +16,9 @@ class RatingColumns(BaseModel):
     Attributes:
         prompt, response, rating: columns that a file of ratings must have.
         rater, split: None reads the column of that name where the file has it.
-        item: what was rated. None reads the column `item`, else `pair`, where the file has it and it does not
-            merely number the rows; otherwise each distinct prompt and response is an item. An item with two
-            responses, in two rows, is a choice between them.
+        item: what was rated. None reads the column `item` where the file has it and it does not merely number
+            the rows; otherwise each distinct prompt and response is an item. An item with two responses, in
+            two rows, is a choice between them.
         chosen, rejected: a file with these two and no rating column holds pairs.
         aspects: further columns of numbers, such as `fluency`; their cells may be empty.
     """

@@ -26,6 +26,7 @@ __all__ = [
     "cells_by_row",
     "mean_ratings",
     "pairs_of",
+    "read_for_fit",
     "read_for_run",
     "read_ratings",
     "table_of",
@@ -73,6 +74,27 @@ def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadR
             stacklevel=2,
         )
     return table
+
+
+def read_for_fit(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
+    """As `read_ratings`; where the file has a column `pair` that plainly says so, choices in two rows each.
+
+    That is: no `item`, in each two responses to one prompt, and two different ratings in all, as 0 and 1.
+    """
+    rows = read_rows(path, _known(columns))
+    table = table_of(rows, str(path), columns, on_bad_row=on_bad_row)
+    if columns.item is not None or "item" in rows.header or "pair" not in rows.header:
+        return table
+    named = columns.model_copy(update={"item": "pair"})
+    paired = table_of(rows, str(path), named, on_bad_row=on_bad_row)
+    groups: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for rating in paired.ratings:
+        groups[rating.item].add((rating.prompt, rating.response))
+    two = all(len(texts) == 2 and len({prompt for prompt, _ in texts}) == 1 for texts in groups.values())
+    if not groups or not two or len({rating.rating for rating in paired.ratings}) != 2:
+        return table
+    paired.notes.append("rows of one 'pair' are read as a choice (--column item=NAME names another column)")
+    return paired
 
 
 def cells_by_row(path: str | Path, columns: RatingColumns) -> dict[int, dict[str, Any]]:

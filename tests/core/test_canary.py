@@ -93,16 +93,36 @@ def settings(path: Path, **more: Any) -> CanarySettings:
 def test_ratings_are_means_over_raters_and_the_first_count(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_text("prompt,response,rating\na,x,1\nb,y,5\na,x,2\nc,z,9\n")
-    found = read_held_out(settings(path, limit=2))
+    found = read_held_out(settings(path, limit=2), [{"q": "?", "rating": 2.5}], "q")
     assert (found.prompts, found.responses, found.ratings.tolist()) == (["a", "b"], ["x", "y"], [1.5, 5])
-    assert found.rows == [
-        {"prompt": "a", "response": "x", "rating": "1"},
-        {"prompt": "b", "response": "y", "rating": "5"},
-    ]
+    assert found.rows == [{"q": "a", "rating": 1.0}, {"q": "b", "rating": 5.0}]
+
+
+@pytest.mark.parametrize(
+    ("cell", "example", "value"),
+    [
+        ("7", 3, 7),
+        ("7.5", 3.0, 7.5),
+        ("", 3, None),
+        ("true", False, True),
+        ('"[1, 2]"', [3], [1, 2]),
+        ("7", "text", "7"),
+        ("7", None, "7"),
+    ],
+)
+def test_a_cell_is_of_the_kind_that_the_prompts_have(
+    tmp_path: Path, cell: str, example: Any, value: Any
+) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(f"prompt,response,rating,n\na,x,1,{cell}\nb,y,5,{cell}\n")
+    prompts = [{"prompt": "?", "n": None}, {"prompt": "?", "n": example}]
+    rows = read_held_out(settings(path), prompts, "prompt").rows
+    assert rows[0] == {"prompt": "a", "n": value}
+    assert type(rows[0]["n"]) is type(value)
 
 
 def test_ratings_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_text("prompt,response,rating\na,x,5\nb,y,5\nc,z,9\n")
     with pytest.raises(DataError, match=r"canary.path: the first 2 rated .* have 1 different ratings"):
-        read_held_out(settings(path, limit=2))
+        read_held_out(settings(path, limit=2), [{"prompt": "?"}], "prompt")

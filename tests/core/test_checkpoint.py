@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint(tmp_path: Path, damage: str) -> None:
         state.write_text("{}")
     else:
         (weights if damage == "no weights" else state).unlink()
-    with pytest.raises(RunFolderError, match=r"step-000001 cannot be resumed from: .*Delete this checkpoint"):
+    with pytest.raises(RunFolderError, match=r"step-000001 cannot be resumed from: .*delete this checkpoint"):
         load_checkpoint(path, masters_after(0))
 
 

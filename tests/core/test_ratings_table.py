@@ -16,6 +16,7 @@ from ppokit.ratings.table import (
     RatingTable,
     mean_ratings,
     pairs_of,
+    read_for_fit,
     read_for_run,
     read_ratings,
 )
@@ -237,11 +238,36 @@ def test_pairs_of_ratings(tmp_path: Path) -> None:
         "q,x,1,ben,2\nq,y,3,ben,2\nq,z,5,ben,2\n"  # three
         "p,good,5,ben,1\n"  # alone with its rater: none
     )
-    table = table_of(tmp_path, text)
-    assert table == table_of(tmp_path, text, columns=RatingColumns(item="pair"))
+    table = table_of(tmp_path, text, columns=RatingColumns(item="pair"))
     pairs = pairs_of(table)
     assert pairs[0] == Pair(2, "p", "good", "bad", "ann", "1", None)
     assert len(pairs) == 4
     assert {(p.chosen, p.rejected) for p in pairs[1:]} == {("y", "x"), ("z", "x"), ("z", "y")}
     with pytest.raises(DataError, match="rows 2 and 3 share the item '1' but not the prompt"):
         pairs_of(table_of(tmp_path, text.replace("p,bad", "P,bad"), columns=RatingColumns(item="pair")))
+
+
+PAIRED = "prompt,response,rating,pair\np,good,1,1\np,bad,0,1\nq,fine,1,2\nq,poor,0,2\n"
+
+
+def test_a_column_of_pairs_is_read_as_choices_where_it_is_plain(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(PAIRED)
+    table = read_for_fit(path, RatingColumns(), on_bad_row="fail")
+    assert [(pair.chosen, pair.rejected) for pair in pairs_of(table)] == [("good", "bad"), ("fine", "poor")]
+    assert any("rows of one 'pair' are read as a choice" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("p,good,1,1", "p,good,7,1"),  # graded: the numbers say more than the order
+        ("q,fine,1,2", "r,fine,1,2"),  # two prompts
+        ("q,poor,0,2\n", ""),  # a response alone
+        ("rating,pair", "rating,turn"),
+    ],
+)
+def test_another_column_of_pairs_is_none(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(PAIRED.replace(old, new))
+    assert read_for_fit(path, RatingColumns(), on_bad_row="fail") == read_ratings(path)

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from ppokit import PPOTrainer, Recipe
-from ppokit.errors import ModelError, RecipeError
+from ppokit.errors import DataError, ModelError, RecipeError
 from ppokit.inference import load_policy
 from ppokit.whole_texts import WholeTexts
 from runs import metrics_of, rollouts_of
@@ -275,13 +275,14 @@ def test_the_canary_reads_its_files_columns_and_computes_no_more_than_it_must(
     monkeypatch.chdir(tmp_path)
     reward_module(
         "SEEN = []\n"
-        "def reward(responses, number):\n"
-        "    SEEN.append(number)\n"
+        "def reward(responses, number, **others):\n"
+        "    SEEN.append((number, sorted(others)))\n"
         "    return [float(n) for n in number]\n"
     )
     held_out = tmp_path / "held_out.csv"
     held_out.write_text(
-        "prompt,response,rating,number\nThe dog,ran.,1,3\nThe cat,sat.,2,1\nA bird,flew.,3,2\n"
+        "prompt,response,rating,number,responses\n"
+        "The dog,ran.,1,3,x\nThe cat,sat.,2,1,x\nA bird,flew.,3,2,x\n"
     )
     given = recipe_dict(
         rewards=[{"use": "python", "function": "my_rewards.reward"}],
@@ -292,7 +293,8 @@ def test_the_canary_reads_its_files_columns_and_computes_no_more_than_it_must(
     found = trainer._canary.measure()
     import my_rewards  # type: ignore[import-not-found]
 
-    assert my_rewards.SEEN == [["3", "1", "2"]]
+    # Numbers, as in the prompts' data; not the rating, nor other columns than those of the data.
+    assert my_rewards.SEEN == [([3, 1, 2], ["prompt", "prompts"])]
     assert found["canary/reward_spearman"] == pytest.approx(-0.5)  # ranks 3 1 2 against 1 2 3
     rollout = trainer._canary.collect(trainer._canary.held_out)
     assert rollout.responses == ["ran.", "sat.", "flew."]
@@ -343,3 +345,24 @@ def test_a_step_without_any_reward_is_told(
     PPOTrainer(Recipe.from_dict(given), observers=[Ear()]).train()
     assert [step for step, _ in heard] == [1, 2]
     assert "no response of this step has a reward" in heard[0][1]
+
+
+def test_a_canary_cell_of_another_kind_is_told(
+    recipe_dict: RecipeDict, reward_module: Callable[[str], None], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reward_module("def reward(responses, number):\n    return [float(n) for n in number]\n")
+    held_out = tmp_path / "held_out.csv"
+    held_out.write_text("prompt,response,rating,number\nThe dog,ran.,1,3\nThe cat,sat.,2,one\n")
+    given = recipe_dict(
+        rewards=[{"use": "python", "function": "my_rewards.reward"}], canary={"path": str(held_out)}
+    )
+    with pytest.raises(DataError, match=r"row 3 has 'one' in 'number', where the prompts have a int"):
+        PPOTrainer(Recipe.from_dict(given))
+
+
+def test_nothing_stands_between_the_turns_of_a_chat(recipe_dict: RecipeDict, ratings: str) -> None:
+    given = recipe_dict(canary={"path": ratings, "separator": " "})
+    given["prompts"]["chat"] = True
+    with pytest.raises(RecipeError, match=r"canary.separator: got ' ' with prompts.chat: true"):
+        Recipe.from_dict(given)

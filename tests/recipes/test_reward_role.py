@@ -18,7 +18,7 @@ from transformers import (
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.batches import token_batch
-from ppokit.errors import ModelError, PluginError, RecipeError
+from ppokit.errors import ModelError, RecipeError
 from ppokit.whole_texts import WholeTexts
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -85,11 +85,8 @@ def test_it_scores_as_on_a_base_of_its_own(
 def test_it_takes_no_timeout(recipe_dict: RecipeDict, reward_folder: str) -> None:
     """Late, it would go on in the base, and switch its adapters, while the policy trains there."""
     rewards = [{"use": "reward_model", "model": reward_folder, "shared_base": True, "timeout": 60.0}]
-    trainer = PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
-    with pytest.raises(
-        PluginError, match=r"reward_model.*rewards\[0\].*has a timeout.*Leave its timeout out"
-    ):
-        trainer.score(trainer.collect(next(trainer.prompts)))
+    with pytest.raises(ModelError, match=r"no base here to share, as for no reward with a timeout"):
+        PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
 
 
 def test_the_value_function_begins_as_the_reward_model(
@@ -109,6 +106,7 @@ def test_the_value_function_begins_as_the_reward_model(
     names = [name for name in trainer.roles.trainable if ".value." in name]
     assert names
     assert {trainer.roles.trainable[n].shape[0] for n in names if "lora_A" in n} == {3}
+    assert {n.split(".layers.")[1][0] for n in names} == set("01234"), "where the reward model's stands"
     before = trainer.roles.values(token_batch(rollout, [0], trainer.roles.device)).detach()
     trainer.update(rollout, trainer.estimate(rollout, trainer.score(rollout)))
     after = trainer.roles.values(token_batch(rollout, [0], trainer.roles.device)).detach()
