@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ppokit.adapters import peft_warnings
 from ppokit.errors import ModelError, first_line
 from ppokit.loading import find_model, pick_dtype, quiet
 from ppokit.reward_fit.texts import Layout, Texts
@@ -215,10 +215,7 @@ def _with_lora(model: Any, r: int) -> Any:
     config = LoraConfig(
         task_type="SEQ_CLS", r=r, lora_alpha=2 * r, lora_dropout=0.05, target_modules="all-linear"
     )
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 for a property by its old name.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+    with peft_warnings():
         try:
             return get_peft_model(model, config)
         except ValueError as error:

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -223,10 +222,10 @@ def _load(folder: Path, settings: Settings, heads: Heads | None, device: Any) ->
         if settings.kind == "causal":
             from peft import PeftModel
 
+            from ppokit.adapters import peft_warnings
+
             in_float32(head_of(model, settings.base)[1])
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-                warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+            with peft_warnings():
                 model = PeftModel.from_pretrained(model, folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error

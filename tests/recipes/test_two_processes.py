@@ -66,10 +66,10 @@ def train_alone(recipe: Path, out: Path, *overrides: str) -> None:
     PPOTrainer(Recipe.load(recipe, [f"run.out={out}", *overrides])).train()
 
 
-@pytest.mark.parametrize("minibatches", [1, 2])
-def test_two_equal_one(recipe_file: RecipeFile, tmp_path: Path, minibatches: int) -> None:
+@pytest.mark.parametrize(("minibatches", "value"), [(1, "own_adapter"), (2, "policy_trunk")])
+def test_two_equal_one(recipe_file: RecipeFile, tmp_path: Path, minibatches: int, value: str) -> None:
     update = {"learning_rate": 1e-3, "epochs": 2, "minibatches": minibatches, "tokens_per_microbatch": 64}
-    recipe = recipe_file(**COMMON, update=update)
+    recipe = recipe_file(**COMMON, update=update, value=value)
     train_alone(recipe, tmp_path / "one")
     both = launch(torchrun(), "train", recipe, f"run.out={tmp_path / 'two'}", cwd=tmp_path)
     assert both.returncode == 0, both.stderr
