@@ -57,8 +57,8 @@ def gain(
         raise DataError(f"--second {second} is the reward itself; expected another reward model.")
     from ppokit.cli.gain_view import gain_sections
     from ppokit.cli.generate import recipe_of_run
-    from ppokit.cli.ratings_view import show
     from ppokit.cli.reward_view import Bar
+    from ppokit.cli.sections import show
     from ppokit.reward_fit.folder import read_settings
     from ppokit.reward_fit.gain import held_out_prompts, measure_gain
 

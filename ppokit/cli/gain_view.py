@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.cli.ratings_view import Section, printable
 from ppokit.cli.reward_view import interval
+from ppokit.cli.sections import Section, printable
 
 if TYPE_CHECKING:
     from ppokit.reward_fit.gain import Gain

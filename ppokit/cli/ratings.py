@@ -78,7 +78,8 @@ def check(
 
     Remarks, such as two ratings of one response by the same rater, leave the exit code 0.
     """
-    from ppokit.cli.ratings_view import findings_sections, show
+    from ppokit.cli.ratings_view import findings_sections
+    from ppokit.cli.sections import show
     from ppokit.ratings.findings import findings_of
     from ppokit.ratings.table import read_ratings
 
@@ -112,7 +113,8 @@ def stats(
     debug: Debug = False,
 ) -> None:
     """Say how far the ratings can be trusted: scale, coverage, agreement, each rater."""
-    from ppokit.cli.ratings_view import show, stats_sections
+    from ppokit.cli.ratings_view import stats_sections
+    from ppokit.cli.sections import show
     from ppokit.ratings.stats import stats_of
     from ppokit.ratings.table import read_ratings
 

@@ -1,13 +1,11 @@
-"""What `ppokit ratings` shows: tables on a terminal, plain lines elsewhere."""
+"""What `ppokit ratings` shows."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import typer
+from ppokit.cli.sections import Section, printable
 
 if TYPE_CHECKING:
     from ppokit.ratings.agreement import Estimate
@@ -17,94 +15,8 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 50
 SHOWN_RATERS = 50
-BAR_WIDTH = 32
 # Krippendorff 2004, Content Analysis, section 11.4: what conclusions alpha allows.
 RELIABLE, TENTATIVE = 0.8, 0.667
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table with a title over it and a sentence under it.
-
-    Attributes:
-        bars: a share from 0 to 1 for each row, drawn beside it.
-        text_columns: how many columns are text; those after them are numbers.
-    """
-
-    title: str
-    header: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    bars: list[float] | None = None
-    text_columns: int = 1
-    after: str = ""
-
-
-def show(sections: Iterable[Section]) -> None:
-    """Print sections; a bar goes to a terminal only."""
-    if sys.stdout.isatty():
-        _on_terminal(sections)
-        return
-    for number, section in enumerate(sections):
-        if number:
-            typer.echo("")
-        if section.title:
-            typer.echo(section.title)
-        _lines(section)
-        if section.after:
-            typer.echo(f"  {section.after}")
-
-
-def _on_terminal(sections: Iterable[Section]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    for number, section in enumerate(sections):
-        if number:
-            console.print()
-        if section.title:
-            console.print(Text(section.title, style="bold"))
-        table = Table(
-            box=None,
-            padding=(0, 2, 0, 0),
-            pad_edge=False,
-            show_header=any(section.header),
-            header_style="dim",
-        )
-        for place, name in enumerate(section.header):
-            text = place < section.text_columns
-            table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
-        if section.bars is not None:
-            table.add_column("", width=BAR_WIDTH, no_wrap=True)
-        for place, row in enumerate(section.rows):
-            cells = [Text(cell) for cell in row]  # Text, since what people write is no markup
-            if section.bars is not None:
-                cells.append(Text(_bar(section.bars[place]), style="cyan"))
-            table.add_row(*cells)
-        if section.rows:
-            console.print(table)
-        if section.after:
-            console.print(Text(section.after, style="italic"))
-
-
-def _lines(section: Section) -> None:
-    rows = [section.header, *section.rows] if any(section.header) else list(section.rows)
-    if not rows:
-        return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if place < section.text_columns else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        typer.echo(("  " * bool(section.title) + "  ".join(cells)).rstrip())
-
-
-def _bar(share: float) -> str:
-    eighths = round(share * BAR_WIDTH * 8)
-    part = "▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else ""
-    return "█" * (eighths // 8) + part or ("▏" if share else "")
 
 
 def stats_sections(stats: Stats) -> list[Section]:
@@ -267,15 +179,6 @@ def _rows(title: str, found: Sequence[BadRow]) -> Section:
     if len(found) > SHOWN_ROWS:
         rows.append(("", f"and {len(found) - SHOWN_ROWS:,} more; --json lists all"))
     return Section(title, ("", ""), list(rows), text_columns=2)
-
-
-def printable(text: str) -> str:
-    """A text that a terminal shows and does not obey."""
-    return (
-        text
-        if text.isprintable()
-        else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    )
 
 
 def _interval(estimate: Estimate) -> str:

@@ -87,8 +87,8 @@ def fit(
     if lr is not None and not 0 < lr < 1:
         raise DataError(f"--lr {lr:g}; expected a number between 0 and 1, such as 1e-4.")
     from ppokit.cli.ratings import _columns
-    from ppokit.cli.ratings_view import show
     from ppokit.cli.reward_view import Bar, report_sections
+    from ppokit.cli.sections import show
     from ppokit.ratings.table import read_for_fit
     from ppokit.reward_fit.fit import FitOptions, reward_fit
 

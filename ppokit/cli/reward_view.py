@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ppokit.cli.ratings_view import Section, printable
+from ppokit.cli.sections import Section, printable
 
 if TYPE_CHECKING:
     from ppokit.ratings.agreement import Estimate

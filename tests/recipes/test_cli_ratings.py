@@ -15,7 +15,8 @@ pytest.importorskip("krippendorff")
 pytest.importorskip("scipy")
 
 from ppokit.cli import app
-from ppokit.cli.ratings_view import _on_terminal, findings_sections, stats_sections
+from ppokit.cli.ratings_view import findings_sections, stats_sections
+from ppokit.cli.sections import on_terminal
 from ppokit.ratings.findings import findings_of
 from ppokit.ratings.splitting import same_prompt
 from ppokit.ratings.stats import stats_of
@@ -127,8 +128,8 @@ def test_what_people_write_is_no_command_to_a_terminal(capsys: pytest.CaptureFix
     Path("h.csv").write_text("prompt,response,rating,rater\np,r,1,[bold]\x1b[2Jx\nq,s,2,ben\np,r,2,ben\n")
     assert "[bold]\ufffd[2Jx" in run("stats", "h.csv")[1]
     table = read_ratings("h.csv")
-    _on_terminal(stats_sections(stats_of(table, replicates=20)))
-    _on_terminal(findings_sections(findings_of(table), "\x1b[2J", 2, []))
+    on_terminal(stats_sections(stats_of(table, replicates=20)))
+    on_terminal(findings_sections(findings_of(table), "\x1b[2J", 2, []))
     out = capsys.readouterr().out
     assert "[bold]\ufffd[2Jx" in out
     assert "\x1b" not in out
