@@ -131,8 +131,8 @@ def rate(
         desk = Desk(out, board, Terms(pairs, (low, high), seed))
         try:
             token = token_of(out)
-            began(desk, host, listening.getsockname()[1], token, len(items))
-            serve(desk, token, host, listening)
+            port_used = listening.getsockname()[1]
+            serve(desk, token, host, listening, lambda: began(desk, host, port_used, token, len(items)))
         finally:
             desk.close()
     ended(desk)

@@ -154,6 +154,26 @@ def test_other_terms_when_it_goes_on(serve: Serve) -> None:
     assert "was begun with --scale 0-10, but this is with --scale 1-5" in told
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_however_early_it_comes(number: int) -> None:
+    """At the moment in which the link is told, before the server itself listens to signals."""
+    code = (
+        "import signal, sys\n"
+        "from ppokit.cli import main, rate_view\n"
+        "told = rate_view.began\n"
+        "def began(*arguments):\n"
+        "    told(*arguments)\n"
+        f"    signal.raise_signal({int(number)})\n"
+        "rate_view.began = began\n"
+        "sys.argv = ['ppokit', 'rate', 'good.csv', '--out', 'out.csv', '--port', '0']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "http://127.0.0.1:" in done.stdout
+    assert Path("out.csv").is_file(), "its files are written all the same"
+
+
 def test_nothing_reaches_out(tmp_path: Path) -> None:
     """From its start to its end, the command connects to nobody and looks up no name."""
     code = (

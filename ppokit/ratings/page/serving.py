@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
@@ -59,8 +59,12 @@ def _own_address() -> list[str]:
         return [probe.getsockname()[0]]
 
 
-def serve(desk: Desk, token: str, host: str, listening: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; returns then."""
+def serve(desk: Desk, token: str, host: str, listening: socket.socket, began: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; returns then.
+
+    Args:
+        began: called first; from then on a signal ends the serving, however early it comes.
+    """
     config = uvicorn.Config(
         application(desk, token, host),
         log_level="warning",
@@ -70,14 +74,23 @@ def serve(desk: Desk, token: str, host: str, listening: socket.socket) -> None:
         ws="none",
         timeout_graceful_shutdown=PATIENCE,
     )
-    with _signals_end_quietly():
-        uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    with _signals_end(server):
+        began()
+        server.run(sockets=[listening])
 
 
 @contextlib.contextmanager
-def _signals_end_quietly() -> Iterator[None]:
-    """uvicorn raises the signal that stopped it again; by then all is done, and there are files to write."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+def _signals_end(server: uvicorn.Server) -> Iterator[None]:
+    """Let signals end the server, and no more than that: there are files to write.
+
+    uvicorn hears them itself only once it runs, and raises the one that stopped it again when all is done.
+    """
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
