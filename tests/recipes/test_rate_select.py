@@ -29,7 +29,12 @@ Chosen = list[tuple[str, str]]
 def choose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Chosen]:
     """The command up to the moment at which the page would be served: what it would show, in order."""
     served: list[Desk] = []
-    monkeypatch.setattr(serving, "serve", lambda desk, *_: served.append(desk))
+
+    def serve(desk: Desk, token: str, host: str, listening: Any, began: Callable[[], None]) -> None:
+        began()
+        served.append(desk)
+
+    monkeypatch.setattr(serving, "serve", serve)
 
     def run(*options: object) -> Chosen:
         out = tmp_path / f"ratings{len(served)}.csv"
