@@ -66,7 +66,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
                 wrapped.load_adapter(lora.adapter, "reference", autocast_adapter_dtype=False)
         if value:
             wrapped.add_adapter("value", config(), autocast_adapter_dtype=False)
-            _leave_upper_half(model, "value")
+            _keep_upper_half(model, "value")
     adapted = getattr(model.get_output_embeddings(), "lora_A", {})
     if adapted:
         key = "lora.adapter" if lora.adapter is not None and "policy" in adapted else "lora.target_modules"
@@ -80,7 +80,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
     return wrapped
 
 
-def _leave_upper_half(model: Any, adapter: str) -> None:
+def _keep_upper_half(model: Any, adapter: str) -> None:
     """Take an adapter off the lower half of the layers, unless that were all of it."""
     count = model.config.get_text_config().num_hidden_layers
     lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)

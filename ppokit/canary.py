@@ -24,7 +24,7 @@ from torch import Tensor
 from ppokit.errors import DataError
 from ppokit.masked import masked_mean
 from ppokit.ratings.agreement import rank_correlation
-from ppokit.ratings.table import cells_by_row, mean_ratings, read_for_run
+from ppokit.ratings.table import mean_ratings, read_with_cells, warn_of_bad_rows
 from ppokit.settings import CanarySettings
 from ppokit.types import Rewards, Rollout
 
@@ -59,7 +59,8 @@ def read_held_out(
     Raises:
         DataError: the file cannot be read, has too few, or a cell is of another kind than the run's.
     """
-    table = read_for_run(settings.path, settings.columns, on_bad_row=settings.on_bad_row)
+    table, cells = read_with_cells(settings.path, settings.columns, on_bad_row=settings.on_bad_row)
+    warn_of_bad_rows(table)
     rated = mean_ratings(table)
     keys = list(rated)[: settings.limit]
     means = [rated[key] for key in keys]
@@ -71,7 +72,6 @@ def read_held_out(
     first: dict[tuple[str, str], int] = {}
     for rating in table.ratings:
         first.setdefault((rating.prompt, rating.response), rating.row)
-    cells = cells_by_row(settings.path, settings.columns)
     examples = {
         name: next((row[name] for row in prompts if row[name] is not None), None) for name in prompts[0]
     }

@@ -195,7 +195,7 @@ class ModelRoles:
         """Let the value function begin as a fitted reward model, whose score it then foretells."""
         assert self.value_head is not None, "it is being made"
         self.peft.delete_adapter("value")
-        head = load_fitted(self.peft, folder, "value", key="lora.value_adapter")
+        head = self.add_fitted(folder, "value", key="lora.value_adapter")
         with torch.no_grad():
             self.value_head.weight.copy_(head.weight)
             self.value_head.bias.copy_(head.bias)

@@ -11,7 +11,7 @@ from typing import Any
 from ppokit.columns import is_local, read_columns
 from ppokit.errors import DataError
 from ppokit.protocols import CheckContext
-from ppokit.ratings.table import cells_by_row, read_ratings
+from ppokit.ratings.table import read_with_cells
 from ppokit.recipe_file import Document
 from ppokit.settings import (
     CanarySettings,
@@ -172,12 +172,11 @@ def _canary(
     if find_spec("scipy") is None:
         document.report("canary", "its rank correlations need pip install 'ppokit[ratings]'")
     try:
-        read_ratings(canary.path, canary.columns, on_bad_row=canary.on_bad_row)
-        first = next(iter(cells_by_row(canary.path, canary.columns).values()))
+        _, cells = read_with_cells(canary.path, canary.columns, on_bad_row=canary.on_bad_row)
     except DataError as error:
         document.report("canary.path", str(error))
         return
-    if prompts is None or context.columns is None:
+    if prompts is None:
         return
     if prompts.chat and canary.separator:
         document.report(
@@ -185,8 +184,11 @@ def _canary(
             f"got {canary.separator!r} with prompts.chat: true, where the template stands between; leave it "
             "out",
         )
+    if context.columns is None:
+        return
     # What the rewards get of the file: the columns that they know of the prompts.
-    shared = tuple(name for name in context.columns if name in first or name == prompts.column)
+    header = next(iter(cells.values()))
+    shared = tuple(name for name in context.columns if name in header or name == prompts.column)
     held_out = replace(context, columns=shared)
     for choice in filter(None, rewards):
         known = _told(choice, context)

@@ -23,13 +23,14 @@ __all__ = [
     "Rating",
     "RatingColumns",
     "RatingTable",
-    "cells_by_row",
     "mean_ratings",
     "pairs_of",
     "read_for_fit",
     "read_for_run",
     "read_ratings",
+    "read_with_cells",
     "table_of",
+    "warn_of_bad_rows",
 ]
 
 SHOWN_BAD_ROWS = 20
@@ -65,15 +66,29 @@ def read_ratings(
 def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
     """As `read_ratings`; a warning counts the rows that are left out, since a run shows no table of them."""
     table = read_ratings(path, columns, on_bad_row=on_bad_row)
+    warn_of_bad_rows(table)
+    return table
+
+
+def warn_of_bad_rows(table: RatingTable) -> None:
+    """Count the rows that are left out, and name the first."""
     if table.bad_rows:
         first = table.bad_rows[0]
         warnings.warn(
-            f"{path}: bad rows left out: {len(table.bad_rows):,} (on_bad_row: skip), the first is row "
-            f"{first.row}: {first.reason}",
+            f"{table.source}: bad rows left out: {len(table.bad_rows):,} (on_bad_row: skip), the first is "
+            f"row {first.row}: {first.reason}",
             PpokitWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return table
+
+
+def read_with_cells(
+    path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow
+) -> tuple[RatingTable, dict[int, dict[str, Any]]]:
+    """As `read_ratings`, and every cell by the number of its row and the name of its column."""
+    rows = read_rows(path, _known(columns))
+    table = table_of(rows, str(path), columns, on_bad_row=on_bad_row)
+    return table, {number: dict(zip(rows.header, cells, strict=True)) for number, cells in rows.rows}
 
 
 def read_for_fit(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
@@ -95,16 +110,6 @@ def read_for_fit(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadR
         return table
     paired.notes.append("rows of one 'pair' are read as a choice (--column item=NAME names another column)")
     return paired
-
-
-def cells_by_row(path: str | Path, columns: RatingColumns) -> dict[int, dict[str, Any]]:
-    """Every cell of a file of ratings, by the number of its row and the name of its column.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    rows = read_rows(path, _known(columns))
-    return {number: dict(zip(rows.header, cells, strict=True)) for number, cells in rows.rows}
 
 
 def table_of(rows: Rows, source: str, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:

@@ -32,6 +32,19 @@ The dog was, sad too.,2,bob
 """
 
 
+class Ear:
+    """An observer that hears warnings."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, str]] = []
+
+    def on_step(self, *_: Any) -> None: ...
+    def on_end(self) -> None: ...
+
+    def on_warning(self, step: int, text: str) -> None:
+        self.heard.append((step, text))
+
+
 @pytest.fixture
 def ratings(tmp_path: Path) -> str:
     path = tmp_path / "ratings.csv"
@@ -232,41 +245,35 @@ def test_the_canary_is_measured_and_warns(
         update={"learning_rate": 1e-2, "epochs": 2},
         run={"steps": 16, "out": str(tmp_path / "run"), "checkpoint_every": 8},
     )
-    heard: list[tuple[int, str]] = []
-
-    class Ear:
-        def on_step(self, *_: Any) -> None: ...
-        def on_end(self) -> None: ...
-
-        def on_warning(self, step: int, text: str) -> None:
-            heard.append((step, text))
-
-    trainer = PPOTrainer(Recipe.from_dict(given), observers=[Ear()])
+    ear = Ear()
+    trainer = PPOTrainer(Recipe.from_dict(given), observers=[ear])
     before = trainer._canary.measure() if trainer._canary else {}
     assert before["canary/reward_spearman"] < -0.7, "the reward is wrong from the start"
     trainer.train()
     lines = metrics_of(tmp_path / "run")
     measured = [line["step"] for line in lines if "canary/policy_spearman" in line]
     assert measured == [1, 6, 11, 16]
-    assert [step for step, _ in heard] == [line["step"] for line in lines if line.get("canary/warning") == 1]
+    assert [step for step, _ in ear.heard] == [
+        line["step"] for line in lines if line.get("canary/warning") == 1
+    ]
     fell = lines[0]["canary/policy_spearman"] - lines[15]["canary/policy_spearman"]
     error = 1 / math.sqrt(5)
     assert fell > error
     assert lines[15]["canary/warning"] == 1
-    assert "rose from" in heard[-1][1]
+    assert "rose from" in ear.heard[-1][1]
 
     # A resumed run's first step is measured against the run's first, too.
-    told = len(heard)
+    told = len(ear.heard)
     again = Recipe.load(tmp_path / "run" / "recipe.yaml", ["run.steps=21"])
-    PPOTrainer(again, observers=[Ear()], resume=tmp_path / "run").train()
+    PPOTrainer(again, observers=[ear], resume=tmp_path / "run").train()
     assert [line["step"] for line in metrics_of(tmp_path / "run") if "canary/scored" in line][-1] == 21
     PPOTrainer(
         Recipe.load(tmp_path / "run" / "recipe.yaml", ["run.steps=22", "canary.every=1"]),
-        observers=[Ear()],
+        observers=[ear],
         resume=tmp_path / "run",
     ).train()
     assert metrics_of(tmp_path / "run")[-1]["canary/warning"] == 1
-    assert [step for step, _ in heard[told:]][-1] == 22
+    assert [step for step, _ in ear.heard[told:]][-1] == 22
 
 
 def test_the_canary_reads_its_files_columns_and_computes_no_more_than_it_must(
@@ -332,19 +339,11 @@ def test_a_step_without_any_reward_is_told(
     monkeypatch.chdir(tmp_path)
     reward_module("def reward(responses, number):\n    return [None for _ in responses]\n")
     rewards = [{"use": "python", "function": "my_rewards.reward"}]
-    heard: list[tuple[int, str]] = []
-
-    class Ear:
-        def on_step(self, *_: Any) -> None: ...
-        def on_end(self) -> None: ...
-
-        def on_warning(self, step: int, text: str) -> None:
-            heard.append((step, text))
-
+    ear = Ear()
     given = recipe_dict(rewards=rewards, run={"steps": 2, "out": str(tmp_path / "run")})
-    PPOTrainer(Recipe.from_dict(given), observers=[Ear()]).train()
-    assert [step for step, _ in heard] == [1, 2]
-    assert "no response of this step has a reward" in heard[0][1]
+    PPOTrainer(Recipe.from_dict(given), observers=[ear]).train()
+    assert [step for step, _ in ear.heard] == [1, 2]
+    assert "no response of this step has a reward" in ear.heard[0][1]
 
 
 def test_a_canary_cell_of_another_kind_is_told(
