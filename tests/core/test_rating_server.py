@@ -69,6 +69,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made.close()
 
 
+def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:
+    """Its second part would, for 40 ms, where Nagle's algorithm is on."""
+    with (
+        closing(listen("127.0.0.1", 0)) as listening,
+        closing(socket.create_connection(listening.getsockname())),
+        closing(listening.accept()[0]) as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_the_page_is_for_who_has_the_link(server: Server) -> None:
     status, headers, body = server.send("GET", f"/?token={TOKEN}")
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
