@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+SETTINGS = "ppokit_reward.json"
+"""In the folder of a fitted reward model: the template that it reads, among other things."""
+
 
 def fill(template: str, prompt: str, response: str) -> str:
     """A template of `{prompt}` and `{response}`, filled in.

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppokit.errors import ModelError
+from ppokit.templates import SETTINGS
 
 if TYPE_CHECKING:
     import torch
 
-SETTINGS = "ppokit_reward.json"
 ADAPTER = "adapter_config.json"
 
 
@@ -20,15 +20,24 @@ def load(model: str, dtype: str, device: torch.device) -> tuple[Any, Any]:
     """A classifier in evaluation mode, and its tokenizer, which pads on the right and cuts on the left.
 
     Args:
-        model: hub id; or folder of a classifier, or of a PEFT adapter with a head on a causal LM.
+        model: hub id; or folder of a classifier, of a PEFT adapter with a head on a causal LM, or of an
+            encoder with heads.
         dtype: as in transformers; `auto` is as stored.
 
     Raises:
         ModelError: it cannot be loaded, has no trained head, or no token to pad with.
     """
+    import torch
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
+    from ppokit.response_encoder import load_response_encoder
+
+    encoder = load_response_encoder(folder_of(model))
+    if encoder is not None:
+        if dtype != "auto":
+            encoder.encoder.to(getattr(torch, dtype))
+        return encoder.to(device), load_tokenizer(model)
     name = str(folder_of(model)) if is_path(model) else model
     base = base_of(model)
     tokenizer = load_tokenizer(model)

@@ -12,8 +12,9 @@ A text beyond the model's limit loses its beginning, so that the response's end 
 `truncated` counts those. Only safetensors are read, and no code of the model's own is run. A model
 without a trained head is refused: its scores would be random numbers.
 
-A folder written by `ppokit reward fit` says how its texts are laid out, in `ppokit_reward.json`. It may hold
-a PEFT adapter with a head on a causal LM, which is then loaded beneath it.
+A folder written by `ppokit reward fit` says how its texts are laid out, in `ppokit_reward.json`. It holds an
+encoder with heads (`ppokit.response_encoder`), or a PEFT adapter with a head on a causal LM, which is then
+loaded beneath it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pydantic import Field, StrictInt, field_validator
 from ppokit.errors import ModelError
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.templates import fill
+from ppokit.templates import SETTINGS, fill
 from ppokit.types import Outcome, RewardOutput, Rollout
 from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, layout_of, load, load_tokenizer
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 Activation = Literal["none", "sigmoid", "softmax"]
 _KIND = "ForSequenceClassification"
 JOINED = "{prompt} {response}"
+RESPONSE = "response_mask"
 _NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 
@@ -122,6 +124,8 @@ class RewardModelOptions(Options):
 
 
 class RewardModel:
+    marked = False  # whether the model is told which tokens are the response's
+
     def __init__(self, options: RewardModelOptions, context: BuildContext) -> None:
         self.options = options
         template, max_length = layout_of(options.model)
@@ -132,6 +136,13 @@ class RewardModel:
         by_key["input_ids"] = self.tokenizer.pad_token_id
         wanted = ("input_ids", "attention_mask", *self.tokenizer.model_input_names)
         self.pad = {key: by_key[key] for key in dict.fromkeys(wanted) if key in by_key}
+        if self.marked:
+            self.pad[RESPONSE] = 0
+        if self.marked and len(self.templates) == 1:
+            raise ModelError(
+                f"reward model {options.model!r} reads prompt and response as a pair; template: "
+                f"{options.template!r} is one text; expected two, or leave it out"
+            )
 
     def score(self, rollout: Rollout) -> RewardOutput:
         encoded, truncated = self._encode(rollout)
@@ -146,11 +157,14 @@ class RewardModel:
     def _load(self, context: BuildContext) -> None:
         import torch
 
+        from ppokit.response_encoder import ResponseEncoder
+
         options = self.options
         dtype = options.dtype
         if dtype == "auto" and context.dtype == torch.float32:
             dtype = "float32"
         self.model, self.tokenizer = load(options.model, dtype, context.device)
+        self.marked = isinstance(self.model, ResponseEncoder)
         self.label = _label(options, self.model.config)
         self.limit = _limit(options, self.max_length, self.model, self.tokenizer)
 
@@ -166,13 +180,19 @@ class RewardModel:
                 truncated += 1
                 one = self._tokens(texts, truncation=True, max_length=self.limit)
             if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
-                one = {key: [1 if key == "attention_mask" else value] for key, value in self.pad.items()}
+                seen = ("attention_mask", RESPONSE)
+                one = {key: [1 if key in seen else value] for key, value in self.pad.items()}
             encoded.append(one)
         return encoded, truncated
 
     def _tokens(self, texts: list[str], **truncation: Any) -> dict[str, list[int]]:
         given = self.tokenizer(*texts, return_attention_mask=True, verbose=False, **truncation)
-        return {key: list(given[key]) for key in self.pad}
+        one = {key: list(given[key]) for key in self.pad if key != RESPONSE}
+        if self.marked:
+            from ppokit.response_encoder import response_mask
+
+            one[RESPONSE] = response_mask(given)
+        return one
 
 
 class OnSharedBase(RewardModel):
@@ -251,7 +271,7 @@ def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
     if not folder.is_dir():
         yield f"model {options.model!r}: there is no such folder"
         return
-    if (folder / ADAPTER).is_file():
+    if (folder / ADAPTER).is_file() or (folder / SETTINGS).is_file():
         return
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

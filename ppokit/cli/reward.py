@@ -33,7 +33,8 @@ def fit(
         str,
         typer.Option(
             metavar="NAME",
-            help="What to start from: an encoder, or a causal LM, which gets a LoRA adapter and a head. "
+            help="What to start from: an encoder, which gets heads, or a causal LM, which gets a LoRA "
+            "adapter too. "
             "Hub id, folder, package:DIST/FOLDER or package:DIST/FILE.gguf.",
             show_default=False,
         ),
@@ -59,19 +60,30 @@ def fit(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="At most; by default about 96 steps, in 2 to 10 epochs.", show_default=False
+            min=1,
+            help="Of a causal LM's adapter, at most; by default about 96 steps, in 2 to 10 epochs.",
+            show_default=False,
         ),
     ] = None,
     lr: Annotated[
-        float | None,
-        typer.Option(help="By default 1e-4 for an encoder, 3e-4 for LoRA.", show_default=False),
+        float | None, typer.Option(help="Of a causal LM's adapter; by default 3e-4.", show_default=False)
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Texts a step.")] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", min=1, help="Texts a step, of a causal LM; by default 32.", show_default=False
+        ),
+    ] = None,
     max_length: Annotated[
         int, typer.Option("--max-length", min=8, help="Tokens of a text that are read, from its end.")
     ] = 256,
     heads: Annotated[int, typer.Option(min=1, help="Their spread is the model's uncertainty.")] = 5,
-    lora_r: Annotated[int, typer.Option("--lora-r", min=1, help="Rank of a causal LM's adapter.")] = 16,
+    lora_r: Annotated[
+        int | None,
+        typer.Option(
+            "--lora-r", min=1, help="Rank of a causal LM's adapter; by default 16.", show_default=False
+        ),
+    ] = None,
     curve: Annotated[
         bool, typer.Option("--curve/--no-curve", help="Fit to a quarter and a half of the ratings too.")
     ] = True,

@@ -14,6 +14,7 @@ from ppokit.cli.sections import Section, printable
 if TYPE_CHECKING:
     from ppokit.ratings.agreement import Estimate
     from ppokit.reward_fit.measures import Share
+    from ppokit.reward_fit.probe import Tried
     from ppokit.reward_fit.report import Quality, Report
     from ppokit.reward_fit.training import Epoch
 
@@ -63,12 +64,12 @@ class Bar:
         self.what = f"fit {number} of {count}, {samples:,} samples"
         self.progress.update(self.task, description=self.what)
 
-    def on_epochs(self, epochs: Sequence[Epoch], seconds: float) -> None:
+    def on_fitted(self, history: Sequence[Epoch | Tried], seconds: float) -> None:
         """One of the fits is done."""
-        best = min(epochs, key=lambda epoch: epoch.validation_loss)
+        best = min(history, key=lambda one: one.validation_loss)
         self.console.print(
-            f"{self.what}: best of {len(epochs)} epochs is {best.epoch}, held-out loss "
-            f"{best.validation_loss:.3f}, {seconds:.0f} s"
+            f"{self.what}: best of {len(history)} is {best.name}, held-out loss {best.validation_loss:.3f}, "
+            f"{seconds:.0f} s"
         )
         self.progress.update(self.task, description="measuring")
 
@@ -80,11 +81,11 @@ def report_sections(report: Report, out: Path, bad_rows: int) -> list[Section]:
     sizes = report.sizes
     parts = "; ".join(
         f"{sizes[part].samples:,} to {purpose}"
-        for part, purpose in (("fit", "fit"), ("validation", "stop by"), ("test", "test on"))
+        for part, purpose in (("fit", "fit"), ("validation", "choose by"), ("test", "test on"))
     )
     rows = [
         ("ratings", printable(report.source)),
-        ("model", f"{printable(report.model)} ({'whole' if report.kind == 'encoder' else 'LoRA and head'})"),
+        ("model", f"{printable(report.model)} ({'heads' if report.kind == 'encoder' else 'LoRA and head'})"),
         (things, parts),
         ("score", report.score),
         ("time", f"{report.seconds:,.0f} s, of the processor {report.cpu_seconds:,.0f} s"),

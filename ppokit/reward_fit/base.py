@@ -1,4 +1,4 @@
-"""A base model with several linear heads: any encoder, trained whole, or a causal LM with a LoRA adapter."""
+"""A causal LM with a LoRA adapter and several linear heads; and what a base is found by."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ from ppokit.loading import find_model, pick_dtype, quiet
 from ppokit.reward_fit.texts import Layout, Texts
 
 Kind = Literal["encoder", "causal"]
-ENCODER_TEMPLATE = ("{prompt}", "{response}")
-CAUSAL_TEMPLATE = ("{prompt} {response}",)
-# Of attention weights. It needs a random number for every pair of tokens, which takes a CPU a quarter of a
-# forward pass and more, and no fused kernel has it; the other dropouts stay.
-_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+TEMPLATE = ("{prompt} {response}",)
 _NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 
@@ -31,7 +27,7 @@ class Base:
     Attributes:
         name: as the user named it.
         where: hub id or folder.
-        kind: `encoder` is trained whole, `causal` through LoRA.
+        kind: an `encoder` stays as it is beneath heads, a `causal` LM trains through LoRA.
     """
 
     name: str
@@ -89,34 +85,31 @@ class Heads(nn.Linear):
 
 
 class Fitted:
-    """A sequence classifier with `Heads` in the place of its last layer.
+    """A causal LM as a sequence classifier, with an adapter, and `Heads` in the place of its last layer.
 
     Attributes:
-        model: gives logits [N, heads]; a PeftModel for a causal base.
+        model: a PeftModel that gives logits [N, heads].
         heads: what stands in that place.
         tokenizer: with a pad token.
         texts: lays texts out for it.
         autocast: whether to train in bfloat16 with float32 weights.
     """
 
+    layers: tuple[int, ...] = ()  # of an encoder's, which of its layers are read
+
     def __init__(self, base: Base, *, heads: int, max_length: int, lora_r: int, device: torch.device) -> None:
         self.base = base
-        self.tokenizer = _tokenizer(base)
+        self.tokenizer = load_tokenizer(base)
         self.autocast = pick_dtype("auto", device) == torch.bfloat16
-        # A frozen base stays as it is stored; what trains is in float32, or small steps would be lost.
-        model = _classifier(base, "auto" if base.kind == "causal" else torch.float32).to(device)
+        # The frozen base stays as it is stored; what trains is in float32, or small steps would be lost.
+        model = _classifier(base).to(device)
         model.config.get_text_config().pad_token_id = model.config.pad_token_id = self.tokenizer.pad_token_id
         self._place, old = head_of(model, base.name)
         features = old.in_features
         model.set_submodule(self._place, Heads(features, heads, bias=old.bias is not None).to(device))
-        if base.kind == "causal":
-            model = _with_lora(model, lora_r)
-        else:
-            # A few ratings touch few rows of the table; moved away from the others, they memorise words.
-            model.get_input_embeddings().requires_grad_(False)
-        self.model = model
-        template = CAUSAL_TEMPLATE if base.kind == "causal" else ENCODER_TEMPLATE
-        self.texts = Texts(self.tokenizer, Layout(template, min(max_length, _limit(model, self.tokenizer))))
+        self.model = _with_lora(model, lora_r)
+        limit = limit_of(self.model, self.tokenizer)
+        self.texts = Texts(self.tokenizer, Layout(TEMPLATE, min(max_length, limit)))
 
     @property
     def heads(self) -> Heads:
@@ -128,22 +121,14 @@ class Fitted:
         return found[0]
 
     def save(self, folder: Path) -> None:
-        """Write the model with the mean of its heads: an ordinary checkpoint, or a PEFT folder.
-
-        The heads themselves are lost to this object.
-        """
+        """Write a PEFT folder with the mean of the heads. The heads themselves are lost to this object."""
         one = self.heads.mean()
         for place in [n for n, m in self.model.named_modules() if isinstance(m, Heads)]:
             self.model.set_submodule(place, one)
-        if self.base.kind == "causal":
-            # peft would look the base up on the hub, to see whether its vocabulary has grown.
-            self.model.save_pretrained(folder, save_embedding_layers=False)
-            (folder / "README.md").unlink(
-                missing_ok=True
-            )  # a form with nothing filled in but this machine's paths
-        else:
-            with quiet():
-                self.model.save_pretrained(folder, max_shard_size="100GB")
+        # peft would look the base up on the hub, to see whether its vocabulary has grown.
+        self.model.save_pretrained(folder, save_embedding_layers=False)
+        # A form with nothing filled in but this machine's paths.
+        (folder / "README.md").unlink(missing_ok=True)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -176,7 +161,12 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _tokenizer(base: Base) -> Any:
+def load_tokenizer(base: Base) -> Any:
+    """Its tokenizer, with a pad token.
+
+    Raises:
+        ModelError: it has none.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -190,17 +180,13 @@ def _tokenizer(base: Base) -> Any:
     return tokenizer
 
 
-def _classifier(base: Base, dtype: Any) -> Any:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+def _classifier(base: Base) -> Any:
+    from transformers import AutoModelForSequenceClassification
 
     try:
-        config = AutoConfig.from_pretrained(base.where, num_labels=1, trust_remote_code=False)
-        for key in _ATTENTION_DROPOUT:
-            if hasattr(config, key):
-                setattr(config, key, 0.0)
         with quiet():
             return AutoModelForSequenceClassification.from_pretrained(
-                base.where, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True
+                base.where, num_labels=1, dtype="auto", trust_remote_code=False, use_safetensors=True
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(
@@ -222,7 +208,7 @@ def _with_lora(model: Any, r: int) -> Any:
             raise ModelError(f"LoRA finds nothing to adapt: {first_line(error)}") from error
 
 
-def _limit(model: Any, tokenizer: Any) -> int:
+def limit_of(model: Any, tokenizer: Any) -> int:
     """The most tokens of a text, on the safe side: RoBERTa's positions start behind its padding index."""
     limits = [_NO_LIMIT, int(tokenizer.model_max_length)]
     positions = getattr(model.config, "max_position_embeddings", None)

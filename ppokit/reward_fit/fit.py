@@ -19,6 +19,7 @@ from ppokit.ratings.records import RatingTable
 from ppokit.reward_fit import folder as folders
 from ppokit.reward_fit.base import Base, Fitted, find_base
 from ppokit.reward_fit.curve_plot import draw
+from ppokit.reward_fit.probe import Probe, Tried
 from ppokit.reward_fit.report import (
     CurvePoint,
     Quality,
@@ -29,7 +30,8 @@ from ppokit.reward_fit.report import (
     size_of,
 )
 from ppokit.reward_fit.samples import Choice, Half, Parts, half_of, parts_of, subset
-from ppokit.reward_fit.training import EVALUATION_COST, Encodings, Epoch, Plan, encode, train
+from ppokit.reward_fit.texts import lengths
+from ppokit.reward_fit.training import EVALUATION_COST, Epoch, Plan, encode, predict, train
 from ppokit.wording import listed
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 CURVE = (0.25, 0.5, 1.0)
 LEAST_CURVE = 32  # samples; below, a part of them says nothing
-RATES = {"encoder": 1e-4, "causal": 3e-4}
+RATE, BATCH_SIZE, LORA_R = 3e-4, 32, 16
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 96, 2, 10
 
 
@@ -50,32 +52,37 @@ class FitOptions:
     Attributes:
         held_out: share of the prompts that is held out, where the file has no split column.
         half: fit to half of the raters only.
-        epochs: at most; None for about 96 steps, in 2 to 10 epochs.
-        lr: of the trunk or adapter; None for 1e-4 (an encoder) or 3e-4 (LoRA).
-        batch_size: samples a step.
         heads: how many, for the spread.
         max_length: tokens of a text that are read, counted from its end.
-        lora_r: rank of the adapter of a causal base.
         curve: whether to fit to a quarter and a half of the samples too.
+        epochs: of a causal base's adapter, at most; None for about 96 steps, in 2 to 10 epochs.
+        lr: likewise; None for 3e-4.
+        batch_size: likewise, texts a step; None for 32.
+        lora_r: likewise, its rank; None for 16.
     """
 
     held_out: float = 0.2
     half: Half | None = None
-    epochs: int | None = None
-    lr: float | None = None
-    batch_size: int = 32
     heads: int = 5
     seed: int = 0
     max_length: int = 256
-    lora_r: int = 16
     curve: bool = True
+    epochs: int | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    lora_r: int | None = None
+
+    def trained(self) -> list[str]:
+        """The options for training that are set, as a user writes them."""
+        names = ("epochs", "lr", "batch_size", "lora_r")
+        return ["--" + name.replace("_", "-") for name in names if getattr(self, name) is not None]
 
 
 class Listener(Protocol):
     """Who is told how a fit goes on."""
 
     def on_start(self, tokens: int) -> None:
-        """About so many tokens will be trained on, all fits together."""
+        """About so many tokens will be read or trained on, all fits together."""
 
     def on_advance(self, tokens: int) -> None:
         """So many more are done."""
@@ -83,8 +90,8 @@ class Listener(Protocol):
     def on_fit(self, number: int, count: int, samples: int) -> None:
         """One of the fits begins."""
 
-    def on_epochs(self, epochs: Sequence[Epoch], seconds: float) -> None:
-        """One of the fits is done."""
+    def on_fitted(self, history: Sequence[Epoch | Tried], seconds: float) -> None:
+        """One of the fits is done, with the best of what was tried."""
 
 
 def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, listener: Listener) -> Report:
@@ -108,16 +115,26 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
     if options.half is not None:
         table = half_of(table, options.half)
     parts = parts_of(table, share=options.held_out, seed=options.seed)
-    run = _Run(find_base(model), parts, options, listener)
+    base = find_base(model)
+    if base.kind == "encoder" and options.trained():
+        raise DataError(
+            f"{listed(options.trained())}: of training, and {model} is an encoder, whose heads are solved "
+            "without; leave that out, or name a causal LM."
+        )
+    run: _Solving | _Training = (_Solving if base.kind == "encoder" else _Training)(
+        base, parts, options, listener
+    )
     shares = [share for share in CURVE if share == 1 or (options.curve and len(parts.fit) >= LEAST_CURVE)]
-    run.announce(shares)
+    run.prepare([subset(parts.fit, share, options.seed) for share in shares])
     points: list[CurvePoint] = []
     margins: list[Floats] = []
     for number, share in enumerate(shares, 1):
         samples = subset(parts.fit, share, options.seed)
         listener.on_fit(number, len(shares), len(samples))
-        fitted, history = run.fit(samples)
-        scores, others = run.test(fitted)
+        begun = time.perf_counter()
+        history: Sequence[Epoch | Tried] = run.fit(samples)
+        listener.on_fitted(history, time.perf_counter() - begun)
+        scores, others = run.test()
         margins.append((scores if others is None else scores - others).mean(axis=1))
         main = quality_of(parts.test, scores, others, options.seed).main
         points.append(CurvePoint(share, len(samples), main.value, main.low, main.high))
@@ -125,7 +142,7 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
     made: list[Report] = []
 
     def fill(folder: Path) -> None:
-        folders.save(fitted, folder, score)
+        folders.save(run.fitted, folder, score)
         # From the files, as training will score: what is reported is what was saved.
         quality = run.measure(folder)
         gain = gain_of(parts.test, margins[-1], margins[-2], options.seed) if len(margins) > 1 else None
@@ -141,7 +158,7 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
                 agreement=agreement_of(parts.table, options.seed),
                 curve=points,
                 gain=gain,
-                history=history,
+                history=list(history),
                 settings=run.settings(len(parts.fit)),
                 notes=[*table.notes, *parts.notes],
                 seconds=round(time.perf_counter() - started, 1),
@@ -169,72 +186,17 @@ class _Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.batch_size = max(1, options.batch_size // 2) if parts.pairs else options.batch_size
 
     def settings(self, samples: int) -> dict[str, Any]:
         """How a fit to so many samples is done."""
-        plan = self.plan(samples)
-        o = self.options
         return {
-            "epochs": plan.epochs,
-            "lr": plan.lr,
-            "batch_size": plan.batch_size,
-            "heads": o.heads,
-            "seed": o.seed,
-            "max_length": o.max_length,
-            "lora_r": o.lora_r if self.base.kind == "causal" else None,
-            "half": o.half,
+            "heads": self.options.heads,
+            "seed": self.options.seed,
+            "max_length": self.options.max_length,
+            "half": self.options.half,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
         }
-
-    def plan(self, samples: int) -> Plan:
-        steps = math.ceil(samples / self.batch_size)
-        epochs = self.options.epochs or min(max(math.ceil(STEPS / steps), FEWEST_EPOCHS), MOST_EPOCHS)
-        lr = self.options.lr or RATES[self.base.kind]
-        return Plan(epochs, lr, self.batch_size, self.options.seed)
-
-    def announce(self, shares: Sequence[float]) -> None:
-        """Tell the listener how much there is to do."""
-        fitted = self.fresh()
-        self.validation = encode(fitted, self.parts.validation)
-        total = 0.0
-        for share in shares:
-            samples = subset(self.parts.fit, share, self.options.seed)
-            epoch = encode(fitted, samples).tokens + self.validation.tokens * EVALUATION_COST
-            total += epoch * self.plan(len(samples)).epochs
-        self.listener.on_start(round(total))
-
-    def fresh(self) -> Fitted:
-        torch.manual_seed(self.options.seed)
-        o = self.options
-        return Fitted(self.base, heads=o.heads, max_length=o.max_length, lora_r=o.lora_r, device=self.device)
-
-    def fit(self, samples: Sequence[Any]) -> tuple[Fitted, list[Epoch]]:
-        started = time.perf_counter()
-        fitted = self.fresh()
-        encodings: Encodings = encode(fitted, samples)
-        plan = self.plan(len(samples))
-        done = 0
-
-        def advance(tokens: int) -> None:
-            nonlocal done
-            done += tokens
-            self.listener.on_advance(tokens)
-
-        history = train(fitted, encodings, self.validation, plan, advance=advance)
-        planned = (encodings.tokens + self.validation.tokens * EVALUATION_COST) * plan.epochs
-        self.listener.on_advance(round(planned) - done)  # what stopping early has saved
-        self.listener.on_epochs(history, time.perf_counter() - started)
-        return fitted, history
-
-    def test(self, fitted: Fitted) -> tuple[Floats, Floats | None]:
-        """Scores of each head on the test part, see `quality_of`."""
-        from ppokit.reward_fit.training import predict
-
-        encodings = encode(fitted, self.parts.test)
-        second = None if encodings.second is None else predict(fitted, encodings.second).double().numpy()
-        return predict(fitted, encodings.first).double().numpy(), second
 
     def measure(self, folder: Path) -> Quality:
         """Quality on the test part of the model in a folder."""
@@ -248,3 +210,90 @@ class _Run:
         return quality_of(
             test, scorer.score(prompts, [sample.response for sample in test]), None, self.options.seed
         )
+
+
+class _Solving(_Run):
+    """Heads on a frozen encoder."""
+
+    def prepare(self, sets: Sequence[Sequence[Any]]) -> None:
+        """Read every text, once for all fits."""
+        o = self.options
+        self.fitted = Probe(self.base, heads=o.heads, max_length=o.max_length, device=self.device)
+        encoded = self.fitted.encode([*self.parts.fit, *self.parts.validation, *self.parts.test])
+        self.listener.on_start(sum(lengths(list(encoded.values()))))
+        self.fitted.read(encoded, self.listener.on_advance)
+
+    def fit(self, samples: Sequence[Any]) -> list[Tried]:
+        return self.fitted.solve(samples, self.parts.validation, self.options.seed)
+
+    def test(self) -> tuple[Floats, Floats | None]:
+        """Scores of each head on the test part, see `quality_of`."""
+        return self.fitted.scores(self.parts.test)
+
+
+class _Training(_Run):
+    """A LoRA adapter and heads on a causal LM."""
+
+    def settings(self, samples: int) -> dict[str, Any]:
+        plan = self.plan(samples)
+        return {
+            **super().settings(samples),
+            "epochs": plan.epochs,
+            "lr": plan.lr,
+            "batch_size": plan.batch_size,
+            "lora_r": self.options.lora_r or LORA_R,
+        }
+
+    def plan(self, samples: int) -> Plan:
+        o = self.options
+        batch_size = o.batch_size or BATCH_SIZE
+        if self.parts.pairs:
+            batch_size = max(1, batch_size // 2)
+        steps = math.ceil(samples / batch_size)
+        epochs = o.epochs or min(max(math.ceil(STEPS / steps), FEWEST_EPOCHS), MOST_EPOCHS)
+        return Plan(epochs, o.lr or RATE, batch_size, o.seed)
+
+    def prepare(self, sets: Sequence[Sequence[Any]]) -> None:
+        """Tell the listener how much there is to do."""
+        self.fitted = self.fresh()
+        self.validation = encode(self.fitted, self.parts.validation)
+        total = 0.0
+        for samples in sets:
+            epoch = encode(self.fitted, samples).tokens + self.validation.tokens * EVALUATION_COST
+            total += epoch * self.plan(len(samples)).epochs
+        self.listener.on_start(round(total))
+
+    def fresh(self) -> Fitted:
+        torch.manual_seed(self.options.seed)
+        o = self.options
+        return Fitted(
+            self.base,
+            heads=o.heads,
+            max_length=o.max_length,
+            lora_r=o.lora_r or LORA_R,
+            device=self.device,
+        )
+
+    def fit(self, samples: Sequence[Any]) -> list[Epoch]:
+        self.fitted = self.fresh()
+        encodings = encode(self.fitted, samples)
+        plan = self.plan(len(samples))
+        done = 0
+
+        def advance(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            self.listener.on_advance(tokens)
+
+        history = train(self.fitted, encodings, self.validation, plan, advance=advance)
+        planned = (encodings.tokens + self.validation.tokens * EVALUATION_COST) * plan.epochs
+        self.listener.on_advance(round(planned) - done)  # what stopping early has saved
+        return history
+
+    def test(self) -> tuple[Floats, Floats | None]:
+        """Scores of each head on the test part, see `quality_of`."""
+        encodings = encode(self.fitted, self.parts.test)
+        first = predict(self.fitted, encodings.first).double().numpy()
+        return first, None if encodings.second is None else predict(
+            self.fitted, encodings.second
+        ).double().numpy()

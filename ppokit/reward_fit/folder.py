@@ -1,10 +1,10 @@
 """The folder of a fitted reward model: what stands in it, and its scores as `reward_model` gives them.
 
-config.json, model.safetensors          a classifier of one label, for an encoder; or
+config.json, model.safetensors          the encoder as it was; or
 adapter_config.json, adapter_model...   a PEFT adapter with its head, for a causal LM
 tokenizer files
 ppokit_reward.json                      how texts are laid out, and what the score means
-heads.safetensors                       weight [heads, features], bias [heads]: what was averaged
+heads.safetensors                       weight [heads, features], bias [heads]: the score is their mean
 report.json, learning_curve.png         how good it is
 """
 
@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppokit.errors import DataError, ModelError, first_line
+from ppokit.templates import SETTINGS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ppokit.reward_fit.base import Fitted, Heads
+    from ppokit.reward_fit.probe import Probe
 
-SETTINGS, HEADS = "ppokit_reward.json", "heads.safetensors"
-VERSION = 1
+HEADS = "heads.safetensors"
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Settings:
         template: see `ppokit.reward_fit.texts.Layout`.
         max_length: likewise.
         score: what a score means, in words.
+        layers: of an encoder, which of them the heads read; see `ppokit.response_encoder`.
     """
 
     version: int
@@ -51,6 +54,7 @@ class Settings:
     template: list[str]
     max_length: int
     score: str
+    layers: list[int]
 
 
 def new_folder(path: Path) -> None:
@@ -93,7 +97,7 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def save(fitted: Fitted, folder: Path, score: str) -> None:
+def save(fitted: Fitted | Probe, folder: Path, score: str) -> None:
     """Write model, heads, tokenizer and settings; the heads are lost to `fitted`."""
     from safetensors.torch import save_file
 
@@ -103,7 +107,9 @@ def save(fitted: Fitted, folder: Path, score: str) -> None:
     layout = fitted.texts.layout
     base = fitted.base
     name = base.where if Path(base.name).expanduser().is_dir() else base.name
-    settings = Settings(VERSION, name, base.kind, list(layout.template), layout.max_length, score)
+    settings = Settings(
+        VERSION, name, base.kind, list(layout.template), layout.max_length, score, list(fitted.layers)
+    )
     (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
 
 
@@ -114,14 +120,18 @@ def read_settings(folder: Path) -> Settings:
         ModelError: it was not written by `ppokit reward fit`, or by a newer one.
     """
     try:
-        settings = Settings(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        said = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        version = said["version"]
+        settings = Settings(**said) if version == VERSION else None
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"{folder}: no {SETTINGS} that can be read ({first_line(error)}); expected a folder that `ppokit "
             "reward fit` wrote."
         ) from error
-    if settings.version != VERSION:
-        raise ModelError(f"{folder} is of version {settings.version}; this ppokit reads version {VERSION}.")
+    if settings is None:
+        raise ModelError(
+            f"{folder} is of version {version}; this ppokit reads version {VERSION}. Fit the model again."
+        )
     return settings
 
 
@@ -147,7 +157,7 @@ class Scorer:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.texts = Texts(tokenizer, Layout(tuple(self.settings.template), self.settings.max_length))
-        self.model = _load(folder, self.settings, _heads(folder) if heads else None, self.device)
+        self.model = _load(folder, self.settings, self.device, each=heads)
         self.model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         self.model.config.pad_token_id = tokenizer.pad_token_id
 
@@ -207,31 +217,42 @@ def _heads(folder: Path) -> Heads:
     return heads
 
 
-def _load(folder: Path, settings: Settings, heads: Heads | None, device: Any) -> Any:
+def _load(folder: Path, settings: Settings, device: Any, *, each: bool) -> Any:
+    from ppokit.loading import quiet
+    from ppokit.response_encoder import load_response_encoder
+
+    with quiet():
+        model = load_response_encoder(folder, each=each)
+    if model is None:
+        model = _causal(folder, settings, _heads(folder) if each else None)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _causal(folder: Path, settings: Settings, heads: Heads | None) -> Any:
+    from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
+    from ppokit.adapters import peft_warnings
     from ppokit.loading import quiet
     from ppokit.reward_fit.base import find_base, head_of, in_float32
 
-    where = str(folder) if settings.kind == "encoder" else find_base(settings.base).where
     try:
         with quiet():
             model = AutoModelForSequenceClassification.from_pretrained(
-                where, num_labels=1, dtype="auto", trust_remote_code=False, use_safetensors=True
+                find_base(settings.base).where,
+                num_labels=1,
+                dtype="auto",
+                trust_remote_code=False,
+                use_safetensors=True,
             )
-        if settings.kind == "causal":
-            from peft import PeftModel
-
-            from ppokit.adapters import peft_warnings
-
-            in_float32(head_of(model, settings.base)[1])
-            with peft_warnings():
-                model = PeftModel.from_pretrained(model, folder)
+        in_float32(head_of(model, settings.base)[1])
+        with peft_warnings():
+            model = PeftModel.from_pretrained(model, folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
     if heads is not None:
         model.set_submodule(head_of(model, settings.base)[0], heads)
-    return model.to(device).eval().requires_grad_(False)
+    return model
 
 
 def _umask() -> int:

@@ -21,6 +21,7 @@ from ppokit.reward_fit.samples import Choice, Sample
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ppokit.reward_fit.probe import Tried
     from ppokit.reward_fit.training import Epoch
 
     Floats = NDArray[np.float64]
@@ -100,7 +101,7 @@ class Report:
         agreement: None where no response has two ratings.
         curve: from few samples to all.
         gain: main number with all samples minus that with the next smaller share, on the same prompts.
-        history: losses of the final fit.
+        history: losses of the final fit, by epoch or by penalty.
         settings: how it was fitted.
         seconds, cpu_seconds: wall clock and processor time.
     """
@@ -115,7 +116,7 @@ class Report:
     agreement: Agreement | None
     curve: list[CurvePoint]
     gain: Estimate | None
-    history: list[Epoch]
+    history: list[Epoch | Tried]
     settings: dict[str, Any]
     notes: list[str]
     seconds: float

@@ -164,6 +164,13 @@ def subset(samples: Sequence[Sample] | Sequence[Choice], share: float, seed: int
     return [sample for sample in samples if same_prompt(sample.prompt) in chosen]
 
 
+def grouped(
+    samples: Sequence[Sample] | Sequence[Choice],
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """A number for each sample's prompt, from 0. [N]"""
+    return np.unique([same_prompt(sample.prompt) for sample in samples], return_inverse=True)[1]
+
+
 def _samples(table: RatingTable) -> tuple[list[tuple[str | None, Sample | Choice]], list[str]]:
     if table.pairs or _holds_choices(table.ratings):
         pairs: list[Pair] = pairs_of(table)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppokit.response_encoder import MASK, response_mask
 from ppokit.templates import fill
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Advance = Callable[[int], None]
 Encoded = dict[str, list[int]]
 _MULTIPLE = 8  # a CPU prepares its kernels anew for every width
 _BUCKET = 16  # batches whose texts are sorted by length together: little padding, and still a mixed order
@@ -23,7 +25,8 @@ class Layout:
     """How a text is made and cut.
 
     Attributes:
-        template: of `{prompt}` and `{response}`; two templates are joined as a pair by the tokenizer.
+        template: of `{prompt}` and `{response}`; two templates are joined as a pair by the tokenizer, the
+            second of which is the response.
         max_length: tokens that are read, counted from the end.
     """
 
@@ -46,9 +49,12 @@ class Texts:
         values["input_ids"] = tokenizer.pad_token_id
         wanted = ("input_ids", "attention_mask", *tokenizer.model_input_names)
         self.pad = {key: values[key] for key in dict.fromkeys(wanted) if key in values}
+        self.paired = len(layout.template) > 1
+        if self.paired:
+            self.pad[MASK] = 0
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Encoded]:
-        """Token ids and so on of each text, not padded."""
+        """Token ids and so on of each text, not padded; of a pair also which are the response's."""
         encoded = []
         for prompt, response in zip(prompts, responses, strict=True):
             texts = [fill(template, prompt, response) for template in self.layout.template]
@@ -59,9 +65,13 @@ class Texts:
                 return_attention_mask=True,
                 verbose=False,
             )
-            one = {key: list(made[key]) for key in self.pad}
+            one = {key: list(made[key]) for key in self.pad if key != MASK}
+            if self.paired:
+                one[MASK] = response_mask(made)
             if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
-                one = {key: [1 if key == "attention_mask" else value] for key, value in self.pad.items()}
+                one = {
+                    key: [int(key in ("attention_mask", MASK)) or value] for key, value in self.pad.items()
+                }
             encoded.append(one)
         return encoded
 

@@ -1,4 +1,4 @@
-"""Training of heads and trunk, stopped by held-out prompts.
+"""Training of an adapter and heads, stopped by held-out prompts.
 
     regression     loss_h = sum_i b_ih w_i (s_ih - y_i)^2 / N           y: mean z-score, w: its weight
     Bradley-Terry  loss_h = sum_i b_ih log(1 + exp(s_rejected - s_chosen)) / N
@@ -12,7 +12,7 @@ bound).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +22,15 @@ from torch import Tensor, nn
 
 from ppokit.batches import token_batches
 from ppokit.errors import TrainingError
-from ppokit.ratings.splitting import same_prompt
 from ppokit.reward_fit.base import Fitted, trainable
-from ppokit.reward_fit.samples import Choice, Sample
-from ppokit.reward_fit.texts import Encoded, batches, lengths
+from ppokit.reward_fit.samples import Choice, Sample, grouped
+from ppokit.reward_fit.texts import Advance, Encoded, batches, lengths
 
-Advance = Callable[[int], None]
 HEAD_RATE = 10.0  # the head starts at nothing, the trunk does not
 WARMUP = 0.1
 MAX_NORM = 1.0
 EVALUATION_BATCH = 64
-# Of a forward pass in training. The widest tensors of a small encoder then have 25 MB; from 32 MB on, glibc
+# Of a forward pass in training. The widest tensors of a small model then have 25 MB; from 32 MB on, glibc
 # takes each from the kernel anew, which clears its pages.
 CPU_TOKENS = 4096
 EVALUATION_COST = 1 / 3  # of a training pass over the same tokens
@@ -44,7 +42,7 @@ class Plan:
 
     Attributes:
         epochs: at most; fewer where the held-out loss stops falling.
-        lr: of the trunk or the adapter, at its highest; heads learn ten times as fast.
+        lr: of the adapter, at its highest; heads learn ten times as fast.
         batch_size: samples a step; a choice is one sample of two texts.
     """
 
@@ -91,12 +89,16 @@ class Epoch:
     train_loss: float
     validation_loss: float
 
+    @property
+    def name(self) -> str:
+        return f"epoch {self.epoch}"
+
 
 def encode(fitted: Fitted, samples: Sequence[Any]) -> Encodings:
     """Samples, or choices, as token ids."""
     texts = fitted.texts
     prompts = [sample.prompt for sample in samples]
-    groups = np.unique([same_prompt(prompt) for prompt in prompts], return_inverse=True)[1]
+    groups = grouped(samples)
     if isinstance(samples[0], Choice):
         first = texts.encode(prompts, [choice.chosen for choice in samples])
         second = texts.encode(prompts, [choice.rejected for choice in samples])
@@ -241,13 +243,12 @@ def _losses(fitted: Fitted, samples: Encodings, chosen: list[int]) -> Tensor:
 
 
 def _groups(parameters: dict[str, nn.Parameter], head: set[int], lr: float) -> list[dict[str, Any]]:
-    """Matrices of the trunk decay a little; biases and norms do not, nor do the heads."""
-    made: list[dict[str, Any]] = [
-        {"params": [], "lr": lr, "weight_decay": 0.01},
-        {"params": [], "lr": lr, "weight_decay": 0.0},
-        {"params": [], "lr": lr * HEAD_RATE, "weight_decay": 0.0},
+    """Matrices of the adapter decay a little; the heads do not."""
+    return [
+        {"params": [p for p in parameters.values() if id(p) not in head], "lr": lr, "weight_decay": 0.01},
+        {
+            "params": [p for p in parameters.values() if id(p) in head],
+            "lr": lr * HEAD_RATE,
+            "weight_decay": 0.0,
+        },
     ]
-    for parameter in parameters.values():
-        place = 2 if id(parameter) in head else 0 if parameter.ndim > 1 else 1
-        made[place]["params"].append(parameter)
-    return [group for group in made if group["params"]]

@@ -1,84 +1,26 @@
-"""Training on models of a few thousand numbers: what they learn, what is kept, what a folder gives back."""
+"""Training on a model of a few thousand numbers: what it learns and what is kept."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaModel,
-)
 
 pytest.importorskip("scipy")
 
-from ppokit.errors import DataError, ModelError, TrainingError
-from ppokit.reward_fit import folder, training
+from fit_models import choices_of, samples_of
+from ppokit.errors import ModelError, TrainingError
+from ppokit.reward_fit import training
 from ppokit.reward_fit.base import Fitted, Heads, find_base
-from ppokit.reward_fit.samples import Choice, Sample
-from ppokit.reward_fit.texts import Layout, Texts, batches
+from ppokit.reward_fit.samples import Sample
+from ppokit.reward_fit.texts import batches
 from ppokit.reward_fit.training import Plan, bootstrap, encode, predict, train
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", *"abcdefgh"]
 PLAN = Plan(epochs=6, lr=2e-3, batch_size=16, seed=0)
 LONG = Plan(epochs=14, lr=5e-3, batch_size=16, seed=0)
-
-
-def save_tokenizer(path, **special) -> None:
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    names = ["input_ids", "attention_mask"]
-    if "cls_token" in special:
-        names.append("token_type_ids")
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-        )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", model_input_names=names, **special
-    ).save_pretrained(path)
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory) -> str:
-    """An encoder without a head."""
-    path = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=len(WORDS), max_position_embeddings=48, initializer_range=0.3, **sizes)
-    BertModel(config).save_pretrained(path)
-    save_tokenizer(path, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory) -> str:
-    """A causal LM whose tokenizer has no pad token."""
-    path = tmp_path_factory.mktemp("llama")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(WORDS), max_position_embeddings=48, initializer_range=0.3, **sizes)
-    ).save_pretrained(path)
-    save_tokenizer(path, eos_token="</s>")
-    return str(path)
-
-
-@pytest.fixture(params=["bert", "llama"])
-def either(request) -> str:
-    return request.getfixturevalue(request.param)
 
 
 def fitted_on(model, heads=3, **settings) -> Fitted:
@@ -87,32 +29,13 @@ def fitted_on(model, heads=3, **settings) -> Fitted:
     return Fitted(find_base(model), heads=heads, device=torch.device("cpu"), **made)
 
 
-def samples_of(count, seed=0) -> list[Sample]:
-    """The planted rule: 1 where the response is one of the first four letters, else -1."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for i in range(count):
-        letter, *prompt = rng.choice(list("abcdefgh"), rng.integers(2, 8))
-        made.append(Sample(f"{i} {' '.join(prompt)}", str(letter), 1.0 if letter in "abcd" else -1.0, 1.0))
-    return made
-
-
-def choices_of(count, seed=0) -> list[Choice]:
-    left, right = samples_of(count, seed), samples_of(count, seed + 1)
-    return [
-        Choice(a.prompt, *((a.response, b.response) if a.rating > b.rating else (b.response, a.response)))
-        for a, b in zip(left, right, strict=True)
-        if a.rating != b.rating
-    ]
-
-
 def correlation(fitted, samples) -> float:
     scores = predict(fitted, encode(fitted, samples).first).mean(1)
     return float(np.corrcoef(scores, [sample.rating for sample in samples])[0, 1])
 
 
-def test_it_learns_a_planted_rule(either) -> None:
-    fitted = fitted_on(either)
+def test_it_learns_a_planted_rule(llama) -> None:
+    fitted = fitted_on(llama)
     train_set, held = encode(fitted, samples_of(320)), encode(fitted, samples_of(60, 1))
     told: list[int] = []
     history = train(fitted, train_set, held, LONG, advance=told.append)
@@ -122,24 +45,24 @@ def test_it_learns_a_planted_rule(either) -> None:
     assert sum(told) == len(history) * (train_set.tokens + round(held.tokens / 3))
 
 
-def test_it_learns_from_choices(either) -> None:
-    fitted = fitted_on(either)
+def test_it_learns_from_choices(llama) -> None:
+    fitted = fitted_on(llama)
     train(fitted, encode(fitted, choices_of(260)), encode(fitted, choices_of(50, 5)), LONG)
     assert correlation(fitted, samples_of(80, 2)) > 0.7
 
 
-def test_a_weight_counts(bert) -> None:
+def test_a_weight_counts(llama) -> None:
     """Of two ratings of one response, the one that weighs nothing is not learnt."""
     prompt = [f"{a} {b}" for a in "abcd" for b in "efgh"]
     pulled = [Sample(p, "a", 1.0, 2.0) for p in prompt] + [Sample(p, "a", -1.0, 0.0) for p in prompt]
-    fitted = fitted_on(bert, heads=1)
+    fitted = fitted_on(llama, heads=1)
     train(fitted, encode(fitted, pulled), encode(fitted, pulled[:16]), replace(PLAN, epochs=20))
     assert predict(fitted, encode(fitted, pulled[:16]).first).mean() > 0.6
 
 
-def test_the_best_epoch_stays_and_training_stops(bert, monkeypatch) -> None:
+def test_the_best_epoch_stays_and_training_stops(llama, monkeypatch) -> None:
     """The held-out loss is the least after epoch 2 of at most 6."""
-    fitted = fitted_on(bert)
+    fitted = fitted_on(llama)
     seen = []
 
     def loss(model, _) -> float:
@@ -154,9 +77,9 @@ def test_the_best_epoch_stays_and_training_stops(bert, monkeypatch) -> None:
     assert any(not torch.equal(after[n], p) for n, p in seen[2].items())
 
 
-def test_the_same_seed_gives_the_same_model(bert) -> None:
+def test_the_same_seed_gives_the_same_model(llama) -> None:
     def scores(seed) -> torch.Tensor:
-        fitted = fitted_on(bert)
+        fitted = fitted_on(llama)
         plan = replace(PLAN, epochs=1, seed=seed)
         train(fitted, encode(fitted, samples_of(40)), encode(fitted, samples_of(8, 1)), plan)
         return predict(fitted, encode(fitted, samples_of(8, 2)).first)
@@ -166,12 +89,12 @@ def test_the_same_seed_gives_the_same_model(bert) -> None:
 
 
 @pytest.mark.parametrize("make", [samples_of, choices_of])
-def test_the_parts_of_a_batch_change_nothing(bert, monkeypatch, make) -> None:
+def test_the_parts_of_a_batch_change_nothing(llama, monkeypatch, make) -> None:
     """Beside dropout, whose numbers fall on other places."""
 
     def trained(tokens: int) -> tuple[torch.Tensor, list[float], int]:
         monkeypatch.setattr(training, "CPU_TOKENS", tokens)
-        fitted = fitted_on(bert)
+        fitted = fitted_on(llama)
         for module in fitted.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -191,17 +114,15 @@ def test_the_parts_of_a_batch_change_nothing(bert, monkeypatch, make) -> None:
     torch.testing.assert_close(parts, whole, atol=1e-3, rtol=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_it(bert) -> None:
-    fitted = fitted_on(bert)
+def test_a_loss_that_is_not_finite_stops_it(llama) -> None:
+    fitted = fitted_on(llama)
     broken = [replace(sample, rating=math.inf) for sample in samples_of(8)]
     with pytest.raises(TrainingError, match="epoch 1; try a lower --lr"):
         train(fitted, encode(fitted, broken), encode(fitted, samples_of(8)), PLAN)
 
 
-def test_what_trains(bert, llama) -> None:
-    """Of an encoder all but the table of words; of a causal LM the adapter and the head."""
-    names = {n for n, p in fitted_on(bert).model.named_parameters() if not p.requires_grad}
-    assert names == {"bert.embeddings.word_embeddings.weight"}
+def test_what_trains(llama) -> None:
+    """The adapter and the head."""
     trained = {n for n, p in fitted_on(llama).model.named_parameters() if p.requires_grad}
     assert all("lora_" in n or "modules_to_save" in n for n in trained)
     assert any("lora_B" in n for n in trained)
@@ -228,30 +149,12 @@ def test_each_sample_is_in_one_batch_of_its_own_size() -> None:
     assert spread < 15  # of drawn ones it is about 78
 
 
-def test_a_score_depends_on_its_text_alone(either) -> None:
-    fitted = fitted_on(either)
+def test_a_score_depends_on_its_text_alone(llama) -> None:
+    fitted = fitted_on(llama)
     fitted.autocast = False
     encoded = encode(fitted, samples_of(9)).first
     alone = torch.cat([predict(fitted, [one]) for one in encoded])
     torch.testing.assert_close(predict(fitted, encoded), alone, atol=1e-5, rtol=1e-5)
-
-
-def test_a_long_text_loses_its_beginning(bert) -> None:
-    texts = Texts(fitted_on(bert).tokenizer, Layout(("{response}",), 6))
-    ids = texts.encode(["p"], ["a b c d e f g h"])[0]["input_ids"]
-    assert [WORDS[i] for i in ids] == ["[CLS]", "e", "f", "g", "h", "[SEP]"]
-
-
-def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path) -> None:
-    """Of 20 positions two stand before the first token; its head has a layer below the last."""
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = RobertaConfig(vocab_size=len(WORDS), max_position_embeddings=20, pad_token_id=0, **sizes)
-    RobertaModel(config).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path, pad_token="[PAD]")
-    fitted = fitted_on(str(tmp_path), max_length=256)
-    assert fitted.texts.layout.max_length == 18
-    assert predict(fitted, encode(fitted, [Sample("a " * 30, "b " * 30, 0.0, 1.0)]).first).shape == (1, 3)
-    assert fitted.heads.in_features == 16
 
 
 def test_the_mean_of_the_heads_is_a_head() -> None:
@@ -259,65 +162,6 @@ def test_the_mean_of_the_heads_is_a_head() -> None:
     heads, x = Heads(5, 4, bias=True), torch.randn(7, 5)
     torch.nn.init.normal_(heads.bias)
     torch.testing.assert_close(heads.mean()(x), heads(x).mean(1, keepdim=True))
-
-
-def test_a_folder_gives_the_same_scores(either, tmp_path) -> None:
-    """One head, each head and their spread, as before it was saved."""
-    fitted = fitted_on(either)
-    train(fitted, encode(fitted, samples_of(60)), encode(fitted, samples_of(8, 1)), replace(PLAN, epochs=2))
-    fitted.autocast = False
-    held = samples_of(12, 2)
-    scores = predict(fitted, encode(fitted, held).first).double().numpy()
-    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
-    texts = [s.prompt for s in held], [s.response for s in held]
-    again = folder.Scorer(tmp_path / "made", heads=True).score(*texts)
-    np.testing.assert_allclose(again, scores, atol=1e-5)
-    single = folder.Scorer(tmp_path / "made").score(*texts)
-    np.testing.assert_allclose(single[:, 0], scores.mean(1), atol=1e-5)
-    np.testing.assert_allclose(folder.uncertainty(tmp_path / "made", *texts), scores.std(1), atol=1e-5)
-    assert folder.uncertainty(tmp_path / "made", [], []).shape == (0,)
-
-
-def test_an_encoders_folder_is_an_ordinary_classifier(bert, tmp_path) -> None:
-    fitted = fitted_on(bert)
-    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
-    _, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "made", output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert json.loads((tmp_path / "made" / "config.json").read_text())["architectures"] == [
-        "BertForSequenceClassification"
-    ]
-    assert not [path for path in (tmp_path / "made").iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
-
-
-def test_a_folder_of_one_head_has_no_spread(bert, tmp_path) -> None:
-    fitted = fitted_on(bert, heads=1)
-    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
-    with pytest.raises(ModelError, match="fitted with one head"):
-        folder.uncertainty(tmp_path / "made", ["a"], ["b"])
-
-
-def test_a_folder_that_is_none(bert, tmp_path) -> None:
-    with pytest.raises(ModelError, match=r"no ppokit_reward.json that can be read"):
-        folder.uncertainty(bert, ["a"], ["b"])
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "file").touch()
-    with pytest.raises(DataError, match="is there already"):
-        folder.new_folder(tmp_path / "taken")
-    with pytest.raises(DataError, match=r"cannot be made: .*file is not a folder"):
-        folder.new_folder(tmp_path / "taken" / "file" / "made")
-    with pytest.raises(DataError, match="cannot be written"):
-        folder.write(tmp_path / "taken" / "file" / "made", lambda path: None)
-
-
-def test_a_write_that_fails_leaves_nothing(tmp_path) -> None:
-    def fill(path) -> None:
-        (path / "half").touch()
-        raise OSError("the disk is full")
-
-    with pytest.raises(DataError, match="the disk is full"):
-        folder.write(tmp_path / "out", fill)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -135,10 +135,10 @@ def test_what_cannot_be_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = {"version": 1, "base": "x", "kind": "encoder", "template": ["{response}"], "max_length": 8}
+    settings = {"version": 2, "base": "x", "kind": "encoder", "template": ["{response}"], "max_length": 8}
     for folder in "ab":
         Path(folder).mkdir()
-        Path(folder, "ppokit_reward.json").write_text(json.dumps({**settings, "score": "s"}))
+        Path(folder, "ppokit_reward.json").write_text(json.dumps({**settings, "score": "s", "layers": [0]}))
     code, _, err = run(*args, "--prompts", "p.jsonl")
     assert code == 2
     assert said in err

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 pytest.importorskip("scipy")
@@ -133,9 +132,9 @@ def test_pairs_become_an_adapter(stories260k: Path, pairs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_encoder_becomes_a_classifier_that_anything_loads(minilm: str, ratings: Path) -> None:
-    """The report, the reward of a recipe and plain transformers agree."""
-    code, out, err = run(ratings, "--model", minilm, "--out", "made", "--epochs", 3)
+def test_an_encoder_gets_heads_that_a_recipe_loads(minilm: str, ratings: Path) -> None:
+    """The report, the reward of a recipe and the folder's own scorer agree."""
+    code, out, err = run(ratings, "--model", minilm, "--out", "made")
     assert code == 0, err
     report = report_of("made")
     assert report["objective"] == "regression"
@@ -147,23 +146,26 @@ def test_an_encoder_becomes_a_classifier_that_anything_loads(minilm: str, rating
     assert report["quality"]["pairs_of_a_prompt"]["value"] == 1.0
     assert [point["samples"] for point in report["curve"]] == [12, 24, 48]
     assert report["agreement"]["ceiling"] > 0.5
+    assert len(report["history"]) == 7
     assert "Quality on 3 prompts that it has not seen" in out
-    assert "fit 3 of 3, 48 samples" in err
+    assert "fit 3 of 3, 48 samples: best of 7 is penalty" in err
     assert (Path("made") / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
-    prompts, responses = ["Story number 5.", "Story number 7."], [GOOD[0], BAD[0]]
+    prompts, responses = ["Story number 5.", "Story number 7.", "A story."], [GOOD[0], BAD[0], ""]
     scores = rewards_of(Path("made"), prompts, responses)
     assert scores[0] > scores[1]
-    model, info = AutoModelForSequenceClassification.from_pretrained("made", output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    batch = AutoTokenizer.from_pretrained("made")(prompts, responses, padding=True, return_tensors="pt")
-    with torch.inference_mode():
-        plain = model.eval()(**batch).logits[:, 0]
-    assert plain.tolist() == pytest.approx(scores, abs=1e-4)
+    assert scores == pytest.approx(Scorer(Path("made")).score(prompts, responses)[:, 0].tolist(), abs=1e-4)
     spread = uncertainty("made", prompts, responses)
-    assert spread.shape == (2,)
+    assert spread.shape == (3,)
     assert (spread > 0).all()
+
+
+@pytest.mark.slow
+def test_options_of_training_are_refused_for_an_encoder(minilm: str, ratings: Path) -> None:
+    code, _, err = run(ratings, "--model", minilm, "--out", "made", "--epochs", 3, "--lora-r", 8)
+    assert code == 2
+    assert "--epochs and --lora-r: of training, and" in err
+    assert not Path("made").exists()
 
 
 def test_halves_of_the_raters(stories260k: Path, ratings: Path) -> None:
@@ -270,7 +272,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.slow
 def test_real_ratings_rise_above_chance(minilm: str) -> None:
-    """200 of the translations, one epoch: far below what all of them reach, and far above nothing."""
+    """400 of the translations: far below what all of them reach, and far above nothing."""
     path = SHARED / "translation_mlqe_roen.csv"
     if not path.is_file():
         pytest.skip("../shared/data/ratings/translation_mlqe_roen.csv is missing")
@@ -287,6 +289,6 @@ def test_real_ratings_rise_above_chance(minilm: str) -> None:
         out = csv.DictWriter(file, list(rows[0]))
         out.writeheader()
         out.writerows(row for row in rows if row["item"] in chosen)
-    code, _, err = run("some.csv", "--model", minilm, "--out", "made", "--epochs", 3, "--no-curve")
+    code, _, err = run("some.csv", "--model", minilm, "--out", "made", "--no-curve")
     assert code == 0, err
     assert report_of("made")["quality"]["spearman"]["value"] > 0.3

@@ -1,0 +1,101 @@
+"""The folder of a fitted reward model: what it gives back, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("scipy")
+
+from fit_models import samples_of
+from ppokit.errors import DataError, ModelError
+from ppokit.reward_fit import folder
+from ppokit.reward_fit.base import Fitted, find_base
+from ppokit.reward_fit.probe import Probe
+from ppokit.reward_fit.training import Plan, encode, predict, train
+
+CPU = torch.device("cpu")
+
+
+def trained(model: str, heads: int) -> tuple[Any, np.ndarray]:
+    """A model on the causal LM, and its heads' scores of twelve samples."""
+    torch.manual_seed(0)
+    made = Fitted(find_base(model), heads=heads, max_length=32, lora_r=8, device=CPU)
+    made.autocast = False
+    train(made, encode(made, samples_of(60)), encode(made, samples_of(8, 1)), Plan(2, 2e-3, 16, 0))
+    return made, predict(made, encode(made, samples_of(12, 2)).first).double().numpy()
+
+
+def solved(model: str, heads: int) -> tuple[Any, np.ndarray]:
+    """The same on the encoder."""
+    made = Probe(find_base(model), heads=heads, max_length=32, device=CPU)
+    fit, validation, held = samples_of(60), samples_of(8, 1), samples_of(12, 2)
+    made.read(made.encode([*fit, *validation, *held]), lambda _: None)
+    made.solve(fit, validation, seed=0)
+    return made, made.scores(held)[0]
+
+
+@pytest.fixture(params=["bert", "llama"])
+def make(request) -> Any:
+    model = request.getfixturevalue(request.param)
+    return lambda heads: (solved if request.param == "bert" else trained)(model, heads)
+
+
+def test_a_folder_gives_the_same_scores(make, tmp_path) -> None:
+    """One head, each head and their spread, as before it was saved."""
+    made, scores = make(3)
+    folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
+    texts = [s.prompt for s in samples_of(12, 2)], [s.response for s in samples_of(12, 2)]
+    again = folder.Scorer(tmp_path / "made", heads=True).score(*texts)
+    assert scores.std(axis=0).min() > 0.01
+    np.testing.assert_allclose(again, scores, atol=1e-5)
+    single = folder.Scorer(tmp_path / "made").score(*texts)
+    np.testing.assert_allclose(single[:, 0], scores.mean(1), atol=1e-5)
+    np.testing.assert_allclose(folder.uncertainty(tmp_path / "made", *texts), scores.std(1), atol=1e-5)
+    assert folder.uncertainty(tmp_path / "made", [], []).shape == (0,)
+    assert not [path for path in (tmp_path / "made").iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_a_folder_of_one_head_has_no_spread(make, tmp_path) -> None:
+    made, _ = make(1)
+    folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
+    with pytest.raises(ModelError, match="fitted with one head"):
+        folder.uncertainty(tmp_path / "made", ["a"], ["b"])
+
+
+def test_a_folder_of_another_version(bert, tmp_path) -> None:
+    made, _ = solved(bert, 1)
+    folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
+    settings = tmp_path / "made" / folder.SETTINGS
+    said = json.loads(settings.read_text())
+    del said["layers"]
+    settings.write_text(json.dumps(said | {"version": 1}))
+    with pytest.raises(ModelError, match=r"of version 1; this ppokit reads version 2\. Fit the model again"):
+        folder.Scorer(tmp_path / "made")
+
+
+def test_a_folder_that_is_none(bert, tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"no ppokit_reward.json that can be read"):
+        folder.uncertainty(bert, ["a"], ["b"])
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(DataError, match="is there already"):
+        folder.new_folder(tmp_path / "taken")
+    with pytest.raises(DataError, match=r"cannot be made: .*file is not a folder"):
+        folder.new_folder(tmp_path / "taken" / "file" / "made")
+    with pytest.raises(DataError, match="cannot be written"):
+        folder.write(tmp_path / "taken" / "file" / "made", lambda path: None)
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path) -> None:
+    def fill(path) -> None:
+        (path / "half").touch()
+        raise OSError("the disk is full")
+
+    with pytest.raises(DataError, match="the disk is full"):
+        folder.write(tmp_path / "out", fill)
+    assert list(tmp_path.iterdir()) == []
