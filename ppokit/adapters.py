@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
+from ppokit.lower_layers import layers_of
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
 
 def _keep_upper_half(model: Any, adapter: str) -> None:
     """Take an adapter off the lower half of the layers, unless that were all of it."""
-    count = model.config.get_text_config().num_hidden_layers
-    lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
-    layers: Any = next(lists, [])
+    layers = layers_of(model)
     lower = {id(m) for layer in layers[: len(layers) // 2] for m in layer.modules()}
     adapted = [m for m in model.modules() if adapter in getattr(m, "lora_A", ())]
     if any(id(m) not in lower for m in adapted):

@@ -23,8 +23,10 @@ from ppokit import attention
 from ppokit.adapters import FittedHead, LoraSpec, adapter_of, attach, load_fitted
 from ppokit.batches import TokenBatch
 from ppokit.errors import ModelError
+from ppokit.linears import fuse_linears
 from ppokit.loading import quiet
 from ppokit.logprobs import Entropy, check_head, token_logprobs
+from ppokit.lower_layers import LowerLayers, layers_of
 from ppokit.norms import fuse_norms
 
 if TYPE_CHECKING:
@@ -70,9 +72,12 @@ class ModelRoles:
             # Modules are copied, weights are shared; peft then wraps the original's modules only.
             self._sampler = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
             self._add_adapters(lora, reference)
-        for trained in (model, self.frozen_copy):
-            if trained is not None:
-                fuse_norms(trained)
+        fuse_linears(self._sampler)
+        for one in (model, self.frozen_copy, self._sampler):
+            if one is not None:
+                fuse_norms(one)
+        self._lower: LowerLayers | None = None
+        self._on_lower: tuple[str, ...] = ()
         hidden = model.config.get_text_config().hidden_size
         # Zero at first: values start at 0, and the first steps move the head before the trunk.
         self.value_head = nn.Linear(hidden, 1, device=self.device, dtype=torch.float32) if value else None
@@ -82,6 +87,22 @@ class ModelRoles:
             if lora is not None and lora.value_adapter is not None:
                 self._start_value(Path(lora.value_adapter).expanduser())
         self._trainable = dict(self._named_trainable())
+        self._share_lower(reference)
+
+    def _share_lower(self, reference: bool) -> None:
+        """Find the layers below the value adapter, where value function and reference are the base."""
+        if self.lora is None or self.value_mode != "own_adapter":
+            return
+        layers = layers_of(self.model)
+        adapted = [any("value" in getattr(m, "lora_A", ()) for m in layer.modules()) for layer in layers]
+        count = adapted.index(True) if True in adapted else 0
+        if not count or any("value" in getattr(m, "lora_embedding_A", ()) for m in self.model.modules()):
+            return
+        lower = LowerLayers(self.model, count)
+        self._activate("base")
+        if lower.agree():
+            self._lower = lower
+            self._on_lower = ("value", "reference") if self._reference_adapter is None else ("value",)
 
     # What the roles compute
 
@@ -143,9 +164,21 @@ class ModelRoles:
             model = self.frozen_copy
         self._activate(role)
         self._choose_attention(model, batch.input_ids.shape[1])
-        output = model.base_model(input_ids=batch.input_ids, use_cache=False)
+        lower = self._lower if role in self._on_lower else None
+        states = lower.recall(batch) if lower is not None and role == "value" else None
+        if lower is not None and states is not None:
+            output = lower.above(states)
+        else:
+            output = model.base_model(input_ids=batch.input_ids, use_cache=False)
+            if lower is not None:
+                lower.keep(batch)
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def forget(self) -> None:
+        """Let go of what was kept of the last step's texts."""
+        if self._lower is not None:
+            self._lower.forget()
 
     def _choose_attention(self, model: PreTrainedModel, tokens: int) -> None:
         """The quicker attention for this length."""

@@ -197,6 +197,7 @@ class PPOTrainer:
                 self._moved = check_moved(self.keeper.first_hash, after, wanted.advantages)
             self.step += 1
             self.keeper.note(self.step)
+            self.roles.forget()
         return {**stats, **watched}
 
     def report(

@@ -75,8 +75,15 @@ def fit(
         ),
     ] = None,
     max_length: Annotated[
-        int, typer.Option("--max-length", min=8, help="Tokens of a text that are read, from its end.")
-    ] = 256,
+        int | None,
+        typer.Option(
+            "--max-length",
+            min=8,
+            help="Tokens of a text that are read, from its end; by default 128 for an encoder, 256 for a "
+            "causal LM.",
+            show_default=False,
+        ),
+    ] = None,
     heads: Annotated[int, typer.Option(min=1, help="Their spread is the model's uncertainty.")] = 5,
     lora_r: Annotated[
         int | None,

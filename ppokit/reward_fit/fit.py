@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 CURVE = (0.25, 0.5, 1.0)
 LEAST_CURVE = 32  # samples; below, a part of them says nothing
 RATE, BATCH_SIZE, LORA_R = 3e-4, 32, 16
+MAX_LENGTH = {"encoder": 128, "causal": 256}
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 96, 2, 10
 
 
@@ -53,7 +54,7 @@ class FitOptions:
         held_out: share of the prompts that is held out, where the file has no split column.
         half: fit to half of the raters only.
         heads: how many, for the spread.
-        max_length: tokens of a text that are read, counted from its end.
+        max_length: tokens of a text that are read, counted from its end; None for 128 (an encoder) or 256.
         curve: whether to fit to a quarter and a half of the samples too.
         epochs: of a causal base's adapter, at most; None for about 96 steps, in 2 to 10 epochs.
         lr: likewise; None for 3e-4.
@@ -65,7 +66,7 @@ class FitOptions:
     half: Half | None = None
     heads: int = 5
     seed: int = 0
-    max_length: int = 256
+    max_length: int | None = None
     curve: bool = True
     epochs: int | None = None
     lr: float | None = None
@@ -160,7 +161,7 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
                 gain=gain,
                 history=list(history),
                 settings=run.settings(len(parts.fit)),
-                notes=[*table.notes, *parts.notes],
+                notes=[*table.notes, *parts.notes, *run.notes],
                 seconds=round(time.perf_counter() - started, 1),
                 cpu_seconds=round(time.process_time() - cpu, 1),
             )
@@ -184,6 +185,8 @@ class _Run:
     def __init__(self, base: Base, parts: Parts, options: FitOptions, listener: Listener) -> None:
         self.base, self.parts, self.options, self.listener = base, parts, options, listener
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.max_length = options.max_length or MAX_LENGTH[base.kind]
+        self.notes: list[str] = []
         if self.device.type == "cpu":
             keep_freed_memory()
 
@@ -192,11 +195,20 @@ class _Run:
         return {
             "heads": self.options.heads,
             "seed": self.options.seed,
-            "max_length": self.options.max_length,
+            "max_length": self.max_length,
             "half": self.options.half,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
         }
+
+    def note_cuts(self, sizes: Sequence[int], limit: int) -> None:
+        """Tell of texts that may have lost their beginning. sizes: tokens of each"""
+        full = sum(size >= limit for size in sizes)
+        if full:
+            self.notes.append(
+                f"{full:,} of {len(sizes):,} texts fill all {limit} tokens of --max-length: what stands "
+                "before is not read"
+            )
 
     def measure(self, folder: Path) -> Quality:
         """Quality on the test part of the model in a folder."""
@@ -218,9 +230,11 @@ class _Solving(_Run):
     def prepare(self, sets: Sequence[Sequence[Any]]) -> None:
         """Read every text, once for all fits."""
         o = self.options
-        self.fitted = Probe(self.base, heads=o.heads, max_length=o.max_length, device=self.device)
+        self.fitted = Probe(self.base, heads=o.heads, max_length=self.max_length, device=self.device)
         encoded = self.fitted.encode([*self.parts.fit, *self.parts.validation, *self.parts.test])
-        self.listener.on_start(sum(lengths(list(encoded.values()))))
+        sizes = lengths(list(encoded.values()))
+        self.note_cuts(sizes, self.fitted.texts.layout.max_length)
+        self.listener.on_start(sum(sizes))
         self.fitted.read(encoded, self.listener.on_advance)
 
     def fit(self, samples: Sequence[Any]) -> list[Tried]:
@@ -261,6 +275,9 @@ class _Training(_Run):
         for samples in sets:
             epoch = encode(self.fitted, samples).tokens + self.validation.tokens * EVALUATION_COST
             total += epoch * self.plan(len(samples)).epochs
+        whole = encode(self.fitted, self.parts.fit)
+        sizes = lengths(whole.first) + lengths(whole.second or [])
+        self.note_cuts(sizes, self.fitted.texts.layout.max_length)
         self.listener.on_start(round(total))
 
     def fresh(self) -> Fitted:
@@ -269,7 +286,7 @@ class _Training(_Run):
         return Fitted(
             self.base,
             heads=o.heads,
-            max_length=o.max_length,
+            max_length=self.max_length,
             lora_r=o.lora_r or LORA_R,
             device=self.device,
         )

@@ -147,6 +147,7 @@ def test_an_encoder_gets_heads_that_a_recipe_loads(minilm: str, ratings: Path) -
     assert [point["samples"] for point in report["curve"]] == [12, 24, 48]
     assert report["agreement"]["ceiling"] > 0.5
     assert len(report["history"]) == 7
+    assert report["settings"]["max_length"] == 128
     assert "Quality on 3 prompts that it has not seen" in out
     assert "fit 3 of 3, 48 samples: best of 7 is penalty" in err
     assert (Path("made") / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -158,6 +159,16 @@ def test_an_encoder_gets_heads_that_a_recipe_loads(minilm: str, ratings: Path) -
     spread = uncertainty("made", prompts, responses)
     assert spread.shape == (3,)
     assert (spread > 0).all()
+
+
+def test_texts_that_are_cut_are_told(stories260k: Path, ratings: Path) -> None:
+    """'Story number 12.' takes more than 8 tokens with any answer."""
+    code, out, err = run(
+        ratings, "--model", stories260k, "--out", "made", "--epochs", 1, "--no-curve", "--max-length", 8
+    )
+    assert code == 0, err
+    assert "48 of 48 texts fill all 8 tokens of --max-length: what stands before is not read" in out
+    assert report_of("made")["settings"]["max_length"] == 8
 
 
 @pytest.mark.slow
