@@ -20,10 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
-from ppokit.templates import SETTINGS
-
-HEADS = "heads.safetensors"
-MASK = "response_mask"
+from ppokit.templates import HEADS, SETTINGS
 
 
 class ResponseEncoder(nn.Module):
@@ -65,17 +62,6 @@ class ResponseEncoder(nn.Module):
         from transformers.modeling_outputs import SequenceClassifierOutput
 
         return SequenceClassifierOutput(logits=self.heads(self.features(**inputs)))
-
-
-def response_mask(encoding: Any) -> list[int]:
-    """1 from the first token of the second text on: a response without a token has the one that ends it.
-
-    Args:
-        encoding: of one pair of texts, by a tokenizer of the library tokenizers.
-    """
-    texts = encoding.sequence_ids()
-    start = texts.index(1) if 1 in texts else len(texts) - 1
-    return [int(place >= start) for place in range(len(texts))]
 
 
 def load_response_encoder(folder: Path, *, each: bool = False) -> ResponseEncoder | None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-SETTINGS = "ppokit_reward.json"
-"""In the folder of a fitted reward model: the template that it reads, among other things."""
+from typing import Any
+
+SETTINGS, HEADS = "ppokit_reward.json", "heads.safetensors"
+"""In the folder of a fitted reward model: the template that it reads, among other things; and its heads."""
+
+RESPONSE_MASK = "response_mask"
+"""Beside token ids: which of them are the response's, for a model that is told."""
 
 
 def fill(template: str, prompt: str, response: str) -> str:
@@ -15,3 +20,14 @@ def fill(template: str, prompt: str, response: str) -> str:
     if " {response}" in template:
         response = response.removeprefix(" ")
     return template.format(prompt=prompt, response=response)
+
+
+def response_mask(encoding: Any) -> list[int]:
+    """1 from the first token of the second text on: a response without a token has the one that ends it.
+
+    Args:
+        encoding: of one pair of texts, by a tokenizer of the library tokenizers.
+    """
+    texts = encoding.sequence_ids()
+    start = texts.index(1) if 1 in texts else len(texts) - 1
+    return [int(place >= start) for place in range(len(texts))]

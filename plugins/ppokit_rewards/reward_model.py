@@ -29,7 +29,7 @@ from pydantic import Field, StrictInt, field_validator
 from ppokit.errors import ModelError
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.templates import SETTINGS, fill
+from ppokit.templates import RESPONSE_MASK, SETTINGS, fill, response_mask
 from ppokit.types import Outcome, RewardOutput, Rollout
 from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, layout_of, load, load_tokenizer
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 Activation = Literal["none", "sigmoid", "softmax"]
 _KIND = "ForSequenceClassification"
 JOINED = "{prompt} {response}"
-RESPONSE = "response_mask"
 _NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 
@@ -137,7 +136,7 @@ class RewardModel:
         wanted = ("input_ids", "attention_mask", *self.tokenizer.model_input_names)
         self.pad = {key: by_key[key] for key in dict.fromkeys(wanted) if key in by_key}
         if self.marked:
-            self.pad[RESPONSE] = 0
+            self.pad[RESPONSE_MASK] = 0
         if self.marked and len(self.templates) == 1:
             raise ModelError(
                 f"reward model {options.model!r} reads prompt and response as a pair; template: "
@@ -180,18 +179,16 @@ class RewardModel:
                 truncated += 1
                 one = self._tokens(texts, truncation=True, max_length=self.limit)
             if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
-                seen = ("attention_mask", RESPONSE)
+                seen = ("attention_mask", RESPONSE_MASK)
                 one = {key: [1 if key in seen else value] for key, value in self.pad.items()}
             encoded.append(one)
         return encoded, truncated
 
     def _tokens(self, texts: list[str], **truncation: Any) -> dict[str, list[int]]:
         given = self.tokenizer(*texts, return_attention_mask=True, verbose=False, **truncation)
-        one = {key: list(given[key]) for key in self.pad if key != RESPONSE}
+        one = {key: list(given[key]) for key in self.pad if key != RESPONSE_MASK}
         if self.marked:
-            from ppokit.response_encoder import response_mask
-
-            one[RESPONSE] = response_mask(given)
+            one[RESPONSE_MASK] = response_mask(given)
         return one
 
 

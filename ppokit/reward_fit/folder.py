@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppokit.errors import DataError, ModelError, first_line
-from ppokit.templates import SETTINGS
+from ppokit.templates import HEADS, SETTINGS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ppokit.reward_fit.base import Fitted, Heads
     from ppokit.reward_fit.probe import Probe
 
-HEADS = "heads.safetensors"
 VERSION = 2
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppokit.response_encoder import MASK, response_mask
-from ppokit.templates import fill
+from ppokit.templates import RESPONSE_MASK, fill, response_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +50,7 @@ class Texts:
         self.pad = {key: values[key] for key in dict.fromkeys(wanted) if key in values}
         self.paired = len(layout.template) > 1
         if self.paired:
-            self.pad[MASK] = 0
+            self.pad[RESPONSE_MASK] = 0
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Encoded]:
         """Token ids and so on of each text, not padded; of a pair also which are the response's."""
@@ -65,13 +64,12 @@ class Texts:
                 return_attention_mask=True,
                 verbose=False,
             )
-            one = {key: list(made[key]) for key in self.pad if key != MASK}
+            one = {key: list(made[key]) for key in self.pad if key != RESPONSE_MASK}
             if self.paired:
-                one[MASK] = response_mask(made)
+                one[RESPONSE_MASK] = response_mask(made)
             if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
-                one = {
-                    key: [int(key in ("attention_mask", MASK)) or value] for key, value in self.pad.items()
-                }
+                seen = ("attention_mask", RESPONSE_MASK)
+                one = {key: [1 if key in seen else value] for key, value in self.pad.items()}
             encoded.append(one)
         return encoded
 

@@ -23,11 +23,11 @@ pytest.importorskip("scipy")
 
 from fit_models import SIZES, WORDS, choices_of, samples_of, save_tokenizer
 from ppokit.errors import ModelError
-from ppokit.response_encoder import MASK, response_mask
 from ppokit.reward_fit import probe as probes
 from ppokit.reward_fit.base import find_base
 from ppokit.reward_fit.probe import Probe
 from ppokit.reward_fit.samples import Sample
+from ppokit.templates import RESPONSE_MASK, response_mask
 
 
 def probe_on(model: Any, heads: int = 3, max_length: int = 32) -> Probe:
@@ -71,7 +71,7 @@ def test_which_tokens_are_the_responses(bert, tmp_path) -> None:
     texts = probe_on(bert, max_length=6).texts
     (long,) = texts.encode(["a b c d"], ["e f g h a b c"])
     assert [WORDS[i] for i in long["input_ids"]] == ["[CLS]", "d", "[SEP]", "b", "c", "[SEP]"]
-    assert long[MASK] == [0, 0, 0, 1, 1, 1]
+    assert long[RESPONSE_MASK] == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("heads", [1, 4])

