@@ -2,7 +2,8 @@
 
 The value adapter stands on the upper half of the layers (`ppokit.adapters.attach`). Below, the value
 function is the base itself, as is the reference, and what those layers make of a text never changes: the
-first pass of a step computes it, and the value function's later passes start in the middle.
+first pass of a step computes it, and the value function's later passes start in the middle. Each process
+keeps what it has computed itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ppokit.batches import TokenBatch
 
 MOST_BYTES = 512 * 2**20
-"""Of kept states. What would not fit is computed anew."""
+"""Of kept states, the oldest of which go first; they are computed anew when they are asked for."""
 
 
 def layers_of(model: Any) -> list[nn.Module]:
@@ -40,7 +41,8 @@ class LowerLayers:
     def __init__(self, model: Any, count: int) -> None:
         self._base = model.base_model
         layers = layers_of(model)
-        self._skip = False
+        self._lower = layers[:count]
+        self._skip = self._watch = False
         self._seen: Tensor | None = None
         self._kept: dict[tuple[int, ...], Tensor] = {}
         self._bytes = 0
@@ -51,30 +53,33 @@ class LowerLayers:
                 return hidden_states
             return type(layer).forward(layer, hidden_states, *args, **more)
 
-        for layer in layers[:count]:
+        for layer in self._lower:
             layer.forward = MethodType(forward, layer)
-        layers[count].register_forward_pre_hook(self._see)
+        self._hook = layers[count].register_forward_pre_hook(self._see)
 
-    def _see(self, _: nn.Module, given: tuple[Any, ...]) -> None:
-        if given and not self._skip:
-            self._seen = given[0].detach()
+    def remove(self) -> None:
+        """Leave the model as it was."""
+        self._hook.remove()
+        for layer in self._lower:
+            del layer.forward
 
     def forget(self) -> None:
         """Let go of all texts."""
         self._kept.clear()
         self._bytes = 0
-        self._seen = None
 
-    def keep(self, batch: TokenBatch) -> None:
-        """Keep the states of the pass that has just been, as far as they are needed."""
-        assert self._seen is not None
-        for row, key in enumerate(_texts(batch)):
-            states = self._seen[row, : len(key)]
-            size = states.numel() * states.element_size()
-            if key not in self._kept and self._bytes + size <= MOST_BYTES:
-                self._kept[key] = states.clone()
-                self._bytes += size
-        self._seen = None
+    @contextmanager
+    def keeping(self, batch: TokenBatch) -> Iterator[None]:
+        """Keep the states of the pass that is made within, as far as values are asked for."""
+        with self._watched():
+            yield
+            assert self._seen is not None
+            for row, key in enumerate(_texts(batch)):
+                if key not in self._kept:
+                    self._kept[key] = self._seen[row, : len(key)].clone()
+                    self._bytes += _size(self._kept[key])
+        while self._bytes > MOST_BYTES:
+            self._bytes -= _size(self._kept.pop(next(iter(self._kept))))
 
     def recall(self, batch: TokenBatch) -> Tensor | None:
         """The states in the middle, 0 on padding. [b,T,H]; None where one of the texts is not kept."""
@@ -98,15 +103,25 @@ class LowerLayers:
         vocabulary = self._base.get_input_embeddings().weight.shape[0]
         probe = torch.linspace(vocabulary // 4, vocabulary // 2, 16, device=self._base.device).long()[None]
         try:
-            whole = self._base(input_ids=probe, use_cache=False).last_hidden_state.float()
-            if self._seen is None:
-                return False
-            half = self.above(self._seen).last_hidden_state.float()
-        except (TypeError, ValueError, RuntimeError, AttributeError):
+            with self._watched():
+                whole = self._base(input_ids=probe, use_cache=False).last_hidden_state.float()
+                assert self._seen is not None
+                half = self.above(self._seen).last_hidden_state.float()
+        except Exception:  # whatever a model does below, for layers above
             return False
-        finally:
-            self._seen = None
         return bool((half - whole).norm() <= 1e-5 * whole.norm())
+
+    def _see(self, _: nn.Module, given: tuple[Any, ...]) -> None:
+        if self._watch and not self._skip:
+            self._seen = given[0].detach()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        self._watch = True
+        try:
+            yield
+        finally:
+            self._watch, self._seen = False, None
 
     @contextmanager
     def _skipped(self) -> Iterator[None]:
@@ -115,6 +130,11 @@ class LowerLayers:
             yield
         finally:
             self._skip = False
+
+
+def _size(states: Tensor) -> int:
+    """Bytes."""
+    return states.numel() * states.element_size()
 
 
 def _texts(batch: TokenBatch) -> list[tuple[int, ...]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -71,8 +72,8 @@ class ModelRoles:
             model.requires_grad_(False)
             # Modules are copied, weights are shared; peft then wraps the original's modules only.
             self._sampler = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+            fuse_linears(self._sampler)
             self._add_adapters(lora, reference)
-        fuse_linears(self._sampler)
         for one in (model, self.frozen_copy, self._sampler):
             if one is not None:
                 fuse_norms(one)
@@ -98,9 +99,11 @@ class ModelRoles:
         count = adapted.index(True) if True in adapted else 0
         if not count or any("value" in getattr(m, "lora_embedding_A", ()) for m in self.model.modules()):
             return
-        lower = LowerLayers(self.model, count)
         self._activate("base")
-        if lower.agree():
+        lower = LowerLayers(self.model, count)
+        if not lower.agree():
+            lower.remove()
+        else:
             self._lower = lower
             self._on_lower = ("value", "reference") if self._reference_adapter is None else ("value",)
 
@@ -169,9 +172,8 @@ class ModelRoles:
         if lower is not None and states is not None:
             output = lower.above(states)
         else:
-            output = model.base_model(input_ids=batch.input_ids, use_cache=False)
-            if lower is not None:
-                lower.keep(batch)
+            with lower.keeping(batch) if lower is not None else nullcontext():
+                output = model.base_model(input_ids=batch.input_ids, use_cache=False)
         hidden: Tensor = output.last_hidden_state
         return hidden
 

@@ -11,6 +11,7 @@ how much of a thing is said.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
-from ppokit.templates import HEADS, SETTINGS
+from ppokit.templates import HEADS, SETTINGS, VERSION
 
 
 class ResponseEncoder(nn.Module):
@@ -35,7 +36,7 @@ class ResponseEncoder(nn.Module):
     def __init__(self, encoder: Any, layers: Sequence[int], heads: nn.Linear) -> None:
         super().__init__()
         self.encoder, self.layers, self.heads = encoder, tuple(layers), heads
-        self.config = encoder.config
+        self.config = copy.deepcopy(encoder.config)
         self.config.num_labels = heads.out_features
 
     @property
@@ -75,15 +76,22 @@ def load_response_encoder(folder: Path, *, each: bool = False) -> ResponseEncode
     Raises:
         ModelError: it cannot be loaded.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoModel
 
     try:
-        layers = json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("layers")
+        said = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        version, layers = said["version"], said.get("layers")
     except OSError:
         return None
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"reward model {str(folder)!r}: its {SETTINGS} cannot be read: {error!r}") from error
+    if version != VERSION:
+        raise ModelError(
+            f"reward model {str(folder)!r} is of version {version}; this ppokit reads version {VERSION}. Fit "
+            "the model again."
+        )
     if not layers:
         return None
     try:
@@ -95,6 +103,12 @@ def load_response_encoder(folder: Path, *, each: bool = False) -> ResponseEncode
             held = {name: tensor.mean(dim=0, keepdim=True) for name, tensor in held.items()}
         heads = nn.Linear(held["weight"].shape[1], held["weight"].shape[0])
         heads.load_state_dict(held)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        config = encoder.config.get_text_config()
+        if (
+            heads.in_features != 2 * len(layers) * config.hidden_size
+            or max(layers) > config.num_hidden_layers
+        ):
+            raise ValueError(f"its {HEADS} and its encoder do not belong together")
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"reward model {str(folder)!r} cannot be loaded: {first_line(error)}") from error
     return ResponseEncoder(encoder, layers, heads).eval().requires_grad_(False)

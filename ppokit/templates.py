@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+VERSION = 2
+"""Of the folder of a fitted reward model."""
+
 SETTINGS, HEADS = "ppokit_reward.json", "heads.safetensors"
 """In the folder of a fitted reward model: the template that it reads, among other things; and its heads."""
 
@@ -31,3 +34,15 @@ def response_mask(encoding: Any) -> list[int]:
     texts = encoding.sequence_ids()
     start = texts.index(1) if 1 in texts else len(texts) - 1
     return [int(place >= start) for place in range(len(texts))]
+
+
+def truncation(encoding: Any, limit: int) -> str:
+    """How a tokenizer cuts a text to a limit: of a pair the first text, the prompt, as long as there is one.
+
+    Args:
+        encoding: of the whole text, or the pair.
+        limit: tokens that may stay.
+    """
+    texts = encoding.sequence_ids()
+    spare = texts.count(0) - (len(texts) - limit)
+    return "only_first" if 1 in texts and spare > 0 else "longest_first"

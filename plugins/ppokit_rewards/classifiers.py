@@ -1,4 +1,4 @@
-"""Sequence classifiers in safetensors, loaded from the hub, a folder, or a PEFT adapter's folder."""
+"""Sequence classifiers in safetensors, from the hub or a folder, and what `ppokit reward fit` made."""
 
 from __future__ import annotations
 

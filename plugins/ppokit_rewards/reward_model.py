@@ -29,7 +29,7 @@ from pydantic import Field, StrictInt, field_validator
 from ppokit.errors import ModelError
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.templates import RESPONSE_MASK, SETTINGS, fill, response_mask
+from ppokit.templates import HEADS, RESPONSE_MASK, SETTINGS, fill, response_mask, truncation
 from ppokit.types import Outcome, RewardOutput, Rollout
 from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, layout_of, load, load_tokenizer
 
@@ -75,7 +75,10 @@ def reward_model(
 
 
 class RewardModelOptions(Options):
-    model: str = Field(min_length=1, description="Hub id, or folder, of a sequence classifier.")
+    model: str = Field(
+        min_length=1,
+        description="Hub id, or folder, of a sequence classifier; or a folder of ppokit reward fit.",
+    )
     template: str | tuple[str, str] | None = Field(
         None,
         description="The text that is scored, made of {prompt} and {response}; or two such texts, which "
@@ -137,11 +140,12 @@ class RewardModel:
         self.pad = {key: by_key[key] for key in dict.fromkeys(wanted) if key in by_key}
         if self.marked:
             self.pad[RESPONSE_MASK] = 0
-        if self.marked and len(self.templates) == 1:
-            raise ModelError(
-                f"reward model {options.model!r} reads prompt and response as a pair; template: "
-                f"{options.template!r} is one text; expected two, or leave it out"
-            )
+            *_, second = self.templates
+            if len(self.templates) == 1 or "{response}" not in second or "{prompt}" in second:
+                raise ModelError(
+                    f"reward model {options.model!r} reads a pair of texts, the second of which is the "
+                    f"response; template: {options.template!r}; expected such a pair, or leave it out"
+                )
 
     def score(self, rollout: Rollout) -> RewardOutput:
         encoded, truncated = self._encode(rollout)
@@ -177,7 +181,8 @@ class RewardModel:
             one = self._tokens(texts)
             if self.limit is not None and len(one["input_ids"]) > self.limit:
                 truncated += 1
-                one = self._tokens(texts, truncation=True, max_length=self.limit)
+                way = truncation(self.tokenizer(*texts, verbose=False), self.limit) if self.marked else True
+                one = self._tokens(texts, truncation=way, max_length=self.limit)
             if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
                 seen = ("attention_mask", RESPONSE_MASK)
                 one = {key: [1 if key in seen else value] for key, value in self.pad.items()}
@@ -268,7 +273,7 @@ def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
     if not folder.is_dir():
         yield f"model {options.model!r}: there is no such folder"
         return
-    if (folder / ADAPTER).is_file() or (folder / SETTINGS).is_file():
+    if (folder / ADAPTER).is_file() or ((folder / SETTINGS).is_file() and (folder / HEADS).is_file()):
         return
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -33,8 +33,8 @@ def fit(
         str,
         typer.Option(
             metavar="NAME",
-            help="What to start from: an encoder, which gets heads, or a causal LM, which gets a LoRA "
-            "adapter too. "
+            help="What to start from: an encoder, which gets heads alone, or a causal LM, which gets a "
+            "head and a LoRA adapter. "
             "Hub id, folder, package:DIST/FOLDER or package:DIST/FILE.gguf.",
             show_default=False,
         ),

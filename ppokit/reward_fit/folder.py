@@ -1,6 +1,6 @@
 """The folder of a fitted reward model: what stands in it, and its scores as `reward_model` gives them.
 
-config.json, model.safetensors          the encoder as it was; or
+config.json, model.safetensors          the encoder, in float32; or
 adapter_config.json, adapter_model...   a PEFT adapter with its head, for a causal LM
 tokenizer files
 ppokit_reward.json                      how texts are laid out, and what the score means
@@ -22,15 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppokit.errors import DataError, ModelError, first_line
-from ppokit.templates import HEADS, SETTINGS
+from ppokit.templates import HEADS, SETTINGS, VERSION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ppokit.reward_fit.base import Fitted, Heads
     from ppokit.reward_fit.probe import Probe
-
-VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def save(fitted: Fitted | Probe, folder: Path, score: str) -> None:
-    """Write model, heads, tokenizer and settings; the heads are lost to `fitted`."""
+    """Write model, heads, tokenizer and settings; the heads are lost to a `Fitted`."""
     from safetensors.torch import save_file
 
     heads = {name: p.detach().float().cpu().contiguous() for name, p in fitted.heads.named_parameters()}
@@ -116,7 +114,7 @@ def read_settings(folder: Path) -> Settings:
     """What the folder says of itself.
 
     Raises:
-        ModelError: it was not written by `ppokit reward fit`, or by a newer one.
+        ModelError: it was not written by `ppokit reward fit`, or by a ppokit that made other folders.
     """
     try:
         said = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))

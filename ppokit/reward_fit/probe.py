@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ppokit.batches import token_batches
-from ppokit.errors import ModelError, first_line
+from ppokit.errors import ModelError, TrainingError, first_line
 from ppokit.loading import quiet
 from ppokit.response_encoder import ResponseEncoder
 from ppokit.reward_fit.base import Base, Heads, limit_of, load_tokenizer
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = ("{prompt}", "{response}")
 PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
-MOST_LAYERS = 8  # of a deep encoder, at even distances: the features of a text stay few thousand
+MOST_LAYERS, MOST_FEATURES = 8, 6144  # of a deep or wide encoder, at even distances; solving takes D^3
 _TOKENS = 8192  # of a forward pass
 
 
@@ -65,14 +65,17 @@ class Probe:
                 "one of the library tokenizers (tokenizer.json)."
             )
         encoder = _encoder(base).to(device)
-        states = encoder.config.get_text_config().num_hidden_layers + 1
-        layers = sorted({round(i) for i in np.linspace(0, states - 1, min(states, MOST_LAYERS))})
-        features = 2 * len(layers) * encoder.config.get_text_config().hidden_size
+        config = encoder.config.get_text_config()
+        states, width = config.num_hidden_layers + 1, 2 * config.hidden_size
+        count = min(states, MOST_LAYERS, max(2, MOST_FEATURES // width))
+        layers = sorted({round(i) for i in np.linspace(0, states - 1, count)})
+        features = len(layers) * width
         self.heads = Heads(features, heads, bias=True).to(device)
         self.model = ResponseEncoder(encoder, layers, self.heads).eval().requires_grad_(False)
         self.texts = Texts(
             self.tokenizer, Layout(TEMPLATE, min(max_length, limit_of(encoder, self.tokenizer)))
         )
+        self._try()
         self._row: dict[tuple[str, str], int] = {}
         self._features = np.zeros((0, features), np.float32)
 
@@ -102,6 +105,25 @@ class Probe:
             with torch.inference_mode():
                 self._features[chosen] = self.model.features(**batch).cpu().numpy()
             advance(sum(sizes[i] for i in chosen))
+        if not np.isfinite(self._features).all():
+            raise TrainingError(f"{self.base.name} makes numbers of some texts that are not finite.")
+
+    def _try(self) -> None:
+        """Read one pair, before all."""
+        batch = self.texts.batch(self.texts.encode(["a question"], ["an answer"]), self.model.device)
+        try:
+            with torch.inference_mode():
+                shape = self.model.features(**batch).shape
+        except Exception as error:  # whatever a model does that is none of text
+            raise ModelError(
+                f"--model {self.base.name} cannot read a text: {first_line(error)}; expected an encoder, "
+                "such as a BERT, or a causal LM."
+            ) from error
+        if shape != (1, self.heads.in_features):
+            raise ModelError(
+                f"--model {self.base.name} gives {shape[1]} numbers of a text; expected "
+                f"{self.heads.in_features} of its {len(self.layers)} layers."
+            )
 
     def solve(self, fit: Sequence[Any], validation: Sequence[Any], seed: int) -> list[Tried]:
         """Heads for samples, with the penalty that the held-out ones like best; their texts must be read."""

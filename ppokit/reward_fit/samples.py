@@ -1,4 +1,4 @@
-"""People's ratings as samples to fit, to stop by and to test on, with no prompt in two of these parts.
+"""People's ratings as samples to fit, to choose by and to test on, with no prompt in two of these parts.
 
 A rating file becomes one sample an item: the mean of its raters' z-scores (`ppokit.ratings.normalise`), with
 the weight of a random-effects mean (DerSimonian and Laird 1986, Controlled Clinical Trials 7:177):
@@ -66,7 +66,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Parts:
-    """What to fit, what to stop by, what to test on; all samples or all choices.
+    """What to fit, what to choose by, what to test on; all samples or all choices.
 
     Attributes:
         table: the ratings of the part `test`, for the raters' own agreement.
@@ -153,7 +153,7 @@ def parts_of(table: RatingTable, *, share: float, seed: int) -> Parts:
     return Parts(kept[FIT], kept[VALIDATION], kept[TEST], rows, notes)  # type: ignore[arg-type]
 
 
-_PURPOSE = {FIT: "fit", VALIDATION: "stop by", TEST: "test on"}
+_PURPOSE = {FIT: "fit", VALIDATION: "choose by", TEST: "test on"}
 
 
 def subset(samples: Sequence[Sample] | Sequence[Choice], share: float, seed: int) -> list[Sample | Choice]:
@@ -217,7 +217,7 @@ def _assigned(
             FIT if key not in out else TEST if key in half else VALIDATION
             for key in map(same_prompt, prompts)
         ]
-        return parts, [f"{len(out):,} prompts held out: half to stop by, half to test on"]
+        return parts, [f"{len(out):,} prompts held out: half to choose by, half to test on"]
     unknown = sorted({str(split or "") for split in splits} - _NAMES.keys())
     if unknown:
         raise DataError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppokit.templates import RESPONSE_MASK, fill, response_mask
+from ppokit.templates import RESPONSE_MASK, fill, response_mask, truncation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ class Layout:
     Attributes:
         template: of `{prompt}` and `{response}`; two templates are joined as a pair by the tokenizer, the
             second of which is the response.
-        max_length: tokens that are read, counted from the end.
+        max_length: tokens that are read, counted from the end; of a pair the prompt is cut first.
     """
 
     template: tuple[str, ...]
@@ -57,13 +57,13 @@ class Texts:
         encoded = []
         for prompt, response in zip(prompts, responses, strict=True):
             texts = [fill(template, prompt, response) for template in self.layout.template]
-            made = self.tokenizer(
-                *texts,
-                truncation=True,
-                max_length=self.layout.max_length,
-                return_attention_mask=True,
-                verbose=False,
-            )
+            made = self.tokenizer(*texts, return_attention_mask=True, verbose=False)
+            limit = self.layout.max_length
+            if len(made["input_ids"]) > limit:
+                way = truncation(made, limit) if self.paired else True
+                made = self.tokenizer(
+                    *texts, truncation=way, max_length=limit, return_attention_mask=True, verbose=False
+                )
             one = {key: list(made[key]) for key in self.pad if key != RESPONSE_MASK}
             if self.paired:
                 one[RESPONSE_MASK] = response_mask(made)

@@ -84,6 +84,8 @@ def test_other_roles_are_not_touched() -> None:
     for role, states in before.items():
         torch.testing.assert_close(roles.hidden(batch, role).detach(), states, atol=0, rtol=0)
     assert calls == [0, 1, 2, 3] * 2
+    assert roles._lower is not None
+    assert roles._lower._seen is None
 
 
 def test_texts_are_found_in_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,11 +111,12 @@ def test_nothing_is_kept_beyond_the_step_or_the_limit(monkeypatch: pytest.Monkey
     roles.values(batch)
     assert calls == [0, 1, 2, 3] * 2
     roles.forget()
-    # Room for the states of two texts, of 6 and 5 tokens of 32 numbers; the third is left out.
-    monkeypatch.setattr(lower_layers, "MOST_BYTES", 4 * 32 * (6 + 5))
+    # Room for 11 states of 32 numbers, where the three texts have 6, 5 and 2: the oldest goes.
+    monkeypatch.setattr(lower_layers, "MOST_BYTES", 4 * 32 * 11)
     roles.values(batch)
     assert roles._lower is not None
-    assert [len(key) for key in roles._lower._kept] == [6, 5]
+    assert [len(key) for key in roles._lower._kept] == [5, 2]
+    assert roles._lower._bytes == 4 * 32 * 7
     calls.clear()
     roles.values(batch)
     assert calls == [0, 1, 2, 3]
@@ -123,6 +126,8 @@ def test_where_it_does_not_apply(tmp_path: Any) -> None:
     """GPT-2 adds positions before its layers; a trunk or an adapter everywhere leaves no frozen half."""
     gpt2 = roles_of(tiny_gpt2())
     assert gpt2._lower is None
+    layers = lower_layers.layers_of(gpt2.model)
+    assert not any("forward" in vars(layer) or layer._forward_pre_hooks for layer in layers)
     shake(value_params(gpt2))
     values = gpt2.values(token_batch())
     torch.testing.assert_close(gpt2.values(token_batch()), values, atol=0, rtol=0)

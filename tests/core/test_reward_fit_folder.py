@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 pytest.importorskip("scipy")
 
 from fit_models import samples_of
 from ppokit.errors import DataError, ModelError
+from ppokit.response_encoder import load_response_encoder
 from ppokit.reward_fit import folder
 from ppokit.reward_fit.base import Fitted, find_base
 from ppokit.reward_fit.probe import Probe
@@ -74,8 +76,23 @@ def test_a_folder_of_another_version(bert, tmp_path) -> None:
     said = json.loads(settings.read_text())
     del said["layers"]
     settings.write_text(json.dumps(said | {"version": 1}))
-    with pytest.raises(ModelError, match=r"of version 1; this ppokit reads version 2\. Fit the model again"):
-        folder.Scorer(tmp_path / "made")
+    for read in (folder.Scorer, load_response_encoder):
+        with pytest.raises(ModelError, match=r"of version 1; this ppokit reads version 2\. Fit"):
+            read(tmp_path / "made")
+
+
+def test_a_folder_that_is_broken(bert, tmp_path) -> None:
+    """Heads of another encoder, and a file that was cut short."""
+    made, _ = solved(bert, 2)
+    folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
+    heads = tmp_path / "made" / folder.HEADS
+    whole = heads.read_bytes()
+    save_file({"weight": torch.zeros(2, 5), "bias": torch.zeros(2)}, heads)
+    with pytest.raises(ModelError, match="do not belong together"):
+        load_response_encoder(tmp_path / "made")
+    heads.write_bytes(whole[:-20])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_response_encoder(tmp_path / "made")
 
 
 def test_a_folder_that_is_none(bert, tmp_path) -> None:

@@ -22,7 +22,7 @@ from transformers import (
 pytest.importorskip("scipy")
 
 from fit_models import SIZES, WORDS, choices_of, samples_of, save_tokenizer
-from ppokit.errors import ModelError
+from ppokit.errors import ModelError, TrainingError
 from ppokit.reward_fit import probe as probes
 from ppokit.reward_fit.base import find_base
 from ppokit.reward_fit.probe import Probe
@@ -69,9 +69,14 @@ def test_which_tokens_are_the_responses(bert, tmp_path) -> None:
     plain = AutoTokenizer.from_pretrained(tmp_path)
     assert response_mask(plain("a b", "c d e")) == [0, 0, 1, 1, 1]
     texts = probe_on(bert, max_length=6).texts
-    (long,) = texts.encode(["a b c d"], ["e f g h a b c"])
+    cut, long = texts.encode(["a b c d"] * 2, ["e f", "e f g h a b c"])
+    # The prompt loses its beginning first; only where that is not enough, both do.
+    assert [WORDS[i] for i in cut["input_ids"]] == ["[CLS]", "d", "[SEP]", "e", "f", "[SEP]"]
     assert [WORDS[i] for i in long["input_ids"]] == ["[CLS]", "d", "[SEP]", "b", "c", "[SEP]"]
-    assert long[RESPONSE_MASK] == [0, 0, 0, 1, 1, 1]
+    assert cut[RESPONSE_MASK] == long[RESPONSE_MASK] == [0, 0, 0, 1, 1, 1]
+    texts = probe_on(bert, max_length=10).texts
+    (long,) = texts.encode(["a b c d e f"], ["e f g h a"])
+    assert [WORDS[i] for i in long["input_ids"]] == ["[CLS]", *"ef", "[SEP]", *"efgha", "[SEP]"]
 
 
 @pytest.mark.parametrize("heads", [1, 4])
@@ -124,6 +129,14 @@ def test_a_weight_counts(bert) -> None:
     np.testing.assert_allclose(scores.mean(1), 1.0, atol=0.02)
 
 
+def test_numbers_that_are_not_finite(bert) -> None:
+    probe = probe_on(bert)
+    with torch.no_grad():
+        probe.model.encoder.embeddings.word_embeddings.weight[WORDS.index("h")] = torch.inf
+    with pytest.raises(TrainingError, match="not finite"):
+        probe.read(probe.encode([Sample("a", "h", 0.0, 1.0)]), lambda _: None)
+
+
 def test_each_text_is_read_once(bert) -> None:
     samples, told = samples_of(20), []
     probe = probe_on(bert)
@@ -140,6 +153,15 @@ def test_a_deep_encoder_is_read_at_even_distances(tmp_path) -> None:
     probe = probe_on(tmp_path)
     assert probe.layers == [0, 2, 4, 6, 9, 11, 13, 15]
     assert probe.heads.in_features == 2 * 8 * 8
+
+
+def test_a_wide_encoder_is_read_at_fewer_places(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(probes, "MOST_FEATURES", 2 * 32 * 3)
+    BertModel(BertConfig(**{**SIZES, "num_hidden_layers": 6}, vocab_size=len(WORDS))).save_pretrained(
+        tmp_path
+    )
+    save_tokenizer(tmp_path, pad_token="[PAD]")
+    assert probe_on(tmp_path).layers == [0, 3, 6]
 
 
 def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path) -> None:
@@ -171,6 +193,10 @@ def test_models_that_are_no_encoders(bert, tmp_path, monkeypatch) -> None:
     save_tokenizer(tmp_path / "half", pad_token="[PAD]")
     with pytest.raises(ModelError, match=r"its files hold no encoder.layer.1"):
         probe_on(tmp_path / "half")
+    with monkeypatch.context() as patch:
+        patch.setattr(BertModel, "forward", lambda *_, **__: 1)
+        with pytest.raises(ModelError, match="cannot read a text"):
+            probe_on(bert)
     monkeypatch.setattr("transformers.PreTrainedTokenizerFast.is_fast", False)
     with pytest.raises(ModelError, match="does not tell which tokens are the response's"):
         probe_on(bert)

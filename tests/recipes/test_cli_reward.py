@@ -161,7 +161,7 @@ def test_an_encoder_gets_heads_that_a_recipe_loads(minilm: str, ratings: Path) -
     scores = rewards_of(Path("made"), prompts, responses)
     assert scores[0] > scores[1]
     assert scores == pytest.approx(Scorer(Path("made")).score(prompts, responses)[:, 0].tolist(), abs=1e-4)
-    with pytest.raises(ModelError, match="reads prompt and response as a pair"):
+    with pytest.raises(ModelError, match="the second of which is the response"):
         RewardModel(RewardModelOptions(model="made", template="{response}"), CONTEXT)
     halved = RewardModel(RewardModelOptions(model="made", dtype="bfloat16"), CONTEXT)
     assert next(halved.model.encoder.parameters()).dtype == torch.bfloat16
