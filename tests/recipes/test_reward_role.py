@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import (
 from ppokit import PPOTrainer, Recipe
 from ppokit.batches import token_batch
 from ppokit.errors import ModelError, RecipeError
+from ppokit.templates import SETTINGS, VERSION
 from ppokit.whole_texts import WholeTexts
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -38,7 +40,8 @@ def fitted(model: Any, tokenizer: Any, folder: Path) -> str:
                 parameter.copy_(torch.randn(parameter.shape) * 0.2)
     wrapped.save_pretrained(folder, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
-    (folder / "ppokit_reward.json").write_text('{"template": ["{prompt} {response}"], "max_length": 64}')
+    said = {"version": VERSION, "template": ["{prompt} {response}"], "max_length": 64, "layers": []}
+    (folder / SETTINGS).write_text(json.dumps(said))
     return str(folder)
 
 
