@@ -178,23 +178,22 @@ class RewardModel:
         encoded, truncated = [], 0
         for prompt, response in zip(rollout.prompts, rollout.responses, strict=True):
             texts = [fill(template, prompt, response) for template in self.templates]
-            one = self._tokens(texts)
-            if self.limit is not None and len(one["input_ids"]) > self.limit:
+            given = self._tokens(texts)
+            if self.limit is not None and len(given["input_ids"]) > self.limit:
                 truncated += 1
-                way = truncation(self.tokenizer(*texts, verbose=False), self.limit) if self.marked else True
-                one = self._tokens(texts, truncation=way, max_length=self.limit)
+                way = truncation(given, self.limit) if self.marked else True
+                given = self._tokens(texts, truncation=way, max_length=self.limit)
+            one = {key: list(given[key]) for key in self.pad if key != RESPONSE_MASK}
+            if self.marked:
+                one[RESPONSE_MASK] = response_mask(given)
             if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
                 seen = ("attention_mask", RESPONSE_MASK)
                 one = {key: [1 if key in seen else value] for key, value in self.pad.items()}
             encoded.append(one)
         return encoded, truncated
 
-    def _tokens(self, texts: list[str], **truncation: Any) -> dict[str, list[int]]:
-        given = self.tokenizer(*texts, return_attention_mask=True, verbose=False, **truncation)
-        one = {key: list(given[key]) for key in self.pad if key != RESPONSE_MASK}
-        if self.marked:
-            one[RESPONSE_MASK] = response_mask(given)
-        return one
+    def _tokens(self, texts: list[str], **cut: Any) -> Any:
+        return self.tokenizer(*texts, return_attention_mask=True, verbose=False, **cut)
 
 
 class OnSharedBase(RewardModel):

@@ -126,11 +126,11 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
         base, parts, options, listener
     )
     shares = [share for share in CURVE if share == 1 or (options.curve and len(parts.fit) >= LEAST_CURVE)]
-    run.prepare([subset(parts.fit, share, options.seed) for share in shares])
+    sets = [subset(parts.fit, share, options.seed) for share in shares]
+    run.prepare(sets)
     points: list[CurvePoint] = []
     margins: list[Floats] = []
-    for number, share in enumerate(shares, 1):
-        samples = subset(parts.fit, share, options.seed)
+    for number, (share, samples) in enumerate(zip(shares, sets, strict=True), 1):
         listener.on_fit(number, len(shares), len(samples))
         begun = time.perf_counter()
         history: Sequence[Epoch | Tried] = run.fit(samples)
@@ -273,9 +273,9 @@ class _Training(_Run):
         self.validation = encode(self.fitted, self.parts.validation)
         total = 0.0
         for samples in sets:
-            epoch = encode(self.fitted, samples).tokens + self.validation.tokens * EVALUATION_COST
+            whole = encode(self.fitted, samples)  # the last set is all of them
+            epoch = whole.tokens + self.validation.tokens * EVALUATION_COST
             total += epoch * self.plan(len(samples)).epochs
-        whole = encode(self.fitted, self.parts.fit)
         sizes = lengths(whole.first) + lengths(whole.second or [])
         self.note_cuts(sizes, self.fitted.texts.layout.max_length)
         self.listener.on_start(round(total))
@@ -310,7 +310,5 @@ class _Training(_Run):
     def test(self) -> tuple[Floats, Floats | None]:
         """Scores of each head on the test part, see `quality_of`."""
         encodings = encode(self.fitted, self.parts.test)
-        first = predict(self.fitted, encodings.first).double().numpy()
-        return first, None if encodings.second is None else predict(
-            self.fitted, encodings.second
-        ).double().numpy()
+        second = None if encodings.second is None else predict(self.fitted, encodings.second).double().numpy()
+        return predict(self.fitted, encodings.first).double().numpy(), second
