@@ -18,8 +18,10 @@ from pydantic import Field
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, Component, Options, SamplingPolicy
 from ppokit.types import Generation, PromptBatch
+from ppokit_rollouts.kv_cache import alike, can_be_joined, roomy_cache
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -116,18 +118,8 @@ class _Decoding:
 
         model = self.policy.model
         device = model.device
-        width = max(map(len, self.prompt_ids))
-        pads = torch.tensor([width - len(ids) for ids in self.prompt_ids])
-        input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in self.prompt_ids]).to(device)
-        mask = (torch.arange(width) >= pads[:, None]).long().to(device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = _roomy_cache(model.config, width + self.options.max_new_tokens)
-        logits = self._forward(input_ids, mask, positions, cache)
-        cache.batch_repeat_interleave(self.repeats)
-        logits = logits.repeat_interleave(self.repeats, dim=0)
-        mask = mask.repeat_interleave(self.repeats, dim=0)
-        positions = positions[:, -1:].repeat_interleave(self.repeats, dim=0)
-        alive = torch.arange(len(self.ids))
+        logits, mask, cache, alive = self._read_prompts()
+        positions = mask.sum(dim=1, keepdim=True) - 1
         for step in range(self.options.max_new_tokens):
             logits = logits.float()
             if self.options.temperature != 1.0:
@@ -152,6 +144,42 @@ class _Decoding:
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
             positions = positions + 1
             logits = self._forward(tokens.unsqueeze(-1), mask, positions, cache)
+
+    def _read_prompts(self) -> tuple[Tensor, Tensor, Any, Tensor]:
+        """Each prompt once, among those of like length.
+
+        Returns: [b,V] logits of each response's first token, [b,P] mask, the cache, and which responses
+            these rows are.
+        """
+        import torch
+        from transformers import DynamicCache
+
+        config, device = self.policy.model.config, self.policy.model.device
+        lengths = [len(ids) for ids in self.prompt_ids]
+        width = max(lengths)
+        capacity = width + self.options.max_new_tokens
+        joined = can_be_joined(config)
+        groups = alike(lengths) if joined else [list(range(len(lengths)))]
+        parts, first = [], []
+        for group in groups:
+            wide = max(lengths[i] for i in group)
+            input_ids = _left_padded([self.prompt_ids[i] for i in group], wide, device)
+            mask = _left_padded([[1] * lengths[i] for i in group], wide, device)
+            cache = DynamicCache(config=config) if joined else roomy_cache(config, capacity)
+            first.append(self._forward(input_ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache))
+            parts.append(cache)
+        if joined:
+            cache = roomy_cache(config, capacity, parts, self.repeats)
+        else:
+            cache.batch_repeat_interleave(self.repeats)
+        order = [place for group in groups for place in group]
+        mask = _left_padded([[1] * lengths[i] for i in order], width, device)
+        return (
+            torch.cat(first).repeat_interleave(self.repeats, dim=0),
+            mask.repeat_interleave(self.repeats, dim=0),
+            cache,
+            torch.tensor([i * self.repeats + k for i in order for k in range(self.repeats)]),
+        )
 
     def _forward(self, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """[b,V] logits of the next token."""
@@ -216,56 +244,16 @@ class _Decoding:
         ]
 
 
+def _left_padded(rows: list[list[int]], width: int, device: torch.device) -> Tensor:
+    """[len(rows), width] int64, 0 on the left."""
+    import torch
+
+    return torch.tensor([[0] * (width - len(row)) + row for row in rows]).to(device)
+
+
 def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """[b] of one token a row."""
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
-
-
-def _roomy_cache(config: Any, capacity: int) -> Any:
-    """A DynamicCache whose layers write into memory laid out beforehand.
-
-    transformers' own copies every layer's keys and values anew for each token, which takes a third of
-    the sampling time on a CPU.
-    """
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-        keys: Tensor
-        values: Tensor
-        room: tuple[Tensor, Tensor] | None = None
-
-        def update(
-            self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
-        ) -> tuple[Tensor, Tensor]:
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
-            held = self.get_seq_length()
-            wanted = held + key_states.shape[-2]
-            if self.room is None:
-                size = (*key_states.shape[:-2], max(capacity, wanted))
-                made = (key_states.new_empty(*size, t.shape[-1]) for t in (key_states, value_states))
-                self.room = (next(made), next(made))
-                if held:
-                    self.room[0][..., :held, :] = self.keys
-                    self.room[1][..., :held, :] = self.values
-            for room, states in zip(self.room, (key_states, value_states), strict=True):
-                room[..., held:wanted, :] = states
-            self.keys, self.values = (room[..., :wanted, :] for room in self.room)
-            return self.keys, self.values
-
-        def batch_repeat_interleave(self, repeats: int) -> None:
-            super().batch_repeat_interleave(repeats)
-            self.room = None
-
-        def batch_select_indices(self, indices: Tensor) -> None:
-            super().batch_select_indices(indices)
-            self.room = None
-
-    cache = DynamicCache(config=config)
-    # Layers with other rules (sliding windows, states) stay as they are.
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
 
 
 def _build(options: TransformersOptions, context: BuildContext) -> TransformersEngine:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from ppokit.protocols import SamplingPolicy
 from ppokit.types import Generation, PromptBatch
+from ppokit_rollouts.kv_cache import alike
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions, sample
 
 torch.set_num_threads(1)  # on such small tensors, several threads mostly wait for each other
@@ -290,6 +291,34 @@ class TestWork:
                 policy, prompts_of(policy), numbers
             )
         assert [rows for rows, _ in shapes] == [2, 8, 8, 1, 4, 4]
+
+    @pytest.mark.parametrize("sliding", [False, True], ids=["plain", "sliding-window"])
+    def test_prompts_of_like_length_are_read_together(self, policy: SamplingPolicy, sliding: bool) -> None:
+        """Each response is then still what its own prompt makes likely."""
+        if sliding:
+            torch.manual_seed(0)
+            sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 512}
+            heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 40}
+            model = MistralForCausalLM(MistralConfig(**sizes, **heads)).eval()
+            policy = SamplingPolicy(model, policy.tokenizer, policy.end_ids)
+        lengths = [9, 100, 12, 70, 98, 10, 8, 72, 11]
+        draw = torch.Generator().manual_seed(3)
+        batch = of_ids([torch.randint(3, 512, (n,), generator=draw).tolist() for n in lengths])
+        with watched(policy) as shapes:
+            found = engine(max_new_tokens=8).generate(policy, batch, uniforms(9, 2, 8))
+        read = [shape for shape in shapes if shape[1] > 1]
+        assert read == ([(9, 100)] if sliding else [(3, 100), (4, 70), (2, 9)])
+        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.logprobs, strict=True)):
+            logps = distribution(policy, batch.prompt_ids[index // 2], ids, TransformersOptions())
+            expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
+            assert logprobs == pytest.approx(expected, abs=1e-4)
+
+    def test_groups_of_like_length(self) -> None:
+        """By hand: 5 x 200 tokens; a group holds 1000 / 4 tokens or more."""
+        assert alike([200, 10, 190, 20, 30]) == [[0, 2], [4, 3, 1]]
+        assert alike([30, 10, 20]) == [[0, 2, 1]]  # too few to be worth a pass more
+        assert alike([300] * 3) == [[0, 1, 2]]  # nothing to be gained
+        assert alike([300, 280, 260, 240, 220, 200]) == [[0, 1], [2, 3], [4, 5]]
 
     def test_no_forward_after_the_last_token(self, policy: SamplingPolicy) -> None:
         with watched(policy) as shapes:
