@@ -12,7 +12,6 @@ how much of a thing is said.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
-from ppokit.templates import HEADS, SETTINGS, VERSION
+from ppokit.fitted_folder import HEADS, read_settings
 
 
 class ResponseEncoder(nn.Module):
@@ -80,18 +79,8 @@ def load_response_encoder(folder: Path, *, each: bool = False) -> ResponseEncode
     from safetensors.torch import load_file
     from transformers import AutoModel
 
-    try:
-        said = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        version, layers = said["version"], said.get("layers")
-    except OSError:
-        return None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"reward model {str(folder)!r}: its {SETTINGS} cannot be read: {error!r}") from error
-    if version != VERSION:
-        raise ModelError(
-            f"reward model {str(folder)!r} is of version {version}; this ppokit reads version {VERSION}. Fit "
-            "the model again."
-        )
+    settings = read_settings(folder)
+    layers = settings.layers if settings is not None else []
     if not layers:
         return None
     try:

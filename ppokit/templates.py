@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-VERSION = 2
-"""Of the folder of a fitted reward model."""
-
-SETTINGS, HEADS = "ppokit_reward.json", "heads.safetensors"
-"""In the folder of a fitted reward model: the template that it reads, among other things; and its heads."""
-
 RESPONSE_MASK = "response_mask"
 """Beside token ids: which of them are the response's, for a model that is told."""
 

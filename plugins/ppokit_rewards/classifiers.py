@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppokit.errors import ModelError
-from ppokit.templates import SETTINGS
 
 if TYPE_CHECKING:
     import torch
@@ -94,22 +93,6 @@ def load_tokenizer(model: str) -> Any:
         if tokenizer.pad_token_id is None:
             raise ModelError(f"the tokenizer of reward model {model!r} has no token to pad with")
     return tokenizer
-
-
-def layout_of(model: str) -> tuple[str | tuple[str, str] | None, int | None]:
-    """Template and longest text that a folder of `ppokit reward fit` was fitted with; None, None for others.
-
-    Raises:
-        ModelError: its settings cannot be read.
-    """
-    try:
-        said = json.loads((folder_of(model) / SETTINGS).read_text(encoding="utf-8"))
-        first, *more = said["template"]
-        return (first, more[0]) if more else first, int(said["max_length"])
-    except OSError:
-        return None, None
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"reward model {model!r}: its {SETTINGS} cannot be read: {error!r}") from error
 
 
 def base_of(model: str) -> str | None:

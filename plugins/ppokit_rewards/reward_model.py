@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, StrictInt, field_validator
 
 from ppokit.errors import ModelError
+from ppokit.fitted_folder import HEADS, SETTINGS, read_settings
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.templates import HEADS, RESPONSE_MASK, SETTINGS, fill, response_mask, truncation
+from ppokit.templates import RESPONSE_MASK, fill, response_mask, truncation
 from ppokit.types import Outcome, RewardOutput, Rollout
-from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, layout_of, load, load_tokenizer
+from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, load, load_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,9 +131,10 @@ class RewardModel:
 
     def __init__(self, options: RewardModelOptions, context: BuildContext) -> None:
         self.options = options
-        template, max_length = layout_of(options.model)
-        template, self.max_length = options.template or template or JOINED, options.max_length or max_length
+        fitted = read_settings(folder_of(options.model))
+        template = options.template or (JOINED if fitted is None else tuple(fitted.template))
         self.templates = (template,) if isinstance(template, str) else template
+        self.max_length = options.max_length or (None if fitted is None else fitted.max_length)
         self._load(context)
         by_key = {"token_type_ids": self.tokenizer.pad_token_type_id, "attention_mask": 0}
         by_key["input_ids"] = self.tokenizer.pad_token_id

@@ -59,11 +59,11 @@ def gain(
     from ppokit.cli.generate import recipe_of_run
     from ppokit.cli.reward_view import Bar
     from ppokit.cli.sections import show
-    from ppokit.reward_fit.folder import read_settings
+    from ppokit.fitted_folder import need_settings
     from ppokit.reward_fit.gain import held_out_prompts, measure_gain
 
     for folder in (reward, second):
-        read_settings(folder)  # before minutes go into answers
+        need_settings(folder)  # before minutes go into answers
     recipe = recipe_of_run(run, [], disable_plugin)
     asked, notes = held_out_prompts(recipe, prompts, prompt_column, limit)
     with Bar("answering") as bar:

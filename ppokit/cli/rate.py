@@ -178,9 +178,10 @@ def _items(
 def _spread(reward: Path | None) -> Spread | None:
     if reward is None:
         return None
-    from ppokit.reward_fit.folder import read_settings, uncertainty
+    from ppokit.fitted_folder import need_settings
+    from ppokit.reward_fit.folder import uncertainty
 
-    read_settings(reward)  # a wrong folder is told before torch is imported
+    need_settings(reward)  # a wrong folder is told before torch is imported
 
     def spread(prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
         found: list[float] = uncertainty(reward, prompts, responses).tolist()

@@ -109,7 +109,8 @@ def fit(
     from ppokit.cli.reward_view import Bar, report_sections
     from ppokit.cli.sections import show
     from ppokit.ratings.table import read_for_fit
-    from ppokit.reward_fit.fit import FitOptions, reward_fit
+    from ppokit.reward_fit.fit import reward_fit
+    from ppokit.reward_fit.methods import FitOptions
 
     table = read_for_fit(ratings, _columns(column), on_bad_row=on_bad_row.value)
     options = FitOptions(

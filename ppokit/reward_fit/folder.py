@@ -10,48 +10,23 @@ report.json, learning_curve.png         how good it is
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppokit.errors import DataError, ModelError, first_line
-from ppokit.templates import HEADS, SETTINGS, VERSION
+from ppokit.fitted_folder import HEADS, VERSION, FittedSettings, need_settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ppokit.reward_fit.base import Fitted, Heads
     from ppokit.reward_fit.probe import Probe
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `ppokit_reward.json` says.
-
-    Attributes:
-        version: of this form of folder.
-        base: the model that was fitted, as the user named it; an absolute path where that was a folder.
-        kind: `encoder` or `causal`.
-        template: see `ppokit.reward_fit.texts.Layout`.
-        max_length: likewise.
-        score: what a score means, in words.
-        layers: of an encoder, which of them the heads read; see `ppokit.response_encoder`.
-    """
-
-    version: int
-    base: str
-    kind: str
-    template: list[str]
-    max_length: int
-    score: str
-    layers: list[int]
 
 
 def new_folder(path: Path) -> None:
@@ -104,32 +79,10 @@ def save(fitted: Fitted | Probe, folder: Path, score: str) -> None:
     layout = fitted.texts.layout
     base = fitted.base
     name = base.where if Path(base.name).expanduser().is_dir() else base.name
-    settings = Settings(
+    settings = FittedSettings(
         VERSION, name, base.kind, list(layout.template), layout.max_length, score, list(fitted.layers)
     )
-    (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
-
-
-def read_settings(folder: Path) -> Settings:
-    """What the folder says of itself.
-
-    Raises:
-        ModelError: it was not written by `ppokit reward fit`, or by a ppokit that made other folders.
-    """
-    try:
-        said = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        version = said["version"]
-        settings = Settings(**said) if version == VERSION else None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            f"{folder}: no {SETTINGS} that can be read ({first_line(error)}); expected a folder that `ppokit "
-            "reward fit` wrote."
-        ) from error
-    if settings is None:
-        raise ModelError(
-            f"{folder} is of version {version}; this ppokit reads version {VERSION}. Fit the model again."
-        )
-    return settings
+    settings.write(folder)
 
 
 class Scorer:
@@ -150,7 +103,7 @@ class Scorer:
 
         from ppokit.reward_fit.texts import Layout, Texts
 
-        self.settings = read_settings(folder)
+        self.settings = need_settings(folder)
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.texts = Texts(tokenizer, Layout(tuple(self.settings.template), self.settings.max_length))
@@ -202,7 +155,7 @@ def _heads(folder: Path) -> Heads:
 
     from ppokit.reward_fit.base import Heads
 
-    read_settings(folder)
+    need_settings(folder)
     try:
         held = load_file(str(folder / HEADS))
     except OSError as error:
@@ -214,7 +167,7 @@ def _heads(folder: Path) -> Heads:
     return heads
 
 
-def _load(folder: Path, settings: Settings, device: Any, *, each: bool) -> Any:
+def _load(folder: Path, settings: FittedSettings, device: Any, *, each: bool) -> Any:
     from ppokit.loading import quiet
     from ppokit.response_encoder import load_response_encoder
 
@@ -225,7 +178,7 @@ def _load(folder: Path, settings: Settings, device: Any, *, each: bool) -> Any:
     return model.to(device).eval().requires_grad_(False)
 
 
-def _causal(folder: Path, settings: Settings, heads: Heads | None) -> Any:
+def _causal(folder: Path, settings: FittedSettings, heads: Heads | None) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 

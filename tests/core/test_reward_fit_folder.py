@@ -14,6 +14,7 @@ pytest.importorskip("scipy")
 
 from fit_models import samples_of
 from ppokit.errors import DataError, ModelError
+from ppokit.fitted_folder import HEADS, SETTINGS
 from ppokit.response_encoder import load_response_encoder
 from ppokit.reward_fit import folder
 from ppokit.reward_fit.base import Fitted, find_base
@@ -72,7 +73,7 @@ def test_a_folder_of_one_head_has_no_spread(make, tmp_path) -> None:
 def test_a_folder_of_another_version(bert, tmp_path) -> None:
     made, _ = solved(bert, 1)
     folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
-    settings = tmp_path / "made" / folder.SETTINGS
+    settings = tmp_path / "made" / SETTINGS
     said = json.loads(settings.read_text())
     del said["layers"]
     settings.write_text(json.dumps(said | {"version": 1}))
@@ -85,7 +86,7 @@ def test_a_folder_that_is_broken(bert, tmp_path) -> None:
     """Heads of another encoder, and a file that was cut short."""
     made, _ = solved(bert, 2)
     folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
-    heads = tmp_path / "made" / folder.HEADS
+    heads = tmp_path / "made" / HEADS
     whole = heads.read_bytes()
     save_file({"weight": torch.zeros(2, 5), "bias": torch.zeros(2)}, heads)
     with pytest.raises(ModelError, match="do not belong together"):
@@ -96,7 +97,7 @@ def test_a_folder_that_is_broken(bert, tmp_path) -> None:
 
 
 def test_a_folder_that_is_none(bert, tmp_path) -> None:
-    with pytest.raises(ModelError, match=r"no ppokit_reward.json that can be read"):
+    with pytest.raises(ModelError, match=r"no ppokit_reward.json there"):
         folder.uncertainty(bert, ["a"], ["b"])
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from transformers import (
 from ppokit import PPOTrainer, Recipe
 from ppokit.batches import token_batch
 from ppokit.errors import ModelError, RecipeError
-from ppokit.templates import SETTINGS, VERSION
+from ppokit.fitted_folder import VERSION, FittedSettings
 from ppokit.whole_texts import WholeTexts
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -40,8 +39,7 @@ def fitted(model: Any, tokenizer: Any, folder: Path) -> str:
                 parameter.copy_(torch.randn(parameter.shape) * 0.2)
     wrapped.save_pretrained(folder, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
-    said = {"version": VERSION, "template": ["{prompt} {response}"], "max_length": 64, "layers": []}
-    (folder / SETTINGS).write_text(json.dumps(said))
+    FittedSettings(VERSION, "base", "causal", ["{prompt} {response}"], 64, "a score", []).write(folder)
     return str(folder)
 
 
