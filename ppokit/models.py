@@ -27,7 +27,7 @@ from ppokit.errors import ModelError
 from ppokit.linears import fuse_linears
 from ppokit.loading import quiet
 from ppokit.logprobs import Entropy, check_head, token_logprobs
-from ppokit.lower_layers import LowerLayers, layers_of
+from ppokit.lower_layers import below
 from ppokit.norms import fuse_norms
 
 if TYPE_CHECKING:
@@ -77,8 +77,6 @@ class ModelRoles:
         for one in (model, self.frozen_copy, self._sampler):
             if one is not None:
                 fuse_norms(one)
-        self._lower: LowerLayers | None = None
-        self._on_lower: tuple[str, ...] = ()
         hidden = model.config.get_text_config().hidden_size
         # Zero at first: values start at 0, and the first steps move the head before the trunk.
         self.value_head = nn.Linear(hidden, 1, device=self.device, dtype=torch.float32) if value else None
@@ -88,24 +86,10 @@ class ModelRoles:
             if lora is not None and lora.value_adapter is not None:
                 self._start_value(Path(lora.value_adapter).expanduser())
         self._trainable = dict(self._named_trainable())
-        self._share_lower(reference)
-
-    def _share_lower(self, reference: bool) -> None:
-        """Find the layers below the value adapter, where value function and reference are the base."""
-        if self.lora is None or self.value_mode != "own_adapter":
-            return
-        layers = layers_of(self.model)
-        adapted = [any("value" in getattr(m, "lora_A", ()) for m in layer.modules()) for layer in layers]
-        count = adapted.index(True) if True in adapted else 0
-        if not count or any("value" in getattr(m, "lora_embedding_A", ()) for m in self.model.modules()):
-            return
+        # Below the value adapter, the value function is the base, and so is the reference.
         self._activate("base")
-        lower = LowerLayers(self.model, count)
-        if not lower.agree():
-            lower.remove()
-        else:
-            self._lower = lower
-            self._on_lower = ("value", "reference") if self._reference_adapter is None else ("value",)
+        self._lower = below(self.model, "value")
+        self._on_lower = ("value",) if self._reference_adapter is not None else ("value", "reference")
 
     # What the roles compute
 
