@@ -19,6 +19,11 @@ def listed(words: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
+def cut(text: str) -> str:
+    """The beginning of a text that is too long for a message."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def shown(value: Any) -> str:
     """A value from a recipe as its author wrote it, with its type where the two are confused."""
     if value is None:
@@ -26,7 +31,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"{value if len(value) <= 60 else value[:57] + '...'!r} (text)"
+        return f"{cut(value)!r} (text)"
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,8 @@ def load(model: str, dtype: str, device: torch.device) -> tuple[Any, Any]:
 
     from ppokit.response_encoder import load_response_encoder
 
-    encoder = load_response_encoder(folder_of(model))
+    with without_bars():
+        encoder = load_response_encoder(folder_of(model))
     if encoder is not None:
         if dtype != "auto":
             encoder.encoder.to(getattr(torch, dtype))
@@ -44,14 +47,15 @@ def load(model: str, dtype: str, device: torch.device) -> tuple[Any, Any]:
     if base:
         logging.set_verbosity_error()  # it would warn that the head is new; the adapter brings its own
     try:
-        loaded, info = AutoModelForSequenceClassification.from_pretrained(
-            base or name,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **({"num_labels": 1} if base else {}),
-        )
+        with without_bars():
+            loaded, info = AutoModelForSequenceClassification.from_pretrained(
+                base or name,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **({"num_labels": 1} if base else {}),
+            )
         random = sorted(info["missing_keys"])
         if base:
             loaded, random = _with_adapter(loaded, name), []
@@ -124,6 +128,20 @@ def folder_of(model: str) -> Path:
 def is_path(model: str) -> bool:
     """Whether it is meant as a folder; a hub id is `name` or `owner/name`."""
     return model.startswith((".", "/", "~")) or model.count("/") > 1 or Path(model).is_dir()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No bar of transformers' own on the run's terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _with_adapter(model: Any, folder: str) -> Any:

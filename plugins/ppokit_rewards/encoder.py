@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ppokit.errors import ModelError, first_line
+from ppokit_rewards.classifiers import without_bars
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,8 @@ class Encoder:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            self.model = AutoModel.from_pretrained(name, use_safetensors=True).to(device).eval()
+            with without_bars():
+                self.model = AutoModel.from_pretrained(name, use_safetensors=True).to(device).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(

@@ -13,12 +13,14 @@ triangular kernel in the cosine, cut to the k nearest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from ppokit.errors import DataError, PluginError
+from ppokit.errors import DataError, ModelError, PluginError
+from ppokit.fitted_folder import need_settings
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
 from ppokit.ratings.table import OnBadRow, RatingColumns, mean_ratings, read_for_run
@@ -155,6 +157,14 @@ class Nearest:
         return allowed
 
 
+class Fitted(RewardModel):
+    """The score of a model that was fitted to ratings, which every response has."""
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        output = super().score(rollout)
+        return replace(output, metrics={**output.metrics, "coverage": 1.0})
+
+
 def rated_responses(options: HumanCSVOptions) -> dict[tuple[str, str], float]:
     """Mean rating of each rated response to each prompt, in the file's order.
 
@@ -175,18 +185,24 @@ def _share(values: Sequence[float | None]) -> float:
     return sum(value is not None for value in values) / max(1, len(values))
 
 
-def _build(options: HumanCSVOptions, context: BuildContext) -> Exact | Nearest | RewardModel:
+def _build(options: HumanCSVOptions, context: BuildContext) -> Exact | Nearest | Fitted:
     if options.match == "exact":
         return Exact(options, context)
     if options.match == "nearest":
         return Nearest(options, context)
-    return RewardModel(RewardModelOptions.model_validate({"model": options.model}), context)
+    return Fitted(RewardModelOptions.model_validate({"model": options.model}), context)
 
 
 def _check(options: HumanCSVOptions, context: CheckContext) -> Iterator[str]:
     if options.match == "model":
-        if not Path(str(options.model)).expanduser().is_dir():
+        folder = Path(str(options.model)).expanduser()
+        if not folder.is_dir():
             yield f"model: there is no folder {options.model}; ppokit reward fit writes one"
+            return
+        try:
+            need_settings(folder)
+        except ModelError as error:
+            yield f"model: {error}"
         return
     try:
         rated_responses(options)

@@ -274,6 +274,11 @@ def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
     if not folder.is_dir():
         yield f"model {options.model!r}: there is no such folder"
         return
+    try:
+        read_settings(folder)
+    except ModelError as error:
+        yield str(error)
+        return
     if (folder / ADAPTER).is_file() or ((folder / SETTINGS).is_file() and (folder / HEADS).is_file()):
         return
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,8 @@ def _quality(report: Report, pairs: bool) -> Section:
     ):
         if share is not None:
             rows.append((name, *_share(share)))
-    rows.append(("calibration: slope, 1 is right", f"{quality.calibration.slope:.2f}", ""))
+    slope = f"{quality.calibration.slope:.2f}" if math.isfinite(quality.calibration.slope) else "unknown"
+    rows.append(("calibration: slope, 1 is right", slope, ""))
     if quality.spread is not None:
         rows.append(("spread of the heads", f"{quality.spread:.3f}", ""))
     if quality.spread_tells is not None:
@@ -129,10 +131,16 @@ def _quality(report: Report, pairs: bool) -> Section:
     after = ""
     if report.agreement is not None:
         agreement = report.agreement
-        rows.append(("raters: Spearman between halves", *estimate_cells(agreement.split_half)))
-        rows.append(("raters: what that allows a model", f"{agreement.ceiling:.2f}", ""))
+        if agreement.split_half is not None:
+            rows.append(("raters: Spearman between halves", *estimate_cells(agreement.split_half)))
+            rows.append(("raters: what that allows a model", f"{agreement.ceiling:.2f}", ""))
+        if agreement.alike is not None:
+            alike = agreement.alike
+            rows.append(("raters: two choose alike", *_percent(alike.value, alike.low, alike.high)))
+            rows.append(("raters: what that allows a model", f"{100 * agreement.ceiling:.1f} %", ""))
     else:
-        after = "How far people agree is unknown: hardly anything in the test part was rated twice."
+        thing = "a pair" if pairs else "anything"
+        after = f"How far people agree is unknown: hardly {thing} in the test part was rated twice."
     size = report.sizes["test"]
     return Section(
         f"Quality on {size.prompts:,} prompt{'s' * (size.prompts != 1)} that it has not seen",
@@ -171,10 +179,13 @@ def estimate_cells(estimate: Estimate) -> tuple[str, str]:
 
 
 def _share(share: Share) -> tuple[str, str]:
-    low = None if share.low is None else 100 * share.low
-    high = None if share.high is None else 100 * share.high
-    interval = "unknown" if low is None or high is None else f"{low:.1f} to {high:.1f} %"
-    return f"{100 * share.value:.1f} %", f"{interval}, of {share.pairs:,}"
+    value, interval = _percent(share.value, share.low, share.high)
+    return value, f"{interval}, of {share.pairs:,}"
+
+
+def _percent(value: float, low: float | None, high: float | None) -> tuple[str, str]:
+    interval = "unknown" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{100 * value:.1f} %", interval
 
 
 def interval(low: float | None, high: float | None) -> str:

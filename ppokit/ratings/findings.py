@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppokit.ratings.records import RatingTable
-from ppokit.ratings.repeats import Repeat, mixed_items, repeats_of
+from ppokit.ratings.repeats import Repeat, holds_choices, mixed_items, repeats_of, responses_of_items
 from ppokit.ratings.rows import BadRow
 from ppokit.ratings.splitting import leaks
-from ppokit.wording import listed
-
-SHOWN_TEXT = 60
+from ppokit.wording import cut, listed
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,8 @@ class Findings:
 def findings_of(table: RatingTable, scale: tuple[float, float] | None = None) -> Findings:
     """Everything that is worth saying of a table that was read with `on_bad_row="skip"`.
 
-    Problems: rows that cannot be used, ratings outside of the scale, items with several prompts. Remarks:
+    Problems: rows that cannot be used, ratings outside of the scale, items with several prompts, or several
+    responses where most have one. Remarks:
     repeats by one rater, prompts that stand in two splits, a single rating far away from all others, rows
     without a rater or without a response.
 
@@ -48,6 +47,9 @@ def findings_of(table: RatingTable, scale: tuple[float, float] | None = None) ->
         )
         for row, first, item in mixed_items(table)
     ]
+    if not holds_choices(table):
+        named = {problem.row for problem in problems}
+        problems += [odd for odd in _odd_responses(table) if odd.row not in named]
     remarks = [BadRow(repeat.rows[1], _repeat(repeat)) for repeat in repeats_of(table)]
     rows = [(r.row, r.prompt, r.split) for r in table.ratings]
     rows += [(p.row, p.prompt, p.split) for p in table.pairs]
@@ -62,6 +64,16 @@ def findings_of(table: RatingTable, scale: tuple[float, float] | None = None) ->
         remarks += [BadRow(row, "does not say who rated") for row, rater in raters if not rater]
     remarks += [BadRow(r.row, "its response is empty") for r in table.ratings if not r.response.strip()]
     return Findings(_sorted(problems), _sorted(remarks))
+
+
+def _odd_responses(table: RatingTable) -> list[BadRow]:
+    """Responses that share an item with another, in a file whose items mostly have one."""
+    found = []
+    for item, responses in responses_of_items(table).items():
+        first, *others = responses.values()
+        reason = f"item {quoted(item)} is also in row {first}, of another response; expected one an item"
+        found += [BadRow(row, reason) for row in others]
+    return found
 
 
 def _repeat(repeat: Repeat) -> str:
@@ -93,7 +105,7 @@ def _far_away(table: RatingTable) -> list[BadRow]:
 
 def quoted(text: str) -> str:
     """A text in quotes, short, with nothing in it that a terminal would obey."""
-    return repr(text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 1] + "…")
+    return repr(cut(text))
 
 
 def _is_number(word: str) -> bool:

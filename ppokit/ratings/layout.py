@@ -10,7 +10,7 @@ from typing import Any
 from ppokit.errors import DataError
 from ppokit.ratings.records import Pair, Rating, RatingColumns
 from ppokit.ratings.rows import Rows
-from ppokit.wording import listed, shown, suggest
+from ppokit.wording import cut, listed, shown, suggest
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -127,12 +127,16 @@ class Layout:
             if self.decimal_comma:
                 text = decimal_point(text)
             if not _NUMBER.fullmatch(text) or isinstance(value, bool):
-                faults.append(f"{name} is {shown(value)}; expected a number{_hint(text)}")
+                faults.append(f"{name} is {shown(value)}; expected a number{self._hint(text)}")
                 return math.nan
             number = float(text)
         if not math.isfinite(number):
-            faults.append(f"{name} is {value}; expected a finite number")
+            faults.append(f"{name} is {cut(str(value))}; expected a finite number")
         return number
+
+    def _hint(self, text: str) -> str:
+        comma = not self.decimal_comma and re.fullmatch(r"-?\d+,\d+", text, re.ASCII)
+        return " (7.5, not 7,5: commas stand between the cells)" if comma else ""
 
     @staticmethod
     def _name(place: int | None, cells: _Cells) -> str:
@@ -154,8 +158,3 @@ def _missing(value: Any) -> bool:
 def _digest(*texts: str) -> str:
     hashed = hashlib.sha256("\x00".join(texts).encode("utf-8", "surrogatepass"))
     return hashed.hexdigest()[:16]
-
-
-def _hint(text: str) -> str:
-    comma = re.fullmatch(r"-?\d+,\d+", text)
-    return " (7.5, not 7,5: commas stand between the cells)" if comma else ""

@@ -49,6 +49,22 @@ def repeats_of(table: RatingTable) -> list[Repeat]:
     ]
 
 
+def responses_of_items(table: RatingTable) -> dict[str, dict[str, int]]:
+    """The responses of each item of ratings, each with the first row that holds it."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for rating in table.ratings:
+        found[rating.item].setdefault(rating.response, rating.row)
+    return found
+
+
+def holds_choices(table: RatingTable) -> bool:
+    """Whether it is pairs, or ratings whose items mostly have several responses: a pair in two rows each."""
+    if table.pairs:
+        return True
+    found = responses_of_items(table)
+    return 2 * sum(len(responses) > 1 for responses in found.values()) > len(found)
+
+
 def mixed_items(table: RatingTable) -> list[tuple[int, int, str]]:
     """Rows that share an item with an earlier row, but not its prompt: row, earlier row, item.
 

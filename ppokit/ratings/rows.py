@@ -1,6 +1,8 @@
 """The rows of a CSV, JSON or Parquet file, each with its number, whatever program wrote the file.
 
 Rows that cannot be read are kept beside the others with the reason, so that a caller can name all of them.
+That is why the readers of `datasets` are not used: they settle one type a column, and one odd cell fails the
+whole file.
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ import csv
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -157,25 +160,54 @@ def _csv(text: str, path: str, known: Collection[str]) -> Rows:
                 cells = cells[:width] + [None] * (width - len(cells))  # type: ignore[list-item]
             if any(cell and not cell.isspace() for cell in cells):
                 rows.rows.append((number, cells))
+                inside = _rows_inside(cells, delimiter)
+                if inside:
+                    what = "line" if inside == 1 else "lines"
+                    rows.notes.append(
+                        f"row {number}: {inside:,} {what} within a cell could be rows of their own; is a "
+                        'closing quote (") missing there?'
+                    )
     return rows
 
 
 def _records(text: str, delimiter: str) -> Iterator[list[str] | str]:
-    """Cells of each record, or what is wrong with it; goes on at the next line after a broken one."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    while True:
+    """Cells of each record, or what is wrong with it; goes on at the line after the first of a broken one.
+
+    Not after all of it: a quote that is never closed would take every line up to the next one along.
+    """
+    lines = list(io.StringIO(text, newline=""))
+    start = 0
+    while start < len(lines):
+        reader = csv.reader(islice(lines, start, None), delimiter=delimiter, strict=True)
+        held = 0
         try:
-            yield next(reader)
-        except StopIteration:
+            for cells in reader:
+                yield cells
+                held = reader.line_num
             return
         except csv.Error as error:
+            lines_read = reader.line_num - held
+            start += held + 1
             if "unexpected end" in str(error):
                 yield 'a quoted cell that begins in this row is never closed; expected a second "'
+            elif lines_read > 1:
+                yield (
+                    f"a quoted cell that begins in this row is not closed before line {lines_read}, "
+                    'and not rightly there; expected a second ", and quotes inside a cell doubled, as in ""'
+                )
             else:
                 yield (
                     "a quoted cell goes on after its closing quote; expected quotes inside a cell doubled, "
                     'as in ""'
                 )
+
+
+def _rows_inside(cells: Sequence[str | None], delimiter: str) -> int:
+    """Lines within a cell that have as many cells as the row: what a missing closing quote leaves behind."""
+    if len(cells) == 1:
+        return 0
+    inside = (line for cell in cells if cell and "\n" in cell for line in cell.split("\n")[1:-1])
+    return sum(line.count(delimiter) == len(cells) - 1 for line in inside)
 
 
 def _delimiter(text: str, known: Collection[str]) -> str:
@@ -234,6 +266,8 @@ def _json_lines(text: str, bad: list[BadRow]) -> Iterator[tuple[int, Any]]:
             continue
         try:
             yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            bad.append(BadRow(number, f"not JSON: {error.msg}, at its character {error.pos + 1:,}"))
         except (ValueError, RecursionError) as error:
             bad.append(BadRow(number, f"not JSON: {error}"))
 

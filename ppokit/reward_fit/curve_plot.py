@@ -46,7 +46,7 @@ def _curve(axis: Any, report: Report) -> None:
         axis.annotate(
             f"{value:.2f}", (size, value), (0, 9), textcoords="offset points", ha="center", fontsize=9
         )
-    if report.agreement is not None and not pairs:
+    if report.agreement is not None:
         axis.axhline(report.agreement.ceiling, color=ORANGE, linestyle="--", linewidth=1)
         axis.annotate(
             f"what the raters' own agreement allows: {report.agreement.ceiling:.2f}",

@@ -99,7 +99,7 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
                 score=score,
                 sizes={name: size_of(getattr(parts, name)) for name in ("fit", "validation", "test")},
                 quality=quality,
-                agreement=agreement_of(parts.table, options.seed),
+                agreement=agreement_of(parts.table, options.seed, pairs=parts.pairs),
                 curve=points,
                 gain=gain,
                 history=list(history),

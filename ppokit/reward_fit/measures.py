@@ -6,16 +6,18 @@ are not independent.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppokit.ratings.agreement import Estimate, rank_correlation, spearman_brown, split_half
+from ppokit.ratings.agreement import LEAST_ITEMS, Estimate, rank_correlation, spearman_brown, split_half
 from ppokit.ratings.arrays import arrays_of
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.splitting import same_prompt
+from ppokit.ratings.table import pairs_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 REPLICATES = 1000
 BINS = 5
+MOST_SLOPE = 10.0
 _MOST_PAIRS = 2000  # responses whose every pair is counted at once; 4 million comparisons
 
 
@@ -164,29 +167,51 @@ def calibration(scores: Floats, ratings: Floats) -> Calibration:
 
 
 def choice_calibration(margins: Floats) -> Calibration:
-    """The factor on margins that makes the choices likeliest, and how often which confidence is right. [N]"""
+    """The factor on margins that makes the choices likeliest, and how often which confidence is right. [N]
+
+    NaN where there is none, since every choice is made right (or wrong).
+    """
     from scipy.optimize import minimize_scalar
     from scipy.special import expit
 
     found = minimize_scalar(
-        lambda factor: float(np.logaddexp(0, -factor * margins).mean()), bounds=(-10, 10), method="bounded"
+        lambda factor: float(np.logaddexp(0, -factor * margins).mean()),
+        bounds=(-MOST_SLOPE, MOST_SLOPE),
+        method="bounded",
     )
+    # Choices that are all foretold, or hardly any of them at all, have no best factor.
+    slope = float(found.x) if abs(found.x) < 0.99 * MOST_SLOPE else float("nan")
     chance = expit(np.abs(margins))
-    return Calibration(float(found.x), 0.0, _bins(chance, _right(margins)))
+    return Calibration(slope, 0.0, _bins(chance, _right(margins)))
 
 
 def agreement(table: RatingTable, *, seed: int) -> tuple[Estimate | None, Estimate | None]:
     """The raters' split-half Spearman correlation, and by Spearman-Brown that of two such panels.
 
-    Both None where too few items have two ratings, or the table holds choices.
+    Both None where too few items have two ratings.
     """
-    if table.pairs or len({(row.item, row.response) for row in table.ratings}) > len(
-        {row.item for row in table.ratings}
-    ):
-        return None, None
     arrays = arrays_of(table)
     half = split_half(arrays.items, arrays.values, seed=seed)
     return half, None if half is None else spearman_brown(half)
+
+
+def choice_agreement(table: RatingTable, *, seed: int) -> Estimate | None:
+    """How often two raters of one pair prefer the same response; None with under three such pairs.
+
+    Args:
+        table: pairs, or ratings of several responses an item.
+    """
+    votes: dict[tuple[str, frozenset[str]], dict[str | int, str]] = {}
+    for number, pair in enumerate(pairs_of(table)):
+        said = votes.setdefault((pair.prompt, frozenset((pair.chosen, pair.rejected))), {})
+        said.setdefault(pair.rater or number, pair.chosen)  # a rater once; each row that names none
+    prompts, alike = [], []
+    for (prompt, _), said in votes.items():
+        m, most = len(said), max(Counter(said.values()).values())
+        if m > 1:
+            prompts.append(prompt)
+            alike.append((most * (most - 1) + (m - most) * (m - most - 1)) / (m * (m - 1)))
+    return mean(np.array(alike), prompts, seed=seed) if len(alike) >= LEAST_ITEMS else None
 
 
 def mean(numbers: Floats, groups: Sequence[str], *, seed: int) -> Estimate:

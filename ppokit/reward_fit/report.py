@@ -77,16 +77,19 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The raters' own agreement on the test part.
+    """The raters' own agreement on the test part, of ratings or of choices.
 
     Attributes:
-        split_half: Spearman correlation of two halves of the raters.
-        two_panels: what two panels of all raters would reach, by Spearman-Brown.
-        ceiling: its square root: what a model can be expected to reach at most.
+        split_half: Spearman correlation of two halves of the raters; None for choices.
+        two_panels: what two panels of all raters would reach, by Spearman-Brown; None for choices.
+        alike: for choices, how often two raters of a pair prefer the same response; None for ratings.
+        ceiling: what a model can be expected to reach at most: the square root of `two_panels`; for choices,
+            see `choice_ceiling`.
     """
 
-    split_half: Estimate
-    two_panels: Estimate
+    split_half: Estimate | None
+    two_panels: Estimate | None
+    alike: Estimate | None
     ceiling: float
 
 
@@ -98,7 +101,7 @@ class Report:
         objective: `regression` or `bradley_terry`.
         score: what a score means.
         sizes: of `fit`, `validation` and `test`.
-        agreement: None where no response has two ratings.
+        agreement: None where hardly a response, or pair, was rated twice.
         curve: from few samples to all.
         gain: main number with all samples minus that with the next smaller share, on the same prompts.
         history: losses of the final fit, by epoch or by penalty.
@@ -172,12 +175,27 @@ def gain_of(samples: Sequence[Any], more: Floats, fewer: Floats, seed: int) -> E
     return measures.spearman_gain(more, fewer, ratings, prompts, seed=seed)
 
 
-def agreement_of(table: RatingTable, seed: int) -> Agreement | None:
-    """The raters' own agreement, where a response has several ratings."""
+def agreement_of(table: RatingTable, seed: int, *, pairs: bool) -> Agreement | None:
+    """The raters' own agreement, where responses have several ratings, or pairs several choices."""
+    if pairs:
+        alike = measures.choice_agreement(table, seed=seed)
+        return None if alike is None else Agreement(None, None, alike, choice_ceiling(alike.value))
     half, panels = measures.agreement(table, seed=seed)
     if half is None or panels is None:
         return None
-    return Agreement(half, panels, math.sqrt(max(0.0, panels.value)))
+    return Agreement(half, panels, None, math.sqrt(max(0.0, panels.value)))
+
+
+def choice_ceiling(alike: float) -> float:
+    """How many single choices a model can foretell at most, given how often two raters choose alike.
+
+        (1 + sqrt(2 a - 1)) / 2
+
+    Of a pair where a share p prefers one response, two raters choose alike with a = p^2 + (1 - p)^2, and
+    the best guess is right with max(p, 1 - p), which is that. Over pairs of different p it is an upper bound,
+    since it is concave in a.
+    """
+    return (1 + math.sqrt(max(0.0, 2 * alike - 1))) / 2
 
 
 def _finite(value: Any) -> Any:

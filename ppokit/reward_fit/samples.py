@@ -25,6 +25,7 @@ import numpy as np
 from ppokit.errors import DataError
 from ppokit.ratings.normalise import Normalised, normalise
 from ppokit.ratings.records import Pair, Rating, RatingTable
+from ppokit.ratings.repeats import holds_choices, responses_of_items
 from ppokit.ratings.splitting import held_out, same_prompt
 from ppokit.ratings.table import pairs_of
 from ppokit.wording import listed
@@ -88,20 +89,24 @@ class Parts:
 def half_of(table: RatingTable, half: Half) -> RatingTable:
     """What half of the raters said: two models of the two halves are independent witnesses.
 
-    Raters are dealt alternately, those with the most ratings first, then by the hash of their names.
+    Raters are dealt alternately, those with the most ratings first, then by the hash of their names. Rows
+    that name no rater could be anybody's, and are in neither half.
 
     Raises:
         DataError: fewer than two raters are named.
     """
     rows: list[Rating | Pair] = [*table.ratings, *table.pairs]
-    counts = Counter(row.rater for row in rows)
+    counts = Counter(row.rater for row in rows if row.rater)
     if len(counts) < 2:
-        who = f"one rater, {next(iter(counts))!r}" if next(iter(counts)) else "no rater"
+        who = f"one rater, {next(iter(counts))!r}" if counts else "no rater"
         raise DataError(f"--half {half}: {table.source} names {who}; expected at least two to deal out.")
     ordered = sorted(counts, key=lambda name: (-counts[name], hashlib.sha256(name.encode()).digest()))
     kept = set(ordered["ab".index(half) :: 2])
+    unnamed = len(rows) - counts.total()
+    said = [f"{unnamed:,} rows left out, since they name no rater"] if unnamed else []
     return replace(
         table,
+        notes=[*table.notes, *said],
         ratings=[row for row in table.ratings if row.rater in kept],
         pairs=[row for row in table.pairs if row.rater in kept],
     )
@@ -172,11 +177,12 @@ def grouped(
 
 
 def _samples(table: RatingTable) -> tuple[list[tuple[str | None, Sample | Choice]], list[str]]:
-    if table.pairs or _holds_choices(table.ratings):
+    if holds_choices(table):
         pairs: list[Pair] = pairs_of(table)
         if not pairs:
             raise DataError(f"{table.source}: no rater preferred one response of an item; nothing to fit.")
-        return [(pair.split, Choice(pair.prompt, pair.chosen, pair.rejected)) for pair in pairs], []
+        notes = [] if table.pairs else [_choices_noted(table)]
+        return [(pair.split, Choice(pair.prompt, pair.chosen, pair.rejected)) for pair in pairs], notes
     items, notes = normalise(table)
     weights = _weights(items)
     if np.ptp([item.rating for item in items]) == 0:
@@ -187,10 +193,12 @@ def _samples(table: RatingTable) -> tuple[list[tuple[str | None, Sample | Choice
     ], notes
 
 
-def _holds_choices(ratings: Sequence[Rating]) -> bool:
-    """Whether an item has several responses, as in a file that holds a pair in two rows."""
-    responses: dict[str, str] = {}
-    return any(responses.setdefault(row.item, row.response) != row.response for row in ratings)
+def _choices_noted(table: RatingTable) -> str:
+    """That ratings are read as choices, and what is left out then."""
+    found = responses_of_items(table)
+    single = sum(len(responses) == 1 for responses in found.values())
+    left = f"; {single:,} with a single one left out" if single else ""
+    return f"items have several responses each, so choices between these are fitted{left}"
 
 
 def _weights(items: Sequence[Normalised]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -218,13 +226,14 @@ def _assigned(
             for key in map(same_prompt, prompts)
         ]
         return parts, [f"{len(out):,} prompts held out: half to choose by, half to test on"]
-    unknown = sorted({str(split or "") for split in splits} - _NAMES.keys())
+    names = [(split or "").casefold() for split in splits]
+    unknown = sorted({split or "" for split in splits if (split or "").casefold() not in _NAMES})
     if unknown:
+        held = [repr(name) if name else f"nothing ({names.count(''):,} times)" for name in unknown]
         raise DataError(
-            f"{source}: the split column holds {listed(map(repr, unknown))}; expected train, "
-            "validation and test."
+            f"{source}: the split column holds {listed(held)}; expected train, validation or test everywhere."
         )
-    parts = [_NAMES[str(split)] for split in splits]
+    parts = [_NAMES[name] for name in names]
     notes = []
     for part, name in ((VALIDATION, "validation"), (TEST, "test")):
         if part in parts:

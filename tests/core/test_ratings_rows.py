@@ -105,6 +105,27 @@ def test_broken_quotes_spoil_their_row_only(tmp_path: Path) -> None:
     ]
 
 
+def test_a_quote_that_is_never_closed_takes_no_other_row_along(tmp_path: Path) -> None:
+    """Up to the next quote it would hold all lines between them, and shift the numbers of those behind."""
+    text = 'prompt,rating\na,1\n"open,2\nb,3\nc,4\n"q, ""r""",5\nd,x\n'
+    rows = rows_of(tmp_path, text)
+    assert rows.rows == [
+        (2, ["a", "1"]), (4, ["b", "3"]), (5, ["c", "4"]), (6, ['q, "r"', "5"]), (7, ["d", "x"]),
+    ]  # fmt: skip
+    assert [bad.row for bad in rows.bad] == [3]
+    assert "is not closed before line 4, and not rightly there" in rows.bad[0].reason
+
+
+def test_rows_within_a_cell_are_told(tmp_path: Path) -> None:
+    """Two stray quotes make a cell that is well formed; a list or a poem is no suspect."""
+    rows = rows_of(tmp_path, 'prompt,response,rating\na,"open,1\nb,c,2\nd,e,3\nf,end",4\n')
+    assert rows.rows == [(2, ["a", "open,1\nb,c,2\nd,e,3\nf,end", "4"])]
+    (note,) = rows.notes
+    assert note.startswith("row 2: 2 lines within a cell could be rows of their own")
+    plain = 'prompt,response,rating\na,"one,\ntwo, three\nfour,\nfive, six, seven",1\n'
+    assert rows_of(tmp_path, plain).notes == []
+
+
 def test_a_cell_may_be_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
     before = csv.field_size_limit(5000)
     try:

@@ -212,10 +212,12 @@ def test_findings() -> None:
             Rating(8, "another", "x", 1, "ben", "a", None, {}),
             Rating(9, "PROMPT  t10", " ", 1, "", "y", "test", {}),
             *rows,
+            Rating(40, "prompt c", "a slip", 3, "cat", "c", None, {}),
         )
     )
     assert [(p.row, p.reason) for p in found.problems] == [
-        (8, "item 'a' is also in row 2, of another prompt; expected one prompt an item")
+        (8, "item 'a' is also in row 2, of another prompt; expected one prompt an item"),
+        (40, "item 'c' is also in row 7, of another response; expected one an item"),
     ]
     assert [(r.row, r.reason) for r in found.remarks] == [
         (3, "rater 'ann' decides differently in rows 2, 3 and 4: 3, 3 and 1, for the prompt 'prompt a'"),

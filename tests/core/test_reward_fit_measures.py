@@ -14,7 +14,7 @@ pytest.importorskip("scipy")
 
 from ppokit.ratings.records import Pair, Rating, RatingTable
 from ppokit.reward_fit import measures as m
-from ppokit.reward_fit.report import quality_of
+from ppokit.reward_fit.report import choice_ceiling, quality_of
 from ppokit.reward_fit.samples import Choice, Sample
 
 small = st.integers(-3, 3).map(float)
@@ -125,7 +125,7 @@ def test_gains() -> None:
     assert m.choice_gain(np.array([1.0, 1, -1]), np.array([1.0, -1, -1]), list("abc"), seed=0).value == 1 / 3
 
 
-def test_agreement_is_of_raters_and_not_of_choices() -> None:
+def test_agreement_of_ratings() -> None:
     def row(i, response, value, rater, item) -> Rating:
         return Rating(i, f"p{i}", response, value, rater, item, None, {})
 
@@ -134,10 +134,35 @@ def test_agreement_is_of_raters_and_not_of_choices() -> None:
     assert half is not None
     assert panels is not None
     assert (half.value, panels.value) == pytest.approx((1, 1))
-    pairs = [row(i, r, float(r == "good"), "a", str(i)) for i in range(8) for r in ("good", "bad")]
-    assert m.agreement(RatingTable("f", pairs, [], []), seed=0) == (None, None)
-    chosen = [Pair(i, "p", "a", "b", "x", str(i), None) for i in range(8)]
-    assert m.agreement(RatingTable("f", [], chosen, []), seed=0) == (None, None)
+
+
+def test_agreement_of_choices_by_hand() -> None:
+    """Two of three raters alike: 2 of 6 ordered couples; then a unanimous pair, and one that splits."""
+
+    def pair(prompt, chosen, rater) -> Pair:
+        return Pair(2, prompt, chosen, "b" if chosen == "a" else "a", rater, f"{prompt}", None)
+
+    said = [("p0", "a", "x"), ("p0", "a", "y"), ("p0", "b", "z"), ("p1", "a", ""), ("p1", "a", "")]
+    said += [
+        ("p2", "a", "x"),
+        ("p2", "b", "y"),
+        ("alone", "a", "x"),
+        ("twice", "a", "x"),
+        ("twice", "b", "x"),
+    ]
+    alike = m.choice_agreement(RatingTable("f", [], [pair(*one) for one in said], []), seed=0)
+    assert alike is not None
+    assert alike.value == pytest.approx((1 / 3 + 1 + 0) / 3)
+    rows = [
+        Rating(2, prompt, response, float(response == chosen), rater, prompt, None, {})
+        for prompt, chosen, rater in said
+        if rater
+        for response in ("a", "b")
+    ]
+    assert m.choice_agreement(RatingTable("f", rows, [], []), seed=0) is None  # two pairs left are too few
+    # Of pairs that 80 % prefer one way, two raters agree with .64 + .04.
+    assert choice_ceiling(0.68) == pytest.approx(0.8)
+    assert (choice_ceiling(1.0), choice_ceiling(0.3)) == (1.0, 0.5)
 
 
 def test_quality_takes_the_mean_of_the_heads_and_their_spread() -> None:

@@ -73,6 +73,8 @@ def test_what_a_split_column_does_not_name_is_taken_from_train() -> None:
 def test_a_split_of_unknown_name() -> None:
     with pytest.raises(DataError, match="split column holds 'testing'; expected train"):
         parts_of(many(["train", "testing"]), share=0.2, seed=0)
+    with pytest.raises(DataError, match=r"split column holds nothing \(\d+ times\); expected train"):
+        parts_of(many(["Train", "TEST", ""]), share=0.2, seed=0)
 
 
 def test_what_leaks_into_a_held_out_part_is_not_fitted() -> None:
@@ -122,6 +124,17 @@ def test_two_rows_a_pair_are_choices() -> None:
     assert set(parts.fit) == {Choice(f"train {i}", "good", "bad") for i in range(4)}
 
 
+def test_a_slip_in_the_item_column_makes_no_choices() -> None:
+    """One stray response must not turn every other rating away; of choices, a few may lack the other one."""
+    rows = [rating(f"p{i}", "r", float(i % 3), item=f"i{i}") for i in range(40)]
+    with pytest.raises(DataError, match="share the item 'i0' but not the text"):
+        parts_of(table_of([*rows, rating("p0", "typo", 2, item="i0")]), share=0.4, seed=0)
+    both = [*rows, *(rating(f"p{i}", "other", 5.0, item=f"i{i}") for i in range(30))]
+    parts = parts_of(table_of(both), share=0.4, seed=0)
+    assert parts.pairs
+    assert any("items have several responses each" in note and "10 with a" in note for note in parts.notes)
+
+
 def test_a_table_of_pairs() -> None:
     pairs = [Pair(i, f"p{i}", "a", "b", "ann", str(i), None) for i in range(40)]
     parts = parts_of(table_of(pairs=pairs), share=0.4, seed=0)
@@ -150,6 +163,16 @@ def test_halves_of_the_raters_share_no_rater_and_lose_none(names, as_pairs) -> N
 def test_a_file_that_names_no_rater_has_no_halves() -> None:
     with pytest.raises(DataError, match=r"--half b: file\.csv names no rater"):
         half_of(table_of([rating(rater="")]), "b")
+
+
+def test_rows_that_name_no_rater_are_in_neither_half() -> None:
+    """They could be those of a rater of the other half."""
+    table = table_of([rating(rater=name) for name in ("ann", "", "ben", "")])
+    halves = [half_of(table, "a"), half_of(table, "b")]
+    assert sorted(row.rater for half in halves for row in half.ratings) == ["ann", "ben"]
+    assert [half.notes for half in halves] == [["2 rows left out, since they name no rater"]] * 2
+    with pytest.raises(DataError, match="one rater, 'ann'"):
+        half_of(table_of([rating(rater="ann"), rating(rater="")]), "a")
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.integers(0, 3))

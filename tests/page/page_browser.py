@@ -125,9 +125,6 @@ class Page:
         )
         return found
 
-    def shot(self, path: Path) -> None:
-        self.here().save_screenshot(str(path))
-
     # ---- what the browser did
 
     def requests(self) -> list[str]:

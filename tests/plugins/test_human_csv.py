@@ -182,3 +182,5 @@ def test_check_reads_the_file_and_looks_for_the_folder(unknown_columns, ratings,
     assert "none.csv" in sentence
     (sentence,) = problems(match="model", model=str(tmp_path / "none"))
     assert "there is no folder" in sentence
+    (sentence,) = problems(match="model", model=str(tmp_path))
+    assert "no ppokit_reward.json there; expected a folder that ppokit reward fit wrote" in sentence

@@ -35,16 +35,19 @@ def trainer(recipe_dict: RecipeDict) -> PPOTrainer:
     return PPOTrainer(Recipe.from_dict(recipe_dict(update=update, advantages={"whiten": "batch"})))
 
 
+def logprobs_of(model: Any, first: list[int], rest: list[int]) -> list[float]:
+    """Of each token after a prompt, by transformers alone."""
+    with torch.no_grad():
+        logprobs = model(torch.tensor([[*first, *rest]])).logits[0].log_softmax(dim=-1)
+    return [float(logprobs[len(first) - 1 + i, token]) for i, token in enumerate(rest)]
+
+
 def mean_logprobs(model: Any, tokenizer: Any, responses: list[str]) -> list[float]:
-    """Of each response after its prompt, by transformers alone."""
+    """Of each response after its prompt."""
     found = []
     for prompt, response in zip(PROMPTS, responses, strict=False):
-        first = tokenizer(prompt)["input_ids"]
         rest = tokenizer(response, add_special_tokens=False)["input_ids"]
-        with torch.no_grad():
-            logits = model(torch.tensor([[*first, *rest]])).logits[0]
-        logprobs = logits.log_softmax(dim=-1)
-        found.append(sum(float(logprobs[len(first) - 1 + i, t]) for i, t in enumerate(rest)) / len(rest))
+        found.append(sum(logprobs_of(model, tokenizer(prompt)["input_ids"], rest)) / len(rest))
     return found
 
 
@@ -70,7 +73,8 @@ def test_what_people_liked_becomes_likelier(trainer: PPOTrainer, tmp_path: Path)
     assert (tmp_path / "run" / "policy" / "adapter_model.safetensors").is_file()
 
 
-def test_the_rollout_is_what_was_recorded(trainer: PPOTrainer, tmp_path: Path) -> None:
+def test_the_rollout_is_what_was_recorded(trainer: PPOTrainer, tmp_path: Path, stories260k: Path) -> None:
+    untrained = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32)
     trainer.fit(PROMPTS, GOOD + BAD, RATINGS, epochs=1)
     rows = rollouts_of(tmp_path / "run").popitem()[1]
     tokenizer = trainer.parts.tokenizer
@@ -84,7 +88,8 @@ def test_the_rollout_is_what_was_recorded(trainer: PPOTrainer, tmp_path: Path) -
         ]
         assert row["finished"]
         # As if the untrained policy had written it.
-        assert row["sampler_logprobs"] == pytest.approx([n for n in row["sampler_logprobs"] if n < 0])
+        expected = logprobs_of(untrained, tokenizer(row["prompt"])["input_ids"], row["response_ids"])
+        assert row["sampler_logprobs"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_ratio_is_against_the_policy_as_fit_began(

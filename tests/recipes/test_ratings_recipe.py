@@ -103,8 +103,7 @@ def test_rated_responses_are_the_rollouts(make: RecipeDict, tmp_path: Path) -> N
             assert (max(moved) < 1e-4) == (step == 0)
     lines = metrics_of(tmp_path / "run")
     assert [line["reward/human_csv/coverage"] for line in lines] == [1.0] * 3
-    weight = [line["off_policy/weight"] for line in lines if "off_policy/weight" in line]
-    assert not weight or weight[0] == pytest.approx(1, abs=1e-3)
+    assert lines[0]["off_policy/weight"] == pytest.approx(1, abs=1e-3)
 
 
 def test_what_was_rated_well_becomes_likelier(make: RecipeDict, tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def test_it_scores_as_on_a_base_of_its_own(
     assert trainer.parts.masters.hash(trainer.roles.is_policy) != before
 
 
+def test_human_csv_gives_the_same_score(recipe_dict: RecipeDict, reward_folder: str) -> None:
+    rewards = [
+        {"use": "human_csv", "match": "model", "model": reward_folder},
+        {"use": "reward_model", "model": reward_folder, "weight": 0.0},
+    ]
+    trainer = PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
+    found = trainer.score(trainer.collect(next(trainer.prompts)))
+    assert found.breakdown["human_csv"].tolist() == found.breakdown["reward_model"].tolist()
+    assert found.metrics["reward/human_csv/coverage"] == 1.0
+
+
 def test_it_takes_no_timeout(recipe_dict: RecipeDict, reward_folder: str) -> None:
     """Late, it would go on in the base, and switch its adapters, while the policy trains there."""
     rewards = [{"use": "reward_model", "model": reward_folder, "shared_base": True, "timeout": 60.0}]
