@@ -40,7 +40,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
     """Wrap the model's layers, in place, with the adapters `policy`, and `value` and `reference` if wanted.
 
     A reference adapter is a frozen copy of a pre-trained one; without it the reference is the base. The
-    value adapter stands on the upper half of the layers: values are made of what the lower ones have
+    value adapter stands on the upper third of the layers: values are made of what the lower ones have
     understood, and no gradient is computed there. One that begins as a fitted model stands where that does.
 
     Returns: the PeftModel.
@@ -67,7 +67,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
                 wrapped.load_adapter(lora.adapter, "reference", autocast_adapter_dtype=False)
         if value:
             wrapped.add_adapter("value", config(), autocast_adapter_dtype=False)
-            _keep_upper_half(model, "value")
+            _keep_upper(model, "value")
     adapted = getattr(model.get_output_embeddings(), "lora_A", {})
     if adapted:
         key = "lora.adapter" if lora.adapter is not None and "policy" in adapted else "lora.target_modules"
@@ -81,10 +81,10 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
     return wrapped
 
 
-def _keep_upper_half(model: Any, adapter: str) -> None:
-    """Take an adapter off the lower half of the layers, unless that were all of it."""
+def _keep_upper(model: Any, adapter: str) -> None:
+    """Take an adapter off the lower two thirds of the layers, unless that were all of it."""
     layers = layers_of(model)
-    lower = {id(m) for layer in layers[: len(layers) // 2] for m in layer.modules()}
+    lower = {id(m) for layer in layers[: 2 * len(layers) // 3] for m in layer.modules()}
     adapted = [m for m in model.modules() if adapter in getattr(m, "lora_A", ())]
     if any(id(m) not in lower for m in adapted):
         for module in adapted:

@@ -1,6 +1,6 @@
 """What a frozen base's lower layers made of texts, kept for passes that begin above them.
 
-The value adapter stands on the upper half of the layers (`ppokit.adapters.attach`). Below, the value
+The value adapter stands on the upper third of the layers (`ppokit.adapters.attach`). Below, the value
 function is the base itself, as is the reference, and what those layers make of a text never changes: the
 first pass of a step computes it, and the value function's later passes start in the middle. Each process
 keeps what it has computed itself.

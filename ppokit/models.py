@@ -3,7 +3,7 @@
 policy     adapter `policy`; without LoRA the model itself
 reference  the base with adapters off; after a pre-trained adapter, a frozen copy of that adapter;
            without LoRA a frozen copy of the model
-value      adapter `value`, on the upper half of the layers, and a linear head; or a head on the
+value      adapter `value`, on the upper third of the layers, and a linear head; or a head on the
            policy's trunk
 others     adapters on the same base, such as that of a fitted reward model
 sampler    the base with the policy's adapter merged into copies of the targeted weights

@@ -275,17 +275,17 @@ class TestValue:
     @pytest.mark.parametrize(
         ("targets", "layers"),
         [
-            ("all-linear", {"1"}),
-            (["q_proj"], {"1"}),
+            ("all-linear", {"4", "5"}),
+            (["q_proj"], {"4", "5"}),
             (r".*layers\.0\..*proj", {"0"}),  # nothing above: then all of it
         ],
     )
-    def test_the_adapter_stands_on_the_upper_half(self, targets: Any, layers: set[str]) -> None:
-        roles = roles_of(lora=LoraSpec(4, 8, targets))
+    def test_the_adapter_stands_on_the_upper_third(self, targets: Any, layers: set[str]) -> None:
+        roles = roles_of(tiny_llama(num_hidden_layers=6), lora=LoraSpec(4, 8, targets))
         names = [name for name in roles.trainable if ".value." in name]
         assert {name.split(".layers.")[1][0] for name in names} == layers
 
-    def test_the_lower_half_keeps_nothing_for_a_gradient(self) -> None:
+    def test_the_lower_layers_keep_nothing_for_a_gradient(self) -> None:
         roles = roles_of()
         seen = []
         for layer in roles.model.model.layers:
