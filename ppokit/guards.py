@@ -14,17 +14,21 @@ from ppokit.types import Advantages, Rollout
 LARGEST_FIRST_KL = 0.01
 
 
-def check_first_kl(rollout: Rollout) -> None:
+def first_kl(rollout: Rollout) -> float | None:
+    """KL (k3) between policy and reference, in nats a token; None where it is not known yet."""
+    if rollout.logprobs is None or rollout.ref_logprobs is None:
+        return None
+    numbers = kl(rollout.logprobs, rollout.ref_logprobs, estimator="k3")
+    return float(masked_mean(numbers, rollout.response_mask))
+
+
+def check_first_kl(mean: float | None) -> None:
     """Before the first update, policy and reference are one model.
 
     Raises:
         TrainingError: they are not.
     """
-    if rollout.logprobs is None or rollout.ref_logprobs is None:
-        return
-    numbers = kl(rollout.logprobs, rollout.ref_logprobs, estimator="k3")
-    mean = float(masked_mean(numbers, rollout.response_mask))
-    if not mean < LARGEST_FIRST_KL:
+    if mean is not None and not mean < LARGEST_FIRST_KL:
         raise TrainingError(
             f"the KL (k3) between policy and reference is {mean:.3g} nats a token before the first "
             f"update; expected less than {LARGEST_FIRST_KL}. The reference is not the model that training "

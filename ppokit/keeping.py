@@ -61,22 +61,25 @@ class RunKeeper:
         """Make the run's folder, or clear what a resumed run writes again; the first time only."""
         if self.opened:
             return
-        self.opened = True
         if self._resumed_at is not None:
             self.ledger.reopen(self._resumed_at, self.recipe.to_yaml())
-            return
-        self.ledger.open_new(
-            self.recipe.to_yaml(),
-            provenance(
-                {choice.key: choice.plugin for choice in self.recipe.choices},
-                {"hashes": {**self.parts.hashes, "policy_at_start": self.first_hash}},
-            ),
-        )
+        else:
+            self.ledger.open_new(
+                self.recipe.to_yaml(),
+                provenance(
+                    {choice.key: choice.plugin for choice in self.recipe.choices},
+                    {"hashes": {**self.parts.hashes, "policy_at_start": self.first_hash}},
+                ),
+            )
+        self.opened = True
 
     def save(self) -> None:
         """Write a checkpoint of the last step noted, the policy and the plot, unless they are there.
 
         Weights that have moved since are no step's: then nothing is written.
+
+        Raises:
+            RunFolderError: it cannot be written.
         """
         if self.parts.masters.steps != self._saved_steps or not self.parts.processes.is_main:
             return
@@ -85,11 +88,12 @@ class RunKeeper:
             return
         self.open()
         keep = self.recipe.settings.run.keep_checkpoints
-        save_checkpoint(checkpoints, self.parts.masters, self._saved, keep)
-        with self.ledger.replacing("policy") as folder:
-            self.parts.roles.save_policy(folder)
-            self.parts.tokenizer.save_pretrained(folder / "policy")
-        self.ledger.plot()
+        with self.ledger.writing():
+            save_checkpoint(checkpoints, self.parts.masters, self._saved, keep)
+            with self.ledger.replacing("policy") as folder:
+                self.parts.roles.save_policy(folder)
+                self.parts.tokenizer.save_pretrained(folder / "policy")
+            self.ledger.plot()
 
     def keep_failed(self, step: int, rollout: Rollout, advantages: Advantages) -> None:
         """Leave the samples of a step that could not be trained on for the user to look at."""

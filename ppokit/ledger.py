@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ppokit.errors import RunFolderError
+from ppokit.errors import RunFolderError, first_line
 from ppokit.kl import kl
 from ppokit.types import Advantages, Rewards, Rollout
 
@@ -44,7 +44,7 @@ class Ledger:
         if folder.exists() and not folder.is_dir():
             raise RunFolderError(f"run.out: {folder} is a file; expected a new or an empty folder.")
         if folder.is_dir() and any(folder.iterdir()):
-            started = (folder / "recipe.yaml").is_file()
+            started = any(folder.glob("checkpoints/step-*"))
             raise RunFolderError(
                 f"run.out: {folder} is not empty. "
                 + (
@@ -60,20 +60,18 @@ class Ledger:
 
     def open_new(self, recipe_yaml: str, provenance: Mapping[str, Any]) -> None:
         """Create the folder with what is known before the first step."""
-        try:
+        with self.writing():
             (self.folder / "rollouts").mkdir(parents=True, exist_ok=True)
             (self.folder / "recipe.yaml").write_text(recipe_yaml, encoding="utf-8")
             self._write_json("provenance.json", provenance)
             self.metrics_file.touch()
-        except OSError as error:
-            raise RunFolderError(f"run.out: {self.folder} cannot be written: {error}") from error
 
     def reopen(self, step: int, recipe_yaml: str) -> None:
         """Forget what came after a step: a resumed run writes it again, by this recipe.
 
         Samples and numbers that someone has removed stay away.
         """
-        try:
+        with self.writing():
             (self.folder / "rollouts").mkdir(exist_ok=True)
             self.metrics_file.touch()
             (self.folder / "recipe.yaml").write_text(recipe_yaml, encoding="utf-8")
@@ -84,8 +82,6 @@ class Ledger:
             for path in (self.folder / "rollouts").glob("step-*.parquet"):
                 if int(path.stem.removeprefix("step-")) > step:
                     path.unlink()
-        except OSError as error:
-            raise RunFolderError(f"--resume: {self.folder} cannot be written: {error}") from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """One mapping a step; a last line that a kill cut short is left out."""
@@ -101,7 +97,7 @@ class Ledger:
         """Append a step's numbers; one that is not finite becomes null, as JSON knows none."""
         record: dict[str, Any] = {"step": step}
         record.update({k: (v if math.isfinite(v) else None) for k, v in metrics.items()})
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with self.writing(), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def add_rollout(
@@ -144,8 +140,23 @@ class Ledger:
         table = pa.table({name: column for name, column in columns.items() if column is not None})
         target = self.folder / "rollouts" / f"step-{step:06d}.parquet"
         beside = target.with_suffix(".writing")
-        pq.write_table(table, beside)
-        beside.replace(target)
+        with self.writing():
+            pq.write_table(table, beside)
+            beside.replace(target)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What goes wrong in writing, as on a full disk, in words.
+
+        Raises:
+            RunFolderError: something could not be written.
+        """
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(f"run.out: {self.folder} cannot be written: {first_line(error)}") from error
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:

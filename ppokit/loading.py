@@ -57,7 +57,8 @@ def find_model(name: str, *, revision: str | None = None, trust_remote_code: boo
                 f"model.name: the folder {folder} has no config.json. Expected a checkpoint saved by "
                 "save_pretrained, a hub id (org/name), or package:DISTRIBUTION/FILE.gguf."
             )
-        return ModelSource(name, str(folder), None, trust_remote_code)
+        # Absolute, since a saved adapter names its base so, and may be loaded from elsewhere.
+        return ModelSource(name, str(folder.absolute()), None, trust_remote_code)
     return ModelSource(name, name, revision, trust_remote_code)
 
 
@@ -147,14 +148,19 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def _converted(name: str) -> Path:
     """The cached checkpoint of `package:DISTRIBUTION/FILE.gguf`, converted now if need be."""
-    weights = _packaged_file(name)
-    stat = weights.stat()
-    key = hashlib.sha256(f"{_CONVERSION} {name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    weights, content = _packaged_file(name)
+    key = hashlib.sha256(f"{_CONVERSION} {name} {content}".encode()).hexdigest()[:16]
     folder = cache_folder() / "converted" / f"{weights.stem}-{key}"
     if (folder / "config.json").is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    except OSError as error:
+        raise ModelError(
+            f"model.name: {name} is converted into {folder.parent}, which cannot be written: "
+            f"{first_line(error)} Name another cache folder in the environment variable PPOKIT_CACHE."
+        ) from error
     try:
         _convert(weights, beside, name)
         try:
@@ -174,7 +180,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppokit"
 
 
-def _packaged_file(name: str) -> Path:
+def _packaged_file(name: str) -> tuple[Path, str]:
+    """The file, and what tells its content: the hash that it was installed with, else size and time."""
     package, _, file = name.removeprefix("package:").partition("/")
     if not package or not file.endswith(".gguf"):
         raise ModelError(f"model.name: {name!r}; expected package:DISTRIBUTION/FILE.gguf.")
@@ -188,7 +195,9 @@ def _packaged_file(name: str) -> Path:
     shipped = [entry for entry in files if entry.name.endswith(".gguf")]
     for entry in shipped:
         if entry.name == file or str(entry) == file:
-            return Path(str(entry.locate()))
+            path = Path(str(entry.locate()))
+            stat = path.stat()
+            return path, entry.hash.value if entry.hash else f"{stat.st_size} {stat.st_mtime_ns}"
     have = ", ".join(entry.name for entry in shipped) or "no GGUF file"
     raise ModelError(f"model.name: the package {package!r} ships {have}; {name} asks for {file}.")
 
@@ -263,7 +272,7 @@ def _explained(source: ModelSource, what: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or unreadable model into one paragraph."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file raises what the library that reads it likes
         first = first_line(error)
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
         raise ModelError(

@@ -26,6 +26,14 @@ class WeightedLoss:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A number that is not finite: what it is, and of which rows of the micro-batch, if one can say."""
+
+    what: str
+    rows: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
 class LossGroup:
     """Losses that share a forward pass.
 
@@ -39,13 +47,13 @@ class LossGroup:
     value: bool
     needs: frozenset[Need]
 
-    def backward(self, inputs: LossInputs, weights: Tensor, tally: Tally) -> str:
+    def backward(self, inputs: LossInputs, weights: Tensor, tally: Tally) -> Failure | None:
         """Weigh and sum the losses of a micro-batch, and send their gradient back.
 
         Args:
             weights: [b,R] of each token, see `ppokit.aggregation`.
 
-        Returns: what went wrong, or nothing.
+        Returns: what is not finite, or None.
 
         Raises:
             PluginError: a loss broke its contract.
@@ -62,16 +70,18 @@ class LossGroup:
                 continue
             output = loss.loss.token_losses(inputs)
             _check(loss, output, inputs)
-            part = (output.token_losses.where(inputs.mask, zero) * weights).sum()
+            tokens = output.token_losses.where(inputs.mask, zero)
+            part = (tokens * weights).sum()
             if not math.isfinite(part.item()):
-                return f"loss {loss.name!r} is {part.item()}"
+                rows = (~tokens.isfinite()).any(dim=1).nonzero().flatten().tolist()
+                return Failure(f"loss {loss.name!r} is {part.item()}", rows)
             tally.add_sum(f"loss/{loss.name}", part.item())
             for name, numbers in output.metrics.items():
                 tally.add(name, numbers.detach(), inputs.mask)
             total = total + loss.weight * part
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
-        return ""
+        return None
 
 
 def grouped(losses: Sequence[WeightedLoss], *, one_trunk: bool) -> list[LossGroup]:

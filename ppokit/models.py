@@ -84,7 +84,7 @@ class ModelRoles:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
             if lora is not None and lora.value_adapter is not None:
-                self._start_value(Path(lora.value_adapter).expanduser())
+                self._start_value(Path(lora.value_adapter))
         self._trainable = dict(self._named_trainable())
         # Below the value adapter, the value function is the base, and so is the reference.
         self._activate("base")

@@ -135,7 +135,7 @@ def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:
     for key, name in (("lora.adapter", lora.adapter), ("lora.value_adapter", lora.value_adapter)):
         if name is None:
             continue
-        folder = Path(name).expanduser()
+        folder = Path(name)
         if not folder.is_dir():
             document.report(key, f"there is no folder {name}")
         elif not (folder / "adapter_config.json").is_file():

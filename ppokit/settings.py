@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -44,6 +45,12 @@ class LoraSettings(Section):
         description="Folder that ppokit reward fit made of the base: the value function begins as that "
         "reward model; needs value: own_adapter.",
     )
+
+    @field_validator("adapter", "value_adapter")
+    @classmethod
+    def _at_home(cls, value: str | None) -> str | None:
+        """`~` is the user's home."""
+        return None if value is None else str(Path(value).expanduser())
 
 
 class PromptSettings(Section):

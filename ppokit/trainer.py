@@ -15,6 +15,7 @@ Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019,
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +25,10 @@ from ppokit.canary import Canary, read_held_out
 from ppokit.checkpoint import list_checkpoints
 from ppokit.collection import Collector
 from ppokit.dynamic_sampling import count_groups, join, mark
-from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
+from ppokit.errors import Interrupted, NonFiniteError, PpokitWarning, RunFolderError
 from ppokit.estimation import estimate
 from ppokit.fitting import check_estimator, check_given, given_rewards
-from ppokit.guards import check_first_kl, check_moved
+from ppokit.guards import check_first_kl, check_moved, first_kl
 from ppokit.inference import LoadedPolicy, Prediction
 from ppokit.keeping import RunKeeper
 from ppokit.ledger import Ledger
@@ -102,11 +103,11 @@ class PPOTrainer:
                 with self.signals.held():
                     self.save()
                 raise
-            except BaseException:
+            except BaseException as error:
                 # Before the first step is done there is nothing worth a folder.
                 with self.signals.held():
                     if self.keeper.opened:
-                        self.save()
+                        self._save_after(error)
                 raise
             finally:
                 self.end()
@@ -122,7 +123,7 @@ class PPOTrainer:
         """Answer the prompts, and compute what the recipe's components need of the answers."""
         rollout = self.collector.collect(prompts, self.step)
         if not self._moved:
-            check_first_kl(rollout)
+            check_first_kl(first_kl(rollout))
         return rollout
 
     def score(self, rollout: Rollout) -> Rewards:
@@ -193,6 +194,8 @@ class PPOTrainer:
                 if isinstance(provider.provider, Observant):
                     provider.provider.observe(rollout)
             if not self._moved:
+                if trained.logprobs is None:  # the update's first pass was the first to know
+                    check_first_kl(stats.get("kl/k3"))
                 after = self.parts.masters.hash(self.roles.is_policy)
                 self._moved = check_moved(self.keeper.first_hash, after, wanted.advantages)
             self.step += 1
@@ -294,6 +297,14 @@ class PPOTrainer:
 
     # Below the verbs
 
+    def _save_after(self, error: BaseException) -> None:
+        """Save the last step; where that fails too, the first error is still the one to be told."""
+        try:
+            self.save()
+        except RunFolderError as second:
+            if not isinstance(error, RunFolderError):
+                warnings.warn(f"the last step is not saved: {second}", PpokitWarning, stacklevel=2)
+
     def _watch(self) -> dict[str, float]:
         """The canary's numbers, where it is time: of the policy whose responses the step trains on."""
         canary, settings = self._canary, self.settings.canary
@@ -303,9 +314,9 @@ class PPOTrainer:
 
     def _warn(self, rewards: Rewards, metrics: dict[str, float]) -> None:
         """Tell the observers what is wrong with a step: nothing scored, or what the canary says."""
-        warnings = []
+        found = []
         if not bool(rewards.valid.any()):
-            warnings.append(
+            found.append(
                 "no response of this step has a reward, so nothing was learnt from it: the recipe's rewards "
                 "abstained from, or failed for, every one"
             )
@@ -314,10 +325,10 @@ class PPOTrainer:
             first = next((line for line in self.ledger.read_metrics() if "canary/scored" in line), metrics)
             warning = self._canary.warning(first, metrics)
             metrics["canary/warning"] = float(warning is not None)
-            warnings += [warning] if warning is not None else []
+            found += [warning] if warning is not None else []
         for observer in self.observers:
             if isinstance(observer, Warned):
-                for warning in warnings:
+                for warning in found:
                     observer.on_warning(self.step, warning)
 
     @contextmanager

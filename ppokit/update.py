@@ -19,7 +19,7 @@ from ppokit.batches import TokenBatch, sequence_lengths, token_batch, token_batc
 from ppokit.errors import NonFiniteError, TrainingError
 from ppokit.kl import kl
 from ppokit.logprobs import Entropy
-from ppokit.loss_groups import LossGroup, WeightedLoss, grouped
+from ppokit.loss_groups import Failure, LossGroup, WeightedLoss, grouped
 from ppokit.masked import Variance, masked_whiten
 from ppokit.masters import Masters
 from ppokit.metrics import KL_ESTIMATORS
@@ -27,6 +27,7 @@ from ppokit.models import ModelRoles
 from ppokit.processes import Processes
 from ppokit.seeds import seed_from
 from ppokit.types import Advantages, LossInputs, Rollout
+from ppokit.wording import listed
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -194,12 +195,11 @@ class Updater:
                     tally.add("policy/approx_kl", kl_tokens, batch.mask)
                     kl_sum += float(kl_tokens.where(batch.mask, kl_tokens.new_zeros(())).sum())
                     tokens += int(batch.mask.sum())
-                failure = group.backward(inputs, weights[micro].to(self.roles.device), tally)
-                if not failure and not self.masters.finite():
-                    failure = "the gradient is not finite"
-                if failure:
-                    named = ", ".join(rollout.ids[i] for i in micro)
-                    failure = f"{failure} in a micro-batch of the samples {named}"
+                found = group.backward(inputs, weights[micro].to(self.roles.device), tally)
+                if found is None and not self.masters.finite():
+                    found = Failure("the gradient is not finite")
+                if found is not None:
+                    failure = _named(found, [rollout.ids[i] for i in micro])
                     break
             if failure:
                 break
@@ -273,6 +273,14 @@ class Updater:
         self.masters.step(self.plan.learning_rate_at(step))
         self.masters.zero()
         tally.count_pass(float(norm))
+
+
+def _named(failure: Failure, ids: Sequence[str]) -> str:
+    """A failure and its samples: those whose own losses are not finite, else all of the micro-batch."""
+    if failure.rows:
+        noun = "sample" if len(failure.rows) == 1 else "samples"
+        return f"{failure.what}, by the {noun} {listed(ids[row] for row in failure.rows)}"
+    return f"{failure.what} in a micro-batch of the samples {listed(ids)}"
 
 
 def _whitened(

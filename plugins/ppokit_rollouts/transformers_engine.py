@@ -11,9 +11,9 @@ Holtzman et al. 2020, arXiv:1904.09751.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, Component, Options, SamplingPolicy
@@ -52,8 +52,10 @@ class TransformersOptions(Options):
     top_p: float | None = Field(
         None, gt=0, le=1, description="draw from the likeliest tokens that hold this probability together"
     )
-    stop: tuple[str, ...] = Field((), description="strings that end a response; left out of its text")
-    stop_token_ids: tuple[int, ...] = Field((), description="token ids that end a response")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="strings that end a response; left out of its text"
+    )
+    stop_token_ids: tuple[NonNegativeInt, ...] = Field((), description="token ids that end a response")
     batch_size: int = Field(256, gt=0, description="responses sampled at a time")
 
 

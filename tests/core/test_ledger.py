@@ -45,7 +45,7 @@ class TestCheckNew:
         with pytest.raises(RunFolderError, match=r"not empty. Choose another folder") as caught:
             Ledger.check_new(tmp_path)
         assert "--resume" not in str(caught.value)
-        (tmp_path / "recipe.yaml").touch()
+        (tmp_path / "checkpoints" / "step-000001").mkdir(parents=True)
         with pytest.raises(RunFolderError, match="ppokit train --resume"):
             Ledger.check_new(tmp_path)
 
@@ -100,7 +100,7 @@ class TestMetrics:
         ledger = opened(tmp_path)
         (ledger.folder / "rollouts").rmdir()
         (ledger.folder / "rollouts").touch()
-        with pytest.raises(RunFolderError, match=r"--resume: .*cannot be written"):
+        with pytest.raises(RunFolderError, match=r"run\.out: .*cannot be written"):
             ledger.reopen(3, "model: y\n")
 
 

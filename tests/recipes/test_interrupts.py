@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ppokit import PPOTrainer, Recipe
+from ppokit import PPOTrainer, Recipe, keeping
 from ppokit.errors import Interrupted
 from runs import metrics_of
 
@@ -136,6 +136,26 @@ def test_a_signal_while_a_step_is_finished_waits_for_its_end(
         "step-000002.parquet",
     ]
     assert_goes_on(tmp_path / "run")
+
+
+def test_signals_during_the_save_do_not_cut_it_short(
+    recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
+    save = keeping.save_checkpoint
+
+    def pelted(*args: Any) -> Path:
+        signal.raise_signal(signal.SIGTERM)
+        saved = save(*args)
+        signal.raise_signal(signal.SIGTERM)
+        return saved
+
+    monkeypatch.setattr(keeping, "save_checkpoint", pelted)
+    monkeypatch.setattr(trainer, "score", lambda rollout: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        trainer.train()
+    assert (tmp_path / "run" / "checkpoints" / "step-000000" / "state.json").is_file()
+    assert (tmp_path / "run" / "policy" / "adapter_config.json").is_file()
 
 
 def test_a_second_signal_does_not_wait_and_saves_nothing_half_done(
