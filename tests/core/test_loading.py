@@ -184,7 +184,7 @@ class TestConversion:
                 raise ModelError("broken")
             (folder / "config.json").write_text("{}")
 
-        monkeypatch.setattr(loading, "_packaged_file", lambda name: (weights, weights.read_text()))
+        monkeypatch.setattr(loading, "packaged_file", lambda name: (weights, weights.read_text()))
         monkeypatch.setattr(loading, "_convert", convert)
         monkeypatch.setenv("PPOKIT_CACHE", str(tmp_path / "cache"))
         return calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -312,6 +313,16 @@ class TestWork:
             logps = distribution(policy, batch.prompt_ids[index // 2], ids, TransformersOptions())
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
+
+    def test_the_side_on_which_a_tokenizer_pads_does_not_matter(self, policy: SamplingPolicy) -> None:
+        """It is not saved with a tokenizer; prompts are padded here, by their lengths."""
+        made = []
+        for side in ("left", "right"):
+            tokenizer = copy.deepcopy(policy.tokenizer)
+            tokenizer.padding_side = side
+            other = SamplingPolicy(policy.model, tokenizer, policy.end_ids)
+            made.append(engine(max_new_tokens=6).generate(other, prompts_of(other), uniforms(3, 2, 6)))
+        assert made[0] == made[1]
 
     def test_groups_of_like_length(self) -> None:
         """By hand: 5 x 200 tokens; a group holds 1000 / 4 tokens or more."""
