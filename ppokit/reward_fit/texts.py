@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppokit.templates import RESPONSE_MASK, fill, response_mask, truncation
+from ppokit.templates import encode, padding_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,33 +44,14 @@ class Texts:
     def __init__(self, tokenizer: Any, layout: Layout) -> None:
         self.tokenizer, self.layout = tokenizer, layout
         tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
-        values = {"token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
-        values["input_ids"] = tokenizer.pad_token_id
-        wanted = ("input_ids", "attention_mask", *tokenizer.model_input_names)
-        self.pad = {key: values[key] for key in dict.fromkeys(wanted) if key in values}
-        self.paired = len(layout.template) > 1
-        if self.paired:
-            self.pad[RESPONSE_MASK] = 0
+        self.pad = padding_of(tokenizer, marked=len(layout.template) > 1)
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Encoded]:
         """Token ids and so on of each text, not padded; of a pair also which are the response's."""
-        encoded = []
-        for prompt, response in zip(prompts, responses, strict=True):
-            texts = [fill(template, prompt, response) for template in self.layout.template]
-            made = self.tokenizer(*texts, return_attention_mask=True, verbose=False)
-            limit = self.layout.max_length
-            if len(made["input_ids"]) > limit:
-                way = truncation(made, limit) if self.paired else True
-                made = self.tokenizer(
-                    *texts, truncation=way, max_length=limit, return_attention_mask=True, verbose=False
-                )
-            one = {key: list(made[key]) for key in self.pad if key != RESPONSE_MASK}
-            if self.paired:
-                one[RESPONSE_MASK] = response_mask(made)
-            if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
-                seen = ("attention_mask", RESPONSE_MASK)
-                one = {key: [1 if key in seen else value] for key, value in self.pad.items()}
-            encoded.append(one)
+        layout = self.layout
+        encoded, _ = encode(
+            self.tokenizer, layout.template, prompts, responses, limit=layout.max_length, pad=self.pad
+        )
         return encoded
 
     def batch(self, encoded: Sequence[Encoded], device: Any) -> dict[str, Tensor]:

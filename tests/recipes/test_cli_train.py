@@ -193,7 +193,7 @@ class TestOut:
         said = fails("train", recipe_file())
         assert "is not empty" in said
         assert "--resume" not in said
-        (tmp_path / "run" / "recipe.yaml").write_text("")
+        (tmp_path / "run" / "checkpoints" / "step-000001").mkdir(parents=True)
         assert "--resume" in fails("train", recipe_file())
 
     def test_a_file(self, recipe_file: RecipeFile, tmp_path: Path, fails: Callable[..., str]) -> None:
