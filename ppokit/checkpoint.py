@@ -38,11 +38,14 @@ def save_checkpoint(folder: Path, masters: Masters, state: TrainState, keep: int
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in masters.state().items()}
-    save_file(tensors, str(beside / "weights.safetensors"))
-    (beside / "state.json").write_text(json.dumps({"step": state.step, "components": state.components}))
-    if target.exists():
-        shutil.rmtree(target)
-    beside.rename(target)
+    try:
+        save_file(tensors, str(beside / "weights.safetensors"))
+        (beside / "state.json").write_text(json.dumps({"step": state.step, "components": state.components}))
+        if target.exists():
+            shutil.rmtree(target)
+        beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # on a full disk it would keep it full
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target

@@ -50,7 +50,14 @@ def read_settings(folder: Path) -> FittedSettings | None:
         said = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         version = said["version"]
         settings = FittedSettings(**said) if version == VERSION else None
-    except FileNotFoundError:
+        if settings is not None and not (
+            isinstance(settings.template, list)
+            and 1 <= len(settings.template) <= 2
+            and all(isinstance(text, str) for text in settings.template)
+            and type(settings.max_length) is int
+        ):
+            raise ValueError("template is a list of one or two texts, and max_length a number")
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(

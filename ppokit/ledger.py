@@ -164,10 +164,12 @@ class Ledger:
         beside = self.folder / f".writing-{name}"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
-        yield beside
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-        (beside / name).rename(self.folder / name)
-        shutil.rmtree(beside)
+        try:
+            yield beside
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            (beside / name).rename(self.folder / name)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
     def plot(self) -> Path:
         """Draw reward and KL by step as reward.png."""

@@ -243,8 +243,12 @@ def _explained(source: ModelSource, what: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or unreadable model into one paragraph."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file raises what the library that reads it likes
         first = first_line(error)
+        if not isinstance(error, OSError | ValueError):
+            first = f"{type(error).__name__}: {first}"
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
         raise ModelError(
             f"model.name: the {what} of {source.name} cannot be loaded: {first} Expected a hub id, a "

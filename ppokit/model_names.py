@@ -29,7 +29,10 @@ def named_folder(name: str) -> Path | None:
         ModelError: the folder holds no checkpoint.
     """
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:  # ~name of nobody
+        raise ModelError(f"model.name: {name}: {error}") from error
     if not looks_local and not folder.is_dir():
         return None
     if not (folder / "config.json").is_file():
@@ -55,6 +58,8 @@ def packaged_file(name: str) -> tuple[Path, str]:
     for entry in shipped:
         if entry.name == file or str(entry) == file:
             path = Path(str(entry.locate()))
+            if not path.is_file():
+                raise ModelError(f"model.name: {name}: {path} is gone; install {package!r} again.")
             stat = path.stat()
             return path, entry.hash.value if entry.hash else f"{stat.st_size} {stat.st_mtime_ns}"
     have = ", ".join(entry.name for entry in shipped) or "no GGUF file"

@@ -50,7 +50,10 @@ class LoraSettings(Section):
     @classmethod
     def _at_home(cls, value: str | None) -> str | None:
         """`~` is the user's home."""
-        return None if value is None else str(Path(value).expanduser())
+        try:
+            return str(Path(value).expanduser()) if value else value
+        except RuntimeError as error:  # ~name of nobody
+            raise ValueError(str(error)) from error
 
 
 class PromptSettings(Section):

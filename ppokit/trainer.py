@@ -99,9 +99,9 @@ class PPOTrainer:
                     advantages = self.estimate(rollout, rewards)
                     stats = self.update(rollout, advantages)
                     self.report(rollout, rewards, advantages, stats)
-            except (Interrupted, NonFiniteError):
+            except (Interrupted, NonFiniteError) as error:
                 with self.signals.held():
-                    self.save()
+                    self._save_after(error)
                 raise
             except BaseException as error:
                 # Before the first step is done there is nothing worth a folder.
@@ -187,8 +187,9 @@ class PPOTrainer:
                 stats = self.parts.updater.update(
                     trained, wanted, self.step, epochs=epochs, minibatches=minibatches
                 )
-            except NonFiniteError:
-                self.keeper.keep_failed(self.step + 1, rollout, advantages)
+            except NonFiniteError as error:
+                with self._beside(error, "the samples of the failed step are not kept"):
+                    self.keeper.keep_failed(self.step + 1, rollout, advantages)
                 raise
             for provider in self.parts.scorer.providers:
                 if isinstance(provider.provider, Observant):
@@ -298,12 +299,18 @@ class PPOTrainer:
     # Below the verbs
 
     def _save_after(self, error: BaseException) -> None:
-        """Save the last step; where that fails too, the first error is still the one to be told."""
-        try:
+        """Save the last step."""
+        with self._beside(error, "the last step is not saved"):
             self.save()
+
+    @contextmanager
+    def _beside(self, error: BaseException, what: str) -> Iterator[None]:
+        """Where what is done about an error fails too, the error is still the one to be told."""
+        try:
+            yield
         except RunFolderError as second:
             if not isinstance(error, RunFolderError):
-                warnings.warn(f"the last step is not saved: {second}", PpokitWarning, stacklevel=2)
+                warnings.warn(f"{what}: {second}", PpokitWarning, stacklevel=4)
 
     def _watch(self) -> dict[str, float]:
         """The canary's numbers, where it is time: of the policy whose responses the step trains on."""

@@ -36,10 +36,18 @@ def alike(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def can_be_joined(config: Any) -> bool:
-    """Whether the model's caches are all of plain keys and values: no sliding windows, no states."""
+    """Whether the model's caches are all of plain keys and values: no sliding windows, no states.
+
+    And whether a key is the same in whatever batch it was made: some ways of stretching positions go by the
+    longest text.
+    """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
+    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    kinds = [rope, *(own for own in rope.values() if isinstance(own, dict))]  # or one a kind of layer
+    if any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds):
+        return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
@@ -110,6 +118,6 @@ def roomy_cache(config: Any, capacity: int, parts: Sequence[Any] = (), repeats: 
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     for place, layer in enumerate(cache.layers):
         own = [part.layers[place] for part in parts]
-        if own and own[0].is_initialized:  # a layer that shares another's has none of its own
+        if own and own[0].is_initialized:  # a layer that the model leaves out has none
             layer.join(own)
     return cache

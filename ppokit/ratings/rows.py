@@ -14,7 +14,6 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 DELIMITERS = (",", ";", "\t")
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _LARGEST_CELL = 2**31 - 1
+MOST_LINES = 2_000  # of a record: else a file of broken quotes is read to its end from each of them
 
 
 @dataclass(frozen=True)
@@ -143,77 +143,107 @@ def _csv(text: str, path: str, known: Collection[str]) -> Rows:
             if isinstance(cells, list) and any(map(str.strip, cells)):
                 rows.header = tuple(cell.strip() for cell in cells)
                 break
-            if isinstance(cells, str):
-                raise DataError(f"{path} row {number}, the header: {cells}")
+            if isinstance(cells, _Broken):
+                raise DataError(f"{path} row {number}, the header: {cells.reason}")
         else:
             raise DataError(f"{path} is empty; expected a header and at least one row")
         width = len(rows.header)
+        suspects, odd = 0, []
         for number, cells in records:
-            if isinstance(cells, str):
-                rows.bad.append(BadRow(number, cells))
+            if isinstance(cells, _Broken):
+                rows.bad.append(BadRow(number, cells.reason))
+                suspects = max(suspects, number + cells.lines - 1)
                 continue
             if len(cells) != width:
                 if any(map(str.strip, cells[width:])):
                     rows.bad.append(BadRow(number, _too_long(len(cells), width, delimiter)))
                     continue
+                if number <= suspects and any(map(str.strip, cells)):
+                    rows.bad.append(BadRow(number, "it is rather part of a broken cell above than a row"))
+                    continue
                 # Spreadsheet programs leave out, or add, delimiters of empty cells at the end.
                 cells = cells[:width] + [None] * (width - len(cells))  # type: ignore[list-item]
             if any(cell and not cell.isspace() for cell in cells):
                 rows.rows.append((number, cells))
-                inside = _rows_inside(cells, delimiter)
-                if inside:
-                    what = "line" if inside == 1 else "lines"
-                    rows.notes.append(
-                        f"row {number}: {inside:,} {what} within a cell could be rows of their own; is a "
-                        'closing quote (") missing there?'
-                    )
+                if _holds_rows(cells, delimiter):
+                    odd.append(number)
+    if odd:
+        others = f" (and of {len(odd) - 1:,} others)" if len(odd) > 1 else ""
+        rows.notes.append(
+            f"a cell of row {odd[0]}{others} holds lines that could be rows of their own; is a closing quote "
+            '(") missing there?'
+        )
     return rows
 
 
-def _records(text: str, delimiter: str) -> Iterator[list[str] | str]:
+@dataclass(frozen=True)
+class _Broken:
+    """A record that is none: why, and how many lines it took until that showed."""
+
+    reason: str
+    lines: int
+
+
+def _records(text: str, delimiter: str) -> Iterator[list[str] | _Broken]:
     """Cells of each record, or what is wrong with it; goes on at the line after the first of a broken one.
 
     Not after all of it: a quote that is never closed would take every line up to the next one along.
     """
     lines = list(io.StringIO(text, newline=""))
-    start = 0
-    while start < len(lines):
-        reader = csv.reader(islice(lines, start, None), delimiter=delimiter, strict=True)
-        held = 0
+    begin = place = 0
+
+    def feed() -> Iterator[str]:
+        nonlocal place
+        while place < min(len(lines), begin + MOST_LINES):
+            place += 1
+            yield lines[place - 1]
+
+    while begin < len(lines):
+        place = begin
         try:
-            for cells in reader:
+            for cells in csv.reader(feed(), delimiter=delimiter, strict=True):
                 yield cells
-                held = reader.line_num
-            return
+                begin = place
         except csv.Error as error:
-            lines_read = reader.line_num - held
-            start += held + 1
+            count = place - begin
             if "unexpected end" in str(error):
-                yield 'a quoted cell that begins in this row is never closed; expected a second "'
-            elif lines_read > 1:
-                yield (
-                    f"a quoted cell that begins in this row is not closed before line {lines_read}, "
-                    'and not rightly there; expected a second ", and quotes inside a cell doubled, as in ""'
-                )
-            else:
-                yield (
+                reason = 'a quoted cell that begins in this row is never closed; expected a second "'
+            elif count == 1:
+                reason = (
                     "a quoted cell goes on after its closing quote; expected quotes inside a cell doubled, "
                     'as in ""'
                 )
+            else:
+                reason = (
+                    f"a quoted cell that begins in this row is not closed before its line {count}, and not "
+                    'rightly there; expected a second ", and quotes inside a cell doubled, as in "". The '
+                    "lines after the first are read as rows of their own where they have as many cells"
+                )
+            begin += 1
+            yield _Broken(reason, count)
 
 
-def _rows_inside(cells: Sequence[str | None], delimiter: str) -> int:
-    """Lines within a cell that have as many cells as the row: what a missing closing quote leaves behind."""
-    if len(cells) == 1:
-        return 0
-    inside = (line for cell in cells if cell and "\n" in cell for line in cell.split("\n")[1:-1])
-    return sum(line.count(delimiter) == len(cells) - 1 for line in inside)
+def _holds_rows(cells: Sequence[str | None], delimiter: str) -> bool:
+    """Whether whole lines within a cell look like rows: what two stray quotes leave behind.
+
+    That is: each has as many cells as the row, and a number among them.
+    """
+    for cell in cells:
+        inside = cell.split("\n")[1:-1] if cell and "\n" in cell else []
+        parts = [line.split(delimiter) for line in inside]
+        if parts and all(len(p) == len(cells) > 1 and any(map(_is_number, p)) for p in parts):
+            return True
+    return False
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().replace(",", ".").replace(".", "", 1).isdecimal()
 
 
 def _delimiter(text: str, known: Collection[str]) -> str:
     def told(delimiter: str) -> tuple[int, int]:
         header = next((cells for cells in _records(text, delimiter) if cells), [])
-        if isinstance(header, str):
+        if isinstance(header, _Broken):
             return (0, 0)
         return len({cell.strip() for cell in header} & set(known)), len(header)
 

@@ -199,10 +199,12 @@ def choice_agreement(table: RatingTable, *, seed: int) -> Estimate | None:
     """How often two raters of one pair prefer the same response; None with under three such pairs.
 
     Args:
-        table: pairs, or ratings of several responses an item.
+        table: pairs, or ratings of several responses an item, of which those of named raters count.
     """
     votes: dict[tuple[str, frozenset[str]], dict[str | int, str]] = {}
-    for number, pair in enumerate(pairs_of(table)):
+    # Of ratings that name no rater one cannot tell which two are one person's.
+    pairs = table.pairs or [pair for pair in pairs_of(table) if pair.rater]
+    for number, pair in enumerate(pairs):
         said = votes.setdefault((pair.prompt, frozenset((pair.chosen, pair.rejected))), {})
         said.setdefault(pair.rater or number, pair.chosen)  # a rater once; each row that names none
     prompts, alike = [], []

@@ -113,7 +113,7 @@ def test_a_quote_that_is_never_closed_takes_no_other_row_along(tmp_path: Path) -
         (2, ["a", "1"]), (4, ["b", "3"]), (5, ["c", "4"]), (6, ['q, "r"', "5"]), (7, ["d", "x"]),
     ]  # fmt: skip
     assert [bad.row for bad in rows.bad] == [3]
-    assert "is not closed before line 4, and not rightly there" in rows.bad[0].reason
+    assert "is not closed before its line 4, and not rightly there" in rows.bad[0].reason
 
 
 def test_rows_within_a_cell_are_told(tmp_path: Path) -> None:
@@ -121,9 +121,25 @@ def test_rows_within_a_cell_are_told(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, 'prompt,response,rating\na,"open,1\nb,c,2\nd,e,3\nf,end",4\n')
     assert rows.rows == [(2, ["a", "open,1\nb,c,2\nd,e,3\nf,end", "4"])]
     (note,) = rows.notes
-    assert note.startswith("row 2: 2 lines within a cell could be rows of their own")
+    assert note.startswith("a cell of row 2 holds lines that could be rows of their own")
     plain = 'prompt,response,rating\na,"one,\ntwo, three\nfour,\nfive, six, seven",1\n'
-    assert rows_of(tmp_path, plain).notes == []
+    poem = 'prompt,response,rating\na,"first\nA, b, and c.\nlast",1\n'
+    assert rows_of(tmp_path, plain).notes == rows_of(tmp_path, poem).notes == []
+
+
+def test_lines_of_a_broken_cell_are_no_rows(tmp_path: Path) -> None:
+    """What stands after the line on which it begins is a row only with as many cells as one."""
+    text = 'prompt,response,rating\np,"Tips:\nrest, sleep\n\nhe said "go" twice",4\nq,r,5\n'
+    rows = rows_of(tmp_path, text)
+    assert rows.rows == [(6, ["q", "r", "5"])]
+    assert [bad.row for bad in rows.bad] == [2, 3, 5]
+    assert "are read as rows of their own where they have as many cells" in rows.bad[0].reason
+
+
+def test_a_file_of_broken_quotes_is_not_read_to_its_end_from_each(tmp_path: Path) -> None:
+    """4,000 rows, by the lines that the reader was given: two thousand a row at most."""
+    text = "prompt,rating\n" + 'x",y,"z\n' * 4_000
+    assert len(rows_of(tmp_path, text).bad) == 4_000
 
 
 def test_a_cell_may_be_longer_than_the_csv_module_allows(tmp_path: Path) -> None:

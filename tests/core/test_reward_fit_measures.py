@@ -156,7 +156,6 @@ def test_agreement_of_choices_by_hand() -> None:
     rows = [
         Rating(2, prompt, response, float(response == chosen), rater, prompt, None, {})
         for prompt, chosen, rater in said
-        if rater
         for response in ("a", "b")
     ]
     assert m.choice_agreement(RatingTable("f", rows, [], []), seed=0) is None  # two pairs left are too few

@@ -115,22 +115,22 @@ def test_model_is_no_causal_lm(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "told", "commands"),
     [
-        ("./none", "has no config.json"),
-        ("nobody/nothing-at-all", "HF_HUB_OFFLINE is set"),
-        ("package:no-such-dist/x.gguf", "not installed"),
-        ("package:pytest/x.gguf", "ships no GGUF file"),
+        ("./none", "has no config.json", ("train", "validate")),
+        ("~nobody-here/x", "determine home directory", ("train", "validate")),
+        ("package:no-such-dist/x.gguf", "not installed", ("train", "validate")),
+        ("package:pytest/x.gguf", "ships no GGUF file", ("train", "validate")),
+        ("nobody/nothing-at-all", "HF_HUB_OFFLINE is set", ("train",)),  # the hub is asked by training alone
     ],
 )
-def test_model_not_found(recipe_file: RecipeFile, fails: Callable[..., str], name: str, told: str) -> None:
-    recipe = recipe_file(model={"name": name})
-    assert told in fails("train", recipe)
-    if "/" in name and ":" not in name and not name.startswith("."):
-        return  # a hub id is looked up by training alone
-    said = fails("validate", recipe)
-    assert told in said
-    assert "model.name: " in said
+def test_model_not_found(
+    recipe_file: RecipeFile, fails: Callable[..., str], name: str, told: str, commands: tuple[str, ...]
+) -> None:
+    for command in commands:
+        said = fails(command, recipe_file(model={"name": name}))
+        assert told in said
+        assert "model.name: " in said
 
 
 def test_lora_adapts_nothing(recipe_file: RecipeFile, fails: Callable[..., str]) -> None:

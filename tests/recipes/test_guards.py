@@ -13,7 +13,14 @@ import pytest
 import torch
 
 from ppokit import PPOTrainer, Recipe, keeping
-from ppokit.errors import ModelError, PluginError, PpokitWarning, RunFolderError, TrainingError
+from ppokit.errors import (
+    ModelError,
+    NonFiniteError,
+    PluginError,
+    PpokitWarning,
+    RunFolderError,
+    TrainingError,
+)
 from ppokit.guards import check_first_kl, check_moved
 from ppokit.models import ModelRoles
 from ppokit.types import Rewards, Rollout
@@ -118,5 +125,29 @@ def test_what_went_wrong_first_is_told_though_the_save_fails_too(
     with (
         pytest.raises(PluginError, match="the reward is gone"),
         pytest.warns(PpokitWarning, match="the last step is not saved: .*No space left"),
+    ):
+        trainer.train()
+
+
+@pytest.mark.filterwarnings("default::ppokit.errors.PpokitWarning")
+def test_a_number_that_is_not_finite_is_told_though_its_samples_cannot_be_kept(
+    recipe_dict: RecipeDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk, where the last step cannot be saved either."""
+    trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
+
+    def full(*_: Any) -> None:
+        raise RunFolderError("run.out: no space left")
+
+    def infinite(*_: Any, **__: Any) -> None:
+        raise NonFiniteError("the step was not taken: loss 'policy' is inf")
+
+    monkeypatch.setattr(trainer.keeper, "keep_failed", full)
+    monkeypatch.setattr(trainer.keeper, "save", full)
+    monkeypatch.setattr(trainer.parts.updater, "update", infinite)
+    with (
+        pytest.raises(NonFiniteError, match="loss 'policy' is inf"),
+        pytest.warns(PpokitWarning, match="the last step is not saved: .*no space"),
+        pytest.warns(PpokitWarning, match="the samples of the failed step are not kept: .*no space"),
     ):
         trainer.train()
