@@ -46,10 +46,10 @@ quickstart: setup  ## train the small demo model on the CPU and plot its reward
 	@echo 'Reward curve: runs/quickstart/reward.png   Samples: runs/quickstart/rollouts/'
 
 # pyproject.toml turns every warning in a test into an error. A file's tests stay together, for what they share;
-# one thread each, since as many processes as there are cores run beside one another.
+# one thread each, since as many processes as there are cores run beside one another. In the order of conftest.py.
 test: export OMP_NUM_THREADS = 1
 test: setup  ## run the tests
-	$(BIN)/pytest -n auto --dist loadfile --durations 15
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15
 
 lint: setup  ## lint, format, types and floors
 	$(BIN)/ruff check .
