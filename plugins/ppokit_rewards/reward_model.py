@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, StrictInt, field_validator
 
 from ppokit.errors import ModelError
-from ppokit.fitted_folder import HEADS, SETTINGS, read_settings
+from ppokit.fitted_folder import HEADS, read_settings
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, CheckContext, Component, Options
 from ppokit.templates import encode, padding_of
@@ -257,11 +257,11 @@ def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
         yield f"model {options.model!r}: there is no such folder"
         return
     try:
-        read_settings(folder)
+        fitted = read_settings(folder)
     except ModelError as error:
         yield str(error)
         return
-    if (folder / ADAPTER).is_file() or ((folder / SETTINGS).is_file() and (folder / HEADS).is_file()):
+    if (folder / ADAPTER).is_file() or (fitted is not None and (folder / HEADS).is_file()):
         return
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

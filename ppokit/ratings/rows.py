@@ -7,24 +7,21 @@ whole file.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ppokit.errors import DataError, first_line
+from ppokit.ratings.csv_records import Broken, holds_rows, no_cell_limit, records_of
 from ppokit.wording import listed
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 DELIMITERS = (",", ";", "\t")
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
-_LARGEST_CELL = 2**31 - 1
-MOST_LINES = 2_000  # of a record: else a file of broken quotes is read to its end from each of them
 
 
 @dataclass(frozen=True)
@@ -137,20 +134,20 @@ def _csv(text: str, path: str, known: Collection[str]) -> Rows:
     text = text[said.end() :] if said else text
     delimiter = said[1] if said else _delimiter(text, known)
     rows = Rows((), decimal_comma=delimiter != ",")
-    with _no_cell_limit():
-        records = enumerate(_records(text, delimiter), 1)
+    with no_cell_limit():
+        records = enumerate(records_of(text, delimiter), 1)
         for number, cells in records:
             if isinstance(cells, list) and any(map(str.strip, cells)):
                 rows.header = tuple(cell.strip() for cell in cells)
                 break
-            if isinstance(cells, _Broken):
+            if isinstance(cells, Broken):
                 raise DataError(f"{path} row {number}, the header: {cells.reason}")
         else:
             raise DataError(f"{path} is empty; expected a header and at least one row")
         width = len(rows.header)
         suspects, odd = 0, []
         for number, cells in records:
-            if isinstance(cells, _Broken):
+            if isinstance(cells, Broken):
                 rows.bad.append(BadRow(number, cells.reason))
                 suspects = max(suspects, number + cells.lines - 1)
                 continue
@@ -165,7 +162,7 @@ def _csv(text: str, path: str, known: Collection[str]) -> Rows:
                 cells = cells[:width] + [None] * (width - len(cells))  # type: ignore[list-item]
             if any(cell and not cell.isspace() for cell in cells):
                 rows.rows.append((number, cells))
-                if _holds_rows(cells, delimiter):
+                if holds_rows(cells, delimiter):
                     odd.append(number)
     if odd:
         others = f" (and of {len(odd) - 1:,} others)" if len(odd) > 1 else ""
@@ -176,93 +173,20 @@ def _csv(text: str, path: str, known: Collection[str]) -> Rows:
     return rows
 
 
-@dataclass(frozen=True)
-class _Broken:
-    """A record that is none: why, and how many lines it took until that showed."""
-
-    reason: str
-    lines: int
-
-
-def _records(text: str, delimiter: str) -> Iterator[list[str] | _Broken]:
-    """Cells of each record, or what is wrong with it; goes on at the line after the first of a broken one.
-
-    Not after all of it: a quote that is never closed would take every line up to the next one along.
-    """
-    lines = list(io.StringIO(text, newline=""))
-    begin = place = 0
-
-    def feed() -> Iterator[str]:
-        nonlocal place
-        while place < min(len(lines), begin + MOST_LINES):
-            place += 1
-            yield lines[place - 1]
-
-    while begin < len(lines):
-        place = begin
-        try:
-            for cells in csv.reader(feed(), delimiter=delimiter, strict=True):
-                yield cells
-                begin = place
-        except csv.Error as error:
-            count = place - begin
-            if "unexpected end" in str(error):
-                reason = 'a quoted cell that begins in this row is never closed; expected a second "'
-            elif count == 1:
-                reason = (
-                    "a quoted cell goes on after its closing quote; expected quotes inside a cell doubled, "
-                    'as in ""'
-                )
-            else:
-                reason = (
-                    f"a quoted cell that begins in this row is not closed before its line {count}, and not "
-                    'rightly there; expected a second ", and quotes inside a cell doubled, as in "". The '
-                    "lines after the first are read as rows of their own where they have as many cells"
-                )
-            begin += 1
-            yield _Broken(reason, count)
-
-
-def _holds_rows(cells: Sequence[str | None], delimiter: str) -> bool:
-    """Whether whole lines within a cell look like rows: what two stray quotes leave behind.
-
-    That is: each has as many cells as the row, and a number among them.
-    """
-    for cell in cells:
-        inside = cell.split("\n")[1:-1] if cell and "\n" in cell else []
-        parts = [line.split(delimiter) for line in inside]
-        if parts and all(len(p) == len(cells) > 1 and any(map(_is_number, p)) for p in parts):
-            return True
-    return False
-
-
-def _is_number(text: str) -> bool:
-    return text.strip().replace(",", ".").replace(".", "", 1).isdecimal()
-
-
 def _delimiter(text: str, known: Collection[str]) -> str:
     def told(delimiter: str) -> tuple[int, int]:
-        header = next((cells for cells in _records(text, delimiter) if cells), [])
-        if isinstance(header, _Broken):
+        header = next((cells for cells in records_of(text, delimiter) if cells), [])
+        if isinstance(header, Broken):
             return (0, 0)
         return len({cell.strip() for cell in header} & set(known)), len(header)
 
-    with _no_cell_limit():
+    with no_cell_limit():
         return max(DELIMITERS, key=told)
 
 
 def _too_long(cells: int, width: int, delimiter: str) -> str:
     name = {",": "comma", ";": "semicolon", "\t": "tab"}.get(delimiter, repr(delimiter))
     return f"{cells} cells, but the header has {width}; a cell that holds a {name} needs quotes around it"
-
-
-@contextmanager
-def _no_cell_limit() -> Iterator[None]:
-    before = csv.field_size_limit(_LARGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _json(text: str, path: str) -> Rows:
