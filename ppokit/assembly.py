@@ -111,7 +111,7 @@ def assemble(recipe: Recipe) -> Parts:
     observers: list[Observer] = []
     if processes.is_main:
         observers = [_build(recipe, choice, context) for choice in recipe.observers]
-    model = load_model(source, dtype, processes.device)
+    model = load_model(source, dtype, processes.device, load_in_4bit=settings.model.load_in_4bit)
     torch.manual_seed(settings.run.seed)
     lora = settings.lora
     roles = ModelRoles(

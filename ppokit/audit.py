@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from ppokit.four_bits import scale_bytes
 from ppokit.models import ModelRoles
 
 
@@ -34,4 +35,5 @@ def byte_audit(roles: ModelRoles, optimizer_bytes: int, cache_tokens: int) -> di
 
 def _size(tensors: Iterable[Tensor]) -> int:
     """Bytes of different tensors; tied ones count once."""
-    return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
+    different = {id(t): t for t in tensors}.values()
+    return sum(t.numel() * t.element_size() + scale_bytes(t) for t in different)

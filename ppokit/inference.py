@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ppokit import four_bits
 from ppokit.adapters import peft_warnings
 from ppokit.errors import ModelError, first_line
 from ppokit.loading import ModelSource, end_ids, find_model, load_model, load_tokenizer, pick_dtype
@@ -129,9 +130,12 @@ def load_policy(recipe: Recipe, folder: Path | None) -> LoadedPolicy:
         source = ModelSource(settings.model.name, str(folder), None, settings.model.trust_remote_code)
     if folder is None and settings.lora is not None and settings.lora.adapter is not None:
         adapter = Path(settings.lora.adapter)
-    model = load_model(source, dtype, device)
-    if adapter is not None:
-        model = _merged(model.float(), adapter).to(dtype).eval()
+    model = load_model(source, dtype, device, load_in_4bit=settings.model.load_in_4bit)
+    if adapter is not None and four_bits.is_in_four_bits(model):
+        model = _with_adapter(model, adapter).get_base_model().eval()
+    elif adapter is not None:
+        # Rounded once, after this, as the sampler of the run was.
+        model = _with_adapter(model.float(), adapter).merge_and_unload().to(dtype).eval()
     tokenizer = load_tokenizer(source)
     context = BuildContext(device=device, dtype=dtype, seed=settings.run.seed)
     engine: RolloutEngine = recipe.engine.component.build(recipe.engine.options, context)
@@ -140,15 +144,14 @@ def load_policy(recipe: Recipe, folder: Path | None) -> LoadedPolicy:
     return LoadedPolicy(SamplingPolicy(model, tokenizer, end_ids(tokenizer, model)), engine, settings.prompts)
 
 
-def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """The fp32 model with an adapter merged in: rounded once, after this, as the sampler of the run was."""
+def _with_adapter(model: PreTrainedModel, adapter: Path) -> Any:
+    """The model as a PeftModel with an adapter on, in the model's own dtype."""
     from peft import PeftModel
     from safetensors import SafetensorError
 
     with peft_warnings():
         try:
-            merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+            return PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             first = first_line(error)
             raise ModelError(f"the policy {adapter} cannot be loaded: {first}") from error
-    return merged

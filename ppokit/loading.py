@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppokit import four_bits
 from ppokit.errors import ModelError, first_line
 from ppokit.model_names import named_folder, packaged_file
 
@@ -76,7 +77,8 @@ def load_config(source: ModelSource) -> Any:
     """The model's configuration, read before any weights.
 
     Raises:
-        ModelError: it cannot be read, or is not that of a causal language model.
+        ModelError: it cannot be read, is not that of a causal language model, or of one that is quantised
+            in another way than in 4 bits by bitsandbytes.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -93,21 +95,41 @@ def load_config(source: ModelSource) -> Any:
             + (f" (expected {expected})" if expected else "")
             + ". PPO needs a model that predicts the next token."
         )
+    quantised = four_bits.method(config)
+    if quantised not in (None, "4 bits"):
+        raise ModelError(
+            f"model.name: {source.name} is quantised by {quantised}; expected a checkpoint that is not "
+            "quantised, which model.load_in_4bit keeps in 4 bits, or one in bitsandbytes' 4 bits."
+        )
+    if quantised is not None and not four_bits.installed():
+        raise ModelError(f"model.name: {source.name} is in 4 bits, and {four_bits.MISSING}.")
     return config
 
 
-def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_model(
+    source: ModelSource, dtype: torch.dtype, device: torch.device, *, load_in_4bit: bool = False
+) -> PreTrainedModel:
     """The causal language model, in evaluation mode.
+
+    Args:
+        load_in_4bit: quantise its layers, unless the checkpoint is in 4 bits already.
 
     Raises:
         ModelError: it cannot be loaded, or the checkpoint lacks some of its weights.
     """
     from transformers import AutoModelForCausalLM
 
-    load_config(source)
+    if load_in_4bit and not four_bits.installed():
+        raise ModelError(f"model.load_in_4bit: {four_bits.MISSING}.")
+    in_four_bits = four_bits.method(load_config(source)) is not None
+    more: dict[str, Any] = {}
+    if load_in_4bit and not in_four_bits:
+        more["quantization_config"] = four_bits.quantization(dtype)
+    if load_in_4bit or in_four_bits:
+        more["device_map"] = {"": device}
     with _explained(source, "weights"), quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
-            source.where, dtype=dtype, output_loading_info=True, **source.kwargs
+            source.where, dtype=dtype, output_loading_info=True, **source.kwargs, **more
         )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -115,6 +137,9 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
             f"model.name: the checkpoint {source.name} lacks {len(missing)} weights of a "
             f"{type(model).__name__}, among them {missing[0]}; training would start from random numbers."
         )
+    if four_bits.is_in_four_bits(model):
+        four_bits.make_trainable(model, dtype)
+        return model.eval()
     return model.to(device).eval()
 
 

@@ -6,7 +6,8 @@ reference  the base with adapters off; after a pre-trained adapter, a frozen cop
 value      adapter `value`, on the upper third of the layers, and a linear head; or a head on the
            policy's trunk
 others     adapters on the same base, such as that of a fitted reward model
-sampler    the base with the policy's adapter merged into copies of the targeted weights
+sampler    the base with the policy's adapter merged into copies of the targeted weights; on a base in
+           4 bits, the policy itself
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import copy
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ppokit import attention
+from ppokit import attention, four_bits
 from ppokit.adapters import FittedHead, LoraSpec, adapter_of, attach, load_fitted
 from ppokit.batches import TokenBatch
 from ppokit.errors import ModelError
@@ -47,8 +48,8 @@ class ModelRoles:
         reference: whether the reference will be asked for.
 
     Raises:
-        ModelError: LoRA finds nothing to adapt, or the architecture does something to its logits
-            that the chunked head would miss.
+        ModelError: LoRA finds nothing to adapt, a base in 4 bits has no LoRA, or the architecture does
+            something to its logits that the chunked head would miss.
     """
 
     def __init__(
@@ -64,16 +65,24 @@ class ModelRoles:
         check_head(model)
         self.frozen_copy: PreTrainedModel | None = None
         self._reference_adapter: str | None = None
+        in_four_bits = four_bits.is_in_four_bits(model)
+        self._pairs: list[tuple[Any, nn.Parameter]] = []
+        self._sampler = model
         if lora is None:
+            if in_four_bits:
+                raise ModelError("lora: a base in 4 bits does not train; expected a lora section.")
             if reference:
                 self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
-            self._sampler = model
         else:
             model.requires_grad_(False)
-            # Modules are copied, weights are shared; peft then wraps the original's modules only.
-            self._sampler = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
-            fuse_linears(self._sampler)
+            if not in_four_bits:
+                # Modules are copied, weights are shared; peft then wraps the original's modules only.
+                shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+                self._sampler = copy.deepcopy(model, shared)
+                fuse_linears(self._sampler)
             self._add_adapters(lora, reference)
+            if not in_four_bits:
+                self._merged_weights()
         for one in (model, self.frozen_copy, self._sampler):
             if one is not None:
                 fuse_norms(one)
@@ -183,7 +192,6 @@ class ModelRoles:
         self._collect_adapters()
         if not self._adapter_params:
             raise ModelError(f"lora.target_modules: {lora.target_modules!r} adapts no module of the model.")
-        self._merged_weights()
 
     def _collect_adapters(self) -> None:
         """Note the adapted modules and what of them trains."""
@@ -242,7 +250,6 @@ class ModelRoles:
     def _merged_weights(self) -> None:
         """Give the sampler weights of its own for the adapted modules."""
         plain = dict(self._sampler.named_modules())
-        self._pairs = []
         for name, module in self.model.named_modules():
             if "policy" in getattr(module, "lora_A", ()) or "policy" in getattr(
                 module, "lora_embedding_A", ()
@@ -253,8 +260,12 @@ class ModelRoles:
 
     @torch.no_grad()
     def sampler(self) -> PreTrainedModel:
-        """A causal LM with the policy's weights as they are now, merged fresh from the pristine base."""
-        if self.lora is None:
+        """A causal LM with the policy's weights as they are now, merged fresh from the pristine base.
+
+        What is not merged is the model of all roles, and the policy until another role is asked for.
+        """
+        if self._sampler is self.model:
+            self._activate("policy")
             if self._sampler.config._attn_implementation != self._own_attention:
                 self._sampler.set_attn_implementation(self._own_attention)
         else:
@@ -273,7 +284,7 @@ class ModelRoles:
     @property
     def merged(self) -> list[Tensor]:
         """The sampler's own copies of the adapted weights."""
-        return [] if self.lora is None else [weight for _, weight in self._pairs]
+        return [weight for _, weight in self._pairs]
 
     # What trains, and what is kept
 

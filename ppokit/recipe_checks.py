@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ppokit import four_bits
 from ppokit.columns import is_local, read_columns
 from ppokit.errors import DataError, ModelError
 from ppokit.model_names import check_name
@@ -47,6 +48,7 @@ def check(
     _groups(sections.get("rollout"), document)
     _adapter(sections.get("lora"), sections.get("value"), document)
     _value_adapter(sections.get("lora"), choices, document)
+    _four_bits(sections, document)
     if not data:
         return
     _model(sections.get("model"), document)
@@ -138,6 +140,16 @@ def _model(model: ModelSettings | None, document: Document) -> None:
             check_name(model.name)
         except ModelError as error:
             document.report("model.name", str(error).removeprefix("model.name: "))
+        if model.load_in_4bit and not four_bits.installed():
+            document.report("model.load_in_4bit", four_bits.MISSING)
+
+
+def _four_bits(sections: Mapping[str, Any], document: Document) -> None:
+    model = sections.get("model")
+    if isinstance(model, ModelSettings) and model.load_in_4bit and sections.get("lora", ...) is None:
+        document.report(
+            "model.load_in_4bit", "got true without lora; a base in 4 bits does not train: add a lora section"
+        )
 
 
 def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:

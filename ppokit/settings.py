@@ -28,6 +28,11 @@ class ModelSettings(Section):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto", description="Of the base's weights; auto is bfloat16 where the hardware has it."
     )
+    load_in_4bit: bool = Field(
+        default=False,
+        description="Keep the frozen base in 4 bits (NF4), a quarter of bfloat16's memory; needs lora and "
+        "pip install 'ppokit[quantized]'.",
+    )
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
     trust_remote_code: bool = Field(default=False, description="Run code that the model's repository ships.")
 

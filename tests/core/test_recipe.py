@@ -15,7 +15,7 @@ import yaml
 from pyarrow import parquet
 
 import fake_plugins
-from ppokit import Component, Options, hookimpl
+from ppokit import Component, Options, four_bits, hookimpl
 from ppokit.catalog import Catalog
 from ppokit.errors import RecipeError
 from ppokit.recipe import Recipe, RewardSettings, Settings
@@ -158,6 +158,17 @@ def test_own_adapter_needs_lora() -> None:
     assert problems(text="value: own_adapter\n" + replaced("lora: {r: 8}\n", "")) == [
         "line 1, value: got own_adapter without lora; expected policy_trunk or detached_trunk, "
         "or a lora section"
+    ]
+
+
+def test_four_bits_need_lora_and_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_four = replaced("{name: some/model}", "{name: some/model, load_in_4bit: true}")
+    assert load(text=in_four).settings.model.load_in_4bit
+    monkeypatch.setattr(four_bits, "find_spec", lambda name: None)
+    found = problems(text=in_four.replace("lora: {r: 8}\n", ""))
+    assert [problem.removeprefix("line 1, model.load_in_4bit: ") for problem in found] == [
+        "got true without lora; a base in 4 bits does not train: add a lora section",
+        "weights in 4 bits need pip install 'ppokit[quantized]'",
     ]
 
 

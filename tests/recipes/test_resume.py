@@ -77,16 +77,25 @@ def settings(out: Path, steps: int = 6) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "lora"),
-    [("float32", {"r": 4}), ("bfloat16", {"r": 4}), ("float32", None)],
-    ids=["fp32", "bf16", "all weights"],
+    ("model", "lora"),
+    [
+        ({"dtype": "float32"}, {"r": 4}),
+        ({"dtype": "bfloat16"}, {"r": 4}),
+        ({"dtype": "bfloat16", "load_in_4bit": True}, {"r": 4}),
+        ({"dtype": "float32"}, None),
+    ],
+    ids=["fp32", "bf16", "4 bits", "all weights"],
 )
 def test_resumed_equals_straight(
-    recipe_dict: RecipeDict, stories260k: Path, tmp_path: Path, dtype: str, lora: dict[str, Any] | None
+    recipe_dict: RecipeDict,
+    stories260k: Path,
+    tmp_path: Path,
+    model: dict[str, Any],
+    lora: dict[str, Any] | None,
 ) -> None:
     common = {
         "rewards": REWARDS,
-        "model": {"name": str(stories260k), "dtype": dtype},
+        "model": {"name": str(stories260k), **model},
         "lora": lora,
         "update": {"learning_rate": 1e-3, "minibatches": 2, "warmup_steps": 2, "schedule": "cosine"},
     }
