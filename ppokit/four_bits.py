@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+# peft imports bitsandbytes where it is installed, and that tells everybody without a GPU of a package that would
+# be quicker there, but gives no gradients.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 MISSING = "weights in 4 bits need pip install 'ppokit[quantized]'"
 
 
@@ -41,8 +45,6 @@ def quantization(dtype: torch.dtype) -> Any:
     """
     from transformers import BitsAndBytesConfig
 
-    # It tells everybody on a CPU of a package that would be quicker there, and gives no gradients.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
