@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# peft imports bitsandbytes where it is installed, and that tells everybody without a GPU of a package that would
-# be quicker there, but gives no gradients.
+# peft imports bitsandbytes where it is installed; without a GPU, that tells everybody of a package that would
+# be quicker, but gives no gradients.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 MISSING = "weights in 4 bits need pip install 'ppokit[quantized]'"
