@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
 from ppokit.assembly import Parts
 from ppokit.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from ppokit.errors import RunFolderError
+from ppokit.errors import PpokitWarning, RunFolderError
 from ppokit.ledger import Ledger, provenance
 from ppokit.protocols import Stateful
 from ppokit.recipe import Recipe
@@ -118,3 +120,13 @@ class RunKeeper:
     def _state(self, step: int) -> TrainState:
         """In copies: components go on changing theirs."""
         return TrainState(step, {name: deepcopy(dict(p.state_dict())) for name, p in self._stateful()})
+
+
+@contextmanager
+def beside(error: BaseException, what: str) -> Iterator[None]:
+    """Where what is done about an error fails too, the error is still the one to be told."""
+    try:
+        yield
+    except RunFolderError as second:
+        if not isinstance(error, RunFolderError):
+            warnings.warn(f"{what}: {second}", PpokitWarning, stacklevel=4)

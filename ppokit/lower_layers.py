@@ -30,6 +30,11 @@ def layers_of(model: Any) -> list[nn.Module]:
     return list(next(lists, []))
 
 
+def has_adapter(module: nn.Module, adapter: str) -> bool:
+    """Whether peft has wrapped this module with an adapter of that name."""
+    return adapter in getattr(module, "lora_A", ()) or adapter in getattr(module, "lora_embedding_A", ())
+
+
 def below(model: Any, adapter: str) -> LowerLayers | None:
     """The layers below the lowest that has an adapter, or None where there are none to leave out.
 
@@ -37,14 +42,15 @@ def below(model: Any, adapter: str) -> LowerLayers | None:
         model: a causal LM as its frozen base, all adapters off; its lower layers are changed in place.
     """
 
-    def adapted(module: nn.Module) -> bool:
-        return adapter in getattr(module, "lora_A", ()) or adapter in getattr(module, "lora_embedding_A", ())
-
     layers = layers_of(model)
     inside = {id(module) for layer in layers for module in layer.modules()}
-    on = [any(adapted(module) for module in layer.modules()) for layer in layers]
+    on = [any(has_adapter(module, adapter) for module in layer.modules()) for layer in layers]
     # One that also stands elsewhere, as on the embeddings, changes what the layers are given.
-    if True not in on[1:] or on[0] or any(adapted(m) for m in model.modules() if id(m) not in inside):
+    if (
+        True not in on[1:]
+        or on[0]
+        or any(has_adapter(m, adapter) for m in model.modules() if id(m) not in inside)
+    ):
         return None
     lower = LowerLayers(model, on.index(True))
     if lower.agree():

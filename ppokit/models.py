@@ -16,7 +16,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,10 @@ from ppokit import attention, four_bits
 from ppokit.adapters import FittedHead, LoraSpec, adapter_of, attach, load_fitted
 from ppokit.batches import TokenBatch
 from ppokit.errors import ModelError
-from ppokit.linears import fuse_linears
 from ppokit.loading import quiet
 from ppokit.logprobs import Entropy, check_head, token_logprobs
 from ppokit.lower_layers import below
+from ppokit.merged_sampler import MergedSampler
 from ppokit.norms import fuse_norms
 
 if TYPE_CHECKING:
@@ -65,27 +65,23 @@ class ModelRoles:
         check_head(model)
         self.frozen_copy: PreTrainedModel | None = None
         self._reference_adapter: str | None = None
-        in_four_bits = four_bits.is_in_four_bits(model)
-        self._pairs: list[tuple[Any, nn.Parameter]] = []
-        self._sampler = model
+        self._merged: MergedSampler | None = None
         if lora is None:
-            if in_four_bits:
+            if four_bits.is_in_four_bits(model):
                 raise ModelError("lora: a base in 4 bits does not train; expected a lora section.")
             if reference:
                 self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
         else:
             model.requires_grad_(False)
-            if not in_four_bits:
-                # Modules are copied, weights are shared; peft then wraps the original's modules only.
-                shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-                self._sampler = copy.deepcopy(model, shared)
-                fuse_linears(self._sampler)
+            if not four_bits.is_in_four_bits(model):
+                self._merged = MergedSampler(model)
             self._add_adapters(lora, reference)
-            if not in_four_bits:
-                self._merged_weights()
-        for one in (model, self.frozen_copy, self._sampler):
-            if one is not None:
-                fuse_norms(one)
+            if self._merged is not None:
+                self._merged.follow(model, "policy")
+                fuse_norms(self._merged.model)
+        fuse_norms(model)
+        if self.frozen_copy is not None:
+            fuse_norms(self.frozen_copy)
         hidden = model.config.get_text_config().hidden_size
         # Zero at first: values start at 0, and the first steps move the head before the trunk.
         self.value_head = nn.Linear(hidden, 1, device=self.device, dtype=torch.float32) if value else None
@@ -247,32 +243,17 @@ class ModelRoles:
 
     # The sampler
 
-    def _merged_weights(self) -> None:
-        """Give the sampler weights of its own for the adapted modules."""
-        plain = dict(self._sampler.named_modules())
-        for name, module in self.model.named_modules():
-            if "policy" in getattr(module, "lora_A", ()) or "policy" in getattr(
-                module, "lora_embedding_A", ()
-            ):
-                weight = nn.Parameter(torch.empty_like(module.get_base_layer().weight), requires_grad=False)
-                plain[name].weight = weight
-                self._pairs.append((module, weight))
-
-    @torch.no_grad()
     def sampler(self) -> PreTrainedModel:
         """A causal LM with the policy's weights as they are now, merged fresh from the pristine base.
 
         What is not merged is the model of all roles, and the policy until another role is asked for.
         """
-        if self._sampler is self.model:
-            self._activate("policy")
-            if self._sampler.config._attn_implementation != self._own_attention:
-                self._sampler.set_attn_implementation(self._own_attention)
-        else:
-            for module, weight in self._pairs:
-                base = module.get_base_layer().weight
-                weight.copy_(base.float() + module.get_delta_weight("policy").float())
-        return self._sampler
+        if self._merged is not None:
+            return self._merged.merged()
+        self._activate("policy")
+        if self.model.config._attn_implementation != self._own_attention:
+            self.model.set_attn_implementation(self._own_attention)
+        return self.model
 
     @property
     def adapters(self) -> list[Tensor]:
@@ -284,7 +265,7 @@ class ModelRoles:
     @property
     def merged(self) -> list[Tensor]:
         """The sampler's own copies of the adapted weights."""
-        return [weight for _, weight in self._pairs]
+        return [] if self._merged is None else list(self._merged.weights)
 
     # What trains, and what is kept
 

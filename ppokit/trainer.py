@@ -15,7 +15,6 @@ Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019,
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,17 +24,18 @@ from ppokit.canary import Canary, read_held_out
 from ppokit.checkpoint import list_checkpoints
 from ppokit.collection import Collector
 from ppokit.dynamic_sampling import count_groups, join, mark
-from ppokit.errors import Interrupted, NonFiniteError, PpokitWarning, RunFolderError
+from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
 from ppokit.estimation import estimate
 from ppokit.fitting import check_estimator, check_given, given_rewards
 from ppokit.guards import check_first_kl, check_moved, first_kl
 from ppokit.inference import LoadedPolicy, Prediction
-from ppokit.keeping import RunKeeper
+from ppokit.keeping import RunKeeper, beside
 from ppokit.ledger import Ledger
 from ppokit.metrics import Clock, peak_gb, rollout_metrics
 from ppokit.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Warned
 from ppokit.recipe import Recipe
 from ppokit.signals import Signals
+from ppokit.step_warnings import step_warnings
 from ppokit.types import Advantages, PromptBatch, Rewards, Rollout
 
 
@@ -188,7 +188,7 @@ class PPOTrainer:
                     trained, wanted, self.step, epochs=epochs, minibatches=minibatches
                 )
             except NonFiniteError as error:
-                with self._beside(error, "the samples of the failed step are not kept"):
+                with beside(error, "the samples of the failed step are not kept"):
                     self.keeper.keep_failed(self.step + 1, rollout, advantages)
                 raise
             for provider in self.parts.scorer.providers:
@@ -300,17 +300,8 @@ class PPOTrainer:
 
     def _save_after(self, error: BaseException) -> None:
         """Save the last step."""
-        with self._beside(error, "the last step is not saved"):
+        with beside(error, "the last step is not saved"):
             self.save()
-
-    @contextmanager
-    def _beside(self, error: BaseException, what: str) -> Iterator[None]:
-        """Where what is done about an error fails too, the error is still the one to be told."""
-        try:
-            yield
-        except RunFolderError as second:
-            if not isinstance(error, RunFolderError):
-                warnings.warn(f"{what}: {second}", PpokitWarning, stacklevel=4)
 
     def _watch(self) -> dict[str, float]:
         """The canary's numbers, where it is time: of the policy whose responses the step trains on."""
@@ -320,22 +311,10 @@ class PPOTrainer:
         return canary.measure()
 
     def _warn(self, rewards: Rewards, metrics: dict[str, float]) -> None:
-        """Tell the observers what is wrong with a step: nothing scored, or what the canary says."""
-        found = []
-        if not bool(rewards.valid.any()):
-            found.append(
-                "no response of this step has a reward, so nothing was learnt from it: the recipe's rewards "
-                "abstained from, or failed for, every one"
-            )
-        if self._canary is not None and "canary/scored" in metrics:
-            # By the numbers of its first measure.
-            first = next((line for line in self.ledger.read_metrics() if "canary/scored" in line), metrics)
-            warning = self._canary.warning(first, metrics)
-            metrics["canary/warning"] = float(warning is not None)
-            found += [warning] if warning is not None else []
-        for observer in self.observers:
-            if isinstance(observer, Warned):
-                for warning in found:
+        """Tell the observers what is wrong with a step."""
+        for warning in step_warnings(rewards, metrics, self._canary, self.ledger):
+            for observer in self.observers:
+                if isinstance(observer, Warned):
                     observer.on_warning(self.step, warning)
 
     @contextmanager
