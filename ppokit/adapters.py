@@ -42,6 +42,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
     A reference adapter is a frozen copy of a pre-trained one; without it the reference is the base. The
     value adapter stands on the upper third of the layers: values are made of what the lower ones have
     understood, and no gradient is computed there. One that begins as a fitted model stands where that does.
+    Nothing drops out: PPO's ratio is between two passes that must not differ by chance.
 
     Returns: the PeftModel.
 
@@ -78,6 +79,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
     for module in model.modules():
         if hasattr(module, "lora_A"):
             _fuse(module)
+    wrapped.eval()  # an adapter that was trained with dropout brings it along
     return wrapped
 
 
@@ -151,6 +153,7 @@ def load_fitted(wrapped: Any, folder: Path, name: str, *, key: str) -> FittedHea
     for parameter_name, parameter in wrapped.named_parameters():
         if adapter_of(parameter_name) == name:
             parameter.requires_grad_(False)
+    wrapped.eval()  # it was fitted with dropout
     bias = next((t for n, t in heads.items() if n.endswith("bias") and t.shape == (1,)), None)
     weight = weights[0].float()
     return FittedHead(weight, weight.new_zeros(1) if bias is None else bias.float())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from ppokit import four_bits
 from ppokit.adapters import LoraSpec
 from ppokit.audit import byte_audit
 from ppokit.errors import ModelError, PluginError, PpokitError
@@ -85,6 +86,8 @@ def assemble(recipe: Recipe) -> Parts:
         trust_remote_code=settings.model.trust_remote_code,
     )
     config = load_config(source)
+    if settings.lora is None and four_bits.is_checkpoint_in_four_bits(config):
+        raise ModelError(four_bits.NO_LORA)
     tokenizer = load_tokenizer(source)
     dtype = pick_dtype(settings.model.dtype, processes.device)
     base = _Base(tokenizer, config)

@@ -1,7 +1,8 @@
-"""A frozen base in 4 bits, by bitsandbytes: QLoRA, Dettmers et al. 2023, arXiv:2305.14314.
+"""A frozen base whose linear layers are in 4 bits, by bitsandbytes.
 
-NF4 in blocks of 64 weights, whose scales are quantised once more. Adapters, heads and everything else keep
-the run's dtype, in which each layer's weights are made anew whenever it computes. The sampler runs the base
+QLoRA, Dettmers et al. 2023, arXiv:2305.14314: NF4 in blocks of 64 weights, whose scales are quantised once
+more; a checkpoint that is in 4 bits already stays as it was made. Adapters, heads, embeddings and norms keep
+the run's dtype, into which each layer dequantises its weights whenever it computes. The sampler runs the base
 with the policy's adapter on: to merge the two would round the policy to 4 bits, or take a whole copy.
 """
 
@@ -14,11 +15,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# peft imports bitsandbytes where it is installed; without a GPU, that tells everybody of a package that would
-# be quicker, but gives no gradients.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+MISSING = "bitsandbytes is not installed: pip install 'ppokit[quantized]'"
+NO_LORA = "lora: got none, and a base in 4 bits does not train; expected a lora section."
 
-MISSING = "weights in 4 bits need pip install 'ppokit[quantized]'"
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return "gemm_4bit_forward" not in str(record.msg)
+
+
+# peft imports bitsandbytes where it is installed, and without a GPU that advises everybody to install the
+# package `kernels`, whose products would be quicker, but give no gradients.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_advice)
 
 
 def installed() -> bool:
@@ -26,22 +33,31 @@ def installed() -> bool:
     return find_spec("bitsandbytes") is not None
 
 
-def method(config: Any) -> str | None:
-    """How a checkpoint is quantised, by its configuration: None if it is not, `4 bits` as above."""
-    found = getattr(config, "quantization_config", None)
-    if found is None:
+def _settings_of(config: Any) -> dict[str, Any]:
+    """How a checkpoint is quantised; empty if it is not. AutoConfig gives what config.json holds."""
+    return getattr(config, "quantization_config", None) or {}
+
+
+def is_checkpoint_in_four_bits(config: Any) -> bool:
+    """Whether a checkpoint, by its configuration, is in bitsandbytes' 4 bits."""
+    found = _settings_of(config)
+    return found.get("quant_method") == "bitsandbytes" and bool(found.get("load_in_4bit"))
+
+
+def other_quantization(config: Any) -> str | None:
+    """The name of any other way in which a checkpoint is quantised; None if it is not, or in 4 bits."""
+    found = _settings_of(config)
+    if not found or is_checkpoint_in_four_bits(config):
         return None
-    about: dict[str, Any] = found if isinstance(found, dict) else found.to_dict()
-    name = str(about.get("quant_method") or "an unknown method")
-    in_four = about.get("load_in_4bit") or about.get("_load_in_4bit")
-    return "4 bits" if name == "bitsandbytes" and in_four else name
+    name = str(found.get("quant_method", "an unknown method"))
+    return "bitsandbytes in 8 bits" if name == "bitsandbytes" else name
 
 
-def quantization(dtype: torch.dtype) -> Any:
-    """What `from_pretrained` takes as `quantization_config`.
+def quantization_config(dtype: torch.dtype) -> Any:
+    """What `from_pretrained` takes under that name.
 
     Args:
-        dtype: of everything that is not quantised, and of all products.
+        dtype: of everything that is not quantised.
     """
     from transformers import BitsAndBytesConfig
 
@@ -58,18 +74,49 @@ def is_in_four_bits(model: Any) -> bool:
     return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
-def make_trainable(model: Any, dtype: torch.dtype) -> None:
-    """Let the layers compute in the run's dtype, and pass gradients through.
+def prepare(model: Any, dtype: torch.dtype) -> None:
+    """Let a loaded model compute in the run's dtype, whatever its checkpoint says, and give gradients.
 
-    On CPUs with AVX512-BF16 a layer packs its weights in the first pass that asks for no gradient, and
-    passes zeros back from then on, without a word.
+    On CPUs with AVX512-BF16 a layer packs its weights for inference as soon as it is given something that
+    asks for no gradient, and from then on passes zeros back, without a word.
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn import Linear4bit, Params4bit
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            module.compute_dtype = dtype
+            module.compute_dtype, module.compute_type_is_set = dtype, True
             module.support_avx512bf16_for_cpu = False
+    for param in model.parameters():
+        if not isinstance(param, Params4bit):
+            param.data = param.data.to(dtype)
+    model.config.dtype = dtype
+
+
+def left_out(model: Any) -> tuple[int, int, str]:
+    """What of a model's inner weights is not in 4 bits.
+
+    Returns: how many weights are, how many matrix weights beside the embeddings and the output layer are not,
+        and the name of the largest such matrix.
+    """
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    outer = {
+        id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()
+    }
+    inside = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, Linear4bit))
+    others = {
+        name: param.numel()
+        for name, param in model.named_parameters()
+        if param.dim() > 1 and id(param) not in outer and not isinstance(param, Params4bit)
+    }
+    return inside, sum(others.values()), max(others, key=others.__getitem__, default="")
+
+
+def has_head_in_four_bits(model: Any) -> bool:
+    """Whether the output layer (lm_head) is quantised too."""
+    from bitsandbytes.nn import Linear4bit
+
+    return isinstance(model.get_output_embeddings(), Linear4bit)
 
 
 def scale_bytes(weight: Any) -> int:

@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -217,6 +217,8 @@ def provenance(plugins: Mapping[str, str], extra: Mapping[str, Any]) -> dict[str
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed as a package"
+    with suppress(PackageNotFoundError):  # of an extra: it computes a base in 4 bits
+        versions["bitsandbytes"] = version("bitsandbytes")
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,

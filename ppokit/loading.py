@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppokit import four_bits
-from ppokit.errors import ModelError, first_line
+from ppokit.errors import ModelError, PpokitWarning, first_line
 from ppokit.model_names import named_folder, packaged_file
 
 if TYPE_CHECKING:
@@ -95,14 +96,14 @@ def load_config(source: ModelSource) -> Any:
             + (f" (expected {expected})" if expected else "")
             + ". PPO needs a model that predicts the next token."
         )
-    quantised = four_bits.method(config)
-    if quantised not in (None, "4 bits"):
+    quantised = four_bits.other_quantization(config)
+    if quantised is not None:
         raise ModelError(
             f"model.name: {source.name} is quantised by {quantised}; expected a checkpoint that is not "
             "quantised, which model.load_in_4bit keeps in 4 bits, or one in bitsandbytes' 4 bits."
         )
-    if quantised is not None and not four_bits.installed():
-        raise ModelError(f"model.name: {source.name} is in 4 bits, and {four_bits.MISSING}.")
+    if four_bits.is_checkpoint_in_four_bits(config) and not four_bits.installed():
+        raise ModelError(f"model.name: {source.name} is in 4 bits, but {four_bits.MISSING}.")
     return config
 
 
@@ -112,24 +113,25 @@ def load_model(
     """The causal language model, in evaluation mode.
 
     Args:
-        load_in_4bit: quantise its layers, unless the checkpoint is in 4 bits already.
+        dtype: of all that is not in 4 bits.
+        load_in_4bit: quantise its linear layers, unless the checkpoint is in 4 bits already.
 
     Raises:
-        ModelError: it cannot be loaded, or the checkpoint lacks some of its weights.
+        ModelError: it cannot be loaded, the checkpoint lacks some of its weights, or is quantised otherwise.
     """
     from transformers import AutoModelForCausalLM
 
     if load_in_4bit and not four_bits.installed():
-        raise ModelError(f"model.load_in_4bit: {four_bits.MISSING}.")
-    in_four_bits = four_bits.method(load_config(source)) is not None
-    more: dict[str, Any] = {}
-    if load_in_4bit and not in_four_bits:
-        more["quantization_config"] = four_bits.quantization(dtype)
-    if load_in_4bit or in_four_bits:
-        more["device_map"] = {"": device}
+        raise ModelError(f"model.load_in_4bit: got true, but {four_bits.MISSING}.")
+    already = four_bits.is_checkpoint_in_four_bits(load_config(source))
+    kwargs: dict[str, Any] = {}
+    if load_in_4bit and not already:
+        kwargs["quantization_config"] = four_bits.quantization_config(dtype)
+    if load_in_4bit or already:
+        kwargs["device_map"] = {"": device}  # a GPU quantises as it loads; later it would hold both
     with _explained(source, "weights"), quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
-            source.where, dtype=dtype, output_loading_info=True, **source.kwargs, **more
+            source.where, dtype=dtype, output_loading_info=True, **source.kwargs, **kwargs
         )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -138,9 +140,32 @@ def load_model(
             f"{type(model).__name__}, among them {missing[0]}; training would start from random numbers."
         )
     if four_bits.is_in_four_bits(model):
-        four_bits.make_trainable(model, dtype)
+        _check_four_bits(model, source)
+        four_bits.prepare(model, dtype)
         return model.eval()
     return model.to(device).eval()
+
+
+def _check_four_bits(model: PreTrainedModel, source: ModelSource) -> None:
+    if four_bits.has_head_in_four_bits(model):
+        raise ModelError(
+            f"model.name: the output layer (lm_head) of {source.name} is in 4 bits too; expected it as it "
+            "was trained. Name the checkpoint that this was made of, with model.load_in_4bit: true."
+        )
+    inside, outside, largest = four_bits.left_out(model)
+    if not inside:
+        raise ModelError(
+            f"model.load_in_4bit: {source.name} ({type(model).__name__}) has no layers that bitsandbytes "
+            "keeps in 4 bits, so nothing would be saved; leave the key out."
+        )
+    if outside > inside / 4:
+        share = outside / (inside + outside)
+        warnings.warn(
+            f"model.load_in_4bit: {share:.0%} of the inner weights of {source.name} are not in linear layers "
+            f"and keep their dtype, the largest of them {largest}",
+            PpokitWarning,
+            stacklevel=3,
+        )
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> frozenset[int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ppokit.errors import ModelError
 from ppokit.linears import fuse_linears
 from ppokit.lower_layers import has_adapter
 
@@ -37,13 +38,24 @@ class MergedSampler:
         self._pairs: list[tuple[Any, nn.Parameter]] = []
 
     def follow(self, adapted: nn.Module, adapter: str) -> None:
-        """Merge this adapter from now on, into weights of the sampler's own."""
+        """Merge this adapter from now on, into weights of the sampler's own.
+
+        Raises:
+            ModelError: it stands on a module that has no single weight, as the experts of some models.
+        """
         self._adapter = adapter
         plain: dict[str, Any] = dict(self.model.named_modules())
         for name, module in adapted.named_modules():
             if has_adapter(module, adapter):
                 layer: Any = module
-                weight = nn.Parameter(torch.empty_like(layer.get_base_layer().weight), requires_grad=False)
+                base = layer.get_base_layer()
+                if not isinstance(getattr(base, "weight", None), nn.Parameter):
+                    raise ModelError(
+                        f"lora.target_modules: got an adapter on {name}, a {type(base).__name__}, which has "
+                        "no weight to merge it into; expected linear layers, such as those of the "
+                        "attention: [q_proj, k_proj, v_proj, o_proj]."
+                    )
+                weight = nn.Parameter(torch.empty_like(base.weight), requires_grad=False)
                 plain[name].weight = weight
                 self._pairs.append((layer, weight))
 

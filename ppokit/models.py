@@ -1,4 +1,4 @@
-"""One base model in its roles: policy, reference, value, reward and (merged) sampler.
+"""One base model in its roles: policy, reference, value, reward and sampler.
 
 policy     adapter `policy`; without LoRA the model itself
 reference  the base with adapters off; after a pre-trained adapter, a frozen copy of that adapter;
@@ -7,7 +7,7 @@ value      adapter `value`, on the upper third of the layers, and a linear head;
            policy's trunk
 others     adapters on the same base, such as that of a fitted reward model
 sampler    the base with the policy's adapter merged into copies of the targeted weights; on a base in
-           4 bits, the policy itself
+           4 bits, the base with the adapter on
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ModelRoles:
         self._merged: MergedSampler | None = None
         if lora is None:
             if four_bits.is_in_four_bits(model):
-                raise ModelError("lora: a base in 4 bits does not train; expected a lora section.")
+                raise ModelError(four_bits.NO_LORA)
             if reference:
                 self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
         else:
@@ -244,9 +244,10 @@ class ModelRoles:
     # The sampler
 
     def sampler(self) -> PreTrainedModel:
-        """A causal LM with the policy's weights as they are now, merged fresh from the pristine base.
+        """A causal LM that answers as the policy does now.
 
-        What is not merged is the model of all roles, and the policy until another role is asked for.
+        It is merged fresh from the pristine base. Without LoRA, and on a base in 4 bits, it is `model`
+        itself, and the policy until another role is computed.
         """
         if self._merged is not None:
             return self._merged.merged()

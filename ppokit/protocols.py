@@ -152,7 +152,8 @@ class SamplingPolicy:
     """The policy as a rollout engine sees it.
 
     Attributes:
-        model: a causal LM with the policy's weights merged in; read only.
+        model: a causal LM that answers as the policy; read only, and not to be kept: without LoRA, and on a
+            base in 4 bits, it is the model that trains, with adapters in it.
         tokenizer: its tokenizer.
         end_ids: ids that end a response.
     """

@@ -48,10 +48,9 @@ def check(
     _groups(sections.get("rollout"), document)
     _adapter(sections.get("lora"), sections.get("value"), document)
     _value_adapter(sections.get("lora"), choices, document)
-    _four_bits(sections, document)
     if not data:
         return
-    _model(sections.get("model"), document)
+    _model(sections, document)
     columns = _prompts(sections.get("prompts"), document)
     rollout = sections.get("rollout")
     context = CheckContext(
@@ -134,22 +133,23 @@ def _groups(rollout: Any, document: Document) -> None:
         )
 
 
-def _model(model: ModelSettings | None, document: Document) -> None:
-    if model is not None:
-        try:
-            check_name(model.name)
-        except ModelError as error:
-            document.report("model.name", str(error).removeprefix("model.name: "))
-        if model.load_in_4bit and not four_bits.installed():
-            document.report("model.load_in_4bit", four_bits.MISSING)
-
-
-def _four_bits(sections: Mapping[str, Any], document: Document) -> None:
+def _model(sections: Mapping[str, Any], document: Document) -> None:
     model = sections.get("model")
-    if isinstance(model, ModelSettings) and model.load_in_4bit and sections.get("lora", ...) is None:
+    if not isinstance(model, ModelSettings):
+        return
+    try:
+        check_name(model.name)
+    except ModelError as error:
+        document.report("model.name", str(error).removeprefix("model.name: "))
+    if not model.load_in_4bit:
+        return
+    if "lora" in sections and sections["lora"] is None:
         document.report(
-            "model.load_in_4bit", "got true without lora; a base in 4 bits does not train: add a lora section"
+            "model.load_in_4bit",
+            "got true without lora, and a base in 4 bits does not train; expected a lora section",
         )
+    if not four_bits.installed():
+        document.report("model.load_in_4bit", f"got true, but {four_bits.MISSING}")
 
 
 def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:

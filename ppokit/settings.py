@@ -30,8 +30,8 @@ class ModelSettings(Section):
     )
     load_in_4bit: bool = Field(
         default=False,
-        description="Keep the frozen base in 4 bits (NF4), a quarter of bfloat16's memory; needs lora and "
-        "pip install 'ppokit[quantized]'.",
+        description="Keep the frozen base's linear layers in 4 bits (NF4); needs lora and pip install "
+        "'ppokit[quantized]'.",
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
     trust_remote_code: bool = Field(default=False, description="Run code that the model's repository ships.")
@@ -158,7 +158,7 @@ class UpdateSettings(Section):
         description="Whose log-probabilities are those of the policy before the update: the trainer's own, "
         "or those that the sampler drew by, which saves a forward pass where a reward, an estimator or "
         "several mini-batches need them; on a base in bfloat16 they differ by the rounding of the merged "
-        "weights.",
+        "weights, where the sampler merges any.",
     )
 
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from ppokit.four_bits import is_in_four_bits
+
 if TYPE_CHECKING:
     from ppokit.trainer import PPOTrainer
     from ppokit.types import Rewards, Rollout
@@ -42,6 +44,8 @@ class Display:
         )
         dtype = str(roles.dtype).removeprefix("torch.")
         self._print(f"model    {trainer.settings.model.name}")
+        if is_in_four_bits(roles.model):
+            dtype = f"4 bits, the rest in {dtype},"
         self._print(f"         {dtype} on {device}, {trained:,} parameters train")
         audit = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.audit.items() if size)
         self._print(f"memory   {audit} (activations come on top)")

@@ -39,7 +39,7 @@ def find_base(name: str) -> Base:
     """Resolve a name: hub id, folder, `package:DIST/FILE.gguf`, or `package:DIST/FOLDER` of a checkpoint.
 
     Raises:
-        ModelError: it cannot be found, or its configuration cannot be read.
+        ModelError: it cannot be found, its configuration cannot be read, or it is quantised.
     """
     from transformers import AutoConfig
 
@@ -51,6 +51,11 @@ def find_base(name: str) -> Base:
             f"--model {name}: its configuration cannot be read: {first_line(error)} Expected a hub id, a "
             "folder saved by save_pretrained, package:DIST/FOLDER or package:DIST/FILE.gguf."
         ) from error
+    if getattr(config, "quantization_config", None):
+        raise ModelError(
+            f"--model {name}: its weights are quantised; expected the checkpoint that it was made of. A "
+            "reward that was fitted on that also stands on the policy's base in 4 bits."
+        )
     kinds = config.architectures or []
     causal = any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
     if Path(where).is_dir():

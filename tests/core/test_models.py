@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+)
 
 from ppokit import attention
 from ppokit.audit import byte_audit
@@ -223,6 +232,28 @@ class TestPolicyAndReference:
         torch.testing.assert_close(logprobs(roles, "reference"), expected, atol=1e-4, rtol=1e-4)
         assert not torch.allclose(logprobs(roles), expected, atol=1e-3)
         assert not any("reference" in name for name in roles.trainable)
+
+    @pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
+    def test_an_adapter_that_was_trained_with_dropout_has_none_here(self, tmp_path: Path) -> None:
+        """Its layers have biases, which peft's own forward computes, dropout included."""
+        config = LoraConfig(r=4, target_modules=["c_attn", "c_fc"], task_type="CAUSAL_LM", lora_dropout=0.5)
+        adapted = get_peft_model(tiny_gpt2(), config)
+        shake([p for n, p in adapted.named_parameters() if "lora_" in n])
+        adapted.save_pretrained(str(tmp_path))
+        batch = token_batch()
+        roles = roles_of(
+            tiny_gpt2(), lora=LoraSpec(4, 8, "all-linear", adapter=str(tmp_path)), reference=False
+        )
+        assert torch.equal(logprobs(roles), logprobs(roles))
+        torch.testing.assert_close(by_row(roles.sampler(), batch), logprobs(roles), atol=1e-4, rtol=1e-4)
+
+        head = {"head.weight": torch.randn(1, 32)}
+        weights = load_file(tmp_path / "adapter_model.safetensors")
+        save_file({**weights, **head}, tmp_path / "adapter_model.safetensors")
+        roles.add_fitted(tmp_path, "fitted", key="rewards[0].model")
+        once, again = (roles.hidden(batch, "fitted") for _ in range(2))
+        assert torch.equal(once, again)
+        assert not torch.equal(once, roles.hidden(batch, "base"))
 
     def test_full_fine_tuning_trains_everything_but_the_frozen_copy(self) -> None:
         roles = roles_of(lora=None, value="policy_trunk")
@@ -510,6 +541,16 @@ def test_building_gives_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         roles_of()
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
+def test_an_adapter_on_experts_cannot_be_merged() -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2}
+    model = MixtralForCausalLM(MixtralConfig(**sizes, **heads)).eval()
+    with pytest.raises(ModelError, match=r"lora\.target_modules: .*experts, a MixtralExperts, .* attention"):
+        roles_of(model)
 
 
 def test_a_deep_copy_computes_with_its_own_adapters() -> None:

@@ -167,8 +167,8 @@ def test_four_bits_need_lora_and_a_package(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(four_bits, "find_spec", lambda name: None)
     found = problems(text=in_four.replace("lora: {r: 8}\n", ""))
     assert [problem.removeprefix("line 1, model.load_in_4bit: ") for problem in found] == [
-        "got true without lora; a base in 4 bits does not train: add a lora section",
-        "weights in 4 bits need pip install 'ppokit[quantized]'",
+        "got true without lora, and a base in 4 bits does not train; expected a lora section",
+        "got true, but bitsandbytes is not installed: pip install 'ppokit[quantized]'",
     ]
 
 

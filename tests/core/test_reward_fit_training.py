@@ -88,14 +88,15 @@ def test_the_same_seed_gives_the_same_model(llama) -> None:
     assert not torch.allclose(scores(3), scores(4))
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("make", [samples_of, choices_of])
-def test_the_parts_of_a_batch_change_nothing(llama, monkeypatch, make) -> None:
-    """Beside dropout, whose numbers fall on other places, and bfloat16, which rounds parts otherwise."""
+def test_the_parts_of_a_batch_change_nothing(llama, monkeypatch, make, autocast) -> None:
+    """Beside dropout, whose numbers fall on other places; bfloat16 rounds parts otherwise."""
 
     def trained(tokens: int) -> tuple[torch.Tensor, list[float], int]:
         monkeypatch.setattr(training, "CPU_TOKENS", tokens)
         fitted = fitted_on(llama)
-        fitted.autocast = False
+        fitted.autocast = autocast
         for module in fitted.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -110,9 +111,10 @@ def test_the_parts_of_a_batch_change_nothing(llama, monkeypatch, make) -> None:
     whole, losses, passes = trained(100_000)
     parts, again, more = trained(60)
     assert more > 2 * passes
-    assert again == pytest.approx(losses, rel=1e-5)
+    assert again == pytest.approx(losses, rel=1e-2 if autocast else 1e-5)
     assert whole.std() > 0.05
-    torch.testing.assert_close(parts, whole, atol=1e-3, rtol=1e-3)
+    close = 0.2 * float(whole.std()) if autocast else 1e-3
+    torch.testing.assert_close(parts, whole, atol=close, rtol=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_it(llama) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import PpokitError, RunFolderError
+from ppokit.four_bits import installed
 from runs import lasting, metrics_of, rollouts_of, weights_of
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -81,7 +82,11 @@ def settings(out: Path, steps: int = 6) -> dict[str, Any]:
     [
         ({"dtype": "float32"}, {"r": 4}),
         ({"dtype": "bfloat16"}, {"r": 4}),
-        ({"dtype": "bfloat16", "load_in_4bit": True}, {"r": 4}),
+        pytest.param(
+            {"dtype": "bfloat16", "load_in_4bit": True},
+            {"r": 4},
+            marks=pytest.mark.skipif(not installed(), reason="bitsandbytes is not installed"),
+        ),
         ({"dtype": "float32"}, None),
     ],
     ids=["fp32", "bf16", "4 bits", "all weights"],

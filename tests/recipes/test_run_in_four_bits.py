@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,21 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 
-from ppokit import PPOTrainer, Recipe
+from ppokit import PPOTrainer, Recipe, assembly
+from ppokit.errors import ModelError
 from ppokit.inference import load_policy
+from ppokit.loading import find_model, load_model
 from runs import OPENERS, metrics_of
+
+pytest.importorskip("bitsandbytes")
+
+RecipeDict = Callable[..., dict[str, Any]]
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
-def test_a_run_and_its_policy(
-    recipe_dict: Callable[..., dict[str, Any]], stories260k: Path, tmp_path: Path
-) -> None:
-    model = {"name": str(stories260k), "dtype": "float32", "load_in_4bit": True}
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_and_its_policy(recipe_dict: RecipeDict, stories260k: Path, tmp_path: Path, dtype: str) -> None:
+    model = {"name": str(stories260k), "dtype": dtype, "load_in_4bit": True}
     run = tmp_path / "run"
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict(model=model)))
     before = trainer.answer(OPENERS)
@@ -41,4 +47,16 @@ def test_a_run_and_its_policy(
     found = {n: p for n, p in plain.named_parameters() if "lora_" in n}
     assert len(found) == len(saved) > 0
     for name, param in found.items():
-        assert torch.equal(param, saved[name.replace(".default", "")]), name
+        assert torch.equal(param, saved[name.replace(".default", "")].float()), name
+
+
+def test_a_checkpoint_in_four_bits_needs_lora_before_it_is_loaded(
+    recipe_dict: RecipeDict, stories260k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four = tmp_path / "four"
+    shutil.copytree(stories260k, four)
+    source = find_model(str(stories260k))
+    load_model(source, torch.float32, torch.device("cpu"), load_in_4bit=True).save_pretrained(four)
+    monkeypatch.setattr(assembly, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(ModelError, match="lora: got none, and a base in 4 bits does not train"):
+        PPOTrainer(Recipe.from_dict(recipe_dict(model={"name": str(four)}, lora=None)))
