@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ppokit.errors import DataError
+from ppokit.ratings.csv_records import no_cell_limit
 from ppokit.wording import listed
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
@@ -52,9 +53,7 @@ def _text(file: Path, suffix: str) -> tuple[str, ...] | None:
         if suffix == ".txt":
             return ("text",) if any(line.strip() for line in lines) else None
         if suffix == ".csv":
-            reader = csv.reader(lines)
-            header, first = next(reader, None), next((row for row in reader if row), None)
-            return tuple(header) if header and first is not None else None
+            return _csv(file, lines)
         columns: dict[str, None] = {}
         if suffix == ".json":
             first_mark = lines.read(1)
@@ -68,6 +67,42 @@ def _text(file: Path, suffix: str) -> tuple[str, ...] | None:
             if line.strip():
                 columns.update(dict.fromkeys(_keys(file, f"line {number}", _json(file, number, line)) or ()))
         return tuple(columns) or None
+
+
+def _csv(file: Path, lines: TextIO) -> tuple[str, ...] | None:
+    """The header, once every row is found to fit under it."""
+    reader = csv.reader(lines, strict=True)
+    header: tuple[str, ...] = ()
+    rows, first = 0, 1
+    with no_cell_limit():
+        try:
+            for cells in reader:
+                if not header:
+                    header = tuple(cells)
+                elif cells:
+                    rows += 1
+                    if any(cell.strip() for cell in cells[len(header) :]):
+                        raise DataError(
+                            f"{file} line {first} has {len(cells)} cells under a header of {len(header)}; "
+                            "expected quotes around a cell with a comma in it"
+                        )
+                first = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"{file} line {first} is no row of a CSV file: {error}; expected each quote to be closed, "
+                "and doubled within a quoted cell"
+            ) from error
+    return header if rows else None
+
+
+def check_csv(file: Path) -> None:
+    """That every row fits under the header: who reads it into a table would shift or swallow cells.
+
+    Raises:
+        DataError: one does not; it names its line.
+    """
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        _csv(file, lines)
 
 
 def _json(file: Path, number: int, line: str) -> Any:

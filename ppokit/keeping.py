@@ -43,6 +43,14 @@ class RunKeeper:
             RunFolderError: it cannot be taken up, or lacks the state of a component.
         """
         state = load_checkpoint(checkpoint, self.parts.masters)
+        began = self.ledger.hashes().get("prompts")
+        if began is not None and began != self.parts.hashes["prompts"]:
+            warnings.warn(
+                f"prompts.path: {self.recipe.settings.prompts.path} no longer holds the prompts that the run "
+                f"in {self.ledger.folder} began with; it goes on with those that are there now",
+                PpokitWarning,
+                stacklevel=3,
+            )
         for name, part in self._stateful():
             if name not in state.components:
                 raise RunFolderError(
@@ -86,12 +94,14 @@ class RunKeeper:
         if self.parts.masters.steps != self._saved_steps or not self.parts.processes.is_main:
             return
         checkpoints = self.ledger.folder / "checkpoints"
-        if (checkpoints / f"step-{self._saved.step:06d}").exists():
+        saved = (checkpoints / f"step-{self._saved.step:06d}").exists()
+        if saved and (self.ledger.folder / "policy").exists() and self.ledger.plot_file.exists():
             return
         self.open()
         keep = self.recipe.settings.run.keep_checkpoints
         with self.ledger.writing():
-            save_checkpoint(checkpoints, self.parts.masters, self._saved, keep)
+            if not saved:
+                save_checkpoint(checkpoints, self.parts.masters, self._saved, keep)
             with self.ledger.replacing("policy") as folder:
                 self.parts.roles.save_policy(folder)
                 self.parts.tokenizer.save_pretrained(folder / "policy")

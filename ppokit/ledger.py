@@ -33,6 +33,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metrics_file = folder / "metrics.jsonl"
+        self.plot_file = folder / "reward.png"
 
     @staticmethod
     def check_new(folder: Path) -> None:
@@ -201,9 +202,16 @@ class Ledger:
             axis.spines[["top", "right"]].set_visible(False)
         axes[-1].set_xlabel("step")
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        target = self.folder / "reward.png"
-        figure.savefig(target)
-        return target
+        figure.savefig(self.plot_file)
+        return self.plot_file
+
+    def hashes(self) -> dict[str, str]:
+        """Of what the run began with; none where nobody wrote them down."""
+        try:
+            found = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
+            return dict(found["hashes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         (self.folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

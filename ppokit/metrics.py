@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -44,10 +45,13 @@ def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
 
 
 def value_metrics(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, float]:
-    """How well the values foretold the returns: 1 - Var(returns - values) / Var(returns)."""
+    """How well the values foretold the returns: 1 - Var(returns - values) / Var(returns).
+
+    NaN where all returns are the same, so that there was nothing to foretell.
+    """
     variance = masked_variance(returns, mask, variance="population")
     unexplained = masked_variance(returns - values, mask, variance="population")
-    explained = 1.0 - float(unexplained) / max(float(variance), 1e-8)
+    explained = 1.0 - float(unexplained) / float(variance) if variance > 0 else math.nan
     return {
         "value/explained_variance": explained,
         "value/mean": float(masked_mean(values, mask)),

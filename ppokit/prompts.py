@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ppokit.columns import check_csv
 from ppokit.errors import DataError, first_line
 from ppokit.seeds import seed_from
 from ppokit.types import PromptBatch
@@ -47,17 +48,23 @@ def read_rows(path: str, split: str, *, key: str = "prompts.path") -> list[dict[
             if local.suffix.lower() == ".jsonl":
                 # Read by hand: rows may differ in their columns, and a bad line is named.
                 return _json_lines(local, key)
-            # Only an empty cell is missing; by default pandas would also drop texts such as "NA" and "None".
-            cells = {"keep_default_na": False, "na_values": [""]} if reader == "csv" else {}
+            cells: dict[str, Any] = {}
+            if reader == "csv":
+                check_csv(local)
+                # Only an empty cell is missing: pandas would also drop texts such as "NA" and "None", and
+                # take the first column as names of rows where lines end in a comma.
+                cells = {"keep_default_na": False, "na_values": [""], "index_col": False}
             data = datasets.load_dataset(reader, data_files=str(local), split="train", **cells)
         else:
             data = datasets.load_dataset(path, split=split)
         rows = [dict(row) for row in data]
-    except DataError:
-        raise
+    except DataError as error:
+        raise error if str(error).startswith(key) else DataError(f"{key}: {error}.") from error
     except Exception as error:  # datasets raises a dozen types, from many libraries
-        first = first_line(error)
+        first = first_line(error.__cause__ or error)
         raise DataError(f"{key}: {path} cannot be read: {first}") from error
+    if local.suffix.lower() == ".txt":
+        rows = [row for row in rows if row["text"].strip()]
     if not rows:
         raise DataError(f"{key}: {path} has no rows; expected at least one prompt.")
     return rows
@@ -153,6 +160,11 @@ class Prompts:
             text = row[column]
             if not isinstance(text, str):
                 raise DataError(f"prompts.column: row {number} has {text!r} in {column!r}; expected text.")
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise DataError(
+                    f"prompts.column: row {number} has half a character (a lone surrogate) in {text[:60]!a}; "
+                    "expected text that can be written as UTF-8."
+                )
             ids = encode_prompt(text, tokenizer, chat=chat, system=system)
             if not ids:
                 raise DataError(f"prompts: row {number} is an empty prompt; expected at least one token.")

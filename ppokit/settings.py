@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +22,14 @@ class Section(BaseModel):
     """Base of the sections: unknown keys are refused, nothing is coerced, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _at_home(path: str) -> str:
+    """`~` is the user's home."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:  # ~name of nobody
+        raise ValueError(str(error)) from error
 
 
 class ModelSettings(Section):
@@ -53,12 +62,17 @@ class LoraSettings(Section):
 
     @field_validator("adapter", "value_adapter")
     @classmethod
-    def _at_home(cls, value: str | None) -> str | None:
-        """`~` is the user's home."""
+    def _home(cls, value: str | None) -> str | None:
+        return _at_home(value) if value else value
+
+    @field_validator("target_modules")
+    @classmethod
+    def _pattern(cls, value: str | list[str]) -> str | list[str]:
         try:
-            return str(Path(value).expanduser()) if value else value
-        except RuntimeError as error:  # ~name of nobody
-            raise ValueError(str(error)) from error
+            re.compile(value if isinstance(value, str) else "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from error
+        return value
 
 
 class PromptSettings(Section):
@@ -190,6 +204,11 @@ class RunSettings(Section):
     sample_every: int = Field(
         default=5, ge=0, description="Steps between samples on the screen; 0 shows none."
     )
+
+    @field_validator("out")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return _at_home(value) if value.startswith("~") else value
 
 
 class Settings(Section):

@@ -54,9 +54,12 @@ class PPOTrainer:
     def __init__(
         self, recipe: Recipe, *, observers: Sequence[Observer] = (), resume: Path | str | None = None
     ) -> None:
+        if not isinstance(recipe, Recipe):
+            raise TypeError(f"got a {type(recipe).__name__}; expected a Recipe, as Recipe.load(path) gives")
         self.recipe = recipe
         self.settings = recipe.settings
-        self.ledger = Ledger(Path(resume if resume is not None else self.settings.run.out))
+        # Absolute: a reward of the user's may change the working directory.
+        self.ledger = Ledger(Path(resume if resume is not None else self.settings.run.out).absolute())
         checkpoints = list_checkpoints(self.ledger.folder / "checkpoints")
         if resume is None:
             Ledger.check_new(self.ledger.folder)
@@ -99,6 +102,8 @@ class PPOTrainer:
                     advantages = self.estimate(rollout, rewards)
                     stats = self.update(rollout, advantages)
                     self.report(rollout, rewards, advantages, stats)
+                with self.signals.held():
+                    self.save()  # what a run that is done may have lost
             except (Interrupted, NonFiniteError) as error:
                 with self.signals.held():
                     self._save_after(error)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
+from ppokit.errors import PluginError
 from ppokit.hookspecs import hookimpl
 from ppokit.protocols import BuildContext, Component, Options, SamplingPolicy
 from ppokit.types import Generation, PromptBatch
@@ -47,7 +48,7 @@ def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
 class TransformersOptions(Options):
     max_new_tokens: int = Field(64, gt=0, description="the longest response, in tokens")
     min_new_tokens: int = Field(0, ge=0, description="tokens before a response may end by itself")
-    temperature: float = Field(1.0, gt=0, description="divides the logits")
+    temperature: float = Field(1.0, ge=0.01, description="divides the logits")
     top_k: int | None = Field(None, gt=0, description="draw from the k likeliest tokens only")
     top_p: float | None = Field(
         None, gt=0, le=1, description="draw from the likeliest tokens that hold this probability together"
@@ -70,6 +71,12 @@ class TransformersEngine:
     def generate(self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor | None) -> Generation:
         import torch
 
+        vocabulary = policy.model.get_input_embeddings().num_embeddings
+        if any(token >= vocabulary for token in self.options.stop_token_ids):
+            raise PluginError(
+                f"rollout.stop_token_ids: got {max(self.options.stop_token_ids)}; expected token ids of the "
+                f"model, whose vocabulary ends with {vocabulary - 1}."
+            )
         responses_per_prompt = 1 if uniforms is None else uniforms.shape[1]
         prompts_at_a_time = max(1, self.options.batch_size // responses_per_prompt)
         parts: list[_Decoding] = []

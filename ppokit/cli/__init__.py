@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
+import sys
 import traceback
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -18,6 +21,9 @@ from ppokit.cli.generate import generate
 from ppokit.cli.rate import rate
 from ppokit.cli.train import train
 from ppokit.errors import Interrupted, PpokitError, PpokitWarning
+
+# Names too long, full disks, too many open files: of the machine or the input, not of the program.
+_OF_THE_SYSTEM = {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.EIO}
 
 _PLAIN: dict[str, Any] = {
     "rich_markup_mode": None,
@@ -45,15 +51,23 @@ class Command(TyperCommand):
             raise typer.Exit(stop.exit_code) from stop
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise
+        except OSError as error:
+            if error.errno not in _OF_THE_SYSTEM:
+                self._bug(ctx, error)
+            _fail(ctx, f"error: {error}")
+            raise typer.Exit(PpokitError.exit_code) from error
         except Exception as error:
-            _fail(
-                ctx,
-                f"error: a bug in ppokit or in a plugin: {type(error).__name__}: {error}"
-                + ("" if ctx.params.get("debug") else " (--debug shows the traceback)"),
-            )
-            raise typer.Exit(1) from error
+            self._bug(ctx, error)
         finally:
             warnings.formatwarning = _as_python_does
+
+    def _bug(self, ctx: Any, error: Exception) -> NoReturn:
+        _fail(
+            ctx,
+            f"error: a bug in ppokit or in a plugin: {type(error).__name__}: {error}"
+            + ("" if ctx.params.get("debug") else " (--debug shows the traceback)"),
+        )
+        raise typer.Exit(1) from error
 
 
 _as_python_does = warnings.formatwarning
@@ -127,4 +141,7 @@ reward_commands.command("gain", cls=Command)(gain)
 
 def main() -> None:
     """The program `ppokit`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a model may write what a terminal cannot show
     app(prog_name="ppokit")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -50,7 +52,10 @@ class Display:
         audit = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.audit.items() if size)
         self._print(f"memory   {audit} (activations come on top)")
         self._print(f"prompts  {len(parts.prompts.rows)} in {trainer.settings.prompts.path}")
-        self._print(f"run      {trainer.ledger.folder}")
+        self._folder = _from_here(trainer.ledger.folder)
+        self._print(f"run      {self._folder}")
+        if trainer.step >= self.steps:
+            self._print(f"         all {self.steps} steps are done; run.steps={self.steps + 10} would go on")
         self._print("")
         self._started, self._done_before = time.monotonic(), trainer.step
         if self.console.is_terminal:
@@ -101,12 +106,12 @@ class Display:
 
     def close(self, trainer: PPOTrainer) -> None:
         """What came of it, and where it is."""
-        folder = trainer.ledger.folder
+        folder = self._folder
         if self.first is not None:
             self._print(f"\nreward {self.first:.3f} -> {self.last:.3f} in {trainer.step} steps")
         self._print(f"plot     {folder / 'reward.png'}")
         self._print(f"policy   {folder / 'policy'}")
-        self._print(f'try it   ppokit generate {folder} "your prompt" --base')
+        self._print(f'try it   ppokit generate {shlex.quote(str(folder))} "your prompt" --base')
 
     def _sample(self, rollout: Rollout, rewards: Rewards) -> None:
         place = len(rollout) // 2
@@ -119,6 +124,12 @@ class Display:
     def _print(self, text: str, style: str = "") -> None:
         # Text, not markup: a model may write anything.
         self.console.print(Text(text, style=style))
+
+
+def _from_here(folder: Path) -> Path:
+    """As short as a path from the working directory can be."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _line(text: str) -> str:

@@ -25,6 +25,8 @@ def test_explained_variance_by_hand() -> None:
     assert found["value/return_mean"] == pytest.approx(2.0)
     perfect = value_metrics(returns + 5, returns, MASK)  # a constant offset is no variance
     assert perfect["value/explained_variance"] == pytest.approx(1.0)
+    nothing = value_metrics(returns, torch.full((2, 2), 3.0), MASK)  # to foretell
+    assert math.isnan(nothing["value/explained_variance"])
     # Errors 0.5, 0, -0.5: variance 1/6, a quarter of 2/3.
     part = value_metrics(torch.tensor([[0.5, 2.0], [3.5, 0.0]]), returns, MASK)
     assert part["value/explained_variance"] == pytest.approx(0.75)

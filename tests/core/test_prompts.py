@@ -117,6 +117,10 @@ class TestBadRows:
         with pytest.raises(DataError, match=r"row 2 has .* in 'prompt'; expected text"):
             prompts([{"prompt": "w0"}, {"prompt": bad}])
 
+    def test_half_a_character(self) -> None:
+        with pytest.raises(DataError, match=r"row 2 has half a character .* in 'hi \\ud800'; expected text"):
+            prompts([{"prompt": "a"}, {"prompt": "hi \ud800"}])
+
     def test_an_empty_prompt(self) -> None:
         bare = tokenizer()
         bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
@@ -171,6 +175,21 @@ class TestFiles:
         path = self.write(tmp_path, "p.csv", 'prompt,n\n"a, ""b""\nc",1\nd,2\n')
         assert read_rows(path, "train") == [{"prompt": 'a, "b"\nc', "n": 1}, {"prompt": "d", "n": 2}]
 
+    def test_lines_of_a_csv_that_end_in_a_comma(self, tmp_path: Path) -> None:
+        """By default pandas takes the first of three columns as the rows' names, and shifts the others."""
+        path = self.write(tmp_path, "p.csv", "prompt,topic\nOnce,animals,\nTom,boys,\n")
+        assert read_rows(path, "train") == [
+            {"prompt": "Once", "topic": "animals"},
+            {"prompt": "Tom", "topic": "boys"},
+        ]
+
+    def test_a_csv_that_is_broken_is_told_with_its_line(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "p.csv", "prompt,n\na,1\nb,2,3\n")
+        with pytest.raises(
+            DataError, match=r"^canary\.path: .*p\.csv line 3 has 3 cells under a header of 2"
+        ):
+            read_rows(path, "train", key="canary.path")
+
     def test_parquet(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"prompt": ["a", "b"], "tags": [["x"], []]}), tmp_path / "p.parquet")
         expected = [{"prompt": "a", "tags": ["x"]}, {"prompt": "b", "tags": []}]
@@ -179,6 +198,8 @@ class TestFiles:
     def test_text(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "p.txt", "one\u2028still one\ntwo\n")
         assert read_rows(path, "train") == [{"text": "one\u2028still one"}, {"text": "two"}]
+        blank = self.write(tmp_path, "q.txt", "one\n\n  \ntwo\n\n")
+        assert read_rows(blank, "train") == [{"text": "one"}, {"text": "two"}]
 
     @pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.txt"])
     def test_an_empty_file(self, tmp_path: Path, name: str) -> None:

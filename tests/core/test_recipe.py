@@ -154,11 +154,27 @@ def test_value_function(overrides: tuple[str, ...], value: str | None) -> None:
     assert load(*overrides).settings.value == value
 
 
+def test_target_modules_are_a_pattern_or_names() -> None:
+    assert load(r"lora.target_modules=.*\.q_proj").settings.lora is not None
+    (found,) = problems('lora.target_modules="["')
+    assert "lora.target_modules: " in found
+    assert "'[' is no regular expression: unterminated character set" in found
+
+
 def test_own_adapter_needs_lora() -> None:
     assert problems(text="value: own_adapter\n" + replaced("lora: {r: 8}\n", "")) == [
         "line 1, value: got own_adapter without lora; expected policy_trunk or detached_trunk, "
         "or a lora section"
     ]
+
+
+def test_the_runs_folder_may_be_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert load("run.out=~/runs/x").settings.run.out == "/home/ada/runs/x"
+    assert load("run.out=runs/x").settings.run.out == "runs/x"
+    (found,) = problems("run.out=~nobody-here/x")
+    assert "run.out: " in found
+    assert "home directory" in found
 
 
 def test_four_bits_need_lora_and_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,6 +376,7 @@ def write(name: str, content: str | bytes) -> None:
         ("p.json", '{"a": 1}\n{"b": 2}\n', "b"),
         ("p.json", ' \n[{"a": 1, "b":\n 2}, {}]', "b"),
         ("p.csv", 'a,"b\nc"\n1,2\n', "b\nc"),
+        ("p.csv", "a,b\n1,2,\n3,4, \n", "b"),
         ("p.CSV", "\ufeffa,b\n1,2\n", "a"),
         ("p.txt", "hello\n", "text"),
     ],
@@ -390,6 +407,16 @@ def test_column_is_found(name: str, content: str, column: str) -> None:
         ("p.csv", "", "p.csv has no rows"),
         ("p.csv", "prompt,b\n", "p.csv has no rows"),
         ("p.csv", "a,b\n1,2\n", "p.csv has the columns a and b, and no 'prompt'"),
+        (
+            "p.csv",
+            'prompt,b\na,1\n"b\nc",2,x\n',
+            "p.csv line 3 has 3 cells under a header of 2",
+        ),
+        (
+            "p.csv",
+            'prompt,b\na,1\n"b,2\nc,3\n',
+            "p.csv line 3 is no row of a CSV file: unexpected end",
+        ),
         ("p.txt", "\n \n", "p.txt has no rows"),
         ("p.txt", "hello\n", "p.txt has the columns text, and no 'prompt'"),
         ("p.parquet", "no", "p.parquet is not a Parquet file"),

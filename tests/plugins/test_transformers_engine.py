@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
+from ppokit.errors import PluginError
 from ppokit.protocols import SamplingPolicy
 from ppokit.types import Generation, PromptBatch
 from ppokit_rollouts.kv_cache import alike
@@ -362,3 +363,8 @@ class TestPolicyLogprobs:
                 assert whole == drawn
         if "top_k" in narrowing or "top_p" in narrowing:
             assert made.policy_logprobs != made.logprobs
+
+
+def test_a_stop_token_that_the_model_does_not_have(policy: SamplingPolicy) -> None:
+    with pytest.raises(PluginError, match=r"rollout\.stop_token_ids: got 512; .* vocabulary ends with 511"):
+        engine(stop_token_ids=(2, 512)).generate(policy, prompts_of(policy), None)

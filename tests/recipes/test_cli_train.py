@@ -145,6 +145,8 @@ def test_lora_adapts_nothing(recipe_file: RecipeFile, fails: Callable[..., str])
         ("return ['x'] * len(responses)", "expected a finite number"),
         ("return None", "expected 8 numbers"),
         ("raise ValueError('the judge is out')", "First cause: ValueError: the judge is out"),
+        (r"raise ValueError('the judge\n\n  is out')", "First cause: ValueError: the judge is out"),
+        ("raise AssertionError", "First cause: AssertionError\n"),
         ("import time; time.sleep(30)", "no answer in 0.5 s"),
     ],
 )
@@ -204,6 +206,36 @@ class TestOut:
         (tmp_path / "file").write_text("mine")
         said = fails("train", recipe_file(), f"run.out={tmp_path / 'file' / 'deep' / 'run'}")
         assert "is not a writable folder" in said
+
+    def test_an_awkward_place(
+        self,
+        recipe_file: RecipeFile,
+        reward_module: Callable[[str], None],
+        ppokit: Ppokit,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A name with a space, a reward that goes elsewhere, and an output that knows few characters."""
+        reward_module(
+            "import os\ndef reward(responses):\n"
+            "    os.chdir('/')\n    return [1.0 * len(text) for text in responses]\n"
+        )
+        recipe = recipe_file(rewards=[{"use": "python", "function": "my_rewards:reward"}])
+        overrides = ("run.out=my run", "run.steps=1", "run.sample_every=1")
+        few = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+        done = ppokit("train", recipe, *overrides, environment=few)
+        assert done.returncode == 0, done.stderr
+        assert "run      my run" in done.stdout
+        assert "try it   ppokit generate 'my run' \"your prompt\" --base" in done.stdout
+        assert (tmp_path / "my run" / "policy" / "adapter_config.json").is_file()
+        monkeypatch.chdir(tmp_path)
+        again = CliRunner().invoke(app, ["train", "--resume", "my run"])
+        assert again.exit_code == 0, again.output
+        assert "all 1 steps are done; run.steps=11 would go on" in again.stdout
+
+    def test_a_name_that_is_too_long(self, recipe_file: RecipeFile, fails: Callable[..., str]) -> None:
+        assert "File name too long" in fails("train", recipe_file(), f"run.out={'a' * 300}")
+        assert "File name too long" in fails("validate", recipe_file(), f"prompts.path={'a' * 300}")
 
     def test_empty_is_fine(self, recipe_file: RecipeFile, tmp_path: Path, ppokit: Ppokit) -> None:
         (tmp_path / "run").mkdir()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ppokit import PPOTrainer, Recipe
-from ppokit.errors import PpokitError, RunFolderError
+from ppokit.errors import PpokitError, PpokitWarning, RunFolderError
 from ppokit.four_bits import installed
 from runs import lasting, metrics_of, rollouts_of, weights_of
 
@@ -251,3 +251,24 @@ def test_an_update_cut_short_is_no_checkpoint(recipe_dict: RecipeDict, tmp_path:
     assert [path.name for path in (broken / "checkpoints").iterdir()] == ["step-000002"]
     PPOTrainer(recipe, resume=broken).train()
     assert_same(broken, straight, 3)
+
+
+def test_what_a_finished_run_has_lost_is_written_again(recipe_dict: RecipeDict, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    PPOTrainer(Recipe.from_dict(recipe_dict(run=settings(run, 1)))).train()
+    policy = (run / "policy" / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(run / "policy")
+    (run / "reward.png").unlink()
+    PPOTrainer(Recipe.load(run / "recipe.yaml"), resume=run).train()
+    assert (run / "policy" / "adapter_model.safetensors").read_bytes() == policy
+    assert (run / "reward.png").stat().st_size > 1000
+
+
+def test_prompts_that_have_changed_are_told(recipe_dict: RecipeDict, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    PPOTrainer(Recipe.from_dict(recipe_dict(run=settings(run, 1)))).train()
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "A cat"}\n')
+    with pytest.warns(
+        PpokitWarning, match=r"prompts\.path: .*prompts\.jsonl no longer holds the prompts that"
+    ):
+        PPOTrainer(Recipe.load(run / "recipe.yaml"), resume=run)
