@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
@@ -47,11 +46,11 @@ def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
 def value_metrics(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, float]:
     """How well the values foretold the returns: 1 - Var(returns - values) / Var(returns).
 
-    NaN where all returns are the same, so that there was nothing to foretell.
+    0 where all returns are the same, so that there was nothing to foretell.
     """
     variance = masked_variance(returns, mask, variance="population")
     unexplained = masked_variance(returns - values, mask, variance="population")
-    explained = 1.0 - float(unexplained) / float(variance) if variance > 0 else math.nan
+    explained = 1.0 - float(unexplained) / float(variance) if variance > 0 else 0.0
     return {
         "value/explained_variance": explained,
         "value/mean": float(masked_mean(values, mask)),
