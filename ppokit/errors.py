@@ -49,6 +49,11 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
+def in_one_paragraph(error: BaseException) -> str:
+    """The kind of an error and all that it says, without line breaks."""
+    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a recipe.

@@ -9,8 +9,11 @@ with the policy's adapter on: to merge the two would round the policy to 4 bits,
 from __future__ import annotations
 
 import logging
+import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from ppokit.errors import ModelError, PpokitWarning
 
 if TYPE_CHECKING:
     import torch
@@ -44,13 +47,23 @@ def is_checkpoint_in_four_bits(config: Any) -> bool:
     return found.get("quant_method") == "bitsandbytes" and bool(found.get("load_in_4bit"))
 
 
-def other_quantization(config: Any) -> str | None:
-    """The name of any other way in which a checkpoint is quantised; None if it is not, or in 4 bits."""
+def check_checkpoint(config: Any, name: str) -> None:
+    """That a checkpoint, by its configuration, can be a base.
+
+    Raises:
+        ModelError: it is quantised in another way, or in 4 bits and bitsandbytes is missing.
+    """
     found = _settings_of(config)
-    if not found or is_checkpoint_in_four_bits(config):
-        return None
-    name = str(found.get("quant_method", "an unknown method"))
-    return "bitsandbytes in 8 bits" if name == "bitsandbytes" else name
+    if found and not is_checkpoint_in_four_bits(config):
+        method = str(found.get("quant_method", "an unknown method"))
+        if method == "bitsandbytes":
+            method = "bitsandbytes in 8 bits"
+        raise ModelError(
+            f"model.name: {name} is quantised by {method}; expected a checkpoint that is not quantised, "
+            "which model.load_in_4bit keeps in 4 bits, or one in bitsandbytes' 4 bits."
+        )
+    if found and not installed():
+        raise ModelError(f"model.name: {name} is in 4 bits, but {MISSING}.")
 
 
 def quantization_config(dtype: torch.dtype) -> Any:
@@ -92,31 +105,41 @@ def prepare(model: Any, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
 
 
-def left_out(model: Any) -> tuple[int, int, str]:
-    """What of a model's inner weights is not in 4 bits.
+def check_loaded(model: Any, name: str) -> None:
+    """That a loaded model has in 4 bits what it should; tells of inner weights that are not.
 
-    Returns: how many weights are, how many matrix weights beside the embeddings and the output layer are not,
-        and the name of the largest such matrix.
+    Raises:
+        ModelError: its output layer is, or nothing is.
     """
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    outer = {
-        id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()
-    }
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(head, Linear4bit):
+        raise ModelError(
+            f"model.name: the output layer (lm_head) of {name} is in 4 bits too; expected it as it was "
+            "trained. Name the checkpoint that this was made of, with model.load_in_4bit: true."
+        )
     inside = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, Linear4bit))
+    if not inside:
+        raise ModelError(
+            f"model.load_in_4bit: {name} ({type(model).__name__}) has no layers that bitsandbytes keeps in 4 "
+            "bits, so nothing would be saved; leave the key out."
+        )
+    outer = {id(param) for module in (embeddings, head) for param in module.parameters()}
     others = {
-        name: param.numel()
-        for name, param in model.named_parameters()
+        param_name: param.numel()
+        for param_name, param in model.named_parameters()
         if param.dim() > 1 and id(param) not in outer and not isinstance(param, Params4bit)
     }
-    return inside, sum(others.values()), max(others, key=others.__getitem__, default="")
-
-
-def has_head_in_four_bits(model: Any) -> bool:
-    """Whether the output layer (lm_head) is quantised too."""
-    from bitsandbytes.nn import Linear4bit
-
-    return isinstance(model.get_output_embeddings(), Linear4bit)
+    outside = sum(others.values())
+    if outside > inside / 4:
+        largest = max(others, key=others.__getitem__)
+        warnings.warn(
+            f"model.load_in_4bit: {outside / (inside + outside):.0%} of the inner weights of {name} are not "
+            f"in linear layers and keep their dtype, the largest of them {largest}",
+            PpokitWarning,
+            stacklevel=3,
+        )
 
 
 def scale_bytes(weight: Any) -> int:

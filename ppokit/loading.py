@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppokit import four_bits
-from ppokit.errors import ModelError, PpokitWarning, first_line
+from ppokit.errors import ModelError, first_line
 from ppokit.model_names import named_folder, packaged_file
 
 if TYPE_CHECKING:
@@ -96,14 +95,7 @@ def load_config(source: ModelSource) -> Any:
             + (f" (expected {expected})" if expected else "")
             + ". PPO needs a model that predicts the next token."
         )
-    quantised = four_bits.other_quantization(config)
-    if quantised is not None:
-        raise ModelError(
-            f"model.name: {source.name} is quantised by {quantised}; expected a checkpoint that is not "
-            "quantised, which model.load_in_4bit keeps in 4 bits, or one in bitsandbytes' 4 bits."
-        )
-    if four_bits.is_checkpoint_in_four_bits(config) and not four_bits.installed():
-        raise ModelError(f"model.name: {source.name} is in 4 bits, but {four_bits.MISSING}.")
+    four_bits.check_checkpoint(config, source.name)
     return config
 
 
@@ -140,32 +132,10 @@ def load_model(
             f"{type(model).__name__}, among them {missing[0]}; training would start from random numbers."
         )
     if four_bits.is_in_four_bits(model):
-        _check_four_bits(model, source)
+        four_bits.check_loaded(model, source.name)
         four_bits.prepare(model, dtype)
         return model.eval()
     return model.to(device).eval()
-
-
-def _check_four_bits(model: PreTrainedModel, source: ModelSource) -> None:
-    if four_bits.has_head_in_four_bits(model):
-        raise ModelError(
-            f"model.name: the output layer (lm_head) of {source.name} is in 4 bits too; expected it as it "
-            "was trained. Name the checkpoint that this was made of, with model.load_in_4bit: true."
-        )
-    inside, outside, largest = four_bits.left_out(model)
-    if not inside:
-        raise ModelError(
-            f"model.load_in_4bit: {source.name} ({type(model).__name__}) has no layers that bitsandbytes "
-            "keeps in 4 bits, so nothing would be saved; leave the key out."
-        )
-    if outside > inside / 4:
-        share = outside / (inside + outside)
-        warnings.warn(
-            f"model.load_in_4bit: {share:.0%} of the inner weights of {source.name} are not in linear layers "
-            f"and keep their dtype, the largest of them {largest}",
-            PpokitWarning,
-            stacklevel=3,
-        )
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> frozenset[int]:

@@ -50,7 +50,7 @@ def read_rows(path: str, split: str, *, key: str = "prompts.path") -> list[dict[
                 return _json_lines(local, key)
             cells: dict[str, Any] = {}
             if reader == "csv":
-                check_csv(local)
+                _check_csv(local, key)
                 # Only an empty cell is missing: pandas would also drop texts such as "NA" and "None", and
                 # take the first column as names of rows where lines end in a comma.
                 cells = {"keep_default_na": False, "na_values": [""], "index_col": False}
@@ -58,8 +58,8 @@ def read_rows(path: str, split: str, *, key: str = "prompts.path") -> list[dict[
         else:
             data = datasets.load_dataset(path, split=split)
         rows = [dict(row) for row in data]
-    except DataError as error:
-        raise error if str(error).startswith(key) else DataError(f"{key}: {error}.") from error
+    except DataError:
+        raise
     except Exception as error:  # datasets raises a dozen types, from many libraries
         first = first_line(error.__cause__ or error)
         raise DataError(f"{key}: {path} cannot be read: {first}") from error
@@ -68,6 +68,13 @@ def read_rows(path: str, split: str, *, key: str = "prompts.path") -> list[dict[
     if not rows:
         raise DataError(f"{key}: {path} has no rows; expected at least one prompt.")
     return rows
+
+
+def _check_csv(path: Path, key: str) -> None:
+    try:
+        check_csv(path)
+    except DataError as error:
+        raise DataError(f"{key}: {error}.") from error
 
 
 def _json_lines(path: Path, key: str) -> list[dict[str, Any]]:
@@ -160,11 +167,13 @@ class Prompts:
             text = row[column]
             if not isinstance(text, str):
                 raise DataError(f"prompts.column: row {number} has {text!r} in {column!r}; expected text.")
-            if any("\ud800" <= character <= "\udfff" for character in text):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
                 raise DataError(
                     f"prompts.column: row {number} has half a character (a lone surrogate) in {text[:60]!a}; "
                     "expected text that can be written as UTF-8."
-                )
+                ) from error
             ids = encode_prompt(text, tokenizer, chat=chat, system=system)
             if not ids:
                 raise DataError(f"prompts: row {number} is an empty prompt; expected at least one token.")

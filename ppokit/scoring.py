@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ppokit.errors import Interrupted, PluginError, RewardError
+from ppokit.errors import Interrupted, PluginError, RewardError, in_one_paragraph
 from ppokit.processes import Processes
 from ppokit.protocols import RewardProvider
 from ppokit.types import Outcome, RewardOutput, Rewards, Rollout
@@ -195,7 +195,7 @@ class Scorer:
             # What a plugin raised itself does not say where the recipe names it.
             own = "" if broken[0].startswith(provider.where) else f"{provider.where}: "
             raise PluginError(own + broken[0]) from error
-        told = "" if error is None else _in_one_paragraph(error)
+        told = "" if error is None else in_one_paragraph(error)
         if output is None or error is not None:
             all_failed: tuple[Outcome, ...] = tuple("failed" for _ in range(len(mine)))
             output = RewardOutput(torch.zeros(len(mine)), all_failed)
@@ -296,8 +296,3 @@ def _merge(outputs: Sequence[RewardOutput]) -> RewardOutput:
             key: sum(o.metrics.get(key, 0.0) * len(o.outcomes) for o in outputs) / total for key in names
         },
     )
-
-
-def _in_one_paragraph(error: BaseException) -> str:
-    """The kind of an error, and what it says, if anything."""
-    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
