@@ -48,10 +48,10 @@ def speed(repeats: int) -> bool:
     """Prints a table; False where a bound is exceeded."""
     import torch
 
-    from ppokit.catalog import Catalog
-    from ppokit.memory import keep_freed_memory
-    from ppokit.protocols import BuildContext, Reweighing
-    from ppokit.types import LossInputs, Rewards, Rollout
+    from ppokit.cli.allocator import keep_freed_memory
+    from ppokit.config.registry import Catalog
+    from ppokit.plugin.protocols import BuildContext, Reweighing
+    from ppokit.plugin.types import LossInputs, Rewards, Rollout
 
     torch.set_num_threads(2)
     keep_freed_memory()  # as a training run does
@@ -149,7 +149,7 @@ def curves(model: str, seeds: int, steps: int, out: Path) -> None:
     """Prints the learning curves' table and draws them."""
     import torch
 
-    from ppokit.presets import names
+    from ppokit.config.presets import names
 
     torch.set_num_threads(1)
     shown = sorted({1, *range(5, steps + 1, 5), steps})

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="turns; the fastest of all counts")
     arguments = parser.parse_args()
 
-    from ppokit.loading import find_model
+    from ppokit.models.loading import find_model
 
     checkpoint, steps = find_model(arguments.model).where, str(arguments.steps)
     ours: list[dict[str, Any]] = []

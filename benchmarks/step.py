@@ -149,7 +149,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from ppokit import PPOTrainer, Recipe
-    from ppokit.loading import find_model
+    from ppokit.models.loading import find_model
 
     checkpoint = find_model(arguments.model).where
     with tempfile.TemporaryDirectory() as folder:

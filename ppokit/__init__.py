@@ -8,19 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ppokit.hookspecs import hookimpl
-    from ppokit.protocols import Component, Options
-    from ppokit.recipe import Recipe
+    from ppokit.config.recipe import Recipe
+    from ppokit.plugin.hookspecs import hookimpl
+    from ppokit.plugin.protocols import Component, Options
     from ppokit.trainer import PPOTrainer
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Component": "ppokit.protocols",
-    "Options": "ppokit.protocols",
+    "Component": "ppokit.plugin.protocols",
+    "Options": "ppokit.plugin.protocols",
     "PPOTrainer": "ppokit.trainer",
-    "Recipe": "ppokit.recipe",
-    "hookimpl": "ppokit.hookspecs",
+    "Recipe": "ppokit.config.recipe",
+    "hookimpl": "ppokit.plugin.hookspecs",
 }
 
 __all__ = ["Component", "Options", "PPOTrainer", "Recipe", "__version__", "hookimpl"]

@@ -19,24 +19,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ppokit.assembly import Parts, assemble
-from ppokit.canary import Canary, read_held_out
-from ppokit.checkpoint import list_checkpoints
-from ppokit.collection import Collector
-from ppokit.dynamic_sampling import count_groups, join, mark
+from ppokit.build import Parts, assemble
+from ppokit.config.recipe import Recipe
 from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
-from ppokit.estimation import estimate
-from ppokit.fitting import check_estimator, check_given, given_rewards
-from ppokit.guards import check_first_kl, check_moved, first_kl
-from ppokit.inference import LoadedPolicy, Prediction
-from ppokit.keeping import RunKeeper, beside
-from ppokit.ledger import Ledger
-from ppokit.metrics import Clock, peak_gb, rollout_metrics
-from ppokit.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Warned
-from ppokit.recipe import Recipe
-from ppokit.signals import Signals
-from ppokit.step_warnings import step_warnings
-from ppokit.types import Advantages, PromptBatch, Rewards, Rollout
+from ppokit.evaluation.canary import Canary, read_held_out
+from ppokit.plugin.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Warned
+from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
+from ppokit.rollout.collect import Collector
+from ppokit.rollout.dynamic_sampling import count_groups, join, mark
+from ppokit.rollout.policy import LoadedPolicy, Prediction
+from ppokit.rollout.recorded import check_estimator, check_given, given_rewards
+from ppokit.run.checkpoint import list_checkpoints
+from ppokit.run.checkpointer import RunKeeper, beside
+from ppokit.run.run_dir import Ledger
+from ppokit.run.signals import Signals
+from ppokit.run.warnings import step_warnings
+from ppokit.training.advantages import estimate
+from ppokit.training.checks import check_first_kl, check_moved, first_kl
+from ppokit.training.metrics import Clock, peak_gb, rollout_metrics
 
 
 class PPOTrainer:

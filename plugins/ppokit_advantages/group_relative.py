@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.hookspecs import hookimpl
-from ppokit.masked import Variance, wide
-from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.types import Advantages, Rewards, Rollout
-from ppokit_advantages.returns import group_sums, spread, whole_reward
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.masked import Variance, wide
+from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.plugin.returns import group_sums, spread, whole_reward
+from ppokit.plugin.types import Advantages, Rewards, Rollout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.hookspecs import hookimpl
-from ppokit.masked import masked_mean, wide
-from ppokit.protocols import BuildContext, Component, Options
-from ppokit.types import Advantages, Rewards, Rollout
-from ppokit_advantages.returns import reward_to_go
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.masked import masked_mean, wide
+from ppokit.plugin.protocols import BuildContext, Component, Options
+from ppokit.plugin.returns import reward_to_go
+from ppokit.plugin.types import Advantages, Rewards, Rollout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.hookspecs import hookimpl
-from ppokit.masked import masked_mean, masked_variance, wide
-from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.types import Advantages, Rewards, Rollout
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.masked import masked_mean, masked_variance, wide
+from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.plugin.returns import group_sums, reward_to_go, whole_reward
+from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit_advantages.group_relative import needs_a_group
-from ppokit_advantages.returns import group_sums, reward_to_go, whole_reward
 
 if TYPE_CHECKING:
     from torch import Tensor

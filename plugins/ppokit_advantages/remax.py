@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.hookspecs import hookimpl
-from ppokit.masked import wide
-from ppokit.protocols import BuildContext, Component, Options
-from ppokit.types import Advantages, Rewards, Rollout
-from ppokit_advantages.returns import spread, whole_reward
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.masked import wide
+from ppokit.plugin.protocols import BuildContext, Component, Options
+from ppokit.plugin.returns import spread, whole_reward
+from ppokit.plugin.types import Advantages, Rewards, Rollout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.hookspecs import hookimpl
-from ppokit.protocols import BuildContext, Component, Options
-from ppokit.types import LossInputs, LossOutput
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.protocols import BuildContext, Component, Options
+from ppokit.plugin.types import LossInputs, LossOutput
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,6 +1,6 @@
 """KL divergence from the reference policy as a loss.
 
-    loss = k1, k2 or k3 of (log p_new, log p_ref), see `ppokit.kl`
+    loss = k1, k2 or k3 of (log p_new, log p_ref), see `ppokit.plugin.kl_estimators`
     loss = k3 + k2 - sg(k2)           k3_with_k2_gradient: the value of k3, the gradient of k2
 
 with sg the stop-gradient. On tokens that the policy itself drew, the expected gradients are
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.hookspecs import hookimpl
-from ppokit.kl import kl as estimate
-from ppokit.masked import wide
-from ppokit.protocols import BuildContext, Component, Need, Options
-from ppokit.types import LossInputs, LossOutput
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.kl_estimators import kl as estimate
+from ppokit.plugin.masked import wide
+from ppokit.plugin.protocols import BuildContext, Component, Need, Options
+from ppokit.plugin.types import LossInputs, LossOutput
 
 if TYPE_CHECKING:
     from torch import Tensor

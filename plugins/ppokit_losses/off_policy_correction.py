@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from ppokit.hookspecs import hookimpl
-from ppokit.kl import held, kl
-from ppokit.masked import wide
-from ppokit.protocols import BuildContext, Component, Options
-from ppokit.types import AdvantageWeights, LossInputs
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.kl_estimators import held, kl
+from ppokit.plugin.masked import wide
+from ppokit.plugin.protocols import BuildContext, Component, Options
+from ppokit.plugin.types import AdvantageWeights, LossInputs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.kl import held
-from ppokit.masked import wide
+from ppokit.plugin.kl_estimators import held
+from ppokit.plugin.masked import wide
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.hookspecs import hookimpl
-from ppokit.masked import wide
-from ppokit.protocols import BuildContext, Component, Options
-from ppokit.types import LossInputs, LossOutput
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.masked import wide
+from ppokit.plugin.protocols import BuildContext, Component, Options
+from ppokit.plugin.types import LossInputs, LossOutput
 
 if TYPE_CHECKING:
     from torch import Tensor

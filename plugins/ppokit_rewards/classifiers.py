@@ -32,7 +32,7 @@ def load(model: str, dtype: str, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
-    from ppokit.response_encoder import load_response_encoder
+    from ppokit.reward_models.encoder import load_response_encoder
 
     with without_bars():
         encoder = load_response_encoder(folder_of(model))

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from ppokit.errors import DataError, ModelError, PluginError
-from ppokit.fitted_folder import need_settings
-from ppokit.hookspecs import hookimpl
-from ppokit.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.plugin.types import RewardOutput, Rollout
 from ppokit.ratings.table import OnBadRow, RatingColumns, mean_ratings, read_for_run
-from ppokit.types import RewardOutput, Rollout
+from ppokit.reward_models.artifact import need_settings
 from ppokit_rewards.encoder import Encoder
 from ppokit_rewards.reward_model import RewardModel, RewardModelOptions
 

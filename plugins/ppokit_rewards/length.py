@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.hookspecs import hookimpl
-from ppokit.protocols import BuildContext, Component, Options
-from ppokit.types import Outcome, RewardOutput, Rollout
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.protocols import BuildContext, Component, Options
+from ppokit.plugin.types import Outcome, RewardOutput, Rollout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.hookspecs import hookimpl
-from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.types import Outcome, RewardOutput, Rollout
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.plugin.types import Outcome, RewardOutput, Rollout
 
 if TYPE_CHECKING:
     from torch import Tensor

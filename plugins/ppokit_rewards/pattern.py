@@ -15,9 +15,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ppokit.hookspecs import hookimpl
-from ppokit.protocols import BuildContext, Component, Options
-from ppokit.types import RewardOutput, Rollout
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.protocols import BuildContext, Component, Options
+from ppokit.plugin.types import RewardOutput, Rollout
 
 Mode = Literal["search", "fullmatch", "count"]
 Flag = Literal["ignore_case", "multiline", "dotall"]

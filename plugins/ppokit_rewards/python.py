@@ -28,9 +28,9 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from ppokit.errors import PluginError
-from ppokit.hookspecs import hookimpl
-from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.types import RewardOutput, Rollout
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.plugin.types import RewardOutput, Rollout
 
 _TEXTS = ("prompts", "responses")
 _LARGEST_FLOAT32 = 3.4028234663852886e38

@@ -13,8 +13,8 @@ A text beyond the model's limit loses its beginning, so that the response's end 
 without a trained head is refused: its scores would be random numbers.
 
 A folder written by `ppokit reward fit` says how its texts are laid out, in `ppokit_reward.json`. It holds an
-encoder with heads (`ppokit.response_encoder`), or a PEFT adapter with a head on a causal LM, which is then
-loaded beneath it.
+encoder with heads (`ppokit.reward_models.encoder`), or a PEFT adapter with a head on a causal LM, which is
+then loaded beneath it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, StrictInt, field_validator
 
 from ppokit.errors import ModelError
-from ppokit.fitted_folder import HEADS, read_settings
-from ppokit.hookspecs import hookimpl
-from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.templates import encode, padding_of
-from ppokit.types import Outcome, RewardOutput, Rollout
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.plugin.types import Outcome, RewardOutput, Rollout
+from ppokit.reward_models.artifact import HEADS, read_settings
+from ppokit.reward_models.templates import encode, padding_of
 from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, load, load_tokenizer
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class RewardModel:
     def _load(self, context: BuildContext) -> None:
         import torch
 
-        from ppokit.response_encoder import ResponseEncoder
+        from ppokit.reward_models.encoder import ResponseEncoder
 
         options = self.options
         dtype = options.dtype

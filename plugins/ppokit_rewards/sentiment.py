@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ppokit.hookspecs import hookimpl
-from ppokit.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.types import RewardOutput, Rollout
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
+from ppokit.plugin.types import RewardOutput, Rollout
 
 
 def sentiment(texts: Sequence[str]) -> list[float]:

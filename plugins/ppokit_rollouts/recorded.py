@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.errors import DataError
-from ppokit.hookspecs import hookimpl
-from ppokit.protocols import BuildContext, CheckContext, Component, SamplingPolicy
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.protocols import BuildContext, CheckContext, Component, SamplingPolicy
+from ppokit.plugin.recorded import as_generation
+from ppokit.plugin.types import Generation, PromptBatch
 from ppokit.ratings.table import OnBadRow, RatingColumns, read_for_run
-from ppokit.recorded import as_generation
-from ppokit.types import Generation, PromptBatch
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
 
 if TYPE_CHECKING:

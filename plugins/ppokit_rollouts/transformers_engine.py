@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, NonNegativeInt
 
 from ppokit.errors import PluginError
-from ppokit.hookspecs import hookimpl
-from ppokit.protocols import BuildContext, Component, Options, SamplingPolicy
-from ppokit.types import Generation, PromptBatch
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.protocols import BuildContext, Component, Options, SamplingPolicy
+from ppokit.plugin.types import Generation, PromptBatch
 from ppokit_rollouts.kv_cache import alike, can_be_joined, roomy_cache
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from ppokit.four_bits import is_in_four_bits
+from ppokit.models.quantization import is_in_four_bits
 
 if TYPE_CHECKING:
+    from ppokit.plugin.types import Rewards, Rollout
     from ppokit.trainer import PPOTrainer
-    from ppokit.types import Rewards, Rollout
 
 SAMPLE_WIDTH = 160
 

@@ -59,8 +59,8 @@ def gain(
     from ppokit.cli.generate import recipe_of_run
     from ppokit.cli.reward_view import Bar
     from ppokit.cli.sections import show
-    from ppokit.fitted_folder import need_settings
-    from ppokit.reward_fit.gain import held_out_prompts, measure_gain
+    from ppokit.reward_models.artifact import need_settings
+    from ppokit.reward_models.gain import held_out_prompts, measure_gain
 
     for folder in (reward, second):
         need_settings(folder)  # before minutes go into answers

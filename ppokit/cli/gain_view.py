@@ -8,7 +8,7 @@ from ppokit.cli.reward_view import interval
 from ppokit.cli.sections import Section, printable
 
 if TYPE_CHECKING:
-    from ppokit.reward_fit.gain import Gain
+    from ppokit.reward_models.gain import Gain
 
 
 def gain_sections(found: Gain) -> list[Section]:

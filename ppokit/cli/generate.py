@@ -11,7 +11,7 @@ from ppokit.cli.options import Debug, DisablePlugin
 from ppokit.errors import RunFolderError
 
 if TYPE_CHECKING:
-    from ppokit.recipe import Recipe
+    from ppokit.config.recipe import Recipe
 
 
 def generate(
@@ -29,7 +29,7 @@ def generate(
     """Let a trained policy answer a prompt."""
     changed = [] if max_new_tokens is None else [f"rollout.max_new_tokens={max_new_tokens}"]
     recipe = recipe_of_run(run, changed, disable_plugin)
-    from ppokit.inference import load_policy
+    from ppokit.rollout.policy import load_policy
 
     answers = []
     for name, folder in [("base", None)] * base + [("policy", run / "policy")]:
@@ -49,8 +49,8 @@ def recipe_of_run(run: Path, changed: list[str], disabled: list[str] | None) -> 
     Raises:
         RunFolderError: it is no such folder.
     """
-    from ppokit.catalog import Catalog
-    from ppokit.recipe import Recipe
+    from ppokit.config.recipe import Recipe
+    from ppokit.config.registry import Catalog
 
     if not (run / "recipe.yaml").is_file():
         raise RunFolderError(f"{run} is not the folder of a run: it has no recipe.yaml.")

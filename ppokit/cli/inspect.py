@@ -13,8 +13,8 @@ import typer
 from ppokit.cli.options import Debug, DisablePlugin, Overrides, RecipePath
 
 if TYPE_CHECKING:
-    from ppokit.catalog import Entry
-    from ppokit.recipe import Choice, Recipe
+    from ppokit.config.recipe import Choice, Recipe
+    from ppokit.config.registry import Entry
 
 
 def validate(
@@ -30,8 +30,8 @@ def validate(
 
     Reports every problem at once, with its line: keys, plugins' options, files and columns.
     """
-    from ppokit.catalog import Catalog
-    from ppokit.recipe import Recipe
+    from ppokit.config.recipe import Recipe
+    from ppokit.config.registry import Catalog
 
     loaded = Recipe.load(recipe, overrides or (), Catalog(disable_plugin or ()))
     typer.echo(loaded.to_yaml().rstrip() if resolved else _told(loaded))
@@ -42,8 +42,8 @@ def schema(disable_plugin: DisablePlugin = None, debug: Debug = False) -> None:
 
     It holds the options of every installed plugin, and so imports all of them.
     """
-    from ppokit.catalog import Catalog
-    from ppokit.recipe_schema import recipe_schema
+    from ppokit.config.json_schema import recipe_schema
+    from ppokit.config.registry import Catalog
 
     typer.echo(json.dumps(recipe_schema(Catalog(disable_plugin or ())), indent=2))
 
@@ -54,7 +54,7 @@ def list_plugins(
     debug: Debug = False,
 ) -> None:
     """List what is installed, importing none of it."""
-    from ppokit.catalog import Catalog
+    from ppokit.config.registry import Catalog
 
     entries = Catalog(disable_plugin or ()).entries()
     if as_json:

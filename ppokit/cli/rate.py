@@ -178,8 +178,8 @@ def _items(
 def _spread(reward: Path | None) -> Spread | None:
     if reward is None:
         return None
-    from ppokit.fitted_folder import need_settings
-    from ppokit.reward_fit.folder import uncertainty
+    from ppokit.reward_models.artifact import need_settings
+    from ppokit.reward_models.saved import uncertainty
 
     need_settings(reward)  # a wrong folder is told before torch is imported
 

@@ -256,8 +256,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def _columns(given: list[str] | None) -> RatingColumns:
+    from ppokit.messages import listed, suggest
     from ppokit.ratings.table import RatingColumns
-    from ppokit.wording import listed, suggest
 
     known = list(RatingColumns.model_fields)
     chosen: dict[str, Any] = {}

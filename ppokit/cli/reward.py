@@ -105,13 +105,15 @@ def fit(
         raise DataError(f"--held-out {held_out:g}; expected a share between 0 and 1, such as 0.2.")
     if lr is not None and not 0 < lr < 1:
         raise DataError(f"--lr {lr:g}; expected a number between 0 and 1, such as 1e-4.")
+    from ppokit.cli.allocator import keep_freed_memory
     from ppokit.cli.ratings import _columns
     from ppokit.cli.reward_view import Bar, report_sections
     from ppokit.cli.sections import show
     from ppokit.ratings.table import read_for_fit
-    from ppokit.reward_fit.fit import reward_fit
-    from ppokit.reward_fit.methods import FitOptions
+    from ppokit.reward_models.fit import reward_fit
+    from ppokit.reward_models.methods import FitOptions
 
+    keep_freed_memory()
     table = read_for_fit(ratings, _columns(column), on_bad_row=on_bad_row.value)
     options = FitOptions(
         held_out=held_out,

@@ -14,10 +14,10 @@ from ppokit.cli.sections import Section, printable
 
 if TYPE_CHECKING:
     from ppokit.ratings.agreement import Estimate
-    from ppokit.reward_fit.measures import Share
-    from ppokit.reward_fit.probe import Tried
-    from ppokit.reward_fit.report import Quality, Report
-    from ppokit.reward_fit.training import Epoch
+    from ppokit.reward_models.probe import Tried
+    from ppokit.reward_models.quality import Share
+    from ppokit.reward_models.report import Quality, Report
+    from ppokit.reward_models.training import Epoch
 
 
 LEVEL = 0.02  # a gain that is not worth the raters' time

@@ -32,8 +32,8 @@ def train(
 
     Ctrl-C saves a checkpoint first; --resume goes on from it.
     """
-    from ppokit.catalog import Catalog
-    from ppokit.recipe import Recipe
+    from ppokit.config.recipe import Recipe
+    from ppokit.config.registry import Catalog
 
     changed = list(overrides or ())
     if resume is not None:
@@ -63,11 +63,11 @@ def train(
 
 
 def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
-    from ppokit.ledger import Ledger
+    from ppokit.run.run_dir import Ledger
 
     if resume is None:
         Ledger.check_new(Path(recipe.settings.run.out))  # before seconds go into imports
-    from ppokit.processes import leave
+    from ppokit.distributed import leave
 
     try:
         _train(recipe, resume)
@@ -76,9 +76,11 @@ def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
 
 
 def _train(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
+    from ppokit.cli.allocator import keep_freed_memory
     from ppokit.cli.display import Display
     from ppokit.trainer import PPOTrainer
 
+    keep_freed_memory()
     display = Display(recipe.settings.run.steps, recipe.settings.run.sample_every)
     trainer = PPOTrainer(recipe, observers=[display], resume=resume)
     if not trainer.processes.is_main:

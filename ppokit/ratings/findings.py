@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppokit.messages import cut, listed
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.repeats import Repeat, holds_choices, mixed_items, repeats_of, responses_of_items
 from ppokit.ratings.rows import BadRow
 from ppokit.ratings.splitting import leaks
-from ppokit.wording import cut, listed
 
 
 @dataclass(frozen=True)

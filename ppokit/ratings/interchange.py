@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppokit.errors import DataError
+from ppokit.messages import listed, suggest
 from ppokit.ratings.records import RatingColumns, RatingTable
 from ppokit.ratings.rows import BadRow, Rows, read_rows
 from ppokit.ratings.table import OnBadRow, table_of
 from ppokit.ratings.writing import PAIR_COLUMNS, RATING_COLUMNS, write_csv
-from ppokit.wording import listed, suggest
 
 Tool = Literal["argilla", "label_studio"]
 FIELDS = {"ratings": ("response",), "pairs": ("response_1", "response_2")}

@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 from ppokit.errors import DataError
+from ppokit.messages import cut, listed, shown, suggest
 from ppokit.ratings.records import Pair, Rating, RatingColumns
 from ppokit.ratings.rows import Rows
-from ppokit.wording import cut, listed, shown, suggest
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")

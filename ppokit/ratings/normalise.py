@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ppokit.errors import DataError
+from ppokit.messages import listed
 from ppokit.ratings.arrays import arrays_of
 from ppokit.ratings.records import Rating, RatingTable
-from ppokit.wording import listed
 
 if TYPE_CHECKING:
     from ppokit.ratings.arrays import Floats, Ints

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ppokit.data.csv_records import Broken, holds_rows, no_cell_limit, records_of
 from ppokit.errors import DataError, first_line
-from ppokit.ratings.csv_records import Broken, holds_rows, no_cell_limit, records_of
-from ppokit.wording import listed
+from ppokit.messages import listed
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 DELIMITERS = (",", ";", "\t")

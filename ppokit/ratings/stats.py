@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ppokit.errors import DataError
+from ppokit.messages import listed
 from ppokit.ratings.agreement import (
     REPLICATES,
     Estimate,
@@ -23,7 +24,6 @@ from ppokit.ratings.agreement import (
 from ppokit.ratings.arrays import Arrays, arrays_of
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.repeats import repeats_of
-from ppokit.wording import listed
 
 if TYPE_CHECKING:
     from ppokit.ratings.arrays import Floats

@@ -12,8 +12,8 @@ from typing import get_args
 import pytest
 import tomllib
 
-from ppokit.hookspecs import HOOK_BY_KIND
-from ppokit.protocols import Component, Need, Options
+from ppokit.plugin.hookspecs import HOOK_BY_KIND
+from ppokit.plugin.protocols import Component, Need, Options
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
 ENTRY_POINTS: dict[str, str] = PYPROJECT["project"]["entry-points"]["ppokit"]

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ppokit import Component, Options, hookimpl
-from ppokit.protocols import CheckContext
+from ppokit.plugin.protocols import CheckContext
 
 KINDS = {
     "rewards": ("good", "other"),

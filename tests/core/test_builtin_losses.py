@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppokit.loss_groups import WeightedLoss
-from ppokit.protocols import BuildContext, Reweighing
-from ppokit.types import Advantages, Rollout
+from ppokit.plugin.protocols import BuildContext, Reweighing
+from ppokit.plugin.types import Advantages, Rollout
+from ppokit.training.losses import WeightedLoss
 from test_update import Bench, assert_same, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from ppokit.canary import Canary, HeldOut, read_held_out
+from ppokit.config.settings import CanarySettings
 from ppokit.errors import DataError
-from ppokit.settings import CanarySettings
-from ppokit.types import Rewards, Rollout
-from test_rollout import make_rollout
+from ppokit.evaluation.canary import Canary, HeldOut, read_held_out
+from ppokit.plugin.types import Rewards, Rollout
+from test_generate import make_rollout
 
 RATINGS = [1.0, 2.0, 3.0, 4.0, 5.0]
 

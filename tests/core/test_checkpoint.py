@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ppokit import checkpoint
-from ppokit.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
 from ppokit.errors import RunFolderError
-from ppokit.masters import Masters
+from ppokit.run import checkpoint
+from ppokit.run.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
+from ppokit.training.optimizer import Masters
 
 
 def masters_after(steps: int, dtype: torch.dtype = torch.bfloat16, size: int = 3) -> Masters:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ppokit.dynamic_sampling import count_groups, join, mark
-from ppokit.types import Rewards, Rollout
-from test_rollout import make_rollout
+from ppokit.plugin.types import Rewards, Rollout
+from ppokit.rollout.dynamic_sampling import count_groups, join, mark
+from test_generate import make_rollout
 
 
 def part(groups: list[int], scores: list[float], valid: list[bool] | None = None, width: int = 1) -> tuple:

@@ -22,9 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ppokit import loading
 from ppokit.errors import ModelError
-from ppokit.loading import (
+from ppokit.models import loading
+from ppokit.models.loading import (
     ModelSource,
     cache_folder,
     end_ids,

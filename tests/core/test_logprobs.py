@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributions import Categorical
 
-from ppokit import logprobs as module
-from ppokit.logprobs import Entropy, token_logprobs
+from ppokit.models import logprobs as module
+from ppokit.models.logprobs import Entropy, token_logprobs
 
 H, V = 6, 11
 

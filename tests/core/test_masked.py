@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ppokit.masked import masked_mean, masked_variance, masked_whiten
+from ppokit.plugin.masked import masked_mean, masked_variance, masked_whiten
 
 X = torch.tensor([[1.0, 2.0, 99.0], [6.0, -99.0, -99.0]])
 MASK = torch.tensor([[True, True, False], [True, False, False]])

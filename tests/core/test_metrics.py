@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ppokit.metrics import Clock, advantage_metrics, peak_gb, rollout_metrics, value_metrics
-from ppokit.types import Advantages, Rewards
-from test_rollout import make_rollout
+from ppokit.plugin.types import Advantages, Rewards
+from ppokit.training.metrics import Clock, advantage_metrics, peak_gb, rollout_metrics, value_metrics
+from test_generate import make_rollout
 
 MASK = torch.tensor([[True, True], [True, False]])
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ppokit.presets import expand, names
-from ppokit.recipe_file import Document, override, parse, plain
+from ppokit.config.presets import expand, names
+from ppokit.config.yaml_file import Document, override, parse, plain
 
 
 def expanded(text: str) -> Document:

@@ -13,8 +13,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from ppokit.data.prompts import Prompts, encode_prompt, read_rows
 from ppokit.errors import DataError
-from ppokit.prompts import Prompts, encode_prompt, read_rows
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} ; {% endfor %}"

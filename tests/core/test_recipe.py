@@ -15,12 +15,13 @@ import yaml
 from pyarrow import parquet
 
 import fake_plugins
-from ppokit import Component, Options, four_bits, hookimpl
-from ppokit.catalog import Catalog
+from ppokit import Component, Options, hookimpl
+from ppokit.config.json_schema import recipe_schema
+from ppokit.config.recipe import Recipe, RewardSettings, Settings
+from ppokit.config.registry import Catalog
+from ppokit.config.settings import CHOSEN, SECTIONS, Section
 from ppokit.errors import RecipeError
-from ppokit.recipe import Recipe, RewardSettings, Settings
-from ppokit.recipe_schema import recipe_schema
-from ppokit.settings import CHOSEN, SECTIONS, Section
+from ppokit.models import quantization
 
 GOOD = """\
 model: {name: some/model}
@@ -180,7 +181,7 @@ def test_the_runs_folder_may_be_at_home(monkeypatch: pytest.MonkeyPatch) -> None
 def test_four_bits_need_lora_and_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     in_four = replaced("{name: some/model}", "{name: some/model, load_in_4bit: true}")
     assert load(text=in_four).settings.model.load_in_4bit
-    monkeypatch.setattr(four_bits, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     found = problems(text=in_four.replace("lora: {r: 8}\n", ""))
     assert [problem.removeprefix("line 1, model.load_in_4bit: ") for problem in found] == [
         "got true without lora, and a base in 4 bits does not train; expected a lora section",
@@ -515,8 +516,8 @@ def _references(node: Any) -> list[str]:
 def test_loading_imports_nothing_heavy(folder: Path) -> None:
     script = (
         "import sys, fake_plugins\n"
-        "from ppokit.catalog import Catalog\nfrom ppokit import Recipe\n"
-        "from ppokit.recipe_schema import recipe_schema\n"
+        "from ppokit.config.registry import Catalog\nfrom ppokit import Recipe\n"
+        "from ppokit.config.json_schema import recipe_schema\n"
         "c = Catalog(entry_points=fake_plugins.entry_points())\n"
         "Recipe.load('good.yaml', catalog=c).to_yaml()\nrecipe_schema(c)\n"
         "print([m for m in ('torch', 'transformers', 'datasets', 'accelerate', 'pyarrow', 'rich') "

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ppokit.protocols import SamplingPolicy
-from ppokit.recorded import as_generation
+from ppokit.plugin.protocols import SamplingPolicy
+from ppokit.plugin.recorded import as_generation
 
 TEXTS = [" happy and smiled.", "", "Tom"]
 

@@ -14,12 +14,12 @@ pytest.importorskip("scipy")
 
 from fit_models import samples_of
 from ppokit.errors import DataError, ModelError
-from ppokit.fitted_folder import HEADS, SETTINGS
-from ppokit.response_encoder import load_response_encoder
-from ppokit.reward_fit import folder
-from ppokit.reward_fit.base import Fitted, find_base
-from ppokit.reward_fit.probe import Probe
-from ppokit.reward_fit.training import Plan, encode, predict, train
+from ppokit.reward_models import saved as folder
+from ppokit.reward_models.artifact import HEADS, SETTINGS
+from ppokit.reward_models.base import Fitted, find_base
+from ppokit.reward_models.encoder import load_response_encoder
+from ppokit.reward_models.probe import Probe
+from ppokit.reward_models.training import Plan, encode, predict, train
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from ppokit.reward_fit.linear import Problem, Scale, losses, mean_loss
+from ppokit.reward_models.linear import Problem, Scale, losses, mean_loss
 
 
 def drawn(samples: int, features: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 pytest.importorskip("scipy")
 
 from ppokit.ratings.records import Pair, Rating, RatingTable
-from ppokit.reward_fit import measures as m
-from ppokit.reward_fit.report import choice_ceiling, quality_of
-from ppokit.reward_fit.samples import Choice, Sample
+from ppokit.reward_models import quality as m
+from ppokit.reward_models.report import choice_ceiling, quality_of
+from ppokit.reward_models.samples import Choice, Sample
 
 small = st.integers(-3, 3).map(float)
 numbers = st.lists(st.tuples(small, small), min_size=2, max_size=12)

@@ -23,11 +23,11 @@ pytest.importorskip("scipy")
 
 from fit_models import SIZES, WORDS, choices_of, samples_of, save_tokenizer
 from ppokit.errors import ModelError, TrainingError
-from ppokit.reward_fit import probe as probes
-from ppokit.reward_fit.base import find_base
-from ppokit.reward_fit.probe import Probe
-from ppokit.reward_fit.samples import Sample
-from ppokit.templates import RESPONSE_MASK, response_mask
+from ppokit.reward_models import probe as probes
+from ppokit.reward_models.base import find_base
+from ppokit.reward_models.probe import Probe
+from ppokit.reward_models.samples import Sample
+from ppokit.reward_models.templates import RESPONSE_MASK, response_mask
 
 
 def probe_on(model: Any, heads: int = 3, max_length: int = 32) -> Probe:

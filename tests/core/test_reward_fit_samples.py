@@ -11,7 +11,7 @@ pytest.importorskip("scipy")
 from ppokit.errors import DataError
 from ppokit.ratings.records import Pair, Rating, RatingTable
 from ppokit.ratings.splitting import same_prompt
-from ppokit.reward_fit.samples import Choice, Sample, half_of, parts_of, subset
+from ppokit.reward_models.samples import Choice, Sample, half_of, parts_of, subset
 
 
 def rating(prompt="p", response="r", value=1.0, rater="ann", split=None, item=None) -> Rating:

@@ -13,11 +13,11 @@ pytest.importorskip("scipy")
 
 from fit_models import choices_of, samples_of
 from ppokit.errors import ModelError, TrainingError
-from ppokit.reward_fit import training
-from ppokit.reward_fit.base import Fitted, Heads, find_base
-from ppokit.reward_fit.samples import Sample
-from ppokit.reward_fit.texts import batches
-from ppokit.reward_fit.training import Plan, bootstrap, encode, predict, train
+from ppokit.reward_models import training
+from ppokit.reward_models.base import Fitted, Heads, find_base
+from ppokit.reward_models.samples import Sample
+from ppokit.reward_models.texts import batches
+from ppokit.reward_models.training import Plan, bootstrap, encode, predict, train
 
 PLAN = Plan(epochs=6, lr=2e-3, batch_size=16, seed=0)
 LONG = Plan(epochs=14, lr=5e-3, batch_size=16, seed=0)

@@ -14,8 +14,8 @@ import pytest
 from ppokit.cli.gain_view import agreement, gain_sections
 from ppokit.errors import DataError
 from ppokit.ratings.agreement import Estimate
-from ppokit.reward_fit import measures
-from ppokit.reward_fit.gain import Gain, Side, _fitted_to, _side, _two_halves, held_out_prompts
+from ppokit.reward_models import quality as measures
+from ppokit.reward_models.gain import Gain, Side, _fitted_to, _side, _two_halves, held_out_prompts
 
 PROMPTS = [f"p{i}" for i in range(40)]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ppokit.errors import Interrupted
-from ppokit.signals import Signals
+from ppokit.run.signals import Signals
 
 
 class Others:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ppokit.templates import fill
+from ppokit.reward_models.templates import fill
 
 
 @pytest.mark.parametrize(

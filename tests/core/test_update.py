@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ppokit.aggregation import token_weights
-from ppokit.batches import TokenBatch
+from ppokit.data.batches import TokenBatch
 from ppokit.errors import PluginError, TrainingError
-from ppokit.loss_groups import WeightedLoss
-from ppokit.masters import Masters
-from ppokit.models import LoraSpec, ModelRoles
-from ppokit.types import Advantages, AdvantageWeights, LossInputs, LossOutput, Rollout
-from ppokit.update import UpdatePlan, Updater
-from test_rollout import make_rollout, single_process
+from ppokit.models.roles import LoraSpec, ModelRoles
+from ppokit.plugin.types import Advantages, AdvantageWeights, LossInputs, LossOutput, Rollout
+from ppokit.training.aggregation import token_weights
+from ppokit.training.losses import WeightedLoss
+from ppokit.training.optimizer import Masters
+from ppokit.training.update import UpdatePlan, Updater
+from test_generate import make_rollout, single_process
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

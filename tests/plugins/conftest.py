@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppokit.protocols import BuildContext, CheckContext
-from ppokit.types import LossInputs, Rewards, Rollout
+from ppokit.plugin.protocols import BuildContext, CheckContext
+from ppokit.plugin.types import LossInputs, Rewards, Rollout
 
 
 @pytest.fixture(scope="session")

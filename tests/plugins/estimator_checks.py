@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ppokit.types import Rewards, Rollout
+from ppokit.plugin.types import Rewards, Rollout
 
 NAN = float("nan")
 

@@ -6,7 +6,7 @@ Module -> (its test files, variants); a variant is (name, text that occurs exact
 from __future__ import annotations
 
 MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
-    "ppokit_advantages.returns": (
+    "ppokit.plugin.returns": (
         "test_monte_carlo.py",
         [
             (

@@ -6,7 +6,7 @@ Module -> (its test files, variants); a variant is (name, text that occurs exact
 from __future__ import annotations
 
 MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
-    "ppokit.masked": (
+    "ppokit.plugin.masked": (
         "../core/test_masked.py test_monte_carlo.py test_ppo_clip.py",
         [
             (
@@ -40,7 +40,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("narrow numbers stay narrow", "x.dtype.itemsize < 4", "x.dtype.itemsize < 2"),
         ],
     ),
-    "ppokit.kl": (
+    "ppokit.plugin.kl_estimators": (
         "../core/test_kl.py test_kl_loss.py test_ppo_clip.py",
         [
             (
@@ -60,7 +60,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("the gradient sees the excess", "(exponent.detach() - _L", "(exponent - _L"),
         ],
     ),
-    "ppokit.aggregation": (
+    "ppokit.training.aggregation": (
         "../core/test_update.py::TestTokenWeights",
         [
             ("padding counts in the tokens", "real / real.sum().clamp(min=1)", "real / real.numel()"),
@@ -79,7 +79,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("padding weighs", "real = mask.float()", "real = mask.float() * 0 + 1"),
         ],
     ),
-    "ppokit.update": (
+    "ppokit.training.update": (
         "../core/test_update.py::TestCutting ../core/test_update.py::TestPasses::test_each_minibatch_is_whitened",
         [
             (
@@ -94,7 +94,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
         ],
     ),
-    "ppokit.estimation": (
+    "ppokit.training.advantages": (
         "../core/test_estimation.py",
         [
             (
@@ -117,7 +117,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("padding keeps its numbers", "numbers.float().where(mask, torch.zeros(()))", "numbers.float()"),
         ],
     ),
-    "ppokit.dynamic_sampling": (
+    "ppokit.rollout.dynamic_sampling": (
         "../core/test_dynamic_sampling.py",
         [
             (

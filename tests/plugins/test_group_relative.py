@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from estimator_checks import given as given_rewards
 from estimator_checks import grouped_cases
-from ppokit.protocols import CheckContext
+from ppokit.plugin.protocols import CheckContext
 from ppokit_advantages.group_relative import (
     GroupRelative,
     GroupRelativeOptions,

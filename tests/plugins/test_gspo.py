@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from pydantic import ValidationError
 
 from loss_checks import INF, NAN, after_masking, cases, spoiled
-from ppokit.aggregation import token_weights
+from ppokit.training.aggregation import token_weights
 from ppokit_losses.gspo import GSPO, GSPOOptions, gspo
 
 RATIOS = torch.tensor([[0.5, 1.0, 1.5]])

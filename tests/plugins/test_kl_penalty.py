@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ppokit.protocols import Observant, Stateful
+from ppokit.plugin.protocols import Observant, Stateful
 from ppokit_rewards.kl_penalty import KLPenalty, KLPenaltyOptions, adapted, kl_penalty
 
 

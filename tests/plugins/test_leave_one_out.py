@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from estimator_checks import given as given_rewards
 from estimator_checks import grouped_cases
-from ppokit.protocols import CheckContext
+from ppokit.plugin.protocols import CheckContext
 from ppokit_advantages.group_relative import group_relative
 from ppokit_advantages.leave_one_out import (
     LeaveOneOut,

@@ -11,7 +11,7 @@ import pytest
 
 from mutants_advantages import MUTANTS as ADVANTAGES
 from mutants_losses import MUTANTS as LOSSES
-from ppokit.catalog import Catalog
+from ppokit.config.registry import Catalog
 
 
 def test_every_algorithm_has_five() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from loss_checks import INF, NAN, cases, spoiled
-from ppokit.protocols import Reweighing
+from ppokit.plugin.protocols import Reweighing
 from ppokit_losses.off_policy_correction import (
     OffPolicyCorrection,
     OffPolicyCorrectionOptions,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from loss_checks import after_masking, cases, spoiled
-from ppokit.masked import masked_mean
+from ppokit.plugin.masked import masked_mean
 from ppokit_losses.ppo_clip import PPOClip, PPOClipOptions, ppo_clip
 
 FAR = [50.0, -50.0, 500.0, -500.0]

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from ppokit.errors import PluginError
-from ppokit.protocols import CheckContext
+from ppokit.plugin.protocols import CheckContext
 from ppokit_rewards.python import Python, PythonOptions, check, python
 
 MODULE = """

@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ppokit.protocols import SamplingPolicy
-from ppokit.types import PromptBatch
+from ppokit.plugin.protocols import SamplingPolicy
+from ppokit.plugin.types import PromptBatch
 from ppokit_rollouts.recorded import RecordedOptions, ppokit_rollout_engines
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
 

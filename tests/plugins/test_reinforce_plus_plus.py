@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from estimator_checks import given as given_rewards
 from estimator_checks import spoiled, token_cases
-from ppokit.protocols import CheckContext
+from ppokit.plugin.protocols import CheckContext
 from ppokit_advantages.reinforce_plus_plus import (
     ReinforcePlusPlus,
     ReinforcePlusPlusOptions,

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from ppokit.errors import PluginError
-from ppokit.protocols import SamplingPolicy
-from ppokit.types import Generation, PromptBatch
+from ppokit.plugin.protocols import SamplingPolicy
+from ppokit.plugin.types import Generation, PromptBatch
 from ppokit_rollouts.kv_cache import alike
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions, sample
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ppokit import PPOTrainer, Recipe
-from ppokit.types import Rewards, Rollout
+from ppokit.plugin.types import Rewards, Rollout
 
 Change = Callable[[Rollout, Rewards], tuple[Rollout, Rewards]]
 

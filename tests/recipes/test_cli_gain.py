@@ -21,9 +21,9 @@ pytest.importorskip("krippendorff")
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.cli import app
-from ppokit.inference import load_policy
-from ppokit.reward_fit.folder import Scorer
-from ppokit.reward_fit.gain import SHARED
+from ppokit.reward_models.gain import SHARED
+from ppokit.reward_models.saved import Scorer
+from ppokit.rollout.policy import load_policy
 
 GOOD = ("The dog was happy and they played.", "She smiled at her mom and said thank you.")
 BAD = ("no no no no no", "the the the of of")

@@ -23,10 +23,10 @@ pytest.importorskip("krippendorff")
 from ppokit.cli import app
 from ppokit.cli.reward_view import Bar, worth
 from ppokit.errors import ModelError
-from ppokit.protocols import BuildContext, CheckContext
+from ppokit.plugin.protocols import BuildContext, CheckContext
+from ppokit.plugin.types import Rollout
 from ppokit.ratings.agreement import Estimate
-from ppokit.reward_fit.folder import Scorer, uncertainty
-from ppokit.types import Rollout
+from ppokit.reward_models.saved import Scorer, uncertainty
 from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
 from runs import run_ppokit
 
@@ -226,7 +226,7 @@ def test_errors_come_before_any_model(tmp_path: Path, args: tuple[str, ...], sai
 
 
 def test_libraries_that_are_missing(ratings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppokit.reward_fit.fit.find_spec", lambda name: None if name == "scipy" else True)
+    monkeypatch.setattr("ppokit.reward_models.fit.find_spec", lambda name: None if name == "scipy" else True)
     code, _, err = run(ratings, "--model", "./nothing-here", "--out", "made")
     assert (code, "needs scipy: pip install 'ppokit[ratings]'" in err) == (2, True)
 

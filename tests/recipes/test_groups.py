@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ppokit import Component, PPOTrainer, Recipe, hookimpl
-from ppokit.catalog import Catalog
-from ppokit.types import Advantages, Rewards, Rollout
+from ppokit.config.registry import Catalog
+from ppokit.plugin.types import Advantages, Rewards, Rollout
 from runs import metrics_of, rollouts_of, weights_of
 
 RecipeDict = Callable[..., dict[str, Any]]

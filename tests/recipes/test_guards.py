@@ -21,9 +21,9 @@ from ppokit.errors import (
     RunFolderError,
     TrainingError,
 )
-from ppokit.guards import check_first_kl, check_moved
-from ppokit.models import ModelRoles
-from ppokit.types import Rewards, Rollout
+from ppokit.models.roles import ModelRoles
+from ppokit.plugin.types import Rewards, Rollout
+from ppokit.training.checks import check_first_kl, check_moved
 from runs import metrics_of
 
 RecipeDict = Callable[..., dict[str, Any]]

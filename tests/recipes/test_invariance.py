@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from invariance_worker import one_step
 from ppokit import Recipe
-from ppokit.presets import names
-from ppokit.types import Rewards, Rollout
+from ppokit.config.presets import names
+from ppokit.plugin.types import Rewards, Rollout
 from runs import ENVIRONMENT
 from test_two_processes import torchrun
 

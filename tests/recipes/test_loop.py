@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from ppokit import Component, PPOTrainer, Recipe, hookimpl
-from ppokit.batches import token_batch
-from ppokit.catalog import Catalog
-from ppokit.types import RewardOutput, Rollout
+from ppokit.config.registry import Catalog
+from ppokit.data.batches import token_batch
+from ppokit.plugin.types import RewardOutput, Rollout
 from runs import OPENERS, lasting, metrics_of, rollouts_of, weights_of
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -104,7 +104,7 @@ PLUGIN = '''"""Rewards early tokens, token by token."""
 import torch
 
 from ppokit import Component, Options, hookimpl
-from ppokit.types import RewardOutput
+from ppokit.plugin.types import RewardOutput
 
 
 class EarlyOptions(Options):

@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from ppokit import PPOTrainer, Recipe
+from ppokit.config.presets import names
 from ppokit.errors import RecipeError
-from ppokit.presets import names
 from runs import OPENERS
 
 RecipeDict = Callable[..., dict[str, Any]]

@@ -18,7 +18,7 @@ from ppokit.cli import app
 from ppokit.ratings.page import serving
 from ppokit.ratings.page.choosing import word_vectors
 from ppokit.ratings.page.desk import Desk
-from ppokit.reward_fit.folder import uncertainty
+from ppokit.reward_models.saved import uncertainty
 from runs import rollouts_of
 
 COUNT = 4

@@ -15,8 +15,8 @@ import yaml
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import DataError, ModelError, RecipeError
-from ppokit.inference import load_policy
-from ppokit.whole_texts import WholeTexts
+from ppokit.models.shared_base import WholeTexts
+from ppokit.rollout.policy import load_policy
 from runs import metrics_of, rollouts_of
 
 RecipeDict = Callable[..., dict[str, Any]]

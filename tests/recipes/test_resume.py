@@ -14,7 +14,7 @@ import torch
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import PpokitError, PpokitWarning, RunFolderError
-from ppokit.four_bits import installed
+from ppokit.models.quantization import installed
 from runs import lasting, metrics_of, rollouts_of, weights_of
 
 RecipeDict = Callable[..., dict[str, Any]]

@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from ppokit import PPOTrainer, Recipe
-from ppokit.batches import token_batch
+from ppokit.data.batches import token_batch
 from ppokit.errors import ModelError, RecipeError
-from ppokit.fitted_folder import VERSION, FittedSettings
-from ppokit.whole_texts import WholeTexts
+from ppokit.models.shared_base import WholeTexts
+from ppokit.reward_models.artifact import VERSION, FittedSettings
 
 RecipeDict = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

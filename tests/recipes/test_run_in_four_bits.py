@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from ppokit import PPOTrainer, Recipe, assembly
 from ppokit.errors import ModelError
-from ppokit.inference import load_policy
-from ppokit.loading import find_model, load_model
+from ppokit.models.loading import find_model, load_model
+from ppokit.rollout.policy import load_policy
 from runs import OPENERS, metrics_of
 
 pytest.importorskip("bitsandbytes")

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ppokit.errors import DataError, first_line
+from ppokit.messages import listed, suggest
 from ppokit.ratings.layout import _digest
 from ppokit.ratings.records import RatingColumns
 from ppokit.ratings.rows import BadRow, Rows, read_rows
 from ppokit.ratings.table import OnBadRow, table_of
-from ppokit.wording import listed, suggest
 
 _UNRATED = "(no rating is read)"  # stands in for the rating column, which a file to be rated need not have
 

@@ -1,0 +1,1 @@
+"""From a YAML recipe to checked settings and chosen components."""

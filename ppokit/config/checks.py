@@ -1,0 +1,252 @@
+"""What no single key shows: keys that contradict each other, files and columns, plugins' own checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ppokit.config.settings import (
+    CanarySettings,
+    Choice,
+    LoraSettings,
+    ModelSettings,
+    PromptSettings,
+    RolloutSettings,
+    UpdateSettings,
+)
+from ppokit.config.yaml_file import Document
+from ppokit.data.columns import is_local, read_columns
+from ppokit.errors import DataError, ModelError
+from ppokit.messages import listed, suggest
+from ppokit.models import quantization
+from ppokit.models.names import check_name
+from ppokit.plugin.protocols import CheckContext
+from ppokit.ratings.table import read_with_cells
+
+
+def check(
+    sections: Mapping[str, Any],
+    choices: Mapping[str, Sequence[Choice | None]],
+    document: Document,
+    *,
+    data: bool,
+) -> None:
+    """Note every contradiction that can be seen.
+
+    Args:
+        sections: validated sections by key; one that is invalid is left out.
+        choices: by kind; None for one that is invalid.
+        document: notes the problems.
+        data: whether to look at prompts and ask the plugins for theirs, which training needs.
+    """
+    _value(sections, choices, document)
+    _names(choices, document)
+    _minibatches(sections, document)
+    _groups(sections.get("rollout"), document)
+    _adapter(sections.get("lora"), sections.get("value"), document)
+    _value_adapter(sections.get("lora"), choices, document)
+    if not data:
+        return
+    _model(sections, document)
+    columns = _prompts(sections.get("prompts"), document)
+    rollout = sections.get("rollout")
+    context = CheckContext(
+        columns, rollout.responses_per_prompt if isinstance(rollout, RolloutSettings) else None
+    )
+    for kind in choices:
+        for choice in choices[kind]:
+            if choice is not None:
+                for sentence in _told(choice, context):
+                    document.report(choice.key, sentence)
+    _canary(sections.get("canary"), sections.get("prompts"), choices.get("rewards", ()), context, document)
+
+
+def default_value(lora: bool, needs: frozenset[str]) -> str | None:
+    """The value function where the recipe leaves it open; None where nothing needs values."""
+    if "values" not in needs:
+        return None
+    return "own_adapter" if lora else "policy_trunk"
+
+
+def _value(
+    sections: Mapping[str, Any], choices: Mapping[str, Sequence[Choice | None]], document: Document
+) -> None:
+    if sections.get("value") == "own_adapter" and "lora" in sections and sections["lora"] is None:
+        document.report(
+            "value",
+            "got own_adapter without lora; expected policy_trunk or detached_trunk, or a lora section",
+        )
+    estimator = next(iter(choices.get("advantages", ())), None)
+    if estimator is None or "values" in estimator.component.needs:
+        return
+    for loss in choices.get("losses", ()):
+        if loss is not None and "values" in loss.component.needs:
+            document.report(
+                f"{loss.key}.use",
+                f"the loss {loss.component.name!r} trains a value function, but the advantages "
+                f"{estimator.component.name!r} have no values and so no returns to train it on; "
+                f"leave the loss out, or choose another estimator",
+            )
+
+
+def _names(choices: Mapping[str, Sequence[Choice | None]], document: Document) -> None:
+    for kind, advice in {
+        "rewards": "give one of them a name:",
+        "losses": "give one of them a name:",
+        "observers": "list it once",
+    }.items():
+        seen: dict[str, str] = {}
+        for choice in choices.get(kind, ()):
+            if choice is None:
+                continue
+            if choice.name in seen:
+                document.report(choice.key, f"{seen[choice.name]} is named {choice.name!r} as well; {advice}")
+            seen.setdefault(choice.name, choice.key)
+
+
+def _minibatches(sections: Mapping[str, Any], document: Document) -> None:
+    rollout, update = sections.get("rollout"), sections.get("update")
+    if not (isinstance(rollout, RolloutSettings) and isinstance(update, UpdateSettings)):
+        return
+    responses = rollout.prompts_per_step * rollout.responses_per_prompt
+    if responses % update.minibatches:
+        document.report(
+            "update.minibatches",
+            f"got {update.minibatches}; expected a divisor of the {responses} responses of a step "
+            f"(prompts_per_step {rollout.prompts_per_step} x responses_per_prompt "
+            f"{rollout.responses_per_prompt})",
+        )
+
+
+def _groups(rollout: Any, document: Document) -> None:
+    if not isinstance(rollout, RolloutSettings) or rollout.dynamic_sampling is None:
+        return
+    if rollout.responses_per_prompt == 1:
+        document.report(
+            "rollout.dynamic_sampling",
+            f"got {rollout.dynamic_sampling} with responses_per_prompt 1: the only response to a prompt has "
+            "nothing to differ from, so that every prompt would be dropped; expected 2 or more responses a "
+            "prompt, or no dynamic_sampling",
+        )
+
+
+def _model(sections: Mapping[str, Any], document: Document) -> None:
+    model = sections.get("model")
+    if not isinstance(model, ModelSettings):
+        return
+    try:
+        check_name(model.name)
+    except ModelError as error:
+        document.report("model.name", str(error).removeprefix("model.name: "))
+    if not model.load_in_4bit:
+        return
+    if "lora" in sections and sections["lora"] is None:
+        document.report(
+            "model.load_in_4bit",
+            "got true without lora, and a base in 4 bits does not train; expected a lora section",
+        )
+    if not quantization.installed():
+        document.report("model.load_in_4bit", f"got true, but {quantization.MISSING}")
+
+
+def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:
+    if lora is None:
+        return
+    for key, name in (("lora.adapter", lora.adapter), ("lora.value_adapter", lora.value_adapter)):
+        if name is None:
+            continue
+        folder = Path(name)
+        if not folder.is_dir():
+            document.report(key, f"there is no folder {name}")
+        elif not (folder / "adapter_config.json").is_file():
+            document.report(key, f"{name} has no adapter_config.json; expected a folder with a PEFT adapter")
+    if lora.value_adapter is not None and value not in (None, "own_adapter"):
+        document.report(
+            "lora.value_adapter", f"got value: {value}; only own_adapter can begin as another model"
+        )
+
+
+def _value_adapter(
+    lora: LoraSettings | None, choices: Mapping[str, Sequence[Choice | None]], document: Document
+) -> None:
+    chosen = [choice for group in choices.values() for choice in group]
+    if lora is None or lora.value_adapter is None or None in chosen:
+        return
+    if not any(choice is not None and "values" in choice.component.needs for choice in chosen):
+        document.report(
+            "lora.value_adapter",
+            "no estimator or loss of this recipe needs a value function, so nothing would begin as that "
+            "reward model; leave it out, or choose an estimator with values, such as gae",
+        )
+
+
+def _canary(
+    canary: CanarySettings | None,
+    prompts: PromptSettings | None,
+    rewards: Sequence[Choice | None],
+    context: CheckContext,
+    document: Document,
+) -> None:
+    if canary is None:
+        return
+    if find_spec("scipy") is None:
+        document.report("canary", "its rank correlations need pip install 'ppokit[ratings]'")
+    try:
+        _, cells = read_with_cells(canary.path, canary.columns, on_bad_row=canary.on_bad_row)
+    except DataError as error:
+        document.report("canary.path", str(error))
+        return
+    if prompts is None:
+        return
+    if prompts.chat and canary.separator:
+        document.report(
+            "canary.separator",
+            f"got {canary.separator!r} with prompts.chat: true, where the template stands between; leave it "
+            "out",
+        )
+    if context.columns is None:
+        return
+    # What the rewards get of the file: the columns that they know of the prompts.
+    header = next(iter(cells.values()))
+    shared = tuple(name for name in context.columns if name in header or name == prompts.column)
+    held_out = replace(context, columns=shared)
+    for choice in filter(None, rewards):
+        known = _told(choice, context)
+        for sentence in _told(choice, held_out):
+            if sentence not in known:
+                document.report("canary.path", f"{choice.key} cannot score {canary.path}: {sentence}")
+
+
+def _prompts(prompts: PromptSettings | None, document: Document) -> tuple[str, ...] | None:
+    if prompts is None:
+        return None
+    if prompts.system is not None and not prompts.chat:
+        document.report("prompts.system", "a system message needs chat: true")
+    if not is_local(prompts.path):
+        return None
+    try:
+        columns = read_columns(prompts.path)
+    except DataError as error:
+        document.report("prompts.path", str(error))
+        return None
+    if columns is not None and prompts.column not in columns:
+        document.report(
+            "prompts.column",
+            f"{prompts.path} has the columns {listed(columns)}, and no {prompts.column!r}"
+            f"{suggest(prompts.column, columns)}",
+        )
+    return columns
+
+
+def _told(choice: Choice, context: CheckContext) -> list[str]:
+    """What the component itself finds wrong."""
+    if choice.component.check is None:
+        return []
+    try:
+        found = choice.component.check(choice.options, context)
+        return [found] if isinstance(found, str) else list(found)
+    except Exception as error:  # a plugin's fault must not hide the recipe's other problems
+        return [f"check of plugin {choice.plugin} failed: {type(error).__name__}: {error}"]

@@ -1,0 +1,80 @@
+"""JSON Schema of a recipe, with the options of each installed component, for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ppokit.config.presets import names
+from ppokit.config.registry import Catalog
+from ppokit.config.settings import CHOSEN, LISTS, Section, Settings
+from ppokit.errors import PluginError
+
+
+def recipe_schema(catalog: Catalog) -> dict[str, Any]:
+    """JSON Schema, draft 2020-12. A component that cannot be used is left out, and named in `$comment`."""
+    definitions: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    faults: list[str] = []
+    base = Settings.model_json_schema(ref_template="#/$defs/{model}")
+    for name, field in base["properties"].items():
+        about = {"description": field["description"]}
+        if name in CHOSEN:
+            section = _section(name, catalog, definitions, faults)
+            if name not in LISTS:
+                properties[name] = {**about, **section}
+                continue
+            least = {"minItems": 1} if name in base["required"] else {}
+            properties[name] = {**about, "type": "array", **least, "items": section}
+        else:
+            properties[name] = field
+    chosen = {model.__name__ for model in CHOSEN.values()}
+    definitions.update({name: made for name, made in base["$defs"].items() if name not in chosen})
+    # A preset brings losses along.
+    required = [name for name in base["required"] if name != "losses"]
+    preset = {"description": "An algorithm's usual keys, which the recipe's own override.", "enum": names()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "ppokit recipe",
+        **({"$comment": "; ".join(faults)} if faults else {}),
+        "type": "object",
+        "properties": {"preset": preset, **properties},
+        "required": required,
+        "anyOf": [{"required": ["losses"]}, {"required": ["preset"]}],
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _section(kind: str, catalog: Catalog, definitions: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+    branches = []
+    for name in catalog.names(kind):
+        try:
+            component, _ = catalog.component(kind, name)
+        except PluginError as error:
+            faults.append(str(error))
+            continue
+        template = f"#/$defs/{kind}.{name}.{{model}}"
+        options = component.options.model_json_schema(ref_template=template)
+        for inner, definition in options.pop("$defs", {}).items():
+            definitions[f"{kind}.{name}.{inner}"] = definition
+        definitions[f"{kind}.{name}"] = _branch(CHOSEN[kind], name, options)
+        branches.append({"$ref": f"#/$defs/{kind}.{name}"})
+    return {"oneOf": branches} if branches else {"not": {}}
+
+
+def _branch(model: type[Section], name: str, options: dict[str, Any]) -> dict[str, Any]:
+    core = model.model_json_schema()
+    optional_use = not model.model_fields["use"].is_required()
+    is_default = optional_use and model.model_fields["use"].default == name
+    required = {*core.get("required", ()), *options.get("required", ())} | {"use"}
+    return {
+        "title": name,
+        "type": "object",
+        "properties": {
+            **core["properties"],
+            **options.get("properties", {}),
+            "use": {"const": name, "description": core["properties"]["use"]["description"]},
+        },
+        "required": sorted(required - {"use"} if is_default else required),
+        "additionalProperties": options.get("additionalProperties", False) is True,
+    }

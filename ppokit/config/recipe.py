@@ -1,0 +1,289 @@
+"""A YAML recipe -> validated settings and chosen components, or all of its problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from ppokit.config import presets, yaml_file
+from ppokit.config.checks import check, default_value
+from ppokit.config.registry import Catalog
+from ppokit.config.settings import (
+    CHOSEN,
+    LISTS,
+    OPTIONAL,
+    SECTIONS,
+    AdvantageSettings,
+    Choice,
+    LoraSettings,
+    LossSettings,
+    ModelSettings,
+    ObserverSettings,
+    PromptSettings,
+    RewardSettings,
+    RolloutSettings,
+    RunSettings,
+    Section,
+    Settings,
+    UpdateSettings,
+    Value,
+)
+from ppokit.config.validation import keys_of, report_unknown, validate
+from ppokit.config.yaml_file import Document, join
+from ppokit.errors import PluginError, RecipeError
+from ppokit.messages import listed, shown, suggest
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run, checked.
+
+    Attributes:
+        settings: the core's keys, with defaults filled in.
+        engine, rewards, advantages, losses, observers: the components, with their options.
+        source: the file, or `recipe`.
+        lines: line of each key in the file, from 1.
+        overrides: by key, the override that set it.
+    """
+
+    settings: Settings
+    engine: Choice
+    rewards: tuple[Choice, ...]
+    advantages: Choice
+    losses: tuple[Choice, ...]
+    observers: tuple[Choice, ...]
+    source: str = field(default="recipe", compare=False)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+    overrides: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @staticmethod
+    def load(
+        path: str | Path,
+        overrides: Sequence[str] = (),
+        catalog: Catalog | None = None,
+        *,
+        check_data: bool = True,
+    ) -> Recipe:
+        """Read a YAML file.
+
+        Args:
+            path: the file.
+            overrides: `key.sub=value`, `rewards.0.weight=0.5`; values are YAML.
+            catalog: where components come from; all that is installed, by default.
+            check_data: whether the prompts and what plugins ask for must be there, as training needs.
+
+        Raises:
+            RecipeError: with every problem of the file and the overrides.
+        """
+        document = yaml_file.read(Path(path))
+        if document.data:
+            chosen = [text for text in overrides if text.partition("=")[0].strip() == "preset"]
+            yaml_file.override(document, chosen)
+            presets.expand(document)
+            yaml_file.override(document, [text for text in overrides if text not in chosen])
+        return _resolve(document, str(path), catalog or Catalog(), check_data)
+
+    @staticmethod
+    def from_dict(mapping: Mapping[str, Any], catalog: Catalog | None = None) -> Recipe:
+        """The same from a mapping.
+
+        Raises:
+            RecipeError: with every problem of the mapping.
+        """
+        document = yaml_file.plain(mapping)
+        presets.expand(document)
+        return _resolve(document, "recipe", catalog or Catalog(), True)
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """All components."""
+        return (self.engine, *self.rewards, self.advantages, *self.losses, *self.observers)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the core must compute: what any component needs."""
+        return _needs(self.choices)
+
+    def where(self, key: str) -> str:
+        """A key and where it stands: `rewards[0].use, recipes/quickstart.yaml line 9`."""
+        override, line = yaml_file.origin(key, self.lines, self.overrides)
+        if override is not None:
+            return f"{key}, override {override!r}"
+        return f"{key}, {self.source}" + (f" line {line}" if line is not None else "")
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data with all defaults filled in, plugins' options beside the core's keys."""
+        data = self.settings.model_dump(mode="json")
+        for choice in self.choices:
+            section: dict[str, Any] = data[choice.kind]
+            if choice.kind in LISTS:
+                section = data[choice.kind][int(choice.key[len(choice.kind) + 1 : -1])]
+            section.update(choice.options.model_dump(mode="json", by_alias=True))
+        return data
+
+    def to_yaml(self) -> str:
+        """A recipe file that loads as an equal recipe."""
+        return yaml_file.dump(self.resolved())
+
+
+def _needs(choices: Sequence[Choice]) -> frozenset[str]:
+    return frozenset(need for choice in choices for need in choice.component.needs)
+
+
+def _resolve(document: Document, source: str, catalog: Catalog, check_data: bool) -> Recipe:
+    if document.problems and not document.data:
+        raise RecipeError(document.problems, source)  # nothing was read, so that every key would be missing
+    reader = _Reader(document, catalog)
+    sections = reader.sections()
+    choices = reader.choices
+    check(sections, choices, document, data=check_data)
+    if document.problems:
+        raise RecipeError(document.problems, source) from reader.cause
+    made = {kind: tuple(c for c in choices[kind] if c is not None) for kind in CHOSEN}
+    if sections["value"] is None:
+        needs = _needs([choice for kind in CHOSEN for choice in made[kind]])
+        sections["value"] = default_value(sections["lora"] is not None, needs)
+    return Recipe(
+        settings=Settings(**sections),
+        engine=made["rollout"][0],
+        rewards=made["rewards"],
+        advantages=made["advantages"][0],
+        losses=made["losses"],
+        observers=made["observers"],
+        source=source,
+        lines=document.lines,
+        overrides=document.overrides,
+    )
+
+
+class _Reader:
+    """Reads a document section by section, noting problems and going on."""
+
+    def __init__(self, document: Document, catalog: Catalog) -> None:
+        self.document = document
+        self.catalog = catalog
+        self.choices: dict[str, list[Choice | None]] = {kind: [] for kind in CHOSEN}
+        self.cause: PluginError | None = None
+
+    def sections(self) -> dict[str, Any]:
+        """The validated sections; one with problems is left out."""
+        data = self.document.data
+        for name in data:
+            if name not in Settings.model_fields:
+                report_unknown(name, ["preset", *Settings.model_fields], name, self.document)
+        sections: dict[str, Any] = {}
+        for name, about in Settings.model_fields.items():
+            if name not in data and about.is_required():
+                if name == "losses" and any(problem.key == "preset" for problem in self.document.problems):
+                    continue  # a preset would have brought them
+                self.document.report(name, f"this section is missing: {about.description}")
+                continue
+            content = data.get(name, [] if name in LISTS else None if name in OPTIONAL else {})
+            if name == "value":
+                made: Any = self._value(content)
+            elif name in LISTS:
+                made = self._list(name, content, about.is_required())
+            elif name in CHOSEN:
+                made = self._choice(name, name, content)
+            elif name in OPTIONAL and content is None:
+                made = None
+            else:
+                made = self._mapping(SECTIONS[name], content, name)
+                if made is None:
+                    continue
+            if made is not _INVALID:
+                sections[name] = made
+        return sections
+
+    def _value(self, content: Any) -> Any:
+        known = get_args(Value)
+        if content is None or (isinstance(content, str) and content in known):
+            return content
+        hint = suggest(content, known) if isinstance(content, str) else ""
+        self.document.report("value", f"got {shown(content)}; expected {listed(known, 'or')}{hint}")
+        return _INVALID
+
+    def _mapping(self, model: type[Section], content: Any, key: str) -> Section | None:
+        if isinstance(content, dict):
+            return validate(model, content, key, self.document)
+        self.document.report(key, f"got {shown(content)}; expected a mapping")
+        return None
+
+    def _list(self, kind: str, content: Any, required: bool) -> Any:
+        if not isinstance(content, list):
+            self.document.report(kind, f"got {shown(content)}; expected a list of mappings, each with use:")
+            return _INVALID
+        if required and not content:
+            self.document.report(kind, "got an empty list; expected at least one entry")
+            return _INVALID
+        made = [self._choice(kind, join(kind, i), item) for i, item in enumerate(content)]
+        return _INVALID if any(item is _INVALID for item in made) else made
+
+    def _choice(self, kind: str, key: str, content: Any) -> Any:
+        """The core's settings of one section; its choice goes to `choices`, None where it is invalid."""
+        if not isinstance(content, dict):
+            self.document.report(key, f"got {shown(content)}; expected a mapping with use:")
+            self.choices[kind].append(None)
+            return _INVALID
+        model = CHOSEN[kind]
+        core = {name: value for name, value in content.items() if name in model.model_fields}
+        rest = {name: value for name, value in content.items() if name not in core}
+        settings = validate(model, core, key, self.document)
+        use = core.get("use", model.model_fields["use"].get_default())
+        made = self._component(kind, key, use, model, rest) if isinstance(use, str) and use else None
+        if settings is None or made is None:
+            self.choices[kind].append(None)
+            return settings or _INVALID
+        component, options, plugin = made
+        name = getattr(settings, "name", None) or component.name
+        self.choices[kind].append(Choice(kind, key, name, settings, component, options, plugin))
+        return settings
+
+    def _component(
+        self, kind: str, key: str, use: str, model: type[Section], rest: dict[str, Any]
+    ) -> tuple[Any, BaseModel, str] | None:
+        try:
+            component, plugin = self.catalog.component(kind, use)
+        except PluginError as error:
+            self.cause = self.cause or error
+            self.document.report(join(key, "use"), str(error))
+            return None
+        core = list(model.model_fields)
+        if clash := [name for name in keys_of(component.options) if name in core]:
+            self.document.report(
+                join(key, "use"),
+                f"plugin {plugin} has the option {listed(clash)}, which is a key of the core's; "
+                f"the plugin must name it otherwise",
+            )
+            return None
+        try:
+            options = validate(component.options, rest, key, self.document, beside=core)
+        except Exception as error:  # a validator of the plugin's that raises something of its own
+            self.document.report(
+                key, f"options of plugin {plugin} cannot be read: {type(error).__name__}: {error}"
+            )
+            return None
+        return None if options is None else (component, options, plugin)
+
+
+_INVALID = object()
+
+__all__ = [
+    "AdvantageSettings",
+    "Choice",
+    "LoraSettings",
+    "LossSettings",
+    "ModelSettings",
+    "ObserverSettings",
+    "PromptSettings",
+    "Recipe",
+    "RewardSettings",
+    "RolloutSettings",
+    "RunSettings",
+    "Settings",
+    "UpdateSettings",
+]

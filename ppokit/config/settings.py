@@ -1,0 +1,292 @@
+"""What a recipe's own keys are. A plugin's keys are its options model's, and stand beside these."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ppokit.plugin.masked import Variance
+from ppokit.plugin.protocols import Component
+from ppokit.ratings.table import OnBadRow, RatingColumns
+
+Value = Literal["own_adapter", "policy_trunk", "detached_trunk"]
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+
+
+class Section(BaseModel):
+    """Base of the sections: unknown keys are refused, nothing is coerced, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _at_home(path: str) -> str:
+    """`~` is the user's home."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:  # ~name of nobody
+        raise ValueError(str(error)) from error
+
+
+class ModelSettings(Section):
+    name: Text = Field(description="Hub id, folder, or package:DISTRIBUTION/FILE.gguf.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="Of the base's weights; auto is bfloat16 where the hardware has it."
+    )
+    load_in_4bit: bool = Field(
+        default=False,
+        description="Keep the frozen base's linear layers in 4 bits (NF4); needs lora and pip install "
+        "'ppokit[quantized]'.",
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    trust_remote_code: bool = Field(default=False, description="Run code that the model's repository ships.")
+
+
+class LoraSettings(Section):
+    r: int = Field(default=16, gt=0, description="Rank of the adapters.")
+    alpha: float = Field(default=32, gt=0, description="The adapters' output is scaled by alpha / r.")
+    target_modules: Text | Annotated[list[Text], Field(min_length=1)] = Field(
+        default="all-linear",
+        description="Layers that get an adapter: all-linear, a pattern, or a list of names.",
+    )
+    adapter: str | None = Field(default=None, description="Folder of a trained PEFT adapter to go on from.")
+    value_adapter: str | None = Field(
+        default=None,
+        description="Folder that ppokit reward fit made of the base: the value function begins as that "
+        "reward model; needs value: own_adapter.",
+    )
+
+    @field_validator("adapter", "value_adapter")
+    @classmethod
+    def _home(cls, value: str | None) -> str | None:
+        return _at_home(value) if value else value
+
+    @field_validator("target_modules")
+    @classmethod
+    def _pattern(cls, value: str | list[str]) -> str | list[str]:
+        try:
+            re.compile(value if isinstance(value, str) else "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from error
+        return value
+
+
+class PromptSettings(Section):
+    path: Text = Field(description="A .jsonl, .json, .csv, .parquet or .txt file, or a data set on the hub.")
+    column: Text = Field(default="prompt", description="Column that holds the prompts.")
+    chat: bool = Field(default=False, description="Put each prompt into the model's chat template.")
+    system: str | None = Field(default=None, description="System message of the chat; needs chat: true.")
+    split: Text = Field(default="train", description="Split of the data set.")
+    distinct: bool = Field(
+        default=False, description="Keep each prompt once, with its first row; for files of ratings."
+    )
+
+
+class RolloutSettings(Section):
+    use: Text = Field(default="transformers", description="Rollout engine that answers the prompts.")
+    prompts_per_step: int = Field(default=16, gt=0, description="Prompts that are asked in each step.")
+    responses_per_prompt: int = Field(default=4, gt=0, description="Responses to each prompt.")
+    dynamic_sampling: int | None = Field(
+        default=None,
+        ge=0,
+        description="Drop prompts whose responses all have the same reward, and replace them by new ones "
+        "up to this many times a step. Not set: keep all.",
+    )
+
+
+class RewardSettings(Section):
+    use: Text = Field(description="Reward provider.")
+    name: Name | None = Field(default=None, description="Its name in metrics; the provider's, if not given.")
+    weight: float = Field(default=1.0, description="Factor of its scores in the sum of rewards.")
+    scale: Literal["none", "batch", "running", "reference"] = Field(
+        default="none",
+        description="Divide by the standard deviation of this batch, or of the run so far; or give the "
+        "scores mean 0 and deviation 1 by those of the first step, before any training.",
+    )
+    clip: tuple[float, float] | None = Field(
+        default=None, description="Lowest and highest score, after scaling and before the weight."
+    )
+    timeout: float | None = Field(default=None, gt=0, description="Seconds after which a call has failed.")
+
+    @field_validator("clip")
+    @classmethod
+    def _ascends(cls, clip: tuple[float, float] | None) -> tuple[float, float] | None:
+        if clip is not None and clip[0] >= clip[1]:
+            raise ValueError(f"got [{clip[0]}, {clip[1]}]; expected the lower bound before the higher")
+        return clip
+
+
+class AdvantageSettings(Section):
+    use: Text = Field(default="gae", description="Advantage estimator.")
+    whiten: Literal["off", "batch", "minibatch"] = Field(
+        default="off",
+        description="Give the advantages of a step, or of each mini-batch, mean 0 and deviation 1.",
+    )
+    whiten_variance: Variance = Field(
+        default="sample", description="Of whitening: divided by n - 1 (sample) or by n (population)."
+    )
+    mask_cut: bool = Field(
+        default=False,
+        description="Leave responses that were cut out of the loss; they still count in their group's "
+        "baseline.",
+    )
+
+
+class LossSettings(Section):
+    use: Text = Field(description="Loss.")
+    name: Name | None = Field(default=None, description="Its name in metrics; the loss's, if not given.")
+    weight: float = Field(default=1.0, description="Factor in the sum of losses.")
+
+
+class ObserverSettings(Section):
+    use: Text = Field(description="Observer.")
+
+
+class UpdateSettings(Section):
+    epochs: int = Field(default=2, gt=0, description="Passes over each step's responses.")
+    minibatches: int = Field(default=1, gt=0, description="Optimizer steps in a pass.")
+    learning_rate: float = Field(default=3e-4, gt=0, description="Of AdamW, after the warm-up.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="How the learning rate goes on after the warm-up."
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises from 0.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Of AdamW.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are scaled down to this norm.")
+    tokens_per_microbatch: int = Field(
+        default=2048,
+        gt=0,
+        description="Most tokens, padding included, in one forward; changes memory, not results.",
+    )
+    aggregation: Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant"] = (
+        Field(default="token_mean", description="How token losses become one number.")
+    )
+    target_kl: float | None = Field(
+        default=None, gt=0, description="End a step's passes above this approximate KL."
+    )
+    old_logprobs: Literal["trainer", "sampler"] = Field(
+        default="trainer",
+        description="Whose log-probabilities are those of the policy before the update: the trainer's own, "
+        "or those that the sampler drew by, which saves a forward pass where a reward, an estimator or "
+        "several mini-batches need them; on a base in bfloat16 they differ by the rounding of the merged "
+        "weights, where the sampler merges any.",
+    )
+
+
+class CanarySettings(Section):
+    path: Text = Field(description="File of held-out ratings, on which nothing trains.")
+    columns: RatingColumns = Field(
+        default_factory=RatingColumns, description="Which of its columns holds what."
+    )
+    on_bad_row: OnBadRow = Field(default="fail", description="What to do about rows that cannot be read.")
+    every: int = Field(
+        default=10, gt=0, description="Steps between evaluations; the first is before any training."
+    )
+    limit: int = Field(default=200, gt=1, description="Rated responses that are looked at, from the first.")
+    separator: str = Field(
+        default="",
+        description="Text between a plain prompt and its response, such as a space; not for chats.",
+    )
+
+
+class RunSettings(Section):
+    steps: int = Field(gt=0, description="Steps of the run.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of everything random.")
+    out: Text = Field(description="Folder of the run.")
+    checkpoint_every: int = Field(default=10, gt=0, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(default=2, gt=0, description="Checkpoints that are kept.")
+    max_failed_rewards: float = Field(
+        default=0.0, ge=0, le=1, description="Largest share of failed reward outcomes in a step."
+    )
+    sample_every: int = Field(
+        default=5, ge=0, description="Steps between samples on the screen; 0 shows none."
+    )
+
+    @field_validator("out")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return _at_home(value) if value.startswith("~") else value
+
+
+class Settings(Section):
+    """A recipe's own keys, all sections."""
+
+    model: ModelSettings = Field(description="The base model.")
+    lora: LoraSettings | None = Field(default=None, description="Adapters to train; null trains all weights.")
+    value: Value | None = Field(
+        default=None,
+        description="The value function: an adapter of its own, or a head on the policy's trunk, with or "
+        "without its gradient. By default own_adapter with lora and policy_trunk without.",
+    )
+    prompts: PromptSettings = Field(description="What the model is asked.")
+    rollout: RolloutSettings = Field(
+        default_factory=RolloutSettings, description="How it answers; with the engine's own keys."
+    )
+    rewards: list[RewardSettings] = Field(
+        min_length=1, description="What is good; each with its provider's own keys."
+    )
+    advantages: AdvantageSettings = Field(
+        default_factory=AdvantageSettings, description="How rewards become advantages."
+    )
+    losses: list[LossSettings] = Field(
+        min_length=1, description="What is minimised; each with its loss's own keys."
+    )
+    update: UpdateSettings = Field(default_factory=UpdateSettings, description="How the weights change.")
+    canary: CanarySettings | None = Field(
+        default=None,
+        description="Held-out ratings that tell whether the reward still means what people meant.",
+    )
+    run: RunSettings = Field(description="How long, and where to.")
+    observers: list[ObserverSettings] = Field(default_factory=list, description="What watches the run.")
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSettings,
+    "lora": LoraSettings,
+    "prompts": PromptSettings,
+    "update": UpdateSettings,
+    "canary": CanarySettings,
+    "run": RunSettings,
+}
+"""Sections without a plugin."""
+
+CHOSEN: dict[str, type[Section]] = {
+    "rollout": RolloutSettings,
+    "rewards": RewardSettings,
+    "advantages": AdvantageSettings,
+    "losses": LossSettings,
+    "observers": ObserverSettings,
+}
+"""Sections that choose plugins, by kind."""
+
+OPTIONAL = frozenset({"lora", "value", "canary"})
+"""Sections that may be null, and are where they are left out."""
+
+LISTS = frozenset({"rewards", "losses", "observers"})
+"""Sections that are lists."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A component that the recipe names with `use:`.
+
+    Attributes:
+        kind: `rewards`, `advantages`, `losses`, `rollout` or `observers`.
+        key: where the recipe names it, e.g. `rewards[0]`.
+        name: its own `name:`, or that of the component.
+        settings: the core's keys of its section.
+        component: what the plugin offers.
+        options: the plugin's keys, validated.
+        plugin: how errors name the plugin: `ppokit_rewards.sentiment, ppokit 0.1.0`.
+    """
+
+    kind: str
+    key: str
+    name: str
+    settings: Section
+    component: Component = field(compare=False)  # each catalog has its own; `plugin` tells which
+    options: BaseModel
+    plugin: str

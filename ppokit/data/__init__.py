@@ -1,0 +1,1 @@
+"""Tables, prompts and token batches."""

@@ -1,0 +1,117 @@
+"""Batches for forward passes: right-padded, of similar length, cut by a token budget.
+
+Padding stands behind the text, where causal attention never looks, so that no mask is needed and no
+amount of padding changes a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppokit.distributed import Processes
+from ppokit.plugin.types import Rollout
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Prompts and responses for one forward pass, right-padded, so that no padding is ever attended.
+
+    Attributes:
+        input_ids: [b,T].
+        rows, positions: [N] where the hidden state that predicts each real response token stands.
+        targets: [N] the real response tokens.
+        mask: [b,R] True on real response tokens; `mask.nonzero()` is in the order of the above.
+    """
+
+    input_ids: Tensor
+    rows: Tensor
+    positions: Tensor
+    targets: Tensor
+    mask: Tensor
+
+    @staticmethod
+    def build(
+        prompt_ids: Sequence[Sequence[int]], response_ids: Tensor, mask: Tensor, device: torch.device
+    ) -> TokenBatch:
+        """From prompts and [b,R] responses whose real tokens are `mask`; R may exceed what is needed."""
+        lengths = mask.sum(dim=1).tolist()
+        width = max(max(len(p) + n for p, n in zip(prompt_ids, lengths, strict=True)), 1)
+        input_ids = torch.zeros(len(prompt_ids), width, dtype=torch.long)
+        for row, (prompt, n) in enumerate(zip(prompt_ids, lengths, strict=True)):
+            input_ids[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+            input_ids[row, len(prompt) : len(prompt) + n] = response_ids[row, mask[row]]
+        rows, _ = mask.nonzero(as_tuple=True)
+        order = mask.long().cumsum(dim=1)[mask] - 1
+        starts = torch.tensor([len(p) for p in prompt_ids])
+        positions = starts[rows] - 1 + order
+        move = [input_ids, rows, positions, response_ids[mask], mask]
+        return TokenBatch(*(tensor.to(device) for tensor in move))
+
+    def scatter(self, flat: Tensor) -> Tensor:
+        """[N] numbers of the real tokens back to [b,R], 0 on padding, keeping the gradient."""
+        out = flat.new_zeros(self.mask.shape)
+        return out.masked_scatter(self.mask, flat)
+
+
+def token_batches(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut samples into batches of similar length that hold at most `budget` tokens, padding included.
+
+    A sample longer than the budget stands alone. Longest first, so that memory peaks at once.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(indices, key=lambda i: -lengths[i]):
+        last = batches[-1] if batches else None
+        if last is not None and (len(last) + 1) * lengths[last[0]] <= budget:
+            last.append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def sequence_lengths(rollout: Rollout) -> list[int]:
+    """Tokens of prompt and response together, one number a response."""
+    return [len(p) + n for p, n in zip(rollout.prompt_ids, rollout.lengths.tolist(), strict=True)]
+
+
+@torch.no_grad()
+def forward_all(
+    compute: Callable[[TokenBatch], Tensor],
+    rollout: Rollout,
+    device: torch.device,
+    processes: Processes,
+    budget: int,
+) -> Tensor:
+    """Numbers of each response token, computed in shares without gradient; 0 on padding.
+
+    Args:
+        compute: [b,R], or several numbers a token, [b,R,n], of a batch.
+
+    Returns: [B,R], or [B,R,n].
+    """
+    lengths = sequence_lengths(rollout)
+    longest_first = sorted(range(len(rollout)), key=lambda i: -lengths[i])
+    mine = longest_first[processes.rank :: processes.count]
+    found: list[tuple[int, Tensor]] = []
+    for batch in token_batches(mine, lengths, budget):
+        numbers = compute(token_batch(rollout, batch, device)).cpu()
+        found.extend(zip(batch, numbers, strict=True))
+    rows = processes.gather(found)
+    out = torch.zeros(len(rollout), *rows[0][1].shape)
+    for index, row in rows:
+        out[index] = row
+    return out
+
+
+def token_batch(rollout: Rollout, indices: Sequence[int], device: torch.device) -> TokenBatch:
+    """Some responses of a rollout, ready for a forward pass."""
+    picked = list(indices)
+    return TokenBatch.build(
+        [rollout.prompt_ids[i] for i in picked],
+        rollout.response_ids[picked],
+        rollout.response_mask[picked],
+        device,
+    )

@@ -1,0 +1,1 @@
+"""Measuring the policy without training on what is measured."""

@@ -1,0 +1,1 @@
+"""Fast paths that compute the same numbers as the plain model."""

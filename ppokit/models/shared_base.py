@@ -1,0 +1,93 @@
+"""Whole texts through the policy's base: as vectors, and as scores of a fitted reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ppokit.data.batches import TokenBatch, token_batches
+from ppokit.errors import ModelError
+from ppokit.models.lora import FittedHead
+from ppokit.models.roles import ModelRoles
+
+TOKENS_AT_A_TIME = 4096
+
+
+class WholeTexts:
+    """Reads texts, not responses after prompts, with the base that the policy stands on.
+
+    Args:
+        roles: the policy's.
+    """
+
+    def __init__(self, roles: ModelRoles) -> None:
+        self.roles = roles
+        self._rewards: dict[Path, tuple[str, FittedHead]] = {}
+
+    @torch.no_grad()
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Texts as vectors: the mean over tokens of the frozen base's final hidden states, of length 1.
+
+        Args:
+            token_ids: of each text, at least one token.
+
+        Returns: [n,H] float32 on the CPU.
+
+        Raises:
+            ModelError: the base itself is trained, and there is no frozen copy.
+        """
+        if self.roles.lora is None and self.roles.frozen_copy is None:
+            raise ModelError(
+                "without lora the base model itself is trained, so that its hidden states would drift; name "
+                "an encoder of its own, or add a lora section"
+            )
+        out = torch.zeros(len(token_ids), self.roles.model.config.get_text_config().hidden_size)
+        for places, hidden, mask in self._read(token_ids, "base"):
+            mean = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+            out[places] = nn.functional.normalize(mean, dim=1).cpu()
+        return out
+
+    @torch.no_grad()
+    def reward(self, folder: Path, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Scores of texts by a fitted reward adapter on this base: its head on the last token's hidden state.
+
+        Args:
+            folder: what `ppokit reward fit` made of the base; loaded at the first call.
+            token_ids: of each text, at least one token.
+
+        Returns: [n] float32 on the CPU.
+
+        Raises:
+            ModelError: there is no lora, or the adapter was fitted on another base.
+        """
+        if self.roles.lora is None:
+            raise ModelError(
+                "shared_base: the base itself is trained, so that no other adapter can stand on it; add a "
+                "lora section, or leave shared_base out"
+            )
+        if folder not in self._rewards:
+            name = f"reward_{len(self._rewards)}"
+            self._rewards[folder] = (name, self.roles.add_fitted(folder, name, key="shared_base"))
+        name, head = self._rewards[folder]
+        out = torch.zeros(len(token_ids))
+        for places, hidden, mask in self._read(token_ids, name):
+            last = hidden[torch.arange(len(places)), mask.sum(dim=1) - 1].cpu()
+            out[places] = nn.functional.linear(last, head.weight, head.bias).squeeze(1)
+        return out
+
+    def _read(
+        self, token_ids: Sequence[Sequence[int]], role: str
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Batch by batch: places [b], float32 hidden states [b,T,H] and mask [b,T]."""
+        lengths = [len(ids) for ids in token_ids]
+        device = self.roles.device
+        for places in token_batches(range(len(token_ids)), lengths, TOKENS_AT_A_TIME):
+            width = max(lengths[place] for place in places)
+            ids = torch.tensor([[*token_ids[p], *[0] * (width - lengths[p])] for p in places])
+            mask = torch.arange(width) < torch.tensor([[lengths[p]] for p in places])
+            nothing = torch.zeros(0, dtype=torch.long)
+            batch = TokenBatch(ids.to(device), nothing, nothing, nothing, mask.to(device))
+            yield places, self.roles.hidden(batch, role).float(), batch.mask

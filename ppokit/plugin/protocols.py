@@ -1,0 +1,259 @@
+"""What a plugin offers (`Component`) and what the objects that it builds must do.
+
+Nothing here is inherited from: an object with the methods will do. A component whose object keeps
+state from step to step (a controller, running statistics) also has `state_dict()` and
+`load_state_dict()`, as in `Stateful`, and checkpoints hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+from ppokit.plugin.types import (
+    Advantages,
+    AdvantageWeights,
+    Generation,
+    LossInputs,
+    LossOutput,
+    PromptBatch,
+    RewardOutput,
+    Rewards,
+    Rollout,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Need = Literal["logprobs", "ref_logprobs", "values", "entropy", "greedy"]
+
+
+class Options(BaseModel):
+    """Base of a component's options: unknown keys are refused, values do not change after."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SharedBase(Protocol):
+    """The policy's frozen base, for components; to be called once training has begun.
+
+    Components are built before the model is loaded.
+    """
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Texts as vectors [n,H], float32 of length 1 on the CPU: the mean of the final hidden states."""
+        ...
+
+    def reward(self, folder: str, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """[n] float32 on the CPU: scores by what `ppokit reward fit` made of this base, in a folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What the core knows when it builds a component.
+
+    Attributes:
+        device: where models of a plugin's own should live.
+        dtype: the dtype of the base model.
+        seed: the run's seed.
+        base: the policy's frozen base; None outside a run, and for a reward with a timeout, which
+            could go on in it, late, while it trains.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+    base: SharedBase | None = None
+
+
+@dataclass(frozen=True)
+class CheckContext:
+    """What is known when a recipe is validated; no model is loaded.
+
+    Attributes:
+        columns: columns of the prompts' data set; None where they cannot be read without a network.
+        responses_per_prompt: as the recipe says; None where it says it wrongly.
+    """
+
+    columns: tuple[str, ...] | None
+    responses_per_prompt: int | None = None
+
+
+@dataclass(frozen=True)
+class Component:
+    """One thing that a recipe can name with `use:`.
+
+    Attributes:
+        name: what stands behind `use:`; also the last part of the entry point's name.
+        build: makes the object from validated options.
+        options: pydantic model of the keys beside `use`; derive it from `Options`.
+        needs: what the core must compute for it. `logprobs`: of the policy (for a loss, with
+            gradient); `ref_logprobs`: of the reference; `values`: of the value function (likewise);
+            `entropy`: of the policy, for losses; `greedy`: one greedy response a prompt, scored. What
+            no chosen component needs is not computed.
+        check: finds problems that the options' types cannot show (a missing file, an extra that is
+            not installed) without loading a model; yields one sentence each.
+    """
+
+    name: str
+    build: Callable[[Any, BuildContext], Any]
+    options: type[BaseModel] = Options
+    needs: frozenset[Need] = field(default_factory=frozenset)
+    check: Callable[[Any, CheckContext], Iterable[str]] | None = None
+
+
+class RewardProvider(Protocol):
+    """Scores responses. Called on each process with that process's share of the rollout."""
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        """One outcome a response; may raise, which fails all of them."""
+        ...
+
+
+@runtime_checkable
+class Observant(Protocol):
+    """A reward provider that learns from each step's outcome, such as a KL controller."""
+
+    def observe(self, rollout: Rollout) -> None:
+        """Called once a step after the update, on every process, with the whole rollout."""
+        ...
+
+
+class AdvantageEstimator(Protocol):
+    """Turns rewards into advantages. Called on every process with the whole rollout."""
+
+    def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages: ...
+
+
+class Loss(Protocol):
+    """One number a token, for one micro-batch."""
+
+    def token_losses(self, inputs: LossInputs) -> LossOutput: ...
+
+
+@runtime_checkable
+class Reweighing(Protocol):
+    """A loss component that adds no loss: it weighs the advantages that the other losses see.
+
+    It has `weigh` in place of `token_losses`, is asked first, and its `needs` name what it reads.
+    """
+
+    def weigh(self, inputs: LossInputs) -> AdvantageWeights: ...
+
+
+@dataclass(frozen=True)
+class SamplingPolicy:
+    """The policy as a rollout engine sees it.
+
+    Attributes:
+        model: a causal LM that answers as the policy; read only, and not to be kept: without LoRA, and on a
+            base in 4 bits, it is the model that trains, with adapters in it.
+        tokenizer: its tokenizer.
+        end_ids: ids that end a response.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: frozenset[int]
+
+
+class RolloutEngine(Protocol):
+    """Answers prompts.
+
+    Attributes:
+        max_new_tokens: the longest response.
+        temperature: log-probabilities of the trained policy are taken at this temperature.
+    """
+
+    max_new_tokens: int
+    temperature: float
+
+    def generate(self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor | None) -> Generation:
+        """Answer each prompt G times.
+
+        Args:
+            policy: what to sample from.
+            batch: the prompts.
+            uniforms: [prompts, G, max_new_tokens] float32 in [0, 1): the randomness of each token,
+                so that a response depends on the seed, the step and its own place alone, not on
+                what else is in the batch. None asks for one greedy response a prompt.
+        """
+        ...
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """A rollout engine whose responses were written before, by people or by another model.
+
+    Attributes:
+        sampled: the engine that answers where nothing was recorded, and where a policy is asked for itself.
+    """
+
+    sampled: RolloutEngine
+
+
+class Observer(Protocol):
+    """Watches a run from the main process; changes nothing."""
+
+    def on_step(self, step: int, rollout: Rollout, rewards: Rewards, metrics: Mapping[str, float]) -> None:
+        """After each step; `step` counts from 1."""
+        ...
+
+    def on_end(self) -> None:
+        """Once, also after an interrupt or an error."""
+        ...
+
+
+@runtime_checkable
+class PhaseObserver(Protocol):
+    """An observer that also wants to know what goes on within a step."""
+
+    def on_phase(self, step: int, phase: str) -> None:
+        """When a phase of a step begins: sampling, logprobs, reference, values, reward, update."""
+        ...
+
+
+@runtime_checkable
+class Warned(Protocol):
+    """An observer that also wants the warnings of a run."""
+
+    def on_warning(self, step: int, text: str) -> None:
+        """Something that a person should look at; `text` is a sentence without its full stop."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Keeps state from step to step; it must be JSON: numbers, strings, lists, mappings."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+__all__ = [
+    "AdvantageEstimator",
+    "BuildContext",
+    "CheckContext",
+    "Component",
+    "Loss",
+    "Need",
+    "Observant",
+    "Observer",
+    "Options",
+    "PhaseObserver",
+    "Recorded",
+    "RewardProvider",
+    "Reweighing",
+    "RolloutEngine",
+    "SamplingPolicy",
+    "SharedBase",
+    "Stateful",
+    "Warned",
+]

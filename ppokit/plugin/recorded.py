@@ -1,0 +1,45 @@
+"""Responses that were not sampled here: written by people or by another model, and rated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ppokit.plugin.protocols import SamplingPolicy
+from ppokit.plugin.types import Generation
+
+
+def as_generation(
+    texts: Sequence[str],
+    policy: SamplingPolicy,
+    max_new_tokens: int | None = None,
+    *,
+    separator: str = "",
+) -> Generation:
+    """Recorded texts as an engine's answer.
+
+    Each is encoded as it is and ends with the model's end-of-sequence token, so that the policy learns to
+    stop there. The log-probabilities are NaN: who wrote a response knew none.
+
+    Args:
+        texts: the responses; one that is empty is the end-of-sequence token alone.
+        policy: its tokenizer and its end-of-sequence tokens are used.
+        max_new_tokens: a longer one is cut there, and not finished; its text stays whole, as it was rated.
+        separator: what stands between a plain prompt and its response; part of the tokens, not of the text.
+    """
+    tokenizer = policy.tokenizer
+    end = tokenizer.eos_token_id
+    if end is None and policy.end_ids:
+        end = min(policy.end_ids)
+    encoded = [
+        list(tokenizer(separator + text, add_special_tokens=False, verbose=False)["input_ids"])
+        + ([] if end is None else [int(end)])
+        for text in texts
+    ]
+    kept = [ids[:max_new_tokens] for ids in encoded]
+    return Generation(
+        response_ids=kept,
+        logprobs=[[math.nan] * len(ids) for ids in kept],
+        finished=[len(ids) == len(whole) for ids, whole in zip(kept, encoded, strict=True)],
+        texts=list(texts),
+    )

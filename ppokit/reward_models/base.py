@@ -1,0 +1,242 @@
+"""A causal LM with a LoRA adapter and several linear heads; and what a base is found by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ppokit.errors import ModelError, first_line
+from ppokit.models.loading import find_model, pick_dtype, quiet
+from ppokit.models.lora import peft_warnings
+from ppokit.models.names import files_of
+from ppokit.reward_models.texts import Layout, Texts
+
+Kind = Literal["encoder", "causal"]
+TEMPLATE = ("{prompt} {response}",)
+_NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where a model is loaded from.
+
+    Attributes:
+        name: as the user named it.
+        where: hub id or folder.
+        kind: an `encoder` stays as it is beneath heads, a `causal` LM trains through LoRA.
+    """
+
+    name: str
+    where: str
+    kind: Kind
+
+
+def find_base(name: str) -> Base:
+    """Resolve a name: hub id, folder, `package:DIST/FILE.gguf`, or `package:DIST/FOLDER` of a checkpoint.
+
+    Raises:
+        ModelError: it cannot be found, its configuration cannot be read, or it is quantised.
+    """
+    from transformers import AutoConfig
+
+    where = _packaged_folder(name) if _is_packaged_folder(name) else find_model(name).where
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"--model {name}: its configuration cannot be read: {first_line(error)} Expected a hub id, a "
+            "folder saved by save_pretrained, package:DIST/FOLDER or package:DIST/FILE.gguf."
+        ) from error
+    if getattr(config, "quantization_config", None):
+        raise ModelError(
+            f"--model {name}: its weights are quantised; expected the checkpoint that it was made of. A "
+            "reward that was fitted on that also stands on the policy's base in 4 bits."
+        )
+    kinds = config.architectures or []
+    causal = any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
+    if Path(where).is_dir():
+        where = str(Path(where).resolve())  # peft writes it down, and the folder may be used from elsewhere
+    return Base(name, where, "causal" if causal else "encoder")
+
+
+class Heads(nn.Linear):
+    """Several linear heads on the same features; their mean is the score. [N, features] -> [N, heads]
+
+    They start at different small numbers. Under autocast they compute in float32 all the same.
+    """
+
+    def __init__(self, features: int, heads: int, *, bias: bool) -> None:
+        super().__init__(features, heads, bias=bias)
+        nn.init.normal_(self.weight, std=0.02)
+        if bias:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+    def mean(self) -> nn.Linear:
+        """One head that gives what the heads give on average."""
+        one = nn.Linear(self.in_features, 1, bias=self.bias is not None, device=self.weight.device)
+        with torch.no_grad():
+            one.weight.copy_(self.weight.mean(0, keepdim=True))
+            if self.bias is not None:
+                one.bias.copy_(self.bias.mean(0, keepdim=True))
+        return one
+
+
+class Fitted:
+    """A causal LM as a sequence classifier, with an adapter, and `Heads` in the place of its last layer.
+
+    Attributes:
+        model: a PeftModel that gives logits [N, heads].
+        heads: what stands in that place.
+        tokenizer: with a pad token.
+        texts: lays texts out for it.
+        autocast: whether to train in bfloat16 with float32 weights.
+    """
+
+    layers: tuple[int, ...] = ()  # of an encoder's, which of its layers are read
+
+    def __init__(self, base: Base, *, heads: int, max_length: int, lora_r: int, device: torch.device) -> None:
+        self.base = base
+        self.tokenizer = load_tokenizer(base)
+        self.autocast = pick_dtype("auto", device) == torch.bfloat16
+        # The frozen base stays as it is stored; what trains is in float32, or small steps would be lost.
+        model = _classifier(base).to(device)
+        model.config.get_text_config().pad_token_id = model.config.pad_token_id = self.tokenizer.pad_token_id
+        self._place, old = head_of(model, base.name)
+        features = old.in_features
+        model.set_submodule(self._place, Heads(features, heads, bias=old.bias is not None).to(device))
+        self.model = _with_lora(model, lora_r)
+        limit = limit_of(self.model, self.tokenizer)
+        self.texts = Texts(self.tokenizer, Layout(TEMPLATE, min(max_length, limit)))
+
+    @property
+    def heads(self) -> Heads:
+        """The heads that train."""
+        found = [
+            m for n, m in self.model.named_modules() if isinstance(m, Heads) and "original_module" not in n
+        ]
+        assert len(found) == 1
+        return found[0]
+
+    def save(self, folder: Path) -> None:
+        """Write a PEFT folder with the mean of the heads. The heads themselves are lost to this object."""
+        one = self.heads.mean()
+        for place in [n for n, m in self.model.named_modules() if isinstance(m, Heads)]:
+            self.model.set_submodule(place, one)
+        # peft would look the base up on the hub, to see whether its vocabulary has grown.
+        self.model.save_pretrained(folder, save_embedding_layers=False)
+        # A form with nothing filled in but this machine's paths.
+        (folder / "README.md").unlink(missing_ok=True)
+        self.tokenizer.save_pretrained(folder)
+
+
+def head_of(model: Any, name: str) -> tuple[str, nn.Linear]:
+    """Place and layer of a classifier's last linear layer, which has one output.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == 1]
+    if not found:
+        raise ModelError(
+            f"--model {name}: {type(model).__name__} has no linear head of one output, so no reward "
+            "model can be made of it; choose another model."
+        )
+    return found[-1]
+
+
+def in_float32(head: nn.Linear) -> None:
+    """Let a head compute in float32 on a base of lower precision: scores would tie in bfloat16."""
+    head.float().register_forward_pre_hook(_as_float32)
+
+
+def _as_float32(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.float() for x in given)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What trains, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def load_tokenizer(base: Base) -> Any:
+    """Its tokenizer, with a pad token.
+
+    Raises:
+        ModelError: it has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.where, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"--model {base.name}: no tokenizer: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token_id is None:
+            raise ModelError(f"--model {base.name}: its tokenizer has no token to pad with.")
+    return tokenizer
+
+
+def _classifier(base: Base) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        with quiet():
+            return AutoModelForSequenceClassification.from_pretrained(
+                base.where, num_labels=1, dtype="auto", trust_remote_code=False, use_safetensors=True
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"--model {base.name} cannot be loaded as a sequence classifier in safetensors: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _with_lora(model: Any, r: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="SEQ_CLS", r=r, lora_alpha=2 * r, lora_dropout=0.05, target_modules="all-linear"
+    )
+    with peft_warnings():
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise ModelError(f"LoRA finds nothing to adapt: {first_line(error)}") from error
+
+
+def limit_of(model: Any, tokenizer: Any) -> int:
+    """The most tokens of a text, on the safe side: RoBERTa's positions start behind its padding index."""
+    limits = [_NO_LIMIT, int(tokenizer.model_max_length)]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions:
+        roberta = any(
+            isinstance(m, nn.Embedding) and m.num_embeddings == positions and m.padding_idx is not None
+            for n, m in model.named_modules()
+            if "position" in n
+        )
+        limits.append(positions - 2 if roberta else positions)
+    return min(limits)
+
+
+def _is_packaged_folder(name: str) -> bool:
+    return name.startswith("package:") and not name.endswith(".gguf")
+
+
+def _packaged_folder(name: str) -> str:
+    package, _, inside = name.removeprefix("package:").partition("/")
+    files = files_of(package, f"--model {name}")
+    folders = {str(f.parent): Path(str(f.locate())).parent for f in files if f.name == "config.json"}
+    for folder, path in folders.items():
+        if folder == inside:
+            return str(path)
+    have = ", ".join(sorted(folders)) or "no folder with a config.json"
+    raise ModelError(f"--model {name}: the package {package!r} ships {have}; expected one of these.")

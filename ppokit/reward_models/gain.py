@@ -1,0 +1,216 @@
+"""What a policy has gained on held-out prompts: by a reward, and by a second one as a witness.
+
+    gain_m = mean_p (s_m(trained, p) - s_m(untrained, p)) / sd_m,    agreed = gain_second / gain_first
+
+s_m(policy, p): mean score by model m of a policy's responses to prompt p, both policies drawn by the same
+random numbers. sd_m: standard deviation of m's scores of the untrained policy's responses, since models that
+are less sure give smaller scores.
+
+Gao et al. 2023, arXiv:2210.10760: what a policy gains in the reward that it is trained on exceeds what it
+gains in another measure of the same preferences. Differs: the other measure is not the larger model that gave
+the ratings, but a model of the same kind, fitted to other raters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppokit.config.recipe import Recipe
+from ppokit.data.prompts import read_rows
+from ppokit.errors import DataError
+from ppokit.ratings.agreement import Estimate
+from ppokit.ratings.splitting import same_prompt
+from ppokit.reward_models import quality as measures
+from ppokit.reward_models.saved import Scorer
+from ppokit.rollout.policy import LoadedPolicy, load_policy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ppokit.plugin.types import Generation
+
+    Floats = NDArray[np.float64]
+
+AT_ONCE = 16  # prompts that are answered together
+SHARED = (
+    "The two were not fitted to different halves of the raters (--half a, --half b): they may share errors."
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One reward model's view.
+
+    Attributes:
+        model: its folder.
+        before, after: mean scores of the untrained and of the trained policy's responses.
+        spread: standard deviation of the former.
+        gain: from before to after, in spreads.
+    """
+
+    model: str
+    before: float
+    after: float
+    spread: float
+    gain: Estimate
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a run brought on prompts that it was not trained on.
+
+    Attributes:
+        first, second: the reward, and its witness.
+        agreed: gain of the second over that of the first; None where the first has not certainly gained.
+        kl_token, kl_response: KL of the trained policy from the untrained one in nats (k1), a token of its
+            responses and a response.
+        length_before, length_after: mean tokens of a response.
+        notes: what a person should be told.
+    """
+
+    run: str
+    prompts: int
+    responses: int
+    first: Side
+    second: Side
+    agreed: Estimate | None
+    kl_token: float
+    kl_response: float
+    length_before: float
+    length_after: float
+    notes: list[str]
+
+
+def held_out_prompts(
+    recipe: Recipe, path: str, column: str, limit: int | None = None
+) -> tuple[list[str], list[str]]:
+    """Different prompts of a file that the run was not trained on, and what a person should be told.
+
+    Raises:
+        DataError: a file cannot be read, or fewer than two prompts are left.
+    """
+    trained_on = recipe.settings.prompts
+    known = {
+        same_prompt(str(row.get(trained_on.column))) for row in read_rows(trained_on.path, trained_on.split)
+    }
+    rows = read_rows(path, "train", key="--prompts")
+    if column not in rows[0]:
+        raise DataError(f"--prompts {path} has no column {column!r}; it has {', '.join(rows[0])}.")
+    texts = [str(row[column]) for row in rows if row[column]]
+    asked = list({same_prompt(text): text for text in reversed(texts)}.values())[::-1]
+    kept = [prompt for prompt in asked if same_prompt(prompt) not in known]
+    left_out = len(asked) - len(kept)
+    if len(kept) < 2:
+        raise DataError(
+            f"--prompts {path}: the run was trained on {left_out} of its {len(asked)} prompts; expected at "
+            "least two others."
+        )
+    notes = [f"prompts left out, since the run was trained on them: {left_out:,}"] if left_out else []
+    return kept[:limit], notes
+
+
+def measure_gain(
+    run: Path,
+    recipe: Recipe,
+    prompts: Sequence[str],
+    rewards: tuple[Path, Path],
+    *,
+    responses: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Gain:
+    """Let the untrained and the trained policy answer, and both rewards judge.
+
+    Args:
+        run: folder of the run; recipe: its own.
+        rewards: folders of `ppokit reward fit`: the one that the run was trained with, and the witness.
+        responses: to each prompt, by each policy.
+        advance: told of the prompts that were answered by one policy.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+        DataError: a reward gives every response the same score.
+    """
+    first, second = (Scorer(folder) for folder in rewards)
+    base, trained = load_policy(recipe, None), load_policy(recipe, run / "policy")
+    before, after = [], []
+    kl: list[float] = []
+    for start in range(0, len(prompts), AT_ONCE):
+        some = prompts[start : start + AT_ONCE]
+        before.append(base.sample(some, responses=responses, seed=seed, step=start))
+        advance(len(some))
+        after.append(trained.sample(some, responses=responses, seed=seed, step=start))
+        kl += _kl([prompt for prompt in some for _ in range(responses)], after[-1], trained, base)
+        advance(len(some))
+    asked = [prompt for prompt in prompts for _ in range(responses)]
+    texts = [[text for part in parts for text in part.texts] for parts in (before, after)]
+    lengths = [[len(ids) for part in parts for ids in part.response_ids] for parts in (before, after)]
+    sides, moved = [], []
+    for folder, scorer in zip(rewards, (first, second), strict=True):
+        old, new = (scorer.score(asked, answers).mean(axis=1) for answers in texts)
+        side, differences = _side(str(folder), old, new, prompts, seed)
+        sides.append(side)
+        moved.append(differences)
+    low = sides[0].gain.low
+    certain = low is not None and low > 0
+    return Gain(
+        run=str(run),
+        prompts=len(prompts),
+        responses=responses,
+        first=sides[0],
+        second=sides[1],
+        agreed=measures.ratio(moved[1], moved[0], prompts, seed=seed) if certain else None,
+        kl_token=sum(kl) / sum(lengths[1]),
+        kl_response=sum(kl) / len(kl),
+        length_before=float(np.mean(lengths[0])),
+        length_after=float(np.mean(lengths[1])),
+        notes=[] if _two_halves(*map(_fitted_to, rewards)) else [SHARED],
+    )
+
+
+def _side(
+    model: str, before: Floats, after: Floats, prompts: Sequence[str], seed: int
+) -> tuple[Side, Floats]:
+    """One model's view, and each prompt's gain in spreads.
+
+    Args:
+        before, after: scores, prompt by prompt. [prompts * responses]
+    """
+    spread = float(before.std(ddof=1))
+    if spread == 0:
+        raise DataError(f"{model} gives every response the same score; there is no gain to measure.")
+    differences = (after - before).reshape(len(prompts), -1).mean(axis=1) / spread
+    gain = measures.mean(differences, prompts, seed=seed)
+    return Side(model, float(before.mean()), float(after.mean()), spread, gain), differences
+
+
+def _kl(
+    prompts: Sequence[str], answers: Generation, trained: LoadedPolicy, base: LoadedPolicy
+) -> list[float]:
+    """k1 of each response: the sum over its tokens of log p_trained - log p_base."""
+    both = zip(
+        trained.logprobs(prompts, answers.response_ids),
+        base.logprobs(prompts, answers.response_ids),
+        strict=True,
+    )
+    return [float((new - old).sum()) for new, old in both]
+
+
+def _fitted_to(folder: Path) -> tuple[Any, Any]:
+    """The file that a model was fitted to, and which half of its raters, by its report."""
+    try:
+        said = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return said["source"], said["settings"]["half"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
+
+
+def _two_halves(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    """Whether no rater had a part in both: raters of two files may be the same people."""
+    return one[0] is not None and one[0] == other[0] and {one[1], other[1]} == {"a", "b"}

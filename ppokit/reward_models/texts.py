@@ -1,0 +1,89 @@
+"""Prompts and responses as token ids, laid out as the reward `reward_model` lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppokit.reward_models.templates import encode, padding_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Advance = Callable[[int], None]
+Encoded = dict[str, list[int]]
+_MULTIPLE = 8  # a CPU prepares its kernels anew for every width
+_BUCKET = 16  # batches whose texts are sorted by length together: little padding, and still a mixed order
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a text is made and cut.
+
+    Attributes:
+        template: of `{prompt}` and `{response}`; two templates are joined as a pair by the tokenizer, the
+            second of which is the response.
+        max_length: tokens that are read, counted from the end; of a pair the prompt is cut first.
+    """
+
+    template: tuple[str, ...]
+    max_length: int
+
+
+class Texts:
+    """A tokenizer with a layout.
+
+    Args:
+        tokenizer: any of transformers'; it must have a pad token.
+        layout: how texts are made.
+    """
+
+    def __init__(self, tokenizer: Any, layout: Layout) -> None:
+        self.tokenizer, self.layout = tokenizer, layout
+        tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
+        self.pad = padding_of(tokenizer, marked=len(layout.template) > 1)
+
+    def encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Encoded]:
+        """Token ids and so on of each text, not padded; of a pair also which are the response's."""
+        layout = self.layout
+        encoded, _ = encode(
+            self.tokenizer, layout.template, prompts, responses, limit=layout.max_length, pad=self.pad
+        )
+        return encoded
+
+    def batch(self, encoded: Sequence[Encoded], device: Any) -> dict[str, Tensor]:
+        """Texts padded on the right to about the longest. [texts, tokens] each"""
+        import torch
+
+        width = max(len(one["input_ids"]) for one in encoded)
+        width += -width % _MULTIPLE
+        return {
+            key: torch.tensor(
+                [one[key] + [value] * (width - len(one[key])) for one in encoded], device=device
+            )
+            for key, value in self.pad.items()
+        }
+
+
+def lengths(encoded: Sequence[Encoded]) -> list[int]:
+    """Tokens of each text."""
+    return [len(one["input_ids"]) for one in encoded]
+
+
+def batches(sizes: Sequence[int], batch_size: int, generator: np.random.Generator) -> Iterator[list[int]]:
+    """Each sample once, in random batches of samples of about the same size.
+
+    Args:
+        sizes: of each sample, in tokens.
+        batch_size: samples a batch.
+    """
+    order = generator.permutation(len(sizes))
+    cut = []
+    for start in range(0, len(order), batch_size * _BUCKET):
+        bucket = sorted(order[start : start + batch_size * _BUCKET].tolist(), key=lambda i: sizes[i])
+        cut += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
+    for place in generator.permutation(len(cut)):
+        yield cut[place]

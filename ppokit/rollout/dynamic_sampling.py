@@ -1,0 +1,95 @@
+"""Dynamic sampling: groups whose responses all have one reward teach nothing, and are replaced.
+
+Yu et al. 2025 (DAPO), arXiv:2503.14476, section 3.2. Differs: as many new prompts are asked as groups
+were dropped, not a whole batch; a bound on the rounds may leave a step smaller; and what was dropped
+stays in the step's records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppokit.plugin.types import Rewards, Rollout
+
+Part = tuple[Rollout, Rewards]
+
+
+def mark(rollout: Rollout, rewards: Rewards) -> Part:
+    """The same with `rewards.dropped` set: True where the scored responses of a group have one score.
+
+    Token rewards, such as a KL penalty, do not count: they differ between any two responses.
+    """
+    dropped = torch.zeros(len(rollout), dtype=torch.bool)
+    for group in set(rollout.group_ids.tolist()):
+        members = rollout.group_ids == group
+        scores = rewards.scores[members & rewards.valid]
+        if bool((scores == scores[:1]).all()):  # also where only one is left, or none
+            dropped |= members
+    return rollout, replace(rewards, dropped=dropped)
+
+
+def count_groups(parts: Sequence[Part], *, kept: bool = False) -> int:
+    """Groups in marked parts; `kept` counts those that were not dropped."""
+    groups: set[int] = set()
+    for rollout, rewards in parts:
+        assert rewards.dropped is not None, "marked"
+        groups.update((rollout.group_ids[~rewards.dropped] if kept else rollout.group_ids).tolist())
+    return len(groups)
+
+
+def join(parts: Sequence[Part]) -> Part:
+    """Marked parts, the refills last, as one: padded to the longest response, and counted in the metrics."""
+    rollout = join_rollouts([rollout for rollout, _ in parts])
+    rewards = join_rewards([rewards for _, rewards in parts], rollout.response_ids.shape[1])
+    asked, kept = count_groups(parts), count_groups(parts, kept=True)
+    counts = {
+        "groups/dropped": float(asked - kept),
+        "groups/refilled": float(asked - count_groups(parts[:1])),
+        "groups/trained": float(kept),
+    }
+    return rollout, replace(rewards, metrics={**rewards.metrics, **counts})
+
+
+def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
+    """Rollouts as one, padded to the longest response."""
+    width = max(part.response_ids.shape[1] for part in parts)
+    joined: dict[str, Any] = {}
+    for field in fields(Rollout):
+        values = [getattr(part, field.name) for part in parts]
+        if isinstance(values[0], Tensor):
+            joined[field.name] = torch.cat([_padded(value, width) for value in values])
+        elif isinstance(values[0], Rollout):
+            joined[field.name] = join_rollouts(values)
+        else:
+            joined[field.name] = None if values[0] is None else [item for value in values for item in value]
+    return replace(parts[0], **joined)
+
+
+def _padded(numbers: Tensor, width: int) -> Tensor:
+    return nn.functional.pad(numbers, (0, width - numbers.shape[1])) if numbers.dim() == 2 else numbers
+
+
+def join_rewards(parts: Sequence[Rewards], width: int) -> Rewards:
+    """Rewards of several rollouts as one, padded to `width` response tokens; metrics by share."""
+    size = sum(len(part.scores) for part in parts)
+    keys = dict.fromkeys(key for part in parts for key in part.metrics)
+    greedy = [part.greedy_returns for part in parts if part.greedy_returns is not None]
+    dropped = [part.dropped for part in parts if part.dropped is not None]
+    return Rewards(
+        token_rewards=torch.cat([_padded(part.token_rewards, width) for part in parts]),
+        scores=torch.cat([part.scores for part in parts]),
+        breakdown={name: torch.cat([part.breakdown[name] for part in parts]) for name in parts[0].breakdown},
+        outcomes={
+            name: tuple(outcome for part in parts for outcome in part.outcomes[name])
+            for name in parts[0].outcomes
+        },
+        valid=torch.cat([part.valid for part in parts]),
+        metrics={key: sum(p.metrics.get(key, 0.0) * len(p.scores) for p in parts) / size for key in keys},
+        greedy_returns=torch.cat(greedy) if greedy else None,
+        dropped=torch.cat(dropped) if dropped else None,
+    )

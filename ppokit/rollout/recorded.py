@@ -1,0 +1,126 @@
+"""Fit: one PPO update on recorded, rated responses instead of sampled ones."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ppokit.data.prompts import Prompts
+from ppokit.errors import DataError
+from ppokit.plugin.protocols import CheckContext, SamplingPolicy
+from ppokit.plugin.recorded import as_generation
+from ppokit.plugin.types import PromptBatch, RewardOutput, Rewards, Rollout
+from ppokit.rewards.scorer import Provider, Scorer
+from ppokit.rollout.generate import build_rollout
+
+if TYPE_CHECKING:
+    from ppokit.config.settings import Choice, PromptSettings
+    from ppokit.distributed import Processes
+
+
+def recorded_rollout(
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    *,
+    policy: SamplingPolicy,
+    settings: PromptSettings,
+    step: int,
+    separator: str = "",
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> Rollout:
+    """One recorded response to each prompt; equal prompts share a group.
+
+    Args:
+        separator: what stands between a plain prompt and its response.
+        rows: a row of data for each, for the rewards that read columns; None where there is none.
+
+    Raises:
+        DataError: a text is missing, or leaves no room in the model's context.
+    """
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    encoded = Prompts(
+        [{"prompt": prompt} for prompt in prompts],
+        policy.tokenizer,
+        column="prompt",
+        chat=settings.chat,
+        system=settings.system,
+        context=context,
+        max_new_tokens=1,
+        per_step=len(prompts),
+        seed=0,
+    )
+    generation = as_generation(responses, policy, separator=separator)
+    for place, (prompt, response) in enumerate(zip(encoded.ids, generation.response_ids, strict=True)):
+        if context is not None and len(prompt) + len(response) > context:
+            raise DataError(
+                f"fit: prompt and response {place} have {len(prompt)} and {len(response)} tokens; the "
+                f"model's context holds {context}. Shorten or drop them."
+            )
+    first: dict[str, int] = {}
+    batch = PromptBatch(
+        [first.setdefault(prompt, place) for place, prompt in enumerate(prompts)],
+        list(prompts),
+        encoded.ids,
+        [{}] * len(prompts) if rows is None else list(rows),
+    )
+    names = [f"{step + 1:06d}-fit-{place:06d}" for place in range(len(prompts))]
+    return build_rollout(batch, generation, names, 1)
+
+
+def given_rewards(rollout: Rollout, numbers: Sequence[float], processes: Processes) -> Rewards:
+    """The ratings as the rewards of a rollout."""
+    by_id = dict(zip(rollout.ids, map(float, numbers), strict=True))
+
+    class Given:
+        def score(self, share: Rollout) -> RewardOutput:
+            return RewardOutput.from_values([by_id[name] for name in share.ids])
+
+    return Scorer([Provider("given", "fit", Given(), 1.0)], processes, 0.0).score(rollout)
+
+
+def check_given(
+    prompts: Sequence[str], responses: Sequence[str], rewards: Sequence[float], epochs: int
+) -> None:
+    """What fit is given can be trained on.
+
+    Raises:
+        DataError: lengths differ, nothing was given, a text is no text, or a reward no finite number.
+    """
+    sizes = (len(prompts), len(responses), len(rewards))
+    if len(set(sizes)) != 1 or not sizes[0]:
+        raise DataError(
+            f"fit: got {sizes[0]} prompts, {sizes[1]} responses and {sizes[2]} rewards; expected as many of "
+            "each, at least one."
+        )
+    for name, texts in (("prompts", prompts), ("responses", responses)):
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"fit: {name}[{place}] is {text!r}; expected text.")
+    for place, number in enumerate(rewards):
+        if isinstance(number, bool) or not math.isfinite(float(number)):
+            raise DataError(f"fit: rewards[{place}] is {number!r}; expected a finite number.")
+    if epochs < 1:
+        raise DataError(f"fit: got epochs={epochs}; expected 1 or more.")
+
+
+def check_estimator(chosen: Choice, prompts: Sequence[str]) -> None:
+    """The estimator can do with recorded responses, and with as many to a prompt as there are.
+
+    Raises:
+        DataError: it cannot.
+    """
+    component = chosen.component
+    if "greedy" in component.needs:
+        raise DataError(
+            f"fit: the advantages {component.name!r} compare with a greedy response to each prompt, which "
+            "nobody rated. Choose another estimator in the recipe, such as gae or group_relative."
+        )
+    most = max(Counter(prompts).values())
+    faults = () if component.check is None else component.check(chosen.options, CheckContext(None, most))
+    for fault in faults:
+        raise DataError(
+            f"fit: at most {most} of the responses answer the same prompt, which the advantages "
+            f"{component.name!r} cannot do with: {fault}"
+        )

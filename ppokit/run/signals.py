@@ -1,0 +1,67 @@
+"""SIGINT and SIGTERM, turned into `Interrupted` where the state of a run is whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ppokit.distributed import Processes
+from ppokit.errors import Interrupted
+
+
+class Signals:
+    """Raises `Interrupted` at once, except while held, or among several processes at `check`.
+
+    Several processes may not leave alone, or the others would wait for them for ever: each notes its
+    signal, and all leave together at the next `check`. A second signal does not wait. Once
+    `Interrupted` is on its way no more are heard, so that the last step can be saved: a launcher may send
+    two.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.pending = 0
+        self._held = 0
+        self._leaving = False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Handle both signals inside; outside the main thread nothing is changed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.pending, self._leaving = 0, False
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let what is inside finish first."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
+    def check(self) -> None:
+        """Leave now if a signal has come to any process; every process calls this."""
+        numbers = [number for number in self.processes.gather([self.pending]) if number]
+        if numbers:
+            self._leaving = True
+            raise Interrupted(numbers[0])
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        again = bool(self.pending)
+        self.pending = number
+        if self._leaving:
+            return
+        if again or (not self._held and self.processes.count == 1):
+            self._leaving = True
+            raise Interrupted(number)

@@ -1,0 +1,69 @@
+"""Estimate: from rewards to the advantages that are trained on.
+
+The estimator sees the responses that were scored; those that are left out of the loss have advantage 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ppokit.config.settings import AdvantageSettings
+from ppokit.plugin.masked import masked_whiten
+from ppokit.plugin.protocols import AdvantageEstimator
+from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.training.checks import check_estimate
+from ppokit.training.metrics import advantage_metrics, value_metrics
+
+
+def estimate(
+    estimator: AdvantageEstimator,
+    rollout: Rollout,
+    rewards: Rewards,
+    *,
+    settings: AdvantageSettings,
+    where: str,
+) -> Advantages:
+    """Advantages of a rollout, whitened if the settings say so, and which responses are trained on.
+
+    A response is left out if it was not scored, if dynamic sampling dropped its group, if the estimator
+    says so, or if it was cut and `mask_cut` is set; a cut one still counts in its group's baseline.
+
+    Args:
+        where: how errors name the estimator.
+
+    Raises:
+        PluginError: the estimator broke its contract.
+    """
+    counted = rewards.valid if rewards.dropped is None else rewards.valid & ~rewards.dropped
+    rows = counted.nonzero().flatten().tolist()
+    if not rows:
+        return Advantages(torch.zeros(rollout.response_ids.shape), valid=counted)
+    kept, scored = rollout.select(rows), rewards.select(rows)
+    found = estimator.estimate(kept, scored)
+    check_estimate(found, kept, where)
+    trained = torch.ones(len(rows), dtype=torch.bool) if found.valid is None else found.valid
+    if settings.mask_cut:
+        trained = trained & kept.finished
+    mask = kept.response_mask & trained[:, None]
+    metrics = advantage_metrics(found, mask)
+    if settings.mask_cut:
+        metrics["advantages/masked_cut"] = float((~kept.finished).float().mean())
+    if found.returns is not None and kept.values is not None:
+        metrics.update(value_metrics(kept.values, found.returns, mask))
+    advantages = found.advantages.float()
+    if settings.whiten == "batch":
+        advantages = masked_whiten(advantages, mask, variance=settings.whiten_variance)
+    valid = counted.clone()
+    valid[rows] = trained
+    shape = rollout.response_ids.shape
+
+    def spread(numbers: Tensor) -> Tensor:
+        whole = torch.zeros(shape)
+        whole[rows] = numbers.float().where(mask, torch.zeros(()))
+        return whole
+
+    returns = None if found.returns is None else spread(found.returns)
+    return replace(found, advantages=spread(advantages), returns=returns, metrics=metrics, valid=valid)

@@ -1,0 +1,82 @@
+"""Checks that stop a run which would train nothing, or the wrong thing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ppokit.errors import PluginError, TrainingError
+from ppokit.plugin.kl_estimators import kl
+from ppokit.plugin.masked import masked_mean
+from ppokit.plugin.types import Advantages, Rollout
+
+# Policy and reference are the same numbers before the first update, but for rounding.
+LARGEST_FIRST_KL = 0.01
+
+
+def first_kl(rollout: Rollout) -> float | None:
+    """KL (k3) between policy and reference, in nats a token; None where it is not known yet."""
+    if rollout.logprobs is None or rollout.ref_logprobs is None:
+        return None
+    numbers = kl(rollout.logprobs, rollout.ref_logprobs, estimator="k3")
+    return float(masked_mean(numbers, rollout.response_mask))
+
+
+def check_first_kl(mean: float | None) -> None:
+    """Before the first update, policy and reference are one model.
+
+    Raises:
+        TrainingError: they are not.
+    """
+    if mean is not None and not mean < LARGEST_FIRST_KL:
+        raise TrainingError(
+            f"the KL (k3) between policy and reference is {mean:.3g} nats a token before the first "
+            f"update; expected less than {LARGEST_FIRST_KL}. The reference is not the model that training "
+            "starts from."
+        )
+
+
+def check_moved(before: str, after: str, advantages: Tensor) -> bool:
+    """Whether an update changed the policy, by its hash; it must where there was something to learn.
+
+    Raises:
+        TrainingError: there were advantages, and the policy is what it was.
+    """
+    if before != after:
+        return True
+    if bool((advantages != 0).any()):
+        raise TrainingError(
+            "the policy did not change in its first update, though there were advantages to learn from. "
+            "No gradient reaches it: do the recipe's losses use logprobs, with a weight that is not 0?"
+        )
+    return False
+
+
+def check_estimate(found: Advantages, rollout: Rollout, where: str) -> None:
+    """What an estimator returned is what was promised; `where` is how errors name it.
+
+    Raises:
+        PluginError: a wrong shape, or a number that is not finite.
+    """
+    expected = list(rollout.response_ids.shape)
+    valid = found.valid
+    if valid is not None and (list(valid.shape) != expected[:1] or valid.dtype != torch.bool):
+        raise PluginError(
+            f"{where} returned valid of shape {list(valid.shape)} and {valid.dtype}; expected "
+            f"{expected[:1]} (responses) of torch.bool."
+        )
+    for name, numbers in (("advantages", found.advantages), ("returns", found.returns)):
+        if numbers is None:
+            continue
+        if list(numbers.shape) != expected:
+            raise PluginError(
+                f"{where} returned {name} of shape {list(numbers.shape)}; expected {expected} "
+                "(responses, response tokens)."
+            )
+        bad = (~numbers.isfinite() & rollout.response_mask).any(dim=1).nonzero().flatten().tolist()
+        if bad:
+            named = ", ".join(rollout.ids[row] for row in bad[:8])
+            raise PluginError(
+                f"{where} returned {name} that are not finite for the samples {named}; expected "
+                "finite numbers."
+            )

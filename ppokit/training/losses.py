@@ -1,0 +1,138 @@
+"""Losses in groups that share a forward pass, and what plugins owe the core when they compute one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ppokit.errors import PluginError
+from ppokit.plugin.protocols import Loss, Need, Reweighing
+from ppokit.plugin.types import AdvantageWeights, LossInputs, LossOutput
+from ppokit.training.aggregation import Tally
+
+
+@dataclass(frozen=True)
+class WeightedLoss:
+    """A loss as the recipe uses it; `where` is how errors name it."""
+
+    name: str
+    where: str
+    loss: Loss | Reweighing
+    weight: float
+    needs: frozenset[Need]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A number that is not finite: what it is, and of which rows of the micro-batch, if one can say."""
+
+    what: str
+    rows: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class LossGroup:
+    """Losses that share a forward pass.
+
+    Attributes:
+        policy, value: whose pass it is, or both.
+        needs: of all its losses.
+    """
+
+    losses: tuple[WeightedLoss, ...]
+    policy: bool
+    value: bool
+    needs: frozenset[Need]
+
+    def backward(self, inputs: LossInputs, weights: Tensor, tally: Tally) -> Failure | None:
+        """Weigh and sum the losses of a micro-batch, and send their gradient back.
+
+        Args:
+            weights: [b,R] of each token, see `ppokit.training.aggregation`.
+
+        Returns: what is not finite, or None.
+
+        Raises:
+            PluginError: a loss broke its contract.
+        """
+        zero = weights.new_zeros(())
+        if inputs.entropy is not None:
+            tally.add("policy/entropy", inputs.entropy.detach(), inputs.mask)
+        total = zero
+        for loss in self.losses:
+            if isinstance(loss.loss, Reweighing):
+                inputs = _weighed(loss, loss.loss, inputs, tally)
+        for loss in self.losses:
+            if isinstance(loss.loss, Reweighing):
+                continue
+            output = loss.loss.token_losses(inputs)
+            _check(loss, output, inputs)
+            tokens = output.token_losses.where(inputs.mask, zero)
+            part = (tokens * weights).sum()
+            if not math.isfinite(part.item()):
+                rows = (~tokens.isfinite()).any(dim=1).nonzero().flatten().tolist()
+                return Failure(f"loss {loss.name!r} is {part.item()}", rows)
+            tally.add_sum(f"loss/{loss.name}", part.item())
+            for name, numbers in output.metrics.items():
+                tally.add(name, numbers.detach(), inputs.mask)
+            total = total + loss.weight * part
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
+        return None
+
+
+def grouped(losses: Sequence[WeightedLoss], *, one_trunk: bool) -> list[LossGroup]:
+    """Losses of the value alone pass through the value adapter by themselves: half the memory.
+
+    Args:
+        one_trunk: whether the value head stands on the policy's trunk, so that one pass serves both.
+    """
+    together = one_trunk or any(
+        "values" in loss.needs and loss.needs & {"logprobs", "entropy"} for loss in losses
+    )
+    valued = [loss for loss in losses if "values" in loss.needs]
+    others = [loss for loss in losses if "values" not in loss.needs]
+    parts = [list(losses)] if together else [others, valued]
+    return [
+        LossGroup(
+            losses=tuple(part),
+            policy=any("values" not in loss.needs or loss.needs - {"values"} for loss in part),
+            value=any("values" in loss.needs for loss in part),
+            needs=frozenset().union(*(loss.needs for loss in part)),
+        )
+        for part in parts
+        if part
+    ]
+
+
+def _weighed(loss: WeightedLoss, reweighing: Reweighing, inputs: LossInputs, tally: Tally) -> LossInputs:
+    """The inputs with weighed advantages."""
+    output = reweighing.weigh(inputs)
+    if not isinstance(output, AdvantageWeights):
+        raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected AdvantageWeights.")
+    _check_shapes(loss, {"weights": output.weights, **output.metrics}, inputs)
+    weights = output.weights.detach().where(inputs.mask, output.weights.new_ones(()))
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise PluginError(f"{loss.where} returned weights below 0 or not finite; expected 0 or more.")
+    for name, numbers in output.metrics.items():
+        tally.add(name, numbers.detach(), inputs.mask)
+    return replace(inputs, advantages=inputs.advantages * weights)
+
+
+def _check(loss: WeightedLoss, output: object, inputs: LossInputs) -> None:
+    if not isinstance(output, LossOutput):
+        raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected a LossOutput.")
+    _check_shapes(loss, {"token_losses": output.token_losses, **output.metrics}, inputs)
+
+
+def _check_shapes(loss: WeightedLoss, named: Mapping[str, Tensor], inputs: LossInputs) -> None:
+    expected = list(inputs.mask.shape)
+    for name, tensor in named.items():
+        if list(tensor.shape) != expected:
+            raise PluginError(
+                f"{loss.where} returned {name} of shape {list(tensor.shape)}; expected {expected} "
+                "(responses, response tokens of the micro-batch)."
+            )

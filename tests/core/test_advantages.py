@@ -1,0 +1,138 @@
+"""What is trained on: who counts in a baseline, who is left out of the loss, and whitening over the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ppokit.config.settings import AdvantageSettings
+from ppokit.errors import PluginError
+from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.training.advantages import estimate
+from test_generate import make_rollout
+
+ROLLOUT = make_rollout(
+    [[1]] * 5,
+    [[4, 5, 6], [7], [8, 9], [3, 3], [2]],
+    finished=torch.tensor([True, True, False, True, False]),
+)
+NUMBERS = torch.tensor(
+    [[1.0, 2.0, 3.0], [4.0, 9.0, 9.0], [5.0, 6.0, 9.0], [-2.0, -4.0, 9.0], [8.0, 9.0, 9.0]]
+)
+
+
+class Fixed:
+    """Returns fixed numbers for the responses that it is given, and keeps what it was given."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.changes = changes
+        self.seen: list[tuple[Rollout, Rewards]] = []
+
+    def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
+        self.seen.append((rollout, rewards))
+        rows = [int(i.removeprefix("sample-")) for i in rollout.ids]
+        return Advantages(**{"advantages": NUMBERS[rows], "returns": NUMBERS[rows] * 10, **self.changes})
+
+
+def rewards(valid: list[bool] | None = None, dropped: list[bool] | None = None) -> Rewards:
+    return Rewards(
+        token_rewards=torch.arange(15.0).reshape(5, 3),
+        scores=torch.arange(5.0),
+        breakdown={"a": torch.arange(5.0)},
+        outcomes={"a": ("scored",) * 5},
+        valid=torch.tensor(valid or [True] * 5),
+        greedy_returns=torch.arange(5.0) * 2,
+        dropped=None if dropped is None else torch.tensor(dropped),
+    )
+
+
+def run(estimator: Any, given: Rewards, **settings: Any) -> Advantages:
+    where = "advantages 'fixed' (plugin acme 1.0; recipe: advantages.use)"
+    return estimate(estimator, ROLLOUT, given, settings=AdvantageSettings(**settings), where=where)
+
+
+def test_padding_is_0_and_the_rest_is_as_estimated() -> None:
+    found = run(Fixed(), rewards())
+    assert found.advantages.tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0], [-2, -4, 0], [8, 0, 0]]
+    assert found.returns is not None
+    assert found.returns.tolist() == [[10, 20, 30], [40, 0, 0], [50, 60, 0], [-20, -40, 0], [80, 0, 0]]
+    assert found.valid is not None
+    assert found.valid.tolist() == [True] * 5
+
+
+def test_the_estimator_sees_only_what_counts() -> None:
+    estimator = Fixed()
+    given = rewards([True, False, True, True, True], [False, False, False, True, False])
+    found = run(estimator, given)
+    rollout, seen = estimator.seen[0]
+    assert rollout.ids == ["sample-0", "sample-2", "sample-4"]
+    assert seen.scores.tolist() == [0, 2, 4]
+    assert seen.greedy_returns is not None
+    assert seen.greedy_returns.tolist() == [0, 4, 8]
+    assert seen.breakdown["a"].tolist() == [0, 2, 4]
+    assert seen.outcomes["a"] == ("scored",) * 3
+    assert found.valid is not None
+    assert found.valid.tolist() == [True, False, True, False, True]
+    assert found.advantages.tolist() == [[1, 2, 3], [0, 0, 0], [5, 6, 0], [0, 0, 0], [8, 0, 0]]
+
+
+def test_cut_responses_count_in_the_estimate_and_not_in_the_loss() -> None:
+    estimator = Fixed()
+    found = run(estimator, rewards(), mask_cut=True)
+    assert len(estimator.seen[0][0]) == 5
+    assert found.valid is not None
+    assert found.valid.tolist() == [True, True, False, True, False]
+    assert found.advantages.tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0], [-2, -4, 0], [0, 0, 0]]
+    assert found.metrics["advantages/masked_cut"] == pytest.approx(2 / 5)
+
+
+def test_an_estimator_may_leave_responses_out() -> None:
+    found = run(Fixed(valid=torch.tensor([True, False, True, True, False])), rewards())
+    assert found.valid is not None
+    assert found.valid.tolist() == [True, False, True, True, False]
+    assert found.advantages[1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("variance", "squares"), [("sample", 1 / 5), ("population", 1 / 6)])
+def test_whitening_is_over_the_tokens_trained_on(variance: Any, squares: float) -> None:
+    """Real tokens of uncut responses: 1, 2, 3, 4, -2, -4, whose mean is 2/3."""
+    found = run(Fixed(), rewards(), whiten="batch", mask_cut=True, whiten_variance=variance)
+    numbers = [1.0, 2.0, 3.0, 4.0, -2.0, -4.0]
+    mean = 4 / 6
+    deviation = (sum((n - mean) ** 2 for n in numbers) * squares) ** 0.5
+    whitened = found.advantages[torch.tensor([0, 1, 3])][
+        torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
+    ]
+    assert whitened.tolist() == pytest.approx([(n - mean) / deviation for n in numbers])
+    assert found.advantages[2].tolist() == [0, 0, 0]
+
+
+def test_minibatch_whitening_is_left_to_the_update() -> None:
+    assert torch.equal(
+        run(Fixed(), rewards(), whiten="minibatch").advantages, run(Fixed(), rewards()).advantages
+    )
+
+
+def test_nothing_counts() -> None:
+    found = run(Fixed(), rewards([False] * 5))
+    assert found.advantages.abs().sum() == 0
+    assert found.valid is not None
+    assert not found.valid.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "came"),
+    [
+        ({"advantages": torch.zeros(5)}, r"advantages of shape \[5\]; expected \[5, 3\]"),
+        ({"returns": torch.zeros(5, 4)}, r"returns of shape \[5, 4\]; expected \[5, 3\]"),
+        ({"advantages": NUMBERS / 0}, "advantages that are not finite for the samples sample-0"),
+        ({"valid": torch.ones(4, dtype=torch.bool)}, r"valid of shape \[4\] and torch.bool; expected \[5\]"),
+        ({"valid": torch.ones(5)}, r"valid of shape \[5\] and torch.float32; expected \[5\]"),
+    ],
+)
+def test_a_broken_estimator_is_named(changes: dict[str, Tensor], came: str) -> None:
+    with pytest.raises(PluginError, match=rf"^advantages 'fixed' \(plugin acme.*{came}"):
+        run(Fixed(**changes), rewards())

@@ -1,0 +1,273 @@
+"""Finding plugins: nothing is imported before it is named, and nothing is skipped silently."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import EntryPoint, distributions
+from pathlib import Path
+
+import pytest
+
+import fake_plugins
+from ppokit.config.registry import Catalog, Entry
+from ppokit.errors import PluginError
+
+HEAD = '"""One line of summary.\n\nMore.\n"""\nfrom ppokit import Component, hookimpl\n'
+REWARD = (
+    HEAD + "@hookimpl\ndef ppokit_reward_providers():\n    return [Component('{0}', lambda o, c: None)]\n"
+)
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    before = set(sys.modules)
+    count = 0
+
+    def install(name: str, points: object, modules: Mapping[str, str] | None = None) -> None:
+        nonlocal count
+        folder = tmp_path / str(count)
+        count += 1
+        fake_plugins.distribution(folder, name, points, modules or {})  # type: ignore[arg-type]
+        monkeypatch.syspath_prepend(str(folder))
+        importlib.invalidate_caches()
+
+    # The environment's own plugins must not change what the tests see.
+    monkeypatch.setattr("ppokit.config.registry._installed", lambda: _points(tmp_path))
+    yield install
+    for module in set(sys.modules) - before:
+        del sys.modules[module]
+
+
+def _points(root: Path) -> list[EntryPoint]:
+    folders = [str(folder) for folder in sorted(root.iterdir())]
+    return [p for d in distributions(path=folders) for p in d.entry_points if p.group == "ppokit"]
+
+
+def only(catalog: Catalog) -> Entry:
+    (entry,) = catalog.entries()
+    return entry
+
+
+def test_entry_is_read_without_importing(install: Install) -> None:
+    modules = {"cat_a.__init__": "1 / 0", "cat_a.sub.__init__": "", "cat_a.sub.nice": REWARD.format("nice")}
+    install("nice-plugins", {"rewards.nice": "cat_a.sub.nice"}, modules)
+    entry = only(Catalog())
+    assert entry == Entry("rewards", "nice", "cat_a.sub.nice", "nice-plugins", "1.5", "One line of summary.")
+    assert not [module for module in sys.modules if module.startswith("cat_a")]
+
+
+def test_component_imports_its_module_alone(install: Install) -> None:
+    install(
+        "two",
+        {"rewards.nice": "cat_nice", "rewards.bad": "cat_bad"},
+        {"cat_nice": REWARD.format("nice"), "cat_bad": "raise RuntimeError('no')"},
+    )
+    catalog = Catalog()
+    component, label = catalog.component("rewards", "nice")
+    assert component.name == "nice"
+    assert label == "cat_nice, two 1.5"
+    assert "cat_bad" not in sys.modules
+    assert catalog.component("rewards", "nice")[0] is component
+
+
+def test_only_the_named_plugins_hook_is_called(install: Install) -> None:
+    shout = "\nimport sys\n@hookimpl\ndef ppokit_losses():\n    raise RuntimeError('called')\n"
+    install(
+        "pair",
+        {"rewards.nice": "cat_p", "losses.loud": "cat_p"},
+        {"cat_p": REWARD.format("nice") + shout},
+    )
+    catalog = Catalog()
+    assert catalog.component("rewards", "nice")[0].name == "nice"
+    with pytest.raises(PluginError, match=r"ppokit_losses\(\) failed: RuntimeError: called"):
+        catalog.component("losses", "loud")
+
+
+@pytest.mark.parametrize(("source", "summary"), [("", ""), ("x = (", ""), ('"""Hi."""', "Hi.")])
+def test_summary(install: Install, source: str, summary: str) -> None:
+    install("s", {"rewards.s": "cat_s"}, {"cat_s": source})
+    assert only(Catalog()).summary == summary
+
+
+def test_summary_is_empty_where_no_source_is_found(install: Install) -> None:
+    install("s", {"rewards.s": "cat_absent.sub.deep"})
+    assert only(Catalog()).summary == ""
+
+
+def test_unknown_name_tells_installed_and_nearest() -> None:
+    with pytest.raises(PluginError) as caught:
+        Catalog(entry_points=fake_plugins.entry_points()).component("rewards", "god")
+    assert str(caught.value) == (
+        "no rewards plugin 'god' is installed (installed: good, other); did you mean 'good'?"
+    )
+
+
+def test_name_of_another_kind_is_told() -> None:
+    with pytest.raises(PluginError, match="'gae' is one of the advantages plugins"):
+        Catalog(entry_points=fake_plugins.entry_points()).component("rewards", "gae")
+
+
+def test_unknown_kind() -> None:
+    with pytest.raises(PluginError, match="'reward' is no kind of plugin"):
+        Catalog(entry_points=[]).component("reward", "x")
+
+
+def test_two_distributions_of_one_name_are_both_named(install: Install) -> None:
+    install("first-dist", {"rewards.twin": "cat_t1"}, {"cat_t1": REWARD.format("twin")})
+    install("second-dist", {"rewards.twin": "cat_t2"}, {"cat_t2": REWARD.format("twin")})
+    catalog = Catalog()
+    assert [e.state for e in catalog.entries()] == ["duplicate", "duplicate"]
+    with pytest.raises(PluginError) as caught:
+        catalog.component("rewards", "twin")
+    assert str(caught.value) == (
+        "rewards 'twin' is offered more than once, by first-dist 1.5 (cat_t1) and second-dist 1.5 (cat_t2): "
+        "uninstall one, or block one with --disable-plugin rewards.twin@first-dist or "
+        "rewards.twin@second-dist"
+    )
+    assert "cat_t1" not in sys.modules
+
+
+def test_disabling_one_side_of_a_duplicate_leaves_the_other(install: Install) -> None:
+    install("first-dist", {"rewards.twin": "cat_t1"}, {"cat_t1": REWARD.format("twin")})
+    install("second-dist", {"rewards.twin": "cat_t2"}, {"cat_t2": REWARD.format("twin")})
+    catalog = Catalog(disabled=["rewards.twin@First_Dist"])
+    assert [e.state for e in catalog.entries()] == ["disabled", "ok"]
+    assert catalog.component("rewards", "twin")[1] == "cat_t2, second-dist 1.5"
+
+
+def test_same_distribution_found_twice_is_one(install: Install) -> None:
+    install("my-dist", {"rewards.one": "cat_o"}, {"cat_o": REWARD.format("one")})
+    install("My_Dist", {"rewards.one": "cat_o"}, {"cat_o": REWARD.format("one")})
+    assert only(Catalog()).state == "ok"
+
+
+def test_one_distribution_naming_two_modules_is_a_duplicate(install: Install) -> None:
+    install("torn", [("rewards.x", "cat_x1"), ("rewards.x", "cat_x2")])
+    with pytest.raises(
+        PluginError, match=r"torn 1\.5 \(cat_x1\) and torn 1\.5 \(cat_x2\): this distribution"
+    ):
+        Catalog().component("rewards", "x")
+
+
+@pytest.mark.parametrize("word", ["rewards.good", "good", "good@unknown", "rewards.good@unknown"])
+def test_disabled(word: str) -> None:
+    catalog = Catalog(disabled=[word], entry_points=fake_plugins.entry_points())
+    states = {e.name: e.state for e in catalog.entries()}
+    assert states["good"] == "disabled"
+    assert states["other"] == "ok"
+    with pytest.raises(PluginError, match=r"'good' .* is disabled by --disable-plugin"):
+        catalog.component("rewards", "good")
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"), [("goood", "good"), ("rewards.god", "rewards.good"), ("x@unknown", None)]
+)
+def test_disabling_an_unknown_name_is_an_error(word: str, nearest: str | None) -> None:
+    with pytest.raises(PluginError, match=f"--disable-plugin {word}: nothing installed") as caught:
+        Catalog(disabled=[word], entry_points=fake_plugins.entry_points())
+    assert nearest is None or f"did you mean {nearest!r}?" in str(caught.value)
+
+
+def test_disabled_is_blocked_before_import(install: Install) -> None:
+    install("d", {"rewards.d": "cat_d"}, {"cat_d": REWARD.format("d")})
+    with pytest.raises(PluginError):
+        Catalog(disabled=["d"]).component("rewards", "d")
+    assert "cat_d" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("source", "told", "cause"),
+    [
+        ("raise RuntimeError('no luck')", "RuntimeError: no luck", RuntimeError),
+        ("import cat_nowhere", "ModuleNotFoundError: No module named 'cat_nowhere'", ImportError),
+        ("raise SystemExit(3)", "SystemExit: 3", SystemExit),
+    ],
+)
+def test_broken_import_raises_when_named(
+    install: Install, source: str, told: str, cause: type[BaseException]
+) -> None:
+    install("b", {"rewards.b": "cat_b"}, {"cat_b": source})
+    catalog = Catalog()
+    assert only(catalog).state == "ok"
+    with pytest.raises(
+        PluginError, match=r"rewards 'b' \(plugin cat_b, b 1\.5\) cannot be imported"
+    ) as caught:
+        catalog.component("rewards", "b")
+    assert told in str(caught.value)
+    assert isinstance(caught.value.__cause__, cause)
+    assert only(catalog).state == "broken"
+    assert told in only(catalog).reason
+    with pytest.raises(PluginError, match="cannot be imported"):
+        catalog.component("rewards", "b")
+
+
+HOOK = "@hookimpl\ndef ppokit_reward_providers():\n    return "
+NICE = "Component('w', None)"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (HEAD, "has no hook ppokit_reward_providers"),
+        (HEAD + HOOK + "None\n", "or it returned None; expected a list of Component"),
+        (HEAD + HOOK + "{'w': 1}\n", "returned {'w': 1}; expected a list of Component"),
+        (HEAD + HOOK + "[1]\n", r"returned [1]; expected a list of Component"),
+        (HEAD + HOOK + "[Component('v', None)]\n", "returned 'v'; expected 'w' among them"),
+        (HEAD + HOOK + f"[{NICE}, {NICE}]\n", "returned a name twice: w, w"),
+        (HEAD + HOOK + "[Component('w', None, options=dict)]\n", "options is <class 'dict'>"),
+        (HEAD + HOOK + "[Component('w', None, needs={'value'})]\n", "needs 'value'; expected logprobs"),
+        (HEAD + HOOK + "1 / 0\n", "ppokit_reward_providers() failed: ZeroDivisionError"),
+        (HEAD + HOOK.removeprefix("@hookimpl\n") + f"[{NICE}]\n", "without @ppokit.hookimpl above it"),
+        (
+            HEAD + HOOK.replace("providers", "provider") + f"[{NICE}]\n",
+            "ppokit_reward_provider, which is no hook of ppokit; did you mean 'ppokit_reward_providers'",
+        ),
+        (HEAD + HOOK.replace("ppokit_", "") + f"[{NICE}]\n", "unknown hook 'reward_providers'"),
+        (HEAD + HOOK.replace("()", "(model)") + f"[{NICE}]\n", "PluginValidationError"),
+    ],
+)
+def test_broken_contract_is_told(install: Install, source: str, told: str) -> None:
+    install("w", {"rewards.w": "cat_w"}, {"cat_w": source})
+    catalog = Catalog()
+    with pytest.raises(PluginError) as caught:
+        catalog.component("rewards", "w")
+    assert told in str(caught.value)
+    assert str(caught.value).startswith("rewards 'w' (plugin cat_w, w 1.5)")
+    assert only(catalog).state == "broken"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("reward.x", "m", "'reward' is no kind (kinds: rewards, advantages, losses, rollout, observers)"),
+        ("rewards", "m", "not of the form <kind>.<component>"),
+        ("rewards.", "m", "not of the form <kind>.<component>"),
+        ("rewards.a.b", "m", "not of the form <kind>.<component>"),
+        ("rewards.x", "m:attribute", "'m:attribute' is not a module's name"),
+    ],
+)
+def test_invalid_entry_point(name: str, value: str, told: str) -> None:
+    catalog = Catalog(entry_points=[EntryPoint(name, value, "ppokit")])
+    entry = only(catalog)
+    assert entry.state == "invalid"
+    assert told in entry.reason
+    assert f"entry point {name!r} of unknown" in entry.reason
+    with pytest.raises(PluginError, match="no rewards plugin 'x' is installed"):
+        catalog.component("rewards", "x")
+
+
+def test_entries_are_sorted() -> None:
+    entries = Catalog(entry_points=reversed(fake_plugins.entry_points())).entries()
+    keys = [(e.kind, e.name) for e in entries]
+    assert keys == sorted(keys)
+    assert len(keys) == 8
+
+
+def test_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_plugins.distribution(tmp_path, "really-there", {"rewards.really_there": "cat_r"}, {})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "really_there" in [e.name for e in Catalog().entries()]

@@ -1,0 +1,313 @@
+"""Scoring: sums by hand, outcomes that are never a silent zero, and the budget of failures."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ppokit.errors import PluginError, RewardError
+from ppokit.plugin.types import RewardOutput, Rewards, Rollout
+from ppokit.rewards.scorer import Provider, RunningVariance, Scorer
+from test_generate import make_rollout, single_process
+
+ROLLOUT = make_rollout([[1], [2], [3]], [[4, 5, 6], [7], [8, 9]])
+
+
+class Reward:
+    def __init__(self, make: Callable[[Rollout], Any]) -> None:
+        self.score = make
+
+
+def values(*numbers: float | None) -> Reward:
+    return Reward(lambda rollout: RewardOutput.from_values(numbers))
+
+
+def tokens(numbers: Tensor, *scores: float) -> Reward:
+    return Reward(
+        lambda rollout: RewardOutput(torch.tensor(scores), ("scored",) * len(scores), token_scores=numbers)
+    )
+
+
+def provider(reward: Reward, name: str = "one", weight: float = 1.0, **changes: Any) -> Provider:
+    where = f"reward {name!r} (plugin acme 1.0; recipe: rewards[0].use)"
+    return Provider(name, where, reward, weight, **changes)
+
+
+def score(*providers: Provider, max_failed: float = 0.0, rollout: Rollout = ROLLOUT) -> Rewards:
+    return Scorer(providers, single_process(), max_failed).score(rollout)
+
+
+def raise_(error: Exception) -> Any:
+    raise error
+
+
+def test_two_providers_by_hand() -> None:
+    """The sequence score stands on the last real token; token scores stand where they belong."""
+    spread = torch.tensor([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0], [5.0, 6.0, 9.0]])
+    found = score(
+        provider(values(1.0, 2.0, -3.0), "a", 0.5),
+        provider(tokens(spread, 10.0, 20.0, 30.0), "b", 2.0),
+    )
+    assert found.scores.tolist() == [20.5, 41.0, 58.5]
+    assert found.token_rewards.tolist() == [[2, 4, 26.5], [49, 0, 0], [10, 70.5, 0]]
+    assert found.breakdown["a"].tolist() == [1, 2, -3]
+    assert found.breakdown["b"].tolist() == [16, 24, 41]
+    assert found.valid.tolist() == [True, True, True]
+    assert found.outcomes["a"] == ("scored",) * 3
+
+
+@pytest.mark.parametrize("rubbish", [math.nan, math.inf, 1e30])
+def test_token_scores_on_padding_are_ignored(rubbish: float) -> None:
+    spread = torch.ones(3, 3).masked_fill(~ROLLOUT.response_mask, rubbish)
+    found = score(provider(tokens(spread, 0.0, 0.0, 0.0)))
+    assert found.token_rewards.tolist() == ROLLOUT.response_mask.float().tolist()
+    assert found.breakdown["one"].tolist() == [3, 1, 2]
+
+
+def test_who_abstains_adds_nothing() -> None:
+    found = score(provider(values(1.0, None, None), "a"), provider(values(5.0, 6.0, None), "b"))
+    assert found.scores.tolist() == [6, 6, 0]
+    assert found.valid.tolist() == [True, True, False]  # nobody scored the last
+    assert math.isnan(found.breakdown["a"][1])
+    assert found.outcomes["b"] == ("scored", "scored", "abstained")
+    assert found.metrics["reward/a/abstained"] == pytest.approx(2 / 3)
+    assert "reward/a/failed" not in found.metrics
+
+
+def test_a_penalty_by_tokens_does_not_stand_for_a_score() -> None:
+    """On ratings from 1 to 10, what nobody judged would be the worst of all."""
+    penalty = provider(tokens(torch.full((3, 3), -0.1), 0.0, 0.0, 0.0), "penalty")
+    for providers in (
+        [provider(values(7.0, None, 9.0)), penalty],
+        [penalty, provider(values(7.0, None, 9.0))],
+    ):
+        assert score(*providers).valid.tolist() == [True, False, True]
+    assert score(penalty).valid.tolist() == [True] * 3, "alone, it is the reward"
+    both = provider(tokens(torch.ones(3, 3), 1.0, 2.0, 0.0), "both")
+    assert score(provider(values(7.0, None, None)), both).valid.tolist() == [True] * 3
+
+
+def test_without_a_weight_a_provider_only_watches() -> None:
+    partly = Reward(lambda r: RewardOutput(torch.tensor([4.0, 5.0, 0.0]), ("scored", "scored", "failed")))
+    alone = score(provider(values(1.0, None, 3.0)))
+    found = score(provider(values(1.0, None, 3.0)), provider(partly, "watcher", 0.0), max_failed=0.5)
+    assert found.valid.tolist() == alone.valid.tolist() == [True, False, True]
+    assert found.token_rewards.tolist() == alone.token_rewards.tolist()
+    assert found.breakdown["watcher"][:2].tolist() == [4, 5]
+    assert score(provider(values(1.0, None, 3.0), weight=0.0)).valid.tolist() == [True, False, True]
+
+
+def test_what_failed_is_not_trained_on() -> None:
+    """Whatever number stands beside the outcome, and whatever others gave."""
+    partly = Reward(
+        lambda r: RewardOutput(torch.tensor([1.0, math.nan, 99.0]), ("scored", "failed", "abstained"))
+    )
+    found = score(provider(partly, "a"), provider(values(5.0, 6.0, 7.0), "b"), max_failed=0.5)
+    assert found.scores.tolist() == [6, 6, 7]
+    assert found.valid.tolist() == [True, False, True]
+    assert found.metrics["reward/a/failed"] == pytest.approx(1 / 3)
+    assert bool(found.token_rewards.isfinite().all())
+
+
+@pytest.mark.parametrize(("count", "failed", "budget", "stops"), [
+    (3, 0, 0.0, False),
+    (3, 1, 0.0, True),
+    (4, 1, 0.25, False),
+    (4, 2, 0.25, True),
+    (100, 29, 0.29, False),  # 0.29 * 100 is 28.999... in floating point
+    (100, 30, 0.29, True),
+    (4, 4, 1.0, False),
+])  # fmt: skip
+def test_the_budget_of_failures(count: int, failed: int, budget: float, stops: bool) -> None:
+    rollout = make_rollout([[1]] * count, [[2]] * count)
+    outcomes = ("failed",) * failed + ("scored",) * (count - failed)
+    some = provider(Reward(lambda r: RewardOutput(torch.zeros(count), outcomes)))
+    if stops:
+        with pytest.raises(
+            RewardError, match=rf"acme 1\.0.*failed for {failed} of {count} .*max_failed_rewards"
+        ):
+            score(some, max_failed=budget, rollout=rollout)
+    else:
+        assert score(some, max_failed=budget, rollout=rollout).valid.sum() == count - failed
+
+
+def test_a_provider_that_raises_fails_every_response() -> None:
+    broken = provider(Reward(lambda r: raise_(RuntimeError("no connection"))))
+    with pytest.raises(RewardError, match=r"3 of 3 responses.*RuntimeError: no connection"):
+        score(broken)
+    found = score(broken, provider(values(1.0, 2.0, 3.0), "b"), max_failed=1.0)
+    assert found.valid.tolist() == [False] * 3
+    assert found.outcomes["one"] == ("failed",) * 3
+
+
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_a_provider_that_ends_the_program_has_failed(timeout: float | None) -> None:
+    """As a function does that parses arguments; a run must not end as if it were done."""
+    leaving = provider(Reward(lambda r: raise_(SystemExit(0))), timeout=timeout)
+    with pytest.raises(RewardError, match=r"3 of 3 responses.*SystemExit: 0"):
+        score(leaving)
+
+
+def test_a_provider_that_takes_too_long() -> None:
+    slow = Reward(lambda r: time.sleep(5))
+    started = time.perf_counter()
+    with pytest.raises(RewardError, match=r"TimeoutError: no answer in 0\.05 s"):
+        score(provider(slow, timeout=0.05))
+    assert time.perf_counter() - started < 2
+    assert score(provider(values(1.0, 2.0, 3.0), timeout=5.0)).scores.tolist() == [1, 2, 3]
+    with pytest.raises(RewardError, match="KeyError: 'x'"):
+        score(provider(Reward(lambda r: raise_(KeyError("x"))), timeout=5.0))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (lambda: RewardOutput.from_values([1.0, 2.0]), r"scores of shape \[2\]; expected \[3\]"),
+        (lambda: RewardOutput(torch.zeros(3, 1), ("scored",) * 3), r"scores of shape \[3, 1\]"),
+        (lambda: RewardOutput(torch.zeros(()), ("scored",) * 3), r"scores of shape \[\]"),
+        (lambda: RewardOutput(torch.zeros(3), ("scored",) * 2), "2 outcomes; expected 3"),
+        (lambda: RewardOutput(torch.zeros(3), ("scored", "ok", "scored")), "the outcome 'ok'"),  # type: ignore[arg-type]
+        (
+            lambda: RewardOutput(torch.zeros(3), ("scored",) * 3, token_scores=torch.zeros(3, 2)),
+            r"token_scores of shape \[3, 2\]; expected \[3, 3\]",
+        ),
+        (lambda: [1.0, 2.0, 3.0], "a list; expected a RewardOutput"),
+        (lambda: RewardOutput.from_values([1.0, math.nan, 2.0]), "nan for sample sample-1 .*'response 1'"),
+        (lambda: RewardOutput.from_values([1.0, 2.0, -math.inf]), "-inf for sample sample-2"),
+        (
+            lambda: RewardOutput(
+                torch.zeros(3),
+                ("scored",) * 3,
+                token_scores=torch.tensor([[math.nan, 0, 0]] + [[0, 0, 0]] * 2),
+            ),
+            "nan for sample sample-0",
+        ),
+    ],
+)
+@pytest.mark.parametrize("max_failed", [0.0, 1.0])
+def test_a_broken_contract_is_no_failed_outcome(output: Any, message: str, max_failed: float) -> None:
+    with pytest.raises(PluginError, match=rf"acme 1\.0.*returned {message}"):
+        score(provider(Reward(lambda r: output())), max_failed=max_failed)
+
+
+def test_scale_by_the_batch_and_clip() -> None:
+    """Standard deviation of 1, 3, 5 is 2; the mean stays, the clip follows, the weight comes last."""
+    scaled = provider(values(1.0, 3.0, 5.0), weight=10.0, scale="batch", clip=(0.0, 2.0))
+    found = score(scaled)
+    assert found.scores.tolist() == pytest.approx([5, 15, 20])
+    assert found.breakdown["one"].tolist() == [1, 3, 5]  # raw
+    assert score(provider(values(4.0, 4.0, 4.0), scale="batch")).scores.tolist() == [4, 4, 4]
+
+
+def test_scaling_leaves_out_who_did_not_score() -> None:
+    found = score(provider(values(1.0, None, 3.0), scale="batch", clip=(1.0, 9.0)))
+    assert found.scores.tolist() == pytest.approx([1, 0, 3 / math.sqrt(2)])
+
+
+def test_clip_without_scale() -> None:
+    assert score(provider(values(-9.0, 0.5, 9.0), clip=(-1.0, 2.0))).scores.tolist() == [-1, 0.5, 2]
+
+
+def test_running_scale_is_that_of_everything_seen() -> None:
+    batches = [(1.0, 2.0, 4.0), (10.0, -3.0, 0.5), (7.0, 7.0, 7.5)]
+    current: list[tuple[float, ...]] = []
+    reward = Reward(lambda r: RewardOutput.from_values(current[-1]))
+    scorer = Scorer([provider(reward, scale="running")], single_process(), 0.0)
+    seen: list[float] = []
+    for batch in batches:
+        current.append(batch)
+        seen.extend(batch)
+        expected = torch.tensor(batch) / torch.tensor(seen).std()
+        torch.testing.assert_close(scorer.score(ROLLOUT).scores, expected)
+    state = json.loads(json.dumps(scorer.state_dict()))
+    resumed = Scorer([provider(reward, scale="running")], single_process(), 0.0)
+    resumed.load_state_dict(state)
+    current.append((0.0, 1.0, 5.0))
+    assert torch.equal(resumed.score(ROLLOUT).scores, scorer.score(ROLLOUT).scores)
+
+
+def test_reference_scale_is_that_of_the_first_batch() -> None:
+    """1, 2 and 4 have mean 7/3 and sample variance 7/3; later batches change neither."""
+    current = [(1.0, 2.0, 4.0)]
+    reward = Reward(lambda r: RewardOutput.from_values(current[-1]))
+    scorer = Scorer([provider(reward, scale="reference")], single_process(), 0.0)
+    first = scorer.score(ROLLOUT).scores
+    assert first.tolist() == pytest.approx([(n - 7 / 3) / (7 / 3) ** 0.5 for n in (1, 2, 4)])
+    assert float(first.mean()) == pytest.approx(0, abs=1e-6)
+    current.append((100.0, 7.0, -5.0))
+    expected = [(n - 7 / 3) / (7 / 3) ** 0.5 for n in current[-1]]
+    assert scorer.score(ROLLOUT).scores.tolist() == pytest.approx(expected)
+    resumed = Scorer([provider(reward, scale="reference")], single_process(), 0.0)
+    resumed.load_state_dict(json.loads(json.dumps(scorer.state_dict())))
+    assert resumed.score(ROLLOUT).scores.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("scale", "divisor"), [("none", 1.0), ("batch", 2.0), ("running", 2.0), ("reference", 2.0)]
+)
+def test_greedy_responses_are_scaled_as_the_sampled_ones_are(scale: Any, divisor: float) -> None:
+    """Sampled scores 1, 3, 5 have deviation 2; the greedy ones are not among them."""
+    greedy = replace(make_rollout([[1], [2]], [[4, 5], [7]]), group_ids=torch.tensor([8, 6]))
+    rollout = replace(ROLLOUT, group_ids=torch.tensor([6, 8, 6]), greedy=greedy)
+    both = Reward(lambda r: RewardOutput.from_values([1.0, 3.0, 5.0] if len(r) == 3 else [50.0, 10.0]))
+    scorer = Scorer([provider(both, weight=3.0, scale=scale)], single_process(), 0.0)
+    found = scorer.score(rollout)
+    shift = 3.0 if scale == "reference" else 0.0
+    assert found.greedy_returns is not None
+    expected = [3 * (n - shift) / divisor for n in (10.0, 50.0, 10.0)]
+    assert found.greedy_returns.tolist() == pytest.approx(expected)
+    assert found.scores.tolist() == pytest.approx([3 * (n - shift) / divisor for n in (1, 3, 5)])
+    assert found.metrics["reward/greedy_mean"] == pytest.approx(3 * (30.0 - shift) / divisor)
+    if scale == "running":
+        assert scorer.spreads["one"].count == 3
+
+
+def test_token_rewards_count_in_the_greedy_return_and_a_missing_one_leaves_its_group_out() -> None:
+    greedy = replace(make_rollout([[1], [2]], [[4, 5], [7]]), group_ids=torch.tensor([8, 6]))
+    rollout = replace(ROLLOUT, group_ids=torch.tensor([6, 8, 6]), greedy=greedy)
+    both = Reward(
+        lambda r: RewardOutput(
+            torch.ones(len(r)),
+            ("scored",) * 3 if len(r) == 3 else ("scored", "abstained"),
+            token_scores=torch.full(r.response_ids.shape, 0.25),
+        )
+    )
+    found = score(provider(both), rollout=rollout)
+    assert found.greedy_returns is not None
+    assert found.greedy_returns.tolist() == [0, 1.5, 0]
+    assert found.valid.tolist() == [False, True, False]
+
+
+@given(st.lists(st.lists(st.floats(-1e3, 1e3, width=32), max_size=8), max_size=8))
+def test_running_variance_is_torchs(batches: list[list[float]]) -> None:
+    running = RunningVariance()
+    for batch in batches:
+        running.add(torch.tensor(batch))
+    seen = torch.tensor([n for batch in batches for n in batch], dtype=torch.float64)
+    expected = seen.std().item() if len(seen) > 1 else 0.0
+    if expected > 1e-6:
+        assert running.std == pytest.approx(expected, rel=1e-6)
+    elif expected < 1e-9:
+        assert running.std == 1.0
+
+
+def test_metrics_carry_the_providers_name() -> None:
+    named = Reward(lambda r: RewardOutput.from_values([1.0, 2.0, 3.0], {"coefficient": 0.2}))
+    assert score(provider(named, "kl")).metrics == {"reward/kl/coefficient": pytest.approx(0.2)}
+
+
+def test_scores_of_another_dtype_become_float32() -> None:
+    whole = Reward(lambda r: RewardOutput(torch.tensor([1, 2, 3]), ("scored",) * 3))
+    found = score(provider(whole))
+    assert found.scores.dtype == torch.float32
+    assert found.scores.tolist() == [1, 2, 3]

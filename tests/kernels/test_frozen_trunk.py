@@ -1,0 +1,151 @@
+"""States behind the lower layers: computed once, with the numbers and gradients of whole passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ppokit.data.batches import TokenBatch
+from ppokit.kernels import frozen_trunk
+from ppokit.models.lora import adapter_of
+from ppokit.models.roles import ModelRoles
+from test_roles import LORA, policy_params, roles_of, shake, tiny_gpt2, tiny_llama, token_batch, value_params
+
+# peft 0.21 asks transformers 5 for a property by its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+
+def shaken(**changes: Any) -> ModelRoles:
+    """Four layers, the value adapter on two of them, nothing at its zeros."""
+    roles = roles_of(tiny_llama(num_hidden_layers=4), **changes)
+    shake(value_params(roles))
+    shake(policy_params(roles), seed=2)
+    return roles
+
+
+def calls_of(roles: ModelRoles) -> list[int]:
+    """Grows by a layer's number whenever its attention runs."""
+    seen: list[int] = []
+    layers = frozen_trunk.layers_of(roles.model)
+    for number, layer in enumerate(layers):
+        layer.self_attn.register_forward_hook(lambda *_, number=number: seen.append(number))
+    return seen
+
+
+def rows_of(batch: TokenBatch, rows: list[int]) -> TokenBatch:
+    prompts = [[1, 7, 8, 9], [5], [1, 33]]
+    answers = [[10, 11, 12], [20, 21, 22, 23, 2], [40]]
+    responses, mask = torch.zeros(len(rows), 7, dtype=torch.long), torch.zeros(len(rows), 7, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        responses[place, : len(answers[row])] = torch.tensor(answers[row])
+        mask[place, : len(answers[row])] = True
+    return TokenBatch.build([prompts[row] for row in rows], responses, mask, batch.input_ids.device)
+
+
+def gradients(roles: ModelRoles, batch: TokenBatch) -> tuple[Tensor, list[Tensor]]:
+    """Values, and the gradients of the sum of their squares."""
+    values = roles.values(batch)
+    params = value_params(roles)
+    return values.detach(), list(torch.autograd.grad((values**2).sum(), params))
+
+
+def whole(batch: TokenBatch) -> tuple[Tensor, list[Tensor]]:
+    """What a model says that keeps nothing."""
+    roles = shaken()
+    roles._lower = None
+    return gradients(roles, batch)
+
+
+@pytest.mark.parametrize("first", ["reference", "value"])
+def test_later_passes_start_in_the_middle_with_the_same_numbers(first: Any) -> None:
+    roles, batch = shaken(), token_batch()
+    calls = calls_of(roles)
+    roles.hidden(batch, first)
+    assert calls == [0, 1, 2, 3]
+    calls.clear()
+    values, slopes = gradients(roles, batch)
+    assert calls == [2, 3]
+    expected, wanted = whole(batch)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
+    assert len(slopes) == len(wanted) > 2
+    for slope, want in zip(slopes, wanted, strict=True):
+        torch.testing.assert_close(slope, want, atol=1e-5, rtol=1e-4)
+
+
+def test_other_roles_are_not_touched() -> None:
+    """The policy's lower layers have an adapter; the reference is asked for anew."""
+    roles, batch = shaken(), token_batch()
+    before = {role: roles.hidden(batch, role).detach() for role in ("policy", "reference")}
+    calls = calls_of(roles)
+    for role, states in before.items():
+        torch.testing.assert_close(roles.hidden(batch, role).detach(), states, atol=0, rtol=0)
+    assert calls == [0, 1, 2, 3] * 2
+    assert roles._lower is not None
+    assert roles._lower._seen is None
+
+
+def test_texts_are_found_in_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another order and width; a text that is not known asks for a whole pass."""
+    roles, batch = shaken(), token_batch()
+    roles.hidden(rows_of(batch, [0, 1]), "reference")
+    calls = calls_of(roles)
+    swapped, _ = gradients(roles, rows_of(batch, [1, 0]))
+    assert calls == [2, 3]
+    expected, _ = whole(batch)
+    torch.testing.assert_close(swapped[:, :5], expected[[1, 0]], atol=1e-5, rtol=1e-5)
+    calls.clear()
+    third, _ = gradients(roles, rows_of(batch, [2, 0]))
+    assert calls == [0, 1, 2, 3]
+    torch.testing.assert_close(third[:, :5], expected[[2, 0]], atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_is_kept_beyond_the_step_or_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    roles, batch = shaken(), token_batch()
+    calls = calls_of(roles)
+    roles.hidden(batch, "reference")
+    roles.forget()
+    roles.values(batch)
+    assert calls == [0, 1, 2, 3] * 2
+    roles.forget()
+    # Room for 11 states of 32 numbers, where the three texts have 6, 5 and 2: the oldest goes.
+    monkeypatch.setattr(frozen_trunk, "MOST_BYTES", 4 * 32 * 11)
+    roles.values(batch)
+    assert roles._lower is not None
+    assert [len(key) for key in roles._lower._kept] == [5, 2]
+    assert roles._lower._bytes == 4 * 32 * 7
+    calls.clear()
+    roles.values(batch)
+    assert calls == [0, 1, 2, 3]
+
+
+def test_where_it_does_not_apply(tmp_path: Any) -> None:
+    """GPT-2 adds positions before its layers; a trunk or an adapter everywhere leaves no frozen half."""
+    gpt2 = roles_of(tiny_gpt2())
+    assert gpt2._lower is None
+    layers = frozen_trunk.layers_of(gpt2.model)
+    assert not any("forward" in vars(layer) or layer._forward_pre_hooks for layer in layers)
+    shake(value_params(gpt2))
+    values = gpt2.values(token_batch())
+    torch.testing.assert_close(gpt2.values(token_batch()), values, atol=0, rtol=0)
+    assert roles_of(value="policy_trunk")._lower is None
+    assert roles_of(lora=None, value="policy_trunk")._lower is None
+    assert roles_of(tiny_llama(num_hidden_layers=1))._lower is None
+
+
+def test_a_reference_with_an_adapter_shares_nothing(tmp_path: Any) -> None:
+    from dataclasses import replace
+
+    from test_roles import save_adapter
+
+    save_adapter(tmp_path, "all-linear")
+    roles = roles_of(lora=replace(LORA, adapter=str(tmp_path)))
+    assert {adapter_of(n) for n, _ in roles.model.named_parameters()} >= {"policy", "reference", "value"}
+    roles.hidden(token_batch(), "reference")
+    calls = calls_of(roles)
+    roles.values(token_batch())
+    roles.values(token_batch())
+    assert calls == [0, 1, 1]
