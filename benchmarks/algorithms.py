@@ -49,8 +49,8 @@ def speed(repeats: int) -> bool:
     import torch
 
     from ppokit.cli.allocator import keep_freed_memory
-    from ppokit.config.registry import Catalog
-    from ppokit.plugin.protocols import BuildContext, Reweighing
+    from ppokit.config.registry import PluginRegistry
+    from ppokit.plugin.protocols import AdvantageWeighting, BuildContext
     from ppokit.plugin.types import LossInputs, Rewards, Rollout
 
     torch.set_num_threads(2)
@@ -84,7 +84,7 @@ def speed(repeats: int) -> bool:
         valid=torch.ones(ROWS, dtype=torch.bool),
         greedy_returns=normal()[:, 0],
     )
-    leaf = {"logprobs": old + normal(0.1), "values": normal(), "entropy": normal().abs()}
+    leaf = {"new_logprobs": old + normal(0.1), "values": normal(), "entropy": normal().abs()}
     for tensor in leaf.values():
         tensor.requires_grad_()
     inputs = LossInputs(
@@ -98,20 +98,20 @@ def speed(repeats: int) -> bool:
         **leaf,
     )
     context = BuildContext(torch.device("cpu"), torch.float32, 0)
-    catalog = Catalog()
+    registry = PluginRegistry()
     fast = True
     print(f"[{ROWS}, {COLUMNS}] tensors, two threads, fastest of {repeats}\n")
     print(f"{'kind':<12}{'name':<24}{'ms':>8}{'bound':>8}")
     for kind in ("advantages", "losses"):
-        for name in catalog.names(kind):
-            component, _ = catalog.component(kind, name)
+        for name in registry.names(kind):
+            component, _ = registry.component(kind, name)
             part: Any = component.build(component.options(), context)
 
             def work(part: Any = part, kind: str = kind) -> None:
                 if kind == "advantages":
                     part.estimate(rollout, rewards)
-                elif isinstance(part, Reweighing):
-                    part.weigh(inputs)
+                elif isinstance(part, AdvantageWeighting):
+                    part.advantage_weights(inputs)
                 else:
                     part.token_losses(inputs).token_losses.where(mask, torch.zeros(())).sum().backward()
 
@@ -142,7 +142,7 @@ def train(preset: str, model: str, seed: int, steps: int, work: Path) -> list[fl
     }
     trainer = PPOTrainer(Recipe.from_dict(recipe))
     trainer.train()
-    return [line["reward/mean"] for line in trainer.ledger.read_metrics()]
+    return [line["reward/mean"] for line in trainer.run_dir.read_metrics()]
 
 
 def curves(model: str, seeds: int, steps: int, out: Path) -> None:

@@ -54,9 +54,9 @@ def recipe_of(model: str, folder: Path, learning_rate: float, chat: bool) -> Rec
 def mean_logprobs(trainer: PPOTrainer, rated: list[tuple[str, str, float]]) -> torch.Tensor:
     """[n] mean log-probability a token of each response."""
     rollout = trainer.recorded([prompt for prompt, _, _ in rated], [response for _, response, _ in rated])
-    assert rollout.logprobs is not None
+    assert rollout.old_logprobs is not None
     mask = rollout.response_mask
-    return (rollout.logprobs * mask).sum(dim=1) / mask.sum(dim=1)
+    return (rollout.old_logprobs * mask).sum(dim=1) / mask.sum(dim=1)
 
 
 def main() -> None:

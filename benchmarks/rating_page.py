@@ -120,18 +120,18 @@ def show(what: str, when: str, seconds: Sequence[float], more: str = "") -> None
 
 def prefill(path: Path, out: Path) -> None:
     """A session in which three raters have rated; written without waiting for the disk."""
-    from ppokit.ratings.page.board import Board
+    from ppokit.ratings.page.assignments import AssignmentQueue
     from ppokit.ratings.page.choosing import choose
-    from ppokit.ratings.page.desk import Desk, Terms
     from ppokit.ratings.page.items import read_source, single_items
+    from ppokit.ratings.page.session import RatingSession, SessionConfig
 
     items = choose(single_items([read_source(path)]), None, "random", 0)
     with mock.patch.object(os, "fsync"):
-        desk = Desk(out, Board(items, 3), Terms(False, (0, 10), 0))
+        session = RatingSession(out, AssignmentQueue(items, 3), SessionConfig(False, (0, 10), 0))
         for rater in ("ana", "ben", "cy"):
             for number, item in enumerate(items[:RATED]):
-                desk.act(rater, "answer", f"{rater}-{number:08d}", item.id, number % 11)
-        desk.close()
+                session.act(rater, "answer", f"{rater}-{number:08d}", item.id, number % 11)
+        session.close()
 
 
 def killed(folder: Path) -> None:

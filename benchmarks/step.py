@@ -61,7 +61,7 @@ WORDS = [
 def random_prompts(count: int) -> list[str]:
     """The same word salad for every system."""
     rng = random.Random(0)
-    return [" ".join(rng.choices(WORDS, k=rng.randint(12, 60))) for _ in range(count)]
+    return [" ".join(rng.selected(WORDS, k=rng.randint(12, 60))) for _ in range(count)]
 
 
 def save_reward_model(checkpoint: str, folder: Path) -> None:
@@ -172,7 +172,7 @@ def main() -> None:
         "peak_gb": round(max(metrics["memory/peak_gb"] for metrics in watch.steps), 3),
         "phases": {name: round(seconds, 3) for name, seconds in phases_of(fastest).items()},
         "tokens_per_s": round(fastest["tokens_per_s"], 1),
-        "dtype": str(trainer.parts.roles.dtype).removeprefix("torch."),
+        "dtype": str(trainer.components.roles.dtype).removeprefix("torch."),
     }
     if arguments.json:
         print(json.dumps(result))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppokit.config.recipe import Recipe
-from ppokit.config.settings import Choice, LossSettings, RewardSettings, Settings
+from ppokit.config.settings import LossSettings, RewardSettings, SelectedComponent, Settings
 from ppokit.data.prompts import Prompts, distinct, read_rows
 from ppokit.distributed import Processes
 from ppokit.errors import ModelError, PluginError, PpokitError
@@ -22,18 +22,18 @@ from ppokit.models.loading import end_ids, find_model, load_config, load_model, 
 from ppokit.models.lora import LoraSpec
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles
-from ppokit.models.shared_base import WholeTexts
+from ppokit.models.shared_base import SharedBaseModel
 from ppokit.plugin.protocols import (
     AdvantageEstimator,
+    AdvantageWeighting,
     BuildContext,
     Need,
     Observer,
-    Reweighing,
     RolloutEngine,
 )
 from ppokit.rewards.scorer import Provider, Scorer
 from ppokit.training.losses import WeightedLoss
-from ppokit.training.optimizer import Masters
+from ppokit.training.optimizer import MasterWeights
 from ppokit.training.update import UpdatePlan, Updater
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainerComponents:
     """Everything that a trainer works with.
 
     Attributes:
@@ -56,7 +56,7 @@ class Parts:
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
     roles: ModelRoles
-    masters: Masters
+    master_weights: MasterWeights
     engine: RolloutEngine
     scorer: Scorer
     estimator: AdvantageEstimator
@@ -69,7 +69,7 @@ class Parts:
     audit: dict[str, int]
 
 
-def assemble(recipe: Recipe) -> Parts:
+def build_trainer(recipe: Recipe) -> TrainerComponents:
     """Build the parts; what can fail cheaply fails before the model is loaded.
 
     Raises:
@@ -90,7 +90,7 @@ def assemble(recipe: Recipe) -> Parts:
         trust_remote_code=settings.model.trust_remote_code,
     )
     config = load_config(source)
-    if settings.lora is None and quantization.is_checkpoint_in_four_bits(config):
+    if settings.lora is None and quantization.is_4bit_checkpoint(config):
         raise ModelError(quantization.NO_LORA)
     tokenizer = load_tokenizer(source)
     dtype = pick_dtype(settings.model.dtype, processes.device)
@@ -127,19 +127,19 @@ def assemble(recipe: Recipe) -> Parts:
         value=settings.value if "values" in recipe.needs else None,
         reference="ref_logprobs" in recipe.needs,
     )
-    base.texts = WholeTexts(roles)
+    base.texts = SharedBaseModel(roles)
     if not any(param.numel() for param in roles.trainable.values()):
         raise ModelError("lora.target_modules: no parameter is left to train.")
-    masters = Masters(roles.trainable, weight_decay=settings.update.weight_decay)
-    updater = Updater(roles, masters, losses, _plan(settings, engine), processes)
+    master_weights = MasterWeights(roles.trainable, weight_decay=settings.update.weight_decay)
+    updater = Updater(roles, master_weights, losses, _plan(settings, engine), processes)
     rollout_tokens = max(map(len, prompts.ids)) + engine.max_new_tokens
     responses = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
-    return Parts(
+    return TrainerComponents(
         processes=processes,
         tokenizer=tokenizer,
         prompts=prompts,
         roles=roles,
-        masters=masters,
+        master_weights=master_weights,
         engine=engine,
         scorer=scorer,
         estimator=estimator,
@@ -149,7 +149,7 @@ def assemble(recipe: Recipe) -> Parts:
         reward_needs=frozenset(need for choice in recipe.rewards for need in choice.component.needs),
         end_ids=end_ids(tokenizer, model),
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
-        audit=byte_audit(roles, masters.bytes, responses * rollout_tokens),
+        audit=byte_audit(roles, master_weights.bytes, responses * rollout_tokens),
     )
 
 
@@ -159,7 +159,7 @@ class _Base:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
         self.tokenizer = tokenizer
         self.limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-        self.texts: WholeTexts | None = None
+        self.texts: SharedBaseModel | None = None
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         end = self.tokenizer.eos_token_id
@@ -170,7 +170,7 @@ class _Base:
     def reward(self, folder: str, token_ids: Sequence[Sequence[int]]) -> Tensor:
         return self._loaded().reward(Path(folder).expanduser(), token_ids)
 
-    def _loaded(self) -> WholeTexts:
+    def _loaded(self) -> SharedBaseModel:
         if self.texts is None:
             raise PluginError("BuildContext.base: the model is not loaded before training has begun.")
         return self.texts
@@ -182,12 +182,12 @@ def _needs_before_update(recipe: Recipe) -> frozenset[Need]:
     # The losses' old values and references; old log-probabilities come from the first training pass,
     # unless other mini-batches move the weights before it.
     needs.update(need for loss in recipe.losses for need in loss.component.needs & {"values", "ref_logprobs"})
-    if recipe.settings.update.minibatches > 1 and "logprobs" in recipe.needs:
-        needs.add("logprobs")
+    if recipe.settings.update.minibatches > 1 and "old_logprobs" in recipe.needs:
+        needs.add("old_logprobs")
     return frozenset(needs)
 
 
-def _build(recipe: Recipe, choice: Choice, context: BuildContext) -> Any:
+def _build(recipe: Recipe, choice: SelectedComponent, context: BuildContext) -> Any:
     """The object of a chosen component; what goes wrong in a plugin names it."""
     try:
         return choice.component.build(choice.options, context)
@@ -200,7 +200,7 @@ def _build(recipe: Recipe, choice: Choice, context: BuildContext) -> Any:
         ) from error
 
 
-def _provider(recipe: Recipe, choice: Choice, context: BuildContext) -> Provider:
+def _provider(recipe: Recipe, choice: SelectedComponent, context: BuildContext) -> Provider:
     settings = cast(RewardSettings, choice.settings)
     if settings.timeout is not None:
         # When its time is over it may go on, in the base, while that is trained and switched between roles.
@@ -216,10 +216,10 @@ def _provider(recipe: Recipe, choice: Choice, context: BuildContext) -> Provider
     )
 
 
-def _loss(recipe: Recipe, choice: Choice, context: BuildContext) -> WeightedLoss:
+def _loss(recipe: Recipe, choice: SelectedComponent, context: BuildContext) -> WeightedLoss:
     settings = cast(LossSettings, choice.settings)
     loss = _build(recipe, choice, context)
-    if isinstance(loss, Reweighing) and settings.weight != 1.0:
+    if isinstance(loss, AdvantageWeighting) and settings.weight != 1.0:
         raise PluginError(
             f"{_where(recipe, choice, 'loss')} weighs the advantages of the other losses and adds none: "
             f"{choice.key}.weight {settings.weight:g} would do nothing; leave it out."
@@ -233,7 +233,7 @@ def _loss(recipe: Recipe, choice: Choice, context: BuildContext) -> WeightedLoss
     )
 
 
-def _where(recipe: Recipe, choice: Choice, what: str) -> str:
+def _where(recipe: Recipe, choice: SelectedComponent, what: str) -> str:
     return f"{what} {choice.name!r} (plugin {choice.plugin}; recipe: {recipe.where(choice.key + '.use')})"
 
 

@@ -19,7 +19,7 @@ def listed(words: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
-def cut(text: str) -> str:
+def shorten(text: str) -> str:
     """The beginning of a text that is too long for a message."""
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -31,7 +31,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"{cut(value)!r} (text)"
+        return f"{shorten(value)!r} (text)"
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):

@@ -2,7 +2,7 @@
 
 for prompts in self.prompts:
     rollout = self.collect(prompts)
-    rollout, rewards = self.refill(rollout, self.score(rollout))
+    rollout, rewards = self.resample(rollout, self.score(rollout))
     advantages = self.estimate(rollout, rewards)
     stats = self.update(rollout, advantages)
     self.report(rollout, rewards, advantages, stats)
@@ -19,19 +19,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ppokit.build import Parts, assemble
+from ppokit.build import TrainerComponents, build_trainer
 from ppokit.config.recipe import Recipe
 from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
 from ppokit.evaluation.canary import Canary, read_held_out
 from ppokit.plugin.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Warned
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
 from ppokit.rollout.collect import Collector
-from ppokit.rollout.dynamic_sampling import count_groups, join, mark
+from ppokit.rollout.dynamic_sampling import concat, count_groups, filter_groups
 from ppokit.rollout.policy import LoadedPolicy, Prediction
 from ppokit.rollout.recorded import check_estimator, check_given, given_rewards
 from ppokit.run.checkpoint import list_checkpoints
-from ppokit.run.checkpointer import RunKeeper, beside
-from ppokit.run.run_dir import Ledger
+from ppokit.run.checkpointer import Checkpointer, beside
+from ppokit.run.run_dir import RunDir
 from ppokit.run.signals import Signals
 from ppokit.run.warnings import step_warnings
 from ppokit.training.advantages import estimate
@@ -59,30 +59,32 @@ class PPOTrainer:
         self.recipe = recipe
         self.settings = recipe.settings
         # Absolute: a reward of the user's may change the working directory.
-        self.ledger = Ledger(Path(resume if resume is not None else self.settings.run.out).absolute())
-        checkpoints = list_checkpoints(self.ledger.folder / "checkpoints")
+        self.run_dir = RunDir(Path(resume if resume is not None else self.settings.run.out).absolute())
+        checkpoints = list_checkpoints(self.run_dir.folder / "checkpoints")
         if resume is None:
-            Ledger.check_new(self.ledger.folder)
+            RunDir.check_new(self.run_dir.folder)
         elif not checkpoints:
-            raise RunFolderError(f"--resume: {self.ledger.folder} has no checkpoint to go on from.")
-        self.parts: Parts = assemble(recipe)
-        self.roles, self.processes = self.parts.roles, self.parts.processes
-        self.keeper = RunKeeper(recipe, self.parts, self.ledger)
-        self.step = 0 if resume is None else self.keeper.load(checkpoints[-1])
+            raise RunFolderError(f"--resume: {self.run_dir.folder} has no checkpoint to go on from.")
+        self.components: TrainerComponents = build_trainer(recipe)
+        self.roles, self.processes = self.components.roles, self.components.processes
+        self.checkpointer = Checkpointer(recipe, self.components, self.run_dir)
+        self.step = 0 if resume is None else self.checkpointer.load(checkpoints[-1])
         """Steps done."""
         self._moved = self.step > 0
         self._ended = False
-        self.collector = Collector(self.parts, self.settings, recipe.engine.plugin, self._phase)
+        self.collector = Collector(self.components, self.settings, recipe.engine.plugin, self._phase)
         self._canary: Canary | None = None
         if self.settings.canary is not None:
             self._canary = Canary(
-                read_held_out(self.settings.canary, self.parts.prompts.rows, self.settings.prompts.column),
+                read_held_out(
+                    self.settings.canary, self.components.prompts.rows, self.settings.prompts.column
+                ),
                 lambda rated: self.collector.held_out(rated, self.step),
-                self.parts.scorer.look,
+                self.components.scorer.look,
             )
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
-        self.observers = [*self.parts.observers, *observers] if self.processes.is_main else []
+        self.observers = [*self.components.observers, *observers] if self.processes.is_main else []
 
     def train(self) -> None:
         """Run every step that is left.
@@ -98,20 +100,20 @@ class PPOTrainer:
             try:
                 for prompts in self.prompts:
                     rollout = self.collect(prompts)
-                    rollout, rewards = self.refill(rollout, self.score(rollout))
+                    rollout, rewards = self.resample(rollout, self.score(rollout))
                     advantages = self.estimate(rollout, rewards)
                     stats = self.update(rollout, advantages)
                     self.report(rollout, rewards, advantages, stats)
-                with self.signals.held():
+                with self.signals.deferred():
                     self.save()  # what a run that is done may have lost
             except (Interrupted, NonFiniteError) as error:
-                with self.signals.held():
+                with self.signals.deferred():
                     self._save_after(error)
                 raise
             except BaseException as error:
                 # Before the first step is done there is nothing worth a folder.
-                with self.signals.held():
-                    if self.keeper.opened:
+                with self.signals.deferred():
+                    if self.checkpointer.opened:
                         self._save_after(error)
                 raise
             finally:
@@ -122,7 +124,7 @@ class PPOTrainer:
     @property
     def prompts(self) -> Iterator[PromptBatch]:
         """The prompts of the steps that are left, a step at a time."""
-        return self.parts.prompts.steps(self.step, self.settings.run.steps)
+        return self.components.prompts.steps(self.step, self.settings.run.steps)
 
     def collect(self, prompts: PromptBatch) -> Rollout:
         """Answer the prompts, and compute what the recipe's components need of the answers."""
@@ -134,9 +136,9 @@ class PPOTrainer:
     def score(self, rollout: Rollout) -> Rewards:
         """Rewards of a rollout, all providers together."""
         with self._phase("reward"):
-            return self.parts.scorer.score(rollout)
+            return self.components.scorer.score(rollout)
 
-    def refill(self, rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
+    def resample(self, rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
         """Drop groups of equal rewards and ask other prompts, where the recipe asks for dynamic sampling.
 
         What was dropped stays in the rollout, marked in `rewards.dropped`.
@@ -144,22 +146,22 @@ class PPOTrainer:
         rounds = self.settings.rollout.dynamic_sampling
         if rounds is None:
             return rollout, rewards
-        parts = [mark(rollout, rewards)]
+        parts = [filter_groups(rollout, rewards)]
         for refill in range(1, rounds + 1):
             asked = [group for part, _ in parts for group in part.group_ids.tolist()]
             missing = count_groups(parts[:1]) - count_groups(parts, kept=True)
-            prompts = self.parts.prompts.refill(self.step, refill, missing, set(asked))
+            prompts = self.components.prompts.resample(self.step, refill, missing, set(asked))
             if not len(prompts):
                 break
             more = self.collect(prompts)
-            parts.append(mark(more, self.score(more)))
-        return join(parts)
+            parts.append(filter_groups(more, self.score(more)))
+        return concat(parts)
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         """Advantages of the responses that are trained on, whitened if the recipe says so; 0 elsewhere."""
         chosen = self.recipe.advantages
         return estimate(
-            self.parts.estimator,
+            self.components.estimator,
             rollout,
             rewards,
             settings=self.settings.advantages,
@@ -187,33 +189,33 @@ class PPOTrainer:
             trained, wanted = rollout, advantages
         watched = self._watch()
         # Held first and let go last: a signal must not come between the weights' step and its count.
-        with self.signals.held(), self._phase("update"):
+        with self.signals.deferred(), self._phase("update"):
             try:
-                stats = self.parts.updater.update(
+                stats = self.components.updater.update(
                     trained, wanted, self.step, epochs=epochs, minibatches=minibatches
                 )
             except NonFiniteError as error:
                 with beside(error, "the samples of the failed step are not kept"):
-                    self.keeper.keep_failed(self.step + 1, rollout, advantages)
+                    self.checkpointer.keep_failed(self.step + 1, rollout, advantages)
                 raise
-            for provider in self.parts.scorer.providers:
+            for provider in self.components.scorer.providers:
                 if isinstance(provider.provider, Observant):
                     provider.provider.observe(rollout)
             if not self._moved:
-                if trained.logprobs is None:  # the update's first pass was the first to know
+                if trained.old_logprobs is None:  # the update's first pass was the first to know
                     check_first_kl(stats.get("kl/k3"))
-                after = self.parts.masters.hash(self.roles.is_policy)
-                self._moved = check_moved(self.keeper.first_hash, after, wanted.advantages)
+                after = self.components.master_weights.hash(self.roles.is_policy)
+                self._moved = check_moved(self.checkpointer.first_hash, after, wanted.advantages)
             self.step += 1
-            self.keeper.note(self.step)
-            self.roles.forget()
+            self.checkpointer.note(self.step)
+            self.roles.clear_cache()
         return {**stats, **watched}
 
     def report(
         self, rollout: Rollout, rewards: Rewards, advantages: Advantages, stats: dict[str, float]
     ) -> dict[str, float]:
         """Write a step's numbers and samples, tell the observers, save a checkpoint when it is time."""
-        with self.signals.held():
+        with self.signals.deferred():
             metrics = {**rollout_metrics(rollout, rewards), **advantages.metrics, **stats}
             seconds = self.clock.take()
             total = sum(seconds.values())
@@ -222,13 +224,13 @@ class PPOTrainer:
             metrics["tokens_per_s"] = float(rollout.response_mask.sum()) / max(total, 1e-9)
             metrics["memory/peak_gb"] = max(self.processes.gather([peak_gb(self.roles.device)]))
             if self.processes.is_main:
-                self.keeper.open()
+                self.checkpointer.open()
                 self._warn(rewards, metrics)
-                self.ledger.add_metrics(self.step, metrics)
-                self.ledger.add_rollout(self.step, rollout, rewards, advantages)
+                self.run_dir.add_metrics(self.step, metrics)
+                self.run_dir.add_rollout(self.step, rollout, rewards, advantages)
                 for observer in self.observers:
                     observer.on_step(self.step, rollout, rewards, metrics)
-            self.keeper.opened = True
+            self.checkpointer.opened = True
             run = self.settings.run
             if self.step % run.checkpoint_every == 0 or self.step == run.steps:
                 self.save()
@@ -240,7 +242,7 @@ class PPOTrainer:
 
         Weights that a forced stop left half-way are no step's: then the checkpoint before it stands.
         """
-        self.keeper.save()
+        self.checkpointer.save()
 
     def end(self) -> None:
         """Tell the observers that the run is over; a second call does nothing."""
@@ -298,8 +300,8 @@ class PPOTrainer:
         return self._policy().answer(prompts)
 
     def _policy(self) -> LoadedPolicy:
-        policy = SamplingPolicy(self.roles.sampler(), self.parts.tokenizer, self.parts.end_ids)
-        return LoadedPolicy(policy, self.parts.engine, self.settings.prompts)
+        policy = SamplingPolicy(self.roles.sampler(), self.components.tokenizer, self.components.end_ids)
+        return LoadedPolicy(policy, self.components.engine, self.settings.prompts)
 
     # Below the verbs
 
@@ -317,7 +319,7 @@ class PPOTrainer:
 
     def _warn(self, rewards: Rewards, metrics: dict[str, float]) -> None:
         """Tell the observers what is wrong with a step."""
-        for warning in step_warnings(rewards, metrics, self._canary, self.ledger):
+        for warning in step_warnings(rewards, metrics, self._canary, self.run_dir):
             for observer in self.observers:
                 if isinstance(observer, Warned):
                     observer.on_warning(self.step, warning)

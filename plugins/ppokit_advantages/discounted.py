@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
 from ppokit.plugin.returns import whole_reward
 from ppokit.plugin.types import Advantages, Rewards, Rollout
@@ -34,7 +34,7 @@ def discounted(token_rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: fl
 
     Returns: advantages [B,R] and returns [B,R], both 0 on padding.
     """
-    whole, values = whole_reward(token_rewards, mask), wide(values)
+    whole, values = whole_reward(token_rewards, mask), upcast(values)
     places = (mask.cumsum(dim=1) - 1).clamp(min=0).to(whole.dtype)
     zero = whole.new_zeros(())
     returns = whole.unsqueeze(1) * gamma**places

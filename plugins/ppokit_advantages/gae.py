@@ -4,13 +4,13 @@
     returns_t = A_t + V_t
 
 where t+1 is the next real token; A and V after the last real token are 0. With `bootstrap_truncated`, V after
-the last real token of a response that was cut is that token's own V: the response would have gone on.
+the last real token of a response that was truncated is that token's own V: the response would have gone on.
 
 Schulman et al. 2016, arXiv:1506.02438, eq. 16. Differs: a token that the mask leaves out is skipped,
 so that the next real token is the successor; the value of the state behind the last token, in which no token
 was chosen, is not computed, and the last one known stands for it (exact where a token changes the value
-little); by default a cut response is treated as one that ended, as most systems do. Whitening is the core's,
-by `advantages.whiten`.
+little); by default a truncated response is treated as one that ended, as most systems do. Whitening is the
+core's, by `advantages.whiten`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 
@@ -35,7 +35,7 @@ def gae(
     *,
     gamma: float,
     lam: float,
-    cut: Tensor | None = None,
+    truncated: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns, computed in float32 or wider.
 
@@ -45,16 +45,16 @@ def gae(
         mask: [B,R] bool; what stands on False positions changes nothing, not even a NaN.
         gamma: discount of a reward that is one token away.
         lam: 0 gives the TD error, 1 the return minus the value.
-        cut: [B] bool; True bootstraps the response from its last value; None bootstraps none.
+        truncated: [B] bool; True bootstraps the response from its last value; None bootstraps none.
 
     Returns: advantages [B,R] and returns [B,R], both 0 on padding.
     """
-    token_rewards, values = wide(token_rewards), wide(values)
+    token_rewards, values = upcast(token_rewards), upcast(values)
     advantages = values.new_zeros(values.shape)
     advantage = next_value = values.new_zeros(values.shape[0])  # [B], of the next real token
-    if cut is not None:
+    if truncated is not None:
         last = (mask * mask.cumsum(dim=1)).argmax(dim=1, keepdim=True)
-        next_value = values.gather(1, last).squeeze(1).where(cut & mask.any(dim=1), next_value)
+        next_value = values.gather(1, last).squeeze(1).where(truncated & mask.any(dim=1), next_value)
     for t in reversed(range(values.shape[1])):
         real = mask[:, t]
         delta = token_rewards[:, t] + gamma * next_value - values[:, t]
@@ -71,7 +71,7 @@ class GAEOptions(Options):
         0.95, ge=0, le=1, description="0 trusts the value function, 1 trusts the rewards that came."
     )
     bootstrap_truncated: bool = Field(
-        False, description="Let the last value stand for what a cut response would still have earned."
+        False, description="Let the last value stand for what a truncated response would still have earned."
     )
 
 
@@ -87,7 +87,7 @@ class GAE:
             rollout.response_mask,
             gamma=self.options.gamma,
             lam=self.options.lam,
-            cut=~rollout.finished if self.options.bootstrap_truncated else None,
+            truncated=~rollout.finished if self.options.bootstrap_truncated else None,
         )
         return Advantages(advantages, returns)
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import Variance, wide
+from ppokit.plugin.masked import Variance, upcast
 from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.plugin.returns import group_sums, spread, whole_reward
+from ppokit.plugin.returns import broadcast_to_tokens, group_sums, whole_reward
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def group_relative(
 
     Returns: [B].
     """
-    rewards = wide(rewards)
+    rewards = upcast(rewards)
     sums, sizes = group_sums(rewards, group_ids)
     centered = rewards.double() - sums / sizes
     squares, _ = group_sums(centered.square(), group_ids)
@@ -93,7 +93,7 @@ class GroupRelative:
             epsilon=options.epsilon,
             singleton=options.singleton,
         )
-        return Advantages(spread(advantages, rollout.response_mask))
+        return Advantages(broadcast_to_tokens(advantages, rollout.response_mask))
 
 
 def needs_a_group(options: Options, context: CheckContext) -> Iterator[str]:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.returns import group_sums, spread, whole_reward
+from ppokit.plugin.returns import broadcast_to_tokens, group_sums, whole_reward
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit_advantages.group_relative import needs_a_group
 
@@ -32,7 +32,7 @@ def leave_one_out(rewards: Tensor, group_ids: Tensor) -> Tensor:
 
     Returns: [B].
     """
-    rewards = wide(rewards)
+    rewards = upcast(rewards)
     sums, sizes = group_sums(rewards, group_ids)
     others = (sums - rewards) / (sizes - 1).clamp(min=1)
     advantages = (rewards - others).where(sizes > 1, sums.new_zeros(()))
@@ -49,7 +49,7 @@ class LeaveOneOut:
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         whole = whole_reward(rewards.token_rewards, rollout.response_mask)
-        return Advantages(spread(leave_one_out(whole, rollout.group_ids), rollout.response_mask))
+        return Advantages(broadcast_to_tokens(leave_one_out(whole, rollout.group_ids), rollout.response_mask))
 
 
 @hookimpl

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import masked_mean, wide
+from ppokit.plugin.masked import masked_mean, upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
 from ppokit.plugin.returns import reward_to_go
 from ppokit.plugin.types import Advantages, Rewards, Rollout
@@ -32,7 +32,7 @@ def mean_baseline(token_rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[
     Returns: advantages [B,R] and returns [B,R], both 0 on padding.
     """
     returns = reward_to_go(token_rewards, mask, gamma=1.0)
-    advantages = returns - masked_mean(wide(values), mask)
+    advantages = returns - masked_mean(upcast(values), mask)
     return advantages.where(mask, advantages.new_zeros(())), returns
 
 

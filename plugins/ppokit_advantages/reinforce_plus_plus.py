@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import masked_mean, masked_variance, wide
+from ppokit.plugin.masked import masked_mean, masked_variance, upcast
 from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
 from ppokit.plugin.returns import group_sums, reward_to_go, whole_reward
 from ppokit.plugin.types import Advantages, Rewards, Rollout
@@ -51,7 +51,7 @@ def reinforce_plus_plus(
 
     Returns: [B,R], 0 on padding.
     """
-    token_rewards = wide(token_rewards)
+    token_rewards = upcast(token_rewards)
     if baseline == "group_mean":
         sums, sizes = group_sums(whole_reward(token_rewards, mask), group_ids)
         last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.returns import spread, whole_reward
+from ppokit.plugin.returns import broadcast_to_tokens, whole_reward
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def remax(rewards: Tensor, greedy_rewards: Tensor) -> Tensor:
 
     Returns: [B].
     """
-    return wide(rewards) - wide(greedy_rewards)
+    return upcast(rewards) - upcast(greedy_rewards)
 
 
 class ReMaxOptions(Options):
@@ -45,7 +45,7 @@ class ReMax:
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         assert rewards.greedy_returns is not None, "`needs` names greedy"
         whole = whole_reward(rewards.token_rewards, rollout.response_mask)
-        return Advantages(spread(remax(whole, rewards.greedy_returns), rollout.response_mask))
+        return Advantages(broadcast_to_tokens(remax(whole, rewards.greedy_returns), rollout.response_mask))
 
 
 @hookimpl

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
 from ppokit.plugin.types import LossInputs, LossOutput
 from ppokit_losses.ratios import token_ratio
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 
 def cispo(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
+    new_logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
 ) -> Tensor:
     """Loss of each token, computed in float32 or wider.
 
     Args:
-        logprobs: [B,R] under the policy being trained, with gradient.
+        new_logprobs: [B,R] under the policy being trained, with gradient.
         old_logprobs: [B,R] under the policy before the update.
         advantages: [B,R].
         clip_low: a ratio weighs at least 1 - clip_low; 1 bounds nothing.
         clip_high: a ratio weighs at most 1 + clip_high.
 
-    Returns: [B,R]; d loss / d logprobs = -clip(ratio) * A.
+    Returns: [B,R]; d loss / d new_logprobs = -clip(ratio) * A.
     """
-    weight = token_ratio(logprobs, old_logprobs).clamp(1 - clip_low, 1 + clip_high)
-    return -weight.detach() * advantages * wide(logprobs)
+    weight = token_ratio(new_logprobs, old_logprobs).clamp(1 - clip_low, 1 + clip_high)
+    return -weight.detach() * advantages * upcast(new_logprobs)
 
 
 class CISPOOptions(Options):
@@ -64,15 +64,19 @@ class CISPO:
         self.options = options
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.logprobs is not None, "`needs` names logprobs"
-        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+        assert inputs.new_logprobs is not None, "`needs` names them"
+        assert inputs.old_logprobs is not None, "`needs` names them"
         low, high = self.options.clip_low, self.options.clip_high
-        loss = cispo(inputs.logprobs, inputs.old_logprobs, inputs.advantages, clip_low=low, clip_high=high)
-        ratio = token_ratio(inputs.logprobs.detach(), inputs.old_logprobs)
+        loss = cispo(
+            inputs.new_logprobs, inputs.old_logprobs, inputs.advantages, clip_low=low, clip_high=high
+        )
+        ratio = token_ratio(inputs.new_logprobs.detach(), inputs.old_logprobs)
         bounded = (ratio < 1 - low) | (ratio > 1 + high)
         return LossOutput(loss, {"policy/clip_fraction": bounded.to(ratio.dtype), "policy/ratio": ratio})
 
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [Component("cispo", CISPO, options=CISPOOptions, needs=frozenset({"logprobs"}))]
+    return [
+        Component("cispo", CISPO, options=CISPOOptions, needs=frozenset({"new_logprobs", "old_logprobs"}))
+    ]

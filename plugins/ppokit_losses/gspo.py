@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def gspo(
-    logprobs: Tensor,
+    new_logprobs: Tensor,
     old_logprobs: Tensor,
     advantages: Tensor,
     mask: Tensor,
@@ -41,7 +41,7 @@ def gspo(
     """Loss of each token, computed in float32 or wider.
 
     Args:
-        logprobs: [B,R] under the policy being trained, with gradient.
+        new_logprobs: [B,R] under the policy being trained, with gradient.
         old_logprobs: [B,R] under the policy before the update.
         advantages: [B,R].
         mask: [B,R] bool, real response tokens.
@@ -50,7 +50,7 @@ def gspo(
 
     Returns: [B,R]; 0 on padding.
     """
-    ratio = sequence_ratio(logprobs, old_logprobs, mask)  # [B,1]
+    ratio = sequence_ratio(new_logprobs, old_logprobs, mask)  # [B,1]
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     # Masked here: padding shares the sequence's ratio, so a NaN there would reach the real tokens' gradient.
     real = advantages.where(mask, advantages.new_zeros(()))
@@ -74,12 +74,12 @@ class GSPO:
         self.options = options
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.logprobs is not None, "`needs` names logprobs"
-        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+        assert inputs.new_logprobs is not None, "`needs` names them"
+        assert inputs.old_logprobs is not None, "`needs` names them"
         low, high = self.options.clip_low, self.options.clip_high
         advantages, mask = inputs.advantages, inputs.mask
-        loss = gspo(inputs.logprobs, inputs.old_logprobs, advantages, mask, clip_low=low, clip_high=high)
-        ratio = sequence_ratio(inputs.logprobs.detach(), inputs.old_logprobs, mask)
+        loss = gspo(inputs.new_logprobs, inputs.old_logprobs, advantages, mask, clip_low=low, clip_high=high)
+        ratio = sequence_ratio(inputs.new_logprobs.detach(), inputs.old_logprobs, mask)
         stopped = ratio.clamp(1 - low, 1 + high) * advantages < ratio * advantages
         metrics = {"policy/clip_fraction": stopped.to(ratio.dtype), "policy/ratio": ratio.expand_as(loss)}
         return LossOutput(loss, metrics)
@@ -87,4 +87,4 @@ class GSPO:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [Component("gspo", GSPO, options=GSPOOptions, needs=frozenset({"logprobs"}))]
+    return [Component("gspo", GSPO, options=GSPOOptions, needs=frozenset({"new_logprobs", "old_logprobs"}))]

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from ppokit.plugin.hookspecs import hookimpl
 from ppokit.plugin.kl_estimators import kl as estimate
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Need, Options
 from ppokit.plugin.types import LossInputs, LossOutput
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 KLLossEstimator = Literal["k1", "k2", "k3", "k3_with_k2_gradient"]
 
 
-def kl(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLLossEstimator) -> Tensor:
+def kl(new_logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLLossEstimator) -> Tensor:
     """Loss of each token in nats, computed in float32 or wider.
 
     Args:
-        logprobs: [B,R] under the policy being trained, with gradient.
+        new_logprobs: [B,R] under the policy being trained, with gradient.
         ref_logprobs: [B,R] under the reference.
         estimator: `k1`, `k2`, `k3` or `k3_with_k2_gradient`.
 
@@ -46,7 +46,7 @@ def kl(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLLossEstimator) ->
     Raises:
         ValueError: an unknown estimator.
     """
-    new, ref = wide(logprobs), wide(ref_logprobs)
+    new, ref = upcast(new_logprobs), upcast(ref_logprobs)
     if estimator != "k3_with_k2_gradient":
         return estimate(new, ref, estimator=estimator)
     k2 = estimate(new, ref, estimator="k2")
@@ -66,10 +66,10 @@ class KL:
         self.options = options
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.logprobs is not None, "`needs` names logprobs"
+        assert inputs.new_logprobs is not None, "`needs` names them"
         assert inputs.ref_logprobs is not None, "`needs` names ref_logprobs"
-        loss = kl(inputs.logprobs, inputs.ref_logprobs, estimator=self.options.estimator)
-        new = inputs.logprobs.detach()
+        loss = kl(inputs.new_logprobs, inputs.ref_logprobs, estimator=self.options.estimator)
+        new = inputs.new_logprobs.detach()
         # Not `kl/k1`: that is the core's, of the policy that sampled; this is of the policy being trained.
         metrics = {
             "policy/ref_kl_k1": kl(new, inputs.ref_logprobs, estimator="k1"),
@@ -80,5 +80,5 @@ class KL:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    needs: frozenset[Need] = frozenset({"logprobs", "ref_logprobs"})
+    needs: frozenset[Need] = frozenset({"new_logprobs", "ref_logprobs"})
     return [Component("kl", KL, options=KLOptions, needs=needs)]

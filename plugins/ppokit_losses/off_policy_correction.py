@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.kl_estimators import held, kl
-from ppokit.plugin.masked import wide
+from ppokit.plugin.kl_estimators import clamp_exponent, kl
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
 from ppokit.plugin.types import AdvantageWeights, LossInputs
 
@@ -69,16 +69,16 @@ def off_policy_correction(
 
 def _ratio(old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, level: Level) -> Tensor:
     """[B,R] weights without bounds."""
-    old = wide(old_logprobs).detach()
+    old = upcast(old_logprobs).detach()
     difference = (old - _known(sampler_logprobs, old)).where(mask, old.new_zeros(()))
     if level == "sequence":
         difference = difference.sum(dim=1, keepdim=True).expand_as(difference)
-    return held(difference).exp()
+    return clamp_exponent(difference).exp()
 
 
 def _known(sampler_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     """[B,R] the sampler's log-probabilities, those of `old_logprobs` where it knows none."""
-    return wide(sampler_logprobs).where(~sampler_logprobs.isnan(), wide(old_logprobs))
+    return upcast(sampler_logprobs).where(~sampler_logprobs.isnan(), upcast(old_logprobs))
 
 
 def _kept(ratio: Tensor, cap: float, floor: float) -> Tensor:
@@ -106,8 +106,8 @@ class OffPolicyCorrection:
     def __init__(self, options: OffPolicyCorrectionOptions, context: BuildContext) -> None:
         self.options = options
 
-    def weigh(self, inputs: LossInputs) -> AdvantageWeights:
-        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+    def advantage_weights(self, inputs: LossInputs) -> AdvantageWeights:
+        assert inputs.old_logprobs is not None, "`needs` names them"
         old, sampler, mask, options = inputs.old_logprobs, inputs.sampler_logprobs, inputs.mask, self.options
         weights = off_policy_correction(
             old,
@@ -121,7 +121,7 @@ class OffPolicyCorrection:
         ratio = _ratio(old, sampler, mask, options.level)
         metrics = {
             "off_policy/weight": weights,
-            "off_policy/kl_k3": kl(_known(sampler, old), wide(old), estimator="k3"),
+            "off_policy/kl_k3": kl(_known(sampler, old), upcast(old), estimator="k3"),
             "off_policy/unknown": sampler.isnan().to(ratio.dtype),
         }
         if options.mode == "truncate":
@@ -137,6 +137,6 @@ def ppokit_losses() -> list[Component]:
         "off_policy_correction",
         OffPolicyCorrection,
         options=OffPolicyCorrectionOptions,
-        needs=frozenset({"logprobs"}),
+        needs=frozenset({"new_logprobs", "old_logprobs"}),
     )
     return [component]

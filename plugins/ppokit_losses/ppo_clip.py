@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def ppo_clip(
-    logprobs: Tensor,
+    new_logprobs: Tensor,
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
@@ -35,7 +35,7 @@ def ppo_clip(
     """Loss of each token, computed in float32 or wider.
 
     Args:
-        logprobs: [B,R] under the policy being trained, with gradient.
+        new_logprobs: [B,R] under the policy being trained, with gradient.
         old_logprobs: [B,R] under the policy before the update.
         advantages: [B,R].
         clip_low: the ratio earns nothing below 1 - clip_low.
@@ -44,7 +44,7 @@ def ppo_clip(
 
     Returns: [B,R].
     """
-    ratio = token_ratio(logprobs, old_logprobs)
+    ratio = token_ratio(new_logprobs, old_logprobs)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     loss = (-advantages * ratio).maximum(-advantages * clipped)
     if dual_clip is None:
@@ -71,19 +71,19 @@ class PPOClip:
         self.options = options
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.logprobs is not None, "`needs` names logprobs"
-        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+        assert inputs.new_logprobs is not None, "`needs` names them"
+        assert inputs.old_logprobs is not None, "`needs` names them"
         low, high, dual = self.options.clip_low, self.options.clip_high, self.options.dual_clip
         advantages = inputs.advantages
         loss = ppo_clip(
-            inputs.logprobs,
+            inputs.new_logprobs,
             inputs.old_logprobs,
             advantages,
             clip_low=low,
             clip_high=high,
             dual_clip=dual,
         )
-        ratio = token_ratio(inputs.logprobs.detach(), inputs.old_logprobs)
+        ratio = token_ratio(inputs.new_logprobs.detach(), inputs.old_logprobs)
         stopped = ratio.clamp(1 - low, 1 + high) * advantages < ratio * advantages
         metrics = {
             "policy/clip_fraction": stopped.to(ratio.dtype),
@@ -96,4 +96,8 @@ class PPOClip:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [Component("ppo_clip", PPOClip, options=PPOClipOptions, needs=frozenset({"logprobs"}))]
+    return [
+        Component(
+            "ppo_clip", PPOClip, options=PPOClipOptions, needs=frozenset({"new_logprobs", "old_logprobs"})
+        )
+    ]

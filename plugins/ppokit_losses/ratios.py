@@ -13,23 +13,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.plugin.kl_estimators import held
-from ppokit.plugin.masked import wide
+from ppokit.plugin.kl_estimators import clamp_exponent
+from ppokit.plugin.masked import upcast
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def token_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """[B,R] ratio of each token, in float32 or wider; d ratio / d logprobs = ratio everywhere."""
-    return held(wide(logprobs) - wide(old_logprobs)).exp()
+def token_ratio(new_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """[B,R] ratio of each token, in float32 or wider; d ratio / d new_logprobs = ratio everywhere."""
+    return clamp_exponent(upcast(new_logprobs) - upcast(old_logprobs)).exp()
 
 
-def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+def sequence_ratio(new_logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """[B,1] ratio of each sequence, in float32 or wider; 1 where no token is real.
 
-    d ratio / d logprobs = ratio / (real tokens of the sequence) on real tokens, 0 on padding.
+    d ratio / d new_logprobs = ratio / (real tokens of the sequence) on real tokens, 0 on padding.
     """
-    log_ratio = wide(logprobs) - wide(old_logprobs)
+    log_ratio = upcast(new_logprobs) - upcast(old_logprobs)
     total = log_ratio.where(mask, log_ratio.new_zeros(())).sum(dim=1, keepdim=True)
-    return held(total / mask.sum(dim=1, keepdim=True).clamp(min=1)).exp()
+    return clamp_exponent(total / mask.sum(dim=1, keepdim=True).clamp(min=1)).exp()

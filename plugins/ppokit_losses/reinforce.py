@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
 from ppokit.plugin.types import LossInputs, LossOutput
 from ppokit_losses.ratios import token_ratio
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 
 def reinforce(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, importance_weight: bool
+    new_logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, importance_weight: bool
 ) -> Tensor:
     """Loss of each token, computed in float32 or wider.
 
     Args:
-        logprobs: [B,R] under the policy being trained, with gradient.
+        new_logprobs: [B,R] under the policy being trained, with gradient.
         old_logprobs: [B,R] under the policy before the update; read with `importance_weight` only.
         advantages: [B,R].
         importance_weight: multiply by the ratio, as a constant to the gradient.
 
-    Returns: [B,R]; d loss / d logprobs = -A, times the ratio with `importance_weight`.
+    Returns: [B,R]; d loss / d new_logprobs = -A, times the ratio with `importance_weight`.
     """
-    loss = -advantages * wide(logprobs)
+    loss = -advantages * upcast(new_logprobs)
     if importance_weight:
-        loss = token_ratio(logprobs, old_logprobs).detach() * loss
+        loss = token_ratio(new_logprobs, old_logprobs).detach() * loss
     return loss
 
 
@@ -57,13 +57,22 @@ class Reinforce:
         self.options = options
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.logprobs is not None, "`needs` names logprobs"
-        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+        assert inputs.new_logprobs is not None, "`needs` names them"
+        assert inputs.old_logprobs is not None, "`needs` names them"
         weigh = self.options.importance_weight
-        loss = reinforce(inputs.logprobs, inputs.old_logprobs, inputs.advantages, importance_weight=weigh)
-        return LossOutput(loss, {"policy/ratio": token_ratio(inputs.logprobs.detach(), inputs.old_logprobs)})
+        loss = reinforce(inputs.new_logprobs, inputs.old_logprobs, inputs.advantages, importance_weight=weigh)
+        return LossOutput(
+            loss, {"policy/ratio": token_ratio(inputs.new_logprobs.detach(), inputs.old_logprobs)}
+        )
 
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [Component("reinforce", Reinforce, options=ReinforceOptions, needs=frozenset({"logprobs"}))]
+    return [
+        Component(
+            "reinforce",
+            Reinforce,
+            options=ReinforceOptions,
+            needs=frozenset({"new_logprobs", "old_logprobs"}),
+        )
+    ]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
 from ppokit.plugin.types import LossInputs, LossOutput
 
@@ -30,19 +30,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def surrogate_clip_sum(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip: float) -> Tensor:
+def surrogate_clip_sum(
+    new_logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip: float
+) -> Tensor:
     """Loss of each token, computed in float32 or wider.
 
     Args:
-        logprobs: [B,R] under the policy being trained, with gradient.
+        new_logprobs: [B,R] under the policy being trained, with gradient.
         old_logprobs: [B,R] under the policy before the update.
         advantages: [B,R].
         clip: bound of the log-ratio in the second term, in nats.
 
     Returns: [B,R].
     """
-    new = wide(logprobs)
-    return -advantages * new + (new - wide(old_logprobs)).clamp(-clip, clip) * advantages
+    new = upcast(new_logprobs)
+    return -advantages * new + (new - upcast(old_logprobs)).clamp(-clip, clip) * advantages
 
 
 class SurrogateClipSumOptions(Options):
@@ -59,11 +61,11 @@ class SurrogateClipSum:
         self.options = options
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.logprobs is not None, "`needs` names logprobs"
-        assert inputs.old_logprobs is not None, "`needs` names logprobs"
+        assert inputs.new_logprobs is not None, "`needs` names them"
+        assert inputs.old_logprobs is not None, "`needs` names them"
         clip = self.options.clip
-        loss = surrogate_clip_sum(inputs.logprobs, inputs.old_logprobs, inputs.advantages, clip=clip)
-        beyond = (wide(inputs.logprobs.detach()) - wide(inputs.old_logprobs)).abs() > clip
+        loss = surrogate_clip_sum(inputs.new_logprobs, inputs.old_logprobs, inputs.advantages, clip=clip)
+        beyond = (upcast(inputs.new_logprobs.detach()) - upcast(inputs.old_logprobs)).abs() > clip
         return LossOutput(loss, {"policy/clip_fraction": beyond.to(loss.dtype)})
 
 
@@ -73,6 +75,6 @@ def ppokit_losses() -> list[Component]:
         "surrogate_clip_sum",
         SurrogateClipSum,
         options=SurrogateClipSumOptions,
-        needs=frozenset({"logprobs"}),
+        needs=frozenset({"new_logprobs", "old_logprobs"}),
     )
     return [component]

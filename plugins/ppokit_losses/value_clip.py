@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
 from ppokit.plugin.types import LossInputs, LossOutput
 
@@ -38,7 +38,7 @@ def value_clip(values: Tensor, old_values: Tensor, returns: Tensor, *, clip_rang
 def _squared_errors(
     values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float
 ) -> tuple[Tensor, Tensor]:
-    values, old_values, returns = wide(values), wide(old_values), wide(returns)
+    values, old_values, returns = upcast(values), upcast(old_values), upcast(returns)
     clipped = values.clamp(old_values - clip_range, old_values + clip_range)
     return (values - returns).square(), (clipped - returns).square()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 from ppokit.plugin.protocols import BuildContext, Component, Options
 from ppokit.plugin.types import LossInputs, LossOutput
 
@@ -29,7 +29,7 @@ def value_mse(values: Tensor, returns: Tensor) -> Tensor:
 
     Returns: [B,R]; d loss / d values = V - R.
     """
-    return 0.5 * (wide(values) - wide(returns)).square()
+    return 0.5 * (upcast(values) - upcast(returns)).square()
 
 
 class ValueMSEOptions(Options):

@@ -30,12 +30,12 @@ _LARGEST_ERROR = 0.2
 
 
 def kl_penalty(
-    logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, *, coefficient: float, estimator: KLEstimator
+    old_logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, *, coefficient: float, estimator: KLEstimator
 ) -> Tensor:
     """Token scores.
 
     Args:
-        logprobs: [B,R] under the policy.
+        old_logprobs: [B,R] under the policy.
         ref_logprobs: [B,R] under the reference.
         mask: [B,R] bool, real response tokens.
         coefficient: scores are -coefficient times the KL.
@@ -43,7 +43,7 @@ def kl_penalty(
 
     Returns: [B,R], 0 on padding.
     """
-    scores = -coefficient * kl(logprobs, ref_logprobs, estimator=estimator)
+    scores = -coefficient * kl(old_logprobs, ref_logprobs, estimator=estimator)
     return scores.where(mask, scores.new_zeros(()))
 
 
@@ -89,9 +89,9 @@ class KLPenalty:
         self.coefficient = options.coefficient
 
     def score(self, rollout: Rollout) -> RewardOutput:
-        logprobs, ref_logprobs = _both(rollout)
+        old_logprobs, ref_logprobs = _both(rollout)
         token_scores = kl_penalty(
-            logprobs,
+            old_logprobs,
             ref_logprobs,
             rollout.response_mask,
             coefficient=self.coefficient,
@@ -108,8 +108,8 @@ class KLPenalty:
     def observe(self, rollout: Rollout) -> None:
         if self.options.target is None or len(rollout) == 0:
             return
-        logprobs, ref_logprobs = _both(rollout)
-        k1 = kl(logprobs, ref_logprobs, estimator="k1")
+        old_logprobs, ref_logprobs = _both(rollout)
+        k1 = kl(old_logprobs, ref_logprobs, estimator="k1")
         k1_sum = k1.where(rollout.response_mask, k1.new_zeros(())).sum(dim=1)  # [B]
         self.coefficient = adapted(
             self.coefficient,
@@ -128,12 +128,12 @@ class KLPenalty:
 
 
 def _both(rollout: Rollout) -> tuple[Tensor, Tensor]:
-    assert rollout.logprobs is not None, "`needs` names logprobs"
+    assert rollout.old_logprobs is not None, "`needs` names old_logprobs"
     assert rollout.ref_logprobs is not None, "`needs` names ref_logprobs"
-    return rollout.logprobs, rollout.ref_logprobs
+    return rollout.old_logprobs, rollout.ref_logprobs
 
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    needs: frozenset[Need] = frozenset({"logprobs", "ref_logprobs"})
+    needs: frozenset[Need] = frozenset({"old_logprobs", "ref_logprobs"})
     return [Component("kl_penalty", KLPenalty, options=KLPenaltyOptions, needs=needs)]

@@ -18,7 +18,7 @@ LEAST_TOKENS = 256
 MOST_GROUPS = 4
 
 
-def alike(lengths: Sequence[int]) -> list[list[int]]:
+def bucket_by_length(lengths: Sequence[int]) -> list[list[int]]:
     """Cut prompts into groups of like length, each to be read in a pass of its own, with little padding.
 
     Returns: their places, longest first. A group holds at least `LEAST_TOKENS`, the last one excepted.
@@ -35,7 +35,7 @@ def alike(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def can_be_joined(config: Any) -> bool:
+def supports_concat(config: Any) -> bool:
     """Whether the model's caches are all of plain keys and values: no sliding windows, no states.
 
     And whether a key is the same in whatever batch it was made: some ways of stretching positions go by the
@@ -51,23 +51,23 @@ def can_be_joined(config: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
-def roomy_cache(config: Any, capacity: int, parts: Sequence[Any] = (), repeats: int = 1) -> Any:
+def preallocated_cache(config: Any, capacity: int, parts: Sequence[Any] = (), repeats: int = 1) -> Any:
     """A DynamicCache whose plain layers write into memory laid out beforehand.
 
     Args:
-        capacity: tokens that there is room for.
+        capacity: tokens that there is buffer for.
         parts: caches of some rows each, whose states it starts with, row after row; left-padded, so that
-            all of them end with the same column. Their models' layers are plain (`can_be_joined`).
+            all of them end with the same column. Their models' layers are plain (`supports_concat`).
         repeats: how often each of their rows.
     """
     import torch
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         keys: Tensor
         values: Tensor
-        room: tuple[Tensor, Tensor] | None = None
+        buffer: tuple[Tensor, Tensor] | None = None
 
         def update(
             self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
@@ -76,19 +76,19 @@ def roomy_cache(config: Any, capacity: int, parts: Sequence[Any] = (), repeats: 
                 self.lazy_initialization(key_states, value_states)
             held = self.get_seq_length()
             wanted = held + key_states.shape[-2]
-            if self.room is None:
+            if self.buffer is None:
                 size = (*key_states.shape[:-2], max(capacity, wanted))
                 made = (key_states.new_empty(*size, t.shape[-1]) for t in (key_states, value_states))
-                self.room = (next(made), next(made))
+                self.buffer = (next(made), next(made))
                 if held:
-                    self.room[0][..., :held, :] = self.keys
-                    self.room[1][..., :held, :] = self.values
-            for room, states in zip(self.room, (key_states, value_states), strict=True):
-                room[..., held:wanted, :] = states
-            self.keys, self.values = (room[..., :wanted, :] for room in self.room)
+                    self.buffer[0][..., :held, :] = self.keys
+                    self.buffer[1][..., :held, :] = self.values
+            for buffer, states in zip(self.buffer, (key_states, value_states), strict=True):
+                buffer[..., held:wanted, :] = states
+            self.keys, self.values = (buffer[..., :wanted, :] for buffer in self.buffer)
             return self.keys, self.values
 
-        def join(self, layers: Sequence[Any]) -> None:
+        def concat(self, layers: Sequence[Any]) -> None:
             self.lazy_initialization(layers[0].keys, layers[0].values)
             ends = torch.tensor([0] + [repeats * len(layer.keys) for layer in layers]).cumsum(0).tolist()
             width = max(layer.get_seq_length() for layer in layers)
@@ -96,28 +96,28 @@ def roomy_cache(config: Any, capacity: int, parts: Sequence[Any] = (), repeats: 
             for name in ("keys", "values"):
                 states = [getattr(layer, name) for layer in layers]
                 _, heads, _, size = states[0].shape
-                room = states[0].new_empty(ends[-1], heads, max(capacity, width), size)
+                buffer = states[0].new_empty(ends[-1], heads, max(capacity, width), size)
                 for (start, end), own in zip(pairwise(ends), states, strict=True):
                     begin = width - own.shape[-2]
-                    room[start:end, :, :begin] = 0  # padding: what is not attended to must be finite still
-                    room[start:end, :, begin:width] = own.repeat_interleave(repeats, dim=0)
-                rooms.append(room)
-            self.room = (rooms[0], rooms[1])
-            self.keys, self.values = (room[..., :width, :] for room in self.room)
+                    buffer[start:end, :, :begin] = 0  # padding: what is not attended to must be finite still
+                    buffer[start:end, :, begin:width] = own.repeat_interleave(repeats, dim=0)
+                rooms.append(buffer)
+            self.buffer = (rooms[0], rooms[1])
+            self.keys, self.values = (buffer[..., :width, :] for buffer in self.buffer)
 
         def batch_repeat_interleave(self, repeats: int) -> None:
             super().batch_repeat_interleave(repeats)
-            self.room = None
+            self.buffer = None
 
         def batch_select_indices(self, indices: Tensor) -> None:
             super().batch_select_indices(indices)
-            self.room = None
+            self.buffer = None
 
     cache = DynamicCache(config=config)
     # Layers with other rules (sliding windows, states) stay as they are.
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     for place, layer in enumerate(cache.layers):
         own = [part.layers[place] for part in parts]
         if own and own[0].is_initialized:  # a layer that the model leaves out has none
-            layer.join(own)
+            layer.concat(own)
     return cache

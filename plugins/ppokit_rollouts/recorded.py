@@ -83,7 +83,7 @@ class RecordedEngine:
             [batch.prompts[i] for i in prompts],
             [batch.prompt_ids[i] for i in prompts],
             [batch.rows[i] for i in prompts],
-            batch.refill,
+            batch.resample_round,
         )
         numbers = uniforms.flatten(0, 1)[places]
         share = self.options.recorded

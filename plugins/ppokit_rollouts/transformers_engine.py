@@ -19,7 +19,7 @@ from ppokit.errors import PluginError
 from ppokit.plugin.hookspecs import hookimpl
 from ppokit.plugin.protocols import BuildContext, Component, Options, SamplingPolicy
 from ppokit.plugin.types import Generation, PromptBatch
-from ppokit_rollouts.kv_cache import alike, can_be_joined, roomy_cache
+from ppokit_rollouts.kv_cache import bucket_by_length, preallocated_cache, supports_concat
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,7 @@ class TransformersEngine:
                 parts.append(decoding)
         return Generation(
             response_ids=[ids for part in parts for ids in part.ids],
-            logprobs=[numbers for part in parts for numbers in part.logprobs],
+            sampler_logprobs=[numbers for part in parts for numbers in part.sampler_logprobs],
             finished=[flag for part in parts for flag in part.finished],
             texts=[text for part in parts for text in part.texts()],
             policy_logprobs=[numbers for part in parts for numbers in part.policy_logprobs],
@@ -99,7 +99,7 @@ class TransformersEngine:
 
 
 class _Decoding:
-    """One batch on its way, with state a response: `ids`, `logprobs`, `policy_logprobs`, `finished`."""
+    """One batch in progress; `ids`, `sampler_logprobs` and `finished` hold one entry per response."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class _Decoding:
         self.uniforms = uniforms
         count = len(prompt_ids) * responses_per_prompt
         self.ids: list[list[int]] = [[] for _ in range(count)]
-        self.logprobs: list[list[float]] = [[] for _ in range(count)]
+        self.sampler_logprobs: list[list[float]] = [[] for _ in range(count)]
         self.policy_logprobs: list[list[float]] = [[] for _ in range(count)]
         self.finished = [False] * count
         self.stops_at: list[str | None] = [None] * count
@@ -133,7 +133,7 @@ class _Decoding:
             logits = logits.float()
             if self.options.temperature != 1.0:
                 logits = logits / self.options.temperature
-            allowed = self._narrowed(logits, step)
+            allowed = self.process_logits(logits, step)
             if self.uniforms is None:
                 tokens = allowed.argmax(dim=-1)
             else:
@@ -141,11 +141,11 @@ class _Decoding:
             chosen = whole = _logprobs(allowed, tokens)
             if allowed is not logits:
                 whole = _logprobs(logits, tokens)
-            going = self._note(alive.tolist(), tokens.tolist(), chosen.tolist(), whole.tolist())
-            if not going or step + 1 == self.options.max_new_tokens:
+            active = self.append_tokens(alive.tolist(), tokens.tolist(), chosen.tolist(), whole.tolist())
+            if not active or step + 1 == self.options.max_new_tokens:
                 return
-            if len(going) < len(alive):
-                keep = torch.tensor(going)
+            if len(active) < len(alive):
+                keep = torch.tensor(active)
                 alive = alive[keep]
                 keep = keep.to(device)
                 cache.batch_select_indices(keep)
@@ -167,18 +167,18 @@ class _Decoding:
         lengths = [len(ids) for ids in self.prompt_ids]
         width = max(lengths)
         capacity = width + self.options.max_new_tokens
-        joined = can_be_joined(config)
-        groups = alike(lengths) if joined else [list(range(len(lengths)))]
+        concat = supports_concat(config)
+        groups = bucket_by_length(lengths) if concat else [list(range(len(lengths)))]
         parts, first = [], []
         for group in groups:
             wide = max(lengths[i] for i in group)
             input_ids = _left_padded([self.prompt_ids[i] for i in group], wide, device)
             mask = _left_padded([[1] * lengths[i] for i in group], wide, device)
-            cache = DynamicCache(config=config) if joined else roomy_cache(config, capacity)
+            cache = DynamicCache(config=config) if concat else preallocated_cache(config, capacity)
             first.append(self._forward(input_ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache))
             parts.append(cache)
-        if joined:
-            cache = roomy_cache(config, capacity, parts, self.repeats)
+        if concat:
+            cache = preallocated_cache(config, capacity, parts, self.repeats)
         else:
             cache.batch_repeat_interleave(self.repeats)
         order = [place for group in groups for place in group]
@@ -204,7 +204,7 @@ class _Decoding:
         logits: Tensor = model.get_output_embeddings()(output.last_hidden_state[:, -1].contiguous())
         return logits
 
-    def _narrowed(self, logits: Tensor, step: int) -> Tensor:
+    def process_logits(self, logits: Tensor, step: int) -> Tensor:
         """[b,V] logits of the sampling distribution: the policy's own, where no option rules tokens out."""
         from transformers import TopKLogitsWarper, TopPLogitsWarper
 
@@ -218,20 +218,20 @@ class _Decoding:
             logits = TopPLogitsWarper(options.top_p)(None, logits)
         return logits
 
-    def _note(
+    def append_tokens(
         self, alive: list[int], tokens: list[int], logprobs: list[float], whole: list[float]
     ) -> list[int]:
         """Record one token a response; return the places in `alive` that go on."""
-        going = []
+        active = []
         for place, (index, token) in enumerate(zip(alive, tokens, strict=True)):
             self.ids[index].append(token)
-            self.logprobs[index].append(logprobs[place])
+            self.sampler_logprobs[index].append(logprobs[place])
             self.policy_logprobs[index].append(whole[place])
             if token in self.end_ids or self._stopped(index):
                 self.finished[index] = True
             else:
-                going.append(place)
-        return going
+                active.append(place)
+        return active
 
     def _stopped(self, index: int) -> bool:
         """Whether the text now holds a stop string."""

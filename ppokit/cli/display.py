@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from ppokit.models.quantization import is_in_four_bits
+from ppokit.models.quantization import is_4bit
 
 if TYPE_CHECKING:
     from ppokit.plugin.types import Rewards, Rollout
@@ -37,22 +37,22 @@ class Display:
 
     def begin(self, trainer: PPOTrainer) -> None:
         """Say what is about to run, and how much memory it was given."""
-        parts, roles = trainer.parts, trainer.roles
+        components, roles = trainer.components, trainer.roles
         trained = sum(param.numel() for param in roles.trainable.values())
         device = (
-            f"{parts.processes.count} x {roles.device.type}"
-            if parts.processes.count > 1
+            f"{components.processes.count} x {roles.device.type}"
+            if components.processes.count > 1
             else roles.device.type
         )
         dtype = str(roles.dtype).removeprefix("torch.")
         self._print(f"model    {trainer.settings.model.name}")
-        if is_in_four_bits(roles.model):
+        if is_4bit(roles.model):
             dtype = f"4 bits, the rest in {dtype},"
         self._print(f"         {dtype} on {device}, {trained:,} parameters train")
-        audit = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.audit.items() if size)
+        audit = ", ".join(f"{name} {_bytes(size)}" for name, size in components.audit.items() if size)
         self._print(f"memory   {audit} (activations come on top)")
-        self._print(f"prompts  {len(parts.prompts.rows)} in {trainer.settings.prompts.path}")
-        self._folder = _from_here(trainer.ledger.folder)
+        self._print(f"prompts  {len(components.prompts.rows)} in {trainer.settings.prompts.path}")
+        self._folder = _from_here(trainer.run_dir.folder)
         self._print(f"run      {self._folder}")
         if trainer.step >= self.steps:
             self._print(f"         all {self.steps} steps are done; run.steps={self.steps + 10} would go on")

@@ -50,10 +50,10 @@ def recipe_of_run(run: Path, changed: list[str], disabled: list[str] | None) -> 
         RunFolderError: it is no such folder.
     """
     from ppokit.config.recipe import Recipe
-    from ppokit.config.registry import Catalog
+    from ppokit.config.registry import PluginRegistry
 
     if not (run / "recipe.yaml").is_file():
         raise RunFolderError(f"{run} is not the folder of a run: it has no recipe.yaml.")
     if not (run / "policy").is_dir():
         raise RunFolderError(f"{run} has no policy yet; it is saved with the run's first checkpoint.")
-    return Recipe.load(run / "recipe.yaml", changed, Catalog(disabled or ()), check_data=False)
+    return Recipe.load(run / "recipe.yaml", changed, PluginRegistry(disabled or ()), check_data=False)

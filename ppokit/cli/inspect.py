@@ -13,7 +13,7 @@ import typer
 from ppokit.cli.options import Debug, DisablePlugin, Overrides, RecipePath
 
 if TYPE_CHECKING:
-    from ppokit.config.recipe import Choice, Recipe
+    from ppokit.config.recipe import Recipe, SelectedComponent
     from ppokit.config.registry import Entry
 
 
@@ -31,9 +31,9 @@ def validate(
     Reports every problem at once, with its line: keys, plugins' options, files and columns.
     """
     from ppokit.config.recipe import Recipe
-    from ppokit.config.registry import Catalog
+    from ppokit.config.registry import PluginRegistry
 
-    loaded = Recipe.load(recipe, overrides or (), Catalog(disable_plugin or ()))
+    loaded = Recipe.load(recipe, overrides or (), PluginRegistry(disable_plugin or ()))
     typer.echo(loaded.to_yaml().rstrip() if resolved else _told(loaded))
 
 
@@ -43,9 +43,9 @@ def schema(disable_plugin: DisablePlugin = None, debug: Debug = False) -> None:
     It holds the options of every installed plugin, and so imports all of them.
     """
     from ppokit.config.json_schema import recipe_schema
-    from ppokit.config.registry import Catalog
+    from ppokit.config.registry import PluginRegistry
 
-    typer.echo(json.dumps(recipe_schema(Catalog(disable_plugin or ())), indent=2))
+    typer.echo(json.dumps(recipe_schema(PluginRegistry(disable_plugin or ())), indent=2))
 
 
 def list_plugins(
@@ -54,9 +54,9 @@ def list_plugins(
     debug: Debug = False,
 ) -> None:
     """List what is installed, importing none of it."""
-    from ppokit.config.registry import Catalog
+    from ppokit.config.registry import PluginRegistry
 
-    entries = Catalog(disable_plugin or ()).entries()
+    entries = PluginRegistry(disable_plugin or ()).entries()
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
         return
@@ -109,5 +109,5 @@ def _told(recipe: Recipe) -> str:
     return "\n".join([f"{recipe.source}: OK", *(f"  {key:<11}{text}" for key, text in lines.items())])
 
 
-def _weighted(choices: Sequence[Choice]) -> str:
+def _weighted(choices: Sequence[SelectedComponent]) -> str:
     return ", ".join(f"{choice.name} x {getattr(choice.settings, 'weight', 1):g}" for choice in choices)

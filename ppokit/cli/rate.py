@@ -113,11 +113,11 @@ def rate(
         )
     try:
         from ppokit.cli.rate_view import began, ended
-        from ppokit.ratings.page.board import Board
+        from ppokit.ratings.page.assignments import AssignmentQueue
         from ppokit.ratings.page.choosing import choose
-        from ppokit.ratings.page.desk import Desk, Terms
         from ppokit.ratings.page.files import token_of
         from ppokit.ratings.page.serving import listen, serve
+        from ppokit.ratings.page.session import RatingSession, SessionConfig
     except ImportError as error:
         raise DataError(
             f"`ppokit rate` needs the extra `ratings`: pip install 'ppokit[ratings]' ({error})."
@@ -127,15 +127,15 @@ def rate(
         raise DataError(f"--out {out} ends in {out.suffix or 'nothing'}; expected a file that ends in .csv.")
     items = _items(sources, pairs, seed, column, last, on_bad_row)
     with listen(host, port) as listening:  # before what may take minutes
-        board = Board(choose(items, limit, select.value, seed, _spread(reward)), per_item)
-        desk = Desk(out, board, Terms(pairs, (low, high), seed))
+        queue = AssignmentQueue(choose(items, limit, select.value, seed, _spread(reward)), per_item)
+        session = RatingSession(out, queue, SessionConfig(pairs, (low, high), seed))
         try:
             token = token_of(out)
             port_used = listening.getsockname()[1]
-            serve(desk, token, host, listening, lambda: began(desk, host, port_used, token, len(items)))
+            serve(session, token, host, listening, lambda: began(session, host, port_used, token, len(items)))
         finally:
-            desk.close()
-    ended(desk)
+            session.close()
+    ended(session)
 
 
 def _whole_scale(text: str) -> tuple[int, int]:

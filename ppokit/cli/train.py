@@ -33,7 +33,7 @@ def train(
     Ctrl-C saves a checkpoint first; --resume goes on from it.
     """
     from ppokit.config.recipe import Recipe
-    from ppokit.config.registry import Catalog
+    from ppokit.config.registry import PluginRegistry
 
     changed = list(overrides or ())
     if resume is not None:
@@ -50,10 +50,10 @@ def train(
             raise RunFolderError(f"--resume: {resume} is not the folder of a run: it has no recipe.yaml.")
     elif recipe is None:
         raise typer.BadParameter("name a RECIPE, or a run's folder with --resume")
-    catalog = Catalog(disable_plugin or ())
-    loaded = Recipe.load(recipe, changed, catalog)
+    registry = PluginRegistry(disable_plugin or ())
+    loaded = Recipe.load(recipe, changed, registry)
     if resume is not None and changed:
-        before = Recipe.load(recipe, (), catalog, check_data=False).settings.run.out
+        before = Recipe.load(recipe, (), registry, check_data=False).settings.run.out
         if loaded.settings.run.out != before:
             raise RunFolderError(
                 f"--resume {resume}: got run.out {loaded.settings.run.out}; a run goes on in its folder; "
@@ -63,10 +63,10 @@ def train(
 
 
 def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
-    from ppokit.run.run_dir import Ledger
+    from ppokit.run.run_dir import RunDir
 
     if resume is None:
-        Ledger.check_new(Path(recipe.settings.run.out))  # before seconds go into imports
+        RunDir.check_new(Path(recipe.settings.run.out))  # before seconds go into imports
     from ppokit.distributed import leave
 
     try:
@@ -88,7 +88,7 @@ def _train(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
         return
     # Where samples are not wanted, none are generated either.
     wanted = COMPARED_PROMPTS if recipe.settings.run.sample_every else 0
-    prompts = trainer.parts.prompts.texts[:wanted]
+    prompts = trainer.components.prompts.texts[:wanted]
     before = trainer.answer(prompts) if prompts else []
     display.begin(trainer)
     trainer.train()

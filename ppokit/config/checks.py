@@ -10,11 +10,11 @@ from typing import Any
 
 from ppokit.config.settings import (
     CanarySettings,
-    Choice,
     LoraSettings,
     ModelSettings,
     PromptSettings,
     RolloutSettings,
+    SelectedComponent,
     UpdateSettings,
 )
 from ppokit.config.yaml_file import Document
@@ -29,7 +29,7 @@ from ppokit.ratings.table import read_with_cells
 
 def check(
     sections: Mapping[str, Any],
-    choices: Mapping[str, Sequence[Choice | None]],
+    choices: Mapping[str, Sequence[SelectedComponent | None]],
     document: Document,
     *,
     data: bool,
@@ -72,7 +72,7 @@ def default_value(lora: bool, needs: frozenset[str]) -> str | None:
 
 
 def _value(
-    sections: Mapping[str, Any], choices: Mapping[str, Sequence[Choice | None]], document: Document
+    sections: Mapping[str, Any], choices: Mapping[str, Sequence[SelectedComponent | None]], document: Document
 ) -> None:
     if sections.get("value") == "own_adapter" and "lora" in sections and sections["lora"] is None:
         document.report(
@@ -92,7 +92,7 @@ def _value(
             )
 
 
-def _names(choices: Mapping[str, Sequence[Choice | None]], document: Document) -> None:
+def _names(choices: Mapping[str, Sequence[SelectedComponent | None]], document: Document) -> None:
     for kind, advice in {
         "rewards": "give one of them a name:",
         "losses": "give one of them a name:",
@@ -170,7 +170,7 @@ def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:
 
 
 def _value_adapter(
-    lora: LoraSettings | None, choices: Mapping[str, Sequence[Choice | None]], document: Document
+    lora: LoraSettings | None, choices: Mapping[str, Sequence[SelectedComponent | None]], document: Document
 ) -> None:
     chosen = [choice for group in choices.values() for choice in group]
     if lora is None or lora.value_adapter is None or None in chosen:
@@ -186,7 +186,7 @@ def _value_adapter(
 def _canary(
     canary: CanarySettings | None,
     prompts: PromptSettings | None,
-    rewards: Sequence[Choice | None],
+    rewards: Sequence[SelectedComponent | None],
     context: CheckContext,
     document: Document,
 ) -> None:
@@ -241,7 +241,7 @@ def _prompts(prompts: PromptSettings | None, document: Document) -> tuple[str, .
     return columns
 
 
-def _told(choice: Choice, context: CheckContext) -> list[str]:
+def _told(choice: SelectedComponent, context: CheckContext) -> list[str]:
     """What the component itself finds wrong."""
     if choice.component.check is None:
         return []

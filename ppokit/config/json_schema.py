@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ppokit.config.presets import names
-from ppokit.config.registry import Catalog
+from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import CHOSEN, LISTS, Section, Settings
 from ppokit.errors import PluginError
 
 
-def recipe_schema(catalog: Catalog) -> dict[str, Any]:
+def recipe_schema(registry: PluginRegistry) -> dict[str, Any]:
     """JSON Schema, draft 2020-12. A component that cannot be used is left out, and named in `$comment`."""
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {}
@@ -19,7 +19,7 @@ def recipe_schema(catalog: Catalog) -> dict[str, Any]:
     for name, field in base["properties"].items():
         about = {"description": field["description"]}
         if name in CHOSEN:
-            section = _section(name, catalog, definitions, faults)
+            section = _section(name, registry, definitions, faults)
             if name not in LISTS:
                 properties[name] = {**about, **section}
                 continue
@@ -45,11 +45,13 @@ def recipe_schema(catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _section(kind: str, catalog: Catalog, definitions: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+def _section(
+    kind: str, registry: PluginRegistry, definitions: dict[str, Any], faults: list[str]
+) -> dict[str, Any]:
     branches = []
-    for name in catalog.names(kind):
+    for name in registry.names(kind):
         try:
-            component, _ = catalog.component(kind, name)
+            component, _ = registry.component(kind, name)
         except PluginError as error:
             faults.append(str(error))
             continue

@@ -11,14 +11,13 @@ from pydantic import BaseModel
 
 from ppokit.config import presets, yaml_file
 from ppokit.config.checks import check, default_value
-from ppokit.config.registry import Catalog
+from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import (
     CHOSEN,
     LISTS,
     OPTIONAL,
     SECTIONS,
     AdvantageSettings,
-    Choice,
     LoraSettings,
     LossSettings,
     ModelSettings,
@@ -28,6 +27,7 @@ from ppokit.config.settings import (
     RolloutSettings,
     RunSettings,
     Section,
+    SelectedComponent,
     Settings,
     UpdateSettings,
     Value,
@@ -51,11 +51,11 @@ class Recipe:
     """
 
     settings: Settings
-    engine: Choice
-    rewards: tuple[Choice, ...]
-    advantages: Choice
-    losses: tuple[Choice, ...]
-    observers: tuple[Choice, ...]
+    engine: SelectedComponent
+    rewards: tuple[SelectedComponent, ...]
+    advantages: SelectedComponent
+    losses: tuple[SelectedComponent, ...]
+    observers: tuple[SelectedComponent, ...]
     source: str = field(default="recipe", compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -64,7 +64,7 @@ class Recipe:
     def load(
         path: str | Path,
         overrides: Sequence[str] = (),
-        catalog: Catalog | None = None,
+        registry: PluginRegistry | None = None,
         *,
         check_data: bool = True,
     ) -> Recipe:
@@ -73,7 +73,7 @@ class Recipe:
         Args:
             path: the file.
             overrides: `key.sub=value`, `rewards.0.weight=0.5`; values are YAML.
-            catalog: where components come from; all that is installed, by default.
+            registry: where components come from; all that is installed, by default.
             check_data: whether the prompts and what plugins ask for must be there, as training needs.
 
         Raises:
@@ -85,10 +85,10 @@ class Recipe:
             yaml_file.override(document, chosen)
             presets.expand(document)
             yaml_file.override(document, [text for text in overrides if text not in chosen])
-        return _resolve(document, str(path), catalog or Catalog(), check_data)
+        return _resolve(document, str(path), registry or PluginRegistry(), check_data)
 
     @staticmethod
-    def from_dict(mapping: Mapping[str, Any], catalog: Catalog | None = None) -> Recipe:
+    def from_dict(mapping: Mapping[str, Any], registry: PluginRegistry | None = None) -> Recipe:
         """The same from a mapping.
 
         Raises:
@@ -96,17 +96,17 @@ class Recipe:
         """
         document = yaml_file.plain(mapping)
         presets.expand(document)
-        return _resolve(document, "recipe", catalog or Catalog(), True)
+        return _resolve(document, "recipe", registry or PluginRegistry(), True)
 
     @property
-    def choices(self) -> tuple[Choice, ...]:
+    def selected(self) -> tuple[SelectedComponent, ...]:
         """All components."""
         return (self.engine, *self.rewards, self.advantages, *self.losses, *self.observers)
 
     @property
     def needs(self) -> frozenset[str]:
         """What the core must compute: what any component needs."""
-        return _needs(self.choices)
+        return _needs(self.selected)
 
     def where(self, key: str) -> str:
         """A key and where it stands: `rewards[0].use, recipes/quickstart.yaml line 9`."""
@@ -118,7 +118,7 @@ class Recipe:
     def resolved(self) -> dict[str, Any]:
         """Plain data with all defaults filled in, plugins' options beside the core's keys."""
         data = self.settings.model_dump(mode="json")
-        for choice in self.choices:
+        for choice in self.selected:
             section: dict[str, Any] = data[choice.kind]
             if choice.kind in LISTS:
                 section = data[choice.kind][int(choice.key[len(choice.kind) + 1 : -1])]
@@ -130,16 +130,16 @@ class Recipe:
         return yaml_file.dump(self.resolved())
 
 
-def _needs(choices: Sequence[Choice]) -> frozenset[str]:
+def _needs(choices: Sequence[SelectedComponent]) -> frozenset[str]:
     return frozenset(need for choice in choices for need in choice.component.needs)
 
 
-def _resolve(document: Document, source: str, catalog: Catalog, check_data: bool) -> Recipe:
+def _resolve(document: Document, source: str, registry: PluginRegistry, check_data: bool) -> Recipe:
     if document.problems and not document.data:
         raise RecipeError(document.problems, source)  # nothing was read, so that every key would be missing
-    reader = _Reader(document, catalog)
+    reader = _Reader(document, registry)
     sections = reader.sections()
-    choices = reader.choices
+    choices = reader.selected
     check(sections, choices, document, data=check_data)
     if document.problems:
         raise RecipeError(document.problems, source) from reader.cause
@@ -163,10 +163,10 @@ def _resolve(document: Document, source: str, catalog: Catalog, check_data: bool
 class _Reader:
     """Reads a document section by section, noting problems and going on."""
 
-    def __init__(self, document: Document, catalog: Catalog) -> None:
+    def __init__(self, document: Document, registry: PluginRegistry) -> None:
         self.document = document
-        self.catalog = catalog
-        self.choices: dict[str, list[Choice | None]] = {kind: [] for kind in CHOSEN}
+        self.registry = registry
+        self.selected: dict[str, list[SelectedComponent | None]] = {kind: [] for kind in CHOSEN}
         self.cause: PluginError | None = None
 
     def sections(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class _Reader:
         """The core's settings of one section; its choice goes to `choices`, None where it is invalid."""
         if not isinstance(content, dict):
             self.document.report(key, f"got {shown(content)}; expected a mapping with use:")
-            self.choices[kind].append(None)
+            self.selected[kind].append(None)
             return _INVALID
         model = CHOSEN[kind]
         core = {name: value for name, value in content.items() if name in model.model_fields}
@@ -236,18 +236,18 @@ class _Reader:
         use = core.get("use", model.model_fields["use"].get_default())
         made = self._component(kind, key, use, model, rest) if isinstance(use, str) and use else None
         if settings is None or made is None:
-            self.choices[kind].append(None)
+            self.selected[kind].append(None)
             return settings or _INVALID
         component, options, plugin = made
         name = getattr(settings, "name", None) or component.name
-        self.choices[kind].append(Choice(kind, key, name, settings, component, options, plugin))
+        self.selected[kind].append(SelectedComponent(kind, key, name, settings, component, options, plugin))
         return settings
 
     def _component(
         self, kind: str, key: str, use: str, model: type[Section], rest: dict[str, Any]
     ) -> tuple[Any, BaseModel, str] | None:
         try:
-            component, plugin = self.catalog.component(kind, use)
+            component, plugin = self.registry.component(kind, use)
         except PluginError as error:
             self.cause = self.cause or error
             self.document.report(join(key, "use"), str(error))
@@ -274,7 +274,6 @@ _INVALID = object()
 
 __all__ = [
     "AdvantageSettings",
-    "Choice",
     "LoraSettings",
     "LossSettings",
     "ModelSettings",
@@ -284,6 +283,7 @@ __all__ = [
     "RewardSettings",
     "RolloutSettings",
     "RunSettings",
+    "SelectedComponent",
     "Settings",
     "UpdateSettings",
 ]

@@ -64,7 +64,7 @@ class Entry:
         return f"{self.module}, {self.source}"
 
 
-class Catalog:
+class PluginRegistry:
     """Every installed plugin, by kind and name.
 
     Args:

@@ -129,7 +129,7 @@ class AdvantageSettings(Section):
     whiten_variance: Variance = Field(
         default="sample", description="Of whitening: divided by n - 1 (sample) or by n (population)."
     )
-    mask_cut: bool = Field(
+    mask_truncated: bool = Field(
         default=False,
         description="Leave responses that were cut out of the loss; they still count in their group's "
         "baseline.",
@@ -270,7 +270,7 @@ LISTS = frozenset({"rewards", "losses", "observers"})
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectedComponent:
     """A component that the recipe names with `use:`.
 
     Attributes:
@@ -287,6 +287,6 @@ class Choice:
     key: str
     name: str
     settings: Section
-    component: Component = field(compare=False)  # each catalog has its own; `plugin` tells which
+    component: Component = field(compare=False)  # each registry has its own; `plugin` tells which
     options: BaseModel
     plugin: str

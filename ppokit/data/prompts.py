@@ -196,7 +196,7 @@ class Prompts:
             indices.append(int(self._order(epoch)[offset]))
         return self._batch(indices, 0)
 
-    def refill(self, step: int, refill: int, count: int, used: Collection[int]) -> PromptBatch:
+    def resample(self, step: int, refill: int, count: int, used: Collection[int]) -> PromptBatch:
         """At most `count` other prompts for a step, drawn from those not `used` in it.
 
         Args:
@@ -212,7 +212,7 @@ class Prompts:
             prompts=[self.texts[i] for i in indices],
             prompt_ids=[self.ids[i] for i in indices],
             rows=[self.rows[i] for i in indices],
-            refill=refill,
+            resample_round=refill,
         )
 
     def steps(self, first: int, last: int) -> Iterator[PromptBatch]:

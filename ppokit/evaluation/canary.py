@@ -130,9 +130,9 @@ class Canary:
     def measure(self) -> dict[str, float]:
         """Both correlations now; one that cannot be taken is left out."""
         rollout = self.collect(self.held_out)
-        assert rollout.logprobs is not None, "collected with logprobs"
+        assert rollout.old_logprobs is not None, "collected with logprobs"
         rewards = self.score(rollout)
-        rows = zip(rollout.logprobs, rollout.response_mask, strict=True)
+        rows = zip(rollout.old_logprobs, rollout.response_mask, strict=True)
         likely = torch.stack([masked_mean(numbers, mask) for numbers, mask in rows])
         totals = rewards.token_rewards.sum(dim=1)
         ratings = self.held_out.ratings

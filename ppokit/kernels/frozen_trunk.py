@@ -35,7 +35,7 @@ def has_adapter(module: nn.Module, adapter: str) -> bool:
     return adapter in getattr(module, "lora_A", ()) or adapter in getattr(module, "lora_embedding_A", ())
 
 
-def below(model: Any, adapter: str) -> LowerLayers | None:
+def build(model: Any, adapter: str) -> FrozenTrunkCache | None:
     """The layers below the lowest that has an adapter, or None where there are none to leave out.
 
     Args:
@@ -52,14 +52,14 @@ def below(model: Any, adapter: str) -> LowerLayers | None:
         or any(has_adapter(m, adapter) for m in model.modules() if id(m) not in inside)
     ):
         return None
-    lower = LowerLayers(model, on.index(True))
+    lower = FrozenTrunkCache(model, on.index(True))
     if lower.agree():
         return lower
     lower.remove()
     return None
 
 
-class LowerLayers:
+class FrozenTrunkCache:
     """The lower layers of a base, which it can leave out, and the states behind them.
 
     Args:
@@ -92,13 +92,13 @@ class LowerLayers:
         for layer in self._lower:
             del layer.forward
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let go of all texts."""
         self._kept.clear()
         self._bytes = 0
 
     @contextmanager
-    def keeping(self, batch: TokenBatch) -> Iterator[None]:
+    def capture(self, batch: TokenBatch) -> Iterator[None]:
         """Keep the states of the pass that is made within, as far as values are asked for."""
         with self._watched():
             yield
@@ -110,7 +110,7 @@ class LowerLayers:
         while self._bytes > MOST_BYTES:
             self._bytes -= _size(self._kept.pop(next(iter(self._kept))))
 
-    def recall(self, batch: TokenBatch) -> Tensor | None:
+    def get(self, batch: TokenBatch) -> Tensor | None:
         """The states in the middle, 0 on padding. [b,T,H]; None where one of the texts is not kept."""
         found = [self._kept.get(key) for key in _texts(batch)]
         known = [states for states in found if states is not None]
@@ -121,7 +121,7 @@ class LowerLayers:
             out[row, : len(states)] = states
         return out
 
-    def above(self, states: Tensor) -> Any:
+    def forward_from(self, states: Tensor) -> Any:
         """The base's output from states in the middle on."""
         with self._skipped():
             return self._base(inputs_embeds=states, use_cache=False)
@@ -135,7 +135,7 @@ class LowerLayers:
             with self._watched():
                 whole = self._base(input_ids=probe, use_cache=False).last_hidden_state.float()
                 assert self._seen is not None
-                half = self.above(self._seen).last_hidden_state.float()
+                half = self.forward_from(self._seen).last_hidden_state.float()
         except Exception:  # whatever a model does below, for layers above
             return False
         return bool((half - whole).norm() <= 1e-5 * whole.norm())

@@ -115,7 +115,7 @@ def load_model(
 
     if load_in_4bit and not quantization.installed():
         raise ModelError(f"model.load_in_4bit: got true, but {quantization.MISSING}.")
-    already = quantization.is_checkpoint_in_four_bits(load_config(source))
+    already = quantization.is_4bit_checkpoint(load_config(source))
     kwargs: dict[str, Any] = {}
     if load_in_4bit and not already:
         kwargs["quantization_config"] = quantization.quantization_config(dtype)
@@ -131,7 +131,7 @@ def load_model(
             f"model.name: the checkpoint {source.name} lacks {len(missing)} weights of a "
             f"{type(model).__name__}, among them {missing[0]}; training would start from random numbers."
         )
-    if quantization.is_in_four_bits(model):
+    if quantization.is_4bit(model):
         quantization.check_loaded(model, source.name)
         quantization.prepare(model, dtype)
         return model.eval()

@@ -41,7 +41,7 @@ def _settings_of(config: Any) -> dict[str, Any]:
     return getattr(config, "quantization_config", None) or {}
 
 
-def is_checkpoint_in_four_bits(config: Any) -> bool:
+def is_4bit_checkpoint(config: Any) -> bool:
     """Whether a checkpoint, by its configuration, is in bitsandbytes' 4 bits."""
     found = _settings_of(config)
     return found.get("quant_method") == "bitsandbytes" and bool(found.get("load_in_4bit"))
@@ -54,7 +54,7 @@ def check_checkpoint(config: Any, name: str) -> None:
         ModelError: it is quantised in another way, or in 4 bits and bitsandbytes is missing.
     """
     found = _settings_of(config)
-    if found and not is_checkpoint_in_four_bits(config):
+    if found and not is_4bit_checkpoint(config):
         method = str(found.get("quant_method", "an unknown method"))
         if method == "bitsandbytes":
             method = "bitsandbytes in 8 bits"
@@ -82,7 +82,7 @@ def quantization_config(dtype: torch.dtype) -> Any:
     )
 
 
-def is_in_four_bits(model: Any) -> bool:
+def is_4bit(model: Any) -> bool:
     """Whether a loaded model's layers are."""
     return bool(getattr(model, "is_loaded_in_4bit", False))
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.kernels import attention
-from ppokit.kernels.frozen_trunk import below
+from ppokit.kernels.frozen_trunk import build
 from ppokit.kernels.rms_norm import fuse_norms
 from ppokit.models import quantization
 from ppokit.models.loading import quiet
@@ -68,13 +68,13 @@ class ModelRoles:
         self._reference_adapter: str | None = None
         self._merged: MergedSampler | None = None
         if lora is None:
-            if quantization.is_in_four_bits(model):
+            if quantization.is_4bit(model):
                 raise ModelError(quantization.NO_LORA)
             if reference:
                 self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
         else:
             model.requires_grad_(False)
-            if not quantization.is_in_four_bits(model):
+            if not quantization.is_4bit(model):
                 self._merged = MergedSampler(model)
             self._add_adapters(lora, reference)
             if self._merged is not None:
@@ -94,7 +94,7 @@ class ModelRoles:
         self._trainable = dict(self._named_trainable())
         # Below the value adapter, the value function is the base, and so is the reference.
         self._activate("base")
-        self._lower = below(self.model, "value")
+        self._lower = build(self.model, "value")
         self._on_lower = ("value",) if self._reference_adapter is not None else ("value", "reference")
 
     # What the roles compute
@@ -158,19 +158,19 @@ class ModelRoles:
         self._activate(role)
         self._choose_attention(model, batch.input_ids.shape[1])
         lower = self._lower if role in self._on_lower else None
-        states = lower.recall(batch) if lower is not None and role == "value" else None
+        states = lower.get(batch) if lower is not None and role == "value" else None
         if lower is not None and states is not None:
-            output = lower.above(states)
+            output = lower.forward_from(states)
         else:
-            with lower.keeping(batch) if lower is not None else nullcontext():
+            with lower.capture(batch) if lower is not None else nullcontext():
                 output = model.base_model(input_ids=batch.input_ids, use_cache=False)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Let go of what was kept of the last step's texts."""
         if self._lower is not None:
-            self._lower.forget()
+            self._lower.clear()
 
     def _choose_attention(self, model: PreTrainedModel, tokens: int) -> None:
         """The quicker attention for this length."""

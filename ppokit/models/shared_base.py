@@ -16,7 +16,7 @@ from ppokit.models.roles import ModelRoles
 TOKENS_AT_A_TIME = 4096
 
 
-class WholeTexts:
+class SharedBaseModel:
     """Reads texts, not responses after prompts, with the base that the policy stands on.
 
     Args:

@@ -41,10 +41,10 @@ def kl(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLEstimator) -> Ten
     if estimator == "k2":
         return log_ratio.square() / 2
     if estimator == "k3":
-        return held(-log_ratio).expm1() + log_ratio
+        return clamp_exponent(-log_ratio).expm1() + log_ratio
     raise ValueError(f"KL estimator {estimator!r}; expected k1, k2 or k3")
 
 
-def held(exponent: Tensor) -> Tensor:
+def clamp_exponent(exponent: Tensor) -> Tensor:
     """The exponent, its value held at 60 and its slope 1: its exp is finite and keeps a gradient."""
     return exponent - (exponent.detach() - _LARGEST_EXPONENT).clamp(min=0)

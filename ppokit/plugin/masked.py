@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Variance = Literal["sample", "population"]
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """x in float32 where it is narrower: bfloat16 cannot count beyond 256."""
     return x.float() if x.dtype.itemsize < 4 else x
 

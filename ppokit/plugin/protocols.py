@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Need = Literal["logprobs", "ref_logprobs", "values", "entropy", "greedy"]
+Need = Literal["old_logprobs", "new_logprobs", "ref_logprobs", "values", "entropy", "greedy"]
 
 
 class Options(BaseModel):
@@ -93,8 +93,9 @@ class Component:
         name: what stands behind `use:`; also the last part of the entry point's name.
         build: makes the object from validated options.
         options: pydantic model of the keys beside `use`; derive it from `Options`.
-        needs: what the core must compute for it. `logprobs`: of the policy (for a loss, with
-            gradient); `ref_logprobs`: of the reference; `values`: of the value function (likewise);
+        needs: what the core must compute for it. `old_logprobs`: of the policy before the update;
+            `new_logprobs`: of the policy being trained, with gradient, for losses;
+            `ref_logprobs`: of the reference; `values`: of the value function (likewise);
             `entropy`: of the policy, for losses; `greedy`: one greedy response a prompt, scored. What
             no chosen component needs is not computed.
         check: finds problems that the options' types cannot show (a missing file, an extra that is
@@ -138,13 +139,13 @@ class Loss(Protocol):
 
 
 @runtime_checkable
-class Reweighing(Protocol):
+class AdvantageWeighting(Protocol):
     """A loss component that adds no loss: it weighs the advantages that the other losses see.
 
-    It has `weigh` in place of `token_losses`, is asked first, and its `needs` name what it reads.
+    It has `advantage_weights` in place of `token_losses`, is asked first, and its `needs` name what it reads.
     """
 
-    def weigh(self, inputs: LossInputs) -> AdvantageWeights: ...
+    def advantage_weights(self, inputs: LossInputs) -> AdvantageWeights: ...
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,7 @@ class Stateful(Protocol):
 
 __all__ = [
     "AdvantageEstimator",
+    "AdvantageWeighting",
     "BuildContext",
     "CheckContext",
     "Component",
@@ -250,7 +252,6 @@ __all__ = [
     "PhaseObserver",
     "Recorded",
     "RewardProvider",
-    "Reweighing",
     "RolloutEngine",
     "SamplingPolicy",
     "SharedBase",

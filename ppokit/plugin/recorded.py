@@ -39,7 +39,7 @@ def as_generation(
     kept = [ids[:max_new_tokens] for ids in encoded]
     return Generation(
         response_ids=kept,
-        logprobs=[[math.nan] * len(ids) for ids in kept],
+        sampler_logprobs=[[math.nan] * len(ids) for ids in kept],
         finished=[len(ids) == len(whole) for ids, whole in zip(kept, encoded, strict=True)],
         texts=list(texts),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.plugin.masked import wide
+from ppokit.plugin.masked import upcast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,11 +17,11 @@ def whole_reward(token_rewards: Tensor, mask: Tensor) -> Tensor:
         token_rewards: [B,R].
         mask: [B,R] bool.
     """
-    token_rewards = wide(token_rewards)
+    token_rewards = upcast(token_rewards)
     return token_rewards.where(mask, token_rewards.new_zeros(())).sum(dim=1)
 
 
-def spread(numbers: Tensor, mask: Tensor) -> Tensor:
+def broadcast_to_tokens(numbers: Tensor, mask: Tensor) -> Tensor:
     """[B,R]: a number a response on each of its real tokens, 0 on padding."""
     return numbers.unsqueeze(1) * mask
 
@@ -37,7 +37,7 @@ def reward_to_go(token_rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor
         mask: [B,R] bool.
         gamma: discount of a reward that is one real token away.
     """
-    token_rewards = wide(token_rewards)
+    token_rewards = upcast(token_rewards)
     # Real tokens first, in their order, so that neighbours stand beside each other; zeros behind them.
     order = mask.logical_not().long().sort(dim=1, stable=True).indices
     packed = token_rewards.where(mask, token_rewards.new_zeros(())).gather(1, order)

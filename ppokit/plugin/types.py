@@ -38,7 +38,7 @@ class PromptBatch:
     prompts: list[str]
     prompt_ids: list[list[int]]
     rows: list[Row]
-    refill: int = 0
+    resample_round: int = 0
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -50,7 +50,7 @@ class Generation:
 
     Attributes:
         response_ids: token ids of each response, the end-of-sequence token included; no padding.
-        logprobs: log-probability of each of those tokens under the distribution it was drawn from,
+        sampler_logprobs: log-probability of each of those tokens under the distribution it was drawn from,
             that is after temperature, top_k and top_p; NaN where the engine did not draw it.
         finished: True where the response ended by itself, False where it was cut.
         texts: decoded responses, without special tokens and without a matched stop string.
@@ -59,7 +59,7 @@ class Generation:
     """
 
     response_ids: list[list[int]]
-    logprobs: list[list[float]]
+    sampler_logprobs: list[list[float]]
     finished: list[bool]
     texts: list[str]
     policy_logprobs: list[list[float]] | None = None
@@ -80,7 +80,7 @@ class Rollout:
         finished: [B] bool; ended by itself, not cut.
         sampler_logprobs: [B,R] float32, as the engine sampled them; of recorded responses those under
             the reference, as if the untrained policy had written them.
-        logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by a
+        old_logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by a
             forward like those that train, or by the sampler's (`update.old_logprobs`); None where
             nothing needs them before the update.
         ref_logprobs: [B,R] float32 under the reference; None where nothing needs them.
@@ -98,7 +98,7 @@ class Rollout:
     response_mask: Tensor
     finished: Tensor
     sampler_logprobs: Tensor
-    logprobs: Tensor | None = None
+    old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     values: Tensor | None = None
     greedy: Rollout | None = None
@@ -232,7 +232,7 @@ class LossInputs:
         mask: real response tokens.
         advantages: as estimated, whitened if the recipe says so.
         returns: targets of the value function; None without values.
-        logprobs, entropy, values: of the policy being trained, with gradient; None where the loss
+        new_logprobs, entropy, values: of the policy being trained, with gradient; None where the loss
             does not name them in `needs`.
         old_logprobs, old_values: before the update, without gradient; likewise.
         ref_logprobs: under the reference, without gradient; likewise.
@@ -243,7 +243,7 @@ class LossInputs:
     advantages: Tensor
     returns: Tensor | None
     sampler_logprobs: Tensor
-    logprobs: Tensor | None = None
+    new_logprobs: Tensor | None = None
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     values: Tensor | None = None
@@ -267,7 +267,7 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class AdvantageWeights:
-    """What a `Reweighing` loss returns.
+    """What a `AdvantageWeighting` loss returns.
 
     Attributes:
         weights: [B,R], not negative, without gradient; multiplies the advantages that the other losses see.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppokit.messages import cut, listed
+from ppokit.messages import listed, shorten
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.repeats import Repeat, holds_choices, mixed_items, repeats_of, responses_of_items
 from ppokit.ratings.rows import BadRow
@@ -105,7 +105,7 @@ def _far_away(table: RatingTable) -> list[BadRow]:
 
 def quoted(text: str) -> str:
     """A text in quotes, short, with nothing in it that a terminal would obey."""
-    return repr(cut(text))
+    return repr(shorten(text))
 
 
 def _is_number(word: str) -> bool:

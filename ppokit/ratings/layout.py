@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from ppokit.errors import DataError
-from ppokit.messages import cut, listed, shown, suggest
+from ppokit.messages import listed, shorten, shown, suggest
 from ppokit.ratings.records import Pair, Rating, RatingColumns
 from ppokit.ratings.rows import Rows
 
@@ -131,7 +131,7 @@ class Layout:
                 return math.nan
             number = float(text)
         if not math.isfinite(number):
-            faults.append(f"{name} is {cut(str(value))}; expected a finite number")
+            faults.append(f"{name} is {shorten(str(value))}; expected a finite number")
         return number
 
     def _hint(self, text: str) -> str:

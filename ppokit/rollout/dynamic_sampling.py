@@ -19,7 +19,7 @@ from ppokit.plugin.types import Rewards, Rollout
 Part = tuple[Rollout, Rewards]
 
 
-def mark(rollout: Rollout, rewards: Rewards) -> Part:
+def filter_groups(rollout: Rollout, rewards: Rewards) -> Part:
     """The same with `rewards.dropped` set: True where the scored responses of a group have one score.
 
     Token rewards, such as a KL penalty, do not count: they differ between any two responses.
@@ -42,10 +42,10 @@ def count_groups(parts: Sequence[Part], *, kept: bool = False) -> int:
     return len(groups)
 
 
-def join(parts: Sequence[Part]) -> Part:
+def concat(parts: Sequence[Part]) -> Part:
     """Marked parts, the refills last, as one: padded to the longest response, and counted in the metrics."""
-    rollout = join_rollouts([rollout for rollout, _ in parts])
-    rewards = join_rewards([rewards for _, rewards in parts], rollout.response_ids.shape[1])
+    rollout = concat_rollouts([rollout for rollout, _ in parts])
+    rewards = concat_rewards([rewards for _, rewards in parts], rollout.response_ids.shape[1])
     asked, kept = count_groups(parts), count_groups(parts, kept=True)
     counts = {
         "groups/dropped": float(asked - kept),
@@ -55,7 +55,7 @@ def join(parts: Sequence[Part]) -> Part:
     return rollout, replace(rewards, metrics={**rewards.metrics, **counts})
 
 
-def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
+def concat_rollouts(parts: Sequence[Rollout]) -> Rollout:
     """Rollouts as one, padded to the longest response."""
     width = max(part.response_ids.shape[1] for part in parts)
     joined: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
         if isinstance(values[0], Tensor):
             joined[field.name] = torch.cat([_padded(value, width) for value in values])
         elif isinstance(values[0], Rollout):
-            joined[field.name] = join_rollouts(values)
+            joined[field.name] = concat_rollouts(values)
         else:
             joined[field.name] = None if values[0] is None else [item for value in values for item in value]
     return replace(parts[0], **joined)
@@ -74,7 +74,7 @@ def _padded(numbers: Tensor, width: int) -> Tensor:
     return nn.functional.pad(numbers, (0, width - numbers.shape[1])) if numbers.dim() == 2 else numbers
 
 
-def join_rewards(parts: Sequence[Rewards], width: int) -> Rewards:
+def concat_rewards(parts: Sequence[Rewards], width: int) -> Rewards:
     """Rewards of several rollouts as one, padded to `width` response tokens; metrics by share."""
     size = sum(len(part.scores) for part in parts)
     keys = dict.fromkeys(key for part in parts for key in part.metrics)

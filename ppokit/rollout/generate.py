@@ -43,7 +43,7 @@ def generate(
     uniforms = None
     if responses_per_prompt is not None:
         uniforms = draw_uniforms(
-            seed, step, len(prompts), responses_per_prompt, engine.max_new_tokens, prompts.refill
+            seed, step, len(prompts), responses_per_prompt, engine.max_new_tokens, prompts.resample_round
         )
     count = responses_per_prompt or 1
     share = processes.share(len(prompts))
@@ -52,7 +52,7 @@ def generate(
         prompts.prompts[share.start : share.stop],
         prompts.prompt_ids[share.start : share.stop],
         prompts.rows[share.start : share.stop],
-        prompts.refill,
+        prompts.resample_round,
     )
     answered = Generation([], [], [], [], [])
     if len(mine):
@@ -62,13 +62,14 @@ def generate(
         _check(answered, len(mine) * count, plugin)
     answered = Generation(
         response_ids=processes.gather(answered.response_ids),
-        logprobs=processes.gather(answered.logprobs),
+        sampler_logprobs=processes.gather(answered.sampler_logprobs),
         finished=processes.gather(answered.finished),
         texts=processes.gather(answered.texts),
         policy_logprobs=_gathered(answered.policy_logprobs, processes),
     )
+    suffix = f"r{prompts.resample_round}" if prompts.resample_round else ""
     names = [
-        f"{step + 1:06d}{f'r{prompts.refill}' if prompts.refill else ''}-{place // count:04d}-"
+        f"{step + 1:06d}{suffix}-{place // count:04d}-"
         + ("greedy" if uniforms is None else f"{place % count:03d}")
         for place in range(len(prompts) * count)
     ]
@@ -102,8 +103,8 @@ def build_rollout(prompts: PromptBatch, answered: Generation, names: list[str], 
         response_ids=response_ids,
         response_mask=mask,
         finished=torch.tensor(answered.finished),
-        sampler_logprobs=spread(answered.logprobs),
-        logprobs=None if answered.policy_logprobs is None else spread(answered.policy_logprobs),
+        sampler_logprobs=spread(answered.sampler_logprobs),
+        old_logprobs=None if answered.policy_logprobs is None else spread(answered.policy_logprobs),
     )
 
 
@@ -125,7 +126,7 @@ def _check(answered: Generation, expected: int, plugin: str) -> None:
             f"rollout engine {plugin} returned {counts}; expected {expected} of each "
             "(prompts x responses a prompt). Recipe: rollout.use."
         )
-    for numbers in filter(None, (answered.logprobs, answered.policy_logprobs)):
+    for numbers in filter(None, (answered.sampler_logprobs, answered.policy_logprobs)):
         for place, (ids, row) in enumerate(zip(answered.response_ids, numbers, strict=True)):
             if not ids or len(ids) != len(row):
                 raise PluginError(

@@ -131,7 +131,7 @@ def load_policy(recipe: Recipe, folder: Path | None) -> LoadedPolicy:
     if folder is None and settings.lora is not None and settings.lora.adapter is not None:
         adapter = Path(settings.lora.adapter)
     model = load_model(source, dtype, device, load_in_4bit=settings.model.load_in_4bit)
-    if adapter is not None and quantization.is_in_four_bits(model):
+    if adapter is not None and quantization.is_4bit(model):
         model = _with_adapter(model, adapter).get_base_model().eval()
     elif adapter is not None:
         # Rounded once, after this, as the sampler of the run was.

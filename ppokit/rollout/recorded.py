@@ -16,7 +16,7 @@ from ppokit.rewards.scorer import Provider, Scorer
 from ppokit.rollout.generate import build_rollout
 
 if TYPE_CHECKING:
-    from ppokit.config.settings import Choice, PromptSettings
+    from ppokit.config.settings import PromptSettings, SelectedComponent
     from ppokit.distributed import Processes
 
 
@@ -105,7 +105,7 @@ def check_given(
         raise DataError(f"fit: got epochs={epochs}; expected 1 or more.")
 
 
-def check_estimator(chosen: Choice, prompts: Sequence[str]) -> None:
+def check_estimator(chosen: SelectedComponent, prompts: Sequence[str]) -> None:
     """The estimator can do with recorded responses, and with as many to a prompt as there are.
 
     Raises:

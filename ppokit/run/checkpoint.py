@@ -1,6 +1,6 @@
 """Checkpoints: written beside and renamed, so that one either is whole or is not there.
 
-A folder `checkpoints/step-000010` holds `weights.safetensors` (fp32 masters and AdamW's moments) and
+A folder `checkpoints/step-000010` holds `weights.safetensors` (fp32 master_weights and AdamW's moments) and
 `state.json`. Randomness has no state: it follows from the seed and the step.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ppokit.errors import RunFolderError
-from ppokit.training.optimizer import Masters
+from ppokit.training.optimizer import MasterWeights
 
 _NAME = re.compile(r"step-(\d{6,})")
 
@@ -29,7 +29,7 @@ class TrainState:
     components: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, masters: Masters, state: TrainState, keep: int) -> Path:
+def save_checkpoint(folder: Path, master_weights: MasterWeights, state: TrainState, keep: int) -> Path:
     """Write `folder/step-...` and drop all but the newest `keep`."""
     from safetensors.torch import save_file
 
@@ -37,7 +37,7 @@ def save_checkpoint(folder: Path, masters: Masters, state: TrainState, keep: int
     beside = folder / f".writing-{target.name}"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in masters.state().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in master_weights.state().items()}
     try:
         save_file(tensors, str(beside / "weights.safetensors"))
         (beside / "state.json").write_text(json.dumps({"step": state.step, "components": state.components}))
@@ -59,8 +59,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def load_checkpoint(path: Path, masters: Masters) -> TrainState:
-    """Put a checkpoint's weights and moments into the masters; return the rest.
+def load_checkpoint(path: Path, master_weights: MasterWeights) -> TrainState:
+    """Put a checkpoint's weights and moments into the master_weights; return the rest.
 
     Raises:
         RunFolderError: it is damaged, or of another model or another adapter.
@@ -71,7 +71,7 @@ def load_checkpoint(path: Path, masters: Masters) -> TrainState:
     try:
         tensors: dict[str, Tensor] = load_file(str(path / "weights.safetensors"))
         state = json.loads((path / "state.json").read_text())
-        masters.load_state(tensors)
+        master_weights.load_state(tensors)
         return TrainState(int(state["step"]), dict(state["components"]))
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunFolderError(

@@ -14,27 +14,27 @@ from ppokit.errors import PpokitWarning, RunFolderError
 from ppokit.plugin.protocols import Stateful
 from ppokit.plugin.types import Advantages, Rollout
 from ppokit.run.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from ppokit.run.run_dir import Ledger, provenance
+from ppokit.run.run_dir import RunDir, provenance
 
 if TYPE_CHECKING:
-    from ppokit.build import Parts
+    from ppokit.build import TrainerComponents
 
 
-class RunKeeper:
+class Checkpointer:
     """Writes a run's folder and takes one up again.
 
     Args:
         recipe: of the run.
-        parts: what of it has state.
-        ledger: the folder.
+        components: what of it has state.
+        run_dir: the folder.
 
     Attributes:
         opened: whether the folder is this run's by now.
         first_hash: of the policy that the run began, or goes on, with.
     """
 
-    def __init__(self, recipe: Recipe, parts: Parts, ledger: Ledger) -> None:
-        self.recipe, self.parts, self.ledger = recipe, parts, ledger
+    def __init__(self, recipe: Recipe, components: TrainerComponents, run_dir: RunDir) -> None:
+        self.recipe, self.components, self.run_dir = recipe, components, run_dir
         self.opened = False
         self._resumed_at: int | None = None
         self._begin(self._state(0))
@@ -45,12 +45,12 @@ class RunKeeper:
         Raises:
             RunFolderError: it cannot be taken up, or lacks the state of a component.
         """
-        state = load_checkpoint(checkpoint, self.parts.masters)
-        began = self.ledger.hashes().get("prompts")
-        if began is not None and began != self.parts.hashes["prompts"]:
+        state = load_checkpoint(checkpoint, self.components.master_weights)
+        began = self.run_dir.hashes().get("prompts")
+        if began is not None and began != self.components.hashes["prompts"]:
             warnings.warn(
                 f"prompts.path: {self.recipe.settings.prompts.path} no longer holds the prompts that the run "
-                f"in {self.ledger.folder} began with; it goes on with those that are there now",
+                f"in {self.run_dir.folder} began with; it goes on with those that are there now",
                 PpokitWarning,
                 stacklevel=3,
             )
@@ -68,20 +68,20 @@ class RunKeeper:
     def note(self, step: int) -> None:
         """Remember what a checkpoint of now would hold, after so many steps."""
         self._saved = self._state(step)
-        self._saved_steps = self.parts.masters.steps
+        self._saved_steps = self.components.master_weights.steps
 
     def open(self) -> None:
         """Make the run's folder, or clear what a resumed run writes again; the first time only."""
         if self.opened:
             return
         if self._resumed_at is not None:
-            self.ledger.reopen(self._resumed_at, self.recipe.to_yaml())
+            self.run_dir.reopen(self._resumed_at, self.recipe.to_yaml())
         else:
-            self.ledger.open_new(
+            self.run_dir.open_new(
                 self.recipe.to_yaml(),
                 provenance(
-                    {choice.key: choice.plugin for choice in self.recipe.choices},
-                    {"hashes": {**self.parts.hashes, "policy_at_start": self.first_hash}},
+                    {choice.key: choice.plugin for choice in self.recipe.selected},
+                    {"hashes": {**self.components.hashes, "policy_at_start": self.first_hash}},
                 ),
             )
         self.opened = True
@@ -94,41 +94,41 @@ class RunKeeper:
         Raises:
             RunFolderError: it cannot be written.
         """
-        if self.parts.masters.steps != self._saved_steps or not self.parts.processes.is_main:
+        if self.components.master_weights.steps != self._saved_steps or not self.components.processes.is_main:
             return
-        checkpoints = self.ledger.folder / "checkpoints"
+        checkpoints = self.run_dir.folder / "checkpoints"
         saved = (checkpoints / f"step-{self._saved.step:06d}").exists()
-        if saved and (self.ledger.folder / "policy").exists() and self.ledger.plot_file.exists():
+        if saved and (self.run_dir.folder / "policy").exists() and self.run_dir.plot_file.exists():
             return
         self.open()
         keep = self.recipe.settings.run.keep_checkpoints
-        with self.ledger.writing():
+        with self.run_dir.writing():
             if not saved:
-                save_checkpoint(checkpoints, self.parts.masters, self._saved, keep)
-            with self.ledger.replacing("policy") as folder:
-                self.parts.roles.save_policy(folder)
-                self.parts.tokenizer.save_pretrained(folder / "policy")
-            self.ledger.plot()
+                save_checkpoint(checkpoints, self.components.master_weights, self._saved, keep)
+            with self.run_dir.replacing("policy") as folder:
+                self.components.roles.save_policy(folder)
+                self.components.tokenizer.save_pretrained(folder / "policy")
+            self.run_dir.plot()
 
     def keep_failed(self, step: int, rollout: Rollout, advantages: Advantages) -> None:
         """Leave the samples of a step that could not be trained on for the user to look at."""
-        if self.parts.processes.is_main:
+        if self.components.processes.is_main:
             self.open()
-            self.ledger.add_rollout(step, rollout, None, advantages)
+            self.run_dir.add_rollout(step, rollout, None, advantages)
 
     def _begin(self, state: TrainState) -> None:
         self._saved = state
-        self._saved_steps = self.parts.masters.steps
-        self.first_hash = self.parts.masters.hash(self.parts.roles.is_policy)
+        self._saved_steps = self.components.master_weights.steps
+        self.first_hash = self.components.master_weights.hash(self.components.roles.is_policy)
 
     def _stateful(self) -> Iterator[tuple[str, Stateful]]:
         """What checkpoints hold beside the weights, by name."""
-        yield "scorer", self.parts.scorer
-        for provider in self.parts.scorer.providers:
+        yield "scorer", self.components.scorer
+        for provider in self.components.scorer.providers:
             if isinstance(provider.provider, Stateful):
                 yield f"rewards/{provider.name}", provider.provider
-        if isinstance(self.parts.estimator, Stateful):
-            yield "advantages", self.parts.estimator
+        if isinstance(self.components.estimator, Stateful):
+            yield "advantages", self.components.estimator
 
     def _state(self, step: int) -> TrainState:
         """In copies: components go on changing theirs."""

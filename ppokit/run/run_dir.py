@@ -27,7 +27,7 @@ from ppokit.plugin.types import Advantages, Rewards, Rollout
 _PACKAGES = ("ppokit", "torch", "transformers", "accelerate", "peft", "datasets", "pluggy", "pydantic")
 
 
-class Ledger:
+class RunDir:
     """The folder of one run."""
 
     def __init__(self, folder: Path) -> None:
@@ -116,8 +116,8 @@ class Ledger:
             return [row[real].tolist() for row, real in zip(numbers, mask, strict=True)]
 
         kl_tokens = None
-        if rollout.logprobs is not None and rollout.ref_logprobs is not None:
-            kl_tokens = kl(rollout.logprobs, rollout.ref_logprobs, estimator="k1")
+        if rollout.old_logprobs is not None and rollout.ref_logprobs is not None:
+            kl_tokens = kl(rollout.old_logprobs, rollout.ref_logprobs, estimator="k1")
         columns: dict[str, Any] = {
             "id": rollout.ids,
             "group": rollout.group_ids.tolist(),

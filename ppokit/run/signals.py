@@ -13,7 +13,7 @@ from ppokit.errors import Interrupted
 
 
 class Signals:
-    """Raises `Interrupted` at once, except while held, or among several processes at `check`.
+    """Raises `Interrupted` at once, except while deferred, or among several processes at `check`.
 
     Several processes may not leave alone, or the others would wait for them for ever: each notes its
     signal, and all leave together at the next `check`. A second signal does not wait. Once
@@ -42,7 +42,7 @@ class Signals:
                 signal.signal(number, handler)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Let what is inside finish first."""
         self._held += 1
         try:

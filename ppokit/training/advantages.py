@@ -29,7 +29,7 @@ def estimate(
     """Advantages of a rollout, whitened if the settings say so, and which responses are trained on.
 
     A response is left out if it was not scored, if dynamic sampling dropped its group, if the estimator
-    says so, or if it was cut and `mask_cut` is set; a cut one still counts in its group's baseline.
+    says so, or if it was cut and `mask_truncated` is set; a cut one still counts in its group's baseline.
 
     Args:
         where: how errors name the estimator.
@@ -45,12 +45,12 @@ def estimate(
     found = estimator.estimate(kept, scored)
     check_estimate(found, kept, where)
     trained = torch.ones(len(rows), dtype=torch.bool) if found.valid is None else found.valid
-    if settings.mask_cut:
+    if settings.mask_truncated:
         trained = trained & kept.finished
     mask = kept.response_mask & trained[:, None]
     metrics = advantage_metrics(found, mask)
-    if settings.mask_cut:
-        metrics["advantages/masked_cut"] = float((~kept.finished).float().mean())
+    if settings.mask_truncated:
+        metrics["advantages/masked_truncated"] = float((~kept.finished).float().mean())
     if found.returns is not None and kept.values is not None:
         metrics.update(value_metrics(kept.values, found.returns, mask))
     advantages = found.advantages.float()

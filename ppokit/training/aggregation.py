@@ -37,7 +37,7 @@ def token_weights(mask: Tensor, aggregation: Aggregation, max_response: int) -> 
     return real / (sequences * max_response)
 
 
-class Tally:
+class MetricAccumulator:
     """Sums of metrics over micro-batches, to become means over real tokens."""
 
     def __init__(self) -> None:

@@ -16,9 +16,9 @@ LARGEST_FIRST_KL = 0.01
 
 def first_kl(rollout: Rollout) -> float | None:
     """KL (k3) between policy and reference, in nats a token; None where it is not known yet."""
-    if rollout.logprobs is None or rollout.ref_logprobs is None:
+    if rollout.old_logprobs is None or rollout.ref_logprobs is None:
         return None
-    numbers = kl(rollout.logprobs, rollout.ref_logprobs, estimator="k3")
+    numbers = kl(rollout.old_logprobs, rollout.ref_logprobs, estimator="k3")
     return float(masked_mean(numbers, rollout.response_mask))
 
 
@@ -47,7 +47,7 @@ def check_moved(before: str, after: str, advantages: Tensor) -> bool:
     if bool((advantages != 0).any()):
         raise TrainingError(
             "the policy did not change in its first update, though there were advantages to learn from. "
-            "No gradient reaches it: do the recipe's losses use logprobs, with a weight that is not 0?"
+            "No gradient reaches it: do the recipe's losses use new_logprobs, with a weight that is not 0?"
         )
     return False
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ppokit.errors import PluginError
-from ppokit.plugin.protocols import Loss, Need, Reweighing
+from ppokit.plugin.protocols import AdvantageWeighting, Loss, Need
 from ppokit.plugin.types import AdvantageWeights, LossInputs, LossOutput
-from ppokit.training.aggregation import Tally
+from ppokit.training.aggregation import MetricAccumulator
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class WeightedLoss:
 
     name: str
     where: str
-    loss: Loss | Reweighing
+    loss: Loss | AdvantageWeighting
     weight: float
     needs: frozenset[Need]
 
@@ -47,7 +47,7 @@ class LossGroup:
     value: bool
     needs: frozenset[Need]
 
-    def backward(self, inputs: LossInputs, weights: Tensor, tally: Tally) -> Failure | None:
+    def backward(self, inputs: LossInputs, weights: Tensor, accumulator: MetricAccumulator) -> Failure | None:
         """Weigh and sum the losses of a micro-batch, and send their gradient back.
 
         Args:
@@ -60,13 +60,13 @@ class LossGroup:
         """
         zero = weights.new_zeros(())
         if inputs.entropy is not None:
-            tally.add("policy/entropy", inputs.entropy.detach(), inputs.mask)
+            accumulator.add("policy/entropy", inputs.entropy.detach(), inputs.mask)
         total = zero
         for loss in self.losses:
-            if isinstance(loss.loss, Reweighing):
-                inputs = _weighed(loss, loss.loss, inputs, tally)
+            if isinstance(loss.loss, AdvantageWeighting):
+                inputs = _weighed(loss, loss.loss, inputs, accumulator)
         for loss in self.losses:
-            if isinstance(loss.loss, Reweighing):
+            if isinstance(loss.loss, AdvantageWeighting):
                 continue
             output = loss.loss.token_losses(inputs)
             _check(loss, output, inputs)
@@ -75,9 +75,9 @@ class LossGroup:
             if not math.isfinite(part.item()):
                 rows = (~tokens.isfinite()).any(dim=1).nonzero().flatten().tolist()
                 return Failure(f"loss {loss.name!r} is {part.item()}", rows)
-            tally.add_sum(f"loss/{loss.name}", part.item())
+            accumulator.add_sum(f"loss/{loss.name}", part.item())
             for name, numbers in output.metrics.items():
-                tally.add(name, numbers.detach(), inputs.mask)
+                accumulator.add(name, numbers.detach(), inputs.mask)
             total = total + loss.weight * part
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
@@ -91,7 +91,7 @@ def grouped(losses: Sequence[WeightedLoss], *, one_trunk: bool) -> list[LossGrou
         one_trunk: whether the value head stands on the policy's trunk, so that one pass serves both.
     """
     together = one_trunk or any(
-        "values" in loss.needs and loss.needs & {"logprobs", "entropy"} for loss in losses
+        "values" in loss.needs and loss.needs & {"new_logprobs", "entropy"} for loss in losses
     )
     valued = [loss for loss in losses if "values" in loss.needs]
     others = [loss for loss in losses if "values" not in loss.needs]
@@ -108,9 +108,11 @@ def grouped(losses: Sequence[WeightedLoss], *, one_trunk: bool) -> list[LossGrou
     ]
 
 
-def _weighed(loss: WeightedLoss, reweighing: Reweighing, inputs: LossInputs, tally: Tally) -> LossInputs:
+def _weighed(
+    loss: WeightedLoss, reweighing: AdvantageWeighting, inputs: LossInputs, accumulator: MetricAccumulator
+) -> LossInputs:
     """The inputs with weighed advantages."""
-    output = reweighing.weigh(inputs)
+    output = reweighing.advantage_weights(inputs)
     if not isinstance(output, AdvantageWeights):
         raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected AdvantageWeights.")
     _check_shapes(loss, {"weights": output.weights, **output.metrics}, inputs)
@@ -118,7 +120,7 @@ def _weighed(loss: WeightedLoss, reweighing: Reweighing, inputs: LossInputs, tal
     if not bool((weights.isfinite() & (weights >= 0)).all()):
         raise PluginError(f"{loss.where} returned weights below 0 or not finite; expected 0 or more.")
     for name, numbers in output.metrics.items():
-        tally.add(name, numbers.detach(), inputs.mask)
+        accumulator.add(name, numbers.detach(), inputs.mask)
     return replace(inputs, advantages=inputs.advantages * weights)
 
 

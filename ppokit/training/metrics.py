@@ -35,9 +35,9 @@ def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
         metrics[f"reward/{name}"] = float(scores.nanmean())
     if not bool(rewards.valid.all()):
         metrics["reward/excluded"] = float((~rewards.valid).float().mean())
-    if rollout.logprobs is not None and rollout.ref_logprobs is not None:
+    if rollout.old_logprobs is not None and rollout.ref_logprobs is not None:
         for estimator in KL_ESTIMATORS:
-            numbers = kl(rollout.logprobs, rollout.ref_logprobs, estimator=estimator)
+            numbers = kl(rollout.old_logprobs, rollout.ref_logprobs, estimator=estimator)
             metrics[f"kl/{estimator}"] = float(masked_mean(numbers, rollout.response_mask))
     metrics.update(rewards.metrics)
     return metrics

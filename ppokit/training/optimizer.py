@@ -1,7 +1,7 @@
 """fp32 master weights, their gradients and AdamW, whatever the dtype that the model computes in.
 
 Micikevicius et al. 2018, arXiv:1710.03740: the model computes with low-precision copies; gradients of
-all micro-batches add up in fp32, and the update is applied to the fp32 masters, so that steps
+all micro-batches add up in fp32, and the update is applied to the fp32 master_weights, so that steps
 smaller than bf16's resolution are not lost.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Masters:
+class MasterWeights:
     """Master weights of some parameters, with their optimizer.
 
     Args:
@@ -58,22 +58,22 @@ class Masters:
         return not grads or bool(torch.stack(torch._foreach_norm(grads, 2, torch.float64)).isfinite().all())
 
     def step(self, learning_rate: float) -> None:
-        """One AdamW step, then the model's copies follow the masters."""
+        """One AdamW step, then the model's copies follow the master_weights."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.steps += 1
         self.optimizer.step()
-        self.publish()
+        self.copy_to_model()
 
     @torch.no_grad()
-    def publish(self) -> None:
-        """Copy the masters into the parameters that the model computes with."""
+    def copy_to_model(self) -> None:
+        """Copy the master_weights into the parameters that the model computes with."""
         for name, param in self.params.items():
             if self.weights[name] is not param:
                 param.copy_(self.weights[name])
 
     def hash(self, chosen: Callable[[str], bool]) -> str:
-        """SHA-256 over the chosen masters, by name."""
+        """SHA-256 over the chosen master_weights, by name."""
         digest = hashlib.sha256()
         for name, weight in self.weights.items():
             if chosen(name):
@@ -83,7 +83,7 @@ class Masters:
 
     @property
     def bytes(self) -> int:
-        """What masters, gradients and moments take in all, beside the model's own parameters."""
+        """What master_weights, gradients and moments take in all, beside the model's own parameters."""
         total = 0
         for name, weight in self.weights.items():
             copies = 3 if weight is self.params[name] else 4
@@ -91,7 +91,7 @@ class Masters:
         return total
 
     def state(self) -> dict[str, Tensor]:
-        """Masters and moments as flat tensors: `weights/NAME`, `exp_avg/NAME`, ..."""
+        """MasterWeights and moments as flat tensors: `weights/NAME`, `exp_avg/NAME`, ..."""
         out = {f"weights/{name}": weight.detach() for name, weight in self.weights.items()}
         for name, weight in self.weights.items():
             for key, value in self.optimizer.state.get(weight, {}).items():
@@ -123,10 +123,10 @@ class Masters:
             self.optimizer.state.pop(weight, None)
             if moments:
                 self.optimizer.state[weight] = moments
-        self.publish()
+        self.copy_to_model()
 
     @contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
+    def rollback_on_error(self) -> Iterator[None]:
         """Take back every step made inside if an error ends it; costs a copy of weights and moments."""
         before = {key: tensor.detach().to("cpu", copy=True) for key, tensor in self.state().items()}
         steps = self.steps

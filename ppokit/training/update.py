@@ -24,10 +24,10 @@ from ppokit.plugin.kl_estimators import kl
 from ppokit.plugin.masked import Variance, masked_whiten
 from ppokit.plugin.types import Advantages, LossInputs, Rollout
 from ppokit.seeds import seed_from
-from ppokit.training.aggregation import Aggregation, Tally, token_weights
+from ppokit.training.aggregation import Aggregation, MetricAccumulator, token_weights
 from ppokit.training.losses import Failure, LossGroup, WeightedLoss, grouped
 from ppokit.training.metrics import KL_ESTIMATORS
-from ppokit.training.optimizer import Masters
+from ppokit.training.optimizer import MasterWeights
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -77,13 +77,13 @@ class Updater:
     def __init__(
         self,
         roles: ModelRoles,
-        masters: Masters,
+        master_weights: MasterWeights,
         losses: Sequence[WeightedLoss],
         plan: UpdatePlan,
         processes: Processes,
     ) -> None:
         self.roles = roles
-        self.masters = masters
+        self.master_weights = master_weights
         self.plan = plan
         self.processes = processes
         self.losses = list(losses)
@@ -117,25 +117,25 @@ class Updater:
         )
         if (
             plan.minibatches > 1
-            and rollout.logprobs is None
-            and any("logprobs" in g.needs for g in self.groups)
+            and rollout.old_logprobs is None
+            and any("old_logprobs" in g.needs for g in self.groups)
         ):
             raise TrainingError(
-                f"update: {plan.minibatches} mini-batches need the rollout's logprobs from before the first "
-                "of them moves the policy; set update.minibatches in the recipe, so that they are computed."
+                f"update: {plan.minibatches} mini-batches need the rollout's old_logprobs from before the "
+                "first of them moves the policy; set update.minibatches in the recipe, so that they are computed."
             )
         if plan.epochs * plan.minibatches == 1:
             return self._train(rollout, advantages, step, plan)  # its only pass checks before it moves
-        with self.masters.all_or_nothing():
+        with self.master_weights.rollback_on_error():
             return self._train(rollout, advantages, step, plan)
 
     def _train(
         self, rollout: Rollout, advantages: Advantages, step: int, plan: UpdatePlan
     ) -> dict[str, float]:
         """The passes over a rollout."""
-        tally = Tally()
+        accumulator = MetricAccumulator()
         # Filled by the first pass over each sample where no earlier pass has been needed.
-        old = rollout.logprobs
+        old = rollout.old_logprobs
         if old is None:
             old = torch.full(rollout.response_ids.shape, math.nan)
         lengths = sequence_lengths(rollout)
@@ -157,16 +157,16 @@ class Updater:
                 )
                 longest_first = sorted(minibatch, key=lambda i: (-lengths[i], i))
                 mine = longest_first[self.processes.rank :: self.processes.count]
-                self.masters.zero()
-                approx_kl = self._accumulate(rollout, seen, old, weights, mine, lengths, tally)
+                self.master_weights.zero()
+                approx_kl = self._accumulate(rollout, seen, old, weights, mine, lengths, accumulator)
                 if plan.target_kl is not None and approx_kl > plan.target_kl:
                     stopped = True
                     break
-                self._step(tally, step)
+                self._step(accumulator, step)
                 passes += 1
             if stopped:
                 break
-        metrics = tally.means(self.processes)
+        metrics = accumulator.means(self.processes)
         metrics["update/passes"] = float(passes)
         metrics["learning_rate"] = plan.learning_rate_at(step)
         if plan.target_kl is not None:
@@ -181,22 +181,22 @@ class Updater:
         weights: Tensor,
         mine: list[int],
         lengths: list[int],
-        tally: Tally,
+        accumulator: MetricAccumulator,
     ) -> float:
         """Gradients of one mini-batch; returns its approximate KL from the policy that sampled."""
         kl_sum, tokens, failure = 0.0, 0, ""
-        tally.start_pass()
+        accumulator.start_pass()
         for micro in token_batches(mine, lengths, self.plan.tokens_per_microbatch):
             batch = token_batch(rollout, micro, self.roles.device)
             for group in self.groups:
-                inputs = self._inputs(group, rollout, advantages, old, micro, batch, tally)
-                if inputs.logprobs is not None and inputs.old_logprobs is not None:
-                    kl_tokens = kl(inputs.old_logprobs, inputs.logprobs.detach(), estimator="k3")
-                    tally.add("policy/approx_kl", kl_tokens, batch.mask)
+                inputs = self._inputs(group, rollout, advantages, old, micro, batch, accumulator)
+                if inputs.new_logprobs is not None and inputs.old_logprobs is not None:
+                    kl_tokens = kl(inputs.old_logprobs, inputs.new_logprobs.detach(), estimator="k3")
+                    accumulator.add("policy/approx_kl", kl_tokens, batch.mask)
                     kl_sum += float(kl_tokens.where(batch.mask, kl_tokens.new_zeros(())).sum())
                     tokens += int(batch.mask.sum())
-                found = group.backward(inputs, weights[micro].to(self.roles.device), tally)
-                if found is None and not self.masters.finite():
+                found = group.backward(inputs, weights[micro].to(self.roles.device), accumulator)
+                if found is None and not self.master_weights.finite():
                     found = Failure("the gradient is not finite")
                 if found is not None:
                     failure = _named(found, [rollout.ids[i] for i in micro])
@@ -206,7 +206,7 @@ class Updater:
         # Every process learns of a failure anywhere, and all stop together.
         failures = self.processes.gather([failure] if failure else [])
         if failures:
-            self.masters.zero()
+            self.master_weights.zero()
             raise NonFiniteError(
                 f"the step was not taken: {failures[0]}. Look these samples up in the run's "
                 "rollouts/; a smaller update.learning_rate or bounded rewards (rewards[].clip) often help."
@@ -223,7 +223,7 @@ class Updater:
         old: Tensor,
         micro: list[int],
         batch: TokenBatch,
-        tally: Tally,
+        accumulator: MetricAccumulator,
     ) -> LossInputs:
         """Forward pass of one group of losses over one micro-batch."""
         roles, device = self.roles, self.roles.device
@@ -245,7 +245,7 @@ class Updater:
                 if rollout.ref_logprobs is not None:  # of the policy that sampled, now that it is known
                     for estimator in KL_ESTIMATORS:
                         numbers = kl(old[micro], rollout.ref_logprobs[micro], estimator=estimator)
-                        tally.add(f"kl/{estimator}", numbers, rollout.response_mask[micro])
+                        accumulator.add(f"kl/{estimator}", numbers, rollout.response_mask[micro])
 
         def there(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[micro].to(device)
@@ -255,7 +255,7 @@ class Updater:
             advantages=advantages.advantages[micro].to(device),
             returns=there(advantages.returns),
             sampler_logprobs=rollout.sampler_logprobs[micro].to(device),
-            logprobs=logprobs,
+            new_logprobs=logprobs,
             old_logprobs=there(old) if logprobs is not None else None,
             ref_logprobs=there(rollout.ref_logprobs),
             values=values,
@@ -263,16 +263,16 @@ class Updater:
             entropy=entropy,
         )
 
-    def _step(self, tally: Tally, step: int) -> None:
+    def _step(self, accumulator: MetricAccumulator, step: int) -> None:
         """Add up the processes' gradients, clip them, move the weights."""
-        gradients = self.masters.gradients()
+        gradients = self.master_weights.gradients()
         self.processes.sum(gradients)
         norm = torch.stack(torch._foreach_norm(gradients, 2, torch.float64)).norm()
         if norm > self.plan.max_grad_norm:
             torch._foreach_mul_(gradients, self.plan.max_grad_norm / float(norm))
-        self.masters.step(self.plan.learning_rate_at(step))
-        self.masters.zero()
-        tally.count_pass(float(norm))
+        self.master_weights.step(self.plan.learning_rate_at(step))
+        self.master_weights.zero()
+        accumulator.count_pass(float(norm))
 
 
 def _named(failure: Failure, ids: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Every built-in plugin keeps what the catalog and `ppokit plugins list` count on."""
+"""Every built-in plugin keeps what the registry and `ppokit plugins list` count on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plugin of every kind, and distributions made of files, for tests of the catalog and the recipe."""
+"""A plugin of every kind, and distributions made of files, for tests of the registry and the recipe."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def ppokit_advantage_estimators() -> list[Component]:
 def ppokit_losses() -> list[Component]:
     """One of the policy, one of the value function."""
     return [
-        Component("clip", lambda o, c: None, needs=frozenset({"logprobs"})),
+        Component("clip", lambda o, c: None, needs=frozenset({"new_logprobs", "old_logprobs"})),
         Component("vloss", lambda o, c: None, needs=frozenset({"values"})),
     ]
 

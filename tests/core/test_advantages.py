@@ -81,12 +81,12 @@ def test_the_estimator_sees_only_what_counts() -> None:
 
 def test_cut_responses_count_in_the_estimate_and_not_in_the_loss() -> None:
     estimator = Fixed()
-    found = run(estimator, rewards(), mask_cut=True)
+    found = run(estimator, rewards(), mask_truncated=True)
     assert len(estimator.seen[0][0]) == 5
     assert found.valid is not None
     assert found.valid.tolist() == [True, True, False, True, False]
     assert found.advantages.tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0], [-2, -4, 0], [0, 0, 0]]
-    assert found.metrics["advantages/masked_cut"] == pytest.approx(2 / 5)
+    assert found.metrics["advantages/masked_truncated"] == pytest.approx(2 / 5)
 
 
 def test_an_estimator_may_leave_responses_out() -> None:
@@ -99,7 +99,7 @@ def test_an_estimator_may_leave_responses_out() -> None:
 @pytest.mark.parametrize(("variance", "squares"), [("sample", 1 / 5), ("population", 1 / 6)])
 def test_whitening_is_over_the_tokens_trained_on(variance: Any, squares: float) -> None:
     """Real tokens of uncut responses: 1, 2, 3, 4, -2, -4, whose mean is 2/3."""
-    found = run(Fixed(), rewards(), whiten="batch", mask_cut=True, whiten_variance=variance)
+    found = run(Fixed(), rewards(), whiten="batch", mask_truncated=True, whiten_variance=variance)
     numbers = [1.0, 2.0, 3.0, 4.0, -2.0, -4.0]
     mean = 4 / 6
     deviation = (sum((n - mean) ** 2 for n in numbers) * squares) ** 0.5

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppokit.plugin.protocols import BuildContext, Reweighing
+from ppokit.plugin.protocols import AdvantageWeighting, BuildContext
 from ppokit.plugin.types import Advantages, Rollout
 from ppokit.training.losses import WeightedLoss
 from test_update import Bench, assert_same, samples
@@ -43,7 +43,7 @@ def built(name: str, options: dict[str, Any]) -> list[WeightedLoss]:
     loss = component.build(component.options(**options), context)
     found = [WeightedLoss(name, f"loss {name!r}", loss, 1.0, component.needs)]
     # Weights show in another loss's gradient alone.
-    return [*built("reinforce", {}), *found] if isinstance(loss, Reweighing) else found
+    return [*built("reinforce", {}), *found] if isinstance(loss, AdvantageWeighting) else found
 
 
 def a_batch(bench: Bench) -> tuple[Rollout, Advantages]:
@@ -58,7 +58,7 @@ def a_batch(bench: Bench) -> tuple[Rollout, Advantages]:
     # A reference much nearer would leave little of the gradient of the KL but the rounding of log p.
     tensors = {"sampler_logprobs": near(0.1), "ref_logprobs": near(0.3) + 2.0}
     values = 0.3 * torch.randn(logprobs.shape, generator=generator)
-    return replace(rollout, logprobs=near(0.1), values=values, **tensors), advantages
+    return replace(rollout, old_logprobs=near(0.1), values=values, **tensors), advantages
 
 
 def spoilt(rollout: Rollout, advantages: Advantages) -> tuple[Rollout, Advantages]:
@@ -77,7 +77,7 @@ def spoilt(rollout: Rollout, advantages: Advantages) -> tuple[Rollout, Advantage
         sampler_logprobs=widen(rollout.sampler_logprobs, math.nan),
         ref_logprobs=widen(rollout.ref_logprobs, math.nan),
         values=widen(rollout.values, math.nan),
-        logprobs=widen(rollout.logprobs, -50.0),
+        old_logprobs=widen(rollout.old_logprobs, -50.0),
     )
     return wide_rollout, Advantages(
         widen(advantages.advantages, math.nan), widen(advantages.returns, math.nan)
@@ -129,7 +129,7 @@ def test_a_far_policy_is_pulled_back_by_a_gradient_of_the_norm_allowed(
     """Its gradient is finite in float32, but not the square of it, of which a norm is made."""
     bench = Bench(stories260k, built("ppo_clip", {}), max_grad_norm=1.0)
     rollout, advantages = samples()
-    rollout = replace(rollout, logprobs=bench.logprobs(rollout) - difference)
+    rollout = replace(rollout, old_logprobs=bench.logprobs(rollout) - difference)
     worse = replace(advantages, advantages=-advantages.advantages.abs())
     metrics = bench.updater.update(rollout, worse, step=0)
     assert 1e15 < metrics["grad_norm"] < math.inf

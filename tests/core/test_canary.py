@@ -23,7 +23,7 @@ def canary(scores: list[float], logprobs: list[float], valid: list[bool] | None 
     rollout = make_rollout([[1]] * 5, [[2, 3], [2], [2, 3], [2], [2, 3]])
     tokens = torch.tensor(logprobs)[:, None].expand(5, 2).clone()
     tokens[1, 1] = tokens[3, 1] = -1000.0  # padding
-    found = Rollout(**{**vars(rollout), "logprobs": tokens})
+    found = Rollout(**{**vars(rollout), "old_logprobs": tokens})
     token_rewards = torch.zeros(5, 2)
     token_rewards[:, 0] = torch.tensor(scores)
     rewards = Rewards(token_rewards, torch.zeros(5), {}, {}, torch.tensor(valid or [True] * 5))

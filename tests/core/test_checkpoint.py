@@ -11,17 +11,17 @@ from torch import nn
 from ppokit.errors import RunFolderError
 from ppokit.run import checkpoint
 from ppokit.run.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
-from ppokit.training.optimizer import Masters
+from ppokit.training.optimizer import MasterWeights
 
 
-def masters_after(steps: int, dtype: torch.dtype = torch.bfloat16, size: int = 3) -> Masters:
+def masters_after(steps: int, dtype: torch.dtype = torch.bfloat16, size: int = 3) -> MasterWeights:
     params = {"a": nn.Parameter(torch.ones(size, dtype=dtype)), "b": nn.Parameter(torch.ones(2, 2))}
-    masters = Masters(params, weight_decay=0.01)
+    master_weights = MasterWeights(params, weight_decay=0.01)
     for step in range(steps):
-        masters.zero()
+        master_weights.zero()
         sum((p.float() * (step + 1)).sum() for p in params.values()).backward()  # type: ignore[union-attr]
-        masters.step(0.1)
-    return masters
+        master_weights.step(0.1)
+    return master_weights
 
 
 def state_of(step: int) -> TrainState:
@@ -42,9 +42,9 @@ def test_round_trip_bit_by_bit(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_are_kept_by_number(tmp_path: Path) -> None:
-    masters = masters_after(0)
+    master_weights = masters_after(0)
     for step in (999_998, 999_999, 1_000_000):
-        save_checkpoint(tmp_path, masters, state_of(step), keep=2)
+        save_checkpoint(tmp_path, master_weights, state_of(step), keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-999999", "step-1000000"]
     assert list_checkpoints(tmp_path / "none") == []
 
@@ -102,7 +102,7 @@ def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"a has shape \[3\]; expected \[5\]"):
         load_checkpoint(path, masters_after(0, size=5))
     with pytest.raises(RunFolderError, match="unknown weight weights/b"):
-        load_checkpoint(path, Masters({"a": nn.Parameter(torch.ones(3))}, weight_decay=0.0))
+        load_checkpoint(path, MasterWeights({"a": nn.Parameter(torch.ones(3))}, weight_decay=0.0))
     more = {name: nn.Parameter(torch.ones(3)) for name in ("a", "c")} | {"b": nn.Parameter(torch.ones(2, 2))}
     with pytest.raises(RunFolderError, match="KeyError: 'weights/c'"):
-        load_checkpoint(path, Masters(more, weight_decay=0.0))
+        load_checkpoint(path, MasterWeights(more, weight_decay=0.0))

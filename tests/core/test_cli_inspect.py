@@ -18,7 +18,7 @@ import fake_plugins
 import ppokit
 from ppokit.cli import Command, app
 from ppokit.cli.options import Debug
-from ppokit.config.registry import Catalog
+from ppokit.config.registry import PluginRegistry
 from ppokit.errors import DataError, Interrupted
 
 RECIPE = """\
@@ -108,7 +108,7 @@ def test_plugins_list_is_plain_when_piped() -> None:
     code, out, _ = run("plugins", "list", "--disable-plugin", "good")
     lines = out.splitlines()
     summary = (
-        "A plugin of every kind, and distributions made of files, for tests of the catalog and the recipe."
+        "A plugin of every kind, and distributions made of files, for tests of the registry and the recipe."
     )
     assert code == 0
     assert lines[0].split() == ["kind", "name", "from", "state", "summary"]
@@ -147,7 +147,7 @@ def test_plugins_list_as_json() -> None:
 
 def test_no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ppokit.config.registry._installed", list)
-    assert Catalog().entries() == []
+    assert PluginRegistry().entries() == []
     assert run("plugins", "list") == (0, "No plugins are installed.\n", "")
 
 
@@ -220,7 +220,7 @@ def test_nothing_heavy_is_imported(args: list[str] | None, tmp_path: Path) -> No
         f"try:\n    {call}\nexcept BaseException as e:\n    print(repr(e), file=sys.stderr)\n"
         f"print('heavy:', [name for name in {HEAVY!r} if name in sys.modules])"
     )
-    command = [sys.executable, "-c", program, *(["catalog"] if args else [])]
+    command = [sys.executable, "-c", program, *(["registry"] if args else [])]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout.endswith("heavy: []\n"), done.stderr
     if args == ["validate", "r.yaml"]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ppokit.plugin.types import Rewards, Rollout
-from ppokit.rollout.dynamic_sampling import count_groups, join, mark
+from ppokit.rollout.dynamic_sampling import concat, count_groups, filter_groups
 from test_generate import make_rollout
 
 
@@ -38,15 +38,15 @@ def part(groups: list[int], scores: list[float], valid: list[bool] | None = None
     ],
 )
 def test_equal_groups(scores: list[float], valid: list[bool], dropped: list[bool]) -> None:
-    _, rewards = mark(*part([7, 3, 7, 3], scores, valid))
+    _, rewards = filter_groups(*part([7, 3, 7, 3], scores, valid))
     assert rewards.dropped is not None
     assert rewards.dropped.tolist() == dropped
 
 
 def test_joining_pads_and_counts() -> None:
-    first = mark(*part([5, 5, 9, 9], [1.0, 1.0, 1.0, 2.0], width=2))
-    second = mark(*part([4, 4], [0.0, 3.0], width=3))
-    rollout, rewards = join([first, second])
+    first = filter_groups(*part([5, 5, 9, 9], [1.0, 1.0, 1.0, 2.0], width=2))
+    second = filter_groups(*part([4, 4], [0.0, 3.0], width=3))
+    rollout, rewards = concat([first, second])
     assert count_groups([first, second]) == 3
     assert count_groups([first, second], kept=True) == 2
     assert rollout.response_ids.tolist() == [[2, 2, 0]] * 4 + [[2, 2, 2]] * 2
@@ -71,12 +71,12 @@ def test_joining_pads_and_counts() -> None:
 def test_greedy_responses_join_too() -> None:
     parts: list[tuple[Rollout, Rewards]] = []
     for width in (1, 2):
-        rollout, rewards = mark(*part([width, width], [1.0, 2.0], width=width))
+        rollout, rewards = filter_groups(*part([width, width], [1.0, 2.0], width=width))
         greedy = make_rollout([[1]], [[3] * width])
         parts.append(
             (replace(rollout, greedy=greedy), replace(rewards, greedy_returns=torch.ones(2) * width))
         )
-    rollout, rewards = join(parts)
+    rollout, rewards = concat(parts)
     assert rollout.greedy is not None
     assert rollout.greedy.response_ids.tolist() == [[3, 0], [3, 3]]
     assert rewards.greedy_returns is not None

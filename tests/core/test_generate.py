@@ -127,7 +127,7 @@ class Engine:
         answers = [[index, g, 9][: 2 + g] for index in batch.indices for g in range(uniforms.shape[1])]
         answered = Generation(
             response_ids=answers,
-            logprobs=[[-float(i) for i in range(len(a))] for a in answers],
+            sampler_logprobs=[[-float(i) for i in range(len(a))] for a in answers],
             finished=[len(a) == 3 for a in answers],
             texts=[str(a) for a in answers],
         )
@@ -164,17 +164,17 @@ def test_a_rollout_by_hand() -> None:
     assert rollout.finished.tolist() == [False, True, False, True]
     assert rollout.sampler_logprobs.tolist() == [[0, -1, 0], [0, -1, -2], [0, -1, 0], [0, -1, -2]]
     assert rollout.responses[1] == "[7, 1, 9]"
-    assert rollout.logprobs is None
+    assert rollout.old_logprobs is None
 
 
-@pytest.mark.parametrize("field", ["response_ids", "logprobs", "finished", "texts"])
+@pytest.mark.parametrize("field", ["response_ids", "sampler_logprobs", "finished", "texts"])
 def test_an_engine_that_forgets_a_response(field: str) -> None:
     engine = Engine(lambda answered: getattr(answered, field).pop())
     with pytest.raises(PluginError, match=rf"fake 1.0.*'{field}': 3.*expected 4.*rollout\.use"):
         ask(engine)
 
 
-@pytest.mark.parametrize("field", ["response_ids", "logprobs"])
+@pytest.mark.parametrize("field", ["response_ids", "sampler_logprobs"])
 def test_an_engine_whose_tokens_and_logprobs_differ(field: str) -> None:
     engine = Engine(lambda answered: getattr(answered, field)[2].pop())
     with pytest.raises(PluginError, match=r"tokens and \d log-probabilities for response 2"):
@@ -184,7 +184,7 @@ def test_an_engine_whose_tokens_and_logprobs_differ(field: str) -> None:
 def test_an_engine_with_an_empty_response() -> None:
     def empty(answered: Generation) -> None:
         answered.response_ids[1].clear()
-        answered.logprobs[1].clear()
+        answered.sampler_logprobs[1].clear()
 
     with pytest.raises(PluginError, match="returned 0 tokens and 0 log-probabilities for response 1"):
         ask(Engine(empty))

@@ -79,7 +79,7 @@ def test_kl_names_its_estimator_and_leaves_out_padding() -> None:
     rollout = make_rollout(
         [[1], [2]],
         [[4, 5], [6]],
-        logprobs=torch.tensor([[-1.0, -1.0], [-1.0, 50.0]]),
+        old_logprobs=torch.tensor([[-1.0, -1.0], [-1.0, 50.0]]),
         ref_logprobs=torch.tensor([[-1.0, -2.0], [-3.0, -50.0]]),
     )
     found = rollout_metrics(rollout, rewards())

@@ -1,4 +1,4 @@
-"""fp32 masters: small steps that bf16 loses, fp32 sums of gradients, and a state that comes back whole."""
+"""fp32 master weights: small steps that bf16 loses, fp32 sums of gradients, and a state that comes back whole."""
 
 from __future__ import annotations
 
@@ -8,83 +8,83 @@ import pytest
 import torch
 from torch import nn
 
-from ppokit.training.optimizer import Masters
+from ppokit.training.optimizer import MasterWeights
 
 
-def masters_of(dtype: torch.dtype, *, weight_decay: float = 0.0) -> tuple[Masters, nn.Parameter]:
+def masters_of(dtype: torch.dtype, *, weight_decay: float = 0.0) -> tuple[MasterWeights, nn.Parameter]:
     param = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]).to(dtype))
-    return Masters({"w": param}, weight_decay=weight_decay), param
+    return MasterWeights({"w": param}, weight_decay=weight_decay), param
 
 
-def train(masters: Masters, param: nn.Parameter, steps: int, learning_rate: float) -> None:
+def train(master_weights: MasterWeights, param: nn.Parameter, steps: int, learning_rate: float) -> None:
     for _ in range(steps):
-        masters.zero()
+        master_weights.zero()
         param.float().sum().backward()
-        masters.step(learning_rate)
+        master_weights.step(learning_rate)
 
 
 def test_steps_below_bf16s_resolution_add_up() -> None:
     """With a constant gradient AdamW moves each weight by the learning rate."""
-    masters, param = masters_of(torch.bfloat16)
-    train(masters, param, 1, 1e-3)
+    master_weights, param = masters_of(torch.bfloat16)
+    train(master_weights, param, 1, 1e-3)
     assert param.tolist() == [1.0, -2.0, 3.0]  # bf16 knows nothing between 0.996 and 1
-    train(masters, param, 99, 1e-3)
-    torch.testing.assert_close(masters.weights["w"], torch.tensor([0.9, -2.1, 2.9]), atol=1e-4, rtol=0)
+    train(master_weights, param, 99, 1e-3)
+    torch.testing.assert_close(master_weights.weights["w"], torch.tensor([0.9, -2.1, 2.9]), atol=1e-4, rtol=0)
     assert param.dtype == torch.bfloat16
-    assert torch.equal(param.detach(), masters.weights["w"].bfloat16())
+    assert torch.equal(param.detach(), master_weights.weights["w"].bfloat16())
 
 
 def test_a_float32_parameter_is_its_own_master() -> None:
-    masters, param = masters_of(torch.float32)
-    assert masters.weights["w"] is param
-    train(masters, param, 10, 1e-3)
+    master_weights, param = masters_of(torch.float32)
+    assert master_weights.weights["w"] is param
+    train(master_weights, param, 10, 1e-3)
     torch.testing.assert_close(param.detach(), torch.tensor([0.99, -2.01, 2.99]), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_adamw_is_torchs(dtype: torch.dtype) -> None:
-    masters, param = masters_of(dtype, weight_decay=0.1)
+    master_weights, param = masters_of(dtype, weight_decay=0.1)
     alone = nn.Parameter(param.detach().float().clone())
     optimizer = torch.optim.AdamW([alone], lr=0.05, weight_decay=0.1)
     for factor in (1.0, -3.0, 0.5):
-        masters.zero()
+        master_weights.zero()
         (param.float() * factor).sum().backward()
-        masters.step(0.05)
+        master_weights.step(0.05)
         alone.grad = torch.full_like(alone, factor)
         optimizer.step()
-    torch.testing.assert_close(masters.weights["w"].detach(), alone.detach())
+    torch.testing.assert_close(master_weights.weights["w"].detach(), alone.detach())
 
 
 def test_gradients_add_up_in_fp32() -> None:
     """256 + 1 + 1 + ...: bf16 would stay at 256."""
-    masters, param = masters_of(torch.bfloat16)
+    master_weights, param = masters_of(torch.bfloat16)
     (param * 256).sum().backward()
     for _ in range(8):
         param.sum().backward()
     assert param.grad is None  # handed over at once
-    (gradient,) = masters.gradients()
+    (gradient,) = master_weights.gradients()
     assert gradient.dtype == torch.float32
     assert gradient.tolist() == [264.0] * 3
 
 
 def test_a_parameter_without_a_gradient_counts_as_zero_and_zero_forgets() -> None:
     first, second = (nn.Parameter(torch.ones(2, dtype=torch.bfloat16)) for _ in range(2))
-    masters = Masters({"a": first, "b": second}, weight_decay=0.0)
+    master_weights = MasterWeights({"a": first, "b": second}, weight_decay=0.0)
     first.sum().backward()
-    assert [g.tolist() for g in masters.gradients()] == [[1.0, 1.0], [0.0, 0.0]]
-    masters.zero()
-    assert [g.tolist() for g in masters.gradients()] == [[0.0, 0.0], [0.0, 0.0]]
+    assert [g.tolist() for g in master_weights.gradients()] == [[1.0, 1.0], [0.0, 0.0]]
+    master_weights.zero()
+    assert [g.tolist() for g in master_weights.gradients()] == [[0.0, 0.0], [0.0, 0.0]]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gradient_that_is_not_finite_is_seen(dtype: torch.dtype, bad: float) -> None:
-    masters, param = masters_of(dtype)
-    assert masters.finite()
+    master_weights, param = masters_of(dtype)
+    assert master_weights.finite()
     param.sum().backward()
-    assert masters.finite()
+    assert master_weights.finite()
     (param[1] * bad).sum().backward()
-    assert not masters.finite()
+    assert not master_weights.finite()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -106,9 +106,9 @@ def test_state_comes_back_bit_by_bit(dtype: torch.dtype) -> None:
 
 
 def test_the_saved_state_is_not_moved_by_what_loads_it() -> None:
-    masters, param = masters_of(torch.float32)
-    train(masters, param, 2, 0.1)
-    state = {name: tensor.clone() for name, tensor in masters.state().items()}
+    master_weights, param = masters_of(torch.float32)
+    train(master_weights, param, 2, 0.1)
+    state = {name: tensor.clone() for name, tensor in master_weights.state().items()}
     before = {name: tensor.clone() for name, tensor in state.items()}
     resumed, other = masters_of(torch.float32)
     resumed.load_state(state)
@@ -117,41 +117,41 @@ def test_the_saved_state_is_not_moved_by_what_loads_it() -> None:
 
 
 def test_a_state_of_another_model_is_refused() -> None:
-    masters, _ = masters_of(torch.float32)
+    master_weights, _ = masters_of(torch.float32)
     with pytest.raises(KeyError, match="weights/w"):
-        masters.load_state({})
+        master_weights.load_state({})
     with pytest.raises(ValueError, match=r"shape \[2\]; expected \[3\]"):
-        masters.load_state({"weights/w": torch.zeros(2)})
+        master_weights.load_state({"weights/w": torch.zeros(2)})
     with pytest.raises(ValueError, match="unknown weight weights/other"):
-        masters.load_state({"weights/w": torch.zeros(3), "weights/other": torch.zeros(1)})
+        master_weights.load_state({"weights/w": torch.zeros(3), "weights/other": torch.zeros(1)})
 
 
 def test_the_hash_covers_the_chosen_masters() -> None:
-    masters, param = masters_of(torch.bfloat16)
+    master_weights, param = masters_of(torch.bfloat16)
     expected = hashlib.sha256(b"w" + torch.tensor([1.0, -2.0, 3.0]).numpy().tobytes()).hexdigest()
-    assert masters.hash(lambda name: True) == expected
-    assert masters.hash(lambda name: False) == hashlib.sha256().hexdigest()
-    train(masters, param, 1, 1e-6)  # too small for bf16, not for its master
-    assert masters.hash(lambda name: True) != expected
+    assert master_weights.hash(lambda name: True) == expected
+    assert master_weights.hash(lambda name: False) == hashlib.sha256().hexdigest()
+    train(master_weights, param, 1, 1e-6)  # too small for bf16, not for its master
+    assert master_weights.hash(lambda name: True) != expected
 
 
 @pytest.mark.parametrize(("dtype", "copies"), [(torch.float32, 3), (torch.bfloat16, 4)])
 def test_bytes_by_hand(dtype: torch.dtype, copies: int) -> None:
     """Gradient and two moments, and a master where the parameter is none; 4 bytes each."""
-    masters, _ = masters_of(dtype)
-    assert masters.bytes == 3 * 4 * copies
+    master_weights, _ = masters_of(dtype)
+    assert master_weights.bytes == 3 * 4 * copies
 
 
 def test_all_or_nothing_takes_back_steps_and_moments() -> None:
     torch.manual_seed(0)
     params = {"a": torch.nn.Parameter(torch.randn(3)), "b": torch.nn.Parameter(torch.randn(2).bfloat16())}
-    masters = Masters(params, weight_decay=0.0)
+    master_weights = MasterWeights(params, weight_decay=0.0)
 
     def step() -> None:
-        masters.zero()
+        master_weights.zero()
         sum(param.float().square().sum() for param in params.values()).backward()  # type: ignore[union-attr]
-        masters.gradients()
-        masters.step(0.1)
+        master_weights.gradients()
+        master_weights.step(0.1)
 
     def broken() -> None:
         step()
@@ -160,12 +160,12 @@ def test_all_or_nothing_takes_back_steps_and_moments() -> None:
     for moments in (False, True):  # before the first step there are no moments to go back to
         if moments:
             step()
-        before = {key: tensor.clone() for key, tensor in masters.state().items()}
+        before = {key: tensor.clone() for key, tensor in master_weights.state().items()}
         copies = {name: param.detach().clone() for name, param in params.items()}
-        with pytest.raises(ValueError, match="broken off"), masters.all_or_nothing():
+        with pytest.raises(ValueError, match="broken off"), master_weights.rollback_on_error():
             broken()
-        after = masters.state()
+        after = master_weights.state()
         assert after.keys() == before.keys()
         assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
         assert all(torch.equal(params[name], copy) for name, copy in copies.items())
-        assert masters.steps == int(moments)
+        assert master_weights.steps == int(moments)

@@ -33,7 +33,7 @@ def test_keys_are_those_of_the_preset_unless_the_recipe_has_them() -> None:
     assert data["run"] == {"steps": 3}
     assert data["rollout"] == {"responses_per_prompt": 4, "dynamic_sampling": 3, "temperature": 0.5}
     assert data["losses"] == [{"use": "ppo_clip", "clip_low": 0.2, "clip_high": 0.28}]
-    assert data["advantages"] == {"use": "group_relative", "normalise": True, "mask_cut": True}
+    assert data["advantages"] == {"use": "group_relative", "normalise": True, "mask_truncated": True}
 
 
 def test_another_component_replaces_the_section() -> None:

@@ -209,7 +209,7 @@ def test_a_checkpoint_that_is_in_four_bits_already(checkpoint: Path, tmp_path: P
     made = in_four_bits(checkpoint, torch.bfloat16)
     saved(made, tmp_path / "four")
     again = load_model(find_model(str(tmp_path / "four")), torch.float32, CPU, load_in_4bit=asked)
-    assert quantization.is_in_four_bits(again)
+    assert quantization.is_4bit(again)
     assert (again.dtype, again.config.dtype) == (torch.float32, torch.float32)
     assert {layer.compute_dtype for layer in layers_of(again)} == {torch.float32}
     plain = [p for p in again.parameters() if not isinstance(p, bitsandbytes.nn.Params4bit)]

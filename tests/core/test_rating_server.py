@@ -19,12 +19,12 @@ from uvicorn import Config
 from uvicorn import Server as UvicornServer
 
 from ppokit.errors import DataError
-from ppokit.ratings.page.board import Board
-from ppokit.ratings.page.desk import Desk, Terms
+from ppokit.ratings.page.assignments import AssignmentQueue
 from ppokit.ratings.page.items import Item
 from ppokit.ratings.page.log import Log, NotSavedError
 from ppokit.ratings.page.server import LARGEST_BODY, application
 from ppokit.ratings.page.serving import is_local, links, listen
+from ppokit.ratings.page.session import RatingSession, SessionConfig
 
 TOKEN = "a-token_of-22-letters."
 TEXT = "</script><script>alert(1)</script> \u202e \U0001f469\u200d\U0001f467 \u2028 =1+1"
@@ -34,10 +34,10 @@ Answer = tuple[int, dict[str, str], bytes]
 class Server:
     def __init__(self, out: Path) -> None:
         items = [Item(f"i{n}", "p", (f"{TEXT} {n}",), ("secret model",)) for n in range(500)]
-        self.desk = Desk(out, Board(items, 1), Terms(False, (0, 10), 0))
+        self.session = RatingSession(out, AssignmentQueue(items, 1), SessionConfig(False, (0, 10), 0))
         self.socket = listen("127.0.0.1", 0)
         self.port = self.socket.getsockname()[1]
-        app = application(self.desk, TOKEN, "127.0.0.1")
+        app = application(self.session, TOKEN, "127.0.0.1")
         config = Config(app, log_config=None, access_log=False, server_header=False, ws="none")
         self._server = UvicornServer(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.socket]})
@@ -47,7 +47,7 @@ class Server:
         self._server.should_exit = True
         self._thread.join(10)
         self.socket.close()
-        self.desk.close()
+        self.session.close()
 
     def send(self, method: str, path: str, body: Any = b"", **headers: str) -> Answer:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
@@ -92,14 +92,14 @@ def test_the_page_is_for_who_has_the_link(server: Server) -> None:
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "x", "\u00e9"])
 @pytest.mark.parametrize("path", ["state", "act"])
 def test_calls_need_the_token(server: Server, path: str, token: str) -> None:
-    before = server.desk.log.path.read_bytes()
+    before = server.session.log.path.read_bytes()
     body = {"rater": "ana", "kind": "answer", "key": "12345678", "item": "i0", "value": 1}
     assert server.call(path, body, token)[0] == 403
     status, _, _ = server.send("POST", f"/api/{path}?token={TOKEN}", json.dumps(body).encode())
     assert status == 403  # not from the address: another page could send that
     basic = server.send("POST", f"/api/{path}", json.dumps(body).encode(), Authorization=f"Basic {TOKEN}")
     assert basic[0] == 403
-    assert server.desk.log.path.read_bytes() == before
+    assert server.session.log.path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_rating_is_on_the_disk_before_it_is_confirmed(server: Server) -> None:
     status, answer = server.call("act", body)
     assert status == 200
     assert answer["progress"]["mine"] == 1
-    last = json.loads(server.desk.log.path.read_bytes().splitlines()[-1])
+    last = json.loads(server.session.log.path.read_bytes().splitlines()[-1])
     assert (last["rater"], last["item"], last["value"]) == ("disk", item, 7)
 
 

@@ -18,7 +18,7 @@ import fake_plugins
 from ppokit import Component, Options, hookimpl
 from ppokit.config.json_schema import recipe_schema
 from ppokit.config.recipe import Recipe, RewardSettings, Settings
-from ppokit.config.registry import Catalog
+from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import CHOSEN, SECTIONS, Section
 from ppokit.errors import RecipeError
 from ppokit.models import quantization
@@ -55,13 +55,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def catalog(*more: EntryPoint) -> Catalog:
-    return Catalog(entry_points=[*fake_plugins.entry_points(), *more])
+def registry(*more: EntryPoint) -> PluginRegistry:
+    return PluginRegistry(entry_points=[*fake_plugins.entry_points(), *more])
 
 
 def load(*overrides: str, text: str = GOOD) -> Recipe:
     Path("r.yaml").write_text(text)
-    return Recipe.load("r.yaml", overrides, catalog())
+    return Recipe.load("r.yaml", overrides, registry())
 
 
 def problems(*overrides: str, text: str = GOOD) -> list[str]:
@@ -90,7 +90,7 @@ def test_a_good_recipe() -> None:
     assert recipe.rewards[0].plugin == "fake_plugins, unknown"
     assert recipe.engine.options == fake_plugins.EngineOptions(max_new_tokens=24)
     assert recipe.observers == ()
-    assert recipe.needs == {"values", "logprobs", "ref_logprobs"}
+    assert recipe.needs == {"values", "old_logprobs", "new_logprobs", "ref_logprobs"}
 
 
 def test_where() -> None:
@@ -107,7 +107,7 @@ def test_resolved_yaml_loads_as_an_equal_recipe(overrides: tuple[str, ...]) -> N
     again = load(text=recipe.to_yaml())
     assert again == recipe
     assert again.to_yaml() == recipe.to_yaml()
-    assert Recipe.from_dict(recipe.resolved(), catalog()) == recipe
+    assert Recipe.from_dict(recipe.resolved(), registry()) == recipe
 
 
 def test_recipes_that_differ_are_not_equal() -> None:
@@ -334,7 +334,7 @@ def test_adapter_folder(folder: Path) -> None:
 
 
 def test_broken_plugin_keeps_its_cause() -> None:
-    broken = catalog(EntryPoint("rewards.gone", "fake_plugins_gone", "ppokit"))
+    broken = registry(EntryPoint("rewards.gone", "fake_plugins_gone", "ppokit"))
     with pytest.raises(
         RecipeError, match="ModuleNotFoundError: No module named 'fake_plugins_gone'"
     ) as caught:
@@ -362,7 +362,7 @@ def test_an_option_named_like_a_core_key_is_refused(monkeypatch: pytest.MonkeyPa
         Recipe.load(
             "good.yaml",
             ["rewards.1.use=clash"],
-            catalog(EntryPoint("rewards.clash", "fake_clash", "ppokit")),
+            registry(EntryPoint("rewards.clash", "fake_clash", "ppokit")),
         )
 
 
@@ -454,7 +454,7 @@ def test_yaml_faults_are_a_recipe_error() -> None:
         "the file is empty; expected a mapping with model, prompts, rewards and so on"
     ]
     with pytest.raises(RecipeError, match=r"none\.yaml: 1 problem\n  cannot be read: No such file"):
-        Recipe.load("none.yaml", catalog=catalog())
+        Recipe.load("none.yaml", registry=registry())
 
 
 def test_a_duplicate_key_is_told_with_the_other_problems() -> None:
@@ -467,12 +467,12 @@ def test_a_duplicate_key_is_told_with_the_other_problems() -> None:
 def test_from_dict_has_no_lines() -> None:
     data: dict[str, Any] = yaml.safe_load(GOOD)
     data["rewards"][0].update(clip=(-1, 1), weight=0.3)
-    assert Recipe.from_dict(data, catalog()) == load()
+    assert Recipe.from_dict(data, registry()) == load()
     data["run"]["steps"] = 0
     with pytest.raises(
         RecipeError, match=r"recipe: 1 problem\n  run.steps: got 0; expected a number above 0"
     ):
-        Recipe.from_dict(data, catalog())
+        Recipe.from_dict(data, registry())
 
 
 @pytest.mark.parametrize("model", [Settings, *SECTIONS.values(), *CHOSEN.values()])
@@ -481,7 +481,7 @@ def test_every_field_is_described(model: type[Section]) -> None:
 
 
 def test_schema_has_each_component_with_its_options() -> None:
-    schema = recipe_schema(catalog(EntryPoint("rewards.gone", "fake_plugins_gone", "ppokit")))
+    schema = recipe_schema(registry(EntryPoint("rewards.gone", "fake_plugins_gone", "ppokit")))
     assert "rewards 'gone' (plugin fake_plugins_gone, unknown) cannot be imported" in schema["$comment"]
     assert schema["required"] == ["model", "prompts", "rewards", "run"]
     assert schema["anyOf"] == [{"required": ["losses"]}, {"required": ["preset"]}]
@@ -502,7 +502,7 @@ def test_schema_has_each_component_with_its_options() -> None:
 
 
 def test_schema_without_plugins_allows_no_entry() -> None:
-    schema = recipe_schema(Catalog(entry_points=[]))
+    schema = recipe_schema(PluginRegistry(entry_points=[]))
     assert schema["properties"]["rewards"]["items"] == {"not": {}}
 
 
@@ -516,10 +516,10 @@ def _references(node: Any) -> list[str]:
 def test_loading_imports_nothing_heavy(folder: Path) -> None:
     script = (
         "import sys, fake_plugins\n"
-        "from ppokit.config.registry import Catalog\nfrom ppokit import Recipe\n"
+        "from ppokit.config.registry import PluginRegistry\nfrom ppokit import Recipe\n"
         "from ppokit.config.json_schema import recipe_schema\n"
-        "c = Catalog(entry_points=fake_plugins.entry_points())\n"
-        "Recipe.load('good.yaml', catalog=c).to_yaml()\nrecipe_schema(c)\n"
+        "c = PluginRegistry(entry_points=fake_plugins.entry_points())\n"
+        "Recipe.load('good.yaml', registry=c).to_yaml()\nrecipe_schema(c)\n"
         "print([m for m in ('torch', 'transformers', 'datasets', 'accelerate', 'pyarrow', 'rich') "
         "if m in sys.modules])"
     )

@@ -30,8 +30,8 @@ def test_each_text_ends_with_the_models_end(stories260k: Path) -> None:
     assert found.response_ids[1] == [given.tokenizer.eos_token_id]
     assert found.finished == [True] * 3
     assert found.texts == TEXTS
-    assert [len(numbers) for numbers in found.logprobs] == [len(ids) for ids in found.response_ids]
-    assert all(math.isnan(number) for numbers in found.logprobs for number in numbers)
+    assert [len(numbers) for numbers in found.sampler_logprobs] == [len(ids) for ids in found.response_ids]
+    assert all(math.isnan(number) for numbers in found.sampler_logprobs for number in numbers)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])

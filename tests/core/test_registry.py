@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fake_plugins
-from ppokit.config.registry import Catalog, Entry
+from ppokit.config.registry import Entry, PluginRegistry
 from ppokit.errors import PluginError
 
 HEAD = '"""One line of summary.\n\nMore.\n"""\nfrom ppokit import Component, hookimpl\n'
@@ -47,15 +47,15 @@ def _points(root: Path) -> list[EntryPoint]:
     return [p for d in distributions(path=folders) for p in d.entry_points if p.group == "ppokit"]
 
 
-def only(catalog: Catalog) -> Entry:
-    (entry,) = catalog.entries()
+def only(registry: PluginRegistry) -> Entry:
+    (entry,) = registry.entries()
     return entry
 
 
 def test_entry_is_read_without_importing(install: Install) -> None:
     modules = {"cat_a.__init__": "1 / 0", "cat_a.sub.__init__": "", "cat_a.sub.nice": REWARD.format("nice")}
     install("nice-plugins", {"rewards.nice": "cat_a.sub.nice"}, modules)
-    entry = only(Catalog())
+    entry = only(PluginRegistry())
     assert entry == Entry("rewards", "nice", "cat_a.sub.nice", "nice-plugins", "1.5", "One line of summary.")
     assert not [module for module in sys.modules if module.startswith("cat_a")]
 
@@ -66,12 +66,12 @@ def test_component_imports_its_module_alone(install: Install) -> None:
         {"rewards.nice": "cat_nice", "rewards.bad": "cat_bad"},
         {"cat_nice": REWARD.format("nice"), "cat_bad": "raise RuntimeError('no')"},
     )
-    catalog = Catalog()
-    component, label = catalog.component("rewards", "nice")
+    registry = PluginRegistry()
+    component, label = registry.component("rewards", "nice")
     assert component.name == "nice"
     assert label == "cat_nice, two 1.5"
     assert "cat_bad" not in sys.modules
-    assert catalog.component("rewards", "nice")[0] is component
+    assert registry.component("rewards", "nice")[0] is component
 
 
 def test_only_the_named_plugins_hook_is_called(install: Install) -> None:
@@ -81,26 +81,26 @@ def test_only_the_named_plugins_hook_is_called(install: Install) -> None:
         {"rewards.nice": "cat_p", "losses.loud": "cat_p"},
         {"cat_p": REWARD.format("nice") + shout},
     )
-    catalog = Catalog()
-    assert catalog.component("rewards", "nice")[0].name == "nice"
+    registry = PluginRegistry()
+    assert registry.component("rewards", "nice")[0].name == "nice"
     with pytest.raises(PluginError, match=r"ppokit_losses\(\) failed: RuntimeError: called"):
-        catalog.component("losses", "loud")
+        registry.component("losses", "loud")
 
 
 @pytest.mark.parametrize(("source", "summary"), [("", ""), ("x = (", ""), ('"""Hi."""', "Hi.")])
 def test_summary(install: Install, source: str, summary: str) -> None:
     install("s", {"rewards.s": "cat_s"}, {"cat_s": source})
-    assert only(Catalog()).summary == summary
+    assert only(PluginRegistry()).summary == summary
 
 
 def test_summary_is_empty_where_no_source_is_found(install: Install) -> None:
     install("s", {"rewards.s": "cat_absent.sub.deep"})
-    assert only(Catalog()).summary == ""
+    assert only(PluginRegistry()).summary == ""
 
 
 def test_unknown_name_tells_installed_and_nearest() -> None:
     with pytest.raises(PluginError) as caught:
-        Catalog(entry_points=fake_plugins.entry_points()).component("rewards", "god")
+        PluginRegistry(entry_points=fake_plugins.entry_points()).component("rewards", "god")
     assert str(caught.value) == (
         "no rewards plugin 'god' is installed (installed: good, other); did you mean 'good'?"
     )
@@ -108,21 +108,21 @@ def test_unknown_name_tells_installed_and_nearest() -> None:
 
 def test_name_of_another_kind_is_told() -> None:
     with pytest.raises(PluginError, match="'gae' is one of the advantages plugins"):
-        Catalog(entry_points=fake_plugins.entry_points()).component("rewards", "gae")
+        PluginRegistry(entry_points=fake_plugins.entry_points()).component("rewards", "gae")
 
 
 def test_unknown_kind() -> None:
     with pytest.raises(PluginError, match="'reward' is no kind of plugin"):
-        Catalog(entry_points=[]).component("reward", "x")
+        PluginRegistry(entry_points=[]).component("reward", "x")
 
 
 def test_two_distributions_of_one_name_are_both_named(install: Install) -> None:
     install("first-dist", {"rewards.twin": "cat_t1"}, {"cat_t1": REWARD.format("twin")})
     install("second-dist", {"rewards.twin": "cat_t2"}, {"cat_t2": REWARD.format("twin")})
-    catalog = Catalog()
-    assert [e.state for e in catalog.entries()] == ["duplicate", "duplicate"]
+    registry = PluginRegistry()
+    assert [e.state for e in registry.entries()] == ["duplicate", "duplicate"]
     with pytest.raises(PluginError) as caught:
-        catalog.component("rewards", "twin")
+        registry.component("rewards", "twin")
     assert str(caught.value) == (
         "rewards 'twin' is offered more than once, by first-dist 1.5 (cat_t1) and second-dist 1.5 (cat_t2): "
         "uninstall one, or block one with --disable-plugin rewards.twin@first-dist or "
@@ -134,15 +134,15 @@ def test_two_distributions_of_one_name_are_both_named(install: Install) -> None:
 def test_disabling_one_side_of_a_duplicate_leaves_the_other(install: Install) -> None:
     install("first-dist", {"rewards.twin": "cat_t1"}, {"cat_t1": REWARD.format("twin")})
     install("second-dist", {"rewards.twin": "cat_t2"}, {"cat_t2": REWARD.format("twin")})
-    catalog = Catalog(disabled=["rewards.twin@First_Dist"])
-    assert [e.state for e in catalog.entries()] == ["disabled", "ok"]
-    assert catalog.component("rewards", "twin")[1] == "cat_t2, second-dist 1.5"
+    registry = PluginRegistry(disabled=["rewards.twin@First_Dist"])
+    assert [e.state for e in registry.entries()] == ["disabled", "ok"]
+    assert registry.component("rewards", "twin")[1] == "cat_t2, second-dist 1.5"
 
 
 def test_same_distribution_found_twice_is_one(install: Install) -> None:
     install("my-dist", {"rewards.one": "cat_o"}, {"cat_o": REWARD.format("one")})
     install("My_Dist", {"rewards.one": "cat_o"}, {"cat_o": REWARD.format("one")})
-    assert only(Catalog()).state == "ok"
+    assert only(PluginRegistry()).state == "ok"
 
 
 def test_one_distribution_naming_two_modules_is_a_duplicate(install: Install) -> None:
@@ -150,17 +150,17 @@ def test_one_distribution_naming_two_modules_is_a_duplicate(install: Install) ->
     with pytest.raises(
         PluginError, match=r"torn 1\.5 \(cat_x1\) and torn 1\.5 \(cat_x2\): this distribution"
     ):
-        Catalog().component("rewards", "x")
+        PluginRegistry().component("rewards", "x")
 
 
 @pytest.mark.parametrize("word", ["rewards.good", "good", "good@unknown", "rewards.good@unknown"])
 def test_disabled(word: str) -> None:
-    catalog = Catalog(disabled=[word], entry_points=fake_plugins.entry_points())
-    states = {e.name: e.state for e in catalog.entries()}
+    registry = PluginRegistry(disabled=[word], entry_points=fake_plugins.entry_points())
+    states = {e.name: e.state for e in registry.entries()}
     assert states["good"] == "disabled"
     assert states["other"] == "ok"
     with pytest.raises(PluginError, match=r"'good' .* is disabled by --disable-plugin"):
-        catalog.component("rewards", "good")
+        registry.component("rewards", "good")
 
 
 @pytest.mark.parametrize(
@@ -168,14 +168,14 @@ def test_disabled(word: str) -> None:
 )
 def test_disabling_an_unknown_name_is_an_error(word: str, nearest: str | None) -> None:
     with pytest.raises(PluginError, match=f"--disable-plugin {word}: nothing installed") as caught:
-        Catalog(disabled=[word], entry_points=fake_plugins.entry_points())
+        PluginRegistry(disabled=[word], entry_points=fake_plugins.entry_points())
     assert nearest is None or f"did you mean {nearest!r}?" in str(caught.value)
 
 
 def test_disabled_is_blocked_before_import(install: Install) -> None:
     install("d", {"rewards.d": "cat_d"}, {"cat_d": REWARD.format("d")})
     with pytest.raises(PluginError):
-        Catalog(disabled=["d"]).component("rewards", "d")
+        PluginRegistry(disabled=["d"]).component("rewards", "d")
     assert "cat_d" not in sys.modules
 
 
@@ -191,18 +191,18 @@ def test_broken_import_raises_when_named(
     install: Install, source: str, told: str, cause: type[BaseException]
 ) -> None:
     install("b", {"rewards.b": "cat_b"}, {"cat_b": source})
-    catalog = Catalog()
-    assert only(catalog).state == "ok"
+    registry = PluginRegistry()
+    assert only(registry).state == "ok"
     with pytest.raises(
         PluginError, match=r"rewards 'b' \(plugin cat_b, b 1\.5\) cannot be imported"
     ) as caught:
-        catalog.component("rewards", "b")
+        registry.component("rewards", "b")
     assert told in str(caught.value)
     assert isinstance(caught.value.__cause__, cause)
-    assert only(catalog).state == "broken"
-    assert told in only(catalog).reason
+    assert only(registry).state == "broken"
+    assert told in only(registry).reason
     with pytest.raises(PluginError, match="cannot be imported"):
-        catalog.component("rewards", "b")
+        registry.component("rewards", "b")
 
 
 HOOK = "@hookimpl\ndef ppokit_reward_providers():\n    return "
@@ -219,7 +219,7 @@ NICE = "Component('w', None)"
         (HEAD + HOOK + "[Component('v', None)]\n", "returned 'v'; expected 'w' among them"),
         (HEAD + HOOK + f"[{NICE}, {NICE}]\n", "returned a name twice: w, w"),
         (HEAD + HOOK + "[Component('w', None, options=dict)]\n", "options is <class 'dict'>"),
-        (HEAD + HOOK + "[Component('w', None, needs={'value'})]\n", "needs 'value'; expected logprobs"),
+        (HEAD + HOOK + "[Component('w', None, needs={'value'})]\n", "needs 'value'; expected old_logprobs"),
         (HEAD + HOOK + "1 / 0\n", "ppokit_reward_providers() failed: ZeroDivisionError"),
         (HEAD + HOOK.removeprefix("@hookimpl\n") + f"[{NICE}]\n", "without @ppokit.hookimpl above it"),
         (
@@ -232,12 +232,12 @@ NICE = "Component('w', None)"
 )
 def test_broken_contract_is_told(install: Install, source: str, told: str) -> None:
     install("w", {"rewards.w": "cat_w"}, {"cat_w": source})
-    catalog = Catalog()
+    registry = PluginRegistry()
     with pytest.raises(PluginError) as caught:
-        catalog.component("rewards", "w")
+        registry.component("rewards", "w")
     assert told in str(caught.value)
     assert str(caught.value).startswith("rewards 'w' (plugin cat_w, w 1.5)")
-    assert only(catalog).state == "broken"
+    assert only(registry).state == "broken"
 
 
 @pytest.mark.parametrize(
@@ -251,17 +251,17 @@ def test_broken_contract_is_told(install: Install, source: str, told: str) -> No
     ],
 )
 def test_invalid_entry_point(name: str, value: str, told: str) -> None:
-    catalog = Catalog(entry_points=[EntryPoint(name, value, "ppokit")])
-    entry = only(catalog)
+    registry = PluginRegistry(entry_points=[EntryPoint(name, value, "ppokit")])
+    entry = only(registry)
     assert entry.state == "invalid"
     assert told in entry.reason
     assert f"entry point {name!r} of unknown" in entry.reason
     with pytest.raises(PluginError, match="no rewards plugin 'x' is installed"):
-        catalog.component("rewards", "x")
+        registry.component("rewards", "x")
 
 
 def test_entries_are_sorted() -> None:
-    entries = Catalog(entry_points=reversed(fake_plugins.entry_points())).entries()
+    entries = PluginRegistry(entry_points=reversed(fake_plugins.entry_points())).entries()
     keys = [(e.kind, e.name) for e in entries]
     assert keys == sorted(keys)
     assert len(keys) == 8
@@ -270,4 +270,4 @@ def test_entries_are_sorted() -> None:
 def test_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_plugins.distribution(tmp_path, "really-there", {"rewards.really_there": "cat_r"}, {})
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert "really_there" in [e.name for e in Catalog().entries()]
+    assert "really_there" in [e.name for e in PluginRegistry().entries()]

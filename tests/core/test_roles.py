@@ -27,7 +27,7 @@ from ppokit.errors import ModelError
 from ppokit.kernels import attention
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import LoraSpec, ModelRoles, ValueMode
-from ppokit.models.shared_base import WholeTexts
+from ppokit.models.shared_base import SharedBaseModel
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -578,7 +578,7 @@ def test_the_base_is_no_pretrained_adapter(tmp_path: Path) -> None:
     """Vectors of texts are the base's, also where the policy and its reference go on from an adapter."""
     save_adapter(tmp_path / "trained", "all-linear")
     spec = LoraSpec(r=4, alpha=8, target_modules="all-linear", adapter=str(tmp_path / "trained"))
-    found = WholeTexts(roles_of(lora=spec)).embed([[1, 7, 8]])
+    found = SharedBaseModel(roles_of(lora=spec)).embed([[1, 7, 8]])
     with torch.no_grad():
         mean = tiny_llama().model(torch.tensor([[1, 7, 8]])).last_hidden_state[0].mean(dim=0)
     torch.testing.assert_close(found[0], mean / mean.norm())

@@ -13,115 +13,115 @@ import torch
 
 from ppokit.errors import RunFolderError
 from ppokit.plugin.types import Advantages, Rewards
-from ppokit.run.run_dir import Ledger, provenance
+from ppokit.run.run_dir import RunDir, provenance
 from test_generate import make_rollout
 
 
-def opened(tmp_path: Path) -> Ledger:
-    ledger = Ledger(tmp_path / "run")
-    ledger.open_new("model: x\n", {"hashes": {}})
-    return ledger
+def opened(tmp_path: Path) -> RunDir:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.open_new("model: x\n", {"hashes": {}})
+    return run_dir
 
 
 class TestCheckNew:
     def test_new_and_empty_folders_will_do_and_nothing_is_made(self, tmp_path: Path) -> None:
-        Ledger.check_new(tmp_path)
-        Ledger.check_new(tmp_path / "a" / "b")
+        RunDir.check_new(tmp_path)
+        RunDir.check_new(tmp_path / "a" / "b")
         assert list(tmp_path.iterdir()) == []
 
     def test_a_relative_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        Ledger.check_new(Path("runs/one"))
+        RunDir.check_new(Path("runs/one"))
 
     def test_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "f").touch()
         with pytest.raises(RunFolderError, match="f is a file"):
-            Ledger.check_new(tmp_path / "f")
+            RunDir.check_new(tmp_path / "f")
         with pytest.raises(RunFolderError, match=r"cannot be created: .*f is not a writable folder"):
-            Ledger.check_new(tmp_path / "f" / "run")
+            RunDir.check_new(tmp_path / "f" / "run")
 
     def test_a_folder_that_holds_something(self, tmp_path: Path) -> None:
         (tmp_path / "x").touch()
         with pytest.raises(RunFolderError, match=r"not empty. Choose another folder") as caught:
-            Ledger.check_new(tmp_path)
+            RunDir.check_new(tmp_path)
         assert "--resume" not in str(caught.value)
         (tmp_path / "checkpoints" / "step-000001").mkdir(parents=True)
         with pytest.raises(RunFolderError, match="ppokit train --resume"):
-            Ledger.check_new(tmp_path)
+            RunDir.check_new(tmp_path)
 
     def test_a_folder_that_may_not_be_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
         with pytest.raises(RunFolderError, match=r"cannot be created: .* is not a writable folder"):
-            Ledger.check_new(tmp_path / "a" / "b")
+            RunDir.check_new(tmp_path / "a" / "b")
 
 
 class TestMetrics:
     def test_what_is_not_finite_becomes_null(self, tmp_path: Path) -> None:
-        ledger = opened(tmp_path)
-        ledger.add_metrics(1, {"a": 0.1, "b": math.nan, "c": math.inf, "d": -math.inf})
-        text = ledger.metrics_file.read_text()
+        run_dir = opened(tmp_path)
+        run_dir.add_metrics(1, {"a": 0.1, "b": math.nan, "c": math.inf, "d": -math.inf})
+        text = run_dir.metrics_file.read_text()
         strict = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         assert strict == {"step": 1, "a": 0.1, "b": None, "c": None, "d": None}
 
     def test_a_line_that_a_kill_cut_short_is_left_out(self, tmp_path: Path) -> None:
-        ledger = opened(tmp_path)
+        run_dir = opened(tmp_path)
         for step in (1, 2):
-            ledger.add_metrics(step, {"a": step})
-        text = ledger.metrics_file.read_text()
+            run_dir.add_metrics(step, {"a": step})
+        text = run_dir.metrics_file.read_text()
         for cut in range(1, len('{"step": 2, "a": 2}')):
-            ledger.metrics_file.write_text(text[: len(text) - 1 - cut])
-            assert [line["step"] for line in ledger.read_metrics()] == [1]
+            run_dir.metrics_file.write_text(text[: len(text) - 1 - cut])
+            assert [line["step"] for line in run_dir.read_metrics()] == [1]
 
     def test_reopening_forgets_what_came_after(self, tmp_path: Path) -> None:
-        ledger = opened(tmp_path)
+        run_dir = opened(tmp_path)
         for step in range(1, 6):
-            ledger.add_metrics(step, {"a": step})
-            (ledger.folder / "rollouts" / f"step-{step:06d}.parquet").touch()
-        with ledger.metrics_file.open("a") as file:
+            run_dir.add_metrics(step, {"a": step})
+            (run_dir.folder / "rollouts" / f"step-{step:06d}.parquet").touch()
+        with run_dir.metrics_file.open("a") as file:
             file.write('{"step": 6, "a"')
-        ledger.reopen(3, "model: y\n")
-        assert [line["step"] for line in ledger.read_metrics()] == [1, 2, 3]
-        kept = sorted(path.name for path in (ledger.folder / "rollouts").iterdir())
+        run_dir.reopen(3, "model: y\n")
+        assert [line["step"] for line in run_dir.read_metrics()] == [1, 2, 3]
+        kept = sorted(path.name for path in (run_dir.folder / "rollouts").iterdir())
         assert kept == [f"step-{step:06d}.parquet" for step in (1, 2, 3)]
-        assert (ledger.folder / "recipe.yaml").read_text() == "model: y\n"
-        ledger.add_metrics(4, {"a": 40})
-        assert [line["a"] for line in ledger.read_metrics()] == [1, 2, 3, 40]
+        assert (run_dir.folder / "recipe.yaml").read_text() == "model: y\n"
+        run_dir.add_metrics(4, {"a": 40})
+        assert [line["a"] for line in run_dir.read_metrics()] == [1, 2, 3, 40]
 
     def test_reopening_where_samples_and_numbers_were_removed(self, tmp_path: Path) -> None:
-        ledger = opened(tmp_path)
-        ledger.metrics_file.unlink()
-        (ledger.folder / "rollouts").rmdir()
-        ledger.reopen(3, "model: y\n")
-        ledger.add_metrics(4, {"a": 40})
-        assert [line["step"] for line in ledger.read_metrics()] == [4]
-        assert (ledger.folder / "rollouts").is_dir()
+        run_dir = opened(tmp_path)
+        run_dir.metrics_file.unlink()
+        (run_dir.folder / "rollouts").rmdir()
+        run_dir.reopen(3, "model: y\n")
+        run_dir.add_metrics(4, {"a": 40})
+        assert [line["step"] for line in run_dir.read_metrics()] == [4]
+        assert (run_dir.folder / "rollouts").is_dir()
 
     def test_reopening_what_cannot_be_written(self, tmp_path: Path) -> None:
-        ledger = opened(tmp_path)
-        (ledger.folder / "rollouts").rmdir()
-        (ledger.folder / "rollouts").touch()
+        run_dir = opened(tmp_path)
+        (run_dir.folder / "rollouts").rmdir()
+        (run_dir.folder / "rollouts").touch()
         with pytest.raises(RunFolderError, match=r"run\.out: .*cannot be written"):
-            ledger.reopen(3, "model: y\n")
+            run_dir.reopen(3, "model: y\n")
 
 
 class TestPlot:
     @pytest.mark.parametrize("with_kl", [True, False])
     def test_a_png(self, tmp_path: Path, with_kl: bool) -> None:
-        ledger = opened(tmp_path)
+        run_dir = opened(tmp_path)
         for step in (1, 2, 3):
             kl = {"kl/k1": 0.1} if with_kl and step > 1 else {}
-            ledger.add_metrics(step, {"reward/mean": math.nan if step == 2 else 1.0, **kl})
-        data = ledger.plot().read_bytes()
+            run_dir.add_metrics(step, {"reward/mean": math.nan if step == 2 else 1.0, **kl})
+        data = run_dir.plot().read_bytes()
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         assert data.endswith(b"IEND\xaeB`\x82")
 
 
 def test_a_rollouts_file_holds_every_sample_without_padding(tmp_path: Path) -> None:
-    ledger = opened(tmp_path)
+    run_dir = opened(tmp_path)
     rollout = make_rollout(
         [[1, 2], [3]],
         [[4, 5], [6]],
-        logprobs=torch.tensor([[-1.0, -2.0], [-3.0, 9.0]]),
+        old_logprobs=torch.tensor([[-1.0, -2.0], [-3.0, 9.0]]),
         ref_logprobs=torch.tensor([[-1.5, -1.0], [-3.0, 7.0]]),
     )
     rewards = Rewards(
@@ -131,8 +131,8 @@ def test_a_rollouts_file_holds_every_sample_without_padding(tmp_path: Path) -> N
         outcomes={"length": ("scored", "abstained")},
         valid=torch.tensor([True, False]),
     )
-    ledger.add_rollout(7, rollout, rewards, Advantages(torch.tensor([[0.5, 0.25], [-1.0, 9.0]])))
-    table = pq.read_table(ledger.folder / "rollouts" / "step-000007.parquet").to_pydict()
+    run_dir.add_rollout(7, rollout, rewards, Advantages(torch.tensor([[0.5, 0.25], [-1.0, 9.0]])))
+    table = pq.read_table(run_dir.folder / "rollouts" / "step-000007.parquet").to_pydict()
     assert table["response_ids"] == [[4, 5], [6]]
     assert table["prompt_ids"] == [[1, 2], [3]]
     assert table["kl/k1"] == [[0.5, -1.0], [0.0]]
@@ -141,35 +141,35 @@ def test_a_rollouts_file_holds_every_sample_without_padding(tmp_path: Path) -> N
     assert table["outcome/length"] == ["scored", "abstained"]
     assert table["valid"] == [True, False]
     assert [json.loads(row) for row in table["row"]] == [{"row": 0}, {"row": 1}]
-    assert [path.name for path in (ledger.folder / "rollouts").iterdir()] == ["step-000007.parquet"]
+    assert [path.name for path in (run_dir.folder / "rollouts").iterdir()] == ["step-000007.parquet"]
 
 
 def test_a_step_that_failed_is_kept_without_rewards(tmp_path: Path) -> None:
-    ledger = opened(tmp_path)
-    ledger.add_rollout(1, make_rollout([[1]], [[2]]), None, Advantages(torch.zeros(1, 1)))
-    table = pq.read_table(ledger.folder / "rollouts" / "step-000001.parquet")
+    run_dir = opened(tmp_path)
+    run_dir.add_rollout(1, make_rollout([[1]], [[2]]), None, Advantages(torch.zeros(1, 1)))
+    table = pq.read_table(run_dir.folder / "rollouts" / "step-000001.parquet")
     assert {"id", "advantages"} <= set(table.column_names)
     assert not {"score", "kl/k1"} & set(table.column_names)
 
 
 def test_replacing_a_folder(tmp_path: Path) -> None:
-    ledger = opened(tmp_path)
-    (ledger.folder / "policy").mkdir()
-    (ledger.folder / "policy" / "old").touch()
+    run_dir = opened(tmp_path)
+    (run_dir.folder / "policy").mkdir()
+    (run_dir.folder / "policy" / "old").touch()
 
     def half() -> None:
-        with ledger.replacing("policy") as beside:
+        with run_dir.replacing("policy") as beside:
             (beside / "policy").mkdir()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         half()
-    assert (ledger.folder / "policy" / "old").exists()
-    with ledger.replacing("policy") as beside:
+    assert (run_dir.folder / "policy" / "old").exists()
+    with run_dir.replacing("policy") as beside:
         (beside / "policy").mkdir()
         (beside / "policy" / "new").touch()
-    assert [path.name for path in (ledger.folder / "policy").iterdir()] == ["new"]
-    assert not list(ledger.folder.glob(".writing*"))
+    assert [path.name for path in (run_dir.folder / "policy").iterdir()] == ["new"]
+    assert not list(run_dir.folder.glob(".writing*"))
 
 
 def test_provenance_names_versions_and_plugins() -> None:

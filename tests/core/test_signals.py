@@ -55,8 +55,8 @@ def test_the_handlers_before_come_back() -> None:
 def test_held_lets_what_is_inside_finish() -> None:
     signals, done = signals_of(), []
     with pytest.raises(Interrupted), signals.caught():  # noqa: PT012
-        with signals.held():
-            with signals.held():
+        with signals.deferred():
+            with signals.deferred():
                 send(signal.SIGTERM)
                 done.append("inner")
             done.append("outer")
@@ -67,7 +67,7 @@ def test_held_lets_what_is_inside_finish() -> None:
 
 def test_a_second_signal_does_not_wait() -> None:
     signals, done = signals_of(), []
-    with pytest.raises(Interrupted) as caught, signals.caught(), signals.held():  # noqa: PT012
+    with pytest.raises(Interrupted) as caught, signals.caught(), signals.deferred():  # noqa: PT012
         send(signal.SIGTERM)
         done.append("first")
         send(signal.SIGINT)
@@ -95,7 +95,7 @@ def test_on_the_way_out_no_more_are_heard(count: int) -> None:
 def test_after_the_hold_a_signal_raises_at_once_again() -> None:
     signals = signals_of()
     with pytest.raises(Interrupted), signals.caught():  # noqa: PT012
-        with signals.held():
+        with signals.deferred():
             pass
         send(signal.SIGINT)
         pytest.fail("went on")

@@ -19,7 +19,7 @@ from ppokit.models.roles import LoraSpec, ModelRoles
 from ppokit.plugin.types import Advantages, AdvantageWeights, LossInputs, LossOutput, Rollout
 from ppokit.training.aggregation import token_weights
 from ppokit.training.losses import WeightedLoss
-from ppokit.training.optimizer import Masters
+from ppokit.training.optimizer import MasterWeights
 from ppokit.training.update import UpdatePlan, Updater
 from test_generate import make_rollout, single_process
 
@@ -52,9 +52,9 @@ class PolicyLoss:
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         self.seen.append(inputs)
-        assert inputs.logprobs is not None
+        assert inputs.new_logprobs is not None
         assert inputs.old_logprobs is not None
-        ratio = (inputs.logprobs - inputs.old_logprobs).exp()
+        ratio = (inputs.new_logprobs - inputs.old_logprobs).exp()
         return LossOutput(-ratio * inputs.advantages, {"test/ratio": ratio.detach()})
 
 
@@ -80,8 +80,8 @@ class BothLoss:
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         assert inputs.values is not None
-        assert inputs.logprobs is not None
-        return LossOutput(-inputs.logprobs * inputs.values)
+        assert inputs.new_logprobs is not None
+        return LossOutput(-inputs.new_logprobs * inputs.values)
 
 
 class Given:
@@ -98,7 +98,7 @@ class Weighing:
     """Weighs advantages by what a function makes of its inputs."""
 
     def __init__(self, make: Callable[[LossInputs], Any]) -> None:
-        self.weigh = make
+        self.advantage_weights = make
 
 
 def weighted(loss: Any, *needs: Any, weight: float = 1.0, name: str = "loss") -> WeightedLoss:
@@ -108,7 +108,7 @@ def weighted(loss: Any, *needs: Any, weight: float = 1.0, name: str = "loss") ->
 
 def both_losses() -> list[WeightedLoss]:
     return [
-        weighted(PolicyLoss(), "logprobs", name="policy"),
+        weighted(PolicyLoss(), "new_logprobs", "old_logprobs", name="policy"),
         weighted(ValueLoss(), "values", weight=0.3, name="value"),
         weighted(EntropyLoss(), "entropy", weight=0.1, name="entropy"),
     ]
@@ -130,19 +130,23 @@ class Bench:
                 # B is 0 at first, which would hide half of the gradient.
                 if "lora_B" in name or "head" in name:
                     param.copy_(torch.randn(param.shape, generator=generator) * 0.05)
-        self.masters = Masters(self.roles.trainable, weight_decay=0.0)
-        self.updater = Updater(self.roles, self.masters, losses, replace(PLAN, **changes), single_process())
+        self.master_weights = MasterWeights(self.roles.trainable, weight_decay=0.0)
+        self.updater = Updater(
+            self.roles, self.master_weights, losses, replace(PLAN, **changes), single_process()
+        )
         self.gradients: list[dict[str, Tensor]] = []
         self.rates: list[float] = []
-        step = self.masters.step
+        step = self.master_weights.step
 
         def watched(learning_rate: float) -> None:
-            found = self.masters.gradients()
-            self.gradients.append({n: g.clone() for n, g in zip(self.masters.weights, found, strict=True)})
+            found = self.master_weights.gradients()
+            self.gradients.append(
+                {n: g.clone() for n, g in zip(self.master_weights.weights, found, strict=True)}
+            )
             self.rates.append(learning_rate)
             step(learning_rate)
 
-        self.masters.step = watched  # type: ignore[method-assign]
+        self.master_weights.step = watched  # type: ignore[method-assign]
 
     def logprobs(self, rollout: Rollout) -> Tensor:
         """Each sample alone."""
@@ -273,7 +277,7 @@ class TestCutting:
 
     def test_the_first_policy_loss_is_minus_the_mean_advantage(self, stories260k: Path) -> None:
         rollout, advantages = samples()
-        bench = Bench(stories260k, [weighted(PolicyLoss(), "logprobs")])
+        bench = Bench(stories260k, [weighted(PolicyLoss(), "new_logprobs", "old_logprobs")])
         metrics = bench.updater.update(rollout, advantages, step=0)
         real = advantages.advantages[rollout.response_mask]
         assert metrics["loss/loss"] == pytest.approx(-real.mean().item(), rel=1e-5)
@@ -319,7 +323,7 @@ class TestPasses:
         given = Bench(stories260k, both_losses(), **changes)
         metrics = found.updater.update(rollout, advantages, step=0)
         before = given.logprobs(rollout)
-        expected = given.updater.update(replace(rollout, logprobs=before), advantages, step=0)
+        expected = given.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
         assert metrics["policy/approx_kl"] > 1e-4
         for name, number in expected.items():
             assert metrics[name] == pytest.approx(number, rel=2e-3, abs=1e-5), name
@@ -331,7 +335,7 @@ class TestPasses:
         rollout, advantages = samples()
         bench = Bench(
             stories260k,
-            [weighted(PolicyLoss(), "logprobs")],
+            [weighted(PolicyLoss(), "new_logprobs", "old_logprobs")],
             epochs=3,
             tokens_per_microbatch=40,
             learning_rate=1e-2,
@@ -343,7 +347,7 @@ class TestPasses:
         assert metrics["kl/k1"] == pytest.approx(float(0.1 * places.mean()), rel=1e-4)
         k3 = (-0.1 * places).exp() - 1 + 0.1 * places
         assert metrics["kl/k3"] == pytest.approx(float(k3.mean()), rel=1e-3)
-        known = replace(rollout, ref_logprobs=reference, logprobs=before)
+        known = replace(rollout, ref_logprobs=reference, old_logprobs=before)
         assert "kl/k1" not in bench.updater.update(known, advantages, step=1), "reported with the rollout"
 
     def test_minibatches_take_each_sample_once_an_epoch(self, stories260k: Path) -> None:
@@ -351,7 +355,7 @@ class TestPasses:
         losses = both_losses()
         bench = Bench(stories260k, losses, minibatches=3, epochs=2)
         before = bench.logprobs(rollout)
-        metrics = bench.updater.update(replace(rollout, logprobs=before), advantages, step=0)
+        metrics = bench.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
         assert metrics["update/passes"] == len(bench.gradients) == 6
         sizes = [len(inputs.mask) for inputs in losses[0].loss.seen]  # type: ignore[attr-defined]
         assert sorted(sizes) == [2, 2, 2, 2, 3, 3]
@@ -366,9 +370,11 @@ class TestPasses:
     def test_each_minibatch_is_whitened(self, stories260k: Path, variance: Any) -> None:
         rollout, advantages = samples()
         loss = PolicyLoss()
-        bench = Bench(stories260k, [weighted(loss, "logprobs")], minibatches=2, whiten=variance)
+        bench = Bench(
+            stories260k, [weighted(loss, "new_logprobs", "old_logprobs")], minibatches=2, whiten=variance
+        )
         before = bench.logprobs(rollout)
-        bench.updater.update(replace(rollout, logprobs=before), advantages, step=0)
+        bench.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
         given = advantages.advantages[rollout.response_mask].tolist()
         seen: list[float] = []
         for inputs in loss.seen:
@@ -386,12 +392,12 @@ class TestPasses:
         weights[~rollout.response_mask] = math.nan
         place = {float(row[0]): i for i, row in enumerate(advantages.advantages)}
 
-        def weigh(inputs: LossInputs) -> AdvantageWeights:
+        def advantage_weights(inputs: LossInputs) -> AdvantageWeights:
             rows = [place[float(row[0])] for row in inputs.advantages]
             found = weights[rows][:, : inputs.mask.shape[1]]
             return AdvantageWeights(found, {"test/weight": found})
 
-        reweighing = weighted(Weighing(weigh), "logprobs", name="weighing")
+        reweighing = weighted(Weighing(advantage_weights), "new_logprobs", "old_logprobs", name="weighing")
         found = Bench(stories260k, [*both_losses(), reweighing], tokens_per_microbatch=40)
         metrics = found.updater.update(rollout, advantages, step=0)
         expected = Bench(stories260k, both_losses())
@@ -412,14 +418,14 @@ class TestPasses:
     )
     def test_weights_that_break_their_contract(self, stories260k: Path, make: Any, came: str) -> None:
         rollout, advantages = samples(2)
-        bench = Bench(stories260k, [weighted(Weighing(make), "logprobs")])
+        bench = Bench(stories260k, [weighted(Weighing(make), "new_logprobs", "old_logprobs")])
         with pytest.raises(PluginError, match=rf"^loss 'loss' \(plugin acme 1.0.*{came}"):
             bench.updater.update(rollout, advantages, step=0)
 
     def test_more_minibatches_than_samples(self, stories260k: Path) -> None:
         rollout, advantages = samples(2)
         bench = Bench(stories260k, both_losses(), minibatches=5)
-        known = replace(rollout, logprobs=bench.logprobs(rollout))
+        known = replace(rollout, old_logprobs=bench.logprobs(rollout))
         assert bench.updater.update(known, advantages, step=0)["update/passes"] == 2
 
     def test_minibatches_without_logprobs_from_before_are_refused(self, stories260k: Path) -> None:
@@ -463,7 +469,12 @@ class TestPasses:
 
     def test_a_pass_that_target_kl_ends_counts_in_the_mean_of_losses(self, stories260k: Path) -> None:
         rollout, advantages = samples()
-        ones = weighted(Given(lambda i: LossOutput(torch.ones_like(i.logprobs))), "logprobs", name="ones")
+        ones = weighted(
+            Given(lambda i: LossOutput(torch.ones_like(i.new_logprobs))),
+            "new_logprobs",
+            "old_logprobs",
+            name="ones",
+        )
         losses = [*both_losses(), ones]
         bench = Bench(stories260k, losses, epochs=5, target_kl=1e-4, learning_rate=0.02)
         metrics = bench.updater.update(rollout, advantages, step=0)
@@ -478,12 +489,12 @@ class TestFailures:
         assert advantages.returns is not None
         advantages.advantages[2, 0] = bad
         bench = Bench(stories260k, both_losses())  # all seven in one micro-batch
-        before = {name: w.detach().clone() for name, w in bench.masters.weights.items()}
+        before = {name: w.detach().clone() for name, w in bench.master_weights.weights.items()}
         with pytest.raises(
             TrainingError, match=r"loss 'policy' is (nan|-inf), by the sample sample-2\. Look"
         ):
             bench.updater.update(rollout, advantages, step=0)
-        for name, weight in bench.masters.weights.items():
+        for name, weight in bench.master_weights.weights.items():
             assert torch.equal(weight, before[name]), name
             assert weight.grad is None
         assert bench.gradients == []
@@ -493,10 +504,10 @@ class TestFailures:
         rollout, advantages = samples()
 
         def root(inputs: LossInputs) -> LossOutput:
-            assert inputs.logprobs is not None
-            return LossOutput((inputs.logprobs - inputs.logprobs.detach()).sqrt())
+            assert inputs.new_logprobs is not None
+            return LossOutput((inputs.new_logprobs - inputs.new_logprobs.detach()).sqrt())
 
-        bench = Bench(stories260k, [weighted(Given(root), "logprobs")])
+        bench = Bench(stories260k, [weighted(Given(root), "new_logprobs", "old_logprobs")])
         with pytest.raises(TrainingError, match=r"the gradient is not finite in .*sample-0"):
             bench.updater.update(rollout, advantages, step=0)
         assert bench.gradients == []
@@ -504,15 +515,18 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("make", "came"),
         [
-            (lambda i: LossOutput(i.logprobs.sum()), r"token_losses of shape \[\]; expected \[7, 12\]"),
-            (lambda i: LossOutput(i.logprobs[:, :3]), r"token_losses of shape \[7, 3\]; expected \[7, 12\]"),
-            (lambda i: LossOutput(i.logprobs, {"a/b": i.logprobs.sum()}), r"a/b of shape \[\]"),
-            (lambda i: i.logprobs, "a Tensor; expected a LossOutput"),
+            (lambda i: LossOutput(i.new_logprobs.sum()), r"token_losses of shape \[\]; expected \[7, 12\]"),
+            (
+                lambda i: LossOutput(i.new_logprobs[:, :3]),
+                r"token_losses of shape \[7, 3\]; expected \[7, 12\]",
+            ),
+            (lambda i: LossOutput(i.new_logprobs, {"a/b": i.new_logprobs.sum()}), r"a/b of shape \[\]"),
+            (lambda i: i.new_logprobs, "a Tensor; expected a LossOutput"),
         ],
     )
     def test_a_loss_that_breaks_its_contract(self, stories260k: Path, make: Any, came: str) -> None:
         rollout, advantages = samples()
-        bench = Bench(stories260k, [weighted(Given(make), "logprobs")])
+        bench = Bench(stories260k, [weighted(Given(make), "new_logprobs", "old_logprobs")])
         with pytest.raises(PluginError, match=rf"acme 1\.0; recipe: losses\[0\]\.use.* returned {came}"):
             bench.updater.update(rollout, advantages, step=0)
 
@@ -525,8 +539,11 @@ class TestGroups:
         bench.updater.update(rollout, advantages, step=0)
         (policy,), (value,) = losses[0].loss.seen, losses[1].loss.seen  # type: ignore[attr-defined]
         assert policy.values is None
-        assert value.logprobs is value.entropy is value.old_logprobs is None
-        assert [group.needs for group in bench.updater.groups] == [{"logprobs", "entropy"}, {"values"}]
+        assert value.new_logprobs is value.entropy is value.old_logprobs is None
+        assert [group.needs for group in bench.updater.groups] == [
+            {"new_logprobs", "old_logprobs", "entropy"},
+            {"values"},
+        ]
 
     @pytest.mark.parametrize("value", ["policy_trunk", "detached_trunk"])
     def test_a_head_on_the_trunk_shares_the_pass(self, stories260k: Path, value: Any) -> None:
@@ -540,7 +557,7 @@ class TestGroups:
     def test_a_loss_of_both(self, stories260k: Path, value: Any) -> None:
         """Beside others: the gradient is the sum of what each would have alone."""
         rollout, advantages = samples()
-        both = weighted(BothLoss(), "logprobs", "values", weight=0.5, name="both")
+        both = weighted(BothLoss(), "new_logprobs", "old_logprobs", "values", weight=0.5, name="both")
         together = Bench(stories260k, [*both_losses(), both], value)
         together.updater.update(rollout, advantages, step=0)
         alone = [Bench(stories260k, losses, value) for losses in (both_losses(), [both])]

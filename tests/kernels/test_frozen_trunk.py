@@ -107,10 +107,10 @@ def test_nothing_is_kept_beyond_the_step_or_the_limit(monkeypatch: pytest.Monkey
     roles, batch = shaken(), token_batch()
     calls = calls_of(roles)
     roles.hidden(batch, "reference")
-    roles.forget()
+    roles.clear_cache()
     roles.values(batch)
     assert calls == [0, 1, 2, 3] * 2
-    roles.forget()
+    roles.clear_cache()
     # Room for 11 states of 32 numbers, where the three texts have 6, 5 and 2: the oldest goes.
     monkeypatch.setattr(frozen_trunk, "MOST_BYTES", 4 * 32 * 11)
     roles.values(batch)

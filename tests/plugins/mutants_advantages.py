@@ -11,7 +11,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "narrow numbers stay narrow",
-                "token_rewards = wide(token_rewards)\n    # Real",
+                "token_rewards = upcast(token_rewards)\n    # Real",
                 "# Real",
             ),
             (
@@ -63,7 +63,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
             (
                 "every response is cut",
-                ".where(cut & mask.any(dim=1), next_value)",
+                ".where(truncated & mask.any(dim=1), next_value)",
                 ".where(mask.any(dim=1), next_value)",
             ),
             (
@@ -71,7 +71,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 ".argmax(dim=1, keepdim=True)",
                 ".argmin(dim=1, keepdim=True)",
             ),
-            ("the finished are cut", "cut=~rollout.finished if", "cut=rollout.finished if"),
+            ("the finished are cut", "truncated=~rollout.finished if", "truncated=rollout.finished if"),
         ],
     ),
     "ppokit_advantages.group_relative": (
@@ -180,15 +180,15 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "sign",
-                "return wide(rewards) - wide(greedy_rewards)",
-                "return wide(greedy_rewards) - wide(rewards)",
+                "return upcast(rewards) - upcast(greedy_rewards)",
+                "return upcast(greedy_rewards) - upcast(rewards)",
             ),
-            ("no baseline", "wide(rewards) - wide(greedy_rewards)", "wide(rewards)"),
-            ("the mean of the greedy ones", "- wide(greedy_rewards)", "- wide(greedy_rewards).mean()"),
-            ("added", "wide(rewards) - wide", "wide(rewards) + wide"),
+            ("no baseline", "upcast(rewards) - upcast(greedy_rewards)", "upcast(rewards)"),
+            ("the mean of the greedy ones", "- upcast(greedy_rewards)", "- upcast(greedy_rewards).mean()"),
+            ("added", "upcast(rewards) - wide", "upcast(rewards) + wide"),
             (
                 "narrow numbers",
-                "return wide(rewards) - wide(greedy_rewards)",
+                "return upcast(rewards) - upcast(greedy_rewards)",
                 "return rewards - greedy_rewards.to(rewards.dtype)",
             ),
             (
@@ -209,12 +209,12 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "sign",
-                "returns - masked_mean(wide(values), mask)",
-                "masked_mean(wide(values), mask) - returns",
+                "returns - masked_mean(upcast(values), mask)",
+                "masked_mean(upcast(values), mask) - returns",
             ),
-            ("each its own value", "masked_mean(wide(values), mask)", "wide(values)"),
-            ("padding counts in the mean", "masked_mean(wide(values), mask)", "wide(values).mean()"),
-            ("the mean of the rewards", "masked_mean(wide(values), mask)", "masked_mean(returns, mask)"),
+            ("each its own value", "masked_mean(upcast(values), mask)", "upcast(values)"),
+            ("padding counts in the mean", "masked_mean(upcast(values), mask)", "upcast(values).mean()"),
+            ("the mean of the rewards", "masked_mean(upcast(values), mask)", "masked_mean(returns, mask)"),
             ("discounted", "gamma=1.0", "gamma=0.99"),
             (
                 "padding gets a share",
@@ -238,8 +238,8 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("never discounted", "gamma**places", "gamma ** (places * 0)"),
             (
                 "the last reward alone",
-                "whole_reward(token_rewards, mask), wide(values)",
-                "wide(token_rewards)[:, -1], wide(values)",
+                "whole_reward(token_rewards, mask), upcast(values)",
+                "upcast(token_rewards)[:, -1], upcast(values)",
             ),
             ("values are forgotten", "(returns - values).where", "returns.where"),
             ("padding gets a share", "returns.where(mask, zero)\n", "returns\n"),

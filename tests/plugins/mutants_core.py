@@ -49,7 +49,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "log_ratio = ref_logprobs - logprobs",
             ),
             ("no half", "log_ratio.square() / 2", "log_ratio.square()"),
-            ("k3 of the other policy", "held(-log_ratio)", "held(log_ratio)"),
+            ("k3 of the other policy", "clamp_exponent(-log_ratio)", "clamp_exponent(log_ratio)"),
             ("k3 without its control variate", ".expm1() + log_ratio", ".expm1()"),
             ("nothing is held", "_LARGEST_EXPONENT = 60.0", "_LARGEST_EXPONENT = 1e9"),
             (

@@ -9,16 +9,20 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "ppokit_losses.ratios": (
         "test_ppo_clip.py test_gspo.py",
         [
-            ("ratio upside down", "held(wide(logprobs) - wide", "held(-wide(logprobs) + wide"),
+            (
+                "ratio upside down",
+                "clamp_exponent(upcast(logprobs) - wide",
+                "clamp_exponent(-upcast(logprobs) + wide",
+            ),
             (
                 "not held",
-                "return held(wide(logprobs) - wide(old_logprobs)).exp()",
-                "return (wide(logprobs) - wide(old_logprobs)).exp()",
+                "return clamp_exponent(upcast(logprobs) - upcast(old_logprobs)).exp()",
+                "return (upcast(logprobs) - upcast(old_logprobs)).exp()",
             ),
             (
                 "narrow numbers stay narrow",
-                "return held(wide(logprobs) - wide(old_logprobs)).exp()",
-                "return held(logprobs - old_logprobs).exp()",
+                "return clamp_exponent(upcast(logprobs) - upcast(old_logprobs)).exp()",
+                "return clamp_exponent(logprobs - old_logprobs).exp()",
             ),
             ("padding counts in the mean", ".where(mask, log_ratio.new_zeros(()))", ""),
             (
@@ -106,7 +110,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("never clipped above", ".clamp(1 - clip_low, 1 + clip_high)", ".clamp(min=1 - clip_low)"),
             ("never clipped below", ".clamp(1 - clip_low, 1 + clip_high)", ".clamp(max=1 + clip_high)"),
             ("not weighed", "return -weight.detach() * advantages", "return -advantages"),
-            ("old log p", "* wide(logprobs)", "* wide(old_logprobs)"),
+            ("old log p", "* upcast(logprobs)", "* upcast(old_logprobs)"),
             ("a lower bound by default", "        1.0,\n", "        0.2,\n"),
             ("the metric sees one side", "(ratio < 1 - low) | (ratio > 1 + high)", "ratio > 1 + high"),
         ],
@@ -128,7 +132,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "token_ratio(logprobs, old_logprobs)",
                 "token_ratio(logprobs, 0 * old_logprobs)",
             ),
-            ("narrow", "* wide(logprobs)", "* logprobs"),
+            ("narrow", "* upcast(logprobs)", "* logprobs"),
             ("the option is not read", "weigh = self.options.importance_weight", "weigh = False"),
         ],
     ),
@@ -146,11 +150,11 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("no upper bound", ".clamp(-clip, clip)", ".clamp(min=-clip)"),
             (
                 "a clipped ratio",
-                "(new - wide(old_logprobs)).clamp(-clip, clip)",
-                "((new - wide(old_logprobs)).exp() - 1).clamp(-clip, clip)",
+                "(new - upcast(old_logprobs)).clamp(-clip, clip)",
+                "((new - upcast(old_logprobs)).exp() - 1).clamp(-clip, clip)",
             ),
             ("the metric sees one side", ".abs() > clip", " > clip"),
-            ("narrow", "new = wide(logprobs)", "new = logprobs"),
+            ("narrow", "new = upcast(logprobs)", "new = logprobs"),
         ],
     ),
     "ppokit_losses.value_clip": (
@@ -180,12 +184,16 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("absolute", ".square()", ".abs()"),
             (
                 "the target carries no error",
-                "wide(values) - wide(returns)",
-                "wide(values) - wide(values).detach()",
+                "upcast(values) - upcast(returns)",
+                "upcast(values) - upcast(values).detach()",
             ),
-            ("sum", "wide(values) - wide(returns)", "wide(values) + wide(returns)"),
-            ("no gradient", "(wide(values) - wide(returns))", "(wide(values).detach() - wide(returns))"),
-            ("narrow", "(wide(values) - wide(returns))", "(values - returns)"),
+            ("sum", "upcast(values) - upcast(returns)", "upcast(values) + upcast(returns)"),
+            (
+                "no gradient",
+                "(upcast(values) - upcast(returns))",
+                "(upcast(values).detach() - upcast(returns))",
+            ),
+            ("narrow", "(upcast(values) - upcast(returns))", "(values - returns)"),
         ],
     ),
     "ppokit_losses.entropy": (
@@ -196,7 +204,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("doubled", "return -entropy", "return -2 * entropy"),
             ("probability in place of entropy", "return -entropy", "return -(-entropy).exp()"),
             ("averaged over the tokens", "return -entropy", "return -entropy.mean().expand_as(entropy)"),
-            ("not asked for", 'needs=frozenset({"entropy"})', 'needs=frozenset({"logprobs"})'),
+            ("not asked for", 'needs=frozenset({"entropy"})', 'needs=frozenset({"new_logprobs"})'),
         ],
     ),
     "ppokit_losses.kl": (
@@ -220,7 +228,11 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
             ("no gradient", "(k2 - k2.detach())", "0 * k2"),
             ("k2 counts in the value", "(k2 - k2.detach())", "k2"),
-            ("narrow", "new, ref = wide(logprobs), wide(ref_logprobs)", "new, ref = logprobs, ref_logprobs"),
+            (
+                "narrow",
+                "new, ref = upcast(logprobs), upcast(ref_logprobs)",
+                "new, ref = logprobs, ref_logprobs",
+            ),
             ("another default", '        "k3",\n', '        "k2",\n'),
             (
                 "the metric of the other estimator",
@@ -232,7 +244,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "ppokit_losses.off_policy_correction": (
         "test_off_policy_correction.py",
         [
-            ("upside down", "held(difference)", "held(-difference)"),
+            ("upside down", "clamp_exponent(difference)", "clamp_exponent(-difference)"),
             ("the sequence's mean", "difference.sum(dim=1", "difference.mean(dim=1"),
             (
                 "mask forgotten",
@@ -245,11 +257,11 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("what is kept weighs 1", "ratio * _kept(ratio, cap, floor)", "1.0 * _kept(ratio, cap, floor)"),
             ("no floor", "(ratio >= floor) & (ratio <= cap)", "ratio <= cap"),
             ("bounds excluded", "(ratio <= cap)", "(ratio < cap)"),
-            ("unknown logprobs are taken for 0", "wide(old_logprobs))", "0 * wide(old_logprobs))"),
+            ("unknown logprobs are taken for 0", "upcast(old_logprobs))", "0 * upcast(old_logprobs))"),
             (
                 "the KL of the other direction",
-                "kl(_known(sampler, old), wide(old)",
-                "kl(wide(old), _known(sampler, old)",
+                "kl(_known(sampler, old), upcast(old)",
+                "kl(upcast(old), _known(sampler, old)",
             ),
             ("the share of what is kept", "(~_kept(ratio, options.cap", "(_kept(ratio, options.cap"),
         ],

@@ -138,7 +138,7 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
 
 def test_component_and_metrics(context, make_inputs) -> None:
     new = NEW.clone().requires_grad_()
-    inputs = make_inputs(logprobs=new, old_logprobs=NEW - RATIOS.log(), advantages=ADVANTAGES)
+    inputs = make_inputs(new_logprobs=new, old_logprobs=NEW - RATIOS.log(), advantages=ADVANTAGES)
     output = CISPO(CISPOOptions(clip_low=0.3, clip_high=0.25), context).token_losses(inputs)
     torch.testing.assert_close(output.token_losses.detach(), torch.tensor([[0.7, -2.0, 1.25]]))
     assert output.token_losses.requires_grad

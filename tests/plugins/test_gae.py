@@ -150,10 +150,10 @@ def test_options() -> None:
 def test_a_cut_response_bootstraps_from_its_last_value() -> None:
     """By hand, gamma .5, lam 1, V = 4, 8: A_2 = 2 + .5 * 8 - 8 = -2, A_1 = (1 + .5 * 8 - 4) + .5 * -2 = 0."""
     rewards, values, mask = row(1.0, 9.0, 2.0), row(4.0, 9.0, 8.0), real(1, 0, 1)
-    advantages, returns = gae(rewards, values, mask, gamma=0.5, lam=1.0, cut=torch.tensor([True]))
+    advantages, returns = gae(rewards, values, mask, gamma=0.5, lam=1.0, truncated=torch.tensor([True]))
     assert advantages.tolist() == [[0, 0, -2]]
     assert returns.tolist() == [[4, 0, 6]]
-    ended = gae(rewards, values, mask, gamma=0.5, lam=1.0, cut=torch.tensor([False]))
+    ended = gae(rewards, values, mask, gamma=0.5, lam=1.0, truncated=torch.tensor([False]))
     torch.testing.assert_close(ended, gae(rewards, values, mask, gamma=0.5, lam=1.0))
 
 
@@ -163,13 +163,13 @@ def test_bootstrapping_is_one_more_token_worth_the_last_value(mask, seed, gamma,
     """As if the response had ended one token later, with the last value as its reward and as its value."""
     mask = torch.tensor(mask)
     rewards, values = draw(mask, seed)
-    cut = torch.arange(len(mask)) % 2 == 0
-    found = gae(rewards, values, mask, gamma=gamma, lam=lam, cut=cut)
+    truncated = torch.arange(len(mask)) % 2 == 0
+    found = gae(rewards, values, mask, gamma=gamma, lam=lam, truncated=truncated)
     longer = torch.zeros(len(mask), mask.shape[1] + 1, dtype=torch.float64)
     long_rewards, long_values, long_mask = longer.clone(), longer.clone(), longer.bool()
     long_rewards[:, :-1], long_values[:, :-1], long_mask[:, :-1] = rewards, values, mask
     for b in range(len(mask)):
-        if cut[b] and mask[b].any():
+        if truncated[b] and mask[b].any():
             last = values[b, mask[b].nonzero()[-1]]
             long_rewards[b, -1] = long_values[b, -1] = last
             long_mask[b, -1] = True

@@ -206,7 +206,7 @@ def test_component_and_metrics(context, make_inputs) -> None:
     new = torch.cat([RATIOS, RATIOS]).log().requires_grad_()
     mask = torch.tensor([[True, True, True], [True, False, False]])
     inputs = make_inputs(
-        logprobs=new, old_logprobs=torch.zeros(2, 3), advantages=ADVANTAGES.repeat(2, 1), mask=mask
+        new_logprobs=new, old_logprobs=torch.zeros(2, 3), advantages=ADVANTAGES.repeat(2, 1), mask=mask
     )
     output = GSPO(GSPOOptions(), context).token_losses(inputs)
     expected = torch.tensor([[-MEAN, 0.9997, -2 * MEAN], [-0.5, 0.0, 0.0]])

@@ -155,7 +155,7 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
     [("k1", -1.0), ("k2", 0.5), ("k3", math.e - 2), ("k3_with_k2_gradient", math.e - 2)],
 )
 def test_component_and_metrics(context, make_inputs, estimator, expected) -> None:
-    inputs = make_inputs(logprobs=LOGPROBS.clone().requires_grad_(), ref_logprobs=REF)
+    inputs = make_inputs(new_logprobs=LOGPROBS.clone().requires_grad_(), ref_logprobs=REF)
     output = KL(KLOptions(estimator=estimator), context).token_losses(inputs)
     assert output.token_losses.requires_grad
     assert output.token_losses[0, 0].item() == pytest.approx(expected)
@@ -167,7 +167,7 @@ def test_component_and_metrics(context, make_inputs, estimator, expected) -> Non
 
 def test_the_default_is_that_of_grpo_and_the_reference_is_asked_for() -> None:
     assert KLOptions().estimator == "k3"
-    assert ppokit_losses()[0].needs == {"logprobs", "ref_logprobs"}
+    assert ppokit_losses()[0].needs == {"new_logprobs", "ref_logprobs"}
 
 
 def test_unknown_estimators_are_named() -> None:

@@ -47,7 +47,7 @@ def a_rollout(make_rollout, kl_sum: float, count: int = 10):
     """Every response's k1 adds up to `kl_sum` over its two real tokens; padding holds NaN."""
     logprobs = torch.tensor([[0.75 * kl_sum, 0.25 * kl_sum, math.nan]]).repeat(count, 1)
     mask = torch.tensor([[True, True, False]]).repeat(count, 1)
-    return make_rollout(["x"] * count, mask=mask, logprobs=logprobs, ref_logprobs=torch.zeros(count, 3))
+    return make_rollout(["x"] * count, mask=mask, old_logprobs=logprobs, ref_logprobs=torch.zeros(count, 3))
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])

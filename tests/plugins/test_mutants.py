@@ -11,12 +11,12 @@ import pytest
 
 from mutants_advantages import MUTANTS as ADVANTAGES
 from mutants_losses import MUTANTS as LOSSES
-from ppokit.config.registry import Catalog
+from ppokit.config.registry import PluginRegistry
 
 
 def test_every_algorithm_has_five() -> None:
     found = {module: len(changes) for module, (_, changes) in {**ADVANTAGES, **LOSSES}.items()}
-    algorithms = [e for e in Catalog().entries() if e.kind in ("advantages", "losses")]
+    algorithms = [e for e in PluginRegistry().entries() if e.kind in ("advantages", "losses")]
     wanted = {e.module for e in algorithms if e.module.startswith("ppokit_")}
     assert {module for module in wanted if found.get(module, 0) < 5} == set()
 

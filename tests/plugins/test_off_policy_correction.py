@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from loss_checks import INF, NAN, cases, spoiled
-from ppokit.plugin.protocols import Reweighing
+from ppokit.plugin.protocols import AdvantageWeighting
 from ppokit_losses.off_policy_correction import (
     OffPolicyCorrection,
     OffPolicyCorrectionOptions,
@@ -130,7 +130,7 @@ def test_tokens_whose_sampler_knows_no_logprob_are_not_corrected(
     sampler[1] = NAN
     torch.testing.assert_close(weights(level, "truncate", 2.0, sampler=sampler), torch.tensor(expected))
     inputs = make_inputs(old_logprobs=OLD, sampler_logprobs=sampler, mask=MASK)
-    metrics = OffPolicyCorrection(OffPolicyCorrectionOptions(), context).weigh(inputs).metrics
+    metrics = OffPolicyCorrection(OffPolicyCorrectionOptions(), context).advantage_weights(inputs).metrics
     assert metrics["off_policy/unknown"][MASK].tolist() == [0, 1, 0, 1, 1]
     assert metrics["off_policy/kl_k3"][MASK].isfinite().all()
 
@@ -160,9 +160,9 @@ def test_component_and_metrics(context, make_inputs, options, expected, name, sh
         old_logprobs=spoiled(OLD, MASK, NAN), sampler_logprobs=spoiled(SAMPLER, MASK, NAN), mask=MASK
     )
     component = OffPolicyCorrection(OffPolicyCorrectionOptions(**options), context)
-    assert isinstance(component, Reweighing)
+    assert isinstance(component, AdvantageWeighting)
     assert not hasattr(component, "token_losses")
-    output = component.weigh(inputs)
+    output = component.advantage_weights(inputs)
     expected = torch.tensor(expected, dtype=torch.float32)
     torch.testing.assert_close(output.weights[MASK], expected)
     names = {"weight", "kl_k3", "unknown", name}

@@ -170,7 +170,7 @@ def test_metrics(context, make_inputs) -> None:
     ratios = torch.tensor([[1.5, 1.5, 0.5, 0.5, 1.0, 5.0]])
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, -1.0]])
     new = ratios.log().requires_grad_()
-    inputs = make_inputs(logprobs=new, old_logprobs=torch.zeros(1, 6), advantages=advantages)
+    inputs = make_inputs(new_logprobs=new, old_logprobs=torch.zeros(1, 6), advantages=advantages)
     output = PPOClip(PPOClipOptions(dual_clip=3.0), context).token_losses(inputs)
     assert output.token_losses.requires_grad
     metrics = output.metrics
@@ -182,7 +182,7 @@ def test_metrics(context, make_inputs) -> None:
 
 def test_component_uses_its_options(context, make_inputs) -> None:
     inputs = make_inputs(
-        logprobs=torch.tensor([[0.5, 1.5, 10.0]]).log(),
+        new_logprobs=torch.tensor([[0.5, 1.5, 10.0]]).log(),
         old_logprobs=torch.zeros(1, 3),
         advantages=torch.tensor([[-1.0, 1.0, -1.0]]),
     )

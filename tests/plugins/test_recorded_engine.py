@@ -88,8 +88,8 @@ def test_the_rest_is_sampled_as_ever(policy, context, ratings) -> None:
     for place in (1, 3, 4, 5):
         assert found.texts[place] == sampled.texts[place]
         assert found.response_ids[place] == sampled.response_ids[place]
-        assert found.logprobs[place] == pytest.approx(sampled.logprobs[place], abs=1e-4)
-    assert all(number != number for place in (0, 2) for number in found.logprobs[place])
+        assert found.sampler_logprobs[place] == pytest.approx(sampled.sampler_logprobs[place], abs=1e-4)
+    assert all(number != number for place in (0, 2) for number in found.sampler_logprobs[place])
 
 
 def test_sampled_first_tokens_come_as_often_as_the_policy_says(policy, context, ratings) -> None:
@@ -103,7 +103,7 @@ def test_sampled_first_tokens_come_as_often_as_the_policy_says(policy, context, 
     found = made.generate(policy, asked, uniforms)
     first_tokens = [
         ids[0]
-        for ids, logprobs in zip(found.response_ids, found.logprobs, strict=True)
+        for ids, logprobs in zip(found.response_ids, found.sampler_logprobs, strict=True)
         if logprobs[0] == logprobs[0]
     ]
     with torch.no_grad():

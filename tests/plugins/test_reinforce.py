@@ -120,7 +120,7 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
 
 def test_component_and_metrics(context, make_inputs) -> None:
     new = NEW.clone().requires_grad_()
-    inputs = make_inputs(logprobs=new, old_logprobs=NEW - RATIOS.log(), advantages=ADVANTAGES)
+    inputs = make_inputs(new_logprobs=new, old_logprobs=NEW - RATIOS.log(), advantages=ADVANTAGES)
     plain = Reinforce(ReinforceOptions(), context).token_losses(inputs)
     torch.testing.assert_close(plain.token_losses.detach(), torch.tensor([[1.0, -2.0, 1.0]]))
     assert plain.token_losses.requires_grad

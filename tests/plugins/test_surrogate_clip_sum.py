@@ -112,7 +112,7 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
 
 def test_component_and_metrics(context, make_inputs) -> None:
     new = (OLD + LOG_RATIOS).requires_grad_()
-    inputs = make_inputs(logprobs=new, old_logprobs=OLD, advantages=ADVANTAGES)
+    inputs = make_inputs(new_logprobs=new, old_logprobs=OLD, advantages=ADVANTAGES)
     output = SurrogateClipSum(SurrogateClipSumOptions(), context).token_losses(inputs)
     torch.testing.assert_close(output.token_losses.detach(), torch.tensor([[1.0, 3.4, -3.9]]))
     assert output.token_losses.requires_grad

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, Mis
 from ppokit.errors import PluginError
 from ppokit.plugin.protocols import SamplingPolicy
 from ppokit.plugin.types import Generation, PromptBatch
-from ppokit_rollouts.kv_cache import alike
+from ppokit_rollouts.kv_cache import bucket_by_length
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions, sample
 
 torch.set_num_threads(1)  # on such small tensors, several threads mostly wait for each other
@@ -146,7 +146,7 @@ class TestResponses:
                     policy, of_ids([batch.prompt_ids[p]]), numbers[p : p + 1, g : g + 1]
                 )
                 assert alone.response_ids == [whole.response_ids[p * 4 + g]]
-                assert alone.logprobs[0] == pytest.approx(whole.logprobs[p * 4 + g], abs=1e-4)
+                assert alone.sampler_logprobs[0] == pytest.approx(whole.sampler_logprobs[p * 4 + g], abs=1e-4)
         back = engine(max_new_tokens=24).generate(policy, of_ids(batch.prompt_ids[::-1]), numbers.flip(0))
         assert back.response_ids == [whole.response_ids[p * 4 + g] for p in (2, 1, 0) for g in range(4)]
         for size in (1, 4, 5, 8, 11):
@@ -177,7 +177,7 @@ class TestResponses:
         chosen = engine(max_new_tokens=12, **options)
         numbers, batch = uniforms(3, 2, 12, seed=5), prompts_of(policy)
         found = chosen.generate(policy, batch, numbers)
-        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.logprobs, strict=True)):
+        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.sampler_logprobs, strict=True)):
             logps = distribution(policy, batch.prompt_ids[index // 2], ids, chosen.options)
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
             assert logprobs == pytest.approx(expected.tolist(), abs=1e-4)
@@ -204,7 +204,7 @@ class TestResponses:
         plain = policy.tokenizer("The dog ran")["input_ids"]
         prompts = [[1, 2, *plain[1:]], [1, 0, 2, 2, *plain[1:]], [0, *plain], [2], plain]
         found = engine(max_new_tokens=10).generate(policy, of_ids(prompts), uniforms(5, 1, 10))
-        for prompt, ids, logprobs in zip(prompts, found.response_ids, found.logprobs, strict=True):
+        for prompt, ids, logprobs in zip(prompts, found.response_ids, found.sampler_logprobs, strict=True):
             logps = distribution(policy, prompt, ids, TransformersOptions())
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
@@ -221,7 +221,7 @@ class TestEnds:
         found = self.answers(policy, [[10, 2, 12], [11, 13], [14, 2]])
         assert found.response_ids == [[10, 11, 14], [2], [12, 13, 2]]
         assert found.finished == [False, True, True]
-        assert [len(numbers) for numbers in found.logprobs] == [3, 1, 3]
+        assert [len(numbers) for numbers in found.sampler_logprobs] == [3, 1, 3]
         eos = str(policy.tokenizer.eos_token)
         assert not any(eos in text for text in found.texts)
         assert found.texts[1] == ""
@@ -281,7 +281,7 @@ class TestWork:
         numbers, batch = uniforms(3, 8, 30, seed=9), prompts_of(policy)
         found = engine(max_new_tokens=30).generate(often, batch, numbers)
         assert len({len(ids) for ids in found.response_ids}) > 5
-        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.logprobs, strict=True)):
+        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.sampler_logprobs, strict=True)):
             logps = distribution(policy, batch.prompt_ids[index // 8], ids, TransformersOptions())
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
@@ -310,7 +310,7 @@ class TestWork:
             found = engine(max_new_tokens=8).generate(policy, batch, uniforms(9, 2, 8))
         read = [shape for shape in shapes if shape[1] > 1]
         assert read == ([(9, 100)] if sliding else [(3, 100), (4, 70), (2, 9)])
-        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.logprobs, strict=True)):
+        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.sampler_logprobs, strict=True)):
             logps = distribution(policy, batch.prompt_ids[index // 2], ids, TransformersOptions())
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
@@ -327,10 +327,10 @@ class TestWork:
 
     def test_groups_of_like_length(self) -> None:
         """By hand: 5 x 200 tokens; a group holds 1000 / 4 tokens or more."""
-        assert alike([200, 10, 190, 20, 30]) == [[0, 2], [4, 3, 1]]
-        assert alike([30, 10, 20]) == [[0, 2, 1]]  # too few to be worth a pass more
-        assert alike([300] * 3) == [[0, 1, 2]]  # nothing to be gained
-        assert alike([300, 280, 260, 240, 220, 200]) == [[0, 1], [2, 3], [4, 5]]
+        assert bucket_by_length([200, 10, 190, 20, 30]) == [[0, 2], [4, 3, 1]]
+        assert bucket_by_length([30, 10, 20]) == [[0, 2, 1]]  # too few to be worth a pass more
+        assert bucket_by_length([300] * 3) == [[0, 1, 2]]  # nothing to be gained
+        assert bucket_by_length([300, 280, 260, 240, 220, 200]) == [[0, 1], [2, 3], [4, 5]]
 
     def test_no_forward_after_the_last_token(self, policy: SamplingPolicy) -> None:
         with watched(policy) as shapes:
@@ -354,7 +354,7 @@ class TestPolicyLogprobs:
         ids = [ids for ids in prompts_of(policy).prompt_ids for _ in range(2)]
         plain = TransformersOptions(max_new_tokens=6, temperature=0.8)
         for prompt, response, whole, drawn in zip(
-            ids, made.response_ids, made.policy_logprobs, made.logprobs, strict=True
+            ids, made.response_ids, made.policy_logprobs, made.sampler_logprobs, strict=True
         ):
             rows = distribution(policy, prompt, response, plain)
             expected = rows[torch.arange(len(response)), response]
@@ -362,7 +362,7 @@ class TestPolicyLogprobs:
             if not narrowing:
                 assert whole == drawn
         if "top_k" in narrowing or "top_p" in narrowing:
-            assert made.policy_logprobs != made.logprobs
+            assert made.policy_logprobs != made.sampler_logprobs
 
 
 def test_a_stop_token_that_the_model_does_not_have(policy: SamplingPolicy) -> None:

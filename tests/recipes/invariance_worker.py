@@ -20,19 +20,19 @@ def one_step(recipe: Recipe, change: Change | None = None) -> dict[str, Tensor]:
     """Gradient by parameter, and each loss, of a step on what `change` makes of its batch."""
     torch.set_num_threads(1)
     trainer = PPOTrainer(recipe)
-    masters = trainer.parts.masters
+    master_weights = trainer.components.master_weights
     found: dict[str, Tensor] = {}
-    step = masters.step
+    step = master_weights.step
 
     def watched(learning_rate: float) -> None:
         if not found:
-            gradients = masters.gradients()
-            found.update({n: g.clone() for n, g in zip(masters.weights, gradients, strict=True)})
+            gradients = master_weights.gradients()
+            found.update({n: g.clone() for n, g in zip(master_weights.weights, gradients, strict=True)})
         step(learning_rate)
 
-    masters.step = watched  # type: ignore[method-assign]
+    master_weights.step = watched  # type: ignore[method-assign]
     rollout = trainer.collect(next(trainer.prompts))
-    rollout, rewards = trainer.refill(rollout, trainer.score(rollout))
+    rollout, rewards = trainer.resample(rollout, trainer.score(rollout))
     if change is not None:
         rollout, rewards = change(rollout, rewards)
     stats = trainer.update(rollout, trainer.estimate(rollout, rewards))

@@ -52,7 +52,7 @@ def mean_logprobs(model: Any, tokenizer: Any, responses: list[str]) -> list[floa
 
 
 def test_what_people_liked_becomes_likelier(trainer: PPOTrainer, tmp_path: Path) -> None:
-    tokenizer = trainer.parts.tokenizer
+    tokenizer = trainer.components.tokenizer
 
     def gap() -> float:
         model = trainer.roles.sampler()
@@ -77,7 +77,7 @@ def test_the_rollout_is_what_was_recorded(trainer: PPOTrainer, tmp_path: Path, s
     untrained = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32)
     trainer.fit(PROMPTS, GOOD + BAD, RATINGS, epochs=1)
     rows = rollouts_of(tmp_path / "run").popitem()[1]
-    tokenizer = trainer.parts.tokenizer
+    tokenizer = trainer.components.tokenizer
     assert [row["response"] for row in rows] == GOOD + BAD
     assert [row["score"] for row in rows] == RATINGS
     assert [row["group"] for row in rows] == [0, 1, 2, 3, 0, 1, 2, 3]
@@ -96,7 +96,7 @@ def test_the_ratio_is_against_the_policy_as_fit_began(
     trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In all epochs: the old log-probabilities that the losses see never change."""
-    clip = next(loss for loss in trainer.parts.updater.losses if loss.name == "ppo_clip").loss
+    clip = next(loss for loss in trainer.components.updater.losses if loss.name == "ppo_clip").loss
     seen: dict[float, set[float]] = {}
     real = clip.token_losses
 

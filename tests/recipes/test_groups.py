@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ppokit import Component, PPOTrainer, Recipe, hookimpl
-from ppokit.config.registry import Catalog
+from ppokit.config.registry import PluginRegistry
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from runs import metrics_of, rollouts_of, weights_of
 
@@ -36,7 +36,7 @@ def recipe(
     recipe_dict: RecipeDict,
     tmp_path: Path,
     name: str = "run",
-    catalog: Catalog | None = None,
+    registry: PluginRegistry | None = None,
     **sections: Any,
 ) -> Recipe:
     given = {
@@ -50,7 +50,7 @@ def recipe(
         "run": {"steps": 2, "out": str(tmp_path / name)},
         **sections,
     }
-    return Recipe.from_dict(recipe_dict(**given), catalog)
+    return Recipe.from_dict(recipe_dict(**given), registry)
 
 
 def test_groups_of_equal_rewards_are_replaced(
@@ -92,7 +92,7 @@ def test_as_many_are_asked_as_were_dropped(
             if len(set(scored.scores[first.group_ids == group].tolist())) == 1
         ]
         assert dropped, "else this test shows nothing"
-        whole, _ = trainer.refill(first, scored)
+        whole, _ = trainer.resample(first, scored)
         assert len(whole) == 2 * (3 + len(dropped))
         assert whole.ids[:6] == first.ids
         assert all(whole.group_ids.tolist().count(group) == 2 for group in whole.group_ids.tolist())
@@ -110,12 +110,12 @@ def test_the_bound_holds(recipe_dict: RecipeDict, reward_module: Reward, tmp_pat
             "dynamic_sampling": bound,
         }
         trainer = PPOTrainer(recipe(recipe_dict, tmp_path, f"run{bound}", rollout=rollout))
-        before = trainer.parts.masters.hash(trainer.roles.is_policy)
+        before = trainer.components.master_weights.hash(trainer.roles.is_policy)
         found = trainer.collect(next(trainer.prompts))
-        found, rewards = trainer.refill(found, trainer.score(found))
+        found, rewards = trainer.resample(found, trainer.score(found))
         assert len(found.group_ids.unique()) == asked
         trainer.update(found, trainer.estimate(found, rewards))
-        assert trainer.parts.masters.hash(trainer.roles.is_policy) == before
+        assert trainer.components.master_weights.hash(trainer.roles.is_policy) == before
 
 
 def test_a_resumed_run_refills_with_the_same_prompts(
@@ -156,12 +156,12 @@ def test_greedy_responses_are_scored_and_are_those_of_the_policy(
 ) -> None:
     reward_module("def reward(responses, **columns):\n    return [float(len(text)) for text in responses]\n")
     plugin = EntryPoint("advantages.above_greedy", __name__, "ppokit")
-    catalog = Catalog(entry_points=[*entry_points(group="ppokit"), plugin])
+    registry = PluginRegistry(entry_points=[*entry_points(group="ppokit"), plugin])
     rewards = [{"use": "python", "function": "my_rewards.reward"}, {"use": "kl_penalty", "weight": 0.1}]
     given = recipe(
         recipe_dict,
         tmp_path,
-        catalog=catalog,
+        registry=registry,
         rewards=rewards,
         advantages={"use": "above_greedy"},
         losses=[{"use": "ppo_clip"}],
@@ -188,11 +188,11 @@ def test_greedy_responses_are_scored_and_are_those_of_the_policy(
 def test_cut_responses_can_be_left_out(recipe_dict: RecipeDict, tmp_path: Path) -> None:
     """Stories this short are all cut, so that nothing is left to learn from."""
     given = recipe_dict(
-        advantages={"mask_cut": True},
+        advantages={"mask_truncated": True},
         rollout={"max_new_tokens": 2, "prompts_per_step": 4, "responses_per_prompt": 2},
     )
     trainer = PPOTrainer(Recipe.from_dict(given))
-    before = trainer.parts.masters.hash(trainer.roles.is_policy)
+    before = trainer.components.master_weights.hash(trainer.roles.is_policy)
     trainer.train()
-    assert trainer.parts.masters.hash(trainer.roles.is_policy) == before
-    assert [line["advantages/masked_cut"] for line in metrics_of(tmp_path / "run")] == [1.0] * 3
+    assert trainer.components.master_weights.hash(trainer.roles.is_policy) == before
+    assert [line["advantages/masked_truncated"] for line in metrics_of(tmp_path / "run")] == [1.0] * 3

@@ -142,9 +142,9 @@ def test_a_number_that_is_not_finite_is_told_though_its_samples_cannot_be_kept(
     def infinite(*_: Any, **__: Any) -> None:
         raise NonFiniteError("the step was not taken: loss 'policy' is inf")
 
-    monkeypatch.setattr(trainer.keeper, "keep_failed", full)
-    monkeypatch.setattr(trainer.keeper, "save", full)
-    monkeypatch.setattr(trainer.parts.updater, "update", infinite)
+    monkeypatch.setattr(trainer.checkpointer, "keep_failed", full)
+    monkeypatch.setattr(trainer.checkpointer, "save", full)
+    monkeypatch.setattr(trainer.components.updater, "update", infinite)
     with (
         pytest.raises(NonFiniteError, match="loss 'policy' is inf"),
         pytest.warns(PpokitWarning, match="the last step is not saved: .*no space"),

@@ -116,7 +116,7 @@ def test_a_signal_while_a_step_is_finished_waits_for_its_end(
     """Whenever it comes, the step that is saved is a step that was reported, and a whole one."""
     run = {"steps": 4, "out": str(tmp_path / "run"), "checkpoint_every": 2}
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict(run=run)))
-    owner: Any = {"update": trainer.parts.updater, "save": trainer.roles}.get(moment, trainer.ledger)
+    owner: Any = {"update": trainer.components.updater, "save": trainer.roles}.get(moment, trainer.run_dir)
     name = {"save": "save_policy"}.get(moment, moment)
     call, calls = getattr(owner, name), []
 
@@ -162,15 +162,17 @@ def test_a_second_signal_does_not_wait_and_saves_nothing_half_done(
     recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
-    step = trainer.parts.masters.step
-    before = {name: weight.detach().clone() for name, weight in trainer.parts.masters.weights.items()}
+    step = trainer.components.master_weights.step
+    before = {
+        name: weight.detach().clone() for name, weight in trainer.components.master_weights.weights.items()
+    }
 
     def interrupted(learning_rate: float) -> None:
         step(learning_rate)
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(trainer.parts.masters, "step", interrupted)
+    monkeypatch.setattr(trainer.components.master_weights, "step", interrupted)
     with pytest.raises(Interrupted):
         trainer.train()
     saved = load_file(tmp_path / "run" / "checkpoints" / "step-000000" / "weights.safetensors")

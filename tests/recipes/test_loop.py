@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ppokit import Component, PPOTrainer, Recipe, hookimpl
-from ppokit.config.registry import Catalog
+from ppokit.config.registry import PluginRegistry
 from ppokit.data.batches import token_batch
 from ppokit.plugin.types import RewardOutput, Rollout
 from runs import OPENERS, lasting, metrics_of, rollouts_of, weights_of
@@ -55,16 +55,16 @@ def test_one_trunk_is_read_once(recipe_dict: RecipeDict, tmp_path: Path, value: 
     trainer.train()
     lines = metrics_of(tmp_path / "run")
     assert all(("time/values_s" in line) == (value == "own_adapter") for line in lines)
-    rollout = trainer.collect(trainer.parts.prompts.step(0))
+    rollout = trainer.collect(trainer.components.prompts.step(0))
     batch = token_batch(rollout, range(len(rollout)), trainer.roles.device)
     with torch.no_grad():
         values = trainer.roles.values(batch)
         logprobs, _ = trainer.roles.logprobs(batch, "policy", temperature=1.0)
     assert rollout.values is not None
-    assert rollout.logprobs is not None
+    assert rollout.old_logprobs is not None
     assert values.abs().max() > 1e-3
     torch.testing.assert_close(rollout.values, values, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(rollout.logprobs, logprobs, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(rollout.old_logprobs, logprobs, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("engine", [{}, {"top_p": 0.9, "temperature": 0.7}], ids=["whole", "top_p"])
@@ -194,22 +194,22 @@ def ppokit_reward_providers() -> list[Component]:
 def test_failed_samples_are_not_trained_on(recipe_dict: RecipeDict, tmp_path: Path) -> None:
     from importlib.metadata import entry_points
 
-    catalog = Catalog(
+    registry = PluginRegistry(
         entry_points=[*entry_points(group="ppokit"), EntryPoint("rewards.flaky", __name__, "ppokit")]
     )
     recipe = Recipe.from_dict(
         recipe_dict(rewards=[{"use": "flaky"}], run=out(tmp_path, "run", steps=1, max_failed_rewards=0.5)),
-        catalog,
+        registry,
     )
     trainer = PPOTrainer(recipe)
     trained: list[list[str]] = []
-    update = trainer.parts.updater.update
+    update = trainer.components.updater.update
 
     def watched(rollout: Rollout, *rest: Any, **more: Any) -> dict[str, float]:
         trained.append(rollout.ids)
         return update(rollout, *rest, **more)
 
-    trainer.parts.updater.update = watched  # type: ignore[method-assign]
+    trainer.components.updater.update = watched  # type: ignore[method-assign]
     trainer.train()
     assert trained == [[f"000001-{prompt:04d}-001" for prompt in range(4)]]
     (line,) = metrics_of(tmp_path / "run")
@@ -226,11 +226,11 @@ def test_more_failures_than_allowed_stop_the_run(recipe_dict: RecipeDict, tmp_pa
 
     from ppokit.errors import RewardError
 
-    catalog = Catalog(
+    registry = PluginRegistry(
         entry_points=[*entry_points(group="ppokit"), EntryPoint("rewards.flaky", __name__, "ppokit")]
     )
     recipe = Recipe.from_dict(
-        recipe_dict(rewards=[{"use": "flaky"}], run=out(tmp_path, "run", max_failed_rewards=0.49)), catalog
+        recipe_dict(rewards=[{"use": "flaky"}], run=out(tmp_path, "run", max_failed_rewards=0.49)), registry
     )
     with pytest.raises(RewardError, match="failed for 4 of 8 responses"):
         PPOTrainer(recipe).train()

@@ -145,7 +145,7 @@ def rise(recipe: dict[str, Any], seed: int, out: Path, learning_rate: float | No
     means = []
     for prompts in trainer.prompts:
         rollout = trainer.collect(prompts)
-        rollout, rewards = trainer.refill(rollout, trainer.score(rollout))
+        rollout, rewards = trainer.resample(rollout, trainer.score(rollout))
         means.append(float(rewards.scores[rewards.valid].mean()))
         trainer.update(rollout, trainer.estimate(rollout, rewards))
     return sum(means[-2:]) / 2 - means[0]

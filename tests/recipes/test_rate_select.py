@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn")
 from ppokit.cli import app
 from ppokit.ratings.page import serving
 from ppokit.ratings.page.choosing import word_vectors
-from ppokit.ratings.page.desk import Desk
+from ppokit.ratings.page.session import RatingSession
 from ppokit.reward_models.saved import uncertainty
 from runs import rollouts_of
 
@@ -28,11 +28,13 @@ Chosen = list[tuple[str, str]]
 @pytest.fixture
 def choose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Chosen]:
     """The command up to the moment at which the page would be served: what it would show, in order."""
-    served: list[Desk] = []
+    served: list[RatingSession] = []
 
-    def serve(desk: Desk, token: str, host: str, listening: Any, began: Callable[[], None]) -> None:
+    def serve(
+        session: RatingSession, token: str, host: str, listening: Any, began: Callable[[], None]
+    ) -> None:
         began()
-        served.append(desk)
+        served.append(session)
 
     monkeypatch.setattr(serving, "serve", serve)
 
@@ -42,8 +44,8 @@ def choose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Cho
         done = CliRunner().invoke(app, list(map(str, arguments)))
         assert done.exit_code == 0, done.output
         assert f"{COUNT} of " in done.stdout
-        board = served[-1].board
-        return [(board.items[item].prompt, board.items[item].responses[0]) for item in board.order]
+        queue = served[-1].queue
+        return [(queue.items[item].prompt, queue.items[item].responses[0]) for item in queue.order]
 
     return run
 

@@ -15,7 +15,7 @@ import yaml
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import DataError, ModelError, RecipeError
-from ppokit.models.shared_base import WholeTexts
+from ppokit.models.shared_base import SharedBaseModel
 from ppokit.rollout.policy import load_policy
 from runs import metrics_of, rollouts_of
 
@@ -82,7 +82,7 @@ def make(recipe_dict: RecipeDict, ratings: str) -> RecipeDict:
 
 def test_rated_responses_are_the_rollouts(make: RecipeDict, tmp_path: Path) -> None:
     trainer = PPOTrainer(Recipe.from_dict(make()))
-    assert trainer.parts.prompts.texts == ["Once upon a time", "One day, Tom", "The dog was"]
+    assert trainer.components.prompts.texts == ["Once upon a time", "One day, Tom", "The dog was"]
     trainer.train()
     for step, rows in enumerate(rollouts_of(tmp_path / "run").values()):
         assert {row["response"] for row in rows} == {
@@ -166,7 +166,7 @@ def test_the_bases_hidden_states_are_those_of_transformers(make: RecipeDict, sto
     tokenizer = AutoTokenizer.from_pretrained(stories260k)
     model = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
     ids = [tokenizer(text)["input_ids"] or [tokenizer.eos_token_id] for text in texts]
-    found = WholeTexts(trainer.roles).embed(ids)
+    found = SharedBaseModel(trainer.roles).embed(ids)
     for row, tokens in zip(found, ids, strict=True):
         with torch.no_grad():
             mean = model.model(torch.tensor([tokens])).last_hidden_state[0].mean(dim=0)
@@ -182,7 +182,7 @@ def test_without_a_frozen_base_an_encoder_must_be_named(make: RecipeDict, rating
     )
     trainer = PPOTrainer(Recipe.from_dict(given))
     with pytest.raises(ModelError, match="would drift; name an encoder"):
-        WholeTexts(trainer.roles).embed([[1]])
+        SharedBaseModel(trainer.roles).embed([[1]])
 
 
 def test_a_bad_file_is_refused_before_anything_loads(make: RecipeDict, ratings: str) -> None:
@@ -308,11 +308,11 @@ def test_the_canary_reads_its_files_columns_and_computes_no_more_than_it_must(
     assert found["canary/reward_spearman"] == pytest.approx(-0.5)  # ranks 3 1 2 against 1 2 3
     rollout = trainer._canary.collect(trainer._canary.held_out)
     assert rollout.responses == ["ran.", "sat.", "flew."]
-    spoken = trainer.parts.tokenizer(" ran.", add_special_tokens=False)["input_ids"]
+    spoken = trainer.components.tokenizer(" ran.", add_special_tokens=False)["input_ids"]
     assert rollout.response_ids[0].tolist()[: len(spoken)] == spoken
     plain = trainer.recorded(["The dog"], ["ran."])
     assert plain.response_ids[0].tolist()[: len(spoken)] != spoken
-    assert rollout.logprobs is not None
+    assert rollout.old_logprobs is not None
     assert rollout.values is None
     assert plain.values is not None, "training needs them"
 

@@ -19,7 +19,7 @@ from transformers import (
 from ppokit import PPOTrainer, Recipe
 from ppokit.data.batches import token_batch
 from ppokit.errors import ModelError, RecipeError
-from ppokit.models.shared_base import WholeTexts
+from ppokit.models.shared_base import SharedBaseModel
 from ppokit.reward_models.artifact import VERSION, FittedSettings
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -68,19 +68,19 @@ def test_it_scores_as_on_a_base_of_its_own(
         {"use": "reward_model", "model": reward_folder, "name": "own", "weight": 0.0},
     ]
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
-    before = trainer.parts.masters.hash(trainer.roles.is_policy)
+    before = trainer.components.master_weights.hash(trainer.roles.is_policy)
     for prompts in trainer.prompts:
         rollout = trainer.collect(prompts)
         found = trainer.score(rollout)
         torch.testing.assert_close(found.breakdown["shared"], found.breakdown["own"], atol=1e-4, rtol=1e-4)
-        ids = trainer.parts.tokenizer(
+        ids = trainer.components.tokenizer(
             [f"{p} {r.removeprefix(' ')}" for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
         )["input_ids"]
         expected = scored(reward_folder, stories260k, ids)
         assert found.breakdown["shared"].tolist() == pytest.approx(expected, abs=1e-4)
         assert len(set(expected)) > 4
         trainer.update(rollout, trainer.estimate(rollout, found))
-    assert trainer.parts.masters.hash(trainer.roles.is_policy) != before
+    assert trainer.components.master_weights.hash(trainer.roles.is_policy) != before
 
 
 def test_human_csv_gives_the_same_score(recipe_dict: RecipeDict, reward_folder: str) -> None:
@@ -138,7 +138,9 @@ def test_a_resumed_run_keeps_both(recipe_dict: RecipeDict, reward_folder: str, t
     PPOTrainer(recipe("parts", 1)).train()
     rest = PPOTrainer(recipe("parts", 3), resume=tmp_path / "parts")
     rest.train()
-    assert rest.parts.masters.hash(lambda name: True) == whole.parts.masters.hash(lambda name: True)
+    assert rest.parts.master_weights.hash(lambda name: True) == whole.parts.master_weights.hash(
+        lambda name: True
+    )
 
 
 class TestRefusals:
@@ -160,7 +162,7 @@ class TestRefusals:
         rewards = [{"use": "reward_model", "model": folder, "shared_base": True}]
         trainer = PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
         with pytest.raises(ModelError, match=r"shared_base: the adapter in .* was fitted on another base"):
-            WholeTexts(trainer.roles).reward(Path(folder), [[1, 2]])
+            SharedBaseModel(trainer.roles).reward(Path(folder), [[1, 2]])
 
     @pytest.mark.parametrize(
         ("sections", "told"),
@@ -209,4 +211,4 @@ class TestRefusals:
         losses = [{"use": "ppo_clip"}, {"use": "value_clip"}]
         trainer = PPOTrainer(Recipe.from_dict(recipe_dict(lora=None, losses=losses)))
         with pytest.raises(ModelError, match="shared_base: the base itself is trained"):
-            WholeTexts(trainer.roles).reward(Path(reward_folder), [[1, 2]])
+            SharedBaseModel(trainer.roles).reward(Path(reward_folder), [[1, 2]])

@@ -35,7 +35,7 @@ def test_a_run_and_its_policy(recipe_dict: RecipeDict, stories260k: Path, tmp_pa
     first, *_, last = metrics_of(run)
     assert first["kl/k3"] == pytest.approx(0, abs=1e-6)
     assert last["kl/k3"] > 1e-3
-    assert trainer.parts.audit["merged sampler"] == 0
+    assert trainer.components.audit["merged sampler"] == 0
 
     recipe = Recipe.load(run / "recipe.yaml")
     assert load_policy(recipe, None).answer(OPENERS) == before

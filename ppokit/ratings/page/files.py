@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ppokit.errors import DataError, first_line
-from ppokit.ratings.page.board import Action
+from ppokit.ratings.page.assignments import Action
 from ppokit.ratings.page.items import Item
 from ppokit.ratings.writing import PAIR_COLUMNS, RATING_COLUMNS, write_csv
 

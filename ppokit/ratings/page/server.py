@@ -30,8 +30,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ppokit.errors import PpokitError
-from ppokit.ratings.page.desk import Desk, RefusedError
 from ppokit.ratings.page.log import NotSavedError
+from ppokit.ratings.page.session import RatingSession, RefusedError
 
 SAVE_EVERY = 10.0
 LARGEST_BODY = 16_384
@@ -50,7 +50,7 @@ HEADERS = {
 logger = logging.getLogger(__name__)
 
 
-def application(desk: Desk, token: str, host: str) -> ASGIApp:
+def application(session: RatingSession, token: str, host: str) -> ASGIApp:
     """The ASGI application of a session.
 
     Args:
@@ -94,15 +94,15 @@ def application(desk: Desk, token: str, host: str) -> ASGIApp:
         return endpoint
 
     def state(body: dict[str, Any]) -> dict[str, Any]:
-        return desk.state(desk.rater(body.get("rater")), body.get("prefer"))
+        return session.state(session.rater(body.get("rater")), body.get("prefer"))
 
     def act(body: dict[str, Any]) -> dict[str, Any]:
-        rater = desk.rater(body.get("rater"))
-        return desk.act(rater, *(body.get(name) for name in ("kind", "key", "item", "value")))
+        rater = session.rater(body.get("rater"))
+        return session.act(rater, *(body.get(name) for name in ("kind", "key", "item", "value")))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        saving = asyncio.create_task(_save_often(desk))
+        saving = asyncio.create_task(_save_often(session))
         yield
         saving.cancel()
         with suppress(asyncio.CancelledError):
@@ -118,11 +118,11 @@ def application(desk: Desk, token: str, host: str) -> ASGIApp:
     return _Guard(Starlette(routes=routes, lifespan=lifespan), host)
 
 
-async def _save_often(desk: Desk) -> None:
+async def _save_often(session: RatingSession) -> None:
     while True:
         await asyncio.sleep(SAVE_EVERY)
         try:
-            await run_in_threadpool(desk.save)
+            await run_in_threadpool(session.save)
         except PpokitError as error:  # the log has everything; the next save, or the next start, makes good
             logger.error("%s", error)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from ppokit.errors import DataError, first_line
-from ppokit.ratings.page.desk import Desk
 from ppokit.ratings.page.server import application
+from ppokit.ratings.page.session import RatingSession
 
 PATIENCE = 3  # seconds for requests that are under way when the server is told to stop
 
@@ -63,14 +63,16 @@ def _own_address() -> list[str]:
         return [probe.getsockname()[0]]
 
 
-def serve(desk: Desk, token: str, host: str, listening: socket.socket, began: Callable[[], None]) -> None:
+def serve(
+    session: RatingSession, token: str, host: str, listening: socket.socket, began: Callable[[], None]
+) -> None:
     """Serve until SIGINT or SIGTERM; returns then.
 
     Args:
         began: called first; from then on a signal ends the serving, however early it comes.
     """
     config = uvicorn.Config(
-        application(desk, token, host),
+        application(session, token, host),
         log_level="warning",
         access_log=False,
         server_header=False,

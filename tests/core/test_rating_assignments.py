@@ -10,19 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ppokit.ratings.page.board import LEASE, Board
+from ppokit.ratings.page.assignments import LEASE, AssignmentQueue
 from ppokit.ratings.page.items import Item
 from ppokit.ratings.page.running import RunningAlpha
 
 RATERS = ("ana", "ben", "cy")
 
 
-def board_of(count: int, per_item: int, clock: Any = lambda: 0.0) -> Board:
-    return Board([Item(f"i{n}", "p", (f"r{n}",), ("",)) for n in range(count)], per_item, clock)
+def board_of(count: int, per_item: int, clock: Any = lambda: 0.0) -> AssignmentQueue:
+    return AssignmentQueue([Item(f"i{n}", "p", (f"r{n}",), ("",)) for n in range(count)], per_item, clock)
 
 
-def record(board: Board, kind: str, rater: str, item: str, number: int, **more: Any) -> list[dict[str, Any]]:
-    it = board.items[item]
+def record(
+    queue: AssignmentQueue, kind: str, rater: str, item: str, number: int, **more: Any
+) -> list[dict[str, Any]]:
+    it = queue.items[item]
     texts = {
         "kind": "item",
         "item": item,
@@ -40,7 +42,7 @@ class Raters(RuleBasedStateMachine):
     def begin(self, count: int, per_item: int) -> None:
         self.now = 0.0
         self.count, self.per_item, self.number = count, per_item, 0
-        self.board = board_of(count, per_item, lambda: self.now)
+        self.queue = board_of(count, per_item, lambda: self.now)
         self.log: list[dict[str, Any]] = []
         self.done: list[tuple[str, str, str, int | None]] = []  # key, rater, item, value: the oracle
         self.holds: dict[str, tuple[str, float]] = {}
@@ -49,7 +51,7 @@ class Raters(RuleBasedStateMachine):
     def write(self, *records: dict[str, Any]) -> None:
         self.log += records
         for made in records:
-            self.board.apply(made)
+            self.queue.apply(made)
 
     def counts(self, item: str) -> int:
         return len({rater for _, rater, it, value in self.done if it == item and value is not None})
@@ -62,8 +64,8 @@ class Raters(RuleBasedStateMachine):
 
     @rule(rater=st.sampled_from(RATERS))
     def take(self, rater: str) -> None:
-        free = [item for item in self.board.order if self.free(item, rater)]
-        got = self.board.next_for(rater)
+        free = [item for item in self.queue.order if self.free(item, rater)]
+        got = self.queue.next_for(rater)
         held = self.holds.get(rater, ("", 0))[0]
         assert got == (held if held in free else free[0] if free else None)
         self.holds.pop(rater, None)
@@ -78,13 +80,13 @@ class Raters(RuleBasedStateMachine):
         self.late |= until <= self.now
         self.number += 1
         kind = "skip" if value is None else "answer"
-        self.write(*record(self.board, kind, rater, item, self.number, value=value))
+        self.write(*record(self.queue, kind, rater, item, self.number, value=value))
         self.done.append((f"k{self.number}", rater, item, value))
 
     @rule(rater=st.sampled_from(RATERS))
     def undo(self, rater: str) -> None:
         mine = [action for action in self.done if action[1] == rater]
-        last = self.board.last(rater)
+        last = self.queue.last(rater)
         assert (last.key if last else None) == (mine[-1][0] if mine else None)
         if not mine:
             return
@@ -99,22 +101,22 @@ class Raters(RuleBasedStateMachine):
     @precondition(lambda self: self.log)
     @rule()
     def start_again(self) -> None:
-        self.board = board_of(self.count, self.per_item, lambda: self.now)
+        self.queue = board_of(self.count, self.per_item, lambda: self.now)
         for made in self.log:
-            self.board.apply(made)
+            self.queue.apply(made)
         self.late |= bool(self.holds)
         self.holds.clear()
 
     @invariant()
     def as_the_oracle(self) -> None:
-        if not hasattr(self, "board"):
+        if not hasattr(self, "queue"):
             return
-        items = self.board.order
-        assert self.board.done == sum(min(self.counts(item), self.per_item) for item in items)
+        items = self.queue.order
+        assert self.queue.done == sum(min(self.counts(item), self.per_item) for item in items)
         expected = sorted((r, i, v) for _, r, i, v in self.done if v is not None)
-        assert sorted((a.rater, a.item, a.value) for a in self.board.all_answers()) == expected
+        assert sorted((a.rater, a.item, a.value) for a in self.queue.all_answers()) == expected
         given = {rater: sum(r == rater and v is not None for _, r, _, v in self.done) for rater in RATERS}
-        assert {rater: self.board.rated[rater] for rater in RATERS} == given
+        assert {rater: self.queue.rated[rater] for rater in RATERS} == given
         if not self.late:
             assert all(self.counts(item) <= self.per_item for item in items)
 
@@ -125,31 +127,31 @@ TestRaters.settings = settings(max_examples=150, stateful_step_count=40, deadlin
 
 def test_two_raters_do_not_take_one_item() -> None:
     now = [0.0]
-    board = board_of(2, 1, lambda: now[0])
-    assert [board.next_for(rater) for rater in RATERS] == ["i0", "i1", None]
+    queue = board_of(2, 1, lambda: now[0])
+    assert [queue.next_for(rater) for rater in RATERS] == ["i0", "i1", None]
     now[0] = LEASE / 2
-    assert board.next_for("ben") == "i1"  # renews
+    assert queue.next_for("ben") == "i1"  # renews
     now[0] = LEASE
-    assert board.next_for("cy") == "i0"  # ana has gone
-    assert board.next_for("ana") is None
+    assert queue.next_for("cy") == "i0"  # ana has gone
+    assert queue.next_for("ana") is None
 
 
 def test_a_page_keeps_its_item_over_a_restart() -> None:
-    board = board_of(3, 1)
-    assert board.next_for("ana", prefer="i2") == "i2"
-    assert board.next_for("ben", prefer="i2") == "i0"
-    assert board.next_for("ben", prefer="nothing") == "i0"
+    queue = board_of(3, 1)
+    assert queue.next_for("ana", prefer="i2") == "i2"
+    assert queue.next_for("ben", prefer="i2") == "i0"
+    assert queue.next_for("ben", prefer="nothing") == "i0"
 
 
 def test_two_answers_of_one_rater_count_as_the_last() -> None:
     """Two tabs under one name; taking the last one back brings the first back."""
-    board = board_of(1, 2)
+    queue = board_of(1, 2)
     for number, value in enumerate((3, 8)):
-        for made in record(board, "answer", "ana", "i0", number, value=value):
-            board.apply(made)
-    assert ([a.value for a in board.all_answers()], board.done) == ([8], 1)
-    board.apply({"kind": "undo", "key": "k9", "rater": "ana", "of": "k1"})
-    assert ([a.value for a in board.all_answers()], board.done) == ([3], 1)
+        for made in record(queue, "answer", "ana", "i0", number, value=value):
+            queue.apply(made)
+    assert ([a.value for a in queue.all_answers()], queue.done) == ([8], 1)
+    queue.apply({"kind": "undo", "key": "k9", "rater": "ana", "of": "k1"})
+    assert ([a.value for a in queue.all_answers()], queue.done) == ([3], 1)
 
 
 def test_alpha_by_hand() -> None:

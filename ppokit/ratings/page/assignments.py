@@ -45,7 +45,7 @@ class _Seen:
     answered: int = 0
 
 
-class Board:
+class AssignmentQueue:
     """What the log's records add up to, and the leases, which no log holds.
 
     Args:

@@ -14,11 +14,11 @@ import pytest
 
 from ppokit.errors import DataError
 from ppokit.ratings.page import log as log_module
-from ppokit.ratings.page.board import Board
-from ppokit.ratings.page.desk import Desk, RefusedError, Terms
+from ppokit.ratings.page.assignments import AssignmentQueue
 from ppokit.ratings.page.files import token_of
 from ppokit.ratings.page.items import Item, Source, pair_items, single_items
 from ppokit.ratings.page.log import NotSavedError
+from ppokit.ratings.page.session import RatingSession, RefusedError, SessionConfig
 from ppokit.ratings.table import read_ratings
 
 HOSTILE = (
@@ -35,8 +35,8 @@ HOSTILE = (
     "",
     "  ",
 )
-SINGLE = Terms(pairs=False, scale=(0, 10), seed=0)
-PAIRS = Terms(pairs=True, scale=(0, 10), seed=0)
+SINGLE = SessionConfig(pairs=False, scale=(0, 10), seed=0)
+PAIRS = SessionConfig(pairs=True, scale=(0, 10), seed=0)
 
 
 def singles(count: int) -> list[Item]:
@@ -49,17 +49,19 @@ def pairs(count: int) -> list[Item]:
 
 
 class Session:
-    """A desk, and raters who send what their pages would."""
+    """A session, and raters who send what their pages would."""
 
-    def __init__(self, out: Path, items: list[Item], per_item: int = 1, terms: Terms = SINGLE) -> None:
-        self.desk = Desk(out, Board(items, per_item), terms)
+    def __init__(
+        self, out: Path, items: list[Item], per_item: int = 1, config: SessionConfig = SINGLE
+    ) -> None:
+        self.session = RatingSession(out, AssignmentQueue(items, per_item), config)
         self.sent = 0
 
     def act(self, rater: str, kind: str, value: Any = None, item: str | None = None, key: str = "") -> Any:
         self.sent += 1
         if item is None and kind != "undo":
-            item = self.desk.state(rater)["item"]["id"]
-        return self.desk.act(rater, kind, key or f"{os.urandom(8).hex()}", item, value)
+            item = self.session.state(rater)["item"]["id"]
+        return self.session.act(rater, kind, key or f"{os.urandom(8).hex()}", item, value)
 
     def rate(self, rater: str, *values: Any) -> Any:
         return [self.act(rater, "answer", value) for value in values][-1]
@@ -75,8 +77,8 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def counts(desk: Desk) -> list[tuple[str, Any]]:
-    return [(answer.rater, answer.value) for answer in desk.board.all_answers()]
+def counts(session: RatingSession) -> list[tuple[str, Any]]:
+    return [(answer.rater, answer.value) for answer in session.queue.all_answers()]
 
 
 # ---- what counts
@@ -86,14 +88,14 @@ def test_a_session_goes_on_where_it_stopped(out: Path) -> None:
     first = Session(out, singles(4))
     first.rate("ana", 3, 10)
     first.act("ana", "skip")
-    os.close(first.desk.log._file)  # killed: nothing is written at the end
+    os.close(first.session.log._file)  # killed: nothing is written at the end
     assert not out.exists()
 
     second = Session(out, singles(4))
-    state = second.desk.state("ana")
+    state = second.session.state("ana")
     assert (state["progress"]["mine"], state["progress"]["skipped"]) == (2, 1)
     assert second.rate("ana", 0)["item"] is None
-    second.desk.close()
+    second.session.close()
     assert [row["rating"] for row in rows(out)] == ["3", "10", "0"]
     assert {row["rater"] for row in rows(out)} == {"ana"}
     assert [r.rating for r in read_ratings(out).ratings] == [3, 10, 0]
@@ -102,25 +104,25 @@ def test_a_session_goes_on_where_it_stopped(out: Path) -> None:
 def test_what_is_sent_twice_counts_once(out: Path) -> None:
     """Also where the answer to the first was lost with the server, and whatever the second one says."""
     session = Session(out, singles(3))
-    shown = session.desk.state("ana")["item"]["id"]
+    shown = session.session.state("ana")["item"]["id"]
     for value in (4, 4, 9):
         state = session.act("ana", "answer", value, item=shown, key="the same key")
         assert state["item"]["id"] != shown
-    session.desk.close()
+    session.session.close()
     again = Session(out, singles(3))
     again.act("ana", "answer", 4, item=shown, key="the same key")
-    assert counts(again.desk) == [("ana", 4)]
+    assert counts(again.session) == [("ana", 4)]
     again.act("ana", "undo", key="undo it once")
     again.act("ana", "undo", key="undo it once")
     again.rate("ana", 5, 6)
     again.act("ana", "undo", key="undo it once")
-    assert counts(again.desk) == [("ana", 5), ("ana", 6)]
-    again.desk.close()
+    assert counts(again.session) == [("ana", 5), ("ana", 6)]
+    again.session.close()
 
 
 def test_undo_goes_back_one_by_one(out: Path) -> None:
     session = Session(out, singles(4))
-    first, second = (session.desk.state("ana")["item"]["id"], session.rate("ana", 1)["item"]["id"])
+    first, second = (session.session.state("ana")["item"]["id"], session.rate("ana", 1)["item"]["id"])
     session.act("ana", "skip")
     session.rate("ben", 7)
     state = session.act("ana", "undo")
@@ -128,8 +130,8 @@ def test_undo_goes_back_one_by_one(out: Path) -> None:
     state = session.act("ana", "undo")
     assert (state["item"]["id"], state["previous"]) == (first, 1)
     assert session.act("ana", "undo")["progress"]["mine"] == 0  # nothing left: nothing happens
-    assert counts(session.desk) == [("ben", 7)]
-    session.desk.close()
+    assert counts(session.session) == [("ben", 7)]
+    session.session.close()
     assert [row["rating"] for row in rows(out)] == ["7"]
 
 
@@ -140,12 +142,12 @@ def test_a_flag_is_a_mark_beside_the_rating(out: Path, tmp_path: Path) -> None:
     assert state["item"]["flagged"] is True
     assert state["progress"]["done"] == 0
     marked = state["item"]["id"]
-    assert session.desk.state("ben")["item"]["flagged"] is False  # each rater sees their own
+    assert session.session.state("ben")["item"]["flagged"] is False  # each rater sees their own
     session.rate("ana", 2)
-    session.desk.save()
+    session.session.save()
     assert [(row["rater"], row["item"]) for row in rows(flagged)] == [("ana", marked)]
     session.act("ana", "flag", False, item=marked)
-    session.desk.close()
+    session.session.close()
     assert rows(flagged) == []
     assert [row["rating"] for row in rows(out)] == ["2"]
 
@@ -154,14 +156,14 @@ def test_a_flag_sent_twice_still_shows_its_item(out: Path) -> None:
     """As after a kill that came between the disk and the page: the lease has gone with the server."""
     items = singles(3)
     first = Session(out, items)
-    first.desk.state("ben")
-    shown = first.desk.state("ana")["item"]["id"]
+    first.session.state("ben")
+    shown = first.session.state("ana")["item"]["id"]
     first.act("ana", "flag", True, item=shown, key="flag it once")
-    first.desk.close()
+    first.session.close()
     again = Session(out, items)
     state = again.act("ana", "flag", True, item=shown, key="flag it once")
     assert (state["item"]["id"], state["item"]["flagged"]) == (shown, True)
-    again.desk.close()
+    again.session.close()
 
 
 @pytest.mark.parametrize("per_item", [1, 2, 3])
@@ -170,16 +172,16 @@ def test_every_item_by_k_raters(out: Path, per_item: int) -> None:
     items = singles(10)
     session = Session(out, items, per_item)
     raters = ["a", "b", "c", "d", "e"]
-    while any(session.desk.state(rater)["item"] for rater in raters):
+    while any(session.session.state(rater)["item"] for rater in raters):
         for rater in raters:
-            if session.desk.state(rater)["item"]:
+            if session.session.state(rater)["item"]:
                 session.rate(rater, 5)
-    done = [(answer.item, answer.rater) for answer in session.desk.board.all_answers()]
+    done = [(answer.item, answer.rater) for answer in session.session.queue.all_answers()]
     assert len(set(done)) == len(done)
     assert Counter(item for item, _ in done) == {item.id: per_item for item in items}
-    progress = session.desk.state("a")["progress"]
+    progress = session.session.state("a")["progress"]
     assert progress["done"] == progress["wanted"] == 10 * per_item
-    session.desk.close()
+    session.session.close()
 
 
 def test_many_raters_at_once(out: Path) -> None:
@@ -187,7 +189,7 @@ def test_many_raters_at_once(out: Path) -> None:
     session = Session(out, singles(60), per_item=3)
 
     def work(rater: str) -> None:
-        while session.desk.state(rater)["item"] is not None:
+        while session.session.state(rater)["item"] is not None:
             session.rate(rater, 5)
 
     threads = [threading.Thread(target=work, args=(f"rater {n}",)) for n in range(12)]
@@ -195,10 +197,10 @@ def test_many_raters_at_once(out: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    done = Counter(answer.item for answer in session.desk.board.all_answers())
+    done = Counter(answer.item for answer in session.session.queue.all_answers())
     assert set(done.values()) == {3}
     assert len(done) == 60
-    session.desk.close()
+    session.session.close()
     assert len(rows(out)) == 180
 
 
@@ -213,22 +215,22 @@ def test_agreement_so_far(out: Path) -> None:
     assert state["progress"]["shared"] == 2
     state = session.act("ben", "undo")
     assert (state["progress"]["alpha"], state["progress"]["shared"]) == (None, 1)
-    session.desk.close()
+    session.session.close()
     again = Session(out, singles(2), per_item=2)
     again.rate("ben", 8)
-    assert again.desk.state("ben")["progress"]["alpha"] == pytest.approx(0.5)
-    again.desk.close()
+    assert again.session.state("ben")["progress"]["alpha"] == pytest.approx(0.5)
+    again.session.close()
 
 
 # ---- pairs
 
 
 def test_pairs_with_ties(out: Path) -> None:
-    session = Session(out, pairs(3), terms=PAIRS)
-    shown = [session.desk.state("ana")["item"]]
+    session = Session(out, pairs(3), config=PAIRS)
+    shown = [session.session.state("ana")["item"]]
     for value in ("first", "tie", "second"):
         shown.append(session.rate("ana", value)["item"])
-    session.desk.close()
+    session.session.close()
     texts = [dict(zip(item["values"], item["responses"], strict=True)) for item in shown[:3]]
     made = [(row["prompt"], row["chosen"], row["rejected"]) for row in rows(out)]
     assert made == [
@@ -236,13 +238,13 @@ def test_pairs_with_ties(out: Path) -> None:
         (shown[2]["prompt"], texts[2]["second"], texts[2]["first"]),
     ]
     assert len(read_ratings(out).pairs) == 2
-    again = Session(out, pairs(3), terms=PAIRS)
-    assert counts(again.desk) == [
+    again = Session(out, pairs(3), config=PAIRS)
+    assert counts(again.session) == [
         ("ana", "first"),
         ("ana", "tie"),
         ("ana", "second"),
     ]  # the tie is in the log
-    again.desk.close()
+    again.session.close()
 
 
 def test_left_and_right_are_blind(tmp_path: Path) -> None:
@@ -250,9 +252,11 @@ def test_left_and_right_are_blind(tmp_path: Path) -> None:
     items = pairs(200)
 
     def lefts(name: str, rater: str, seed: int) -> list[bool]:
-        desk = Desk(tmp_path / f"{name}.csv", Board(items, 1), Terms(True, (0, 10), seed))
-        shown = [desk._shown(item.id, rater) for item in items]
-        desk.close()
+        session = RatingSession(
+            tmp_path / f"{name}.csv", AssignmentQueue(items, 1), SessionConfig(True, (0, 10), seed)
+        )
+        shown = [session._shown(item.id, rater) for item in items]
+        session.close()
         for said, item in zip(shown, items, strict=True):
             told = dict(zip(said["values"], said["responses"], strict=True))
             assert (told["first"], told["second"]) == item.responses
@@ -268,26 +272,26 @@ def test_left_and_right_are_blind(tmp_path: Path) -> None:
 
 
 def test_the_log_tells_what_stood_on_the_left(out: Path) -> None:
-    session = Session(out, pairs(20), terms=PAIRS)
+    session = Session(out, pairs(20), config=PAIRS)
     shown = []
     for _ in range(20):
-        shown.append(session.desk.state("ana")["item"]["values"][0])
+        shown.append(session.session.state("ana")["item"]["values"][0])
         session.rate("ana", "first")
-    lefts = {answer.item: answer.left for answer in session.desk.board.all_answers()}
+    lefts = {answer.item: answer.left for answer in session.session.queue.all_answers()}
     assert [("first", "second")[left or 0] for left in lefts.values()] == shown
-    session.desk.close()
+    session.session.close()
 
 
 def test_raters_never_see_a_source(out: Path) -> None:
-    for terms, items in ((SINGLE, singles(2)), (PAIRS, pairs(2))):
-        session = Session(out.with_name(f"{terms.pairs}.csv"), items, terms=terms)
+    for config, items in ((SINGLE, singles(2)), (PAIRS, pairs(2))):
+        session = Session(out.with_name(f"{config.pairs}.csv"), items, config=config)
         told = [
-            session.desk.state("ana"),
-            session.rate("ana", "tie" if terms.pairs else 1),
+            session.session.state("ana"),
+            session.rate("ana", "tie" if config.pairs else 1),
             session.act("ana", "undo"),
         ]
         assert "secret" not in str(told)
-        session.desk.close()
+        session.session.close()
 
 
 # ---- texts
@@ -300,10 +304,10 @@ def test_hostile_texts_come_back_as_they_were(out: Path, tmp_path: Path) -> None
     for number in range(len(HOSTILE)):
         session.act("ana", "flag", True)
         session.rate("ana", number % 11)
-    session.desk.close()
+    session.session.close()
     again = Session(out, items)
-    assert again.desk.state("ana")["item"] is None
-    again.desk.close()
+    assert again.session.state("ana")["item"] is None
+    again.session.close()
     for path in (out, tmp_path / "ratings.flagged.csv"):
         assert {row["response"] for row in rows(path)} == set(HOSTILE)
     assert {r.response for r in read_ratings(out).ratings} == set(HOSTILE)
@@ -314,13 +318,13 @@ def test_hostile_texts_come_back_as_they_were(out: Path, tmp_path: Path) -> None
 
 def test_one_person_has_one_name(out: Path) -> None:
     session = Session(out, singles(5), per_item=2)
-    assert session.desk.rater("  Ana \u00a0 Maria ") == "Ana Maria"
+    assert session.session.rater("  Ana \u00a0 Maria ") == "Ana Maria"
     session.rate("Ana Maria", 5)
-    assert session.desk.rater("ana maria") == "Ana Maria"
-    assert session.desk.rater("ANA MARIA") == "Ana Maria"
-    assert session.desk.rater("Jose\u0301") == "Jos\u00e9"  # two ways to type one letter
-    assert session.desk.rater("=cmd|x!A1") == "=cmd|x!A1"
-    session.desk.close()
+    assert session.session.rater("ana maria") == "Ana Maria"
+    assert session.session.rater("ANA MARIA") == "Ana Maria"
+    assert session.session.rater("Jose\u0301") == "Jos\u00e9"  # two ways to type one letter
+    assert session.session.rater("=cmd|x!A1") == "=cmd|x!A1"
+    session.session.close()
 
 
 @pytest.mark.parametrize(
@@ -329,8 +333,8 @@ def test_one_person_has_one_name(out: Path) -> None:
 def test_names_that_are_none(out: Path, name: Any) -> None:
     session = Session(out, singles(1))
     with pytest.raises(RefusedError, match="A name has 1 to 60 letters"):
-        session.desk.rater(name)
-    session.desk.close()
+        session.session.rater(name)
+    session.session.close()
 
 
 # ---- what is refused
@@ -360,31 +364,36 @@ def test_names_that_are_none(out: Path, name: Any) -> None:
 )
 def test_what_a_page_would_not_send(out: Path, change: dict[str, Any], said: str) -> None:
     session = Session(out, singles(2))
-    before = session.desk.log.path.read_bytes()
-    given = {"kind": "answer", "key": "12345678", "item": session.desk.state("ana")["item"]["id"], "value": 5}
+    before = session.session.log.path.read_bytes()
+    given = {
+        "kind": "answer",
+        "key": "12345678",
+        "item": session.session.state("ana")["item"]["id"],
+        "value": 5,
+    }
     with pytest.raises(RefusedError, match=said):
-        session.desk.act("ana", **{**given, **change})
-    assert session.desk.log.path.read_bytes() == before
-    assert counts(session.desk) == []
-    session.desk.close()
+        session.session.act("ana", **{**given, **change})
+    assert session.session.log.path.read_bytes() == before
+    assert counts(session.session) == []
+    session.session.close()
 
 
 @pytest.mark.parametrize("value", [1, None, "third", ["first"]])
 def test_what_a_page_of_pairs_would_not_send(out: Path, value: Any) -> None:
-    session = Session(out, pairs(1), terms=PAIRS)
+    session = Session(out, pairs(1), config=PAIRS)
     with pytest.raises(RefusedError, match="expected first, second or tie"):
         session.rate("ana", value)
-    session.desk.close()
+    session.session.close()
 
 
 def test_a_full_disk_is_told_and_nothing_has_happened(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(out, singles(3))
     session.rate("ana", 4)
-    shown = session.desk.state("ana")
+    shown = session.session.state("ana")
     real = os.write
 
     def full(file: int, data: Any) -> int:
-        if file == session.desk.log._file:
+        if file == session.session.log._file:
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(file, data)
 
@@ -393,10 +402,10 @@ def test_a_full_disk_is_told_and_nothing_has_happened(out: Path, monkeypatch: py
         for kind, value in (("answer", 5), ("flag", True), ("undo", None)):
             with pytest.raises(NotSavedError):
                 session.act("ana", kind, value)
-    assert session.desk.state("ana") == shown
-    assert counts(session.desk) == [("ana", 4)]
+    assert session.session.state("ana") == shown
+    assert counts(session.session) == [("ana", 4)]
     session.rate("ana", 5)
-    session.desk.close()
+    session.session.close()
     assert [row["rating"] for row in rows(out)] == ["4", "5"]
 
 
@@ -414,17 +423,19 @@ def test_ratings_from_elsewhere_are_not_overwritten(out: Path) -> None:
 
 
 def test_a_session_goes_on_only_as_it_was_begun(out: Path) -> None:
-    Session(out, singles(1)).desk.close()
+    Session(out, singles(1)).session.close()
     before = (out.with_name("ratings.log.jsonl").read_bytes(), out.read_bytes())
-    for terms, said in [
-        (Terms(False, (1, 5), 0), "was begun with --scale 0-10, but this is with --scale 1-5"),
+    for config, said in [
+        (SessionConfig(False, (1, 5), 0), "was begun with --scale 0-10, but this is with --scale 1-5"),
         (PAIRS, "was begun with --scale 0-10, but this is with --pairs"),
     ]:
         for _ in range(2):  # the first refusal lets go of the log
             with pytest.raises(DataError, match=said):
-                Session(out, pairs(1) if terms.pairs else singles(1), terms=terms)
+                Session(out, pairs(1) if config.pairs else singles(1), config=config)
     assert (out.with_name("ratings.log.jsonl").read_bytes(), out.read_bytes()) == before
-    Session(out, singles(1), terms=Terms(False, (0, 10), 7)).desk.close()  # another seed is no other question
+    Session(
+        out, singles(1), config=SessionConfig(False, (0, 10), 7)
+    ).session.close()  # another seed is no other question
 
 
 def test_a_log_that_is_not_ours(out: Path) -> None:
@@ -447,29 +458,29 @@ def test_a_log_that_is_not_ours(out: Path) -> None:
 def test_items_that_have_gone_from_the_source_keep_their_ratings(out: Path) -> None:
     first = Session(out, singles(3))
     first.rate("ana", 1, 2, 3)
-    first.desk.close()
+    first.session.close()
     again = Session(out, singles(5)[3:])
     again.rate("ana", 4, 5)
-    again.desk.close()
+    again.session.close()
     assert [row["rating"] for row in rows(out)] == ["1", "2", "3", "4", "5"]
 
 
 def test_more_raters_an_item_when_it_goes_on(out: Path) -> None:
     first = Session(out, singles(2))
     first.rate("ana", 1, 2)
-    assert first.desk.state("ben")["item"] is None
-    first.desk.close()
+    assert first.session.state("ben")["item"] is None
+    first.session.close()
     again = Session(out, singles(2), per_item=2)
-    assert again.desk.state("ana")["item"] is None
+    assert again.session.state("ana")["item"] is None
     again.rate("ben", 3, 4)
-    again.desk.close()
+    again.session.close()
     assert len(rows(out)) == 4
 
 
 def test_a_csv_that_cannot_be_written_stays_as_it_was(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(out, singles(3))
     session.rate("ana", 1)
-    session.desk.save()
+    session.session.save()
     before = out.read_bytes()
     session.rate("ana", 2)
 
@@ -479,9 +490,9 @@ def test_a_csv_that_cannot_be_written_stays_as_it_was(out: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr("ppokit.ratings.writing.os.fsync", full)
         with pytest.raises(DataError, match=r"cannot be written: .*No space left"):
-            session.desk.save()
+            session.session.save()
     assert out.read_bytes() == before
-    session.desk.close()
+    session.session.close()
     assert [row["rating"] for row in rows(out)] == ["1", "2"]
     assert sorted(p.name for p in out.parent.iterdir()) == ["ratings.csv", "ratings.log.jsonl"]
 
@@ -491,9 +502,9 @@ def test_a_csv_that_another_program_holds_is_an_error_that_saving_outlives(out: 
     session.rate("ana", 1)
     out.mkdir()  # as where a spreadsheet program does not let it be replaced
     with pytest.raises(DataError, match=r"ratings\.csv cannot be written"):
-        session.desk.save()
+        session.session.save()
     out.rmdir()
-    session.desk.close()
+    session.session.close()
     assert [row["rating"] for row in rows(out)] == ["1"]
 
 

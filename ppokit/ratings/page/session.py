@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ppokit.errors import DataError, PpokitError
-from ppokit.ratings.page.board import Action, Board, counting
+from ppokit.ratings.page.assignments import Action, AssignmentQueue, counting
 from ppokit.ratings.page.files import flagged_of, log_of, write_files
 from ppokit.ratings.page.items import Item
 from ppokit.ratings.page.log import VERSION, Log
@@ -26,7 +26,7 @@ class RefusedError(PpokitError):
 
 
 @dataclass(frozen=True)
-class Terms:
+class SessionConfig:
     """What raters are asked.
 
     Attributes:
@@ -40,20 +40,20 @@ class Terms:
     seed: int
 
 
-class Desk:
+class RatingSession:
     """One session; all of it may be called from several threads.
 
     Args:
         out: the CSV file.
-        board: what is to be rated; the log's records are applied to it.
+        queue: what is to be rated; the log's records are applied to it.
 
     Raises:
-        DataError: the log is in use, broken, or of a session on other terms; or there is a CSV but no log, so
-            that ratings from elsewhere would be overwritten.
+        DataError: the log is in use, broken, or of a session on another config; or there is a CSV but no
+            log, so that ratings from elsewhere would be overwritten.
     """
 
-    def __init__(self, out: Path, board: Board, terms: Terms) -> None:
-        self.out, self.board, self.terms = out, board, terms
+    def __init__(self, out: Path, queue: AssignmentQueue, config: SessionConfig) -> None:
+        self.out, self.queue, self.config = out, queue, config
         self.alpha = RunningAlpha()
         self._lock = threading.Lock()
         self._saving = threading.Lock()
@@ -74,9 +74,9 @@ class Desk:
             raise
 
     def _replay(self) -> None:
-        begin = {"kind": "begin", "version": VERSION, "pairs": self.terms.pairs}
-        if not self.terms.pairs:
-            begin["scale"] = list(self.terms.scale)
+        begin = {"kind": "begin", "version": VERSION, "pairs": self.config.pairs}
+        if not self.config.pairs:
+            begin["scale"] = list(self.config.scale)
         if not self.log.records:
             self.log.append(begin)
         for number, record in enumerate(self.log.records, 1):
@@ -89,14 +89,14 @@ class Desk:
                     "begun, or give another --out."
                 )
             try:
-                self.board.apply(record)
+                self.queue.apply(record)
             except (KeyError, TypeError, AttributeError) as error:
                 raise DataError(
                     f"{self.log.path} line {number} does not fit the lines before it "
                     f"({type(error).__name__}: {error}). Correct or remove that line."
                 ) from error
         self.log.records.clear()
-        for item in self.board.logged():
+        for item in self.queue.logged():
             self._measure(item)
 
     def rater(self, name: Any) -> str:
@@ -110,7 +110,7 @@ class Desk:
             raise RefusedError(f"A name has 1 to {LONGEST_NAME} letters.")
         with self._lock:
             folded = text.casefold()
-            return next((known for known in self.board.raters if known.casefold() == folded), text)
+            return next((known for known in self.queue.raters if known.casefold() == folded), text)
 
     def act(self, rater: str, kind: Any, key: Any, item: Any, value: Any) -> dict[str, Any]:
         """Do what a rater wants, once for each key; returns `state` after it.
@@ -129,31 +129,31 @@ class Desk:
         if not isinstance(key, str) or not 8 <= len(key) <= 64 or not key.isascii():
             raise RefusedError("Each action needs a key of 8 to 64 letters.")
         with self._lock:
-            if key in self.board.keys:
+            if key in self.queue.keys:
                 return self._state(rater, None, item if kind == "flag" and isinstance(item, str) else None)
             record: dict[str, Any] = {"kind": kind, "key": key, "rater": rater}
             undone = None
             if kind == "undo":
-                undone = self.board.last(rater)
+                undone = self.queue.last(rater)
                 if undone is None:
                     return self._state(rater, None)
                 record["of"] = undone.key
                 item = undone.item
             elif kind not in ("answer", "skip", "flag"):
                 raise RefusedError(f"There is no action {kind!r}.")
-            elif not isinstance(item, str) or item not in self.board.items:
+            elif not isinstance(item, str) or item not in self.queue.items:
                 raise RefusedError("That response is no longer to be rated.")
             else:
                 record["item"] = item
                 record |= self._value(kind, value, item, rater)
-            texts = [] if item in self.board.logged() else [_texts(self.board.items[item])]
+            texts = [] if item in self.queue.logged() else [_texts(self.queue.items[item])]
             self.log.append(*texts, record)
             for made in (*texts, record):
-                self.board.apply(made)
+                self.queue.apply(made)
             self._measure(item)
             self._changes += 1
             if undone is not None:
-                self.board.lease(rater, item)
+                self.queue.lease(rater, item)
                 return self._state(rater, undone)
             return self._state(rater, None, item if kind == "flag" else None)
 
@@ -164,8 +164,8 @@ class Desk:
             if not isinstance(value, bool):
                 raise RefusedError(f"A flag is on or off, not {value!r}.")
             return {"on": value}
-        low, high = self.terms.scale
-        if self.terms.pairs:
+        low, high = self.config.scale
+        if self.config.pairs:
             if not isinstance(value, str) or value not in PAIR_VALUES:
                 raise RefusedError(f"The answer is {value!r}; expected first, second or tie.")
             return {"value": value, "left": self._left(item, rater)}
@@ -183,21 +183,21 @@ class Desk:
             return self._state(rater, None, prefer if isinstance(prefer, str) else None)
 
     def _state(self, rater: str, undone: Action | None, prefer: str | None = None) -> dict[str, Any]:
-        held = undone.item if undone is not None else self.board.next_for(rater, prefer)
-        mine = self.board.rated[rater]
+        held = undone.item if undone is not None else self.queue.next_for(rater, prefer)
+        mine = self.queue.rated[rater]
         alpha = self.alpha.value()
         return {
             "rater": rater,
-            "pairs": self.terms.pairs,
-            "scale": self.terms.scale,
+            "pairs": self.config.pairs,
+            "scale": self.config.scale,
             "item": None if held is None else self._shown(held, rater),
             "previous": None if undone is None else undone.value,
             "progress": {
                 "mine": mine,
-                "skipped": len(self.board.raters.get(rater, ())) - mine,
-                "done": self.board.done,
-                "wanted": len(self.board.order) * self.board.per_item,
-                "raters": sum(bool(actions) for actions in self.board.raters.values()),
+                "skipped": len(self.queue.raters.get(rater, ())) - mine,
+                "done": self.queue.done,
+                "wanted": len(self.queue.order) * self.queue.per_item,
+                "raters": sum(bool(actions) for actions in self.queue.raters.values()),
                 "alpha": None if alpha is None else round(alpha, 4),
                 "shared": self.alpha.items,
             },
@@ -205,8 +205,8 @@ class Desk:
 
     def _shown(self, item: str, rater: str) -> dict[str, Any]:
         """An item without what would give away who wrote it."""
-        it = self.board.items[item]
-        order = [0, 1] if self.terms.pairs else [0]
+        it = self.queue.items[item]
+        order = [0, 1] if self.config.pairs else [0]
         if self._left(item, rater):
             order.reverse()
         return {
@@ -214,16 +214,16 @@ class Desk:
             "prompt": it.prompt,
             "responses": [it.responses[place] for place in order],
             "values": [("first", "second")[place] for place in order],
-            "flagged": rater in self.board.flagged.get(item, ()),
+            "flagged": rater in self.queue.flagged.get(item, ()),
         }
 
     def _left(self, item: str, rater: str) -> int:
         """Which of the two texts stands on the left."""
-        return hashlib.sha256(f"{self.terms.seed} {rater} {item}".encode()).digest()[0] & 1
+        return hashlib.sha256(f"{self.config.seed} {rater} {item}".encode()).digest()[0] & 1
 
     def _measure(self, item: str) -> None:
-        values = (answer.value for answer in self.board.answers(item))
-        self.alpha.replace(item, (PAIR_VALUES[v] if self.terms.pairs else v for v in values))  # type: ignore[misc]
+        values = (answer.value for answer in self.queue.answers(item))
+        self.alpha.replace(item, (PAIR_VALUES[v] if self.config.pairs else v for v in values))  # type: ignore[misc]
 
     def save(self) -> None:
         """Write the CSV files where something has changed since; the old ones stay until then."""
@@ -233,9 +233,9 @@ class Desk:
                     return
                 changes = self._changes
                 # Copies only: raters wait as long as this lock is held.
-                actions = [list(mine) for mine in self.board.raters.values()]
-                flagged = {item: sorted(raters) for item, raters in self.board.flagged.items()}
-            write_files(self.out, self.board.items, counting(actions), flagged, pairs=self.terms.pairs)
+                actions = [list(mine) for mine in self.queue.raters.values()]
+                flagged = {item: sorted(raters) for item, raters in self.queue.flagged.items()}
+            write_files(self.out, self.queue.items, counting(actions), flagged, pairs=self.config.pairs)
             self._saved = changes
 
     def close(self) -> None:
