@@ -55,7 +55,7 @@ def main() -> None:
         theirs.append(last_json(side))
     print(f"\n{ours[-1]['dtype']}, which is what this hardware multiplies fastest, on both sides")
     base = [min(run[key] for run in theirs) for key in ("step_s", "peak_gb")]
-    print(f"{'':26}{'seconds a step':>16}{'ratio':>8}{'peak GB':>10}{'ratio':>8}")
+    print(f"{'':26}{'seconds per step':>16}{'ratio':>8}{'peak GB':>10}{'ratio':>8}")
     named = (("ppokit", ours), ("ppokit, value on trunk", on_trunk), ("TRL 1.12.0", theirs))
     for name, runs in named:
         seconds, peak = (min(run[key] for run in runs) for key in ("step_s", "peak_gb"))

@@ -97,7 +97,7 @@ def main() -> None:
     for name, old, new in (("good", before[0], after[0]), ("bad", before[1], after[1])):
         print(f"{name:<5} mean log-probability a token {float(old.mean()):.4f} -> {float(new.mean()):.4f}")
     gap = float(moved[0].mean() - moved[1].mean())
-    print(f"good relative to bad: {gap:+.4f} nats a token, 95 % interval {low:+.4f} to {high:+.4f}")
+    print(f"good relative to bad: {gap:+.4f} nats per token, 95 % interval {low:+.4f} to {high:+.4f}")
     print(f"fit took {metrics['time/update_s']:.0f} s, {metrics['update/passes']:.0f} updates")
 
 

@@ -1,4 +1,4 @@
-"""Seconds by phase, tokens a second and peak memory of one PPO step on a real model.
+"""Seconds by phase, tokens per second and peak memory of one PPO step on a real model.
 
     python benchmarks/step.py                                    the packaged SmolLM2-135M-Instruct
     python benchmarks/step.py --model CHECKPOINT --steps 3 --json

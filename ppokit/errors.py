@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -41,6 +43,29 @@ class RunFolderError(PpokitError):
 
 class PpokitWarning(UserWarning):
     """Something that a person should look at while the command goes on; shown as one line."""
+
+
+@contextmanager
+def plugin_call(where: str, method: str) -> Iterator[None]:
+    """Run a plugin's code: every call of a plugin goes through here, and its errors name it.
+
+    Args:
+        where: the component, its plugin and where the recipe names it.
+        method: what was called, such as `estimate`.
+
+    Raises:
+        PpokitError: what the plugin raised, as one that names it; an error of ppokit's own keeps its class.
+    """
+    try:
+        yield
+    except RecipeError:
+        raise
+    except PpokitError as error:
+        if where in str(error):
+            raise
+        raise type(error)(f"{where}: {error}") from error
+    except (Exception, SystemExit, GeneratorExit) as error:
+        raise PluginError(f"{where}: {method} failed: {in_one_paragraph(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

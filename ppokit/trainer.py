@@ -296,7 +296,7 @@ class PPOTrainer:
         return self._policy().predict(prompts)
 
     def answer(self, prompts: Sequence[str]) -> list[str]:
-        """Greedy responses of the policy as it is now, one a prompt; for looking at, in one process."""
+        """Greedy responses of the policy as it is now, one per prompt; for looking at, in one process."""
         return self._policy().answer(prompts)
 
     def _policy(self) -> LoadedPolicy:

@@ -1,1 +1,1 @@
-"""Built-in advantage estimators, one a module."""
+"""Built-in advantage estimators, one per module."""

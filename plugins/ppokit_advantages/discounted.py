@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import upcast
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.returns import whole_reward
-from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.plugin import (
+    Advantages,
+    BuildContext,
+    Component,
+    Options,
+    Rewards,
+    Rollout,
+    hookimpl,
+    upcast,
+    whole_reward,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

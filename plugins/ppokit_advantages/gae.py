@@ -1,4 +1,4 @@
-"""Generalised advantage estimation: one advantage a token, from token rewards and values.
+"""Generalised advantage estimation: one advantage per token, from token rewards and values.
 
     A_t = delta_t + (gamma * lam) * A_{t+1},   delta_t = r_t + gamma * V_{t+1} - V_t
     returns_t = A_t + V_t
@@ -19,10 +19,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import upcast
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.plugin import Advantages, BuildContext, Component, Options, Rewards, Rollout, hookimpl, upcast
 
 if TYPE_CHECKING:
     from torch import Tensor

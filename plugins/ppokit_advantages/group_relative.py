@@ -17,11 +17,21 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import Variance, upcast
-from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.plugin.returns import broadcast_to_tokens, group_sums, whole_reward
-from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.plugin import (
+    Advantages,
+    BuildContext,
+    CheckContext,
+    Component,
+    Options,
+    Rewards,
+    Rollout,
+    Variance,
+    broadcast_to_tokens,
+    group_sums,
+    hookimpl,
+    upcast,
+    whole_reward,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +107,7 @@ class GroupRelative:
 
 
 def needs_a_group(options: Options, context: CheckContext) -> Iterator[str]:
-    """Refuses one response a prompt."""
+    """Refuses one response per prompt."""
     if context.responses_per_prompt == 1:
         yield (
             "got rollout.responses_per_prompt 1; this estimator compares the responses to one prompt with "

@@ -11,11 +11,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import masked_mean, upcast
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.returns import reward_to_go
-from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.plugin import (
+    Advantages,
+    BuildContext,
+    Component,
+    Options,
+    Rewards,
+    Rollout,
+    hookimpl,
+    masked_mean,
+    reward_to_go,
+    upcast,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.returns import reward_to_go
-from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.plugin import (
+    Advantages,
+    BuildContext,
+    Component,
+    Options,
+    Rewards,
+    Rollout,
+    hookimpl,
+    reward_to_go,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,11 +17,22 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import masked_mean, masked_variance, upcast
-from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.plugin.returns import group_sums, reward_to_go, whole_reward
-from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.plugin import (
+    Advantages,
+    BuildContext,
+    CheckContext,
+    Component,
+    Options,
+    Rewards,
+    Rollout,
+    group_sums,
+    hookimpl,
+    masked_mean,
+    masked_variance,
+    reward_to_go,
+    upcast,
+    whole_reward,
+)
 from ppokit_advantages.group_relative import needs_a_group
 
 if TYPE_CHECKING:

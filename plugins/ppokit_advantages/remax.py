@@ -12,11 +12,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import upcast
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.returns import broadcast_to_tokens, whole_reward
-from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.plugin import (
+    Advantages,
+    BuildContext,
+    Component,
+    Options,
+    Rewards,
+    Rollout,
+    broadcast_to_tokens,
+    hookimpl,
+    upcast,
+    whole_reward,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,1 +1,1 @@
-"""Built-in losses, one a module."""
+"""Built-in losses, one per module."""

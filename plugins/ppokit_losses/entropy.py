@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.types import LossInputs, LossOutput
+from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor

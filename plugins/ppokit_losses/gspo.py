@@ -1,10 +1,10 @@
-"""GSPO's clipped loss: PPO's, with one importance ratio a sequence in place of one a token.
+"""GSPO's clipped loss: PPO's, with one importance ratio per sequence in place of one per token.
 
     s    = exp(mean over the real tokens of (log p_new - log p_old))
     loss = -min(s * A, clip(s, 1 - clip_low, 1 + clip_high) * A)      on every token
 
 Zheng et al. 2025, arXiv:2507.18071, eq. 5 and 7. It is the paper's objective with the aggregation
-`sequence_mean_token_mean` and one advantage a response; the bounds are the paper's, of section 5.1. They
+`sequence_mean_token_mean` and one advantage per response; the bounds are the paper's, of section 5.1. They
 are narrow since s is a geometric mean, and it is usual that many sequences are clipped.
 
 The gradient is that of s, a function of all the sequence's log-probabilities: each token is pushed by the
@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.types import LossInputs, LossOutput
+from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl
 from ppokit_losses.ratios import sequence_ratio
 
 if TYPE_CHECKING:

@@ -21,11 +21,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.kl_estimators import kl as estimate
-from ppokit.plugin.masked import upcast
-from ppokit.plugin.protocols import BuildContext, Component, Need, Options
-from ppokit.plugin.types import LossInputs, LossOutput
+from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Need, Options, hookimpl, upcast
+from ppokit.plugin import kl as estimate
 
 if TYPE_CHECKING:
     from torch import Tensor

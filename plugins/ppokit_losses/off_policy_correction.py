@@ -26,11 +26,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.kl_estimators import clamp_exponent, kl
-from ppokit.plugin.masked import upcast
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.types import AdvantageWeights, LossInputs
+from ppokit.plugin import (
+    AdvantageWeights,
+    BuildContext,
+    Component,
+    LossInputs,
+    Options,
+    clamp_exponent,
+    hookimpl,
+    kl,
+    upcast,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +61,7 @@ def off_policy_correction(
         old_logprobs: [B,R] under the policy before the update.
         sampler_logprobs: [B,R] as the engine sampled them; NaN where it does not know them.
         mask: [B,R] bool, real response tokens.
-        level: `token`, or `sequence`: one weight a response.
+        level: `token`, or `sequence`: one weight per response.
         mode: `truncate` or `mask`.
         cap: the largest weight; a larger one is truncated to it, or masked.
         floor: with `mask`, the smallest weight; a smaller one is masked.
@@ -86,7 +92,7 @@ def _kept(ratio: Tensor, cap: float, floor: float) -> Tensor:
 
 
 class OffPolicyCorrectionOptions(Options):
-    level: Level = Field("token", description="One weight a token, or one a response (sequence).")
+    level: Level = Field("token", description="One weight per token, or one per response (sequence).")
     mode: Mode = Field(
         "truncate", description="truncate weights to the cap, or mask what is beyond the bounds."
     )

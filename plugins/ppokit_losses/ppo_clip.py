@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.types import LossInputs, LossOutput
+from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl
 from ppokit_losses.ratios import token_ratio
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.plugin.kl_estimators import clamp_exponent
-from ppokit.plugin.masked import upcast
+from ppokit.plugin import clamp_exponent, upcast
 
 if TYPE_CHECKING:
     from torch import Tensor

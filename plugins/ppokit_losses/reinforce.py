@@ -6,7 +6,7 @@
 with sg the stop-gradient. Williams 1992, Machine Learning 8; for language models with a group's baseline,
 Ahmadian et al. 2024 (RLOO), arXiv:2402.14740. The weight makes later passes over a rollout unbiased where the
 policy has moved; it is not bounded (but held below exp(60), see `ppokit_losses.ratios`): for a bounded
-one use `cispo`, which is this loss with a clipped ratio. Without it, train one pass a rollout. The loss's
+one use `cispo`, which is this loss with a clipped ratio. Without it, train one pass per rollout. The loss's
 value is no objective: only its gradient means something.
 """
 
@@ -16,10 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import upcast
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.types import LossInputs, LossOutput
+from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl, upcast
 from ppokit_losses.ratios import token_ratio
 
 if TYPE_CHECKING:

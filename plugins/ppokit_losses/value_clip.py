@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.masked import upcast
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.types import LossInputs, LossOutput
+from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl, upcast
 
 if TYPE_CHECKING:
     from torch import Tensor

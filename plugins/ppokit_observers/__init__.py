@@ -1,1 +1,1 @@
-"""Built-in observers, one a module."""
+"""Built-in observers, one per module."""

@@ -14,9 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.plugin.types import Rewards, Rollout
+from ppokit.plugin import BuildContext, CheckContext, Component, Options, Rewards, Rollout, hookimpl
 
 TrackerName = Literal[
     "tensorboard", "wandb", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab"

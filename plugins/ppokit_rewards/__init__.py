@@ -1,1 +1,1 @@
-"""Built-in reward providers, one a module."""
+"""Built-in reward providers, one per module."""

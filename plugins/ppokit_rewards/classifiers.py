@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppokit.errors import ModelError
+from ppokit.plugin import ModelError
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ppokit.errors import ModelError, first_line
+from ppokit.plugin import ModelError, first_line
 from ppokit_rewards.classifiers import without_bars
 
 if TYPE_CHECKING:

@@ -19,10 +19,18 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from ppokit.errors import DataError, ModelError, PluginError
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.plugin.types import RewardOutput, Rollout
+from ppokit.plugin import (
+    BuildContext,
+    CheckContext,
+    Component,
+    DataError,
+    ModelError,
+    Options,
+    PluginError,
+    RewardOutput,
+    Rollout,
+    hookimpl,
+)
 from ppokit.ratings.table import OnBadRow, RatingColumns, mean_ratings, read_for_run
 from ppokit.reward_models.artifact import need_settings
 from ppokit_rewards.encoder import Encoder

@@ -7,7 +7,7 @@ with KL the mean over the step's n responses of the sum of k1 over a response's 
 
 Ziegler et al. 2019, arXiv:1909.08593, section 2.2; the estimators: `ppokit.plugin.kl_estimators`. Differs:
 the estimator of the penalty is a choice (the paper's is k1; the controller always measures by k1, as the
-paper does, since its target is a KL a sequence). In a recipe `weight` multiplies the penalty as it
+paper does, since its target is a KL per sequence). In a recipe `weight` multiplies the penalty as it
 does any reward: leave it at 1 when the coefficient adapts, or the two are multiplied.
 """
 
@@ -18,10 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.kl_estimators import KLEstimator, kl
-from ppokit.plugin.protocols import BuildContext, Component, Need, Options
-from ppokit.plugin.types import Outcome, RewardOutput, Rollout
+from ppokit.plugin import (
+    BuildContext,
+    Component,
+    KLEstimator,
+    Need,
+    Options,
+    Outcome,
+    RewardOutput,
+    Rollout,
+    hookimpl,
+    kl,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +76,7 @@ class KLPenaltyOptions(Options):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="KL a response, in nats, that the coefficient is steered to. Not set: it is fixed.",
+        description="KL per response, in nats, that the coefficient is steered to. Not set: it is fixed.",
     )
     horizon: int = Field(
         10_000,

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.types import Outcome, RewardOutput, Rollout
+from ppokit.plugin import BuildContext, Component, Options, Outcome, RewardOutput, Rollout, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.plugin.types import Outcome, RewardOutput, Rollout
+from ppokit.plugin import (
+    BuildContext,
+    CheckContext,
+    Component,
+    Options,
+    Outcome,
+    RewardOutput,
+    Rollout,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

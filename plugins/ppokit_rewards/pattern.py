@@ -15,9 +15,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, Component, Options
-from ppokit.plugin.types import RewardOutput, Rollout
+from ppokit.plugin import BuildContext, Component, Options, RewardOutput, Rollout, hookimpl
 
 Mode = Literal["search", "fullmatch", "count"]
 Flag = Literal["ignore_case", "multiline", "dotall"]

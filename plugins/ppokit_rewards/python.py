@@ -1,8 +1,8 @@
-"""Any Python function, named by its dotted path: texts and data-set columns in, one number a response out.
+"""Any Python function, named by its dotted path: texts and data-set columns in, one number per response out.
 
     function(prompts=[...], responses=[...], <column>=[...] for each column, **arguments) -> sequence
 
-Everything is passed by keyword, each list with one entry a response. A function gets only what its
+Everything is passed by keyword, each list with one entry per response. A function gets only what its
 signature accepts: `def reward(responses)` and `def reward(responses, answer, **columns)` are both
 fine. It returns numbers (True counts as 1), in a list, tuple, or 1-D array or tensor; None abstains.
 
@@ -27,10 +27,16 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ppokit.errors import PluginError
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.plugin.types import RewardOutput, Rollout
+from ppokit.plugin import (
+    BuildContext,
+    CheckContext,
+    Component,
+    Options,
+    PluginError,
+    RewardOutput,
+    Rollout,
+    hookimpl,
+)
 
 _TEXTS = ("prompts", "responses")
 _LARGEST_FLOAT32 = 3.4028234663852886e38
@@ -48,10 +54,10 @@ def python(
         arguments: further keyword arguments.
         name: what to call the function in an error.
 
-    Returns: one number a response; None where the function abstains.
+    Returns: one number per response; None where the function abstains.
 
     Raises:
-        PluginError: a column cannot be passed, or what came back is not one number a response.
+        PluginError: a column cannot be passed, or what came back is not one number per response.
     """
     if len(rollout) == 0:
         return []
@@ -67,7 +73,7 @@ def python(
 
 
 def _numbers(returned: Any, rollout: Rollout, name: str) -> list[float | None]:
-    expected = f"expected {len(rollout)} numbers, one a response"
+    expected = f"expected {len(rollout)} numbers, one per response"
     shape = getattr(returned, "shape", None)  # an array or tensor, also one on an accelerator
     if shape is not None and hasattr(returned, "tolist"):
         if len(shape) != 1:

@@ -26,10 +26,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, StrictInt, field_validator
 
-from ppokit.errors import ModelError
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.plugin.types import Outcome, RewardOutput, Rollout
+from ppokit.plugin import (
+    BuildContext,
+    CheckContext,
+    Component,
+    ModelError,
+    Options,
+    Outcome,
+    RewardOutput,
+    Rollout,
+    hookimpl,
+)
 from ppokit.reward_models.artifact import HEADS, read_settings
 from ppokit.reward_models.templates import encode, padding_of
 from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, load, load_tokenizer

@@ -16,9 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, CheckContext, Component, Options
-from ppokit.plugin.types import RewardOutput, Rollout
+from ppokit.plugin import BuildContext, CheckContext, Component, Options, RewardOutput, Rollout, hookimpl
 
 
 def sentiment(texts: Sequence[str]) -> list[float]:

@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.errors import DataError
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, CheckContext, Component, SamplingPolicy
-from ppokit.plugin.recorded import as_generation
-from ppokit.plugin.types import Generation, PromptBatch
+from ppokit.plugin import (
+    BuildContext,
+    CheckContext,
+    Component,
+    DataError,
+    Generation,
+    PromptBatch,
+    SamplingPolicy,
+    as_generation,
+    hookimpl,
+)
 from ppokit.ratings.table import OnBadRow, RatingColumns, read_for_run
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
 

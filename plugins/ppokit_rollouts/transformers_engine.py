@@ -15,10 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
-from ppokit.errors import PluginError
-from ppokit.plugin.hookspecs import hookimpl
-from ppokit.plugin.protocols import BuildContext, Component, Options, SamplingPolicy
-from ppokit.plugin.types import Generation, PromptBatch
+from ppokit.plugin import (
+    BuildContext,
+    Component,
+    Generation,
+    Options,
+    PluginError,
+    PromptBatch,
+    SamplingPolicy,
+    hookimpl,
+)
 from ppokit_rollouts.kv_cache import bucket_by_length, preallocated_cache, supports_concat
 
 if TYPE_CHECKING:
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """One token a row: the first whose cumulative probability exceeds the row's uniform number.
+    """One token per row: the first whose cumulative probability exceeds the row's uniform number.
 
     Args:
         logits: [b,V] float32; -inf rules a token out.
@@ -221,7 +227,7 @@ class _Decoding:
     def append_tokens(
         self, alive: list[int], tokens: list[int], logprobs: list[float], whole: list[float]
     ) -> list[int]:
-        """Record one token a response; return the places in `alive` that go on."""
+        """Record one token per response; return the places in `alive` that go on."""
         active = []
         for place, (index, token) in enumerate(zip(alive, tokens, strict=True)):
             self.ids[index].append(token)
@@ -261,7 +267,7 @@ def _left_padded(rows: list[list[int]], width: int, device: torch.device) -> Ten
 
 
 def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """[b] of one token a row."""
+    """[b] of one token per row."""
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
 
 

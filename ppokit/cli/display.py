@@ -1,4 +1,4 @@
-"""What a person sees of a run: a line a step, a sample now and then, a progress bar on a terminal."""
+"""What a person sees of a run: a line per step, a sample now and then, a progress bar on a terminal."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def gain_sections(found: Gain) -> list[Section]:
     """A measured gain as sections."""
-    asked = f"{found.prompts:,} that it was not trained on, {found.responses} responses a policy to each"
+    asked = f"{found.prompts:,} that it was not trained on, {found.responses} responses per policy to each"
     overview = [("run", printable(found.run)), ("prompts", asked)]
     overview += [("note", printable(note)) for note in found.notes]
     sides = [
@@ -27,9 +27,9 @@ def gain_sections(found: Gain) -> list[Section]:
         for name, side in (("reward", found.first), ("second opinion", found.second))
     ]
     cost = [
-        ("KL, nats a token", f"{found.kl_token:.4f}"),
-        ("KL, nats a response", f"{found.kl_response:.3f}"),
-        ("tokens a response", f"{found.length_before:.1f} -> {found.length_after:.1f}"),
+        ("KL, nats per token", f"{found.kl_token:.4f}"),
+        ("KL, nats per response", f"{found.kl_response:.3f}"),
+        ("tokens per response", f"{found.length_before:.1f} -> {found.length_after:.1f}"),
     ]
     return [
         Section("", ("", ""), overview, text_columns=2),

@@ -26,7 +26,7 @@ def generate(
     disable_plugin: DisablePlugin = None,
     debug: Debug = False,
 ) -> None:
-    """Let a trained policy answer a prompt."""
+    """Let a trained policy answer per prompt."""
     changed = [] if max_new_tokens is None else [f"rollout.max_new_tokens={max_new_tokens}"]
     recipe = recipe_of_run(run, changed, disable_plugin)
     from ppokit.rollout.policy import load_policy

@@ -135,7 +135,7 @@ def stats(
 def normalise(
     file: File, out: Out, column: Column = None, on_bad_row: OnBadRow = BadRows.FAIL, debug: Debug = False
 ) -> None:
-    """One row an item: each rater's ratings as z-scores, their mean, and its standard error."""
+    """One row per item: each rater's ratings as z-scores, their mean, and its standard error."""
     from ppokit.ratings.normalise import NORMALISED_COLUMNS
     from ppokit.ratings.normalise import normalise as normalised
     from ppokit.ratings.table import read_ratings

@@ -24,7 +24,7 @@ LEVEL = 0.02  # a gain that is not worth the raters' time
 
 
 class Bar:
-    """Tells on stderr how a fit goes on: a bar on a terminal, and a line a fit.
+    """Tells on stderr how a fit goes on: a bar on a terminal, and a line per fit.
 
     Args:
         what: what goes on until a fit begins.

@@ -278,7 +278,7 @@ def _offered(module: ModuleType, hook: str, who: str) -> list[Component]:
                 raise PluginError(f"{who} defines {name}, which is no hook of ppokit{hint}")
             if not hasattr(getattr(module, name), f"{PROJECT}_impl"):
                 raise PluginError(f"{who} defines {name} without @ppokit.hookimpl above it")
-    manager = pluggy.PluginManager(PROJECT)  # one a plugin, so that the hook is called on it alone
+    manager = pluggy.PluginManager(PROJECT)  # one per plugin, so that the hook is called on it alone
     manager.add_hookspecs(hookspecs)
     try:
         manager.register(module)

@@ -94,7 +94,7 @@ class RolloutSettings(Section):
         default=None,
         ge=0,
         description="Drop prompts whose responses all have the same reward, and replace them by new ones "
-        "up to this many times a step. Not set: keep all.",
+        "up to this many times per step. Not set: keep all.",
     )
 
 

@@ -73,7 +73,7 @@ def token_batches(indices: Sequence[int], lengths: Sequence[int], budget: int) -
 
 
 def sequence_lengths(rollout: Rollout) -> list[int]:
-    """Tokens of prompt and response together, one number a response."""
+    """Tokens of prompt and response together, one number per response."""
     return [len(p) + n for p, n in zip(rollout.prompt_ids, rollout.lengths.tolist(), strict=True)]
 
 
@@ -88,7 +88,7 @@ def forward_all(
     """Numbers of each response token, computed in shares without gradient; 0 on padding.
 
     Args:
-        compute: [b,R], or several numbers a token, [b,R,n], of a batch.
+        compute: [b,R], or several numbers per token, [b,R,n], of a batch.
 
     Returns: [B,R], or [B,R,n].
     """

@@ -1,6 +1,6 @@
 """From a data set to the prompts of each step.
 
-Which prompts a step takes depends on the seed and the step alone, so that a resumed run goes on as if
+Which prompts per step takes depends on the seed and the step alone, so that a resumed run goes on as if
 it had never stopped.
 """
 
@@ -130,7 +130,7 @@ class Prompts:
         chat, system: whether prompts go through the chat template, and with which system message.
         context: the longest sequence that the model takes; None where it has no limit.
         max_new_tokens: room that a response needs.
-        per_step: prompts a step.
+        per_step: prompts per step.
         seed: of the order.
 
     Raises:

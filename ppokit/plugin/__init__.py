@@ -1,1 +1,95 @@
-"""What a plugin imports."""
+"""All that a plugin imports: types, protocols, hooks, masked operations, KL estimators, returns, errors.
+
+    from ppokit.plugin import Component, Options, RewardOutput, Rollout, hookimpl
+
+Nothing here imports torch until it computes. The built-in plugins import nothing else of ppokit, except those
+whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`ppokit.reward_models`).
+"""
+
+from ppokit.errors import DataError, ModelError, PluginError, RewardError, first_line
+from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.kl_estimators import KLEstimator, clamp_exponent, kl
+from ppokit.plugin.masked import Variance, masked_mean, masked_variance, masked_whiten, upcast
+from ppokit.plugin.metrics import Max, Mean, Metric, Sum
+from ppokit.plugin.protocols import (
+    AdvantageEstimator,
+    AdvantageWeighting,
+    BuildContext,
+    CheckContext,
+    Component,
+    Loss,
+    Need,
+    Observer,
+    Options,
+    RewardProvider,
+    RolloutEngine,
+    SamplingPolicy,
+    SharedBase,
+    Stateful,
+)
+from ppokit.plugin.recorded import as_generation
+from ppokit.plugin.returns import broadcast_to_tokens, group_sums, reward_to_go, whole_reward
+from ppokit.plugin.types import (
+    Advantages,
+    AdvantageWeights,
+    Generation,
+    LossInputs,
+    LossOutput,
+    Outcome,
+    PromptBatch,
+    RewardOutput,
+    Rewards,
+    Rollout,
+    Row,
+)
+
+__all__ = [
+    "AdvantageEstimator",
+    "AdvantageWeighting",
+    "AdvantageWeights",
+    "Advantages",
+    "BuildContext",
+    "CheckContext",
+    "Component",
+    "DataError",
+    "Generation",
+    "KLEstimator",
+    "Loss",
+    "LossInputs",
+    "LossOutput",
+    "Max",
+    "Mean",
+    "Metric",
+    "ModelError",
+    "Need",
+    "Observer",
+    "Options",
+    "Outcome",
+    "PluginError",
+    "PromptBatch",
+    "RewardError",
+    "RewardOutput",
+    "RewardProvider",
+    "Rewards",
+    "Rollout",
+    "RolloutEngine",
+    "Row",
+    "SamplingPolicy",
+    "SharedBase",
+    "Stateful",
+    "Sum",
+    "Variance",
+    "as_generation",
+    "broadcast_to_tokens",
+    "clamp_exponent",
+    "first_line",
+    "group_sums",
+    "hookimpl",
+    "kl",
+    "masked_mean",
+    "masked_variance",
+    "masked_whiten",
+    "reward_to_go",
+    "upcast",
+    "whole_reward",
+]

@@ -96,7 +96,7 @@ class Component:
         needs: what the core must compute for it. `old_logprobs`: of the policy before the update;
             `new_logprobs`: of the policy being trained, with gradient, for losses;
             `ref_logprobs`: of the reference; `values`: of the value function (likewise);
-            `entropy`: of the policy, for losses; `greedy`: one greedy response a prompt, scored. What
+            `entropy`: of the policy, for losses; `greedy`: one greedy response per prompt, scored. What
             no chosen component needs is not computed.
         check: finds problems that the options' types cannot show (a missing file, an extra that is
             not installed) without loading a model; yields one sentence each.
@@ -113,7 +113,7 @@ class RewardProvider(Protocol):
     """Scores responses. Called on each process with that process's share of the rollout."""
 
     def score(self, rollout: Rollout) -> RewardOutput:
-        """One outcome a response; may raise, which fails all of them."""
+        """One outcome per response; may raise, which fails all of them."""
         ...
 
 
@@ -133,7 +133,7 @@ class AdvantageEstimator(Protocol):
 
 
 class Loss(Protocol):
-    """One number a token, for one micro-batch."""
+    """One number per token, for one micro-batch."""
 
     def token_losses(self, inputs: LossInputs) -> LossOutput: ...
 
@@ -183,7 +183,7 @@ class RolloutEngine(Protocol):
             batch: the prompts.
             uniforms: [prompts, G, max_new_tokens] float32 in [0, 1): the randomness of each token,
                 so that a response depends on the seed, the step and its own place alone, not on
-                what else is in the batch. None asks for one greedy response a prompt.
+                what else is in the batch. None asks for one greedy response per prompt.
         """
         ...
 

@@ -22,7 +22,7 @@ def whole_reward(token_rewards: Tensor, mask: Tensor) -> Tensor:
 
 
 def broadcast_to_tokens(numbers: Tensor, mask: Tensor) -> Tensor:
-    """[B,R]: a number a response on each of its real tokens, 0 on padding."""
+    """[B,R]: a number per response on each of its real tokens, 0 on padding."""
     return numbers.unsqueeze(1) * mask
 
 

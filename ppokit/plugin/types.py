@@ -2,7 +2,7 @@
 
 Legend, used in every docstring of the project:
 
-    B  responses in the batch          G  responses a prompt
+    B  responses in the batch          G  responses per prompt
     P  prompt tokens                   R  response tokens, padded to the longest response
     H  hidden size                     V  vocabulary
 
@@ -30,7 +30,7 @@ class PromptBatch:
         indices: row number of each prompt in the data set.
         prompts: the text of the prompt column, before any chat template.
         prompt_ids: token ids of each prompt as the model sees it; no padding.
-        rows: every column of the data set, one mapping a prompt.
+        rows: every column of the data set, one mapping per prompt.
         refill: 0, or the number of the refill in its step, from 1, that these prompts are (dynamic sampling).
     """
 
@@ -70,10 +70,10 @@ class Rollout:
     """What was asked and answered in one step, over all processes.
 
     Attributes:
-        ids: stable sample ids, one a response.
+        ids: stable sample ids, one per response.
         group_ids: [B] int64; responses to the same prompt share a group.
-        prompts, responses: texts, one a response.
-        rows: every column of the data set, one mapping a response.
+        prompts, responses: texts, one per response.
+        rows: every column of the data set, one mapping per response.
         prompt_ids: token ids of each prompt; no padding.
         response_ids: [B,R] int64; padding holds 0 and means nothing.
         response_mask: [B,R] bool.
@@ -130,7 +130,7 @@ class RewardOutput:
 
     Attributes:
         scores: [B] float32; read only where the outcome is `scored`.
-        outcomes: one a response: `scored`; `abstained` (the provider has no opinion: it adds
+        outcomes: one per response: `scored`; `abstained` (the provider has no opinion: it adds
             nothing); `failed` (it should have one and could not: counted against the error budget,
             and the response is not trained on).
         token_scores: [B,R] float32 added token by token; None for none.
@@ -146,7 +146,7 @@ class RewardOutput:
     def from_values(
         values: Sequence[float | None], metrics: Mapping[str, float] | None = None
     ) -> RewardOutput:
-        """One number a response; None abstains."""
+        """One number per response; None abstains."""
         import torch
 
         scores = torch.tensor([0.0 if v is None else float(v) for v in values])
@@ -164,7 +164,7 @@ class Rewards:
         scores: [B] float32; weighted sum of the sequence scores alone.
         breakdown: raw score of each provider, [B] float32: its sequence score plus the sum of its
             token scores, before scaling, clipping and weight; NaN where it did not score.
-        outcomes: per provider, one a response.
+        outcomes: per provider, one per response.
         valid: [B] bool; False where a provider failed or none scored: not trained on. A provider of
             weight 0 does not count, nor do token scores where another provider gives sequence scores.
         metrics: numbers to report.
@@ -253,7 +253,7 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """What a loss returns: one number a token; the core masks, weighs and sums them.
+    """What a loss returns: one number per token; the core masks, weighs and sums them.
 
     Attributes:
         token_losses: [B,R], differentiable.

@@ -44,7 +44,7 @@ def arrays_of(table: RatingTable) -> Arrays:
     agree on an item where their numbers are equal.
     """
     rows: Sequence = table.ratings or table.pairs  # type: ignore[type-arg]
-    # A file that holds a pair in two rows has two responses an item; each is rated on its own.
+    # A file that holds a pair in two rows has two responses per item; each is rated on its own.
     items = _codes([(row.item, "" if isinstance(row, Pair) else row.response) for row in rows])[0]
     raters, rater_names = _codes([row.rater for row in rows])
     values = np.array(

@@ -43,7 +43,8 @@ def findings_of(table: RatingTable, scale: tuple[float, float] | None = None) ->
         ]
     problems += [
         BadRow(
-            row, f"item {quoted(item)} is also in row {first}, of another prompt; expected one prompt an item"
+            row,
+            f"item {quoted(item)} is also in row {first}, of another prompt; expected one prompt per item",
         )
         for row, first, item in mixed_items(table)
     ]
@@ -71,7 +72,7 @@ def _odd_responses(table: RatingTable) -> list[BadRow]:
     found = []
     for item, responses in responses_of_items(table).items():
         first, *others = responses.values()
-        reason = f"item {quoted(item)} is also in row {first}, of another response; expected one an item"
+        reason = f"item {quoted(item)} is also in row {first}, of another response; expected one per item"
         found += [BadRow(row, reason) for row in others]
     return found
 

@@ -1,6 +1,6 @@
 """Ratings to and from the CSV forms of Argilla 2 and Label Studio.
 
-Argilla: one row a record, as `dataset.records.to_datasets().to_csv(...)` and pandas write it. A question's
+Argilla: one row per record, as `dataset.records.to_datasets().to_csv(...)` and pandas write it. A question's
 answers stand in lists, in `<question>.responses`, `<question>.responses.users` and
 `<question>.responses.status`. A list may be written as JSON, as Python, or as NumPy prints it. Answers that
 are not `submitted` are left out, and counted. Pairs: fields `response_1` and `response_2`, and a question

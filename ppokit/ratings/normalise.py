@@ -1,4 +1,4 @@
-"""One number an item from the ratings of several raters who use the scale differently.
+"""One number per item from the ratings of several raters who use the scale differently.
 
     z = (x - mean_r) / sd_r                rater r's rating on r's own scale
     rating = mean of z over the raters of the item
@@ -77,7 +77,7 @@ def normalise(table: RatingTable) -> tuple[list[Normalised], list[str]]:
             if one != other:
                 raise DataError(
                     f"{table.source}: rows {first.row} and {rating.row} share the item {first.item!r} but "
-                    f"not the {name}; expected one response an item. Correct the rows, or name another item "
+                    f"not the {name}; expected one response per item. Correct the rows, or name another item "
                     "column."
                 )
     made = [

@@ -21,7 +21,7 @@ BLUE, ORANGE, GREY = "#1f6f8b", "#b5562b", "#8a8a8a"
 
 
 def plot(stats: Stats, table: RatingTable, path: str | Path) -> None:
-    """Draw the distribution, the ratings an item, each rater, and one half of the raters against the other.
+    """Draw the distribution, the ratings per item, each rater, and one half of the raters against the other.
 
     Raises:
         DataError: the picture cannot be written.

@@ -47,7 +47,7 @@ class ResponseEncoder(nn.Module):
         """What the heads read. [N, 2 * len(layers) * H] float32
 
         Args:
-            response_mask: [N,T], 1 on the response's tokens; at least one a text.
+            response_mask: [N,T], 1 on the response's tokens; at least one per text.
             inputs: what the encoder takes.
         """
         states = self.encoder(**inputs, output_hidden_states=True).hidden_states

@@ -41,7 +41,7 @@ class FitOptions:
         curve: whether to fit to a quarter and a half of the samples too.
         epochs: of a causal base's adapter, at most; None for about 96 steps, in 2 to 10 epochs.
         lr: likewise; None for 3e-4.
-        batch_size: likewise, texts a step; None for 32.
+        batch_size: likewise, texts per step; None for 32.
         lora_r: likewise, its rank; None for 16.
     """
 

@@ -199,7 +199,7 @@ def choice_agreement(table: RatingTable, *, seed: int) -> Estimate | None:
     """How often two raters of one pair prefer the same response; None with under three such pairs.
 
     Args:
-        table: pairs, or ratings of several responses an item, of which those of named raters count.
+        table: pairs, or ratings of several responses per item, of which those of named raters count.
     """
     votes: dict[tuple[str, frozenset[str]], dict[str | int, str]] = {}
     # Of ratings that name no rater one cannot tell which two are one person's.

@@ -1,6 +1,6 @@
 """People's ratings as samples to fit, to choose by and to test on, with no prompt in two of these parts.
 
-A rating file becomes one sample an item: the mean of its raters' z-scores (`ppokit.ratings.normalise`), with
+A rating file becomes one sample per item: the mean of its raters' z-scores (`ppokit.ratings.normalise`), with
 the weight of a random-effects mean (DerSimonian and Laird 1986, Controlled Clinical Trials 7:177):
 
     w = 1 / (se^2 + tau^2),    tau^2 = max(0, var(rating) - mean(se^2))

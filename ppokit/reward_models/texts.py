@@ -78,7 +78,7 @@ def batches(sizes: Sequence[int], batch_size: int, generator: np.random.Generato
 
     Args:
         sizes: of each sample, in tokens.
-        batch_size: samples a batch.
+        batch_size: samples per batch.
     """
     order = generator.permutation(len(sizes))
     cut = []

@@ -43,7 +43,7 @@ class Plan:
     Attributes:
         epochs: at most; fewer where the held-out loss stops falling.
         lr: of the adapter, at its highest; heads learn ten times as fast.
-        batch_size: samples a step; a choice is one sample of two texts.
+        batch_size: samples per step; a choice is one sample of two texts.
     """
 
     epochs: int

@@ -35,7 +35,7 @@ def generate(
     """Answer each prompt G times; each process answers its share, every one gets all of them.
 
     Args:
-        responses_per_prompt: G; None for one greedy response a prompt.
+        responses_per_prompt: G; None for one greedy response per prompt.
 
     Raises:
         PluginError: the engine broke its contract.
@@ -124,7 +124,7 @@ def _check(answered: Generation, expected: int, plugin: str) -> None:
     if set(counts.values()) != {expected}:
         raise PluginError(
             f"rollout engine {plugin} returned {counts}; expected {expected} of each "
-            "(prompts x responses a prompt). Recipe: rollout.use."
+            "(prompts x responses per prompt). Recipe: rollout.use."
         )
     for numbers in filter(None, (answered.sampler_logprobs, answered.policy_logprobs)):
         for place, (ids, row) in enumerate(zip(answered.response_ids, numbers, strict=True)):

@@ -85,7 +85,7 @@ class RunDir:
                     path.unlink()
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """One mapping a step; a last line that a kill cut short is left out."""
+        """One mapping per step; a last line that a kill cut short is left out."""
         lines = []
         for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
             try:
@@ -196,7 +196,7 @@ class RunDir:
         axes[0].set_title(self.folder.name, loc="left", fontsize=10)
         if kl_name:
             axes[1].plot(steps, series(kl_name), marker="o", markersize=3, color="#b5562b")
-            axes[1].set_ylabel(f"KL from reference\n({kl_name[3:]}, nats a token)")
+            axes[1].set_ylabel(f"KL from reference\n({kl_name[3:]}, nats per token)")
         for axis in axes:
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)

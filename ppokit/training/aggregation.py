@@ -1,6 +1,6 @@
 """From numbers of tokens to numbers of a step, over micro-batches and processes.
 
-A loss gives one number a token. Each token's weight comes from counts over the whole mini-batch,
+A loss gives one number per token. Each token's weight comes from counts over the whole mini-batch,
 
     token_mean                  1 / (real tokens)
     sequence_mean_token_mean    1 / (sequences * tokens of the sequence)

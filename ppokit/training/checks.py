@@ -15,7 +15,7 @@ LARGEST_FIRST_KL = 0.01
 
 
 def first_kl(rollout: Rollout) -> float | None:
-    """KL (k3) between policy and reference, in nats a token; None where it is not known yet."""
+    """KL (k3) between policy and reference, in nats per token; None where it is not known yet."""
     if rollout.old_logprobs is None or rollout.ref_logprobs is None:
         return None
     numbers = kl(rollout.old_logprobs, rollout.ref_logprobs, estimator="k3")
@@ -30,7 +30,7 @@ def check_first_kl(mean: float | None) -> None:
     """
     if mean is not None and not mean < LARGEST_FIRST_KL:
         raise TrainingError(
-            f"the KL (k3) between policy and reference is {mean:.3g} nats a token before the first "
+            f"the KL (k3) between policy and reference is {mean:.3g} nats per token before the first "
             f"update; expected less than {LARGEST_FIRST_KL}. The reference is not the model that training "
             "starts from."
         )

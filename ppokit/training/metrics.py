@@ -22,7 +22,7 @@ def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
     """Rewards, KL from the reference, lengths.
 
     `reward/mean` is the mean weighted sum of sequence scores; `reward/<provider>` the mean raw score
-    of the responses that the provider scored; `kl/<estimator>` the mean nats a token.
+    of the responses that the provider scored; `kl/<estimator>` the mean nats per token.
     """
     metrics = {
         "reward/mean": float(rewards.scores[rewards.valid].mean())

@@ -122,7 +122,8 @@ class Updater:
         ):
             raise TrainingError(
                 f"update: {plan.minibatches} mini-batches need the rollout's old_logprobs from before the "
-                "first of them moves the policy; set update.minibatches in the recipe, so that they are computed."
+                "first of them moves the policy; set update.minibatches in the recipe, so that they are "
+                "computed."
             )
         if plan.epochs * plan.minibatches == 1:
             return self._train(rollout, advantages, step, plan)  # its only pass checks before it moves

@@ -1,4 +1,4 @@
-"""fp32 master weights: small steps that bf16 loses, fp32 sums of gradients, and a state that comes back whole."""
+"""fp32 master weights: small steps that bf16 loses, fp32 sums of gradients, a state that comes back whole."""
 
 from __future__ import annotations
 

@@ -216,8 +216,8 @@ def test_findings() -> None:
         )
     )
     assert [(p.row, p.reason) for p in found.problems] == [
-        (8, "item 'a' is also in row 2, of another prompt; expected one prompt an item"),
-        (40, "item 'c' is also in row 7, of another response; expected one an item"),
+        (8, "item 'a' is also in row 2, of another prompt; expected one prompt per item"),
+        (40, "item 'c' is also in row 7, of another response; expected one per item"),
     ]
     assert [(r.row, r.reason) for r in found.remarks] == [
         (3, "rater 'ann' decides differently in rows 2, 3 and 4: 3, 3 and 1, for the prompt 'prompt a'"),

@@ -98,7 +98,7 @@ def test_what_a_person_is_told() -> None:
     assert ("note", "a note") in overview.rows
     assert sides.rows[0] == ("reward: a", "0.000", "0.500", "+1.000", "0.500 to 2.000")
     assert "\x1b" not in sides.rows[1][0], "a folder's name may be anything"
-    assert ("KL, nats a response", "0.200") in moved.rows
+    assert ("KL, nats per response", "0.200") in moved.rows
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "spread(advantages, rollout.response_mask | True)",
             ),
             (
-                "one response a prompt is let through",
+                "one response per prompt is let through",
                 "responses_per_prompt == 1:",
                 "responses_per_prompt == 0:",
             ),

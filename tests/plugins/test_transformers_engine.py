@@ -84,7 +84,7 @@ def watched(policy: SamplingPolicy) -> Iterator[list[tuple[int, int]]]:
 
 @contextmanager
 def forced(policy: SamplingPolicy, script: list[list[int]]) -> Iterator[None]:
-    """The model says what the script says: at each step one token a row."""
+    """The model says what the script says: at each step one token per row."""
     head = policy.model.get_output_embeddings()
     steps = iter(script)
 

@@ -124,7 +124,7 @@ def test_a_model_agrees_with_itself_and_is_no_witness(trained: Path) -> None:
     assert code == 0, err
     assert "agrees with 100 % of the gain (100 to 100 %)" in out
     assert SHARED in out
-    assert "KL, nats a response" in out
+    assert "KL, nats per response" in out
     assert run(*args, "--responses", 16, "--seed", 1)[1] != out
 
 

@@ -50,7 +50,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def ratings(tmp_path: Path) -> Path:
-    """60 responses to 30 prompts by two raters: one good and one bad answer a prompt, and a little noise."""
+    """60 responses to 30 prompts by two raters: a good and a bad answer per prompt, and a little noise."""
     rng = random.Random(0)
     with (tmp_path / "ratings.csv").open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)

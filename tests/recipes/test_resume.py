@@ -242,7 +242,7 @@ def test_an_update_cut_short_is_no_checkpoint(recipe_dict: RecipeDict, tmp_path:
 
     def fail(learning_rate: float) -> None:
         step(learning_rate)
-        if trainer.components.master_weights.steps == 5:  # of two a step
+        if trainer.components.master_weights.steps == 5:  # of two per step
             raise StopError
 
     trainer.components.master_weights.step = fail  # type: ignore[method-assign]

@@ -156,7 +156,7 @@ class AssignmentQueue:
         return counting(self.raters.values())
 
     def next_for(self, rater: str, prefer: str | None = None) -> str | None:
-        """Lease the rater an item: the one that they look at, else the preferred one, else the first.
+        """Lease the rater per item: the one that they look at, else the preferred one, else the first.
 
         None where every item is rated, or has been rated or skipped by this rater, or is leased to others.
         """

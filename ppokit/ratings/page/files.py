@@ -2,7 +2,7 @@
 
 ratings.log.jsonl      what raters did, see `ppokit.ratings.page.log`
 ratings.csv            the answers that count, in ppokit's own columns; ties of pairs stay in the log
-ratings.flagged.csv    what someone flagged, one row a response and rater; where there is any
+ratings.flagged.csv    what someone flagged, one row per response and rater; where there is any
 ratings.token          what the page's link ends with, so that it stays the same; for its owner's eyes only
 """
 

@@ -1,4 +1,4 @@
-"""The log of a rating session: one JSON object a line, only ever appended to.
+"""The log of a rating session: one JSON object per line, only ever appended to.
 
 `begin`     version, mode, scale: once, first
 `item`      id, prompt, responses, sources: before the first line that speaks of the item
