@@ -81,7 +81,8 @@ def speed(repeats: int) -> bool:
         scores=torch.zeros(ROWS),
         breakdown={},
         outcomes={},
-        valid=torch.ones(ROWS, dtype=torch.bool),
+        scored=torch.ones(ROWS, dtype=torch.bool),
+        trained=torch.ones(ROWS, dtype=torch.bool),
         greedy_returns=normal()[:, 0],
     )
     leaf = {"new_logprobs": old + normal(0.1), "values": normal(), "entropy": normal().abs()}

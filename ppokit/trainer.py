@@ -141,7 +141,7 @@ class PPOTrainer:
     def resample(self, rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
         """Drop groups of equal rewards and ask other prompts, where the recipe asks for dynamic sampling.
 
-        What was dropped stays in the rollout, marked in `rewards.dropped`.
+        What was dropped stays in the rollout, no longer marked in `rewards.trained`.
         """
         rounds = self.settings.rollout.dynamic_sampling
         if rounds is None:
@@ -182,8 +182,8 @@ class PPOTrainer:
         Args:
             epochs, minibatches: the recipe's, unless given.
         """
-        if advantages.valid is not None and not bool(advantages.valid.all()):
-            rows = advantages.valid.nonzero().flatten().tolist()
+        if advantages.trained is not None and not bool(advantages.trained.all()):
+            rows = advantages.trained.nonzero().flatten().tolist()
             trained, wanted = rollout.select(rows), advantages.select(rows)
         else:
             trained, wanted = rollout, advantages

@@ -137,9 +137,9 @@ class Canary:
         totals = rewards.token_rewards.sum(dim=1)
         ratings = self.held_out.ratings
         found = {
-            "canary/reward_spearman": _spearman(totals[rewards.valid], ratings[rewards.valid]),
+            "canary/reward_spearman": _spearman(totals[rewards.scored], ratings[rewards.scored]),
             "canary/policy_spearman": _spearman(likely, ratings),
-            "canary/scored": float(rewards.valid.float().mean()),
+            "canary/scored": float(rewards.scored.float().mean()),
         }
         return {name: number for name, number in found.items() if not math.isnan(number)}
 

@@ -165,22 +165,22 @@ class Rewards:
         breakdown: raw score of each provider, [B] float32: its sequence score plus the sum of its
             token scores, before scaling, clipping and weight; NaN where it did not score.
         outcomes: per provider, one per response.
-        valid: [B] bool; False where a provider failed or none scored: not trained on. A provider of
-            weight 0 does not count, nor do token scores where another provider gives sequence scores.
+        scored: [B] bool; False where a provider failed or none scored. A provider of weight 0 does not
+            count, nor do token scores where another provider gives sequence scores.
+        trained: [B] bool; who is trained on: who is scored, less what dynamic sampling leaves out.
         metrics: numbers to report.
         greedy_returns: [B] float32; the whole reward of the greedy response to the same prompt, its
             token rewards summed; None where no component needs greedy responses.
-        dropped: [B] bool; True where dynamic sampling dropped the group; None without it.
     """
 
     token_rewards: Tensor
     scores: Tensor
     breakdown: Mapping[str, Tensor]
     outcomes: Mapping[str, tuple[Outcome, ...]]
-    valid: Tensor
+    scored: Tensor
+    trained: Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
     greedy_returns: Tensor | None = None
-    dropped: Tensor | None = None
 
     def select(self, indices: Sequence[int]) -> Rewards:
         """Those of these responses, in this order; the metrics stay."""
@@ -191,9 +191,9 @@ class Rewards:
             scores=self.scores[picked],
             breakdown={name: numbers[picked] for name, numbers in self.breakdown.items()},
             outcomes={name: tuple(told[i] for i in picked) for name, told in self.outcomes.items()},
-            valid=self.valid[picked],
+            scored=self.scored[picked],
+            trained=self.trained[picked],
             greedy_returns=None if self.greedy_returns is None else self.greedy_returns[picked],
-            dropped=None if self.dropped is None else self.dropped[picked],
         )
 
 
@@ -205,13 +205,13 @@ class Advantages:
         advantages: [B,R] float32; 0 on padding.
         returns: [B,R] float32 targets of the value function; None for an estimator without values.
         metrics: numbers to report.
-        valid: [B] bool; False where a response is not trained on; None trains on all.
+        trained: [B] bool; False where a response is not trained on; None trains on all.
     """
 
     advantages: Tensor
     returns: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    valid: Tensor | None = None
+    trained: Tensor | None = None
 
     def select(self, indices: Sequence[int]) -> Advantages:
         """Those of these responses, in this order."""
@@ -220,7 +220,7 @@ class Advantages:
             self,
             advantages=self.advantages[picked],
             returns=None if self.returns is None else self.returns[picked],
-            valid=None if self.valid is None else self.valid[picked],
+            trained=None if self.trained is None else self.trained[picked],
         )
 
 

@@ -99,13 +99,15 @@ class Scorer:
         greedy = self._rewards(rollout.greedy, learn=False)
         totals = greedy.token_rewards.sum(dim=1).tolist()
         by_group = dict(zip(rollout.greedy.group_ids.tolist(), totals, strict=True))
-        scored = set(rollout.greedy.group_ids[greedy.valid].tolist())
+        scored = set(rollout.greedy.group_ids[greedy.scored].tolist())
         groups = rollout.group_ids.tolist()
+        both_scored = rewards.scored & torch.tensor([group in scored for group in groups])
         return replace(
             rewards,
             greedy_returns=torch.tensor([by_group[group] for group in groups]),
-            valid=rewards.valid & torch.tensor([group in scored for group in groups]),
-            metrics={**rewards.metrics, "reward/greedy_mean": float(greedy.scores[greedy.valid].mean())},
+            scored=both_scored,
+            trained=both_scored,
+            metrics={**rewards.metrics, "reward/greedy_mean": float(greedy.scores[greedy.scored].mean())},
         )
 
     def look(self, rollout: Rollout) -> Rewards:
@@ -152,13 +154,15 @@ class Scorer:
                     metrics[f"reward/{provider.name}/{outcome}"] = count / len(rollout)
         last = (rollout.lengths - 1).clamp(min=0)
         token_rewards[torch.arange(len(rollout)), last] += scores
+        # Where sequence scores are given, a response without one has none: not that of its penalty, 0.
+        has_reward = judged[int(some_sequence)] & ~some_failed
         return Rewards(
             token_rewards=token_rewards,
             scores=scores,
             breakdown=breakdown,
             outcomes=outcomes,
-            # Where sequence scores are given, a response without one has none: not that of its penalty, 0.
-            valid=judged[int(some_sequence)] & ~some_failed,
+            scored=has_reward,
+            trained=has_reward,
             metrics=metrics,
         )
 

@@ -20,30 +20,29 @@ Part = tuple[Rollout, Rewards]
 
 
 def filter_groups(rollout: Rollout, rewards: Rewards) -> Part:
-    """The same with `rewards.dropped` set: True where the scored responses of a group have one score.
+    """The same with `rewards.trained` False where the scored responses of a group have one score.
 
     Token rewards, such as a KL penalty, do not count: they differ between any two responses.
     """
-    dropped = torch.zeros(len(rollout), dtype=torch.bool)
+    trained = rewards.trained.clone()
     for group in set(rollout.group_ids.tolist()):
         members = rollout.group_ids == group
-        scores = rewards.scores[members & rewards.valid]
+        scores = rewards.scores[members & rewards.scored]
         if bool((scores == scores[:1]).all()):  # also where only one is left, or none
-            dropped |= members
-    return rollout, replace(rewards, dropped=dropped)
+            trained &= ~members
+    return rollout, replace(rewards, trained=trained)
 
 
 def count_groups(parts: Sequence[Part], *, kept: bool = False) -> int:
-    """Groups in marked parts; `kept` counts those that were not dropped."""
+    """Groups in filtered parts; `kept` counts those that are trained on."""
     groups: set[int] = set()
     for rollout, rewards in parts:
-        assert rewards.dropped is not None, "marked"
-        groups.update((rollout.group_ids[~rewards.dropped] if kept else rollout.group_ids).tolist())
+        groups.update((rollout.group_ids[rewards.trained] if kept else rollout.group_ids).tolist())
     return len(groups)
 
 
 def concat(parts: Sequence[Part]) -> Part:
-    """Marked parts, the refills last, as one: padded to the longest response, and counted in the metrics."""
+    """Filtered parts, the refills last, as one, padded to the longest response and counted in the metrics."""
     rollout = concat_rollouts([rollout for rollout, _ in parts])
     rewards = concat_rewards([rewards for _, rewards in parts], rollout.response_ids.shape[1])
     asked, kept = count_groups(parts), count_groups(parts, kept=True)
@@ -79,7 +78,6 @@ def concat_rewards(parts: Sequence[Rewards], width: int) -> Rewards:
     size = sum(len(part.scores) for part in parts)
     keys = dict.fromkeys(key for part in parts for key in part.metrics)
     greedy = [part.greedy_returns for part in parts if part.greedy_returns is not None]
-    dropped = [part.dropped for part in parts if part.dropped is not None]
     return Rewards(
         token_rewards=torch.cat([_padded(part.token_rewards, width) for part in parts]),
         scores=torch.cat([part.scores for part in parts]),
@@ -88,8 +86,8 @@ def concat_rewards(parts: Sequence[Rewards], width: int) -> Rewards:
             name: tuple(outcome for part in parts for outcome in part.outcomes[name])
             for name in parts[0].outcomes
         },
-        valid=torch.cat([part.valid for part in parts]),
+        scored=torch.cat([part.scored for part in parts]),
+        trained=torch.cat([part.trained for part in parts]),
         metrics={key: sum(p.metrics.get(key, 0.0) * len(p.scores) for p in parts) / size for key in keys},
         greedy_returns=torch.cat(greedy) if greedy else None,
-        dropped=torch.cat(dropped) if dropped else None,
     )

@@ -133,7 +133,9 @@ class RunDir:
         }
         if rewards is not None:
             columns["score"] = rewards.scores.tolist()
-            columns["valid"] = rewards.valid.tolist()
+            columns["scored"] = rewards.scored.tolist()
+            trained = rewards.trained if advantages.trained is None else advantages.trained
+            columns["trained"] = trained.tolist()
             columns["token_rewards"] = ragged(rewards.token_rewards)
             for name, scores in rewards.breakdown.items():
                 columns[f"reward/{name}"] = scores.tolist()

@@ -21,7 +21,7 @@ def step_warnings(
         run_dir: of the run, whose first measure of the canary later ones are compared with.
     """
     found = []
-    if not bool(rewards.valid.any()):
+    if not bool(rewards.scored.any()):
         found.append(
             "no response of this step has a reward, so nothing was learnt from it: the recipe's rewards "
             "abstained from, or failed for, every one"

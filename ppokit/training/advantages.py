@@ -28,8 +28,8 @@ def estimate(
 ) -> Advantages:
     """Advantages of a rollout, whitened if the settings say so, and which responses are trained on.
 
-    A response is left out if it was not scored, if dynamic sampling dropped its group, if the estimator
-    says so, or if it was cut and `mask_truncated` is set; a cut one still counts in its group's baseline.
+    A response is left out if `rewards.trained` leaves it out, if the estimator says so, or if it was
+    truncated and `mask_truncated` is set; a truncated one still counts in its group's baseline.
 
     Args:
         where: how errors name the estimator.
@@ -37,14 +37,13 @@ def estimate(
     Raises:
         PluginError: the estimator broke its contract.
     """
-    counted = rewards.valid if rewards.dropped is None else rewards.valid & ~rewards.dropped
-    rows = counted.nonzero().flatten().tolist()
+    rows = rewards.trained.nonzero().flatten().tolist()
     if not rows:
-        return Advantages(torch.zeros(rollout.response_ids.shape), valid=counted)
+        return Advantages(torch.zeros(rollout.response_ids.shape), trained=rewards.trained)
     kept, scored = rollout.select(rows), rewards.select(rows)
     found = estimator.estimate(kept, scored)
     check_estimate(found, kept, where)
-    trained = torch.ones(len(rows), dtype=torch.bool) if found.valid is None else found.valid
+    trained = torch.ones(len(rows), dtype=torch.bool) if found.trained is None else found.trained
     if settings.mask_truncated:
         trained = trained & kept.finished
     mask = kept.response_mask & trained[:, None]
@@ -56,8 +55,8 @@ def estimate(
     advantages = found.advantages.float()
     if settings.whiten == "batch":
         advantages = masked_whiten(advantages, mask, variance=settings.whiten_variance)
-    valid = counted.clone()
-    valid[rows] = trained
+    whole_trained = rewards.trained.clone()
+    whole_trained[rows] = trained
     shape = rollout.response_ids.shape
 
     def spread(numbers: Tensor) -> Tensor:
@@ -66,4 +65,6 @@ def estimate(
         return whole
 
     returns = None if found.returns is None else spread(found.returns)
-    return replace(found, advantages=spread(advantages), returns=returns, metrics=metrics, valid=valid)
+    return replace(
+        found, advantages=spread(advantages), returns=returns, metrics=metrics, trained=whole_trained
+    )

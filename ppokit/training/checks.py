@@ -59,10 +59,10 @@ def check_estimate(found: Advantages, rollout: Rollout, where: str) -> None:
         PluginError: a wrong shape, or a number that is not finite.
     """
     expected = list(rollout.response_ids.shape)
-    valid = found.valid
-    if valid is not None and (list(valid.shape) != expected[:1] or valid.dtype != torch.bool):
+    trained = found.trained
+    if trained is not None and (list(trained.shape) != expected[:1] or trained.dtype != torch.bool):
         raise PluginError(
-            f"{where} returned valid of shape {list(valid.shape)} and {valid.dtype}; expected "
+            f"{where} returned trained of shape {list(trained.shape)} and {trained.dtype}; expected "
             f"{expected[:1]} (responses) of torch.bool."
         )
     for name, numbers in (("advantages", found.advantages), ("returns", found.returns)):

@@ -25,16 +25,16 @@ def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
     of the responses that the provider scored; `kl/<estimator>` the mean nats per token.
     """
     metrics = {
-        "reward/mean": float(rewards.scores[rewards.valid].mean())
-        if bool(rewards.valid.any())
+        "reward/mean": float(rewards.scores[rewards.scored].mean())
+        if bool(rewards.scored.any())
         else float("nan"),
         "response/length": float(rollout.lengths.float().mean()),
         "response/finished": float(rollout.finished.float().mean()),
     }
     for name, scores in rewards.breakdown.items():
         metrics[f"reward/{name}"] = float(scores.nanmean())
-    if not bool(rewards.valid.all()):
-        metrics["reward/excluded"] = float((~rewards.valid).float().mean())
+    if not bool(rewards.scored.all()):
+        metrics["reward/excluded"] = float((~rewards.scored).float().mean())
     if rollout.old_logprobs is not None and rollout.ref_logprobs is not None:
         for estimator in KL_ESTIMATORS:
             numbers = kl(rollout.old_logprobs, rollout.ref_logprobs, estimator=estimator)

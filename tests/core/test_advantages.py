@@ -37,15 +37,15 @@ class Fixed:
         return Advantages(**{"advantages": NUMBERS[rows], "returns": NUMBERS[rows] * 10, **self.changes})
 
 
-def rewards(valid: list[bool] | None = None, dropped: list[bool] | None = None) -> Rewards:
+def rewards(trained: list[bool] | None = None) -> Rewards:
     return Rewards(
         token_rewards=torch.arange(15.0).reshape(5, 3),
         scores=torch.arange(5.0),
         breakdown={"a": torch.arange(5.0)},
         outcomes={"a": ("scored",) * 5},
-        valid=torch.tensor(valid or [True] * 5),
+        scored=torch.tensor([True] * 5),
+        trained=torch.tensor(trained or [True] * 5),
         greedy_returns=torch.arange(5.0) * 2,
-        dropped=None if dropped is None else torch.tensor(dropped),
     )
 
 
@@ -59,13 +59,13 @@ def test_padding_is_0_and_the_rest_is_as_estimated() -> None:
     assert found.advantages.tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0], [-2, -4, 0], [8, 0, 0]]
     assert found.returns is not None
     assert found.returns.tolist() == [[10, 20, 30], [40, 0, 0], [50, 60, 0], [-20, -40, 0], [80, 0, 0]]
-    assert found.valid is not None
-    assert found.valid.tolist() == [True] * 5
+    assert found.trained is not None
+    assert found.trained.tolist() == [True] * 5
 
 
 def test_the_estimator_sees_only_what_counts() -> None:
     estimator = Fixed()
-    given = rewards([True, False, True, True, True], [False, False, False, True, False])
+    given = rewards([True, False, True, False, True])
     found = run(estimator, given)
     rollout, seen = estimator.seen[0]
     assert rollout.ids == ["sample-0", "sample-2", "sample-4"]
@@ -74,8 +74,8 @@ def test_the_estimator_sees_only_what_counts() -> None:
     assert seen.greedy_returns.tolist() == [0, 4, 8]
     assert seen.breakdown["a"].tolist() == [0, 2, 4]
     assert seen.outcomes["a"] == ("scored",) * 3
-    assert found.valid is not None
-    assert found.valid.tolist() == [True, False, True, False, True]
+    assert found.trained is not None
+    assert found.trained.tolist() == [True, False, True, False, True]
     assert found.advantages.tolist() == [[1, 2, 3], [0, 0, 0], [5, 6, 0], [0, 0, 0], [8, 0, 0]]
 
 
@@ -83,16 +83,16 @@ def test_cut_responses_count_in_the_estimate_and_not_in_the_loss() -> None:
     estimator = Fixed()
     found = run(estimator, rewards(), mask_truncated=True)
     assert len(estimator.seen[0][0]) == 5
-    assert found.valid is not None
-    assert found.valid.tolist() == [True, True, False, True, False]
+    assert found.trained is not None
+    assert found.trained.tolist() == [True, True, False, True, False]
     assert found.advantages.tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0], [-2, -4, 0], [0, 0, 0]]
     assert found.metrics["advantages/masked_truncated"] == pytest.approx(2 / 5)
 
 
 def test_an_estimator_may_leave_responses_out() -> None:
-    found = run(Fixed(valid=torch.tensor([True, False, True, True, False])), rewards())
-    assert found.valid is not None
-    assert found.valid.tolist() == [True, False, True, True, False]
+    found = run(Fixed(trained=torch.tensor([True, False, True, True, False])), rewards())
+    assert found.trained is not None
+    assert found.trained.tolist() == [True, False, True, True, False]
     assert found.advantages[1].tolist() == [0, 0, 0]
 
 
@@ -119,8 +119,8 @@ def test_minibatch_whitening_is_left_to_the_update() -> None:
 def test_nothing_counts() -> None:
     found = run(Fixed(), rewards([False] * 5))
     assert found.advantages.abs().sum() == 0
-    assert found.valid is not None
-    assert not found.valid.any()
+    assert found.trained is not None
+    assert not found.trained.any()
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,11 @@ def test_nothing_counts() -> None:
         ({"advantages": torch.zeros(5)}, r"advantages of shape \[5\]; expected \[5, 3\]"),
         ({"returns": torch.zeros(5, 4)}, r"returns of shape \[5, 4\]; expected \[5, 3\]"),
         ({"advantages": NUMBERS / 0}, "advantages that are not finite for the samples sample-0"),
-        ({"valid": torch.ones(4, dtype=torch.bool)}, r"valid of shape \[4\] and torch.bool; expected \[5\]"),
-        ({"valid": torch.ones(5)}, r"valid of shape \[5\] and torch.float32; expected \[5\]"),
+        (
+            {"trained": torch.ones(4, dtype=torch.bool)},
+            r"trained of shape \[4\] and torch.bool; expected \[5\]",
+        ),
+        ({"trained": torch.ones(5)}, r"trained of shape \[5\] and torch.float32; expected \[5\]"),
     ],
 )
 def test_a_broken_estimator_is_named(changes: dict[str, Tensor], came: str) -> None:

@@ -18,7 +18,7 @@ from test_generate import make_rollout
 RATINGS = [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-def canary(scores: list[float], logprobs: list[float], valid: list[bool] | None = None) -> Canary:
+def canary(scores: list[float], logprobs: list[float], scored: list[bool] | None = None) -> Canary:
     """Five responses of one and two tokens; a score stands on the last, a log-probability on each."""
     rollout = make_rollout([[1]] * 5, [[2, 3], [2], [2, 3], [2], [2, 3]])
     tokens = torch.tensor(logprobs)[:, None].expand(5, 2).clone()
@@ -26,7 +26,8 @@ def canary(scores: list[float], logprobs: list[float], valid: list[bool] | None 
     found = Rollout(**{**vars(rollout), "old_logprobs": tokens})
     token_rewards = torch.zeros(5, 2)
     token_rewards[:, 0] = torch.tensor(scores)
-    rewards = Rewards(token_rewards, torch.zeros(5), {}, {}, torch.tensor(valid or [True] * 5))
+    mask = torch.tensor(scored or [True] * 5)
+    rewards = Rewards(token_rewards, torch.zeros(5), {}, {}, mask, mask)
     held_out = HeldOut(["p"] * 5, list("abcde"), torch.tensor(RATINGS), [{}] * 5, "")
     return Canary(held_out, lambda rated: found, lambda given: rewards)
 

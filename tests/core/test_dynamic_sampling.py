@@ -12,7 +12,7 @@ from ppokit.rollout.dynamic_sampling import concat, count_groups, filter_groups
 from test_generate import make_rollout
 
 
-def part(groups: list[int], scores: list[float], valid: list[bool] | None = None, width: int = 1) -> tuple:
+def part(groups: list[int], scores: list[float], scored: list[bool] | None = None, width: int = 1) -> tuple:
     count = len(groups)
     rollout = make_rollout([[1]] * count, [[2] * width] * count)
     rewards = Rewards(
@@ -20,27 +20,28 @@ def part(groups: list[int], scores: list[float], valid: list[bool] | None = None
         scores=torch.tensor(scores),
         breakdown={"a": torch.tensor(scores)},
         outcomes={"a": ("scored",) * count},
-        valid=torch.tensor(valid or [True] * count),
+        scored=torch.tensor(scored or [True] * count),
+        trained=torch.tensor(scored or [True] * count),
         metrics={"reward/a/x": scores[0]},
     )
     return replace(rollout, group_ids=torch.tensor(groups)), rewards
 
 
 @pytest.mark.parametrize(
-    ("scores", "valid", "dropped"),
+    ("scores", "scored", "trained"),
     [
-        ([1.0, 1.0, 1.0, 0.0], [True] * 4, [True, False, True, False]),
-        ([1.0, 1.0, 0.0, 1.0], [True] * 4, [False, True, False, True]),
-        ([1.0, 1.0, 0.0, 0.0], [True] * 4, [False] * 4),
+        ([1.0, 1.0, 1.0, 0.0], [True] * 4, [False, True, False, True]),
+        ([1.0, 1.0, 0.0, 1.0], [True] * 4, [True, False, True, False]),
+        ([1.0, 1.0, 0.0, 0.0], [True] * 4, [True] * 4),
         # Group 7 has one scored response left, and a single one has nothing to differ from.
-        ([1.0, 1.0, 0.0, 0.0], [True, True, False, True], [True, False, True, False]),
-        ([0.0, 0.0, 0.0, 0.0], [False] * 4, [True] * 4),
+        ([1.0, 1.0, 0.0, 0.0], [True, True, False, True], [False, True, False, True]),
+        ([0.0, 0.0, 0.0, 0.0], [False] * 4, [False] * 4),
     ],
 )
-def test_equal_groups(scores: list[float], valid: list[bool], dropped: list[bool]) -> None:
-    _, rewards = filter_groups(*part([7, 3, 7, 3], scores, valid))
-    assert rewards.dropped is not None
-    assert rewards.dropped.tolist() == dropped
+def test_equal_groups(scores: list[float], scored: list[bool], trained: list[bool]) -> None:
+    _, rewards = filter_groups(*part([7, 3, 7, 3], scores, scored))
+    assert rewards.trained.tolist() == trained
+    assert rewards.scored.tolist() == scored
 
 
 def test_joining_pads_and_counts() -> None:
@@ -58,8 +59,8 @@ def test_joining_pads_and_counts() -> None:
     assert rewards.token_rewards[:4, 2].tolist() == [0] * 4
     assert rewards.scores.tolist() == [1, 1, 1, 2, 0, 3]
     assert rewards.outcomes["a"] == ("scored",) * 6
-    assert rewards.dropped is not None
-    assert rewards.dropped.tolist() == [True, True, False, False, False, False]
+    assert rewards.trained.tolist() == [False, False, True, True, True, True]
+    assert rewards.scored.tolist() == [True] * 6
     assert rewards.metrics == {
         "groups/dropped": 1.0,
         "groups/refilled": 1.0,

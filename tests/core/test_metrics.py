@@ -49,7 +49,8 @@ def rewards(**changes: object) -> Rewards:
         scores=torch.tensor([1.0, 5.0]),
         breakdown={"a": torch.tensor([2.0, math.nan])},
         outcomes={"a": ("scored", "abstained")},
-        valid=torch.tensor([True, True]),
+        scored=torch.tensor([True, True]),
+        trained=torch.tensor([True, True]),
         metrics={"reward/a/abstained": 0.5},
     )
     return replace(made, **changes)  # type: ignore[arg-type]
@@ -69,9 +70,9 @@ def test_a_rollout_by_hand() -> None:
 
 def test_what_is_excluded_has_no_part_in_the_mean() -> None:
     rollout = make_rollout([[1], [2]], [[4, 5], [6]])
-    found = rollout_metrics(rollout, rewards(valid=torch.tensor([True, False])))
+    found = rollout_metrics(rollout, rewards(scored=torch.tensor([True, False])))
     assert (found["reward/mean"], found["reward/excluded"]) == (1.0, 0.5)
-    none = rollout_metrics(rollout, rewards(valid=torch.tensor([False, False])))
+    none = rollout_metrics(rollout, rewards(scored=torch.tensor([False, False])))
     assert math.isnan(none["reward/mean"])
 
 

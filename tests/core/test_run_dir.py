@@ -129,7 +129,8 @@ def test_a_rollouts_file_holds_every_sample_without_padding(tmp_path: Path) -> N
         scores=torch.tensor([1.0, 2.0]),
         breakdown={"length": torch.tensor([1.0, math.nan])},
         outcomes={"length": ("scored", "abstained")},
-        valid=torch.tensor([True, False]),
+        scored=torch.tensor([True, False]),
+        trained=torch.tensor([True, False]),
     )
     run_dir.add_rollout(7, rollout, rewards, Advantages(torch.tensor([[0.5, 0.25], [-1.0, 9.0]])))
     table = pq.read_table(run_dir.folder / "rollouts" / "step-000007.parquet").to_pydict()
@@ -139,7 +140,7 @@ def test_a_rollouts_file_holds_every_sample_without_padding(tmp_path: Path) -> N
     assert table["advantages"] == [[0.5, 0.25], [-1.0]]
     assert table["token_rewards"] == [[0.0, 1.0], [2.0]]
     assert table["outcome/length"] == ["scored", "abstained"]
-    assert table["valid"] == [True, False]
+    assert table["scored"] == table["trained"] == [True, False]
     assert [json.loads(row) for row in table["row"]] == [{"row": 0}, {"row": 1}]
     assert [path.name for path in (run_dir.folder / "rollouts").iterdir()] == ["step-000007.parquet"]
 

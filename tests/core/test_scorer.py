@@ -62,7 +62,7 @@ def test_two_providers_by_hand() -> None:
     assert found.token_rewards.tolist() == [[2, 4, 26.5], [49, 0, 0], [10, 70.5, 0]]
     assert found.breakdown["a"].tolist() == [1, 2, -3]
     assert found.breakdown["b"].tolist() == [16, 24, 41]
-    assert found.valid.tolist() == [True, True, True]
+    assert found.trained.tolist() == [True, True, True]
     assert found.outcomes["a"] == ("scored",) * 3
 
 
@@ -77,7 +77,7 @@ def test_token_scores_on_padding_are_ignored(rubbish: float) -> None:
 def test_who_abstains_adds_nothing() -> None:
     found = score(provider(values(1.0, None, None), "a"), provider(values(5.0, 6.0, None), "b"))
     assert found.scores.tolist() == [6, 6, 0]
-    assert found.valid.tolist() == [True, True, False]  # nobody scored the last
+    assert found.trained.tolist() == [True, True, False]  # nobody scored the last
     assert math.isnan(found.breakdown["a"][1])
     assert found.outcomes["b"] == ("scored", "scored", "abstained")
     assert found.metrics["reward/a/abstained"] == pytest.approx(2 / 3)
@@ -91,20 +91,20 @@ def test_a_penalty_by_tokens_does_not_stand_for_a_score() -> None:
         [provider(values(7.0, None, 9.0)), penalty],
         [penalty, provider(values(7.0, None, 9.0))],
     ):
-        assert score(*providers).valid.tolist() == [True, False, True]
-    assert score(penalty).valid.tolist() == [True] * 3, "alone, it is the reward"
+        assert score(*providers).trained.tolist() == [True, False, True]
+    assert score(penalty).trained.tolist() == [True] * 3, "alone, it is the reward"
     both = provider(tokens(torch.ones(3, 3), 1.0, 2.0, 0.0), "both")
-    assert score(provider(values(7.0, None, None)), both).valid.tolist() == [True] * 3
+    assert score(provider(values(7.0, None, None)), both).trained.tolist() == [True] * 3
 
 
 def test_without_a_weight_a_provider_only_watches() -> None:
     partly = Reward(lambda r: RewardOutput(torch.tensor([4.0, 5.0, 0.0]), ("scored", "scored", "failed")))
     alone = score(provider(values(1.0, None, 3.0)))
     found = score(provider(values(1.0, None, 3.0)), provider(partly, "watcher", 0.0), max_failed=0.5)
-    assert found.valid.tolist() == alone.valid.tolist() == [True, False, True]
+    assert found.trained.tolist() == alone.trained.tolist() == [True, False, True]
     assert found.token_rewards.tolist() == alone.token_rewards.tolist()
     assert found.breakdown["watcher"][:2].tolist() == [4, 5]
-    assert score(provider(values(1.0, None, 3.0), weight=0.0)).valid.tolist() == [True, False, True]
+    assert score(provider(values(1.0, None, 3.0), weight=0.0)).trained.tolist() == [True, False, True]
 
 
 def test_what_failed_is_not_trained_on() -> None:
@@ -114,7 +114,7 @@ def test_what_failed_is_not_trained_on() -> None:
     )
     found = score(provider(partly, "a"), provider(values(5.0, 6.0, 7.0), "b"), max_failed=0.5)
     assert found.scores.tolist() == [6, 6, 7]
-    assert found.valid.tolist() == [True, False, True]
+    assert found.trained.tolist() == [True, False, True]
     assert found.metrics["reward/a/failed"] == pytest.approx(1 / 3)
     assert bool(found.token_rewards.isfinite().all())
 
@@ -138,7 +138,7 @@ def test_the_budget_of_failures(count: int, failed: int, budget: float, stops: b
         ):
             score(some, max_failed=budget, rollout=rollout)
     else:
-        assert score(some, max_failed=budget, rollout=rollout).valid.sum() == count - failed
+        assert score(some, max_failed=budget, rollout=rollout).trained.sum() == count - failed
 
 
 def test_a_provider_that_raises_fails_every_response() -> None:
@@ -146,7 +146,7 @@ def test_a_provider_that_raises_fails_every_response() -> None:
     with pytest.raises(RewardError, match=r"3 of 3 responses.*RuntimeError: no connection"):
         score(broken)
     found = score(broken, provider(values(1.0, 2.0, 3.0), "b"), max_failed=1.0)
-    assert found.valid.tolist() == [False] * 3
+    assert found.trained.tolist() == [False] * 3
     assert found.outcomes["one"] == ("failed",) * 3
 
 
@@ -285,7 +285,7 @@ def test_token_rewards_count_in_the_greedy_return_and_a_missing_one_leaves_its_g
     found = score(provider(both), rollout=rollout)
     assert found.greedy_returns is not None
     assert found.greedy_returns.tolist() == [0, 1.5, 0]
-    assert found.valid.tolist() == [False, True, False]
+    assert found.trained.tolist() == [False, True, False]
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3, width=32), max_size=8), max_size=8))

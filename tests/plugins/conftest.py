@@ -57,7 +57,8 @@ def make_rollout() -> Callable[..., Rollout]:
 def make_rewards() -> Callable[[Tensor], Rewards]:
     def make(token_rewards: Tensor) -> Rewards:
         count = len(token_rewards)
-        return Rewards(token_rewards, torch.zeros(count), {}, {}, torch.ones(count, dtype=torch.bool))
+        everyone = torch.ones(count, dtype=torch.bool)
+        return Rewards(token_rewards, torch.zeros(count), {}, {}, everyone, everyone)
 
     return make
 

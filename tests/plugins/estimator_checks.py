@@ -39,7 +39,8 @@ def given(rollout: Rollout, token_rewards: Tensor, *groups: int) -> tuple[Rollou
     count = len(token_rewards)
     if groups:
         rollout = replace(rollout, group_ids=torch.tensor(groups))
-    return rollout, Rewards(token_rewards, torch.zeros(count), {}, {}, torch.ones(count, dtype=torch.bool))
+    everyone = torch.ones(count, dtype=torch.bool)
+    return rollout, Rewards(token_rewards, torch.zeros(count), {}, {}, everyone, everyone)
 
 
 def spoiled(x: Tensor, mask: Tensor, value: float) -> Tensor:

@@ -95,14 +95,13 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "ppokit.training.advantages": (
-        "../core/test_estimation.py",
+        "../core/test_advantages.py",
         [
             (
                 "what is not scored counts",
-                "rewards.valid if rewards.dropped is None else rewards.valid & ~rewards.dropped",
-                "rewards.valid | True if rewards.dropped is None else ~rewards.dropped",
+                "rows = rewards.trained.nonzero()",
+                "rows = (rewards.trained | True).nonzero()",
             ),
-            ("what was dropped is trained on", "else rewards.valid & ~rewards.dropped", "else rewards.valid"),
             ("cut ones are trained on", "trained = trained & kept.finished", "pass"),
             (
                 "uncut ones are left out",
@@ -127,7 +126,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
             (
                 "what is not scored counts",
-                "rewards.scores[members & rewards.valid]",
+                "rewards.scores[members & rewards.scored]",
                 "rewards.scores[members]",
             ),
             (

@@ -217,8 +217,8 @@ def test_failed_samples_are_not_trained_on(recipe_dict: RecipeDict, tmp_path: Pa
     assert line["reward/mean"] == line["reward/flaky"] == (1 + 3 + 5 + 7) / 4
     (rows,) = rollouts_of(tmp_path / "run").values()
     for row in rows:
-        assert row["valid"] == (row["outcome/flaky"] == "scored")
-        assert row["valid"] or set(row["advantages"]) == {0.0}
+        assert row["trained"] == (row["outcome/flaky"] == "scored")
+        assert row["trained"] or set(row["advantages"]) == {0.0}
 
 
 def test_more_failures_than_allowed_stop_the_run(recipe_dict: RecipeDict, tmp_path: Path) -> None:

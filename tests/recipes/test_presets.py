@@ -146,7 +146,7 @@ def rise(recipe: dict[str, Any], seed: int, out: Path, learning_rate: float | No
     for prompts in trainer.prompts:
         rollout = trainer.collect(prompts)
         rollout, rewards = trainer.resample(rollout, trainer.score(rollout))
-        means.append(float(rewards.scores[rewards.valid].mean()))
+        means.append(float(rewards.scores[rewards.scored].mean()))
         trainer.update(rollout, trainer.estimate(rollout, rewards))
     return sum(means[-2:]) / 2 - means[0]
 

@@ -129,7 +129,7 @@ def test_rollouts(run: Path) -> None:
             assert len(row[name]) == length
             assert all(math.isfinite(number) for number in row[name])
         assert max(row["sampler_logprobs"]) <= 0
-        assert row["valid"]
+        assert row["trained"]
         assert row["outcome/sentiment"] == row["outcome/kl_penalty"] == "scored"
         assert math.isclose(row["score"], row["reward/sentiment"], abs_tol=1e-6)
         wanted = row["reward/sentiment"] + weight * row["reward/kl_penalty"]
