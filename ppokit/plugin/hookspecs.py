@@ -1,20 +1,34 @@
-"""The hooks. A plugin is a module with some of these functions, marked with `hookimpl`.
+"""The hooks: functions of a module that offer components, and methods of a component that hear of events.
 
-Hooks find, plain objects compute: each hook is called once, when a recipe names a component of the
-plugin's, and returns the components that the module offers of that kind. The module is announced by
-an entry point of the group `ppokit`, named `<kind>.<component>`, one for each component:
+A plugin is a module with some of the `ppokit_...` functions, marked with `hookimpl`. Each is called once,
+when a recipe names a component of the plugin's, and returns the components that the module offers of that
+kind. The module is announced by an entry point of the group `ppokit`, named `<kind>.<component>`, one per
+component:
 
     [project.entry-points.ppokit]
     "rewards.politeness" = "my_package.politeness"
 
 so that nothing need be imported to know what is installed.
+
+The object that a component builds, of whatever kind, may have methods named like the `Events`, marked with
+`hookimpl` too. pluggy hands each only the arguments that it names, so that events can grow:
+
+    @hookimpl
+    def on_step(self, step, metrics): ...
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import pluggy
 
 from ppokit.plugin.protocols import Component
+
+if TYPE_CHECKING:
+    from ppokit.plugin.types import Advantages, Rewards, Rollout
 
 PROJECT = "ppokit"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -54,3 +68,57 @@ HOOK_BY_KIND = {
     "observers": "ppokit_observers",
 }
 """A kind is the recipe's key under which its components are chosen."""
+
+
+class Events:
+    """What happens in a run, for components of every kind and for the observers given to `PPOTrainer`.
+
+    Every process tells the components that it has; observers are on the main process alone. Steps count
+    from 1. What is handed out is for reading: a metrics mapping refuses changes, and tensors are not to be
+    changed either. State that follows from a step is changed in `on_step`: the checkpoint is taken after it.
+    """
+
+    @hookspec
+    def on_run_start(self, step: int, steps: int, folder: Path, recipe: Mapping[str, Any]) -> None:
+        """Before the first step.
+
+        Args:
+            step: the step that was done last; 0 unless the run is resumed.
+            steps: of the whole run.
+            folder: the run's; written with the first report.
+            recipe: as plain data, with all defaults filled in.
+        """
+
+    @hookspec
+    def on_phase(self, step: int, phase: str) -> None:
+        """A phase of a step begins: sampling, logprobs, reference, values, reward, update or evaluation."""
+
+    @hookspec
+    def on_step(
+        self,
+        step: int,
+        rollout: Rollout,
+        rewards: Rewards,
+        advantages: Advantages,
+        metrics: Mapping[str, float],
+    ) -> None:
+        """After each step's update and evaluation, with the whole rollout, before its checkpoint."""
+
+    @hookspec
+    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """After an evaluation, with its metrics."""
+
+    @hookspec
+    def on_warning(self, step: int, text: str) -> None:
+        """Something that a person should look at, a sentence without its full stop; main process only."""
+
+    @hookspec
+    def on_checkpoint(self, step: int, folder: Path) -> None:
+        """After a checkpoint has been written into `folder`; main process only."""
+
+    @hookspec
+    def on_run_end(self, step: int, error: str | None) -> None:
+        """Once, after the last step that was done; `error` says what ended the run early."""
+
+
+EVENTS = tuple(name for name in vars(Events) if name.startswith("on_"))

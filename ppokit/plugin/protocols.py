@@ -100,6 +100,9 @@ class Component:
             no chosen component needs is not computed.
         check: finds problems that the options' types cannot show (a missing file, an extra that is
             not installed) without loading a model; yields one sentence each.
+        runs_on: `each`: built on every process and called on each with its share; `main`: built and called on
+            the main process alone, as for a server that answers for all; the others get what it returned.
+            For rewards, rollout engines and evaluators. Observers are on the main process always.
     """
 
     name: str
@@ -107,6 +110,7 @@ class Component:
     options: type[BaseModel] = Options
     needs: frozenset[Need] = field(default_factory=frozenset)
     check: Callable[[Any, CheckContext], Iterable[str]] | None = None
+    runs_on: Literal["each", "main"] = "each"
 
 
 class RewardProvider(Protocol):

@@ -1,0 +1,155 @@
+"""Events: who hears of what, with which arguments, and what a failure does."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+from ppokit.errors import PluginError, PpokitWarning
+from ppokit.plugin import hookimpl
+from ppokit.plugin.hookspecs import EVENTS
+from ppokit.run.components import RunComponent
+from ppokit.run.events import EventHooks
+
+
+def hooks(*instances: Any, on_error: Any = "stop") -> EventHooks:
+    return EventHooks(
+        [RunComponent(f"observers/{i}", f"observer {i}", one, on_error) for i, one in enumerate(instances)]
+    )
+
+
+class Ear:
+    """Hears of steps, and can be told apart."""
+
+    def __init__(self, heard: list[Any], name: str = "ear") -> None:
+        self.heard, self.name = heard, name
+
+    @hookimpl
+    def on_step(self, metrics: Any, step: int) -> None:
+        self.heard.append((self.name, step, dict(metrics)))
+
+
+def test_an_implementation_gets_the_arguments_that_it_names() -> None:
+    heard: list[Any] = []
+    hooks(Ear(heard)).emit(
+        "on_step", step=3, rollout=None, rewards=None, advantages=None, metrics={"reward/mean": 0.5}
+    )
+    assert heard == [("ear", 3, {"reward/mean": 0.5})]
+
+
+def test_in_the_order_of_the_recipe() -> None:
+    heard: list[Any] = []
+    hooks(Ear(heard, "a"), Ear(heard, "b"), object(), Ear(heard, "c")).emit("on_step", step=1, metrics={})
+    assert [name for name, *_ in heard] == ["a", "b", "c"]
+
+
+def test_every_event_is_documented_and_reaches_its_method() -> None:
+    heard: list[str] = []
+    methods = {name: hookimpl(_noting(name, heard)) for name in EVENTS}
+    ear = type("Everything", (), methods)()
+    told = hooks(ear)
+    for name in EVENTS:
+        told.emit(name, step=1)
+    assert heard == list(EVENTS)
+    assert len(EVENTS) == 7
+
+
+def _noting(name: str, heard: list[str]) -> Any:
+    def method(self: Any, step: int) -> None:
+        heard.append(name)
+
+    return method
+
+
+def test_what_one_does_to_the_metrics_another_does_not_see() -> None:
+    heard: list[Any] = []
+
+    class Vandal:
+        @hookimpl
+        def on_step(self, metrics: Any) -> None:
+            metrics["reward/mean"] = 77.0
+
+    told = hooks(Vandal(), Ear(heard), on_error="warn")
+    metrics = {"reward/mean": 0.5}
+    with pytest.warns(PpokitWarning, match="observer 0: on_step failed: TypeError"):
+        told.emit("on_step", step=1, metrics=metrics)
+    assert heard == [("ear", 1, {"reward/mean": 0.5})]
+    assert metrics == {"reward/mean": 0.5}
+
+
+class Broken:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    @hookimpl
+    def on_step(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(0), GeneratorExit(), AssertionError()])
+def test_a_failure_names_the_component(error: BaseException) -> None:
+    with pytest.raises(PluginError, match=f"observer 0: on_step failed: {type(error).__name__}"):
+        hooks(Broken(error)).emit("on_step", step=1)
+
+
+def test_a_failure_is_told_once_where_the_run_goes_on() -> None:
+    heard: list[Any] = []
+    told = hooks(Broken(SystemExit(0)), Ear(heard), on_error="warn")
+    with pytest.warns(PpokitWarning, match="observer 0: on_step failed: SystemExit.*goes on"):
+        told.emit("on_step", step=1, metrics={})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told.emit("on_step", step=2, metrics={})
+    assert [step for _, step, _ in heard] == [1, 2]
+
+
+def _with(name: str, method: Any) -> Any:
+    return type("Odd", (), {name: method})()
+
+
+def test_what_is_refused() -> None:
+    def unmarked(self: Any, step: int) -> None: ...
+
+    @hookimpl
+    def marked(self: Any, step: int) -> None: ...
+
+    @hookimpl
+    def unknown_argument(self: Any, metric: int) -> None: ...
+
+    @hookimpl
+    def default(self: Any, step: int = 0) -> None: ...
+
+    @hookimpl(wrapper=True)
+    def wrapper(self: Any) -> Any:
+        yield
+
+    with pytest.raises(PluginError, match="observer 0 has the method on_step without @hookimpl"):
+        hooks(_with("on_step", unmarked))
+    with pytest.raises(PluginError, match=r"marks on_steps with @hookimpl, which is no event.*on_step\b"):
+        hooks(_with("on_steps", marked))
+    with pytest.raises(PluginError, match=r"has the argument 'metric', which this event does not.*'metrics'"):
+        hooks(_with("on_step", unknown_argument))
+    with pytest.raises(PluginError, match="drop the default"):
+        hooks(_with("on_step", default))
+    with pytest.raises(PluginError, match="cannot be wrapped"):
+        hooks(_with("on_step", wrapper))
+
+
+def test_other_attributes_are_left_alone() -> None:
+    class Shy:
+        on_target = 3
+
+        @property
+        def on_demand(self) -> int:
+            raise AssertionError("read")
+
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("compared")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    heard: list[Any] = []
+    hooks(Shy(), Ear(heard), Shy()).emit("on_step", step=1, metrics={})
+    assert heard == [("ear", 1, {})]
