@@ -36,7 +36,7 @@ from ppokit.run.signals import Signals
 from ppokit.run.warnings import step_warnings
 from ppokit.training.advantages import estimate
 from ppokit.training.checks import check_first_kl, check_moved, first_kl
-from ppokit.training.metrics import Clock, peak_gb, rollout_metrics
+from ppokit.training.metrics import Clock, as_numbers, peak_gb, rollout_metrics
 
 
 class PPOTrainer:
@@ -216,7 +216,7 @@ class PPOTrainer:
     ) -> dict[str, float]:
         """Write a step's numbers and samples, tell the observers, save a checkpoint when it is time."""
         with self.signals.deferred():
-            metrics = {**rollout_metrics(rollout, rewards), **advantages.metrics, **stats}
+            metrics = {**rollout_metrics(rollout, rewards), **as_numbers(advantages.metrics), **stats}
             seconds = self.clock.take()
             total = sum(seconds.values())
             metrics.update({f"time/{name}_s": number for name, number in seconds.items()})

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ppokit.plugin.metrics import Metric
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -134,17 +136,18 @@ class RewardOutput:
             nothing); `failed` (it should have one and could not: counted against the error budget,
             and the response is not trained on).
         token_scores: [B,R] float32 added token by token; None for none.
-        metrics: numbers to report; the core puts `reward/<provider>/` before the name.
+        metrics: numbers to report; the core puts `reward/<provider>/` before the name. A plain number is a
+            mean over the responses; see `ppokit.plugin.metrics` for others.
     """
 
     scores: Tensor
     outcomes: tuple[Outcome, ...]
     token_scores: Tensor | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     @staticmethod
     def from_values(
-        values: Sequence[float | None], metrics: Mapping[str, float] | None = None
+        values: Sequence[float | None], metrics: Mapping[str, Metric] | None = None
     ) -> RewardOutput:
         """One number per response; None abstains."""
         import torch
@@ -179,7 +182,7 @@ class Rewards:
     outcomes: Mapping[str, tuple[Outcome, ...]]
     scored: Tensor
     trained: Tensor
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     greedy_returns: Tensor | None = None
 
     def select(self, indices: Sequence[int]) -> Rewards:
@@ -210,7 +213,7 @@ class Advantages:
 
     advantages: Tensor
     returns: Tensor | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     trained: Tensor | None = None
 
     def select(self, indices: Sequence[int]) -> Advantages:

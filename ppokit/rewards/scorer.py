@@ -10,15 +10,17 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from ppokit.distributed import Processes
 from ppokit.errors import Interrupted, PluginError, RewardError, in_one_paragraph
+from ppokit.plugin.metrics import Mean, Metric
 from ppokit.plugin.protocols import RewardProvider
 from ppokit.plugin.types import Outcome, RewardOutput, Rewards, Rollout
+from ppokit.training.metrics import UNSCORED, Reduction, component_metrics, merge
 
 Scale = Literal["none", "batch", "running", "reference"]
 
@@ -102,12 +104,13 @@ class Scorer:
         scored = set(rollout.greedy.group_ids[greedy.scored].tolist())
         groups = rollout.group_ids.tolist()
         both_scored = rewards.scored & torch.tensor([group in scored for group in groups])
+        mean = float(greedy.scores[greedy.scored].mean()) if scored else 0.0
         return replace(
             rewards,
             greedy_returns=torch.tensor([by_group[group] for group in groups]),
             scored=both_scored,
             trained=both_scored,
-            metrics={**rewards.metrics, "reward/greedy_mean": float(greedy.scores[greedy.scored].mean())},
+            metrics={**rewards.metrics, "reward/greedy_mean": Mean(mean, len(scored))},
         )
 
     def look(self, rollout: Rollout) -> Rewards:
@@ -123,7 +126,7 @@ class Scorer:
         some_failed = torch.zeros(len(rollout), dtype=torch.bool)
         breakdown: dict[str, Tensor] = {}
         outcomes: dict[str, tuple[Outcome, ...]] = {}
-        metrics: dict[str, float] = {}
+        metrics: dict[str, Metric] = {}
         some_weight = any(provider.weight for provider in self.providers)
         some_sequence = False
         for provider in self.providers:
@@ -146,12 +149,7 @@ class Scorer:
                 judged[int(by_sequence)] |= scored
                 some_failed |= failed
             outcomes[provider.name] = output.outcomes
-            for key, value in output.metrics.items():
-                metrics[f"reward/{provider.name}/{key}"] = value
-            for outcome in ("abstained", "failed"):
-                count = output.outcomes.count(outcome)
-                if count:
-                    metrics[f"reward/{provider.name}/{outcome}"] = count / len(rollout)
+            metrics.update(output.metrics)
         last = (rollout.lengths - 1).clamp(min=0)
         token_rewards[torch.arange(len(rollout)), last] += scores
         # Where sequence scores are given, a response without one has none: not that of its penalty, 0.
@@ -191,6 +189,15 @@ class Scorer:
             try:
                 output = _call(provider, mine)
                 _check(provider, output, mine)
+                prefix = f"reward/{provider.name}/"
+                metrics = component_metrics(
+                    output.metrics,
+                    provider.where,
+                    responses=len(mine),
+                    prefix=prefix,
+                    taken=[prefix + outcome for outcome in UNSCORED],
+                )
+                output = replace(output, metrics=metrics)
             except (Exception, SystemExit) as raised:  # any plugin's any error: counted, and named below
                 error = raised
         # Every process takes part in every exchange, also one whose provider raised.
@@ -280,7 +287,7 @@ def _check(provider: Provider, output: object, rollout: Rollout) -> None:
 
 
 def _merge(outputs: Sequence[RewardOutput]) -> RewardOutput:
-    """Outputs of several processes as one; metrics averaged by their share of responses."""
+    """Outputs of several processes as one; metrics by their reduction."""
     tokens = next((o.token_scores for o in outputs if o.token_scores is not None), None)
     token_scores = None
     if tokens is not None:
@@ -290,13 +297,9 @@ def _merge(outputs: Sequence[RewardOutput]) -> RewardOutput:
             for o in outputs
         ]
         token_scores = torch.cat(parts).float().cpu()
-    total = sum(len(o.outcomes) for o in outputs)
-    names = list(dict.fromkeys(key for o in outputs for key in o.metrics))
     return RewardOutput(
         scores=torch.cat([o.scores.float().cpu() for o in outputs]),
         outcomes=tuple(outcome for o in outputs for outcome in o.outcomes),
         token_scores=token_scores,
-        metrics={
-            key: sum(o.metrics.get(key, 0.0) * len(o.outcomes) for o in outputs) / total for key in names
-        },
+        metrics=merge(cast(Mapping[str, Reduction], o.metrics) for o in outputs),
     )

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppokit.plugin.metrics import Mean, Sum
 from ppokit.plugin.types import Rewards, Rollout
+from ppokit.training.metrics import Reduction, merge
 
 Part = tuple[Rollout, Rewards]
 
@@ -47,9 +49,9 @@ def concat(parts: Sequence[Part]) -> Part:
     rewards = concat_rewards([rewards for _, rewards in parts], rollout.response_ids.shape[1])
     asked, kept = count_groups(parts), count_groups(parts, kept=True)
     counts = {
-        "groups/dropped": float(asked - kept),
-        "groups/refilled": float(asked - count_groups(parts[:1])),
-        "groups/trained": float(kept),
+        "groups/dropped": Sum(asked - kept),
+        "groups/refilled": Sum(asked - count_groups(parts[:1])),
+        "groups/trained": Sum(kept),
     }
     return rollout, replace(rewards, metrics={**rewards.metrics, **counts})
 
@@ -74,9 +76,7 @@ def _padded(numbers: Tensor, width: int) -> Tensor:
 
 
 def concat_rewards(parts: Sequence[Rewards], width: int) -> Rewards:
-    """Rewards of several rollouts as one, padded to `width` response tokens; metrics by share."""
-    size = sum(len(part.scores) for part in parts)
-    keys = dict.fromkeys(key for part in parts for key in part.metrics)
+    """Rewards of several rollouts as one, padded to `width` response tokens; metrics by their reduction."""
     greedy = [part.greedy_returns for part in parts if part.greedy_returns is not None]
     return Rewards(
         token_rewards=torch.cat([_padded(part.token_rewards, width) for part in parts]),
@@ -88,6 +88,12 @@ def concat_rewards(parts: Sequence[Rewards], width: int) -> Rewards:
         },
         scored=torch.cat([part.scored for part in parts]),
         trained=torch.cat([part.trained for part in parts]),
-        metrics={key: sum(p.metrics.get(key, 0.0) * len(p.scores) for p in parts) / size for key in keys},
+        metrics=merge(
+            {
+                name: metric if isinstance(metric, Reduction) else Mean(metric, len(part.scores))
+                for name, metric in part.metrics.items()
+            }
+            for part in parts
+        ),
         greedy_returns=torch.cat(greedy) if greedy else None,
     )

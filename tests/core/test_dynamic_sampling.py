@@ -9,6 +9,7 @@ import torch
 
 from ppokit.plugin.types import Rewards, Rollout
 from ppokit.rollout.dynamic_sampling import concat, count_groups, filter_groups
+from ppokit.training.metrics import as_numbers
 from test_generate import make_rollout
 
 
@@ -61,7 +62,7 @@ def test_joining_pads_and_counts() -> None:
     assert rewards.outcomes["a"] == ("scored",) * 6
     assert rewards.trained.tolist() == [False, False, True, True, True, True]
     assert rewards.scored.tolist() == [True] * 6
-    assert rewards.metrics == {
+    assert as_numbers(rewards.metrics) == {
         "groups/dropped": 1.0,
         "groups/refilled": 1.0,
         "groups/trained": 2.0,

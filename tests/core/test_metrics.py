@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import replace
@@ -9,8 +10,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ppokit.errors import PluginError
+from ppokit.plugin.metrics import Max, Mean, Sum
 from ppokit.plugin.types import Advantages, Rewards
-from ppokit.training.metrics import Clock, advantage_metrics, peak_gb, rollout_metrics, value_metrics
+from ppokit.training.metrics import (
+    Clock,
+    Reduction,
+    advantage_metrics,
+    as_numbers,
+    component_metrics,
+    merge,
+    peak_gb,
+    rollout_metrics,
+    value_metrics,
+)
 from test_generate import make_rollout
 
 MASK = torch.tensor([[True, True], [True, False]])
@@ -109,3 +122,79 @@ def test_the_clock_adds_up_and_starts_over() -> None:
 
 def test_peak_memory_is_of_this_process() -> None:
     assert 0.05 < peak_gb(torch.device("cpu")) < 1000
+
+
+class TestComponentMetrics:
+    WHERE = "reward 'polite' (plugin acme 1.0; recipe: rewards[0].use, r.yaml line 3)"
+
+    def test_a_plain_number_is_a_mean_over_the_responses(self) -> None:
+        result = component_metrics({"a": 1, "b": torch.tensor([2.0]), "c": True}, "x", responses=3)
+        assert result == {"a": Mean(1.0, 3.0), "b": Mean(2.0, 3.0), "c": Mean(1.0, 3.0)}
+        assert all(type(metric.value) is float for metric in result.values())
+        assert component_metrics({"n": Sum(2), "m": Max(3), "k": Mean(4, 5)}, "x", responses=3) == {
+            "n": Sum(2.0),
+            "m": Max(3.0),
+            "k": Mean(4.0, 5.0),
+        }
+
+    @pytest.mark.parametrize(
+        "value",
+        ["3", b"3", None, math.nan, math.inf, torch.zeros(2), [1.0], 1j, Sum(math.nan), Mean(1.0, -1.0)],
+    )
+    def test_what_is_not_one_finite_number_names_the_component(self, value: object) -> None:
+        with pytest.raises(PluginError, match=r"reward 'polite' .*the metric 'speed' as .*one finite number"):
+            component_metrics({"speed": value}, self.WHERE, responses=2)
+
+    @pytest.mark.parametrize("name", ["step", "reward/mean", "loss/x", "kl/k1", "policy/entropy", "time/x_s"])
+    def test_core_names_are_refused(self, name: str) -> None:
+        with pytest.raises(PluginError, match=rf"reward 'polite' .*{name}.*ppokit's own"):
+            component_metrics({name: 1.0}, self.WHERE, responses=2)
+
+    def test_taken_names_are_refused_with_their_prefix(self) -> None:
+        taken = {"reward/polite/abstained"}
+        assert component_metrics({"step": 1.0}, "x", responses=1, prefix="reward/polite/", taken=taken)
+        with pytest.raises(PluginError, match="'reward/polite/abstained', a name that is taken"):
+            component_metrics({"abstained": 1.0}, "x", responses=1, prefix="reward/polite/", taken=taken)
+
+    @pytest.mark.parametrize("metrics", [None, 3.0, [("a", 1.0)], {1: 2.0}, {"": 1.0}])
+    def test_what_is_no_mapping_of_texts(self, metrics: object) -> None:
+        with pytest.raises(PluginError, match="reward 'polite'"):
+            component_metrics(metrics, self.WHERE, responses=2)
+
+
+class TestMerge:
+    def test_by_hand(self) -> None:
+        parts: list[dict[str, Reduction]] = [
+            {"mean": Mean(1.0, 3.0), "count": Sum(8.0), "peak": Max(2.0)},
+            {"mean": Mean(5.0, 1.0), "count": Sum(8.0), "peak": Max(-4.0), "late": Sum(1.0)},
+        ]
+        merged = merge(parts)
+        assert merged == {"mean": Mean(2.0, 4.0), "count": Sum(16.0), "peak": Max(2.0), "late": Sum(1.0)}
+        assert as_numbers(merged) == {"mean": 2.0, "count": 16.0, "peak": 2.0, "late": 1.0}
+
+    def test_any_split_and_order_gives_the_same(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        numbers = torch.randn(12, generator=generator).tolist()
+        whole = {"m": Mean(sum(numbers) / 12, 12.0), "s": Sum(sum(numbers)), "x": Max(max(numbers))}
+
+        def of(part: list[float]) -> dict[str, Reduction]:
+            size = len(part)
+            return {"m": Mean(sum(part) / size, size), "s": Sum(sum(part)), "x": Max(max(part))}
+
+        for cuts in ((5,), (1, 4, 9), (2, 3)):
+            edges = [0, *cuts, 12]
+            parts = [of(numbers[a:b]) for a, b in itertools.pairwise(edges)]
+            for order in (parts, parts[::-1]):
+                nested = merge([merge(order[:1]), merge(order[1:])])
+                assert as_numbers(nested) == pytest.approx(as_numbers(whole))
+
+    def test_a_mean_of_nothing_is_left_out(self) -> None:
+        parts: list[dict[str, Reduction]] = [
+            {"a": Mean(0.0, 0.0), "b": Mean(9.0, 0.0)},
+            {"a": Mean(3.0, 2.0)},
+        ]
+        assert as_numbers(merge(parts)) == {"a": 3.0}
+
+    def test_different_reductions_are_refused(self) -> None:
+        with pytest.raises(PluginError, match="'a' is reported as a Mean and a Sum"):
+            merge([{"a": Mean(1.0)}, {"a": Sum(1.0)}])

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ppokit.errors import PluginError, RewardError
+from ppokit.plugin.metrics import Mean
 from ppokit.plugin.types import RewardOutput, Rewards, Rollout
 from ppokit.rewards.scorer import Provider, RunningVariance, Scorer
+from ppokit.training.metrics import as_numbers, rollout_metrics
 from test_generate import make_rollout, single_process
 
 ROLLOUT = make_rollout([[1], [2], [3]], [[4, 5, 6], [7], [8, 9]])
@@ -80,8 +82,9 @@ def test_who_abstains_adds_nothing() -> None:
     assert found.trained.tolist() == [True, True, False]  # nobody scored the last
     assert math.isnan(found.breakdown["a"][1])
     assert found.outcomes["b"] == ("scored", "scored", "abstained")
-    assert found.metrics["reward/a/abstained"] == pytest.approx(2 / 3)
-    assert "reward/a/failed" not in found.metrics
+    metrics = rollout_metrics(ROLLOUT, found)
+    assert metrics["reward/a/abstained"] == pytest.approx(2 / 3)
+    assert "reward/a/failed" not in metrics
 
 
 def test_a_penalty_by_tokens_does_not_stand_for_a_score() -> None:
@@ -115,7 +118,7 @@ def test_what_failed_is_not_trained_on() -> None:
     found = score(provider(partly, "a"), provider(values(5.0, 6.0, 7.0), "b"), max_failed=0.5)
     assert found.scores.tolist() == [6, 6, 7]
     assert found.trained.tolist() == [True, False, True]
-    assert found.metrics["reward/a/failed"] == pytest.approx(1 / 3)
+    assert found.outcomes["a"].count("failed") == 1
     assert bool(found.token_rewards.isfinite().all())
 
 
@@ -267,7 +270,7 @@ def test_greedy_responses_are_scaled_as_the_sampled_ones_are(scale: Any, divisor
     expected = [3 * (n - shift) / divisor for n in (10.0, 50.0, 10.0)]
     assert found.greedy_returns.tolist() == pytest.approx(expected)
     assert found.scores.tolist() == pytest.approx([3 * (n - shift) / divisor for n in (1, 3, 5)])
-    assert found.metrics["reward/greedy_mean"] == pytest.approx(3 * (30.0 - shift) / divisor)
+    assert as_numbers(found.metrics)["reward/greedy_mean"] == pytest.approx(3 * (30.0 - shift) / divisor)
     if scale == "running":
         assert scorer.spreads["one"].count == 3
 
@@ -303,7 +306,14 @@ def test_running_variance_is_torchs(batches: list[list[float]]) -> None:
 
 def test_metrics_carry_the_providers_name() -> None:
     named = Reward(lambda r: RewardOutput.from_values([1.0, 2.0, 3.0], {"coefficient": 0.2}))
-    assert score(provider(named, "kl")).metrics == {"reward/kl/coefficient": pytest.approx(0.2)}
+    assert score(provider(named, "kl")).metrics == {"reward/kl/coefficient": Mean(pytest.approx(0.2), 3.0)}
+
+
+@pytest.mark.parametrize("metrics", [{"abstained": 0.5}, {"speed": "fast"}, {"speed": math.nan}])
+def test_metrics_are_checked_where_they_enter(metrics: Any) -> None:
+    bad = Reward(lambda r: RewardOutput.from_values([1.0, 2.0, 3.0], metrics))
+    with pytest.raises(PluginError, match=r"reward 'kl' \(plugin acme 1.0; recipe: rewards\[0\].use\)"):
+        score(provider(bad, "kl"))
 
 
 def test_scores_of_another_dtype_become_float32() -> None:

@@ -141,11 +141,11 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
             (
                 "kept and dropped swapped",
-                '"groups/dropped": float(asked - kept)',
-                '"groups/dropped": float(kept)',
+                '"groups/dropped": Sum(asked - kept)',
+                '"groups/dropped": Sum(kept)',
             ),
-            ("the first are counted as refills", "float(asked - count_groups(parts[:1]))", "float(asked)"),
-            ("metrics add up", "* len(p.scores) for p in parts) / size", "* len(p.scores) for p in parts)"),
+            ("the first are counted as refills", "Sum(asked - count_groups(parts[:1]))", "Sum(asked)"),
+            ("every round weighs the same", "Mean(metric, len(part.scores))", "Mean(metric, 1.0)"),
         ],
     ),
     "ppokit_rewards.kl_penalty": (
