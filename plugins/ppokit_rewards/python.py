@@ -18,12 +18,9 @@ imported is done then.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from numbers import Real
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field, field_validator
 
@@ -36,6 +33,7 @@ from ppokit.plugin import (
     RewardOutput,
     Rollout,
     hookimpl,
+    import_attribute,
 )
 
 _TEXTS = ("prompts", "responses")
@@ -142,31 +140,13 @@ def _parameters(function: Callable[..., Any]) -> tuple[set[str] | None, set[str]
 
 def _find(path: str) -> Callable[..., Any]:
     """The callable at a dotted path; the error is one sentence."""
-    module_name, colon, attribute = path.partition(":")
-    if not colon:
-        module_name, _, attribute = path.rpartition(".")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        found = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name + ".").startswith(error.name + "."):
-            raise PluginError(
-                f"function {path!r}: there is no module {error.name!r}, neither in {here} nor installed"
-            ) from error
-        raise PluginError(f"function {path!r}: module {module_name!r} needs a package: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise PluginError(
-            f"function {path!r}: importing {module_name!r} failed: {type(error).__name__}: {error}"
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise PluginError(f"function {path!r}: {module_name!r} has no {attribute!r}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise PluginError(f"function {path!r} is {_what(found)}; expected a function")
-    return found
+        function = import_attribute(path)
+    except PluginError as error:
+        raise PluginError(f"function {error}") from error
+    if not callable(function):
+        raise PluginError(f"function {path!r} is {_what(function)}; expected a function")
+    return cast(Callable[..., Any], function)
 
 
 class PythonOptions(Options):

@@ -13,8 +13,8 @@ import typer
 from ppokit.cli.options import Debug, DisablePlugin, Overrides, RecipePath
 
 if TYPE_CHECKING:
+    from ppokit.config.entries import Entry
     from ppokit.config.recipe import Recipe, SelectedComponent
-    from ppokit.config.registry import Entry
 
 
 def validate(

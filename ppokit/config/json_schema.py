@@ -28,7 +28,7 @@ def recipe_schema(registry: PluginRegistry) -> dict[str, Any]:
         else:
             properties[name] = field
     chosen = {model.__name__ for model in CHOSEN.values()}
-    definitions.update({name: made for name, made in base["$defs"].items() if name not in chosen})
+    definitions.update({name: schema for name, schema in base["$defs"].items() if name not in chosen})
     # A preset brings losses along.
     required = [name for name in base["required"] if name != "losses"]
     preset = {"description": "An algorithm's usual keys, which the recipe's own override.", "enum": names()}
@@ -49,34 +49,53 @@ def _section(
     kind: str, registry: PluginRegistry, definitions: dict[str, Any], faults: list[str]
 ) -> dict[str, Any]:
     branches = []
-    for name in registry.names(kind):
+    for use in registry.names(kind):
         try:
-            component, _ = registry.component(kind, name)
+            component, _ = registry.component(kind, use)
         except PluginError as error:
             faults.append(str(error))
             continue
-        template = f"#/$defs/{kind}.{name}.{{model}}"
+        template = f"#/$defs/{kind}.{use}.{{model}}"
         options = component.options.model_json_schema(ref_template=template)
         for inner, definition in options.pop("$defs", {}).items():
-            definitions[f"{kind}.{name}.{inner}"] = definition
-        definitions[f"{kind}.{name}"] = _branch(CHOSEN[kind], name, options)
-        branches.append({"$ref": f"#/$defs/{kind}.{name}"})
-    return {"oneOf": branches} if branches else {"not": {}}
+            definitions[f"{kind}.{use}.{inner}"] = definition
+        branches.append(_add(definitions, f"{kind}.{use}", _branch(CHOSEN[kind], use, options)))
+    branches.append(_add(definitions, f"{kind}.module:attribute", _by_path(CHOSEN[kind])))
+    return {"oneOf": branches}
 
 
-def _branch(model: type[Section], name: str, options: dict[str, Any]) -> dict[str, Any]:
+def _add(definitions: dict[str, Any], name: str, schema: dict[str, Any]) -> dict[str, str]:
+    definitions[name] = schema
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _branch(model: type[Section], use: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The section's keys and a component's."""
     core = model.model_json_schema()
-    optional_use = not model.model_fields["use"].is_required()
-    is_default = optional_use and model.model_fields["use"].default == name
+    field = model.model_fields["use"]
+    is_default = not field.is_required() and field.default == use
     required = {*core.get("required", ()), *options.get("required", ())} | {"use"}
     return {
-        "title": name,
+        "title": use,
         "type": "object",
         "properties": {
             **core["properties"],
             **options.get("properties", {}),
-            "use": {"const": name, "description": core["properties"]["use"]["description"]},
+            "use": {"const": use, "description": field.description},
         },
         "required": sorted(required - {"use"} if is_default else required),
         "additionalProperties": options.get("additionalProperties", False) is True,
+    }
+
+
+def _by_path(model: type[Section]) -> dict[str, Any]:
+    """The section's keys and any others, where `use` is an attribute of a module."""
+    core = model.model_json_schema()
+    use = {"type": "string", "pattern": r"^[\w.]+:[\w.]+$", "description": "module:attribute"}
+    return {
+        "title": "module:attribute",
+        "type": "object",
+        "properties": {**core["properties"], "use": use},
+        "required": ["use"],
+        "additionalProperties": True,
     }

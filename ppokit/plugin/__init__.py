@@ -8,6 +8,7 @@ whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`p
 
 from ppokit.errors import DataError, ModelError, PluginError, RewardError, first_line
 from ppokit.plugin.hookspecs import hookimpl
+from ppokit.plugin.importing import import_attribute
 from ppokit.plugin.kl_estimators import KLEstimator, clamp_exponent, kl
 from ppokit.plugin.masked import Variance, masked_mean, masked_variance, masked_whiten, upcast
 from ppokit.plugin.metrics import Max, Mean, Metric, Sum
@@ -85,6 +86,7 @@ __all__ = [
     "first_line",
     "group_sums",
     "hookimpl",
+    "import_attribute",
     "kl",
     "masked_mean",
     "masked_variance",

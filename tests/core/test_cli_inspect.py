@@ -37,7 +37,7 @@ runner = CliRunner()
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("r.yaml").write_text(RECIPE)
-    monkeypatch.setattr("ppokit.config.registry._installed", fake_plugins.entry_points)
+    monkeypatch.setattr("ppokit.config.entries.installed", fake_plugins.entry_points)
 
 
 def run(*args: str) -> tuple[int, str, str]:
@@ -146,7 +146,7 @@ def test_plugins_list_as_json() -> None:
 
 
 def test_no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppokit.config.registry._installed", list)
+    monkeypatch.setattr("ppokit.config.entries.installed", list)
     assert PluginRegistry().entries() == []
     assert run("plugins", "list") == (0, "No plugins are installed.\n", "")
 
@@ -215,8 +215,8 @@ def test_nothing_heavy_is_imported(args: list[str] | None, tmp_path: Path) -> No
         "import sys, importlib.metadata as m, ppokit\n"
         f"sys.path.insert(0, {str(here)!r})\n"
         f"points = [p for d in m.distributions(path=[{str(site)!r}]) for p in d.entry_points]\n"
-        "if len(sys.argv) > 1:\n    from ppokit.config import registry\n"
-        "    registry._installed = lambda: points\n"
+        "if len(sys.argv) > 1:\n    from ppokit.config import entries\n"
+        "    entries.installed = lambda: points\n"
         f"try:\n    {call}\nexcept BaseException as e:\n    print(repr(e), file=sys.stderr)\n"
         f"print('heavy:', [name for name in {HEAVY!r} if name in sys.modules])"
     )

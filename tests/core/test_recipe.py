@@ -489,6 +489,7 @@ def test_schema_has_each_component_with_its_options() -> None:
     assert schema["properties"]["rewards"]["items"]["oneOf"] == [
         {"$ref": "#/$defs/rewards.good"},
         {"$ref": "#/$defs/rewards.other"},
+        {"$ref": "#/$defs/rewards.module:attribute"},
     ]
     good = schema["$defs"]["rewards.good"]
     assert good["properties"]["use"]["const"] == "good"
@@ -501,9 +502,11 @@ def test_schema_has_each_component_with_its_options() -> None:
         assert reference.removeprefix("#/$defs/") in schema["$defs"]
 
 
-def test_schema_without_plugins_allows_no_entry() -> None:
+def test_schema_without_plugins_allows_paths_alone() -> None:
     schema = recipe_schema(PluginRegistry(entry_points=[]))
-    assert schema["properties"]["rewards"]["items"] == {"not": {}}
+    assert schema["properties"]["rewards"]["items"] == {
+        "oneOf": [{"$ref": "#/$defs/rewards.module:attribute"}]
+    }
 
 
 def _references(node: Any) -> list[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import fake_plugins
-from ppokit.config.registry import Entry, PluginRegistry
+from ppokit.config.entries import Entry
+from ppokit.config.registry import PluginRegistry
 from ppokit.errors import PluginError
 
 HEAD = '"""One line of summary.\n\nMore.\n"""\nfrom ppokit import Component, hookimpl\n'
@@ -36,7 +37,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         importlib.invalidate_caches()
 
     # The environment's own plugins must not change what the tests see.
-    monkeypatch.setattr("ppokit.config.registry._installed", lambda: _points(tmp_path))
+    monkeypatch.setattr("ppokit.config.entries.installed", lambda: _points(tmp_path))
     yield install
     for module in set(sys.modules) - before:
         del sys.modules[module]
@@ -125,10 +126,46 @@ def test_two_distributions_of_one_name_are_both_named(install: Install) -> None:
         registry.component("rewards", "twin")
     assert str(caught.value) == (
         "rewards 'twin' is offered more than once, by first-dist 1.5 (cat_t1) and second-dist 1.5 (cat_t2): "
-        "uninstall one, or block one with --disable-plugin rewards.twin@first-dist or "
-        "rewards.twin@second-dist"
+        "name one in the recipe, by use: twin@first-dist or twin@second-dist"
     )
     assert "cat_t1" not in sys.modules
+
+
+def test_either_of_one_name_is_had_by_its_distribution(install: Install) -> None:
+    install("first-dist", {"rewards.twin": "cat_t1"}, {"cat_t1": REWARD.format("twin")})
+    install("second-dist", {"rewards.twin": "cat_t2"}, {"cat_t2": REWARD.format("twin")})
+    assert PluginRegistry().component("rewards", "twin@Second_Dist")[1] == "cat_t2, second-dist 1.5"
+    with pytest.raises(PluginError, match=r"no rewards plugin 'twin@third' is installed .*did you mean"):
+        PluginRegistry().component("rewards", "twin@third")
+
+
+def test_what_is_installed_does_not_replace_a_built_in(install: Install) -> None:
+    """The recipe that named it before goes on to get ppokit's own."""
+    install("ppokit", {"rewards.twin": "cat_own"}, {"cat_own": REWARD.format("twin")})
+    install("some-dist", {"rewards.twin": "cat_t1"}, {"cat_t1": REWARD.format("twin")})
+    install("more-dist", {"rewards.twin": "cat_t2"}, {"cat_t2": "raise RuntimeError('imported')"})
+    registry = PluginRegistry()
+    assert {e.distribution: e.state for e in registry.entries()} == {
+        "ppokit": "ok",
+        "some-dist": "shadowed",
+        "more-dist": "shadowed",
+    }
+    assert registry.component("rewards", "twin")[1] == "cat_own, ppokit 1.5"
+    assert registry.component("rewards", "twin@some-dist")[1] == "cat_t1, some-dist 1.5"
+    assert registry.names("rewards") == ["twin", "twin@more-dist", "twin@some-dist"]
+    assert "cat_t2" not in sys.modules
+    (reason,) = (e.reason for e in registry.entries() if e.distribution == "some-dist")
+    assert reason == (
+        "rewards 'twin' is ppokit's own (cat_own); a recipe gets that of some-dist 1.5 (cat_t1) by use: "
+        "twin@some-dist"
+    )
+
+
+def test_without_the_built_in_the_other_has_the_name(install: Install) -> None:
+    install("ppokit", {"rewards.twin": "cat_own"}, {"cat_own": REWARD.format("twin")})
+    install("some-dist", {"rewards.twin": "cat_t1"}, {"cat_t1": REWARD.format("twin")})
+    registry = PluginRegistry(disabled=["rewards.twin@ppokit"])
+    assert registry.component("rewards", "twin")[1] == "cat_t1, some-dist 1.5"
 
 
 def test_disabling_one_side_of_a_duplicate_leaves_the_other(install: Install) -> None:

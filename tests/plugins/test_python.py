@@ -177,7 +177,7 @@ def test_finds_a_method_and_passes_arguments(here, context, make_rollout) -> Non
             "needs a package: No module named 'a_package_that_is_not_there'",
         ),
         ({"function": "exiting_rewards:f"}, None, "importing 'exiting_rewards' failed: SystemExit: 3"),
-        ({"function": "our_rewards:nothing"}, None, "'our_rewards' has no 'nothing'"),
+        ({"function": "our_rewards:nothing"}, None, "has no 'nothing'"),
         ({"function": "our_rewards:CONSTANT"}, None, "is 3 (int); expected a function"),
         ({"function": "our_rewards:no_responses"}, None, "has no parameter `responses`"),
         ({"function": "our_rewards:lengths", "arguments": {"x": 1}}, None, "arguments.x: function"),

@@ -1,0 +1,172 @@
+"""A component from one file: `use: my_module:attribute`, without a package and without an entry point.
+
+The attribute is one of
+
+    a Component        used as it is
+    a class            built by `Class(options, context)`, or by `Class()` where that takes nothing; its
+                       nested class `Options`, if it has one, are its options
+    a function         the one method of its kind, see `METHOD`; parameters with a default are its options
+
+A reward's function is `function(prompts, responses, **columns)`, each by keyword where its signature has it,
+called as the reward `python` calls one. What a class or a function needs of the core stands in its attribute
+`needs`, such as {"values"}.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+from pydantic import create_model
+
+from ppokit.config.hooks import check_component
+from ppokit.errors import PluginError
+from ppokit.messages import listed
+from ppokit.plugin.importing import import_attribute
+from ppokit.plugin.protocols import Component, Options
+
+METHOD = {
+    "rewards": "score",
+    "advantages": "estimate",
+    "losses": "token_losses",
+    "rollout": "generate",
+}
+"""By kind: the method that a class must have and that a function stands for."""
+
+_WEIGHTING = "advantage_weights"  # what a loss may have instead
+_SIMPLE = (bool, int, float, str)
+
+
+def is_path(use: str) -> bool:
+    """Whether `use` names a module's attribute and no installed component."""
+    return ":" in use
+
+
+def load_path(kind: str, path: str, reward_function: Callable[[], Component]) -> tuple[Component, str]:
+    """The component at a path, and how errors name it: `my_module:attribute, /home/me/my_module.py`.
+
+    Args:
+        kind: the kind that the recipe asks for.
+        path: `module:attribute`.
+        reward_function: gives the installed component that calls a function as a reward.
+
+    Raises:
+        PluginError: there is nothing of use at the path.
+    """
+    module, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
+        raise PluginError(f"{path!r} is no path; expected module:attribute, such as my_rewards:brief")
+    thing = import_attribute(path)
+    label = f"{path}, {getattr(sys.modules[module], '__file__', None) or 'built in'}"
+    who = f"{kind} {path!r} ({label.partition(', ')[2]})"
+    name = attribute.rpartition(".")[2]
+    if isinstance(thing, Component):
+        component = thing
+    elif inspect.isclass(thing):
+        component = _of_class(kind, thing, name, who)
+    elif inspect.isfunction(thing):
+        component = _of_function(kind, thing, name, path, who, reward_function)
+    else:
+        raise PluginError(f"{who} is a {type(thing).__name__}; expected a Component, a class or a function")
+    check_component(component, who)
+    return component, label
+
+
+def _of_class(kind: str, thing: type[Any], name: str, who: str) -> Component:
+    method = METHOD.get(kind)
+    weighs = kind == "losses" and hasattr(thing, _WEIGHTING)
+    if method is not None and not hasattr(thing, method) and not weighs:
+        raise PluginError(f"{who} is a class without the method {method!r}, which the core calls")
+    count = len(inspect.signature(thing).parameters)
+    if count not in (0, 2):
+        raise PluginError(
+            f"{who} is a class whose constructor takes {count} arguments; expected two, options and context, "
+            "or none"
+        )
+    build = thing if count else lambda options, context: thing()
+    return Component(name, build, getattr(thing, "Options", Options), frozenset(getattr(thing, "needs", ())))
+
+
+def _of_function(
+    kind: str,
+    function: Callable[..., Any],
+    name: str,
+    path: str,
+    who: str,
+    reward_function: Callable[[], Component],
+) -> Component:
+    method = METHOD.get(kind)
+    if method is None:
+        raise PluginError(f"{who} is a function; expected a Component or a class")
+    options = _options(function, name)
+    needs = frozenset(getattr(function, "needs", ()))
+    if kind == "rewards":
+        return _of_reward(function, name, path, options, needs, reward_function())
+
+    class Wrapped:
+        def __init__(self, values: Options) -> None:
+            arguments = values.model_dump()
+
+            def call(*given: Any) -> Any:
+                return function(*given, **arguments)
+
+            setattr(self, str(method), call)
+
+    return Component(name, lambda values, context: Wrapped(values), options, needs)
+
+
+def _of_reward(
+    function: Callable[..., Any],
+    name: str,
+    path: str,
+    options: type[Options],
+    needs: Collection[Any],
+    caller: Component,
+) -> Component:
+    defaults = {key: field.default for key, field in options.model_fields.items()}
+
+    def arguments(values: Options) -> Any:
+        # A parameter at its default is left to the data set's column of that name.
+        changed = {key: value for key, value in values.model_dump().items() if value != defaults[key]}
+        return caller.options(function=path, arguments=changed)
+
+    check = caller.check
+    return replace(
+        caller,
+        name=name,
+        build=lambda values, context: caller.build(arguments(values), context),
+        options=options,
+        needs=frozenset(needs),
+        check=None if check is None else lambda values, context: check(arguments(values), context),
+    )
+
+
+def _options(function: Callable[..., Any], name: str) -> type[Options]:
+    """A model of the parameters that have a default which YAML can hold."""
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except Exception:  # annotations that exist for a type checker alone
+        signature = inspect.signature(function)
+    fields: dict[str, Any] = {}
+    for parameter in signature.parameters.values():
+        by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if by_name and parameter.default is not parameter.empty and _is_json(parameter.default):
+            known = parameter.annotation in _SIMPLE and isinstance(parameter.default, parameter.annotation)
+            fields[parameter.name] = (parameter.annotation if known else Any, parameter.default)
+    if private := [key for key in fields if key.startswith("_")]:
+        raise PluginError(
+            f"function {name!r}: the parameter {listed(private)} cannot be an option; rename it"
+        )
+    return create_model(f"{name}.Options", __base__=Options, **fields)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,78 @@
+"""Import an installed plugin and ask its hook for a component."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any, get_args
+
+import pluggy
+from pydantic import BaseModel
+
+from ppokit.config.entries import Entry
+from ppokit.errors import PluginError, in_one_paragraph
+from ppokit.messages import listed, suggest
+from ppokit.plugin import hookspecs
+from ppokit.plugin.hookspecs import HOOK_BY_KIND, PROJECT
+from ppokit.plugin.protocols import Component, Need
+
+
+def load(entry: Entry) -> Component:
+    """The component that an entry point announces.
+
+    Raises:
+        PluginError: its module cannot be imported, or does not offer what the entry point says.
+    """
+    who = f"{entry.kind} {entry.name!r} (plugin {entry.label})"
+    try:
+        module = importlib.import_module(entry.module)
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{who} cannot be imported: {in_one_paragraph(error)}") from error
+    hook = HOOK_BY_KIND[entry.kind]
+    offered = _offered(module, hook, who)
+    names = [component.name for component in offered]
+    if len(set(names)) < len(names):
+        raise PluginError(f"{who}: {hook}() returned a name twice: {', '.join(names)}; expected each once")
+    if entry.name not in names:
+        raise PluginError(
+            f"{who}: {hook}() returned {listed(map(repr, names))}; expected {entry.name!r} among them, "
+            f"as its entry point says"
+        )
+    component = offered[names.index(entry.name)]
+    check_component(component, who)
+    return component
+
+
+def check_component(component: Component, who: str) -> None:
+    """That the fields of a component are what they must be.
+
+    Raises:
+        PluginError: one is not.
+    """
+    if not (isinstance(component.options, type) and issubclass(component.options, BaseModel)):
+        raise PluginError(f"{who}: options is {component.options!r}; expected a subclass of ppokit.Options")
+    if unknown := sorted(set(component.needs) - set(get_args(Need))):
+        raise PluginError(f"{who}: needs {listed(map(repr, unknown))}; expected {listed(get_args(Need))}")
+
+
+def _offered(module: ModuleType, hook: str, who: str) -> list[Component]:
+    for name in vars(module):
+        if name.startswith(f"{PROJECT}_") and callable(getattr(module, name)):
+            if name not in HOOK_BY_KIND.values():
+                hint = suggest(name, HOOK_BY_KIND.values())
+                raise PluginError(f"{who} defines {name}, which is no hook of ppokit{hint}")
+            if not hasattr(getattr(module, name), f"{PROJECT}_impl"):
+                raise PluginError(f"{who} defines {name} without @ppokit.hookimpl above it")
+    manager = pluggy.PluginManager(PROJECT)  # one per plugin, so that the hook is called on it alone
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(module)
+        manager.check_pending()
+        results: list[Any] = getattr(manager.hook, hook)()
+    except Exception as error:
+        raise PluginError(f"{who}: {hook}() failed: {in_one_paragraph(error)}") from error
+    if not results:
+        raise PluginError(f"{who} has no hook {hook}, or it returned None; expected a list of Component")
+    if not isinstance(results[0], list) or not all(isinstance(c, Component) for c in results[0]):
+        raise PluginError(f"{who}: {hook}() returned {results[0]!r}; expected a list of Component")
+    return results[0]
