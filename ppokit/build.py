@@ -19,7 +19,6 @@ from ppokit.distributed import Processes
 from ppokit.errors import ModelError, PluginError, PpokitError
 from ppokit.models import quantization
 from ppokit.models.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
-from ppokit.models.lora import LoraSpec
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles
 from ppokit.models.shared_base import SharedBaseModel
@@ -120,12 +119,12 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
         observers = [_build(recipe, choice, context) for choice in recipe.observers]
     model = load_model(source, dtype, processes.device, load_in_4bit=settings.model.load_in_4bit)
     torch.manual_seed(settings.run.seed)
-    lora = settings.lora
     roles = ModelRoles(
         model,
-        lora=None if lora is None else LoraSpec(**lora.model_dump()),
+        lora=settings.lora,
         value=settings.value if "values" in recipe.needs else None,
         reference="ref_logprobs" in recipe.needs,
+        fast_paths=settings.model.fast_paths,
     )
     base.texts = SharedBaseModel(roles)
     if not any(param.numel() for param in roles.trainable.values()):

@@ -14,6 +14,7 @@ from ppokit.plugin.protocols import Component
 from ppokit.ratings.table import OnBadRow, RatingColumns
 
 Value = Literal["own_adapter", "policy_trunk", "detached_trunk"]
+FastPaths = Literal["auto", "off"]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
@@ -44,6 +45,10 @@ class ModelSettings(Section):
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
     trust_remote_code: bool = Field(default=False, description="Run code that the model's repository ships.")
+    fast_paths: FastPaths = Field(
+        default="auto",
+        description="Use faster code that gives the same numbers; off is plain transformers and peft.",
+    )
 
 
 class LoraSettings(Section):

@@ -1,1 +1,1 @@
-"""Fast paths that compute the same numbers as the plain model."""
+"""Fast paths that compute the same numbers as the plain model; `ppokit.kernels.registry` lists them."""

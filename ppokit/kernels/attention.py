@@ -1,8 +1,11 @@
 """Attention for short training sequences on a CPU.
 
+    softmax(scaling q k' + mask) v, where all rows of the batch have the same mask, as without padding
+
 PyTorch's fused attention is made for long sequences: at a hundred tokens its backward pass is about
 eight times slower on a CPU than the plain matrix products below, which are also quicker than the eager
-attention of transformers, since keys are not repeated for grouped queries and nothing is held in float32.
+attention of transformers, since keys are not repeated for grouped queries and nothing is computed in float32.
+Longer sequences, padded ones and those with a cache go through PyTorch's, as without this kernel.
 """
 
 from __future__ import annotations
@@ -15,9 +18,92 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-NAME = "ppokit_short"
+name = "short_attention"
+IMPLEMENTATION = "ppokit_short"
+"""How transformers' registries of attention functions and masks name it."""
 LONGEST = 256
 """Tokens up to which it is the faster one."""
+
+
+@torch.no_grad()
+def install(model: PreTrainedModel) -> bool:
+    """Let a model on a CPU use it in place of PyTorch's, unless its results differ.
+
+    Some architectures cap scores or add sinks; they keep theirs.
+    """
+    if model.config._attn_implementation == IMPLEMENTATION:
+        return True
+    if model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
+        return False
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(IMPLEMENTATION, attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, short_mask)
+    # Ordinary tokens: the first of a vocabulary are special ones, whose states overflow bf16's precision.
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    probe = torch.linspace(vocabulary // 4, vocabulary // 2, 16, device=model.device).long().unsqueeze(0)
+    states = []
+    try:
+        for implementation in ("eager", IMPLEMENTATION):
+            model.set_attn_implementation(implementation)
+            states.append(model.base_model(input_ids=probe, use_cache=False).last_hidden_state.float())
+    except (TypeError, ValueError, RuntimeError):
+        model.set_attn_implementation("sdpa")
+        return False
+    expected, actual = states
+    distance = (actual - expected).norm() / expected.norm().clamp(min=1e-12)
+    agrees = bool(distance < (0.05 if model.dtype == torch.bfloat16 else 1e-3))
+    if not agrees:
+        model.set_attn_implementation("sdpa")
+    return agrees
+
+
+def remove(model: PreTrainedModel) -> None:
+    """Give the model PyTorch's attention back."""
+    if model.config._attn_implementation == IMPLEMENTATION:
+        model.set_attn_implementation("sdpa")
+
+
+def attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Short attention where `short_mask` made a mask for it, else PyTorch's."""
+    if attention_mask is not None and attention_mask.is_floating_point() and len(attention_mask) == 1:
+        return short_attention(module, query, key, value, attention_mask, **options)
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    out: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, **options
+    )
+    return out
+
+
+def short_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    attention_mask: Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    **options: Any,
+) -> Tensor | None:
+    """A mask to be added, one for all rows, [1,1,T,T], for short sequences without padding.
+
+    Returns: for others that of PyTorch's attention, which is boolean, or None.
+    """
+    from transformers.masking_utils import eager_mask, sdpa_mask
+
+    if attention_mask is None and allow_is_causal_skip and q_length == kv_length <= LONGEST:
+        mask: Tensor | None = eager_mask(1, q_length, kv_length, **options)
+    else:
+        mask = sdpa_mask(
+            batch_size,
+            q_length,
+            kv_length,
+            attention_mask=attention_mask,
+            allow_is_causal_skip=allow_is_causal_skip,
+            **options,
+        )
+    return mask
 
 
 def short_attention(
@@ -31,11 +117,11 @@ def short_attention(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """softmax(scaling q k' + mask) v, where all rows of the batch have the same mask, as without padding.
+    """The products.
 
     Args:
         query: [b, heads, T, d]; key, value: [b, key heads, T, d].
-        attention_mask: [b or 1, 1, T, T], to be added.
+        attention_mask: [1, 1, T, T], to be added.
 
     Returns: [b, T, heads, d], as transformers expects it.
 
@@ -53,33 +139,3 @@ def short_attention(
     weights = torch.baddbmm(bias, flat, keys.transpose(1, 2), alpha=scale).softmax(dim=-1)
     out = torch.bmm(weights, value.reshape(b * key.shape[1], tokens, size))
     return out.view(b, heads, tokens, size).transpose(1, 2).contiguous(), None
-
-
-@torch.no_grad()
-def short_attention_fits(model: PreTrainedModel) -> bool:
-    """Whether it may stand in for the model's own attention: on a CPU, and with the same results.
-
-    Some architectures cap scores or add sinks; they keep theirs.
-    """
-    if model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
-        return False
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
-
-    AttentionInterface.register(NAME, short_attention)
-    AttentionMaskInterface.register(NAME, eager_mask)
-    # Ordinary tokens: the first of a vocabulary are special ones, whose states overflow bf16's precision.
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    probe = torch.linspace(vocabulary // 4, vocabulary // 2, 16, device=model.device).long().unsqueeze(0)
-    states = []
-    try:
-        for name in ("eager", NAME):
-            model.set_attn_implementation(name)
-            states.append(model.base_model(input_ids=probe, use_cache=False).last_hidden_state.float())
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    finally:
-        model.set_attn_implementation("sdpa")
-    expected, came = states
-    gap = (came - expected).norm() / expected.norm().clamp(min=1e-12)
-    return bool(gap < (0.05 if model.dtype == torch.bfloat16 else 1e-3))

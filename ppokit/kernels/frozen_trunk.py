@@ -1,26 +1,71 @@
-"""What a frozen base's lower layers made of texts, kept for passes that begin above them.
+"""Hidden states of a frozen base's lower layers, kept for later passes over the same texts.
 
-The value adapter stands on the upper third of the layers (`ppokit.models.lora.attach`). Below, the value
-function is the base itself, as is the reference, and what those layers make of a text never changes: the
-first pass of a step computes it, and the value function's later passes start in the middle. Each process
-keeps what it has computed itself.
+The value adapter stands on the upper third of the layers (`ppokit.models.lora.attach`). Below it, the value
+function is the base, as is the reference, and the hidden states of a text never change: the first pass of a
+step computes them, and the value function's later passes start in the middle. Each process keeps what it has
+computed itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ppokit.kernels.patching import patch, unpatch
+
 if TYPE_CHECKING:
     from ppokit.data.batches import TokenBatch
 
+name = "frozen_trunk"
+ADAPTER = "value"
+"""Adapter of the role whose passes start in the middle."""
 MOST_BYTES = 512 * 2**20
-"""Of kept states, the oldest of which go first; they are computed anew when they are asked for."""
+"""Of kept states, the oldest of which go first; they are computed anew when they are needed."""
+_KEY = "_ppokit_frozen_trunk"
+
+
+def install(model: Any) -> bool:
+    """Let a causal LM leave out the layers below the lowest one with the value adapter, if there are any.
+
+    The cache that does so is `cache_of(model)`. Some models do more before that layer than run the layers
+    below; they stay as they are.
+    """
+    if cache_of(model) is not None:
+        return True
+    layers = layers_of(model)
+    inside = {id(module) for layer in layers for module in layer.modules()}
+    on = [any(has_adapter(module, ADAPTER) for module in layer.modules()) for layer in layers]
+    # One that also stands elsewhere, as on the embeddings, changes what the layers are given.
+    if (
+        True not in on[1:]
+        or on[0]
+        or any(has_adapter(m, ADAPTER) for m in model.modules() if id(m) not in inside)
+    ):
+        return False
+    cache = FrozenTrunkCache(model, on.index(True))
+    if not cache.agrees():
+        cache.remove()
+        return False
+    setattr(model, _KEY, cache)
+    return True
+
+
+def remove(model: Any) -> None:
+    """Give the layers their own forward back, and forget all states."""
+    cache = cache_of(model)
+    if cache is not None:
+        cache.remove()
+        delattr(model, _KEY)
+
+
+def cache_of(model: Any) -> FrozenTrunkCache | None:
+    """The model's cache; None where it is not installed."""
+    cache: FrozenTrunkCache | None = getattr(model, _KEY, None)
+    return cache
 
 
 def layers_of(model: Any) -> list[nn.Module]:
@@ -33,30 +78,6 @@ def layers_of(model: Any) -> list[nn.Module]:
 def has_adapter(module: nn.Module, adapter: str) -> bool:
     """Whether peft has wrapped this module with an adapter of that name."""
     return adapter in getattr(module, "lora_A", ()) or adapter in getattr(module, "lora_embedding_A", ())
-
-
-def build(model: Any, adapter: str) -> FrozenTrunkCache | None:
-    """The layers below the lowest that has an adapter, or None where there are none to leave out.
-
-    Args:
-        model: a causal LM as its frozen base, all adapters off; its lower layers are changed in place.
-    """
-
-    layers = layers_of(model)
-    inside = {id(module) for layer in layers for module in layer.modules()}
-    on = [any(has_adapter(module, adapter) for module in layer.modules()) for layer in layers]
-    # One that also stands elsewhere, as on the embeddings, changes what the layers are given.
-    if (
-        True not in on[1:]
-        or on[0]
-        or any(has_adapter(m, adapter) for m in model.modules() if id(m) not in inside)
-    ):
-        return None
-    lower = FrozenTrunkCache(model, on.index(True))
-    if lower.agree():
-        return lower
-    lower.remove()
-    return None
 
 
 class FrozenTrunkCache:
@@ -72,49 +93,44 @@ class FrozenTrunkCache:
         layers = layers_of(model)
         self._lower = layers[:count]
         self._skip = self._watch = False
-        self._seen: Tensor | None = None
-        self._kept: dict[tuple[int, ...], Tensor] = {}
-        self._bytes = 0
-        lower = self
-
-        def forward(layer: Any, hidden_states: Tensor, *args: Any, **more: Any) -> Any:
-            if lower._skip:
-                return hidden_states
-            return type(layer).forward(layer, hidden_states, *args, **more)
-
+        self._watched: Tensor | None = None
+        self._states: dict[tuple[int, ...], Tensor] = {}
+        self.bytes = 0
         for layer in self._lower:
-            layer.forward = MethodType(forward, layer)
-        self._hook = layers[count].register_forward_pre_hook(self._see)
+            layer.frozen_trunk = self  # type: ignore[assignment]
+            patch(layer, _forward)
+        self._hook = layers[count].register_forward_pre_hook(self._on_input)
 
     def remove(self) -> None:
         """Leave the model as it was."""
         self._hook.remove()
         for layer in self._lower:
-            del layer.forward
+            unpatch(layer, _forward)
+            del layer.frozen_trunk
 
     def clear(self) -> None:
-        """Let go of all texts."""
-        self._kept.clear()
-        self._bytes = 0
+        """Forget all texts."""
+        self._states.clear()
+        self.bytes = 0
 
     @contextmanager
     def capture(self, batch: TokenBatch) -> Iterator[None]:
-        """Keep the states of the pass that is made within, as far as values are asked for."""
-        with self._watched():
+        """Keep the states of the pass that is run within, up to the last one that values are read from."""
+        with self._watching():
             yield
-            assert self._seen is not None
+            assert self._watched is not None
             for row, key in enumerate(_texts(batch)):
-                if key not in self._kept:
-                    self._kept[key] = self._seen[row, : len(key)].clone()
-                    self._bytes += _size(self._kept[key])
-        while self._bytes > MOST_BYTES:
-            self._bytes -= _size(self._kept.pop(next(iter(self._kept))))
+                if key not in self._states:
+                    self._states[key] = self._watched[row, : len(key)].clone()
+                    self.bytes += _size(self._states[key])
+        while self.bytes > MOST_BYTES:
+            self.bytes -= _size(self._states.pop(next(iter(self._states))))
 
     def get(self, batch: TokenBatch) -> Tensor | None:
         """The states in the middle, 0 on padding. [b,T,H]; None where one of the texts is not kept."""
-        found = [self._kept.get(key) for key in _texts(batch)]
-        known = [states for states in found if states is not None]
-        if len(known) < len(found) or not known:
+        rows = [self._states.get(key) for key in _texts(batch)]
+        known = [states for states in rows if states is not None]
+        if len(known) < len(rows) or not known:
             return None
         out = known[0].new_zeros(*batch.input_ids.shape, known[0].shape[-1])
         for row, states in enumerate(known):
@@ -123,42 +139,47 @@ class FrozenTrunkCache:
 
     def forward_from(self, states: Tensor) -> Any:
         """The base's output from states in the middle on."""
-        with self._skipped():
+        self._skip = True
+        try:
             return self._base(inputs_embeds=states, use_cache=False)
+        finally:
+            self._skip = False
 
     @torch.no_grad()
-    def agree(self) -> bool:
-        """Whether a pass from the middle gives what a whole one does: some models do more before it."""
+    def agrees(self) -> bool:
+        """Whether a pass from the middle gives the whole one's numbers: some models do more before it."""
         vocabulary = self._base.get_input_embeddings().weight.shape[0]
         probe = torch.linspace(vocabulary // 4, vocabulary // 2, 16, device=self._base.device).long()[None]
         try:
-            with self._watched():
+            with self._watching():
                 whole = self._base(input_ids=probe, use_cache=False).last_hidden_state.float()
-                assert self._seen is not None
-                half = self.forward_from(self._seen).last_hidden_state.float()
+                assert self._watched is not None
+                half = self.forward_from(self._watched).last_hidden_state.float()
         except Exception:  # whatever a model does below, for layers above
             return False
         return bool((half - whole).norm() <= 1e-5 * whole.norm())
 
-    def _see(self, _: nn.Module, given: tuple[Any, ...]) -> None:
+    def skips(self) -> bool:
+        """Whether the lower layers are being left out."""
+        return self._skip
+
+    def _on_input(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self._watch and not self._skip:
-            self._seen = given[0].detach()
+            self._watched = inputs[0].detach()
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watching(self) -> Iterator[None]:
         self._watch = True
         try:
             yield
         finally:
-            self._watch, self._seen = False, None
+            self._watch, self._watched = False, None
 
-    @contextmanager
-    def _skipped(self) -> Iterator[None]:
-        self._skip = True
-        try:
-            yield
-        finally:
-            self._skip = False
+
+def _forward(layer: Any, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
+    if layer.frozen_trunk.skips():
+        return hidden_states
+    return type(layer).forward(layer, hidden_states, *args, **options)
 
 
 def _size(states: Tensor) -> int:
@@ -167,7 +188,7 @@ def _size(states: Tensor) -> int:
 
 
 def _texts(batch: TokenBatch) -> list[tuple[int, ...]]:
-    """What each row reads until the last state that is asked for; () where none is."""
+    """What each row reads until the last state that is needed; () where none is."""
     ends = torch.zeros(len(batch.input_ids), dtype=torch.long, device=batch.rows.device)
     ends = ends.scatter_reduce(0, batch.rows, batch.positions + 1, "amax")
     ids = batch.input_ids.tolist()

@@ -8,42 +8,46 @@ column, as the next layer's input does best, and elementwise operations leave it
 
 from __future__ import annotations
 
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ppokit.kernels.patching import is_patched, patch, patched, unpatch
+
+name = "linear"
 MOST = 64
 """Tokens up to which it is the faster way."""
 
 
 @torch.no_grad()
-def fuse_linears(model: Any) -> bool:
-    """Let a causal LM's linear layers without a bias run as above, in place, where the model bears it.
+def install(model: Any) -> bool:
+    """Let a causal LM's linear layers without a bias run as above.
 
-    Some models ask for memory in rows, as to read pairs of numbers as complex ones; they stay as they are.
-
-    Returns: whether they do.
+    Some models need memory in rows, as to read pairs of numbers as complex ones; they stay as they are.
     """
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return False
     vocabulary = model.get_input_embeddings().weight.shape[0]
     probe = torch.arange(vocabulary // 4, vocabulary // 4 + 4, device=model.device).view(4, 1)
     expected = model(input_ids=probe, use_cache=False).logits.float()
-    found = [m for m in model.modules() if type(m) is nn.Linear and m.bias is None]
-    for module in found:
-        # A method: a closure would go on reading this module's weight in a deep copy.
-        module.forward = MethodType(_forward, module)
+    new = [m for m in model.modules() if type(m) is nn.Linear and m.bias is None and not is_patched(m)]
+    for module in new:
+        patch(module, _forward)
     try:
-        came = model(input_ids=probe, use_cache=False).logits.float()
-        agree = bool((came - expected).norm() <= 1e-3 * expected.norm())
+        actual = model(input_ids=probe, use_cache=False).logits.float()
+        agree = bool((actual - expected).norm() <= 1e-3 * expected.norm())
     except Exception:  # whatever a model does with rows
         agree = False
     if not agree:
-        for module in found:
+        for module in new:
             del module.forward
-    return agree
+    return bool(patched(model, _forward))
+
+
+def remove(model: nn.Module) -> None:
+    """Give the layers their own forward back."""
+    unpatch(model, _forward)
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:

@@ -8,41 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppokit.errors import ModelError, first_line
 from ppokit.kernels.frozen_trunk import layers_of
 
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """LoRA adapters: Hu et al. 2021, arXiv:2106.09685.
-
-    Attributes:
-        r, alpha: rank and scale; the update is `alpha / r * B A`.
-        target_modules: what peft's `target_modules` takes.
-        adapter: folder of a pre-trained adapter that the policy goes on from; None starts at zero.
-        value_adapter: folder of a fitted reward model that the value function goes on from; likewise.
-    """
-
-    r: int
-    alpha: float
-    target_modules: str | list[str]
-    adapter: str | None = None
-    value_adapter: str | None = None
+if TYPE_CHECKING:
+    from ppokit.config.settings import LoraSettings
 
 
-def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
+def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> Any:
     """Wrap the model's layers, in place, with the adapters `policy`, and `value` and `reference` if wanted.
 
     A reference adapter is a frozen copy of a pre-trained one; without it the reference is the base. The
-    value adapter stands on the upper third of the layers: values are made of what the lower ones have
-    understood, and no gradient is computed there. One that begins as a fitted model stands where that does.
-    Nothing drops out: PPO's ratio is between two passes that must not differ by chance.
+    value adapter stands on the upper third of the layers; below it the value function is the base, and no
+    gradient is computed there. One that begins as a fitted model stands where that does. There is no dropout:
+    PPO's ratio is between two passes that must not differ by chance.
 
     Returns: the PeftModel.
 
@@ -56,7 +39,7 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
             r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM"
         )
 
-    with peft_warnings(), _named("lora"):
+    with peft_warnings(), _naming("lora"):
         if lora.adapter is None:
             wrapped = get_peft_model(model, config(), "policy", autocast_adapter_dtype=False)
         else:
@@ -76,9 +59,6 @@ def attach(model: Any, lora: LoraSpec, *, reference: bool, value: bool) -> Any:
             f"{key}: an adapter on the output layer (lm_head), which stays the base's own here; expected "
             "layers below it, such as all-linear."
         )
-    for module in model.modules():
-        if hasattr(module, "lora_A"):
-            _fuse(module)
     wrapped.eval()  # an adapter that was trained with dropout brings it along
     return wrapped
 
@@ -135,21 +115,18 @@ def load_fitted(wrapped: Any, folder: Path, name: str, *, key: str) -> FittedHea
         raise ModelError(f"{key}: {folder} is no LoRA adapter with one linear head of one output.")
     config.modules_to_save = None
     config.task_type = "CAUSAL_LM"
-    with peft_warnings(), _named(key):
+    with peft_warnings(), _naming(key):
         wrapped.add_adapter(name, config, autocast_adapter_dtype=False)
         layers = {n: t for n, t in state.items() if "lora_" in n}
         try:
-            found = set_peft_model_state_dict(wrapped, layers, adapter_name=name)
+            result = set_peft_model_state_dict(wrapped, layers, adapter_name=name)
         except RuntimeError as error:
-            found = None
+            result = None
             reason = first_line(error)
-    wanted = [n for n, _ in wrapped.named_parameters() if adapter_of(n) == name]
-    if found is None or found.unexpected_keys or len(wanted) != len(layers):
-        why = reason if found is None else f"{len(layers)} of its matrices meet {len(wanted)} of the model's"
+    own = [n for n, _ in wrapped.named_parameters() if adapter_of(n) == name]
+    if result is None or result.unexpected_keys or len(own) != len(layers):
+        why = reason if result is None else f"{len(layers)} of its matrices meet {len(own)} of the model's"
         raise ModelError(f"{key}: the adapter in {folder} was fitted on another base model than this: {why}")
-    for module in wrapped.modules():
-        if hasattr(module, "lora_A") and "forward" not in vars(module):
-            _fuse(module)
     for parameter_name, parameter in wrapped.named_parameters():
         if adapter_of(parameter_name) == name:
             parameter.requires_grad_(False)
@@ -161,7 +138,7 @@ def load_fitted(wrapped: Any, folder: Path, name: str, *, key: str) -> FittedHea
 
 @contextmanager
 def peft_warnings() -> Iterator[None]:
-    """Without the warnings of peft that tell a user nothing."""
+    """Suppress warnings of peft that a user can do nothing about."""
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5 for a property by its old name.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
@@ -172,59 +149,8 @@ def peft_warnings() -> Iterator[None]:
 
 def adapter_of(name: str) -> str | None:
     """The adapter that a parameter belongs to: `q_proj.lora_A.policy.weight` -> `policy`."""
-    found = re.search(r"\.lora_\w+\.(\w+)(?:\.|$)", name)
-    return found and found[1]
-
-
-class _LoraLinear(torch.autograd.Function):
-    """x W' + s (x A') B', and its gradient into x, A and B, with the sums inside the last matmuls.
-
-    x: [N,in], weight: [out,in], a: [r,in], b: [out,r]; returns [N,out]. The weight is frozen.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        low = x @ a.T
-        ctx.save_for_backward(x, weight, a, b, low)
-        ctx.scale = scale
-        return (x @ weight.T).addmm_(low, b.T, alpha=scale)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        x, weight, a, b, low = ctx.saved_tensors
-        into_low = (grad @ b).mul_(ctx.scale)
-        into_a = into_low.T @ x if ctx.needs_input_grad[2] else None
-        into_b = (grad.T @ low).mul_(ctx.scale) if ctx.needs_input_grad[3] else None
-        into_x = (grad @ weight).addmm_(into_low, a) if ctx.needs_input_grad[0] else None
-        return into_x, None, into_a, into_b, None
-
-
-def _fuse(module: Any) -> None:
-    """Run a plain LoRA layer as `_LoraLinear`.
-
-    The same numbers as peft's own forward, which passes three more times over the layer's output.
-    """
-    base = module.get_base_layer()
-    if type(base) is not nn.Linear or base.bias is not None or module.lora_variant:
-        return
-
-    # A method: a closure would go on reading this module's weights in a deep copy.
-    module.forward = MethodType(_forward, module)
-
-
-def _forward(module: Any, x: Tensor) -> Tensor:
-    flat = x.flatten(0, -2)
-    name = None if module.disable_adapters else module.active_adapters[0]
-    weight = module.get_base_layer().weight
-    # A pre-trained adapter may cover fewer modules than the value function's, or others.
-    if name in module.lora_A:
-        a, b = module.lora_A[name].weight, module.lora_B[name].weight
-        out = _LoraLinear.apply(flat, weight, a, b, module.scaling[name])  # type: ignore[no-untyped-call]
-    else:
-        out = nn.functional.linear(flat, weight)
-    made: Tensor = out.view(*x.shape[:-1], -1)
-    return made
+    match = re.search(r"\.lora_\w+\.(\w+)(?:\.|$)", name)
+    return match and match[1]
 
 
 def _check_adapter(folder: str) -> None:
@@ -234,12 +160,15 @@ def _check_adapter(folder: str) -> None:
     config = PeftConfig.from_pretrained(folder)
     odd = [name for name in ("use_dora", "lora_bias", "modules_to_save") if getattr(config, name, None)]
     if config.peft_type != "LORA" or odd or config.bias != "none":
-        came = ", ".join(odd) or (f"bias={config.bias}" if config.peft_type == "LORA" else config.peft_type)
-        raise ModelError(f"lora.adapter: {folder} is an adapter with {came}; expected a plain LoRA adapter.")
+        kind = f"bias={config.bias}" if config.peft_type == "LORA" else config.peft_type
+        actual = ", ".join(odd) or kind
+        raise ModelError(
+            f"lora.adapter: {folder} is an adapter with {actual}; expected a plain LoRA adapter."
+        )
 
 
 @contextmanager
-def _named(key: str) -> Iterator[None]:
+def _naming(key: str) -> Iterator[None]:
     """What peft finds wrong, under the recipe's key."""
     try:
         yield

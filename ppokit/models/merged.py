@@ -16,7 +16,6 @@ from torch import nn
 
 from ppokit.errors import ModelError
 from ppokit.kernels.frozen_trunk import has_adapter
-from ppokit.kernels.linear import fuse_linears
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +33,6 @@ class MergedSampler:
         self.model: PreTrainedModel = copy.deepcopy(
             base, {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
         )
-        fuse_linears(self.model)
         self._pairs: list[tuple[Any, nn.Parameter]] = []
 
     def follow(self, adapted: nn.Module, adapter: str) -> None:

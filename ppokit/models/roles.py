@@ -23,17 +23,18 @@ from torch import Tensor, nn
 
 from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError
-from ppokit.kernels import attention
-from ppokit.kernels.frozen_trunk import build
-from ppokit.kernels.rms_norm import fuse_norms
+from ppokit.kernels import frozen_trunk, lora_linear, registry
 from ppokit.models import quantization
+from ppokit.models.adapters import RoleAdapters
 from ppokit.models.loading import quiet
 from ppokit.models.logprobs import Entropy, check_head, token_logprobs
-from ppokit.models.lora import FittedHead, LoraSpec, adapter_of, attach, load_fitted
+from ppokit.models.lora import FittedHead, adapter_of
 from ppokit.models.merged import MergedSampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from ppokit.config.settings import FastPaths, LoraSettings
 
 Role = Literal["policy", "reference", "value"]
 ValueMode = Literal["own_adapter", "policy_trunk", "detached_trunk"]
@@ -47,6 +48,7 @@ class ModelRoles:
         lora: None trains the whole model.
         value: how the value function is built; None for none.
         reference: whether the reference will be asked for.
+        fast_paths: `off` computes by transformers' and peft's own code throughout.
 
     Raises:
         ModelError: LoRA finds nothing to adapt, a base in 4 bits has no LoRA, or the architecture does
@@ -54,18 +56,23 @@ class ModelRoles:
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, lora: LoraSpec | None, value: ValueMode | None, reference: bool
+        self,
+        model: PreTrainedModel,
+        *,
+        lora: LoraSettings | None,
+        value: ValueMode | None,
+        reference: bool,
+        fast_paths: FastPaths = "auto",
     ) -> None:
+        check_head(model)
         self.model = model
         self.device = model.device
         self.dtype = model.dtype
         self.lora = lora
         self.value_mode = value
-        self._own_attention = model.config._attn_implementation
-        self._short_attention = attention.short_attention_fits(model)
-        check_head(model)
+        self.fast_paths = fast_paths
         self.frozen_copy: PreTrainedModel | None = None
-        self._reference_adapter: str | None = None
+        self._adapters: RoleAdapters | None = None
         self._merged: MergedSampler | None = None
         if lora is None:
             if quantization.is_4bit(model):
@@ -73,29 +80,48 @@ class ModelRoles:
             if reference:
                 self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
         else:
-            model.requires_grad_(False)
-            if not quantization.is_4bit(model):
-                self._merged = MergedSampler(model)
-            self._add_adapters(lora, reference)
-            if self._merged is not None:
-                self._merged.follow(model, "policy")
-                fuse_norms(self._merged.model)
-        fuse_norms(model)
-        if self.frozen_copy is not None:
-            fuse_norms(self.frozen_copy)
-        hidden = model.config.get_text_config().hidden_size
-        # Zero at first: values start at 0, and the first steps move the head before the trunk.
-        self.value_head = nn.Linear(hidden, 1, device=self.device, dtype=torch.float32) if value else None
-        if self.value_head is not None:
-            nn.init.zeros_(self.value_head.weight)
-            nn.init.zeros_(self.value_head.bias)
-            if lora is not None and lora.value_adapter is not None:
-                self._start_value(Path(lora.value_adapter))
+            self._attach(lora, reference)
+        self.value_head = self._new_value_head() if value else None
+        if lora is not None and lora.value_adapter is not None and self.value_head is not None:
+            self._start_value(Path(lora.value_adapter))
         self._trainable = dict(self._named_trainable())
-        # Below the value adapter, the value function is the base, and so is the reference.
         self._activate("base")
-        self._lower = build(self.model, "value")
-        self._on_lower = ("value",) if self._reference_adapter is not None else ("value", "reference")
+        if fast_paths == "auto":
+            registry.install(model, registry.TRAINING)
+            if self.frozen_copy is not None:
+                registry.install(self.frozen_copy, registry.TRAINING)
+        self._trunk_cache = frozen_trunk.cache_of(model)
+        # Below the value adapter, the value function is the base, and so is the reference.
+        with_adapter = self._adapters is not None and self._adapters.has_reference
+        self._on_trunk = ("value",) if with_adapter else ("value", "reference")
+
+    def _attach(self, lora: LoraSettings, reference: bool) -> None:
+        self.model.requires_grad_(False)
+        if not quantization.is_4bit(self.model):
+            self._merged = MergedSampler(self.model)
+            if self.fast_paths == "auto":  # while the weights are the base's: a probe needs some
+                registry.install(self._merged.model, registry.SAMPLING)
+        own_value = self.value_mode == "own_adapter"
+        self._adapters = RoleAdapters(self.model, lora, reference=reference, own_value=own_value)
+        if self._merged is not None:
+            self._merged.follow(self.model, "policy")
+
+    def _new_value_head(self) -> nn.Linear:
+        """Zero at first: values start at 0, and the first steps move the head before the trunk."""
+        hidden = self.model.config.get_text_config().hidden_size
+        head = nn.Linear(hidden, 1, device=self.device, dtype=torch.float32)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def _start_value(self, folder: Path) -> None:
+        """Let the value function start as a fitted reward model, whose score it then predicts."""
+        assert self.value_head is not None
+        assert self._adapters is not None
+        head = self._adapters.replace_value(folder, key="lora.value_adapter")
+        with torch.no_grad():
+            self.value_head.weight.copy_(head.weight)
+            self.value_head.bias.copy_(head.bias)
 
     # What the roles compute
 
@@ -125,9 +151,9 @@ class ModelRoles:
     def _logprobs_of(
         self, hidden: Tensor, batch: TokenBatch, temperature: float, entropy: Entropy, head: nn.Module
     ) -> tuple[Tensor, Tensor]:
-        picked = hidden[batch.rows, batch.positions]
+        selected = hidden[batch.rows, batch.positions]
         logprobs, entropies = token_logprobs(
-            picked, head, batch.targets, temperature=temperature, entropy=entropy
+            selected, head, batch.targets, temperature=temperature, entropy=entropy
         )
         return batch.scatter(logprobs), batch.scatter(entropies)
 
@@ -140,11 +166,11 @@ class ModelRoles:
         return head
 
     def _values_of(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
-        assert self.value_head is not None, "values asked for, but value is None"
-        picked = hidden[batch.rows, batch.positions]
+        assert self.value_head is not None, "no value function was built"
+        selected = hidden[batch.rows, batch.positions]
         if self.value_mode == "detached_trunk":
-            picked = picked.detach()
-        return batch.scatter(self.value_head(picked.float()).squeeze(-1))
+            selected = selected.detach()
+        return batch.scatter(self.value_head(selected.float()).squeeze(-1))
 
     def hidden(self, batch: TokenBatch, role: str) -> Tensor:
         """[b,T,H] final hidden states.
@@ -156,91 +182,42 @@ class ModelRoles:
         if role in ("reference", "base") and self.frozen_copy is not None:
             model = self.frozen_copy
         self._activate(role)
-        self._choose_attention(model, batch.input_ids.shape[1])
-        lower = self._lower if role in self._on_lower else None
-        states = lower.get(batch) if lower is not None and role == "value" else None
-        if lower is not None and states is not None:
-            output = lower.forward_from(states)
+        cache = self._trunk_cache if role in self._on_trunk else None
+        states = cache.get(batch) if cache is not None and role == "value" else None
+        if cache is not None and states is not None:
+            output = cache.forward_from(states)
         else:
-            with lower.capture(batch) if lower is not None else nullcontext():
+            with cache.capture(batch) if cache is not None else nullcontext():
                 output = model.base_model(input_ids=batch.input_ids, use_cache=False)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
     def clear_cache(self) -> None:
-        """Let go of what was kept of the last step's texts."""
-        if self._lower is not None:
-            self._lower.clear()
-
-    def _choose_attention(self, model: PreTrainedModel, tokens: int) -> None:
-        """The quicker attention for this length."""
-        if self._short_attention:
-            wanted = attention.NAME if tokens <= attention.LONGEST else self._own_attention
-            if model.config._attn_implementation != wanted:
-                model.set_attn_implementation(wanted)
-
-    # Adapters
-
-    def _add_adapters(self, lora: LoraSpec, reference: bool) -> None:
-        own_value = self.value_mode == "own_adapter"
-        self.peft = attach(self.model, lora, reference=reference, value=own_value)
-        if reference and lora.adapter is not None:
-            self._reference_adapter = "reference"
-        self._collect_adapters()
-        if not self._adapter_params:
-            raise ModelError(f"lora.target_modules: {lora.target_modules!r} adapts no module of the model.")
-
-    def _collect_adapters(self) -> None:
-        """Note the adapted modules and what of them trains."""
-        self._adapted = [m for m in self.model.modules() if hasattr(m, "lora_A")]
-        # Not by requires_grad: activating an adapter turns it off for the others.
-        owners = ("policy", "value") if self.value_mode == "own_adapter" else ("policy",)
-        self._adapter_params = {
-            name: param for name, param in self.model.named_parameters() if adapter_of(name) in owners
-        }
-        for param in self._adapter_params.values():
-            param.requires_grad_(True)
+        """Forget the hidden states of the last step's texts."""
+        if self._trunk_cache is not None:
+            self._trunk_cache.clear()
 
     def add_fitted(self, folder: Path, name: str, *, key: str) -> FittedHead:
-        """Put the adapter of a fitted reward model on the base, frozen; its head comes back.
+        """Put the adapter of a fitted reward model on the base, frozen.
 
         Args:
             name: of the adapter; `hidden` takes it as a role.
             key: the recipe's, for errors.
 
+        Returns: that model's head.
+
         Raises:
             ModelError: it was fitted on another base.
         """
-        head = load_fitted(self.peft, folder, name, key=key)
-        self._adapted = [m for m in self.model.modules() if hasattr(m, "lora_A")]
+        assert self._adapters is not None, "without lora there are no adapters"
+        head = self._adapters.add_fitted(folder, name, key=key)
+        if self.fast_paths == "auto":
+            lora_linear.install(self.model)
         return head
 
-    def _start_value(self, folder: Path) -> None:
-        """Let the value function begin as a fitted reward model, whose score it then foretells."""
-        assert self.value_head is not None, "it is being made"
-        self.peft.delete_adapter("value")
-        head = self.add_fitted(folder, "value", key="lora.value_adapter")
-        with torch.no_grad():
-            self.value_head.weight.copy_(head.weight)
-            self.value_head.bias.copy_(head.bias)
-        self._collect_adapters()
-
     def _activate(self, role: str) -> None:
-        """Switch every adapted module to a role; what trains keeps requires_grad throughout."""
-        if self.lora is None:
-            return
-        adapter: str | None = role
-        if role == "value" and self.value_mode != "own_adapter":
-            adapter = "policy"
-        if role in ("reference", "base"):
-            adapter = self._reference_adapter if role == "reference" else None
-        for module in self._adapted:
-            if adapter is not None and module.active_adapters != [adapter]:
-                module.set_adapter(adapter)
-            if module.disable_adapters != (adapter is None):
-                module.enable_adapters(adapter is not None)
-        for param in self._adapter_params.values():
-            param.requires_grad_(True)
+        if self._adapters is not None:
+            self._adapters.activate(role)
 
     # The sampler
 
@@ -253,29 +230,25 @@ class ModelRoles:
         if self._merged is not None:
             return self._merged.merged()
         self._activate("policy")
-        if self.model.config._attn_implementation != self._own_attention:
-            self.model.set_attn_implementation(self._own_attention)
         return self.model
 
     @property
     def adapters(self) -> list[Tensor]:
         """The LoRA matrices of all roles."""
-        if self.lora is None:
-            return []
-        return [p for m in self._adapted for n, p in m.named_parameters() if "lora_" in n]
+        return [] if self._adapters is None else self._adapters.matrices
 
     @property
     def merged(self) -> list[Tensor]:
         """The sampler's own copies of the adapted weights."""
         return [] if self._merged is None else list(self._merged.weights)
 
-    # What trains, and what is kept
+    # What trains, and what is saved
 
     def _named_trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        if self.lora is None:
+        if self._adapters is None:
             yield from self.model.named_parameters()
         else:
-            yield from self._adapter_params.items()
+            yield from self._adapters.trainable.items()
         if self.value_head is not None:
             for name, param in self.value_head.named_parameters():
                 yield f"value_head.{name}", param
@@ -292,8 +265,7 @@ class ModelRoles:
     def save_policy(self, folder: Path) -> None:
         """Write the policy as `folder/policy`: a PEFT adapter, or the whole model without LoRA."""
         with quiet():
-            if self.lora is None:
+            if self._adapters is None:
                 self.model.save_pretrained(folder / "policy")
             else:
-                # peft itself writes the adapter `policy` into a folder of that name.
-                self.peft.save_pretrained(str(folder), selected_adapters=["policy"])
+                self._adapters.save_policy(folder)

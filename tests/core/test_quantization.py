@@ -23,12 +23,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from ppokit.config.settings import LoraSettings
 from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError, PpokitWarning
 from ppokit.models import quantization
 from ppokit.models.loading import find_model, load_config, load_model
 from ppokit.models.memory_audit import byte_audit
-from ppokit.models.roles import LoraSpec, ModelRoles
+from ppokit.models.roles import ModelRoles
 from ppokit.reward_models.base import find_base
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -93,7 +94,7 @@ def dequantised(folder: Path) -> Any:
 
 
 def roles_of(model: Any, value: Any = "own_adapter", **lora: Any) -> ModelRoles:
-    spec = LoraSpec(**{"r": 4, "alpha": 8, "target_modules": "all-linear", **lora})
+    spec = LoraSettings(**{"r": 4, "alpha": 8, "target_modules": "all-linear", **lora})
     roles = ModelRoles(model, lora=spec, value=value, reference=True)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -149,7 +150,6 @@ def test_the_sampler_is_the_policy_on_the_base_itself(checkpoint: Path) -> None:
         sampler = roles.sampler()
         logits = sampler(input_ids=batch.input_ids).logits
     assert sampler is roles.model
-    assert sampler.config._attn_implementation == "sdpa"
     chosen = logits[batch.rows, batch.positions].log_softmax(-1).gather(-1, batch.targets[:, None])[:, 0]
     torch.testing.assert_close(batch.scatter(chosen), expected, atol=1e-4, rtol=1e-4)
 
@@ -181,7 +181,10 @@ def test_a_pretrained_adapter_and_its_reference(checkpoint: Path, tmp_path: Path
     adapter = str(tmp_path / "policy")
     found, wanted = (
         ModelRoles(
-            model, lora=LoraSpec(4, 8, "all-linear", adapter=adapter), value="own_adapter", reference=True
+            model,
+            lora=LoraSettings(r=4, alpha=8, target_modules="all-linear", adapter=adapter),
+            value="own_adapter",
+            reference=True,
         )
         for model in (in_four_bits(checkpoint), dequantised(checkpoint))
     )

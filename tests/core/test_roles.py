@@ -22,11 +22,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ppokit.config.settings import LoraSettings
 from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.kernels import attention
 from ppokit.models.memory_audit import byte_audit
-from ppokit.models.roles import LoraSpec, ModelRoles, ValueMode
+from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.shared_base import SharedBaseModel
 
 # peft 0.21 asks transformers 5 for a property by its old name.
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 
 torch.set_num_threads(1)  # on such small tensors, several threads mostly wait for each other
 CPU = torch.device("cpu")
-LORA = LoraSpec(r=4, alpha=8, target_modules="all-linear")
+LORA = LoraSettings(r=4, alpha=8, target_modules="all-linear")
 MODES: tuple[ValueMode, ...] = ("own_adapter", "policy_trunk", "detached_trunk")
 
 
@@ -158,7 +159,7 @@ class TestPolicyAndReference:
         torch.testing.assert_close(policy, by_row(pristine, token_batch()), atol=1e-4, rtol=1e-4)
 
     @pytest.mark.parametrize("lora", [LORA, None])
-    def test_a_step_moves_the_policy_and_not_the_reference(self, lora: LoraSpec | None) -> None:
+    def test_a_step_moves_the_policy_and_not_the_reference(self, lora: LoraSettings | None) -> None:
         pristine = copy.deepcopy(tiny_llama())
         roles = roles_of(lora=lora, value=None)
         before = logprobs(roles, "reference").detach()
@@ -220,7 +221,7 @@ class TestPolicyAndReference:
         """
         batch = token_batch()
         expected = by_row(save_adapter(tmp_path, targets), batch)
-        roles = roles_of(lora=LoraSpec(4, 8, "all-linear", adapter=str(tmp_path)))
+        roles = roles_of(lora=LORA.model_copy(update={"adapter": str(tmp_path)}))
         torch.testing.assert_close(by_row(roles.sampler(), batch), expected, atol=1e-4, rtol=1e-4)
         assert roles.values(batch).abs().sum().item() == 0.0
         torch.testing.assert_close(logprobs(roles, "reference"), expected, atol=1e-4, rtol=1e-4)
@@ -242,7 +243,9 @@ class TestPolicyAndReference:
         adapted.save_pretrained(str(tmp_path))
         batch = token_batch()
         roles = roles_of(
-            tiny_gpt2(), lora=LoraSpec(4, 8, "all-linear", adapter=str(tmp_path)), reference=False
+            tiny_gpt2(),
+            lora=LORA.model_copy(update={"adapter": str(tmp_path)}),
+            reference=False,
         )
         assert torch.equal(logprobs(roles), logprobs(roles))
         torch.testing.assert_close(by_row(roles.sampler(), batch), logprobs(roles), atol=1e-4, rtol=1e-4)
@@ -312,7 +315,9 @@ class TestValue:
         ],
     )
     def test_the_adapter_stands_on_the_upper_third(self, targets: Any, layers: set[str]) -> None:
-        roles = roles_of(tiny_llama(num_hidden_layers=6), lora=LoraSpec(4, 8, targets))
+        roles = roles_of(
+            tiny_llama(num_hidden_layers=6), lora=LORA.model_copy(update={"target_modules": targets})
+        )
         names = [name for name in roles.trainable if ".value." in name]
         assert {name.split(".layers.")[1][0] for name in names} == layers
 
@@ -404,7 +409,7 @@ class TestLora:
 
     def test_no_module_to_adapt(self) -> None:
         with pytest.raises(ModelError, match="lora: Target modules"):
-            roles_of(lora=LoraSpec(4, 8, ["no_such_layer"]))
+            roles_of(lora=LoraSettings(r=4, alpha=8, target_modules=["no_such_layer"]))
 
     @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
     @pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
@@ -462,7 +467,7 @@ class TestSampler:
             assert torch.equal(param, pristine[name]), name
 
     def test_what_is_not_adapted_is_shared(self) -> None:
-        roles = roles_of(lora=LoraSpec(4, 8, ["q_proj"]))
+        roles = roles_of(lora=LoraSettings(r=4, alpha=8, target_modules=["q_proj"]))
         embeddings = roles.model.get_input_embeddings().weight
         assert roles.sampler().get_input_embeddings().weight.data_ptr() == embeddings.data_ptr()
 
@@ -470,7 +475,6 @@ class TestSampler:
         roles = roles_of(lora=None)
         logprobs(roles)
         assert roles.sampler() is roles.model
-        assert roles.sampler().config._attn_implementation == "sdpa"
 
 
 def test_short_and_long_attention_agree() -> None:
@@ -479,7 +483,6 @@ def test_short_and_long_attention_agree() -> None:
     shake(roles.trainable.values())
     short = token_batch()
     expected = logprobs(roles)
-    assert roles.model.config._attn_implementation == attention.NAME
     width = attention.LONGEST + 10
     mask = torch.zeros(4, width, dtype=torch.bool)
     mask[:3, :5], mask[3] = short.mask, True
@@ -487,7 +490,6 @@ def test_short_and_long_attention_agree() -> None:
     answers[:3, :5].masked_scatter_(short.mask, short.targets)
     long = TokenBatch.build([[1, 7, 8, 9], [5], [1, 33], [6]], answers, mask, CPU)
     found = logprobs(roles, batch=long)
-    assert roles.model.config._attn_implementation == "sdpa"
     torch.testing.assert_close(found[:3, :5], expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(logprobs(roles), expected)
 
@@ -571,13 +573,13 @@ def test_a_deep_copy_computes_with_its_own_adapters() -> None:
 @pytest.mark.parametrize("targets", [["q_proj", "lm_head"], r".*(lm_head|q_proj)"])
 def test_an_adapter_on_the_output_layer_is_refused(targets: Any) -> None:
     with pytest.raises(ModelError, match=r"lora.target_modules: an adapter on the output layer \(lm_head\)"):
-        roles_of(lora=LoraSpec(r=4, alpha=8, target_modules=targets))
+        roles_of(lora=LORA.model_copy(update={"target_modules": targets}))
 
 
 def test_the_base_is_no_pretrained_adapter(tmp_path: Path) -> None:
     """Vectors of texts are the base's, also where the policy and its reference go on from an adapter."""
     save_adapter(tmp_path / "trained", "all-linear")
-    spec = LoraSpec(r=4, alpha=8, target_modules="all-linear", adapter=str(tmp_path / "trained"))
+    spec = LoraSettings(r=4, alpha=8, target_modules="all-linear", adapter=str(tmp_path / "trained"))
     found = SharedBaseModel(roles_of(lora=spec)).embed([[1, 7, 8]])
     with torch.no_grad():
         mean = tiny_llama().model(torch.tensor([[1, 7, 8]])).last_hidden_state[0].mean(dim=0)

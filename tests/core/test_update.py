@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from ppokit.config.settings import LoraSettings
 from ppokit.data.batches import TokenBatch
 from ppokit.errors import PluginError, TrainingError
-from ppokit.models.roles import LoraSpec, ModelRoles
+from ppokit.models.roles import ModelRoles
 from ppokit.plugin.types import Advantages, AdvantageWeights, LossInputs, LossOutput, Rollout
 from ppokit.training.aggregation import token_weights
 from ppokit.training.losses import WeightedLoss
@@ -122,7 +123,7 @@ class Bench:
     ) -> None:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        lora = LoraSpec(r=4, alpha=8, target_modules="all-linear")
+        lora = LoraSettings(r=4, alpha=8, target_modules="all-linear")
         self.roles = ModelRoles(model, lora=lora, value=value, reference=False)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():

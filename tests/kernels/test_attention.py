@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedModel
 
-from ppokit.kernels.attention import NAME, short_attention, short_attention_fits
+from ppokit.kernels import attention
+from ppokit.kernels.attention import LONGEST, short_attention
 from ppokit.models.loading import find_model, load_model
 
 
@@ -18,13 +20,13 @@ def test_equals_scaled_dot_product_attention(heads: int, key_heads: int) -> None
     shapes = [(2, heads, 5, 8), (2, key_heads, 5, 8), (2, key_heads, 5, 8)]
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     mask = torch.full((5, 5), float("-inf"), dtype=torch.float64).triu(1)[None, None]
-    came, _ = short_attention(None, *inputs, mask, scaling=0.3)
+    actual, _ = short_attention(None, *inputs, mask, scaling=0.3)
     expected = scaled_dot_product_attention(*inputs, is_causal=True, scale=0.3, enable_gqa=True).transpose(
         1, 2
     )
-    assert torch.allclose(came, expected, atol=1e-12)
-    weights = torch.randn_like(came)
-    ours = torch.autograd.grad((came * weights).sum(), inputs)
+    assert torch.allclose(actual, expected, atol=1e-12)
+    weights = torch.randn_like(actual)
+    ours = torch.autograd.grad((actual * weights).sum(), inputs)
     theirs = torch.autograd.grad((expected * weights).sum(), inputs)
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, other, atol=1e-12)
@@ -37,23 +39,66 @@ def test_refuses_caps_and_sinks(odd: dict[str, object]) -> None:
         short_attention(None, x, x, x, torch.zeros(1, 1, 2, 2), **odd)  # type: ignore[arg-type]
 
 
-def test_fits_a_llama_and_leaves_its_attention_as_it_was(stories260k: Path) -> None:
-    model = load_model(find_model(str(stories260k)), torch.float32, torch.device("cpu"))
-    assert short_attention_fits(model)
-    assert model.config._attn_implementation == "sdpa"
-    ids = torch.arange(5, 25)[None]
+def llama(checkpoint: Path) -> PreTrainedModel:
+    return load_model(find_model(str(checkpoint)), torch.float32, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("tokens", [20, LONGEST, LONGEST + 1])
+def test_a_llama_gives_the_numbers_of_its_own(stories260k: Path, tokens: int) -> None:
+    """Short sequences by the kernel, longer ones by PyTorch's, which gives the same bits."""
+    model = llama(stories260k)
+    ids = (torch.arange(2 * tokens) % 400 + 5).view(2, -1)
     with torch.no_grad():
         expected = model(ids).logits
-        model.set_attn_implementation(NAME)
-        assert torch.allclose(model(ids).logits, expected, atol=1e-4)
+        assert attention.install(model)
+        actual = model(ids).logits
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+        assert torch.equal(actual, expected) == (tokens > LONGEST)
+        attention.remove(model)
+        assert torch.equal(model(ids).logits, expected)
+
+
+def test_padded_rows_and_a_cache_are_pytorchs(stories260k: Path) -> None:
+    """Each row has a mask of its own there, which the kernel cannot follow."""
+    model = llama(stories260k)
+    ids = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        first = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
+        grown = torch.cat([mask, mask[:, -1:]], dim=1)
+        following = model(
+            input_ids=ids[:, :1],
+            attention_mask=grown,
+            position_ids=positions[:, -1:] + 1,
+            past_key_values=first.past_key_values,
+        )
+        return first.logits, following.logits
+
+    with torch.no_grad():
+        expected = run()
+        assert attention.install(model)
+        actual = run()
+    for mine, other in zip(actual, expected, strict=True):
+        assert torch.equal(mine, other)
 
 
 def test_does_not_fit_where_the_results_differ(stories260k: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_model(find_model(str(stories260k)), torch.float32, torch.device("cpu"))
+    model = llama(stories260k)
 
     def capped(*inputs: torch.Tensor, **options: object) -> tuple[torch.Tensor, None]:
         out, _ = short_attention(*inputs, **options)  # type: ignore[arg-type]
         return out.tanh() * 0.5, None
 
     monkeypatch.setattr("ppokit.kernels.attention.short_attention", capped)
-    assert not short_attention_fits(model)
+    assert not attention.install(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_another_implementation_is_left_alone(stories260k: Path) -> None:
+    model = llama(stories260k)
+    model.set_attn_implementation("eager")
+    assert not attention.install(model)
+    attention.remove(model)
+    assert model.config._attn_implementation == "eager"

@@ -55,7 +55,8 @@ def gradients(roles: ModelRoles, batch: TokenBatch) -> tuple[Tensor, list[Tensor
 def whole(batch: TokenBatch) -> tuple[Tensor, list[Tensor]]:
     """What a model says that keeps nothing."""
     roles = shaken()
-    roles._lower = None
+    frozen_trunk.remove(roles.model)
+    roles._trunk_cache = None
     return gradients(roles, batch)
 
 
@@ -84,8 +85,6 @@ def test_other_roles_are_not_touched() -> None:
     for role, states in before.items():
         torch.testing.assert_close(roles.hidden(batch, role).detach(), states, atol=0, rtol=0)
     assert calls == [0, 1, 2, 3] * 2
-    assert roles._lower is not None
-    assert roles._lower._seen is None
 
 
 def test_texts_are_found_in_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,9 +113,9 @@ def test_nothing_is_kept_beyond_the_step_or_the_limit(monkeypatch: pytest.Monkey
     # Room for 11 states of 32 numbers, where the three texts have 6, 5 and 2: the oldest goes.
     monkeypatch.setattr(frozen_trunk, "MOST_BYTES", 4 * 32 * 11)
     roles.values(batch)
-    assert roles._lower is not None
-    assert [len(key) for key in roles._lower._kept] == [5, 2]
-    assert roles._lower._bytes == 4 * 32 * 7
+    cache = frozen_trunk.cache_of(roles.model)
+    assert cache is not None
+    assert cache.bytes == 4 * 32 * 7
     calls.clear()
     roles.values(batch)
     assert calls == [0, 1, 2, 3]
@@ -125,24 +124,22 @@ def test_nothing_is_kept_beyond_the_step_or_the_limit(monkeypatch: pytest.Monkey
 def test_where_it_does_not_apply(tmp_path: Any) -> None:
     """GPT-2 adds positions before its layers; a trunk or an adapter everywhere leaves no frozen half."""
     gpt2 = roles_of(tiny_gpt2())
-    assert gpt2._lower is None
+    assert frozen_trunk.cache_of(gpt2.model) is None
     layers = frozen_trunk.layers_of(gpt2.model)
     assert not any("forward" in vars(layer) or layer._forward_pre_hooks for layer in layers)
     shake(value_params(gpt2))
     values = gpt2.values(token_batch())
     torch.testing.assert_close(gpt2.values(token_batch()), values, atol=0, rtol=0)
-    assert roles_of(value="policy_trunk")._lower is None
-    assert roles_of(lora=None, value="policy_trunk")._lower is None
-    assert roles_of(tiny_llama(num_hidden_layers=1))._lower is None
+    assert frozen_trunk.cache_of(roles_of(value="policy_trunk").model) is None
+    assert frozen_trunk.cache_of(roles_of(lora=None, value="policy_trunk").model) is None
+    assert frozen_trunk.cache_of(roles_of(tiny_llama(num_hidden_layers=1)).model) is None
 
 
 def test_a_reference_with_an_adapter_shares_nothing(tmp_path: Any) -> None:
-    from dataclasses import replace
-
     from test_roles import save_adapter
 
     save_adapter(tmp_path, "all-linear")
-    roles = roles_of(lora=replace(LORA, adapter=str(tmp_path)))
+    roles = roles_of(lora=LORA.model_copy(update={"adapter": str(tmp_path)}))
     assert {adapter_of(n) for n, _ in roles.model.named_parameters()} >= {"policy", "reference", "value"}
     roles.hidden(token_batch(), "reference")
     calls = calls_of(roles)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.kernels import linear
-from ppokit.kernels.linear import MOST, fuse_linears
+from ppokit.kernels.linear import MOST
 
 
 class Model(nn.Module):
@@ -37,7 +37,7 @@ class Model(nn.Module):
 def pair() -> tuple[nn.Linear, nn.Linear]:
     """A layer as it is, and the same one fused."""
     fused = Model()
-    assert fuse_linears(fused)
+    assert linear.install(fused)
     return Model().head, fused.head
 
 
@@ -81,19 +81,19 @@ def test_a_copy_reads_its_own_weight() -> None:
 
 def test_a_bias_keeps_the_layer_as_it_is() -> None:
     model = Model(bias=True)
-    assert fuse_linears(model)
+    assert linear.install(model)
     assert "forward" not in vars(model.low)
     assert "forward" in vars(model.head)
 
 
 def test_a_model_that_asks_for_rows_stays_as_it_is() -> None:
     model = Model(rows=True)
-    assert not fuse_linears(model)
+    assert not linear.install(model)
     assert not any("forward" in vars(module) for module in (model.low, model.head))
 
 
 def test_other_hardware_stays_as_it_is() -> None:
     model = Model()
     model.dtype = torch.bfloat16
-    assert not fuse_linears(model)
+    assert not linear.install(model)
     assert "forward" not in vars(model.head)

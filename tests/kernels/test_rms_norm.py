@@ -10,7 +10,7 @@ from torch import nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from ppokit.kernels.rms_norm import fuse_norms
+from ppokit.kernels import rms_norm
 
 H = 24
 
@@ -22,7 +22,7 @@ def both(dtype: torch.dtype) -> tuple[LlamaRMSNorm, LlamaRMSNorm]:
     with torch.no_grad():
         plain.weight.copy_(torch.randn(H))
         fused.weight.copy_(plain.weight)
-    assert fuse_norms(nn.ModuleList([fused])) == 1
+    assert rms_norm.install(nn.ModuleList([fused]))
     return plain, fused
 
 
@@ -78,7 +78,7 @@ def test_an_input_of_another_dtype_is_left_to_transformers() -> None:
 
 def test_norms_with_other_rules_stay_as_they_are() -> None:
     """Gemma's multiplies by 1 + weight, and LayerNorm takes the mean away."""
-    assert fuse_norms(nn.ModuleList([GemmaRMSNorm(H), nn.LayerNorm(H)])) == 0
+    assert not rms_norm.install(nn.ModuleList([GemmaRMSNorm(H), nn.LayerNorm(H)]))
 
 
 def test_a_look_alike_with_another_formula_stays_as_it_is() -> None:
@@ -88,7 +88,7 @@ def test_a_look_alike_with_another_formula_stays_as_it_is() -> None:
 
     bare = OddRMSNorm(H, eps=1e-5)
     bare.weight = None
-    assert fuse_norms(nn.ModuleList([OddRMSNorm(H, eps=1e-5), bare])) == 0
+    assert not rms_norm.install(nn.ModuleList([OddRMSNorm(H, eps=1e-5), bare]))
 
 
 def test_a_deep_copy_reads_its_own_weight() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppokit.models.lora import _LoraLinear
+from ppokit.kernels.lora_linear import LoraLinear
 
 
 def case(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -25,7 +25,7 @@ def test_by_hand() -> None:
     x = torch.tensor([[1.0, 2.0]], requires_grad=True)
     a = torch.tensor([[5.0, 6.0]], requires_grad=True)
     b = torch.tensor([[7.0]], requires_grad=True)
-    out = _LoraLinear.apply(x, torch.tensor([[3.0, 4.0]]), a, b, 0.5)
+    out = LoraLinear.apply(x, torch.tensor([[3.0, 4.0]]), a, b, 0.5)
     assert out.item() == 70.5
     into_x, into_a, into_b = torch.autograd.grad(2 * out.sum(), [x, a, b])
     assert into_x.tolist() == [[41.0, 50.0]]
@@ -35,7 +35,7 @@ def test_by_hand() -> None:
 
 def test_gradcheck() -> None:
     x, weight, a, b = case(torch.float64)
-    assert torch.autograd.gradcheck(lambda x, a, b: _LoraLinear.apply(x, weight, a, b, 0.7), (x, a, b))
+    assert torch.autograd.gradcheck(lambda x, a, b: LoraLinear.apply(x, weight, a, b, 0.7), (x, a, b))
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.bfloat16, 0.02)])
@@ -43,7 +43,7 @@ def test_equals_the_formula(dtype: torch.dtype, bound: float) -> None:
     x, weight, a, b = case(dtype)
     exact = [t.detach().double().requires_grad_(t.requires_grad) for t in (x, weight, a, b)]
     sent = torch.randn(7, 4, dtype=torch.float64).to(dtype)
-    out = _LoraLinear.apply(x, weight, a, b, 0.7)
+    out = LoraLinear.apply(x, weight, a, b, 0.7)
     wanted = exact[0] @ exact[1].T + 0.7 * (exact[0] @ exact[2].T) @ exact[3].T
     ours = [out, *torch.autograd.grad(out, [x, a, b], sent)]
     theirs = [wanted, *torch.autograd.grad(wanted, [exact[0], *exact[2:]], sent.double())]
@@ -54,7 +54,7 @@ def test_equals_the_formula(dtype: torch.dtype, bound: float) -> None:
 
 def test_the_first_layer_asks_for_no_gradient_of_its_input() -> None:
     x, weight, a, b = case(torch.float64)
-    _LoraLinear.apply(x.detach(), weight, a, b, 1.0).sum().backward()
+    LoraLinear.apply(x.detach(), weight, a, b, 1.0).sum().backward()
     assert a.grad is not None
     assert b.grad is not None
     assert weight.grad is None
