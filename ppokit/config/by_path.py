@@ -34,6 +34,7 @@ METHOD = {
     "advantages": "estimate",
     "losses": "token_losses",
     "rollout": "generate",
+    "evaluators": "evaluate",
 }
 """By kind: the method that a class must have and that a function stands for."""
 

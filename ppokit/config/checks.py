@@ -8,10 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ppokit.config.evaluation_checks import check_evaluation, component_check
 from ppokit.config.settings import (
     CanarySettings,
     LoraSettings,
     ModelSettings,
+    PromptFileSettings,
     PromptSettings,
     RolloutSettings,
     SelectedComponent,
@@ -51,16 +53,27 @@ def check(
     if not data:
         return
     _model(sections, document)
-    columns = _prompts(sections.get("prompts"), document)
-    rollout = sections.get("rollout")
+    prompts, rollout = sections.get("prompts"), sections.get("rollout")
+    if isinstance(prompts, PromptSettings) and prompts.system is not None and not prompts.chat:
+        document.report("prompts.system", "a system message needs chat: true")
     context = CheckContext(
-        columns, rollout.responses_per_prompt if isinstance(rollout, RolloutSettings) else None
+        _columns(prompts, "prompts", document),
+        rollout.responses_per_prompt if isinstance(rollout, RolloutSettings) else None,
+        chat=isinstance(prompts, PromptSettings) and prompts.chat,
+        prompt_column=prompts.column if isinstance(prompts, PromptSettings) else "prompt",
     )
     for kind in choices:
         for choice in choices[kind]:
-            if choice is not None:
-                for sentence in _told(choice, context):
+            if choice is not None and kind != "evaluators":
+                for sentence in component_check(choice, context):
                     document.report(choice.key, sentence)
+    check_evaluation(
+        sections.get("evaluation"),
+        choices,
+        context,
+        lambda held_out: _columns(held_out, "evaluation.prompts", document),
+        document,
+    )
     _canary(sections.get("canary"), sections.get("prompts"), choices.get("rewards", ()), context, document)
 
 
@@ -96,6 +109,7 @@ def _names(choices: Mapping[str, Sequence[SelectedComponent | None]], document: 
     for kind, advice in {
         "rewards": "give one of them a name:",
         "losses": "give one of them a name:",
+        "evaluators": "give one of them a name:",
         "observers": "list it once",
     }.items():
         seen: dict[str, str] = {}
@@ -214,39 +228,27 @@ def _canary(
     shared = tuple(name for name in context.columns if name in header or name == prompts.column)
     held_out = replace(context, columns=shared)
     for choice in filter(None, rewards):
-        known = _told(choice, context)
-        for sentence in _told(choice, held_out):
+        known = component_check(choice, context)
+        for sentence in component_check(choice, held_out):
             if sentence not in known:
                 document.report("canary.path", f"{choice.key} cannot score {canary.path}: {sentence}")
 
 
-def _prompts(prompts: PromptSettings | None, document: Document) -> tuple[str, ...] | None:
+def _columns(prompts: PromptFileSettings | None, key: str, document: Document) -> tuple[str, ...] | None:
+    """Columns of a file of prompts; None where they cannot be known here."""
     if prompts is None:
         return None
-    if prompts.system is not None and not prompts.chat:
-        document.report("prompts.system", "a system message needs chat: true")
     if not is_local(prompts.path):
         return None
     try:
         columns = read_columns(prompts.path)
     except DataError as error:
-        document.report("prompts.path", str(error))
+        document.report(f"{key}.path", str(error))
         return None
     if columns is not None and prompts.column not in columns:
         document.report(
-            "prompts.column",
+            f"{key}.column",
             f"{prompts.path} has the columns {listed(columns)}, and no {prompts.column!r}"
             f"{suggest(prompts.column, columns)}",
         )
     return columns
-
-
-def _told(choice: SelectedComponent, context: CheckContext) -> list[str]:
-    """What the component itself finds wrong."""
-    if choice.component.check is None:
-        return []
-    try:
-        found = choice.component.check(choice.options, context)
-        return [found] if isinstance(found, str) else list(found)
-    except Exception as error:  # a plugin's fault must not hide the recipe's other problems
-        return [f"check of plugin {choice.plugin} failed: {type(error).__name__}: {error}"]

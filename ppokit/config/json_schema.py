@@ -28,6 +28,8 @@ def recipe_schema(registry: PluginRegistry) -> dict[str, Any]:
         else:
             properties[name] = field
     chosen = {model.__name__ for model in CHOSEN.values()}
+    held_out = base["$defs"]["EvaluationSettings"]["properties"]["evaluators"]
+    held_out["items"] = _section("evaluators", registry, definitions, faults)
     definitions.update({name: schema for name, schema in base["$defs"].items() if name not in chosen})
     # A preset brings losses along.
     required = [name for name in base["required"] if name != "losses"]

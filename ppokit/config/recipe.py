@@ -18,6 +18,7 @@ from ppokit.config.settings import (
     OPTIONAL,
     SECTIONS,
     AdvantageSettings,
+    EvaluationSettings,
     LoraSettings,
     LossSettings,
     ModelSettings,
@@ -44,7 +45,7 @@ class Recipe:
 
     Attributes:
         settings: the core's keys, with defaults filled in.
-        engine, rewards, advantages, losses, observers: the components, with their options.
+        engine, rewards, advantages, losses, evaluators, observers: the components, with their options.
         source: the file, or `recipe`.
         lines: line of each key in the file, from 1.
         overrides: by key, the override that set it.
@@ -55,6 +56,7 @@ class Recipe:
     rewards: tuple[SelectedComponent, ...]
     advantages: SelectedComponent
     losses: tuple[SelectedComponent, ...]
+    evaluators: tuple[SelectedComponent, ...]
     observers: tuple[SelectedComponent, ...]
     source: str = field(default="recipe", compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
@@ -101,7 +103,14 @@ class Recipe:
     @property
     def selected(self) -> tuple[SelectedComponent, ...]:
         """All components."""
-        return (self.engine, *self.rewards, self.advantages, *self.losses, *self.observers)
+        return (
+            self.engine,
+            *self.rewards,
+            self.advantages,
+            *self.losses,
+            *self.evaluators,
+            *self.observers,
+        )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -119,9 +128,9 @@ class Recipe:
         """Plain data with all defaults filled in, plugins' options beside the core's keys."""
         data = self.settings.model_dump(mode="json")
         for choice in self.selected:
-            section: dict[str, Any] = data[choice.kind]
-            if choice.kind in LISTS:
-                section = data[choice.kind][int(choice.key[len(choice.kind) + 1 : -1])]
+            section: Any = data
+            for step in yaml_file.steps(choice.key):
+                section = section[step]
             section.update(choice.options.model_dump(mode="json", by_alias=True))
         return data
 
@@ -143,17 +152,18 @@ def _resolve(document: Document, source: str, registry: PluginRegistry, check_da
     check(sections, choices, document, data=check_data)
     if document.problems:
         raise RecipeError(document.problems, source) from reader.cause
-    made = {kind: tuple(c for c in choices[kind] if c is not None) for kind in CHOSEN}
+    selected = {kind: tuple(c for c in choices[kind] if c is not None) for kind in CHOSEN}
     if sections["value"] is None:
-        needs = _needs([choice for kind in CHOSEN for choice in made[kind]])
+        needs = _needs([choice for kind in CHOSEN for choice in selected[kind]])
         sections["value"] = default_value(sections["lora"] is not None, needs)
     return Recipe(
         settings=Settings(**sections),
-        engine=made["rollout"][0],
-        rewards=made["rewards"],
-        advantages=made["advantages"][0],
-        losses=made["losses"],
-        observers=made["observers"],
+        engine=selected["rollout"][0],
+        rewards=selected["rewards"],
+        advantages=selected["advantages"][0],
+        losses=selected["losses"],
+        evaluators=selected["evaluators"],
+        observers=selected["observers"],
         source=source,
         lines=document.lines,
         overrides=document.overrides,
@@ -183,21 +193,35 @@ class _Reader:
                 self.document.report(name, f"this section is missing: {about.description}")
                 continue
             content = data.get(name, [] if name in LISTS else None if name in OPTIONAL else {})
-            if name == "value":
-                made: Any = self._value(content)
-            elif name in LISTS:
-                made = self._list(name, content, about.is_required())
-            elif name in CHOSEN:
-                made = self._choice(name, name, content)
-            elif name in OPTIONAL and content is None:
-                made = None
-            else:
-                made = self._mapping(SECTIONS[name], content, name)
-                if made is None:
-                    continue
-            if made is not _INVALID:
-                sections[name] = made
+            section = self._section(name, content, about.is_required())
+            if section is not _INVALID:
+                sections[name] = section
         return sections
+
+    def _section(self, name: str, content: Any, required: bool) -> Any:
+        if name == "value":
+            return self._value(content)
+        if name in LISTS:
+            return self._list(name, name, content, required)
+        if name in CHOSEN:
+            return self._choice(name, name, content)
+        if name in OPTIONAL and content is None:
+            return None
+        if name == "evaluation":
+            return self._evaluation(content)
+        return self._mapping(SECTIONS[name], content, name)
+
+    def _evaluation(self, content: Any) -> Any:
+        """Its evaluators are chosen components, in a list within the section."""
+        key = "evaluation.evaluators"
+        if not isinstance(content, dict) or "evaluators" not in content:
+            return self._mapping(EvaluationSettings, content, "evaluation")
+        evaluators = self._list("evaluators", key, content["evaluators"], True)
+        stand_in = {**content, "evaluators": [{"use": "checked"}]}
+        section = self._mapping(EvaluationSettings, stand_in, "evaluation")
+        if section is _INVALID or evaluators is _INVALID:
+            return _INVALID
+        return section.model_copy(update={"evaluators": evaluators})
 
     def _value(self, content: Any) -> Any:
         known = get_args(Value)
@@ -207,21 +231,22 @@ class _Reader:
         self.document.report("value", f"got {shown(content)}; expected {listed(known, 'or')}{hint}")
         return _INVALID
 
-    def _mapping(self, model: type[Section], content: Any, key: str) -> Section | None:
+    def _mapping(self, model: type[Section], content: Any, key: str) -> Any:
         if isinstance(content, dict):
-            return validate(model, content, key, self.document)
+            section = validate(model, content, key, self.document)
+            return _INVALID if section is None else section
         self.document.report(key, f"got {shown(content)}; expected a mapping")
-        return None
+        return _INVALID
 
-    def _list(self, kind: str, content: Any, required: bool) -> Any:
+    def _list(self, kind: str, key: str, content: Any, required: bool) -> Any:
         if not isinstance(content, list):
-            self.document.report(kind, f"got {shown(content)}; expected a list of mappings, each with use:")
+            self.document.report(key, f"got {shown(content)}; expected a list of mappings, each with use:")
             return _INVALID
         if required and not content:
-            self.document.report(kind, "got an empty list; expected at least one entry")
+            self.document.report(key, "got an empty list; expected at least one entry")
             return _INVALID
-        made = [self._choice(kind, join(kind, i), item) for i, item in enumerate(content)]
-        return _INVALID if any(item is _INVALID for item in made) else made
+        items = [self._choice(kind, join(key, i), item) for i, item in enumerate(content)]
+        return _INVALID if any(item is _INVALID for item in items) else items
 
     def _choice(self, kind: str, key: str, content: Any) -> Any:
         """The core's settings of one section; its choice goes to `choices`, None where it is invalid."""
@@ -234,11 +259,11 @@ class _Reader:
         rest = {name: value for name, value in content.items() if name not in core}
         settings = validate(model, core, key, self.document)
         use = core.get("use", model.model_fields["use"].get_default())
-        made = self._component(kind, key, use, model, rest) if isinstance(use, str) and use else None
-        if settings is None or made is None:
+        chosen = self._component(kind, key, use, model, rest) if isinstance(use, str) and use else None
+        if settings is None or chosen is None:
             self.selected[kind].append(None)
             return settings or _INVALID
-        component, options, plugin = made
+        component, options, plugin = chosen
         name = getattr(settings, "name", None) or component.name
         self.selected[kind].append(SelectedComponent(kind, key, name, settings, component, options, plugin))
         return settings

@@ -80,15 +80,18 @@ class LoraSettings(Section):
         return value
 
 
-class PromptSettings(Section):
+class PromptFileSettings(Section):
     path: Text = Field(description="A .jsonl, .json, .csv, .parquet or .txt file, or a data set on the hub.")
     column: Text = Field(default="prompt", description="Column that holds the prompts.")
-    chat: bool = Field(default=False, description="Put each prompt into the model's chat template.")
-    system: str | None = Field(default=None, description="System message of the chat; needs chat: true.")
     split: Text = Field(default="train", description="Split of the data set.")
     distinct: bool = Field(
         default=False, description="Keep each prompt once, with its first row; for files of ratings."
     )
+
+
+class PromptSettings(PromptFileSettings):
+    chat: bool = Field(default=False, description="Put each prompt into the model's chat template.")
+    system: str | None = Field(default=None, description="System message of the chat; needs chat: true.")
 
 
 class RolloutSettings(Section):
@@ -197,6 +200,39 @@ class CanarySettings(Section):
     )
 
 
+class EvaluatorSettings(Section):
+    use: Text = Field(description="Evaluator.")
+    name: Name | None = Field(default=None, description="Its name in metrics; the evaluator's, if not given.")
+
+
+class HeldOutPromptSettings(PromptFileSettings):
+    limit: int | None = Field(
+        default=None, gt=0, description="Prompts that are asked, from the first; all, if not given."
+    )
+
+
+class EvaluationSettings(Section):
+    every: int = Field(
+        default=10,
+        gt=0,
+        description="Steps between evaluations; one is before any training, and one after the last step.",
+    )
+    prompts: HeldOutPromptSettings | None = Field(
+        default=None,
+        description="What the policy is asked, with the system message and chat template of prompts.",
+    )
+    evaluators: list[EvaluatorSettings] = Field(
+        min_length=1, description="What is measured; each with its evaluator's own keys."
+    )
+    best: Text | None = Field(
+        default=None,
+        description="Metric, such as eval/rewards/mean, by which the best policy is kept in policy-best/.",
+    )
+    best_is: Literal["highest", "lowest"] = Field(
+        default="highest", description="Which value of that metric is the best."
+    )
+
+
 class RunSettings(Section):
     steps: int = Field(gt=0, description="Steps of the run.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of everything random.")
@@ -244,6 +280,9 @@ class Settings(Section):
         default=None,
         description="Held-out ratings that tell whether the reward still means what people meant.",
     )
+    evaluation: EvaluationSettings | None = Field(
+        default=None, description="What is measured of the policy during the run, without training on it."
+    )
     run: RunSettings = Field(description="How long, and where to.")
     observers: list[ObserverSettings] = Field(default_factory=list, description="What watches the run.")
 
@@ -254,6 +293,7 @@ SECTIONS: dict[str, type[Section]] = {
     "prompts": PromptSettings,
     "update": UpdateSettings,
     "canary": CanarySettings,
+    "evaluation": EvaluationSettings,
     "run": RunSettings,
 }
 """Sections without a plugin."""
@@ -263,11 +303,12 @@ CHOSEN: dict[str, type[Section]] = {
     "rewards": RewardSettings,
     "advantages": AdvantageSettings,
     "losses": LossSettings,
+    "evaluators": EvaluatorSettings,
     "observers": ObserverSettings,
 }
-"""Sections that choose plugins, by kind."""
+"""The core's keys beside `use`, by kind of component."""
 
-OPTIONAL = frozenset({"lora", "value", "canary"})
+OPTIONAL = frozenset({"lora", "value", "canary", "evaluation"})
 """Sections that may be null, and are where they are left out."""
 
 LISTS = frozenset({"rewards", "losses", "observers"})
@@ -279,8 +320,8 @@ class SelectedComponent:
     """A component that the recipe names with `use:`.
 
     Attributes:
-        kind: `rewards`, `advantages`, `losses`, `rollout` or `observers`.
-        key: where the recipe names it, e.g. `rewards[0]`.
+        kind: `rewards`, `advantages`, `losses`, `rollout`, `evaluators` or `observers`.
+        key: where the recipe names it, e.g. `rewards[0]` or `evaluation.evaluators[0]`.
         name: its own `name:`, or that of the component.
         settings: the core's keys of its section.
         component: what the plugin offers.

@@ -134,20 +134,20 @@ def override(document: Document, overrides: Sequence[str]) -> None:
     """Set `key.sub=value` and `rewards.0.weight=value` in the document, in order; values are YAML."""
     for text in overrides:
         path, equals, value = text.partition("=")
-        steps = _steps(path.strip())
+        path_steps = steps(path.strip())
         parsed = Document()
         new = _value(value, "", parsed)
-        if not equals or not steps:
+        if not equals or not path_steps:
             fault = "expected key=value, as in run.steps=10"
         elif parsed.problems:
             fault = f"{value!r} is {listed(problem.message for problem in parsed.problems)}"
         else:
-            fault = _assign(document, steps, new, text)
+            fault = _assign(document, path_steps, new, text)
         if fault:
             document.problems.append(Problem("", f"override {text!r}: {fault}"))
 
 
-def _steps(path: str) -> list[str | int]:
+def steps(path: str) -> list[str | int]:
     """`rewards.0.use` and `rewards[0].use` as `rewards`, 0, `use`; nothing where it is not a path."""
     if not re.fullmatch(r"[^.\[\]]+(?:\.[^.\[\]]+|\[\d+\])*", path):
         return []

@@ -56,6 +56,11 @@ def ppokit_rollout_engines() -> list[Component]:  # type: ignore[empty-body]
 
 
 @hookspec
+def ppokit_evaluators() -> list[Component]:  # type: ignore[empty-body]
+    """Components that build an `Evaluator`; chosen by `evaluation.evaluators[].use`."""
+
+
+@hookspec
 def ppokit_observers() -> list[Component]:  # type: ignore[empty-body]
     """Components that build an `Observer`; chosen by `observers[].use`."""
 
@@ -65,9 +70,10 @@ HOOK_BY_KIND = {
     "advantages": "ppokit_advantage_estimators",
     "losses": "ppokit_losses",
     "rollout": "ppokit_rollout_engines",
+    "evaluators": "ppokit_evaluators",
     "observers": "ppokit_observers",
 }
-"""A kind is the recipe's key under which its components are chosen."""
+"""A kind is the recipe's key under which its components are chosen (evaluators: within `evaluation`)."""
 
 
 class Events:

@@ -7,12 +7,13 @@ state from step to step (a controller, running statistics) also has `state_dict(
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
+from ppokit.plugin.metrics import Metric
 from ppokit.plugin.types import (
     Advantages,
     AdvantageWeights,
@@ -23,6 +24,7 @@ from ppokit.plugin.types import (
     RewardOutput,
     Rewards,
     Rollout,
+    Row,
 )
 
 if TYPE_CHECKING:
@@ -77,12 +79,20 @@ class CheckContext:
     """What is known when a recipe is validated; no model is loaded.
 
     Attributes:
-        columns: columns of the prompts' data set; None where they cannot be read without a network.
+        columns: columns of the prompts' data set (for an evaluator: of the held-out prompts, empty where the
+            recipe has none); None where they cannot be read without a network.
         responses_per_prompt: as the recipe says; None where it says it wrongly.
+        chat: whether prompts go through the chat template.
+        prompt_column: the column of the training prompts that holds the prompt.
+        check_rewards: for an evaluator, what the recipe's rewards would lack in a data set of such columns
+            and do not lack in the training prompts', one sentence each.
     """
 
     columns: tuple[str, ...] | None
     responses_per_prompt: int | None = None
+    chat: bool = False
+    prompt_column: str = "prompt"
+    check_rewards: Callable[[Collection[str]], Iterable[str]] = lambda columns: ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,84 @@ class AdvantageWeighting(Protocol):
     """
 
     def advantage_weights(self, inputs: LossInputs) -> AdvantageWeights: ...
+
+
+class EvaluationView(Protocol):
+    """The policy of now and the recipe's rewards, to be asked without anything being learnt.
+
+    Every process must make the same calls in the same order; each gets the whole of what it asks for.
+
+    Attributes:
+        prompts: the held-out prompts; empty where the recipe has none.
+        rows: a row of the held-out data set per prompt.
+        training_rows: the rows of the training prompts, whose columns the rewards know.
+        is_main: whether this process is the one whose metrics are kept.
+    """
+
+    @property
+    def prompts(self) -> Sequence[str]: ...
+
+    @property
+    def rows(self) -> Sequence[Row]: ...
+
+    @property
+    def training_rows(self) -> Sequence[Row]: ...
+
+    @property
+    def is_main(self) -> bool: ...
+
+    def generate(
+        self, prompts: Sequence[str] | None = None, *, n: int | None = None, rows: Sequence[Row] | None = None
+    ) -> Rollout:
+        """Responses, prompt by prompt, with what the evaluator's `needs` names.
+
+        Args:
+            prompts: the held-out prompts, unless given.
+            n: responses per prompt, drawn by numbers that are the same at every evaluation, so that it is
+                the policy that differs; None for one greedy response per prompt.
+            rows: a row of data per prompt, for rewards that read columns; only with `prompts`.
+        """
+        ...
+
+    def recorded(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        separator: str = "",
+        rows: Sequence[Row] | None = None,
+    ) -> Rollout:
+        """Responses that were written before, one per prompt, with what the evaluator's `needs` names.
+
+        Args:
+            separator: what stands between a plain prompt and its response.
+        """
+        ...
+
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        """[B,R] float32 of each token under the policy, at the sampling temperature; 0 on padding."""
+        ...
+
+    def score(self, rollout: Rollout) -> Rewards:
+        """The recipe's rewards of a rollout; what scores are scaled by stays as it is."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Tell the observers what a person should look at: a sentence without its full stop."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Measures the policy during a run. Called on every process."""
+
+    def evaluate(self, view: EvaluationView, step: int) -> Mapping[str, Metric]:
+        """Numbers by name, which stand under `eval/<name of the evaluator>/`.
+
+        Args:
+            view: the policy after `step` steps.
+            step: 0 before any training.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -248,6 +336,8 @@ __all__ = [
     "BuildContext",
     "CheckContext",
     "Component",
+    "EvaluationView",
+    "Evaluator",
     "Loss",
     "Need",
     "Observant",

@@ -17,6 +17,7 @@ KINDS = {
     "advantages": ("gae", "plain"),
     "losses": ("clip", "vloss"),
     "rollout": ("transformers",),
+    "evaluators": ("measure",),
     "observers": ("watch",),
 }
 
@@ -44,6 +45,16 @@ def check_good(options: GoodOptions, context: CheckContext) -> Iterator[str]:
         yield f"no column {options.column}"
     if options.threshold == 99:
         raise KeyError("boom")
+
+
+class MeasureOptions(Options):
+    limit: int = 3
+
+
+def check_measure(options: MeasureOptions, context: CheckContext) -> Iterator[str]:
+    if context.columns == ():
+        yield "no held-out prompts"
+    yield from context.check_rewards(context.columns or ())
 
 
 @hookimpl
@@ -77,6 +88,12 @@ def ppokit_losses() -> list[Component]:
 def ppokit_rollout_engines() -> list[Component]:
     """One engine."""
     return [Component("transformers", lambda o, c: None, EngineOptions)]
+
+
+@hookimpl
+def ppokit_evaluators() -> list[Component]:
+    """One evaluator, which says what it is told of the held-out data."""
+    return [Component("measure", lambda o, c: None, MeasureOptions, check=check_measure)]
 
 
 @hookimpl

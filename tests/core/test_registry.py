@@ -280,7 +280,11 @@ def test_broken_contract_is_told(install: Install, source: str, told: str) -> No
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("reward.x", "m", "'reward' is no kind (kinds: rewards, advantages, losses, rollout, observers)"),
+        (
+            "reward.x",
+            "m",
+            "'reward' is no kind (kinds: rewards, advantages, losses, rollout, evaluators, observers)",
+        ),
         ("rewards", "m", "not of the form <kind>.<component>"),
         ("rewards.", "m", "not of the form <kind>.<component>"),
         ("rewards.a.b", "m", "not of the form <kind>.<component>"),
@@ -301,7 +305,7 @@ def test_entries_are_sorted() -> None:
     entries = PluginRegistry(entry_points=reversed(fake_plugins.entry_points())).entries()
     keys = [(e.kind, e.name) for e in entries]
     assert keys == sorted(keys)
-    assert len(keys) == 8
+    assert len(keys) == 9
 
 
 def test_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

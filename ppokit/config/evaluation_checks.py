@@ -1,0 +1,86 @@
+"""Checks of the section `evaluation`, and the call of a component's own check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from ppokit.config.settings import EvaluationSettings, PromptFileSettings, SelectedComponent
+from ppokit.config.yaml_file import Document
+from ppokit.messages import listed, suggest
+from ppokit.plugin.protocols import CheckContext
+
+EVALUATOR_NEEDS = frozenset({"old_logprobs", "ref_logprobs"})
+"""What an evaluator may need: what can be computed of any responses without training."""
+
+
+def check_evaluation(
+    evaluation: EvaluationSettings | None,
+    choices: Mapping[str, Sequence[SelectedComponent | None]],
+    training: CheckContext,
+    columns: Callable[[PromptFileSettings], tuple[str, ...] | None],
+    document: Document,
+) -> None:
+    """Note what is wrong with the section `evaluation`.
+
+    Args:
+        evaluation: None where it is invalid or not there.
+        choices: by kind; None for one that is invalid.
+        training: what the other components' checks are told.
+        columns: of a file of prompts; notes what is wrong with it.
+        document: notes the problems.
+    """
+    evaluators = [choice for choice in choices.get("evaluators", ()) if choice is not None]
+    if evaluation is None:
+        return
+
+    def check_rewards(held_out: Collection[str]) -> list[str]:
+        """What the rewards find wrong with these columns and not with the training prompts'."""
+        problems = []
+        context = replace(training, columns=tuple(held_out))
+        for reward in filter(None, choices.get("rewards", ())):
+            known = component_check(reward, training)
+            new = [problem for problem in component_check(reward, context) if problem not in known]
+            problems += [f"{reward.key} cannot score it: {problem}" for problem in new]
+        return problems
+
+    context = replace(
+        training,
+        columns=columns(evaluation.prompts) if evaluation.prompts is not None else (),
+        check_rewards=check_rewards,
+    )
+    for choice in evaluators:
+        if unusable := choice.component.needs - EVALUATOR_NEEDS:
+            document.report(
+                f"{choice.key}.use",
+                f"the evaluator {choice.component.name!r} needs {listed(sorted(unusable))}; expected "
+                f"{listed(sorted(EVALUATOR_NEEDS))} at most",
+            )
+        for sentence in component_check(choice, context):
+            document.report(choice.key, sentence)
+    if None not in choices.get("evaluators", ()):
+        _best(evaluation.best, [choice.name for choice in evaluators], document)
+
+
+def _best(best: str | None, names: Sequence[str], document: Document) -> None:
+    if best is None:
+        return
+    prefixes = [f"eval/{name}/" for name in names]
+    if not any(best.startswith(prefix) and len(best) > len(prefix) for prefix in prefixes):
+        hint = suggest(best.rpartition("/")[0] + "/", prefixes)
+        document.report(
+            "evaluation.best",
+            f"got {best!r}; expected a metric of an evaluator of this recipe, beginning with "
+            f"{listed(prefixes, 'or')}{hint}",
+        )
+
+
+def component_check(choice: SelectedComponent, context: CheckContext) -> list[str]:
+    """What the component itself finds wrong."""
+    if choice.component.check is None:
+        return []
+    try:
+        problems = choice.component.check(choice.options, context)
+        return [problems] if isinstance(problems, str) else list(problems)
+    except Exception as error:  # a plugin's fault must not hide the recipe's other problems
+        return [f"check of plugin {choice.plugin} failed: {type(error).__name__}: {error}"]

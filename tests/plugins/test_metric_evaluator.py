@@ -1,0 +1,89 @@
+"""The evaluator `metric`: a metric of Hugging Face `evaluate`, from a script that lies here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ppokit.plugin import BuildContext, CheckContext, PluginError
+from ppokit_evaluators.metric import Metric, MetricOptions, check
+
+SCRIPT = """
+import datasets
+import evaluate
+
+class Words(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description="words in common", citation="", inputs_description="",
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
+
+    def _compute(self, predictions, references, scale=1.0):
+        pairs = [(set(p.split()), set(r.split())) for p, r in zip(predictions, references)]
+        shares = [len(p & r) / len(r) for p, r in pairs]
+        return {"share": scale * sum(shares) / len(shares), "each": shares, "name": "words"}
+"""
+CONTEXT = BuildContext(torch.device("cpu"), torch.float32, 0)
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
+    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", tmp_path / "modules", raising=False)
+    (tmp_path / "words.py").write_text(SCRIPT)
+    return str(tmp_path / "words.py")
+
+
+class View:
+    is_main = True
+
+    def generate(self, prompts: None = None, *, n: int | None = None, rows: None = None) -> Any:
+        return SimpleNamespace(responses=["a b", "c d"], rows=[{"answer": "a b"}, {"answer": "c x"}])
+
+
+def measure(view: View, **options: Any) -> dict[str, float]:
+    return Metric(MetricOptions(**options), CONTEXT).evaluate(view, 0)  # type: ignore[arg-type]
+
+
+def test_a_script_of_ones_own_compares_responses_with_a_column(script: str) -> None:
+    assert measure(View(), metric=script, reference="answer") == {"share": pytest.approx(0.75)}
+    assert measure(View(), metric=script, reference="answer", arguments={"scale": 2.0}) == {
+        "share": pytest.approx(1.5)
+    }
+
+
+def test_other_processes_answer_and_do_not_measure(script: str) -> None:
+    view = View()
+    view.is_main = False
+    assert measure(view, metric=script, reference="answer") == {}
+
+
+def test_a_metric_that_cannot_be_had_is_told_with_what_to_do(script: str) -> None:
+    with pytest.raises(
+        PluginError, match=r"the metric 'no_such_metric' cannot be loaded: .* path of its script"
+    ):
+        measure(View(), metric="no_such_metric")
+
+
+@pytest.mark.parametrize(
+    ("options", "columns", "message"),
+    [
+        ({"metric": "rouge", "reference": "answer"}, ("prompt",), "reference 'answer' is no column"),
+        (
+            {"metric": "rouge", "reference": "answer"},
+            (),
+            "needs held-out prompts; expected evaluation.prompts",
+        ),
+        ({"metric": "./none.py"}, ("prompt",), "metric: there is no file ./none.py"),
+    ],
+)
+def test_what_validation_says(options: dict[str, Any], columns: tuple[str, ...], message: str) -> None:
+    (problem,) = check(MetricOptions(**options), CheckContext(columns=columns))
+    assert message in problem
