@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The test models are tiny: a second thread waits for the first more than it helps.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The same examples in every CI run, so that a failure there comes from the change; new ones elsewhere.
+settings.register_profile("ppokit", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("ppokit")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+NEEDS_SHARED = "needs ../shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,10 +29,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "recipes"))
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
+    """The summary's last line counts the tests on real data that were not run."""
+    yield
+    skipped = terminalreporter.getreports("skipped")
+    if count := sum(NEEDS_SHARED in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(f"{count} tests need ../shared: not run", yellow=True)
+
+
 @pytest.fixture(scope="session")
-def stories260k() -> Path:
-    """Folder of a trained causal LM of 260,000 parameters."""
-    folder = REPOSITORY.parent / "shared" / "models" / "stories260K"
+def tiny_model() -> Path:
+    """Folder of a trained causal LM of 260,000 parameters that tells short stories."""
+    from tiny_model import tiny_model_folder
+
+    return tiny_model_folder()
+
+
+@pytest.fixture(scope="session")
+def shared_ratings() -> Path:
+    """Folder of real ratings beside the clone; a test on them skips where there are none."""
+    folder = SHARED / "data" / "ratings"
     if not folder.is_dir():
-        pytest.skip("../shared/models/stories260K is missing")
+        pytest.skip(f"{NEEDS_SHARED}/data/ratings")
     return folder

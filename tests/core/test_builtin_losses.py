@@ -86,14 +86,14 @@ def spoilt(rollout: Rollout, advantages: Advantages) -> tuple[Rollout, Advantage
 
 @pytest.mark.parametrize(("name", "options"), LOSSES, ids=ids)
 def test_cutting_order_and_padding_change_nothing(
-    stories260k: Path, name: str, options: dict[str, Any]
+    tiny_model: Path, name: str, options: dict[str, Any]
 ) -> None:
     aggregation = "sequence_mean_token_mean"
-    plain = Bench(stories260k, built(name, options), aggregation=aggregation)
+    plain = Bench(tiny_model, built(name, options), aggregation=aggregation)
     rollout, advantages = a_batch(plain)
     expected = plain.updater.update(rollout, advantages, step=0)
 
-    changed = Bench(stories260k, built(name, options), aggregation=aggregation, tokens_per_microbatch=30)
+    changed = Bench(tiny_model, built(name, options), aggregation=aggregation, tokens_per_microbatch=30)
     order = [4, 0, 6, 2, 5, 1, 3]
     found = changed.updater.update(*spoilt(rollout.select(order), advantages.select(order)), step=0)
 
@@ -104,19 +104,19 @@ def test_cutting_order_and_padding_change_nothing(
         assert found[metric] == pytest.approx(number, rel=1e-4, abs=1e-6), metric
 
 
-def test_the_surrogate_clip_sum_moves_nothing_where_an_update_begins(stories260k: Path) -> None:
+def test_the_surrogate_clip_sum_moves_nothing_where_an_update_begins(tiny_model: Path) -> None:
     """What its docstring warns of: at the old policy, the gradient is exactly zero."""
-    bench = Bench(stories260k, built("surrogate_clip_sum", {}))
+    bench = Bench(tiny_model, built("surrogate_clip_sum", {}))
     rollout, advantages = samples()
     metrics = bench.updater.update(rollout, advantages, step=0)
     assert metrics["grad_norm"] == 0.0
 
 
-def test_gspo_begins_with_the_gradient_of_ppo_where_a_sequence_has_one_advantage(stories260k: Path) -> None:
+def test_gspo_begins_with_the_gradient_of_ppo_where_a_sequence_has_one_advantage(tiny_model: Path) -> None:
     rollout, advantages = samples()
     shape = advantages.advantages.shape
     one = replace(advantages, advantages=advantages.advantages[:, :1].expand(shape).clone())
-    benches = [Bench(stories260k, built(name, {})) for name in ("gspo", "ppo_clip")]
+    benches = [Bench(tiny_model, built(name, {})) for name in ("gspo", "ppo_clip")]
     for bench in benches:
         bench.updater.update(rollout, one, step=0)
     assert_same(benches[0].gradients[0], benches[1].gradients[0])
@@ -124,10 +124,10 @@ def test_gspo_begins_with_the_gradient_of_ppo_where_a_sequence_has_one_advantage
 
 @pytest.mark.parametrize("difference", [43.0, 50.0, 60.0])
 def test_a_far_policy_is_pulled_back_by_a_gradient_of_the_norm_allowed(
-    stories260k: Path, difference: float
+    tiny_model: Path, difference: float
 ) -> None:
     """Its gradient is finite in float32, but not the square of it, of which a norm is made."""
-    bench = Bench(stories260k, built("ppo_clip", {}), max_grad_norm=1.0)
+    bench = Bench(tiny_model, built("ppo_clip", {}), max_grad_norm=1.0)
     rollout, advantages = samples()
     rollout = replace(rollout, old_logprobs=bench.logprobs(rollout) - difference)
     worse = replace(advantages, advantages=-advantages.advantages.abs())

@@ -20,14 +20,6 @@ from ppokit.ratings.stats import Stats, distribution, stats_of
 from ppokit.ratings.table import read_ratings
 
 
-@pytest.fixture
-def shared_ratings() -> Path:
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "ratings"
-    if not folder.is_dir():
-        pytest.skip("../shared/data/ratings is missing")
-    return folder
-
-
 def rating(row: int, text: str, value: float, rater: str, item: str = "", split: str | None = None) -> Rating:
     return Rating(row, f"prompt {text}", text, value, rater, item or text, split, {})
 

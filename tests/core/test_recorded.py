@@ -22,8 +22,8 @@ def policy(folder: Path, **changes: Any) -> SamplingPolicy:
     return SamplingPolicy(cast(Any, None), cast(PreTrainedTokenizerBase, tokenizer), frozenset({2, 7}))
 
 
-def test_each_text_ends_with_the_models_end(stories260k: Path) -> None:
-    given = policy(stories260k)
+def test_each_text_ends_with_the_models_end(tiny_model: Path) -> None:
+    given = policy(tiny_model)
     found = as_generation(TEXTS, given)
     plain = [given.tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
     assert found.response_ids == [[*ids, given.tokenizer.eos_token_id] for ids in plain]
@@ -35,14 +35,14 @@ def test_each_text_ends_with_the_models_end(stories260k: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_a_longer_one_is_cut_and_not_finished(stories260k: Path, limit: int) -> None:
-    whole = as_generation(TEXTS, policy(stories260k))
-    found = as_generation(TEXTS, policy(stories260k), limit)
+def test_a_longer_one_is_cut_and_not_finished(tiny_model: Path, limit: int) -> None:
+    whole = as_generation(TEXTS, policy(tiny_model))
+    found = as_generation(TEXTS, policy(tiny_model), limit)
     assert found.response_ids == [ids[:limit] for ids in whole.response_ids]
     assert found.finished == [len(ids) <= limit for ids in whole.response_ids]
     assert found.texts == TEXTS, "the whole text was rated"
 
 
-def test_without_an_end_of_sequence_token_the_models_first_end_is_taken(stories260k: Path) -> None:
-    found = as_generation(["Tom"], policy(stories260k, eos_token=None))
+def test_without_an_end_of_sequence_token_the_models_first_end_is_taken(tiny_model: Path) -> None:
+    found = as_generation(["Tom"], policy(tiny_model, eos_token=None))
     assert found.response_ids[0][-1] == 2

@@ -217,8 +217,8 @@ class TestLearningRate:
         half = math.sqrt(0.5) / 2
         assert self.rates(schedule="cosine") == pytest.approx([1, 0.5 + half, 0.5, 0.5 - half])
 
-    def test_it_is_what_the_optimizer_gets(self, stories260k: Path) -> None:
-        bench = Bench(stories260k, both_losses(), schedule="linear", steps=4)
+    def test_it_is_what_the_optimizer_gets(self, tiny_model: Path) -> None:
+        bench = Bench(tiny_model, both_losses(), schedule="linear", steps=4)
         rollout, advantages = samples()
         metrics = bench.updater.update(rollout, advantages, step=3)
         assert bench.rates == [0.0025]
@@ -228,13 +228,13 @@ class TestLearningRate:
 class TestCutting:
     @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean_token_mean"])
     @pytest.mark.parametrize("value", ["own_adapter", "policy_trunk", "detached_trunk"])
-    def test_microbatches_change_nothing(self, stories260k: Path, aggregation: Any, value: Any) -> None:
+    def test_microbatches_change_nothing(self, tiny_model: Path, aggregation: Any, value: Any) -> None:
         rollout, advantages = samples()
-        whole = Bench(stories260k, both_losses(), value, aggregation=aggregation)
+        whole = Bench(tiny_model, both_losses(), value, aggregation=aggregation)
         expected = whole.updater.update(rollout, advantages, step=0)
         for tokens in (1, 20, 45):
             cut = Bench(
-                stories260k, both_losses(), value, aggregation=aggregation, tokens_per_microbatch=tokens
+                tiny_model, both_losses(), value, aggregation=aggregation, tokens_per_microbatch=tokens
             )
             found = cut.updater.update(rollout, advantages, step=0)
             assert_same(cut.gradients[0], whole.gradients[0])
@@ -242,12 +242,12 @@ class TestCutting:
             for name, number in expected.items():
                 assert found[name] == pytest.approx(number, rel=1e-4, abs=1e-6), name
 
-    def test_the_gradient_is_that_of_the_loss_as_written(self, stories260k: Path) -> None:
+    def test_the_gradient_is_that_of_the_loss_as_written(self, tiny_model: Path) -> None:
         """Oracle: the whole sum in one expression, over samples run one by one."""
         rollout, advantages = samples()
-        bench = Bench(stories260k, both_losses(), tokens_per_microbatch=30)
+        bench = Bench(tiny_model, both_losses(), tokens_per_microbatch=30)
         metrics = bench.updater.update(rollout, advantages, step=0)
-        alone = Bench(stories260k, both_losses())
+        alone = Bench(tiny_model, both_losses())
         count = int(rollout.response_mask.sum())
         policy = value = entropy = torch.zeros(())
         for i in range(len(rollout)):
@@ -276,21 +276,21 @@ class TestCutting:
         norm = torch.stack([g.norm() for g in expected.values()]).norm().item()
         assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
 
-    def test_the_first_policy_loss_is_minus_the_mean_advantage(self, stories260k: Path) -> None:
+    def test_the_first_policy_loss_is_minus_the_mean_advantage(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
-        bench = Bench(stories260k, [weighted(PolicyLoss(), "new_logprobs", "old_logprobs")])
+        bench = Bench(tiny_model, [weighted(PolicyLoss(), "new_logprobs", "old_logprobs")])
         metrics = bench.updater.update(rollout, advantages, step=0)
         real = advantages.advantages[rollout.response_mask]
         assert metrics["loss/loss"] == pytest.approx(-real.mean().item(), rel=1e-5)
         assert metrics["test/ratio"] == 1.0
         assert metrics["policy/approx_kl"] == 0.0
 
-    def test_order_and_padding_change_nothing(self, stories260k: Path) -> None:
+    def test_order_and_padding_change_nothing(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
-        plain = Bench(stories260k, both_losses(), tokens_per_microbatch=40)
+        plain = Bench(tiny_model, both_losses(), tokens_per_microbatch=40)
         plain.updater.update(rollout, advantages, step=0)
         order = [4, 0, 6, 2, 5, 1, 3]
-        turned = Bench(stories260k, both_losses(), tokens_per_microbatch=40)
+        turned = Bench(tiny_model, both_losses(), tokens_per_microbatch=40)
         turned.updater.update(rollout.select(order), advantages.select(order), step=0)
         assert_same(turned.gradients[0], plain.gradients[0])
 
@@ -310,18 +310,18 @@ class TestCutting:
             widen(t, math.nan).where(mask, torch.tensor(math.nan))
             for t in (advantages.advantages, advantages.returns)
         ]
-        wide = Bench(stories260k, both_losses(), tokens_per_microbatch=40)
+        wide = Bench(tiny_model, both_losses(), tokens_per_microbatch=40)
         wide.updater.update(wide_rollout, Advantages(*spoilt), step=0)
         assert_same(wide.gradients[0], plain.gradients[0])
 
 
 class TestPasses:
-    def test_old_logprobs_of_the_first_pass_are_those_of_a_pass_before(self, stories260k: Path) -> None:
+    def test_old_logprobs_of_the_first_pass_are_those_of_a_pass_before(self, tiny_model: Path) -> None:
         """Over three epochs, so that the old ones differ from the new ones."""
         rollout, advantages = samples()
         changes = {"epochs": 3, "tokens_per_microbatch": 40, "learning_rate": 1e-3}
-        found = Bench(stories260k, both_losses(), **changes)
-        given = Bench(stories260k, both_losses(), **changes)
+        found = Bench(tiny_model, both_losses(), **changes)
+        given = Bench(tiny_model, both_losses(), **changes)
         metrics = found.updater.update(rollout, advantages, step=0)
         before = given.logprobs(rollout)
         expected = given.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
@@ -331,11 +331,11 @@ class TestPasses:
         assert_same(found.gradients[1], given.gradients[1], relative=2e-3)
         assert metrics["update/passes"] == 3
 
-    def test_the_kl_is_that_of_the_policy_that_sampled(self, stories260k: Path) -> None:
+    def test_the_kl_is_that_of_the_policy_that_sampled(self, tiny_model: Path) -> None:
         """Over all epochs and micro-batches, though the policy moves; where no pass came before."""
         rollout, advantages = samples()
         bench = Bench(
-            stories260k,
+            tiny_model,
             [weighted(PolicyLoss(), "new_logprobs", "old_logprobs")],
             epochs=3,
             tokens_per_microbatch=40,
@@ -351,10 +351,10 @@ class TestPasses:
         known = replace(rollout, ref_logprobs=reference, old_logprobs=before)
         assert "kl/k1" not in bench.updater.update(known, advantages, step=1), "reported with the rollout"
 
-    def test_minibatches_take_each_sample_once_an_epoch(self, stories260k: Path) -> None:
+    def test_minibatches_take_each_sample_once_an_epoch(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         losses = both_losses()
-        bench = Bench(stories260k, losses, minibatches=3, epochs=2)
+        bench = Bench(tiny_model, losses, minibatches=3, epochs=2)
         before = bench.logprobs(rollout)
         metrics = bench.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
         assert metrics["update/passes"] == len(bench.gradients) == 6
@@ -368,11 +368,11 @@ class TestPasses:
         assert seen[:7] != seen[7:]
 
     @pytest.mark.parametrize("variance", ["sample", "population"])
-    def test_each_minibatch_is_whitened(self, stories260k: Path, variance: Any) -> None:
+    def test_each_minibatch_is_whitened(self, tiny_model: Path, variance: Any) -> None:
         rollout, advantages = samples()
         loss = PolicyLoss()
         bench = Bench(
-            stories260k, [weighted(loss, "new_logprobs", "old_logprobs")], minibatches=2, whiten=variance
+            tiny_model, [weighted(loss, "new_logprobs", "old_logprobs")], minibatches=2, whiten=variance
         )
         before = bench.logprobs(rollout)
         bench.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
@@ -386,7 +386,7 @@ class TestPasses:
         assert len(seen) == len(given)
         assert seen != given
 
-    def test_advantages_are_weighed_for_the_other_losses(self, stories260k: Path) -> None:
+    def test_advantages_are_weighed_for_the_other_losses(self, tiny_model: Path) -> None:
         """As if they had been estimated so; whatever stands on padding."""
         rollout, advantages = samples()
         weights = torch.rand(rollout.response_ids.shape) + 0.5
@@ -399,9 +399,9 @@ class TestPasses:
             return AdvantageWeights(found, {"test/weight": found})
 
         reweighing = weighted(Weighing(advantage_weights), "new_logprobs", "old_logprobs", name="weighing")
-        found = Bench(stories260k, [*both_losses(), reweighing], tokens_per_microbatch=40)
+        found = Bench(tiny_model, [*both_losses(), reweighing], tokens_per_microbatch=40)
         metrics = found.updater.update(rollout, advantages, step=0)
-        expected = Bench(stories260k, both_losses())
+        expected = Bench(tiny_model, both_losses())
         product = (advantages.advantages * weights).nan_to_num()
         expected.updater.update(rollout, replace(advantages, advantages=product), step=0)
         assert_same(found.gradients[0], expected.gradients[0])
@@ -417,35 +417,35 @@ class TestPasses:
             (lambda i: AdvantageWeights(i.mask / 0.0), "weights below 0 or not finite"),
         ],
     )
-    def test_weights_that_break_their_contract(self, stories260k: Path, make: Any, came: str) -> None:
+    def test_weights_that_break_their_contract(self, tiny_model: Path, make: Any, came: str) -> None:
         rollout, advantages = samples(2)
-        bench = Bench(stories260k, [weighted(Weighing(make), "new_logprobs", "old_logprobs")])
+        bench = Bench(tiny_model, [weighted(Weighing(make), "new_logprobs", "old_logprobs")])
         with pytest.raises(PluginError, match=rf"^loss 'loss' \(plugin acme 1.0.*{came}"):
             bench.updater.update(rollout, advantages, step=0)
 
-    def test_more_minibatches_than_samples(self, stories260k: Path) -> None:
+    def test_more_minibatches_than_samples(self, tiny_model: Path) -> None:
         rollout, advantages = samples(2)
-        bench = Bench(stories260k, both_losses(), minibatches=5)
+        bench = Bench(tiny_model, both_losses(), minibatches=5)
         known = replace(rollout, old_logprobs=bench.logprobs(rollout))
         assert bench.updater.update(known, advantages, step=0)["update/passes"] == 2
 
-    def test_minibatches_without_logprobs_from_before_are_refused(self, stories260k: Path) -> None:
+    def test_minibatches_without_logprobs_from_before_are_refused(self, tiny_model: Path) -> None:
         """Those of the second would be taken from a policy that the first has moved."""
         rollout, advantages = samples()
-        bench = Bench(stories260k, both_losses())
+        bench = Bench(tiny_model, both_losses())
         with pytest.raises(TrainingError, match=r"2 mini-batches .*set update\.minibatches"):
             bench.updater.update(rollout, advantages, step=0, minibatches=2)
 
-    def test_no_samples_move_nothing(self, stories260k: Path) -> None:
+    def test_no_samples_move_nothing(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
-        bench = Bench(stories260k, both_losses())
+        bench = Bench(tiny_model, both_losses())
         metrics = bench.updater.update(rollout.select([]), advantages.select([]), step=0)
         assert metrics["update/passes"] == 0
         assert bench.gradients == []
 
-    def test_clipping_scales_the_gradient(self, stories260k: Path) -> None:
+    def test_clipping_scales_the_gradient(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
-        free, clipped = (Bench(stories260k, both_losses(), max_grad_norm=n) for n in (1e9, 0.01))
+        free, clipped = (Bench(tiny_model, both_losses(), max_grad_norm=n) for n in (1e9, 0.01))
         expected = free.updater.update(rollout, advantages, step=0)["grad_norm"]
         found = clipped.updater.update(rollout, advantages, step=0)["grad_norm"]
         assert expected > 0.01
@@ -458,17 +458,17 @@ class TestPasses:
             relative=1e-4,
         )
 
-    def test_target_kl_stops_before_the_step_that_follows(self, stories260k: Path) -> None:
+    def test_target_kl_stops_before_the_step_that_follows(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
-        bench = Bench(stories260k, both_losses(), epochs=5, target_kl=1e-4, learning_rate=0.02)
+        bench = Bench(tiny_model, both_losses(), epochs=5, target_kl=1e-4, learning_rate=0.02)
         metrics = bench.updater.update(rollout, advantages, step=0)
         assert metrics["update/stopped_by_target_kl"] == 1.0
         assert metrics["update/passes"] == len(bench.gradients) == 1
-        calm = Bench(stories260k, both_losses(), epochs=2, target_kl=1e3)
+        calm = Bench(tiny_model, both_losses(), epochs=2, target_kl=1e3)
         metrics = calm.updater.update(rollout, advantages, step=0)
         assert (metrics["update/stopped_by_target_kl"], metrics["update/passes"]) == (0.0, 2.0)
 
-    def test_a_pass_that_target_kl_ends_counts_in_the_mean_of_losses(self, stories260k: Path) -> None:
+    def test_a_pass_that_target_kl_ends_counts_in_the_mean_of_losses(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         ones = weighted(
             Given(lambda i: LossOutput(torch.ones_like(i.new_logprobs))),
@@ -477,7 +477,7 @@ class TestPasses:
             name="ones",
         )
         losses = [*both_losses(), ones]
-        bench = Bench(stories260k, losses, epochs=5, target_kl=1e-4, learning_rate=0.02)
+        bench = Bench(tiny_model, losses, epochs=5, target_kl=1e-4, learning_rate=0.02)
         metrics = bench.updater.update(rollout, advantages, step=0)
         assert metrics["update/passes"] == 1
         assert metrics["loss/ones"] == pytest.approx(1.0)
@@ -485,11 +485,11 @@ class TestPasses:
 
 class TestFailures:
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
-    def test_a_loss_that_is_not_finite(self, stories260k: Path, bad: float) -> None:
+    def test_a_loss_that_is_not_finite(self, tiny_model: Path, bad: float) -> None:
         rollout, advantages = samples()
         assert advantages.returns is not None
         advantages.advantages[2, 0] = bad
-        bench = Bench(stories260k, both_losses())  # all seven in one micro-batch
+        bench = Bench(tiny_model, both_losses())  # all seven in one micro-batch
         before = {name: w.detach().clone() for name, w in bench.master_weights.weights.items()}
         with pytest.raises(
             TrainingError, match=r"loss 'policy' is (nan|-inf), by the sample sample-2\. Look"
@@ -500,7 +500,7 @@ class TestFailures:
             assert weight.grad is None
         assert bench.gradients == []
 
-    def test_a_gradient_that_is_not_finite(self, stories260k: Path) -> None:
+    def test_a_gradient_that_is_not_finite(self, tiny_model: Path) -> None:
         """sqrt(0) is finite and its gradient is not."""
         rollout, advantages = samples()
 
@@ -508,7 +508,7 @@ class TestFailures:
             assert inputs.new_logprobs is not None
             return LossOutput((inputs.new_logprobs - inputs.new_logprobs.detach()).sqrt())
 
-        bench = Bench(stories260k, [weighted(Given(root), "new_logprobs", "old_logprobs")])
+        bench = Bench(tiny_model, [weighted(Given(root), "new_logprobs", "old_logprobs")])
         with pytest.raises(TrainingError, match=r"the gradient is not finite in .*sample-0"):
             bench.updater.update(rollout, advantages, step=0)
         assert bench.gradients == []
@@ -525,18 +525,18 @@ class TestFailures:
             (lambda i: i.new_logprobs, "a Tensor; expected a LossOutput"),
         ],
     )
-    def test_a_loss_that_breaks_its_contract(self, stories260k: Path, make: Any, came: str) -> None:
+    def test_a_loss_that_breaks_its_contract(self, tiny_model: Path, make: Any, came: str) -> None:
         rollout, advantages = samples()
-        bench = Bench(stories260k, [weighted(Given(make), "new_logprobs", "old_logprobs")])
+        bench = Bench(tiny_model, [weighted(Given(make), "new_logprobs", "old_logprobs")])
         with pytest.raises(PluginError, match=rf"acme 1\.0; recipe: losses\[0\]\.use.* returned {came}"):
             bench.updater.update(rollout, advantages, step=0)
 
 
 class TestGroups:
-    def test_a_value_loss_runs_through_the_value_adapter_alone(self, stories260k: Path) -> None:
+    def test_a_value_loss_runs_through_the_value_adapter_alone(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         losses = both_losses()
-        bench = Bench(stories260k, losses)
+        bench = Bench(tiny_model, losses)
         bench.updater.update(rollout, advantages, step=0)
         (policy,), (value,) = losses[0].loss.seen, losses[1].loss.seen  # type: ignore[attr-defined]
         assert policy.values is None
@@ -547,28 +547,28 @@ class TestGroups:
         ]
 
     @pytest.mark.parametrize("value", ["policy_trunk", "detached_trunk"])
-    def test_a_head_on_the_trunk_shares_the_pass(self, stories260k: Path, value: Any) -> None:
-        bench = Bench(stories260k, both_losses(), value)
+    def test_a_head_on_the_trunk_shares_the_pass(self, tiny_model: Path, value: Any) -> None:
+        bench = Bench(tiny_model, both_losses(), value)
         calls: list[int] = []
         bench.roles.model.base_model.register_forward_hook(lambda *_: calls.append(1))
         bench.updater.update(*samples(), step=0)
         assert calls == [1]
 
     @pytest.mark.parametrize("value", ["own_adapter", "policy_trunk"])
-    def test_a_loss_of_both(self, stories260k: Path, value: Any) -> None:
+    def test_a_loss_of_both(self, tiny_model: Path, value: Any) -> None:
         """Beside others: the gradient is the sum of what each would have alone."""
         rollout, advantages = samples()
         both = weighted(BothLoss(), "new_logprobs", "old_logprobs", "values", weight=0.5, name="both")
-        together = Bench(stories260k, [*both_losses(), both], value)
+        together = Bench(tiny_model, [*both_losses(), both], value)
         together.updater.update(rollout, advantages, step=0)
-        alone = [Bench(stories260k, losses, value) for losses in (both_losses(), [both])]
+        alone = [Bench(tiny_model, losses, value) for losses in (both_losses(), [both])]
         for bench in alone:
             bench.updater.update(rollout, advantages, step=0)
         summed = {n: g + alone[1].gradients[0][n] for n, g in alone[0].gradients[0].items()}
         assert_same(together.gradients[0], summed, relative=1e-4)
 
-    def test_value_losses_alone_leave_the_policy(self, stories260k: Path) -> None:
-        bench = Bench(stories260k, [weighted(ValueLoss(), "values")])
+    def test_value_losses_alone_leave_the_policy(self, tiny_model: Path) -> None:
+        bench = Bench(tiny_model, [weighted(ValueLoss(), "values")])
         metrics = bench.updater.update(*samples(), step=0)
         for name, gradient in bench.gradients[0].items():
             moves = gradient.abs().sum().item() > 0

@@ -44,9 +44,9 @@ def llama(checkpoint: Path) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("tokens", [20, LONGEST, LONGEST + 1])
-def test_a_llama_gives_the_numbers_of_its_own(stories260k: Path, tokens: int) -> None:
+def test_a_llama_gives_the_numbers_of_its_own(tiny_model: Path, tokens: int) -> None:
     """Short sequences by the kernel, longer ones by PyTorch's, which gives the same bits."""
-    model = llama(stories260k)
+    model = llama(tiny_model)
     ids = (torch.arange(2 * tokens) % 400 + 5).view(2, -1)
     with torch.no_grad():
         expected = model(ids).logits
@@ -58,9 +58,9 @@ def test_a_llama_gives_the_numbers_of_its_own(stories260k: Path, tokens: int) ->
         assert torch.equal(model(ids).logits, expected)
 
 
-def test_padded_rows_and_a_cache_are_pytorchs(stories260k: Path) -> None:
+def test_padded_rows_and_a_cache_are_pytorchs(tiny_model: Path) -> None:
     """Each row has a mask of its own there, which the kernel cannot follow."""
-    model = llama(stories260k)
+    model = llama(tiny_model)
     ids = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]])
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -84,8 +84,8 @@ def test_padded_rows_and_a_cache_are_pytorchs(stories260k: Path) -> None:
         assert torch.equal(mine, other)
 
 
-def test_does_not_fit_where_the_results_differ(stories260k: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = llama(stories260k)
+def test_does_not_fit_where_the_results_differ(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama(tiny_model)
 
     def capped(*inputs: torch.Tensor, **options: object) -> tuple[torch.Tensor, None]:
         out, _ = short_attention(*inputs, **options)  # type: ignore[arg-type]
@@ -96,8 +96,8 @@ def test_does_not_fit_where_the_results_differ(stories260k: Path, monkeypatch: p
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_another_implementation_is_left_alone(stories260k: Path) -> None:
-    model = llama(stories260k)
+def test_another_implementation_is_left_alone(tiny_model: Path) -> None:
+    model = llama(tiny_model)
     model.set_attn_implementation("eager")
     assert not attention.install(model)
     attention.remove(model)

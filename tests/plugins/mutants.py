@@ -77,10 +77,10 @@ def noticed(module: str, tests: str, source: str) -> int:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    settings.load_profile("mutants")
     sys.meta_path.insert(0, Variant(module, source))
     # hypothesis is there before pytest could rewrite its assertions, which nobody looks at.
     quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
+    quiet += ["--hypothesis-profile", "mutants"]
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         code = pytest.main([*(str(HERE / test) for test in tests.split()), "-x", "-q", *quiet])
     return {pytest.ExitCode.OK: SURVIVED, pytest.ExitCode.TESTS_FAILED: KILLED}.get(code, BROKEN)

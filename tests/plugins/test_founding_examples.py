@@ -44,8 +44,8 @@ def test_the_formulas_print_what_the_page_says(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fit_and_predict_print_what_the_page_says(folder: Path, stories260k: Path) -> None:
-    (folder / "my-model").symlink_to(stories260k)
+def test_fit_and_predict_print_what_the_page_says(folder: Path, tiny_model: Path) -> None:
+    (folder / "my-model").symlink_to(tiny_model)
     (folder / "recipes").symlink_to(REPOSITORY / "recipes")
     before, heading, after = PAGE.read_text(encoding="utf-8").partition(MODEL_HEADING)
     assert heading

@@ -32,9 +32,9 @@ def ratings(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def policy(stories260k: Path) -> SamplingPolicy:
-    model = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(stories260k)
+def policy(tiny_model: Path) -> SamplingPolicy:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     return SamplingPolicy(model, tokenizer, frozenset({tokenizer.eos_token_id}))
 
 

@@ -240,8 +240,8 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path, context, unknown_co
     assert "is a LlamaForCausalLM; expected a sequence classifier" in problem
 
 
-def test_a_trained_language_model_is_refused(stories260k, context, unknown_columns) -> None:
-    options = RewardModelOptions(model=str(stories260k), label=0)
+def test_a_trained_language_model_is_refused(tiny_model, context, unknown_columns) -> None:
+    options = RewardModelOptions(model=str(tiny_model), label=0)
     assert len(list(check(options, unknown_columns))) == 1
     with pytest.raises(ModelError, match="has no trained head"):
         RewardModel(options, context)

@@ -25,9 +25,9 @@ TEXTS = ("Once upon a time", "The dog", "Lily and Tom went to the park. They")
 
 
 @pytest.fixture(scope="module")
-def policy(stories260k: Path) -> SamplingPolicy:
-    model = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(stories260k)
+def policy(tiny_model: Path) -> SamplingPolicy:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     return SamplingPolicy(model, tokenizer, frozenset({tokenizer.eos_token_id}))
 
 

@@ -31,7 +31,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def recipe_dict(stories260k: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def recipe_dict(tiny_model: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """A small LoRA recipe in `tmp_path`; whole sections are replaced by keyword."""
 
     def make(**sections: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def recipe_dict(stories260k: Path, tmp_path: Path) -> Callable[..., dict[str, An
         lines = [json.dumps({"prompt": text, "number": i}) for i, text in enumerate(OPENERS)]
         prompts.write_text("\n".join(lines) + "\n")
         made = {
-            "model": {"name": str(stories260k), "dtype": "float32"},
+            "model": {"name": str(tiny_model), "dtype": "float32"},
             "lora": {"r": 4},
             "prompts": {"path": str(prompts)},
             "rollout": {"max_new_tokens": 10, "prompts_per_step": 4, "responses_per_prompt": 2},

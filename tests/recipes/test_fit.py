@@ -73,8 +73,8 @@ def test_what_people_liked_becomes_likelier(trainer: PPOTrainer, tmp_path: Path)
     assert (tmp_path / "run" / "policy" / "adapter_model.safetensors").is_file()
 
 
-def test_the_rollout_is_what_was_recorded(trainer: PPOTrainer, tmp_path: Path, stories260k: Path) -> None:
-    untrained = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32)
+def test_the_rollout_is_what_was_recorded(trainer: PPOTrainer, tmp_path: Path, tiny_model: Path) -> None:
+    untrained = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     trainer.fit(PROMPTS, GOOD + BAD, RATINGS, epochs=1)
     rows = rollouts_of(tmp_path / "run").popitem()[1]
     tokenizer = trainer.components.tokenizer
@@ -111,10 +111,10 @@ def test_the_ratio_is_against_the_policy_as_fit_began(
     assert all(len(olds) <= 2 for olds in seen.values()), "two responses may share a rating"
 
 
-def test_predict_is_what_transformers_gives(trainer: PPOTrainer, stories260k: Path) -> None:
+def test_predict_is_what_transformers_gives(trainer: PPOTrainer, tiny_model: Path) -> None:
     (prediction,) = trainer.predict(["Once upon a time"])
-    model = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(stories260k)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     ids = tokenizer("Once upon a time", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         expected = model(ids).logits[0, -1].softmax(dim=-1)

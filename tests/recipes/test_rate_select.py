@@ -62,7 +62,7 @@ def radius(all_rows: Chosen, chosen: Chosen) -> float:
 
 
 def test_select(
-    recipe_file: Callable[..., Path], stories260k: Path, tmp_path: Path, choose: Callable[..., Chosen]
+    recipe_file: Callable[..., Path], tiny_model: Path, tmp_path: Path, choose: Callable[..., Chosen]
 ) -> None:
     run: dict[str, Any] = {"steps": 2, "out": str(tmp_path / "run"), "sample_every": 0}
     rollout = {"max_new_tokens": 6, "prompts_per_step": 4, "responses_per_prompt": 3}
@@ -77,7 +77,7 @@ def test_select(
         for prompt, response in rows:
             out.writerow([prompt, response, len(response) % 11, "ana"])
     reward = tmp_path / "reward"
-    fit = ["--model", stories260k, "--out", reward, "--heads", 3, "--epochs", 1, "--no-curve"]
+    fit = ["--model", tiny_model, "--out", reward, "--heads", 3, "--epochs", 1, "--no-curve"]
     command("reward", "fit", tmp_path / "rated.csv", *fit, "--held-out", 0.5)
 
     random = choose("--select", "random")

@@ -158,13 +158,13 @@ def test_a_trained_policy_does_not_read_out_what_people_wrote(make: RecipeDict, 
     assert said == load_policy(recipe, None).answer(["Once upon a time", "The dog was"], seed=0)
 
 
-def test_the_bases_hidden_states_are_those_of_transformers(make: RecipeDict, stories260k: Path) -> None:
+def test_the_bases_hidden_states_are_those_of_transformers(make: RecipeDict, tiny_model: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     texts = ["Tom ran home.", "A big dog", ""]
     trainer = PPOTrainer(Recipe.from_dict(make()))
-    tokenizer = AutoTokenizer.from_pretrained(stories260k)
-    model = AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     ids = [tokenizer(text)["input_ids"] or [tokenizer.eos_token_id] for text in texts]
     found = SharedBaseModel(trainer.roles).embed(ids)
     for row, tokens in zip(found, ids, strict=True):

@@ -93,14 +93,14 @@ def settings(out: Path, steps: int = 6) -> dict[str, Any]:
 )
 def test_resumed_equals_straight(
     recipe_dict: RecipeDict,
-    stories260k: Path,
+    tiny_model: Path,
     tmp_path: Path,
     model: dict[str, Any],
     lora: dict[str, Any] | None,
 ) -> None:
     common = {
         "rewards": REWARDS,
-        "model": {"name": str(stories260k), **model},
+        "model": {"name": str(tiny_model), **model},
         "lora": lora,
         "update": {"learning_rate": 1e-3, "minibatches": 2, "warmup_steps": 2, "schedule": "cosine"},
     }

@@ -44,15 +44,15 @@ def fitted(model: Any, tokenizer: Any, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def reward_folder(stories260k: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    tokenizer = AutoTokenizer.from_pretrained(stories260k)
-    model = AutoModelForSequenceClassification.from_pretrained(stories260k, num_labels=1, dtype=torch.float32)
+def reward_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1, dtype=torch.float32)
     return fitted(model, tokenizer, tmp_path_factory.mktemp("fitted"))
 
 
-def scored(reward_folder: str, stories260k: Path, ids: list[list[int]]) -> list[float]:
+def scored(reward_folder: str, tiny_model: Path, ids: list[list[int]]) -> list[float]:
     """By plain transformers and peft."""
-    model = AutoModelForSequenceClassification.from_pretrained(stories260k, num_labels=1, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1, dtype=torch.float32)
     model.config.pad_token_id = 0
     peft = PeftModel.from_pretrained(model, reward_folder).eval()
     with torch.no_grad():
@@ -60,7 +60,7 @@ def scored(reward_folder: str, stories260k: Path, ids: list[list[int]]) -> list[
 
 
 def test_it_scores_as_on_a_base_of_its_own(
-    recipe_dict: RecipeDict, reward_folder: str, stories260k: Path
+    recipe_dict: RecipeDict, reward_folder: str, tiny_model: Path
 ) -> None:
     """Before and after training, which moves the policy and not the reward."""
     rewards = [
@@ -76,7 +76,7 @@ def test_it_scores_as_on_a_base_of_its_own(
         ids = trainer.components.tokenizer(
             [f"{p} {r.removeprefix(' ')}" for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
         )["input_ids"]
-        expected = scored(reward_folder, stories260k, ids)
+        expected = scored(reward_folder, tiny_model, ids)
         assert found.breakdown["shared"].tolist() == pytest.approx(expected, abs=1e-4)
         assert len(set(expected)) > 4
         trainer.update(rollout, trainer.estimate(rollout, found))
@@ -102,7 +102,7 @@ def test_it_takes_no_timeout(recipe_dict: RecipeDict, reward_folder: str) -> Non
 
 
 def test_the_value_function_begins_as_the_reward_model(
-    recipe_dict: RecipeDict, reward_folder: str, stories260k: Path
+    recipe_dict: RecipeDict, reward_folder: str, tiny_model: Path
 ) -> None:
     """The value of a state is then the score of the text so far."""
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict(lora={"r": 4, "value_adapter": reward_folder})))
@@ -112,7 +112,7 @@ def test_the_value_function_begins_as_the_reward_model(
         prompt = rollout.prompt_ids[row]
         response = rollout.response_ids[row][rollout.response_mask[row]].tolist()
         texts = [[*prompt, *response[:t]] for t in range(len(response))]
-        expected = scored(reward_folder, stories260k, texts)
+        expected = scored(reward_folder, tiny_model, texts)
         assert rollout.values[row][: len(response)].tolist() == pytest.approx(expected, abs=1e-4)
     # It trains from there, and its rank is the reward model's own.
     names = [name for name in trainer.roles.trainable if ".value." in name]
@@ -144,8 +144,8 @@ def test_a_resumed_run_keeps_both(recipe_dict: RecipeDict, reward_folder: str, t
 
 
 class TestRefusals:
-    def test_another_base(self, recipe_dict: RecipeDict, stories260k: Path, tmp_path: Path) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(stories260k)
+    def test_another_base(self, recipe_dict: RecipeDict, tiny_model: Path, tmp_path: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
         config = LlamaConfig(
             vocab_size=512,
             hidden_size=32,

@@ -25,8 +25,8 @@ RecipeDict = Callable[..., dict[str, Any]]
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_and_its_policy(recipe_dict: RecipeDict, stories260k: Path, tmp_path: Path, dtype: str) -> None:
-    model = {"name": str(stories260k), "dtype": dtype, "load_in_4bit": True}
+def test_a_run_and_its_policy(recipe_dict: RecipeDict, tiny_model: Path, tmp_path: Path, dtype: str) -> None:
+    model = {"name": str(tiny_model), "dtype": dtype, "load_in_4bit": True}
     run = tmp_path / "run"
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict(model=model)))
     before = trainer.answer(OPENERS)
@@ -51,11 +51,11 @@ def test_a_run_and_its_policy(recipe_dict: RecipeDict, stories260k: Path, tmp_pa
 
 
 def test_a_checkpoint_in_four_bits_needs_lora_before_it_is_loaded(
-    recipe_dict: RecipeDict, stories260k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_dict: RecipeDict, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     four = tmp_path / "four"
-    shutil.copytree(stories260k, four)
-    source = find_model(str(stories260k))
+    shutil.copytree(tiny_model, four)
+    source = find_model(str(tiny_model))
     load_model(source, torch.float32, torch.device("cpu"), load_in_4bit=True).save_pretrained(four)
     monkeypatch.setattr(assembly, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(ModelError, match="lora: got none, and a base in 4 bits does not train"):
