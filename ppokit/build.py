@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ppokit.config.recipe import Recipe
 from ppokit.config.settings import LossSettings, RewardSettings, SelectedComponent, Settings
-from ppokit.data.prompts import Prompts, distinct, read_rows
+from ppokit.data.prompt_rows import read_prompts
+from ppokit.data.prompts import Prompts
 from ppokit.distributed import Processes
 from ppokit.errors import ModelError, PluginError, PpokitError
 from ppokit.models import quantization
@@ -80,9 +81,7 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
     # LoRA's first numbers, and whatever a plugin draws.
     torch.manual_seed(settings.run.seed)
     processes = Processes(Accelerator())
-    rows = read_rows(settings.prompts.path, settings.prompts.split)
-    if settings.prompts.distinct:
-        rows = distinct(rows, settings.prompts.column)
+    table = read_prompts(settings.prompts)
     source = find_model(
         settings.model.name,
         revision=settings.model.revision,
@@ -97,15 +96,13 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
     context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, base=base)
     engine: RolloutEngine = _build(recipe, recipe.engine, context)
     prompts = Prompts(
-        rows,
+        table,
         tokenizer,
-        column=settings.prompts.column,
-        chat=settings.prompts.chat,
-        system=settings.prompts.system,
+        settings.prompts,
+        settings.rollout,
+        settings.run,
         context=getattr(config.get_text_config(), "max_position_embeddings", None),
         max_new_tokens=engine.max_new_tokens,
-        per_step=settings.rollout.prompts_per_step,
-        seed=settings.run.seed,
     )
     scorer = Scorer(
         [_provider(recipe, choice, context) for choice in recipe.rewards],
@@ -131,7 +128,7 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
         raise ModelError("lora.target_modules: no parameter is left to train.")
     master_weights = MasterWeights(roles.trainable, weight_decay=settings.update.weight_decay)
     updater = Updater(roles, master_weights, losses, _plan(settings, engine), processes)
-    rollout_tokens = max(map(len, prompts.ids)) + engine.max_new_tokens
+    rollout_tokens = prompts.longest + engine.max_new_tokens
     responses = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
     return TrainerComponents(
         processes=processes,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ppokit.build import TrainerComponents, build_trainer
 from ppokit.config.recipe import Recipe
+from ppokit.data.tables import clear_parsed
 from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
 from ppokit.evaluation.canary import Canary, read_held_out
 from ppokit.plugin.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Warned
@@ -85,6 +86,7 @@ class PPOTrainer:
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
         self.observers = [*self.components.observers, *observers] if self.processes.is_main else []
+        clear_parsed()
 
     def train(self) -> None:
         """Run every step that is left.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from ppokit.cli.sections import Section, printable
 
 if TYPE_CHECKING:
+    from ppokit.data.tables import BadRow
     from ppokit.ratings.agreement import Estimate
     from ppokit.ratings.findings import Findings
-    from ppokit.ratings.rows import BadRow
     from ppokit.ratings.stats import Bar, Stats
 
 SHOWN_ROWS = 50

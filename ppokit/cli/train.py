@@ -88,7 +88,7 @@ def _train(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
         return
     # Where samples are not wanted, none are generated either.
     wanted = COMPARED_PROMPTS if recipe.settings.run.sample_every else 0
-    prompts = trainer.components.prompts.texts[:wanted]
+    prompts = trainer.components.prompts.first(wanted)
     before = trainer.answer(prompts) if prompts else []
     display.begin(trainer)
     trainer.train()

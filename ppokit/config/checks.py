@@ -20,9 +20,9 @@ from ppokit.config.settings import (
     UpdateSettings,
 )
 from ppokit.config.yaml_file import Document
-from ppokit.data.columns import is_local, read_columns
+from ppokit.data.prompt_rows import usable_prompts
+from ppokit.data.tables import is_local, read_table
 from ppokit.errors import DataError, ModelError
-from ppokit.messages import listed, suggest
 from ppokit.models import quantization
 from ppokit.models.names import check_name
 from ppokit.plugin.protocols import CheckContext
@@ -236,19 +236,15 @@ def _canary(
 
 def _columns(prompts: PromptFileSettings | None, key: str, document: Document) -> tuple[str, ...] | None:
     """Columns of a file of prompts; None where they cannot be known here."""
-    if prompts is None:
-        return None
-    if not is_local(prompts.path):
+    if prompts is None or not is_local(prompts.path) or Path(prompts.path).expanduser().is_dir():
         return None
     try:
-        columns = read_columns(prompts.path)
+        table = read_table(prompts.path, {prompts.column})
     except DataError as error:
         document.report(f"{key}.path", str(error))
         return None
-    if columns is not None and prompts.column not in columns:
-        document.report(
-            f"{key}.column",
-            f"{prompts.path} has the columns {listed(columns)}, and no {prompts.column!r}"
-            f"{suggest(prompts.column, columns)}",
-        )
-    return columns
+    try:
+        usable_prompts(table, prompts)
+    except DataError as error:
+        document.report(f"{key}.{'path' if prompts.column in table.header else 'column'}", str(error))
+    return table.header

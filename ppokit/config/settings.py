@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ppokit.data.tables import OnBadRow
 from ppokit.plugin.masked import Variance
 from ppokit.plugin.protocols import Component
-from ppokit.ratings.table import OnBadRow, RatingColumns
+from ppokit.ratings.records import RatingColumns
 
 Value = Literal["own_adapter", "policy_trunk", "detached_trunk"]
 FastPaths = Literal["auto", "off"]
@@ -81,12 +82,15 @@ class LoraSettings(Section):
 
 
 class PromptFileSettings(Section):
-    path: Text = Field(description="A .jsonl, .json, .csv, .parquet or .txt file, or a data set on the hub.")
+    path: Text = Field(
+        description="A .csv, .tsv, .jsonl, .json, .parquet or .txt file, or a data set on the hub."
+    )
     column: Text = Field(default="prompt", description="Column that holds the prompts.")
     split: Text = Field(default="train", description="Split of the data set.")
     distinct: bool = Field(
         default=False, description="Keep each prompt once, with its first row; for files of ratings."
     )
+    on_bad_row: OnBadRow = Field(default="fail", description="What to do about rows that cannot be read.")
 
 
 class PromptSettings(PromptFileSettings):

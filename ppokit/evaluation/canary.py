@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from ppokit.config.settings import CanarySettings
+from ppokit.data.tables import warn_of_bad_rows
 from ppokit.errors import DataError
 from ppokit.plugin.masked import masked_mean
 from ppokit.plugin.types import Rewards, Rollout
 from ppokit.ratings.agreement import rank_correlation
-from ppokit.ratings.table import mean_ratings, read_with_cells, warn_of_bad_rows
+from ppokit.ratings.table import mean_ratings, read_with_cells
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def read_held_out(
         DataError: the file cannot be read, has too few, or a cell is of another kind than the run's.
     """
     table, cells = read_with_cells(settings.path, settings.columns, on_bad_row=settings.on_bad_row)
-    warn_of_bad_rows(table)
+    warn_of_bad_rows(table.source, table.bad_rows)
     rated = mean_ratings(table)
     keys = list(rated)[: settings.limit]
     means = [rated[key] for key in keys]

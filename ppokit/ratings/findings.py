@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppokit.data.tables import BadRow
 from ppokit.messages import listed, shorten
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.repeats import Repeat, holds_choices, mixed_items, repeats_of, responses_of_items
-from ppokit.ratings.rows import BadRow
 from ppokit.ratings.splitting import leaks
 
 

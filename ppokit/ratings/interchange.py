@@ -26,11 +26,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ppokit.data.tables import BadRow, OnBadRow, Table, read_table
 from ppokit.errors import DataError
 from ppokit.messages import listed, suggest
 from ppokit.ratings.records import RatingColumns, RatingTable
-from ppokit.ratings.rows import BadRow, Rows, read_rows
-from ppokit.ratings.table import OnBadRow, table_of
+from ppokit.ratings.table import table_of
 from ppokit.ratings.writing import PAIR_COLUMNS, RATING_COLUMNS, write_csv
 
 Tool = Literal["argilla", "label_studio"]
@@ -117,32 +117,35 @@ def import_table(
     """
     columns = columns or RatingColumns()
     source = str(path)
-    rows = read_rows(path, {columns.prompt, columns.response, *FIELDS["pairs"]})
-    reader = _Reader(rows, source, columns, tool)
-    made = Rows(PAIR_COLUMNS if reader.pairs else RATING_COLUMNS, bad=list(rows.bad), notes=rows.notes)
+    exported = read_table(path, {columns.prompt, columns.response, *FIELDS["pairs"]})
+    reader = _Reader(exported, columns, tool)
+    rows: list[tuple[int, list[Any]]] = []
+    bad = list(exported.bad)
+    notes = list(exported.notes)
     left_out: Counter[str] = Counter()
-    for number_, cells in rows.rows:
+    for number_, cells in exported.rows:
         try:
-            made.rows += [(number_, row) for row in reader.read(cells, left_out)]
+            rows += [(number_, row) for row in reader.read(cells, left_out)]
         except ValueError as error:
-            made.bad.append(BadRow(number_, str(error)))
+            bad.append(BadRow(number_, str(error)))
     if left_out:
-        made.notes.append(f"left out: {listed(f'{what} ({count:,})' for what, count in left_out.items())}")
-    if not made.rows and not made.bad:
+        notes.append(f"left out: {listed(f'{what} ({count:,})' for what, count in left_out.items())}")
+    if not rows and not bad:
         raise DataError(
-            f"{source} has no answer to {reader.question!r}{'; ' + made.notes[-1] if left_out else ''}"
+            f"{source} has no answer to {reader.question!r}{'; ' + notes[-1] if left_out else ''}"
         )
-    plain = RatingColumns(item="item")
-    return table_of(made, source, plain, on_bad_row=on_bad_row)
+    header = PAIR_COLUMNS if reader.pairs else RATING_COLUMNS
+    table = Table(source, header, rows, bad, notes=notes)
+    return table_of(table, RatingColumns(item="item"), on_bad_row=on_bad_row)
 
 
 class _Reader:
     """Where a tool's CSV keeps what, and how a row of it becomes rows of ppokit's own columns."""
 
-    def __init__(self, rows: Rows, source: str, columns: RatingColumns, tool: Tool) -> None:
-        self.header, self.source, self.tool = rows.header, source, tool
+    def __init__(self, table: Table, columns: RatingColumns, tool: Tool) -> None:
+        self.header, self.source, self.tool = table.header, table.source, tool
         end = ".responses" if tool == "argilla" else ""
-        self.pairs = f"{columns.rating}{end}" not in rows.header and f"{PREFERENCE}{end}" in rows.header
+        self.pairs = f"{columns.rating}{end}" not in self.header and f"{PREFERENCE}{end}" in self.header
         self.question = PREFERENCE if self.pairs else columns.rating
         self.answer = self._find(f"{self.question}{end}", "rating", end)
         self.prompt = self._find(columns.prompt, "prompt")
@@ -151,7 +154,7 @@ class _Reader:
         self.status = self._maybe(f"{self.question}.responses.status") if tool == "argilla" else None
         users = f"{self.question}.responses.users" if tool == "argilla" else "annotator"
         self.rater = self._find(columns.rater, "rater") if columns.rater else self._maybe(users)
-        item = next((name for name in ("item", "id") if name in rows.header), None)
+        item = next((name for name in ("item", "id") if name in self.header), None)
         self.item = self._find(columns.item, "item") if columns.item else self._maybe(item)
 
     def _find(self, column: str, name: str, end: str = "") -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from ppokit.ratings.rows import BadRow
+from ppokit.data.tables import BadRow
 
 
 class RatingColumns(BaseModel):

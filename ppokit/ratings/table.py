@@ -6,18 +6,16 @@ a split and aspect columns are read where they are there.
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ppokit.errors import DataError, PpokitWarning
+from ppokit.data.tables import BadRow, OnBadRow, Table, read_table, refuse_bad_rows, warn_of_bad_rows
+from ppokit.errors import DataError
 from ppokit.ratings.layout import Layout
 from ppokit.ratings.records import Pair, Rating, RatingColumns, RatingTable
-from ppokit.ratings.rows import BadRow, Rows, read_rows
 
 __all__ = [
-    "BadRow",
     "OnBadRow",
     "Pair",
     "Rating",
@@ -30,11 +28,7 @@ __all__ = [
     "read_ratings",
     "read_with_cells",
     "table_of",
-    "warn_of_bad_rows",
 ]
-
-SHOWN_BAD_ROWS = 20
-OnBadRow = Literal["fail", "skip"]
 
 
 def read_ratings(
@@ -50,8 +44,7 @@ def read_ratings(
     A rating is a finite number in digits; with semicolons or tabs between the cells, `7,5` is one too.
 
     Args:
-        path: `.csv` or `.tsv` (commas, semicolons or tabs; UTF-8, UTF-16 with its mark, or Windows-1252,
-            which is noted), `.jsonl`, `.json` or `.parquet`.
+        path: a file as in `ppokit.data.tables.read_table`.
         columns: which column holds what; names as in `RatingColumns` by default.
         on_bad_row: `fail` refuses the file, naming its bad rows; `skip` leaves them out, and keeps them in
             the table with their reasons.
@@ -60,35 +53,23 @@ def read_ratings(
         DataError: the file cannot be read, lacks a column, has a bad row under `fail`, or no good row.
     """
     columns = columns or RatingColumns()
-    return table_of(read_rows(path, _known(columns)), str(path), columns, on_bad_row=on_bad_row)
+    return table_of(read_table(path, _known(columns)), columns, on_bad_row=on_bad_row)
 
 
 def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
     """As `read_ratings`; a warning counts the rows that are left out, since a run shows no table of them."""
     table = read_ratings(path, columns, on_bad_row=on_bad_row)
-    warn_of_bad_rows(table)
+    warn_of_bad_rows(table.source, table.bad_rows)
     return table
-
-
-def warn_of_bad_rows(table: RatingTable) -> None:
-    """Count the rows that are left out, and name the first."""
-    if table.bad_rows:
-        first = table.bad_rows[0]
-        warnings.warn(
-            f"{table.source}: bad rows left out: {len(table.bad_rows):,} (on_bad_row: skip), the first is "
-            f"row {first.row}: {first.reason}",
-            PpokitWarning,
-            stacklevel=3,
-        )
 
 
 def read_with_cells(
     path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow
 ) -> tuple[RatingTable, dict[int, dict[str, Any]]]:
     """As `read_ratings`, and every cell by the number of its row and the name of its column."""
-    rows = read_rows(path, _known(columns))
-    table = table_of(rows, str(path), columns, on_bad_row=on_bad_row)
-    return table, {number: dict(zip(rows.header, cells, strict=True)) for number, cells in rows.rows}
+    source = read_table(path, _known(columns))
+    table = table_of(source, columns, on_bad_row=on_bad_row)
+    return table, {number: dict(zip(source.header, cells, strict=True)) for number, cells in source.rows}
 
 
 def read_for_fit(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
@@ -96,12 +77,12 @@ def read_for_fit(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadR
 
     That is: no `item`, in each two responses to one prompt, and two different ratings in all, as 0 and 1.
     """
-    rows = read_rows(path, _known(columns))
-    table = table_of(rows, str(path), columns, on_bad_row=on_bad_row)
-    if columns.item is not None or "item" in rows.header or "pair" not in rows.header:
+    source = read_table(path, _known(columns))
+    table = table_of(source, columns, on_bad_row=on_bad_row)
+    if columns.item is not None or "item" in source.header or "pair" not in source.header:
         return table
     named = columns.model_copy(update={"item": "pair"})
-    paired = table_of(rows, str(path), named, on_bad_row=on_bad_row)
+    paired = table_of(source, named, on_bad_row=on_bad_row)
     groups: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for rating in paired.ratings:
         groups[rating.item].add((rating.prompt, rating.response))
@@ -112,36 +93,35 @@ def read_for_fit(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadR
     return paired
 
 
-def table_of(rows: Rows, source: str, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
-    """As `read_ratings`, from rows that have been read."""
-    layout = Layout(source, rows, columns)
+def table_of(source: Table, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
+    """As `read_ratings`, from a file that has been parsed."""
+    layout = Layout(source, columns)
     ratings: list[Rating] = []
     pairs: list[Pair] = []
-    bad = list(rows.bad)
-    for number, cells in rows.rows:
+    bad = list(source.bad)
+    for number, cells in source.rows:
         faults: list[str] = []
-        made = (layout.pair if layout.holds_pairs else layout.rating)(number, cells, faults)
+        record = (layout.pair if layout.holds_pairs else layout.rating)(number, cells, faults)
         if faults:
             bad.append(BadRow(number, "; ".join(faults)))
-        elif isinstance(made, Pair):
-            pairs.append(made)
+        elif isinstance(record, Pair):
+            pairs.append(record)
         else:
-            ratings.append(made)
+            ratings.append(record)
     bad.sort(key=lambda row: row.row)
     good = len(ratings) + len(pairs)
-    if bad and (on_bad_row == "fail" or not good):
-        raise DataError(_told(source, bad, len(bad) + good, on_bad_row))
+    refuse_bad_rows(source.source, bad, good, on_bad_row)
     if not good:
-        raise DataError(f"{source} has a header but no rows; expected at least one rating")
-    return RatingTable(source, ratings, pairs, bad, rows.notes)
+        raise DataError(f"{source.source} has a header but no rows; expected at least one rating")
+    return RatingTable(source.source, ratings, pairs, bad, [*source.notes, *layout.notes])
 
 
 def mean_ratings(table: RatingTable) -> dict[tuple[str, str], float]:
     """Mean rating of each response to each prompt, in the file's order."""
-    given: dict[tuple[str, str], list[float]] = defaultdict(list)
+    numbers: dict[tuple[str, str], list[float]] = defaultdict(list)
     for rating in table.ratings:
-        given[rating.prompt, rating.response].append(rating.rating)
-    return {key: sum(numbers) / len(numbers) for key, numbers in given.items()}
+        numbers[rating.prompt, rating.response].append(rating.rating)
+    return {key: sum(values) / len(values) for key, values in numbers.items()}
 
 
 def pairs_of(table: RatingTable) -> list[Pair]:
@@ -174,16 +154,3 @@ def pairs_of(table: RatingTable) -> list[Pair]:
 
 def _known(columns: RatingColumns) -> set[str]:
     return {columns.prompt, columns.response, columns.rating, columns.chosen, columns.rejected}
-
-
-def _told(source: str, bad: list[BadRow], total: int, on_bad_row: OnBadRow) -> str:
-    lines = [f"{source}: {len(bad):,} of {total:,} rows cannot be used"]
-    lines += [f"  row {row.row}: {row.reason}" for row in bad[:SHOWN_BAD_ROWS]]
-    if len(bad) > SHOWN_BAD_ROWS:
-        lines.append(f"  and {len(bad) - SHOWN_BAD_ROWS:,} more")
-    lines.append(
-        "Correct them, or leave them out: on_bad_row: skip in a recipe, --on-bad-row skip here."
-        if on_bad_row == "fail"
-        else "Without them nothing is left: correct them, or say which column holds what."
-    )
-    return "\n".join(lines)

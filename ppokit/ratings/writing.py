@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ppokit.data.atomic import replacing
+from ppokit.data.tables import read_table
 from ppokit.errors import DataError, first_line
 from ppokit.ratings.layout import decimal_point
 from ppokit.ratings.records import RatingColumns, RatingTable
-from ppokit.ratings.rows import read_rows
 
 RATING_COLUMNS = ("prompt", "response", "rating", "rater", "item")
 PAIR_COLUMNS = ("prompt", "chosen", "rejected", "rater", "item")
@@ -34,24 +33,17 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[A
     """
     file = Path(path).expanduser()
     new_file(file)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
     count = 0
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8", newline="") as out:
+        with replacing(file) as tmp_path, tmp_path.open("w", encoding="utf-8", newline="") as out:
             writer = csv.writer(out)
             writer.writerow(header)
             for row in rows:
                 writer.writerow(row)
                 count += 1
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(file)
     except OSError as error:
         raise DataError(f"{file} cannot be written: {first_line(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
     return count
 
 
@@ -87,19 +79,19 @@ def write_rows(path: str | Path, source: str | Path, columns: RatingColumns, kep
         columns: as the file was read with; they decide between delimiters.
         kept: numbers of the rows.
     """
-    rows = read_rows(
+    table = read_table(
         source, {columns.prompt, columns.response, columns.rating, columns.chosen, columns.rejected}
     )
-    numbers = {columns.rating, *columns.aspects} if rows.decimal_comma else set()
-    places = [place for place, name in enumerate(rows.header) if name in numbers]
+    names = {columns.rating, *columns.aspects} if table.decimal_comma else set()
+    numbers = [index for index, name in enumerate(table.header) if name in names]
 
     def written(cells: list[Any]) -> list[Any]:
-        found = [_cell(cell) for cell in cells]
-        for place in places:
-            found[place] = decimal_point(str(found[place]))
-        return found
+        texts = [_cell(cell) for cell in cells]
+        for index in numbers:
+            texts[index] = decimal_point(str(texts[index]))
+        return texts
 
-    return write_csv(path, rows.header, (written(cells) for row, cells in rows.rows if row in kept))
+    return write_csv(path, table.header, (written(cells) for row, cells in table.rows if row in kept))
 
 
 def _cell(value: Any) -> Any:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppokit.config.recipe import Recipe
-from ppokit.data.prompts import read_rows
+from ppokit.data.tables import load_table
 from ppokit.errors import DataError
 from ppokit.ratings.agreement import Estimate
 from ppokit.ratings.splitting import same_prompt
@@ -96,13 +96,11 @@ def held_out_prompts(
         DataError: a file cannot be read, or fewer than two prompts are left.
     """
     trained_on = recipe.settings.prompts
-    known = {
-        same_prompt(str(row.get(trained_on.column))) for row in read_rows(trained_on.path, trained_on.split)
-    }
-    rows = read_rows(path, "train", key="--prompts")
-    if column not in rows[0]:
-        raise DataError(f"--prompts {path} has no column {column!r}; it has {', '.join(rows[0])}.")
-    texts = [str(row[column]) for row in rows if row[column]]
+    known = set(map(same_prompt, _column(trained_on.path, trained_on.split, trained_on.column)))
+    try:
+        texts = _column(path, "train", column)
+    except DataError as error:
+        raise DataError(f"--prompts: {error}") from error
     asked = list({same_prompt(text): text for text in reversed(texts)}.values())[::-1]
     kept = [prompt for prompt in asked if same_prompt(prompt) not in known]
     left_out = len(asked) - len(kept)
@@ -113,6 +111,13 @@ def held_out_prompts(
         )
     notes = [f"prompts left out, since the run was trained on them: {left_out:,}"] if left_out else []
     return kept[:limit], notes
+
+
+def _column(path: str, split: str, column: str) -> list[str]:
+    """What stands in a column of a file or data set, blanks left out."""
+    table = load_table(path, split, {column})
+    index = table.index(column)
+    return [str(cells[index]) for _, cells in table.rows if cells[index]]
 
 
 def measure_gain(

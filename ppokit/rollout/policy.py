@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ppokit.config.recipe import PromptSettings, Recipe
-from ppokit.data.prompts import encode_prompt
+from ppokit.data.prompts import encode_prompts
 from ppokit.errors import ModelError, first_line
 from ppokit.models import quantization
 from ppokit.models.loading import ModelSource, end_ids, find_model, load_model, load_tokenizer, pick_dtype
@@ -94,11 +94,10 @@ class LoadedPolicy:
     def _encoded(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts that leave room for an answer."""
         context = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
-        encoded = []
-        for prompt in prompts:
-            ids = encode_prompt(
-                prompt, self.policy.tokenizer, chat=self.prompts.chat, system=self.prompts.system
-            )
+        encoded = encode_prompts(
+            prompts, self.policy.tokenizer, chat=self.prompts.chat, system=self.prompts.system
+        )
+        for ids in encoded:
             if not ids:
                 raise ModelError("the prompt is empty; expected at least one token.")
             if context is not None and len(ids) + self.engine.max_new_tokens > context:
@@ -107,7 +106,6 @@ class LoadedPolicy:
                     f"more, and the model's context holds {context}. Shorten the prompt, or lower "
                     "max_new_tokens."
                 )
-            encoded.append(ids)
         return encoded
 
 

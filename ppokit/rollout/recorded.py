@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ppokit.data.prompts import Prompts
+from ppokit.data.prompts import encode_prompts
 from ppokit.errors import DataError
 from ppokit.plugin.protocols import CheckContext, SamplingPolicy
 from ppokit.plugin.recorded import as_generation
@@ -40,19 +40,11 @@ def recorded_rollout(
         DataError: a text is missing, or leaves no room in the model's context.
     """
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    encoded = Prompts(
-        [{"prompt": prompt} for prompt in prompts],
-        policy.tokenizer,
-        column="prompt",
-        chat=settings.chat,
-        system=settings.system,
-        context=context,
-        max_new_tokens=1,
-        per_step=len(prompts),
-        seed=0,
-    )
+    encoded = encode_prompts(prompts, policy.tokenizer, chat=settings.chat, system=settings.system)
     generation = as_generation(responses, policy, separator=separator)
-    for place, (prompt, response) in enumerate(zip(encoded.ids, generation.response_ids, strict=True)):
+    for place, (prompt, response) in enumerate(zip(encoded, generation.response_ids, strict=True)):
+        if not prompt:
+            raise DataError(f"fit: prompt {place} is empty; expected at least one token.")
         if context is not None and len(prompt) + len(response) > context:
             raise DataError(
                 f"fit: prompt and response {place} have {len(prompt)} and {len(response)} tokens; the "
@@ -62,7 +54,7 @@ def recorded_rollout(
     batch = PromptBatch(
         [first.setdefault(prompt, place) for place, prompt in enumerate(prompts)],
         list(prompts),
-        encoded.ids,
+        encoded,
         [{}] * len(prompts) if rows is None else list(rows),
     )
     names = [f"{step + 1:06d}-fit-{place:06d}" for place in range(len(prompts))]

@@ -90,7 +90,7 @@ def test_without_the_section_nothing_is_evaluated() -> None:
         ),
         (
             {"evaluators": [{"use": "measure"}], "prompts": {"path": "held_out.jsonl", "column": "promt"}},
-            "evaluation.prompts.column: held_out.jsonl has the columns prompt, and no 'promt'",
+            "evaluation.prompts.column: held_out.jsonl has no column 'promt'; it has 'prompt'",
         ),
         (
             {"evaluators": [{"use": "measure"}], "best": "eval/mesure/x"},

@@ -13,8 +13,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from ppokit.data.prompts import Prompts, encode_prompt, read_rows
-from ppokit.errors import DataError
+from ppokit.config.settings import PromptSettings, RolloutSettings, RunSettings
+from ppokit.data.formats import Table
+from ppokit.data.prompt_rows import read_prompts, usable_prompts
+from ppokit.data.prompts import Prompts, encode_prompts
+from ppokit.data.tables import load_table
+from ppokit.errors import DataError, PpokitWarning
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} ; {% endfor %}"
@@ -35,19 +39,23 @@ def tokenizer(*, template: str | None = None, ends: bool = False) -> PreTrainedT
     return made
 
 
+def table(rows: list[dict[str, Any]]) -> Table:
+    return Table("data", tuple(rows[0]), [(i, list(row.values())) for i, row in enumerate(rows, 1)])
+
+
 def prompts(rows: list[dict[str, Any]], **changes: Any) -> Prompts:
-    made = changes.pop("tokenizer", None) or tokenizer()
-    settings: dict[str, Any] = {
-        "column": "prompt",
-        "chat": False,
-        "system": None,
-        "context": None,
-        "max_new_tokens": 4,
-        "per_step": 3,
-        "seed": 0,
-        **changes,
-    }
-    return Prompts(rows, made, **settings)
+    """With 1,000 steps, so that each row is asked for."""
+    options: dict[str, Any] = {"per_step": 3, "seed": 0, "steps": 1_000, "context": None, "chat": False}
+    options |= changes
+    return Prompts(
+        table(rows),
+        options.pop("tokenizer", None) or tokenizer(),
+        PromptSettings(path="data", chat=options["chat"]),
+        RolloutSettings(prompts_per_step=options["per_step"]),
+        RunSettings(steps=options["steps"], seed=options["seed"], out="run"),
+        context=options["context"],
+        max_new_tokens=4,
+    )
 
 
 def rows(count: int) -> list[dict[str, Any]]:
@@ -86,40 +94,66 @@ def test_a_batch_carries_text_ids_and_every_column() -> None:
         assert ids == [0, WORDS.index(f"w{index}")]
 
 
+def encode_one(text: str, made: PreTrainedTokenizerFast, **options: Any) -> list[int]:
+    """Alone, which must be as in company."""
+    (ids,) = encode_prompts([text], made, **options)
+    assert encode_prompts([text, "w5 w6 w7", text], made, **options)[::2] == [ids, ids]
+    return ids
+
+
 class TestEncoding:
     def test_plain(self) -> None:
-        assert encode_prompt("w0 w1", tokenizer(), chat=False) == [0, 7, 8]
+        assert encode_one("w0 w1", tokenizer(), chat=False) == [0, 7, 8]
 
     def test_an_end_that_the_tokenizer_adds_is_dropped(self) -> None:
-        assert encode_prompt("w0", tokenizer(ends=True), chat=False) == [0, 7]
-        assert encode_prompt("w0 </s>", tokenizer(), chat=False) == [0, 7, 1]
+        assert encode_one("w0", tokenizer(ends=True), chat=False) == [0, 7]
+        assert encode_one("w0 </s>", tokenizer(), chat=False) == [0, 7, 1]
 
     def test_chat(self) -> None:
         """Special tokens come from the template alone."""
         made = tokenizer(template=TEMPLATE, ends=True)
         expected = ["user", ":", "w3", ";", "assistant", ":"]
-        assert encode_prompt("w3", made, chat=True) == [WORDS.index(w) for w in expected]
+        assert encode_one("w3", made, chat=True) == [WORDS.index(w) for w in expected]
         expected = ["system", ":", "w1", ";", *expected]
-        assert encode_prompt("w3", made, chat=True, system="w1") == [WORDS.index(w) for w in expected]
+        assert encode_one("w3", made, chat=True, system="w1") == [WORDS.index(w) for w in expected]
 
     def test_no_template(self) -> None:
         with pytest.raises(DataError, match=r"prompts\.chat: true, but .* has no chat template"):
             prompts(rows(3), chat=True)
 
 
+def read(rows: list[dict[str, Any]], **settings: Any) -> list[int]:
+    """Numbers of the usable rows."""
+    usable = usable_prompts(table(rows), PromptSettings(path="data", **settings))
+    return [number for number, _ in usable.rows]
+
+
 class TestBadRows:
     def test_no_such_column(self) -> None:
-        with pytest.raises(DataError, match=r"prompts\.column: 'text'; the data set has 'prompt', 'extra'"):
-            prompts(rows(3), column="text")
+        with pytest.raises(DataError, match=r"data has no column 'text'; it has 'prompt' and 'extra'"):
+            read(rows(3), column="text")
 
-    @pytest.mark.parametrize("bad", [None, 3, ["w1"]])
-    def test_no_text(self, bad: Any) -> None:
-        with pytest.raises(DataError, match=r"row 2 has .* in 'prompt'; expected text"):
-            prompts([{"prompt": "w0"}, {"prompt": bad}])
+    @pytest.mark.parametrize(("bad", "shown"), [(None, "empty"), (3, "3"), (["w1"], r"\['w1'\]")])
+    def test_no_text(self, bad: Any, shown: str) -> None:
+        with pytest.raises(DataError, match=rf"1 of 2 rows .*\n  row 2: prompt is {shown}; expected text\n"):
+            read([{"prompt": "w0"}, {"prompt": bad}])
 
     def test_half_a_character(self) -> None:
-        with pytest.raises(DataError, match=r"row 2 has half a character .* in 'hi \\ud800'; expected text"):
-            prompts([{"prompt": "a"}, {"prompt": "hi \ud800"}])
+        with pytest.raises(DataError, match=r"row 2: prompt holds half a character.* 'hi \\ud800'"):
+            read([{"prompt": "a"}, {"prompt": "hi \ud800"}])
+        with pytest.raises(DataError, match=r"row 1: label holds half a character"):
+            read([{"prompt": "a", "label": "\ud800"}])
+
+    def test_bad_rows_are_left_out_where_the_recipe_says_so(self) -> None:
+        bad = [{"prompt": "w0"}, {"prompt": None}, {"prompt": "w1"}, {"prompt": 3}]
+        assert read(bad, on_bad_row="skip") == [1, 3]
+        with pytest.raises(DataError, match="Without them nothing is left"):
+            read(bad[1:2], on_bad_row="skip")
+
+    def test_each_prompt_once(self) -> None:
+        twice = [{"prompt": "w0"}, {"prompt": "w1"}, {"prompt": "w0"}]
+        assert read(twice, distinct=True) == [1, 2]
+        assert read(twice) == [1, 2, 3]
 
     def test_an_empty_prompt(self) -> None:
         bare = tokenizer()
@@ -129,9 +163,35 @@ class TestBadRows:
 
     def test_no_room_for_a_response(self) -> None:
         long = [{"prompt": "w0 w1"}, {"prompt": "w1 w2 w3 w4"}]
-        assert len(prompts(long, context=9).rows) == 2  # <s> and four words, and four more
+        assert prompts(long, context=9).longest == 5  # <s> and four words, and four more
         with pytest.raises(DataError, match=r"row 2 has 5 tokens.*4 more.*context holds 8.*'w1 w2 w3 w4'"):
             prompts(long, context=8)
+
+    def test_only_prompts_that_the_run_asks_for_are_tokenized_before_it(self) -> None:
+        """Whichever row is too long, the run that would ask for it does not begin, and the other does."""
+        asked = set(prompts(rows(6), per_step=3).step(0).indices)
+        for index in range(6):
+            data = rows(6)
+            data[index]["prompt"] = "w1 w2 w3 w4"
+            if index in asked:
+                with pytest.raises(DataError, match=f"row {index + 1} has 5 tokens"):
+                    prompts(data, per_step=3, steps=1, context=8)
+            else:
+                assert prompts(data, per_step=3, steps=1, context=8).longest == 2
+
+    def test_dynamic_sampling_passes_over_a_prompt_without_room(self) -> None:
+        asked = prompts(rows(6), per_step=3).step(0).indices
+        spare = sorted(set(range(6)) - set(asked))
+        data = rows(6)
+        data[spare[1]]["prompt"] = "w1 w2 w3 w4"
+        short = prompts(data, per_step=3, steps=1, context=8)
+        with pytest.warns(PpokitWarning, match=f"dynamic sampling left it out: .*row {spare[1] + 1} has 5"):
+            batch = short.resample(0, 1, 3, set(asked))
+        assert sorted(batch.indices) == [spare[0], spare[2]]
+
+
+def read_rows(path: str) -> list[dict[str, Any]]:
+    return load_table(path, "train", {"prompt"}).records(keep_text={"prompt"})
 
 
 class TestFiles:
@@ -148,68 +208,117 @@ class TestFiles:
         """U+2028 is no end of a line in JSON lines, though str.splitlines says so."""
         text = json.dumps({"prompt": "a\u2028b\x85c"}, ensure_ascii=False)
         path = self.write(tmp_path, "p.jsonl", "\ufeff" + text + '\n\n{"prompt": "d", "n": 1}\n')
-        assert read_rows(path, "train") == [{"prompt": "a\u2028b\x85c", "n": None}, {"prompt": "d", "n": 1}]
+        assert read_rows(path) == [{"prompt": "a\u2028b\x85c", "n": None}, {"prompt": "d", "n": 1}]
 
     def test_only_an_empty_cell_is_missing(self, tmp_path: Path) -> None:
         """Texts that spreadsheets' readers take for a missing number are texts; numbers stay numbers."""
         path = self.write(tmp_path, "p.csv", "prompt,label,n\nNA,null,1.5\nNone,,\nn/a,x,2\n")
-        assert read_rows(path, "train") == [
+        assert read_rows(path) == [
             {"prompt": "NA", "label": "null", "n": 1.5},
             {"prompt": "None", "label": None, "n": None},
             {"prompt": "n/a", "label": "x", "n": 2.0},
         ]
 
+    def test_numbers_that_would_change_stay_text(self, tmp_path: Path) -> None:
+        """A column is numbers where each cell is written as the number would be, whatever is empty."""
+        text = "prompt,id,price,answer,big,share,sign\n"
+        text += "a,007,1.10,72,12345678901234567890123456,1e-05,-0\nb,42,2.5,,1,.5,+1\n"
+        first, second = read_rows(self.write(tmp_path, "p.csv", text))
+        assert first == {
+            "prompt": "a", "id": "007", "price": "1.10", "answer": 72, "big": "12345678901234567890123456",
+            "share": "1e-05", "sign": "-0",
+        }  # fmt: skip
+        assert second["answer"] is None
+        assert isinstance(first["answer"], int)
+        assert (second["id"], second["price"], second["share"]) == ("42", "2.5", ".5")
+
+    def test_decimal_commas_where_semicolons_stand_between_cells(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "p.csv", "prompt;score\na, b;7,5\nc;-1\n")
+        assert read_rows(path) == [{"prompt": "a, b", "score": 7.5}, {"prompt": "c", "score": -1}]
+        path = self.write(tmp_path, "q.csv", 'prompt,score\na,"7,5"\n')
+        assert read_rows(path) == [{"prompt": "a", "score": "7,5"}]
+
+    def test_prompts_that_are_numbers_are_text(self, tmp_path: Path) -> None:
+        assert read_rows(self.write(tmp_path, "p.csv", "prompt\n1\n2\n")) == [
+            {"prompt": "1"},
+            {"prompt": "2"},
+        ]
+
+    def test_two_columns_of_one_name(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"2 columns 'n' \(2 and 3, from the left\); rename all but one"):
+            read_rows(self.write(tmp_path, "p.csv", "prompt,n,n\na,1,2\n"))
+
+    def test_files_of_spreadsheets(self, tmp_path: Path) -> None:
+        """What ratings may be, prompts may be; how the text was decoded is said."""
+        (tmp_path / "p.csv").write_bytes("prompt;n\nun café noir;1\n".encode("cp1252"))
+        with pytest.warns(PpokitWarning, match=r"p\.csv: not UTF-8, so read as Windows-1252.*un café noir"):
+            kept = read_prompts(PromptSettings(path=str(tmp_path / "p.csv")))
+        assert kept.rows == [(2, ["un café noir", "1"])]
+        (tmp_path / "q.tsv").write_bytes("\ufeffprompt\tn\nα\t1\n".encode("utf-16-le"))
+        assert read_rows(str(tmp_path / "q.tsv")) == [{"prompt": "α", "n": 1}]
+
+    def test_bad_rows_are_counted(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "p.csv", "prompt,n\na,1\n,2\nb,2,3\nc,3\n")
+        message = (
+            r"^prompts\.path: .*p\.csv: 2 of 4 rows .*\n  row 3: prompt is empty.*\n  row 4: 3 cells, but"
+        )
+        with pytest.raises(DataError, match=message):
+            read_prompts(PromptSettings(path=path))
+        with pytest.warns(
+            PpokitWarning, match="bad rows left out: 2 .*, the first is row 3: prompt is empty"
+        ):
+            kept = read_prompts(PromptSettings(path=path, on_bad_row="skip"))
+        assert [number for number, _ in kept.rows] == [2, 5]
+
     def test_a_bad_line_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="line 2 is not JSON"):
-            read_rows(self.write(tmp_path, "p.jsonl", '{"prompt": "a"}\n{"prompt": \n'), "train")
-        with pytest.raises(DataError, match="line 2 is not JSON"):
-            read_rows(self.write(tmp_path, "P.JSONL", '{"prompt": "a"}\n{"prompt": \n'), "train")
-        with pytest.raises(DataError, match="line 1 is no JSON object"):
-            read_rows(self.write(tmp_path, "q.jsonl", '["a"]\n'), "train")
+        for name, text, message in (
+            ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', "row 2: not JSON"),
+            ("P.JSONL", '{"prompt": "a"}\n{"prompt": \n', "row 2: not JSON"),
+            ("q.jsonl", '{"prompt": "a"}\n\n["a"]\n', "row 3: .* is no JSON object"),
+        ):
+            with pytest.raises(DataError, match=message):
+                read_prompts(PromptSettings(path=self.write(tmp_path, name, text)))
 
     def test_json(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "p.json", '[{"prompt": "a", "n": 1}, {"prompt": "b", "n": 2}]')
-        assert read_rows(path, "train") == [{"prompt": "a", "n": 1}, {"prompt": "b", "n": 2}]
+        assert read_rows(path) == [{"prompt": "a", "n": 1}, {"prompt": "b", "n": 2}]
 
     def test_csv(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "p.csv", 'prompt,n\n"a, ""b""\nc",1\nd,2\n')
-        assert read_rows(path, "train") == [{"prompt": 'a, "b"\nc', "n": 1}, {"prompt": "d", "n": 2}]
+        assert read_rows(path) == [{"prompt": 'a, "b"\nc', "n": 1}, {"prompt": "d", "n": 2}]
 
     def test_lines_of_a_csv_that_end_in_a_comma(self, tmp_path: Path) -> None:
         """By default pandas takes the first of three columns as the rows' names, and shifts the others."""
         path = self.write(tmp_path, "p.csv", "prompt,topic\nOnce,animals,\nTom,boys,\n")
-        assert read_rows(path, "train") == [
+        assert read_rows(path) == [
             {"prompt": "Once", "topic": "animals"},
             {"prompt": "Tom", "topic": "boys"},
         ]
 
-    def test_a_csv_that_is_broken_is_told_with_its_line(self, tmp_path: Path) -> None:
-        path = self.write(tmp_path, "p.csv", "prompt,n\na,1\nb,2,3\n")
-        with pytest.raises(
-            DataError, match=r"^canary\.path: .*p\.csv line 3 has 3 cells under a header of 2"
-        ):
-            read_rows(path, "train", key="canary.path")
-
     def test_parquet(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"prompt": ["a", "b"], "tags": [["x"], []]}), tmp_path / "p.parquet")
         expected = [{"prompt": "a", "tags": ["x"]}, {"prompt": "b", "tags": []}]
-        assert read_rows(str(tmp_path / "p.parquet"), "train") == expected
+        assert read_rows(str(tmp_path / "p.parquet")) == expected
 
     def test_text(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "p.txt", "one\u2028still one\ntwo\n")
-        assert read_rows(path, "train") == [{"text": "one\u2028still one"}, {"text": "two"}]
+        assert read_rows(path) == [{"text": "one\u2028still one"}, {"text": "two"}]
         blank = self.write(tmp_path, "q.txt", "one\n\n  \ntwo\n\n")
-        assert read_rows(blank, "train") == [{"text": "one"}, {"text": "two"}]
+        assert read_rows(blank) == [{"text": "one"}, {"text": "two"}]
 
     @pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.txt"])
     def test_an_empty_file(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(DataError, match=rf"prompts\.path: .*{name}"):
-            read_rows(self.write(tmp_path, name, ""), "train")
+        with pytest.raises(DataError, match=rf"prompts\.path: .*{name} is empty"):
+            read_prompts(PromptSettings(path=self.write(tmp_path, name, "")))
+
+    def test_a_header_alone(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="has a header but no rows"):
+            read_prompts(PromptSettings(path=self.write(tmp_path, "p.csv", "prompt\n")))
 
     def test_another_kind_of_file(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"ends in \.docx; expected one of \.jsonl"):
-            read_rows(self.write(tmp_path, "p.docx", "x"), "train")
+        with pytest.raises(DataError, match=r"prompts\.path: .*p\.docx ends in \.docx; expected \.csv"):
+            read_prompts(PromptSettings(path=self.write(tmp_path, "p.docx", "x")))
 
     def test_neither_a_file_nor_a_data_set(self) -> None:
         with pytest.raises(DataError, match=r"prompts\.path: no/such-set cannot be read"):
-            read_rows("no/such-set", "train")
+            read_prompts(PromptSettings(path="no/such-set"))

@@ -64,10 +64,10 @@ def test_unknown_keys_are_refused() -> None:
     [
         (
             "Prompt,response,rating",
-            r"no column 'prompt' for prompt; .*; did you mean 'Prompt'\? .*--column prompt=NAME",
+            r"no column 'prompt'; .*; did you mean 'Prompt'\? .*--column prompt=NAME",
         ),
         ("prompt,respnose,rating", r"did you mean 'respnose'\?"),
-        ("prompt,response", "no column 'rating' for rating; it has 'prompt' and 'response'. Say"),
+        ("prompt,response", "no column 'rating'; it has 'prompt' and 'response'. Say"),
         ("prompt,response,rating,rating", r"2 columns 'rating' \(3 and 4, from the left\)"),
         ("prompt,chosen", "no column 'response'"),
     ],
@@ -78,7 +78,7 @@ def test_columns_that_are_not_there(tmp_path: Path, header: str, message: str) -
 
 
 def test_a_column_that_is_named_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no column 'Who' for rater"):
+    with pytest.raises(DataError, match=r"no column 'Who'; .* holds the rater"):
         table_of(tmp_path, "prompt,response,rating\np,r,1\n", columns=RatingColumns(rater="Who"))
 
 
@@ -138,7 +138,7 @@ def test_json_types(tmp_path: Path) -> None:
         6: "response is missing; expected text",
         7: "response is a list of 1; expected text",
         8: "rating is empty; expected a number",
-        9: "prompt holds what is no UTF-8 text; type that place again and save as CSV UTF-8",
+        9: "prompt holds what is no UTF-8 text; type it again and save as CSV UTF-8",
     }
     assert table_of(tmp_path, json.dumps(good), "one.jsonl").ratings[0].rater == "3"
 

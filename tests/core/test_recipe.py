@@ -373,9 +373,10 @@ def write(name: str, content: str | bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "column"),
     [
-        ("p.jsonl", '\n{"a": 1}\n{"b": "x\u2028y"}\n', "b"),
-        ("p.json", '{"a": 1}\n{"b": 2}\n', "b"),
-        ("p.json", ' \n[{"a": 1, "b":\n 2}, {}]', "b"),
+        ("p.jsonl", '\n{"a": 1, "b": "y"}\n{"b": "x\u2028y"}\n', "b"),
+        ("p.json", '{"b": "1"}\n{"a": 1, "b": "2"}\n', "b"),
+        ("p.json", ' \n[{"a": 1, "b":\n "2"}]', "b"),
+        ("p.tsv", "a\tb\n1\t2,3\n", "b"),
         ("p.csv", 'a,"b\nc"\n1,2\n', "b\nc"),
         ("p.csv", "a,b\n1,2,\n3,4, \n", "b"),
         ("p.CSV", "\ufeffa,b\n1,2\n", "a"),
@@ -390,38 +391,35 @@ def test_column_is_found(name: str, content: str, column: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("p.jsonl", "", "prompts.path: p.jsonl has no rows; expected at least one prompt"),
-        ("p.jsonl", "\n\n", "p.jsonl has no rows"),
-        ("p.jsonl", '{"prompt": 1}\n{x}\n', "p.jsonl line 2 is not JSON"),
-        ("p.jsonl", "[1]\n", "p.jsonl line 1 is not a JSON object"),
-        ("p.jsonl", b'{"prompt": "\xe9"}\n', "p.jsonl is not UTF-8 text"),
+        ("p.jsonl", "", "prompts.path: p.jsonl is empty; expected at least one row"),
+        ("p.jsonl", "\n\n", "p.jsonl is empty"),
+        ("p.jsonl", '{"prompt": "a"}\n{x}\n', "p.jsonl: 1 of 2 rows cannot be used\n  row 2: not JSON"),
+        ("p.jsonl", '{"prompt": 1}\n', "row 1: prompt is 1; expected text"),
+        ("p.jsonl", '[1]\n{"prompt": "a"}', "p.jsonl is not JSON"),
+        ("p.jsonl", '1\n{"prompt": "a"}', "row 1: 1 is no JSON object"),
+        ("p.jsonl", b'{"prompt": "\x81"}\n', "p.jsonl is neither UTF-8 nor Windows-1252 text"),
         (
             "p.jsonl",
             '{"promt": 1, "x": 2}\n',
-            "has the columns promt and x, and no 'prompt'; did you mean 'promt'?",
+            "prompts.column: p.jsonl has no column 'prompt'; it has 'promt' and 'x'; did you mean 'promt'?",
         ),
-        ("p.json", "[]", "p.json has no rows"),
-        ("p.json", '[{"promt": 1}]', "has the columns promt, and no 'prompt'; did you mean 'promt'?"),
+        ("p.json", "[]", "p.json is empty"),
         ("p.json", "[x]", "p.json is not JSON"),
-        ("p.json", "[3]", "p.json row 1 is not a JSON object"),
-        ("p.json", "", "p.json has no rows"),
-        ("p.csv", "", "p.csv has no rows"),
-        ("p.csv", "prompt,b\n", "p.csv has no rows"),
-        ("p.csv", "a,b\n1,2\n", "p.csv has the columns a and b, and no 'prompt'"),
-        (
-            "p.csv",
-            'prompt,b\na,1\n"b\nc",2,x\n',
-            "p.csv line 3 has 3 cells under a header of 2",
-        ),
+        ("p.json", '[3, {"prompt": "a"}]', "row 1: 3 is no JSON object"),
+        ("p.json", "", "p.json is empty"),
+        ("p.csv", "", "p.csv is empty"),
+        ("p.csv", "prompt,b\n", "p.csv has a header but no rows"),
+        ("p.csv", "a,b\n1,2\n", "p.csv has no column 'prompt'; it has 'a' and 'b'"),
+        ("p.csv", 'prompt,b\na,1\n"b\nc",2,x\n', "row 3: 3 cells, but the header has 2"),
         (
             "p.csv",
             'prompt,b\na,1\n"b,2\nc,3\n',
-            "p.csv line 3 is no row of a CSV file: unexpected end",
+            "row 3: a quoted cell that begins in this row is never closed",
         ),
-        ("p.txt", "\n \n", "p.txt has no rows"),
-        ("p.txt", "hello\n", "p.txt has the columns text, and no 'prompt'"),
+        ("p.txt", "\n \n", "p.txt is empty"),
+        ("p.txt", "hello\n", "p.txt has no column 'prompt'; it has 'text'"),
         ("p.parquet", "no", "p.parquet is not a Parquet file"),
-        ("p.tsv", "a\n", "p.tsv ends in .tsv; expected .jsonl, .json, .csv, .parquet or .txt"),
+        ("p.xlsx", "a\n", "p.xlsx ends in .xlsx; expected .csv, .tsv, .jsonl, .json, .parquet or .txt"),
         ("p", "a\n", "p ends in nothing; expected"),
     ],
 )
@@ -439,9 +437,9 @@ def test_prompts_file_that_is_not_there(path: str) -> None:
 def test_parquet() -> None:
     parquet.write_table(pa.table({"prompt": ["x"]}), "p.parquet")
     assert load("prompts.path=p.parquet")
-    assert "no 'q'" in problems("prompts.path=p.parquet", "prompts.column=q")[0]
+    assert "no column 'q'" in problems("prompts.path=p.parquet", "prompts.column=q")[0]
     parquet.write_table(pa.table({"prompt": pa.array([], pa.string())}), "p.parquet")
-    assert "p.parquet has no rows" in problems("prompts.path=p.parquet")[0]
+    assert "p.parquet is empty" in problems("prompts.path=p.parquet")[0]
 
 
 def test_a_data_set_on_the_hub_is_not_checked() -> None:

@@ -78,7 +78,7 @@ def test_what_the_run_was_trained_on_is_left_out(tmp_path: Path) -> None:
     assert prompts == ["New?", "Newer?", "Newest?"]
     assert notes == ["prompts left out, since the run was trained on them: 1"]
     assert held_out_prompts(run, str(held_out), "prompt", 2)[0] == ["New?", "Newer?"]
-    with pytest.raises(DataError, match="has no column 'promt'; it has prompt"):
+    with pytest.raises(DataError, match="has no column 'promt'; it has 'prompt'"):
         held_out_prompts(run, str(held_out), "promt")
     held_out.write_text('{"prompt": "And I?"}\n{"prompt": "New?"}\n')
     with pytest.raises(DataError, match="trained on 1 of its 2 prompts"):

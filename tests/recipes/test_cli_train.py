@@ -52,14 +52,14 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]
     ("prompts", "content", "told"),
     [
         ({"path": "none.jsonl"}, None, "there is no file none.jsonl"),
-        ({"path": "p.jsonl", "column": "question"}, '{"prompt": "Hi"}', "no 'question'"),
-        ({"path": "p.jsonl"}, "", "has no rows"),
-        ({"path": "p.jsonl"}, '{"prompt": "Hi"\n', "line 1"),
+        ({"path": "p.jsonl", "column": "question"}, '{"prompt": "Hi"}', "no column 'question'"),
+        ({"path": "p.jsonl"}, "", "is empty"),
+        ({"path": "p.jsonl"}, '{"prompt": "Hi"\n', "row 1: not JSON"),
         ({"path": "p.jsonl"}, '{"prompt": 7}', "expected text"),
         ({"path": "p.jsonl"}, json.dumps({"prompt": "word " * 600}), "context holds 512"),
         ({"path": "p.jsonl", "chat": True}, '{"prompt": "Hi"}', "no chat template"),
         ({"path": "p.jsonl", "colum": "prompt"}, '{"prompt": "Hi"}', "colum"),
-        ({"path": "p.csv", "column": "question"}, "prompt\nHi\n", "no 'question'"),
+        ({"path": "p.csv", "column": "question"}, "prompt\nHi\n", "no column 'question'"),
     ],
 )
 def test_prompts(

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ppokit.data.tables import BadRow, OnBadRow, Table, read_table
 from ppokit.errors import DataError, first_line
-from ppokit.messages import listed, suggest
-from ppokit.ratings.layout import _digest
+from ppokit.ratings.layout import digest
 from ppokit.ratings.records import RatingColumns
-from ppokit.ratings.rows import BadRow, Rows, read_rows
-from ppokit.ratings.table import OnBadRow, table_of
+from ppokit.ratings.table import table_of
 
 _UNRATED = "(no rating is read)"  # stands in for the rating column, which a file to be rated need not have
 
@@ -104,21 +103,17 @@ def _run(folder: Path, name: str, last: int | None) -> Source:
 def _file(name: str, columns: RatingColumns, on_bad_row: OnBadRow) -> Source:
     pair = {"prompt": columns.prompt, "chosen": columns.chosen, "rejected": columns.rejected}
     single = {"prompt": columns.prompt, "response": columns.response}
-    rows = read_rows(name, {*pair.values(), *single.values()})
-    holds_pairs = columns.response not in rows.header and set(pair.values()) <= set(rows.header)
+    source = read_table(name, {*pair.values(), *single.values()})
+    holds_pairs = columns.response not in source.header and set(pair.values()) <= set(source.header)
     wanted = pair if holds_pairs else single
     for what, column in wanted.items():
-        if column not in rows.header:
-            raise DataError(
-                f"{name} has no column {column!r}; it has {listed(map(repr, rows.header))}"
-                f"{suggest(column, rows.header) or '.'} Say which holds it: --column {what}=NAME."
-            )
-    notes = list(rows.notes)  # not what `table_of` adds of a column `item`, which is not used here
+        source.index(column, f"Say which holds the {what}: --column {what}=NAME.")
+    notes = source.notes  # not what `table_of` adds of a column `item`, which is not used here
     if not holds_pairs:
-        unrated = [(number, [*cells, 0]) for number, cells in rows.rows]
-        rows = Rows((*rows.header, _UNRATED), unrated, rows.bad)
+        unrated = [(number, [*cells, 0]) for number, cells in source.rows]
+        source = Table(name, (*source.header, _UNRATED), unrated, source.bad)
     table = table_of(
-        rows, name, RatingColumns.model_validate({**wanted, "rating": _UNRATED}), on_bad_row=on_bad_row
+        source, RatingColumns.model_validate({**wanted, "rating": _UNRATED}), on_bad_row=on_bad_row
     )
     return Source(
         name,
@@ -139,7 +134,7 @@ def single_items(sources: Sequence[Source]) -> list[Item]:
             for response, what in zip(both, ("chosen", "rejected"), strict=True):
                 found[prompt, response][f"{source.name}: {what}"] = None
     return [
-        Item(_digest(prompt, response), prompt, (response,), (", ".join(names),))
+        Item(digest(prompt, response), prompt, (response,), (", ".join(names),))
         for (prompt, response), names in found.items()
     ]
 
@@ -189,5 +184,5 @@ def _matched(
 def _add(found: dict[str, Item], prompt: str, *both: tuple[str, str]) -> None:
     (first, one), (second, other) = sorted(both)
     if first != second:
-        item = Item(_digest(prompt, first, second), prompt, (first, second), (one, other))
+        item = Item(digest(prompt, first, second), prompt, (first, second), (one, other))
         found.setdefault(item.id, item)

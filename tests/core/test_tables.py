@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow
@@ -14,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from ppokit.data.tables import Table, clear_parsed, read_table
 from ppokit.errors import DataError
-from ppokit.ratings.rows import Rows, read_rows
 
 KNOWN = {"prompt", "response", "rating"}
 
 
-def rows_of(tmp_path: Path, content: str | bytes, name: str = "r.csv") -> Rows:
+def rows_of(tmp_path: Path, content: str | bytes, name: str = "r.csv") -> Table:
     file = tmp_path / name
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_rows(file, KNOWN)
+    return read_table(file, KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_windows_1252_shows_what_it_took_it_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"prompt\n\x81\x8d\n", "prompt\nabc\n".encode("utf-16-le")])
 def test_what_is_no_text_we_know(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(DataError, match="save it as CSV UTF-8"):
+    with pytest.raises(DataError, match="save it as UTF-8"):
         rows_of(tmp_path, content)
 
 
@@ -165,13 +166,13 @@ def test_json_list_and_parquet(tmp_path: Path) -> None:
     expected = [(1, ["NA", 1]), (2, ["None", 2])]
     assert rows_of(tmp_path, json.dumps(data), "r.json").rows == expected
     parquet.write_table(pyarrow.Table.from_pylist(data), tmp_path / "r.parquet")
-    assert read_rows(tmp_path / "r.parquet", KNOWN).rows == expected
+    assert read_table(tmp_path / "r.parquet", KNOWN).rows == expected
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("r.xlsx", "x", "ends in .xlsx; expected .csv, .tsv, .jsonl, .json or .parquet"),
+        ("r.xlsx", "x", "ends in .xlsx; expected .csv, .tsv, .jsonl, .json, .parquet or .txt"),
         ("r.csv", "", "is empty"),
         ("r.csv", "\n,,\n", "is empty"),
         ("r.csv", '"prompt\n', "row 1, the header: a quoted cell"),
@@ -187,10 +188,44 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: str, mess
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no file"):
-        read_rows(tmp_path / "none.csv", KNOWN)
+        read_table(tmp_path / "none.csv", KNOWN)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match="is not a file"):
-        read_rows(tmp_path / "folder.csv", KNOWN)
+        read_table(tmp_path / "folder.csv", KNOWN)
+
+
+def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path) -> None:
+    """A recipe's check and the run's own reading share it, whatever each looks for in it."""
+    file = tmp_path / "r.csv"
+    file.write_text("prompt,rating\na,1\n")
+    os.utime(file, (1_000, 1_000))
+    first = read_table(file, {"prompt"})
+    assert read_table(str(file), KNOWN).rows is first.rows
+    file.write_text("prompt,rating\nb,2\n")
+    os.utime(file, (2_000, 2_000))
+    assert read_table(file, {"prompt"}).rows == [(2, ["b", "2"])]
+    kept = read_table(file).rows
+    clear_parsed()
+    assert read_table(file).rows is not kept
+
+
+def test_a_file_that_changed_just_now_is_read_again(tmp_path: Path) -> None:
+    """Two changes within one tick of the file system's clock look alike."""
+    first = rows_of(tmp_path, "prompt,rating\na,1\n").rows
+    assert read_table(tmp_path / "r.csv", KNOWN).rows is not first
+
+
+def test_columns_that_another_delimiter_gives_are_looked_for(tmp_path: Path) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text("a;prompt,b,c\n1;2,3,4\n")
+    os.utime(file, (1_000, 1_000))
+    assert read_table(file).header == ("a;prompt", "b", "c")
+    assert read_table(file, {"a"}).header == ("a", "prompt,b,c")
+
+
+def test_text_has_a_row_per_line(tmp_path: Path) -> None:
+    table = rows_of(tmp_path, "one\r\n\n two\u2028\n", "r.txt")
+    assert (table.header, table.rows) == (("text",), [(1, ["one"]), (3, [" two\u2028"])])
 
 
 CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)

@@ -1,0 +1,81 @@
+"""The rows of a data set of prompts that a run can use."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ppokit.data.tables import BadRow, Table, load_table, refuse_bad_rows, undecodable, warn_of_bad_rows
+from ppokit.errors import DataError, PpokitWarning
+from ppokit.messages import shorten
+
+if TYPE_CHECKING:
+    from ppokit.config.settings import PromptFileSettings
+
+
+def read_prompts(settings: PromptFileSettings, *, key: str = "prompts") -> Table:
+    """Read the data set; a warning counts the rows that `on_bad_row: skip` leaves out.
+
+    Args:
+        key: how errors name the section.
+
+    Raises:
+        DataError: it cannot be read, is empty, lacks the column, or has a bad row under `fail`.
+    """
+    with _named(f"{key}.path"):
+        table = load_table(settings.path, settings.split, {settings.column})
+    with _named(f"{key}.column"):
+        table.index(settings.column)
+    with _named(f"{key}.path"):
+        usable = usable_prompts(table, settings)
+    warn_of_bad_rows(table.source, usable.bad)
+    for note in table.notes:
+        warnings.warn(f"{table.source}: {note}", PpokitWarning, stacklevel=2)
+    return usable
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{key}: {error}") from error
+
+
+def usable_prompts(table: Table, settings: PromptFileSettings) -> Table:
+    """The rows whose prompt is text that can be written as UTF-8; with `distinct`, the first of each prompt.
+
+    Raises:
+        DataError: the column is missing, no row is left, or one is bad under `on_bad_row: fail`.
+    """
+    index = table.index(settings.column)
+    rows: list[tuple[int, list[Any]]] = []
+    bad = list(table.bad)
+    seen: set[str] = set()
+    for number, cells in table.rows:
+        fault = _fault(table, cells, index)
+        if fault is not None:
+            bad.append(BadRow(number, fault))
+        elif not settings.distinct or cells[index] not in seen:
+            seen.add(cells[index])
+            rows.append((number, cells))
+    bad.sort(key=lambda row: row.row)
+    refuse_bad_rows(table.source, bad, len(rows), settings.on_bad_row)
+    if not rows:
+        raise DataError(f"{table.source} has a header but no rows; expected at least one prompt")
+    return replace(table, rows=rows, bad=bad)
+
+
+def _fault(table: Table, cells: list[Any], index: int) -> str | None:
+    prompt = cells[index]
+    if prompt is None or (table.of_text and not prompt):
+        return f"{table.header[index]} is empty; expected text"
+    if not isinstance(prompt, str):
+        return f"{table.header[index]} is {shorten(repr(prompt))}; expected text"
+    for name, cell in zip(table.header, cells, strict=True):
+        if isinstance(cell, str) and undecodable(cell):
+            return f"{name} holds half a character or a damaged byte in {cell[:60]!a}; expected UTF-8 text"
+    return None
