@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from ppokit.config import presets, yaml_file
+from ppokit.config import environment, presets, yaml_file
 from ppokit.config.checks import check, default_value
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import (
@@ -34,7 +34,7 @@ from ppokit.config.settings import (
     Value,
 )
 from ppokit.config.validation import keys_of, report_unknown, validate
-from ppokit.config.yaml_file import Document, join
+from ppokit.config.yaml_file import Document, KeyPath, join
 from ppokit.errors import PluginError, RecipeError
 from ppokit.messages import listed, shown, suggest
 
@@ -49,6 +49,7 @@ class Recipe:
         source: the file, or `recipe`.
         lines: line of each key in the file, from 1.
         overrides: by key, the override that set it.
+        references: by path, the texts with `${NAME}` in them, as the recipe has them.
     """
 
     settings: Settings
@@ -61,6 +62,7 @@ class Recipe:
     source: str = field(default="recipe", compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False)
+    references: Mapping[KeyPath, str] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def load(
@@ -125,13 +127,17 @@ class Recipe:
         return f"{key}, {self.source}" + (f" line {line}" if line is not None else "")
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data with all defaults filled in, plugins' options beside the core's keys."""
+        """Plain data with all defaults filled in, plugins' options beside the core's keys.
+
+        Environment variables stand in it by name.
+        """
         data = self.settings.model_dump(mode="json")
         for choice in self.selected:
             section: Any = data
             for step in yaml_file.steps(choice.key):
                 section = section[step]
             section.update(choice.options.model_dump(mode="json", by_alias=True))
+        environment.restore(data, self.references)
         return data
 
     def to_yaml(self) -> str:
@@ -146,6 +152,7 @@ def _needs(choices: Sequence[SelectedComponent]) -> frozenset[str]:
 def _resolve(document: Document, source: str, registry: PluginRegistry, check_data: bool) -> Recipe:
     if document.problems and not document.data:
         raise RecipeError(document.problems, source)  # nothing was read, so that every key would be missing
+    environment.resolve(document, required=check_data)
     reader = _Reader(document, registry)
     sections = reader.sections()
     choices = reader.selected
@@ -156,7 +163,7 @@ def _resolve(document: Document, source: str, registry: PluginRegistry, check_da
     if sections["value"] is None:
         needs = _needs([choice for kind in CHOSEN for choice in selected[kind]])
         sections["value"] = default_value(sections["lora"] is not None, needs)
-    return Recipe(
+    recipe = Recipe(
         settings=Settings(**sections),
         engine=selected["rollout"][0],
         rewards=selected["rewards"],
@@ -167,7 +174,17 @@ def _resolve(document: Document, source: str, registry: PluginRegistry, check_da
         source=source,
         lines=document.lines,
         overrides=document.overrides,
+        references=document.references,
     )
+    try:
+        recipe.resolved()
+    except (LookupError, TypeError) as error:
+        names = listed(document.references.values())
+        document.report(
+            "", f"a value with {names} is changed when it is read, and cannot be written as it stood"
+        )
+        raise RecipeError(document.problems, source) from error
+    return recipe
 
 
 class _Reader:
@@ -292,7 +309,10 @@ class _Reader:
                 key, f"options of plugin {plugin} cannot be read: {type(error).__name__}: {error}"
             )
             return None
-        return None if options is None else (component, options, plugin)
+        if options is None:
+            return None
+        environment.report_plain_secrets(options, rest, key, self.document)
+        return component, options, plugin
 
 
 _INVALID = object()

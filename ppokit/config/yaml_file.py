@@ -14,13 +14,17 @@ from typing import Any
 import yaml
 
 from ppokit.errors import Problem
-from ppokit.messages import listed, shown
+from ppokit.messages import listed, shorten, shown
 
 _TAG = "tag:yaml.org,2002:"
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
 )
 _INT = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$")
+
+
+KeyPath = tuple[str | int, ...]
+"""Keys and positions from the top of a recipe to a value."""
 
 
 @dataclass
@@ -32,15 +36,22 @@ class Document:
         lines: line of each key, from 1; `rewards[0].weight` is a key, `rewards[0]` another.
         overrides: by key, the override that set it.
         problems: collected until all of them are raised at once.
+        references: by path, a text with `${NAME}` in it as the recipe has it.
+        hidden: what such a text became, and the text, which stands in messages in its place.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
     overrides: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    references: dict[KeyPath, str] = field(default_factory=dict)
+    hidden: dict[str, str] = field(default_factory=dict)
 
     def report(self, key: str, message: str) -> None:
         """Note a problem, on the line of the key or of the nearest key above it."""
+        for value, raw in self.hidden.items():
+            if len(value) >= 6:  # a shorter one hides nothing, and may stand in any word
+                message = message.replace(value, raw).replace(shorten(value), raw)
         override, line = origin(key, self.lines, self.overrides)
         if override is not None:
             message = f"{message} (from the override {override!r})"
