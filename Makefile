@@ -18,10 +18,10 @@ NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint check bench bench-algorithms bench-trl clean
+.PHONY: help setup quickstart test lint check bench bench-kernels bench-algorithms bench-trl clean
 
 # The tests and the step benchmark use nothing from the network.
-test check bench bench-algorithms: export HF_HUB_OFFLINE = 1
+test check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +61,9 @@ check: lint test  ## lint and tests
 
 bench: setup  ## time one training step
 	$(BIN)/python benchmarks/step.py
+
+bench-kernels: setup  ## time a step with and without each fast path
+	$(BIN)/python benchmarks/kernels.py
 
 bench-algorithms: setup  ## time every estimator and loss, and draw how the presets learn
 	$(BIN)/python benchmarks/algorithms.py

@@ -61,7 +61,7 @@ WORDS = [
 def random_prompts(count: int) -> list[str]:
     """The same word salad for every system."""
     rng = random.Random(0)
-    return [" ".join(rng.selected(WORDS, k=rng.randint(12, 60))) for _ in range(count)]
+    return [" ".join(rng.choices(WORDS, k=rng.randint(12, 60))) for _ in range(count)]
 
 
 def save_reward_model(checkpoint: str, folder: Path) -> None:

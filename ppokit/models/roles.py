@@ -90,7 +90,6 @@ class ModelRoles:
             registry.install(model, registry.TRAINING)
             if self.frozen_copy is not None:
                 registry.install(self.frozen_copy, registry.TRAINING)
-        self._trunk_cache = frozen_trunk.cache_of(model)
         # Below the value adapter, the value function is the base, and so is the reference.
         with_adapter = self._adapters is not None and self._adapters.has_reference
         self._on_trunk = ("value",) if with_adapter else ("value", "reference")
@@ -182,7 +181,7 @@ class ModelRoles:
         if role in ("reference", "base") and self.frozen_copy is not None:
             model = self.frozen_copy
         self._activate(role)
-        cache = self._trunk_cache if role in self._on_trunk else None
+        cache = frozen_trunk.cache_of(self.model) if role in self._on_trunk else None
         states = cache.get(batch) if cache is not None and role == "value" else None
         if cache is not None and states is not None:
             output = cache.forward_from(states)
@@ -194,8 +193,9 @@ class ModelRoles:
 
     def clear_cache(self) -> None:
         """Forget the hidden states of the last step's texts."""
-        if self._trunk_cache is not None:
-            self._trunk_cache.clear()
+        cache = frozen_trunk.cache_of(self.model)
+        if cache is not None:
+            cache.clear()
 
     def add_fitted(self, folder: Path, name: str, *, key: str) -> FittedHead:
         """Put the adapter of a fitted reward model on the base, frozen.

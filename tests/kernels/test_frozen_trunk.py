@@ -56,7 +56,6 @@ def whole(batch: TokenBatch) -> tuple[Tensor, list[Tensor]]:
     """What a model says that keeps nothing."""
     roles = shaken()
     frozen_trunk.remove(roles.model)
-    roles._trunk_cache = None
     return gradients(roles, batch)
 
 
