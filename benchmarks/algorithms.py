@@ -72,7 +72,9 @@ def speed(repeats: int) -> bool:
         prompt_ids=[[0]] * ROWS,
         response_ids=torch.zeros(ROWS, COLUMNS, dtype=torch.long),
         response_mask=mask,
-        finished=torch.rand(ROWS, generator=generator) < 0.5,
+        loss_mask=mask,
+        outcomes=["truncated"] * ROWS,
+        policy_version=torch.zeros(ROWS, dtype=torch.long),
         sampler_logprobs=old + normal(0.01),
         values=normal(),
     )

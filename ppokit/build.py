@@ -29,9 +29,9 @@ from ppokit.plugin.protocols import (
     BuildContext,
     Need,
     Observer,
-    RolloutEngine,
 )
 from ppokit.rewards.scorer import Provider, Scorer
+from ppokit.rollout.generate import ResponseGenerator, build_generator
 from ppokit.training.losses import WeightedLoss
 from ppokit.training.optimizer import MasterWeights
 from ppokit.training.update import UpdatePlan, Updater
@@ -57,7 +57,7 @@ class TrainerComponents:
     prompts: Prompts
     roles: ModelRoles
     master_weights: MasterWeights
-    engine: RolloutEngine
+    generator: ResponseGenerator
     scorer: Scorer
     estimator: AdvantageEstimator
     updater: Updater
@@ -94,7 +94,7 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
     dtype = pick_dtype(settings.model.dtype, processes.device)
     base = _Base(tokenizer, config)
     context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, base=base)
-    engine: RolloutEngine = _build(recipe, recipe.engine, context)
+    generator = build_generator(recipe, context, processes)
     prompts = Prompts(
         table,
         tokenizer,
@@ -102,7 +102,7 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
         settings.rollout,
         settings.run,
         context=getattr(config.get_text_config(), "max_position_embeddings", None),
-        max_new_tokens=engine.max_new_tokens,
+        max_new_tokens=settings.rollout.max_new_tokens,
     )
     scorer = Scorer(
         [_provider(recipe, choice, context) for choice in recipe.rewards],
@@ -127,8 +127,8 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
     if not any(param.numel() for param in roles.trainable.values()):
         raise ModelError("lora.target_modules: no parameter is left to train.")
     master_weights = MasterWeights(roles.trainable, weight_decay=settings.update.weight_decay)
-    updater = Updater(roles, master_weights, losses, _plan(settings, engine), processes)
-    rollout_tokens = prompts.longest + engine.max_new_tokens
+    updater = Updater(roles, master_weights, losses, _plan(settings), processes)
+    rollout_tokens = prompts.longest + settings.rollout.max_new_tokens
     responses = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
     return TrainerComponents(
         processes=processes,
@@ -136,7 +136,7 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
         prompts=prompts,
         roles=roles,
         master_weights=master_weights,
-        engine=engine,
+        generator=generator,
         scorer=scorer,
         estimator=estimator,
         updater=updater,
@@ -233,7 +233,7 @@ def _where(recipe: Recipe, choice: SelectedComponent, what: str) -> str:
     return f"{what} {choice.name!r} (plugin {choice.plugin}; recipe: {recipe.where(choice.key + '.use')})"
 
 
-def _plan(settings: Settings, engine: RolloutEngine) -> UpdatePlan:
+def _plan(settings: Settings) -> UpdatePlan:
     update = settings.update
     return UpdatePlan(
         epochs=update.epochs,
@@ -247,8 +247,8 @@ def _plan(settings: Settings, engine: RolloutEngine) -> UpdatePlan:
         target_kl=update.target_kl,
         steps=settings.run.steps,
         seed=settings.run.seed,
-        temperature=engine.temperature,
-        max_response=engine.max_new_tokens,
+        temperature=settings.rollout.temperature,
+        max_response=settings.rollout.max_new_tokens,
         whiten=settings.advantages.whiten_variance if settings.advantages.whiten == "minibatch" else None,
     )
 

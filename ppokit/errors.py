@@ -29,6 +29,10 @@ class RewardError(PpokitError):
     """A reward provider failed more often than the recipe's error budget allows."""
 
 
+class RolloutError(PpokitError):
+    """A rollout engine failed to answer more often than the recipe's error budget allows."""
+
+
 class TrainingError(PpokitError):
     """Training cannot go on: nothing trains, or a number is not finite."""
 

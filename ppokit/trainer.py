@@ -24,11 +24,11 @@ from ppokit.config.recipe import Recipe
 from ppokit.data.tables import clear_parsed
 from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
 from ppokit.evaluation.canary import Canary, read_held_out
-from ppokit.plugin.protocols import Observant, Observer, PhaseObserver, SamplingPolicy, Warned
+from ppokit.plugin.protocols import Observant, Observer, PhaseObserver, Warned
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
 from ppokit.rollout.collect import Collector
 from ppokit.rollout.dynamic_sampling import concat, count_groups, filter_groups
-from ppokit.rollout.policy import LoadedPolicy, Prediction
+from ppokit.rollout.policy import Prediction
 from ppokit.rollout.recorded import check_estimator, check_given, given_rewards
 from ppokit.run.checkpoint import list_checkpoints
 from ppokit.run.checkpointer import Checkpointer, beside
@@ -73,14 +73,29 @@ class PPOTrainer:
         """Steps done."""
         self._moved = self.step > 0
         self._ended = False
-        self.collector = Collector(self.components, self.settings, recipe.engine.plugin, self._phase)
+        self.collector = Collector(
+            self.components.generator,
+            self.roles,
+            self.components.tokenizer,
+            lambda: self.components.master_weights.hash(self.roles.is_policy),
+            self.settings,
+            self.components.needs_before_update,
+            self._phase,
+        )
         self._canary: Canary | None = None
         if self.settings.canary is not None:
             self._canary = Canary(
                 read_held_out(
                     self.settings.canary, self.components.prompts.rows, self.settings.prompts.column
                 ),
-                lambda rated: self.collector.held_out(rated, self.step),
+                lambda rated: self.collector.recorded(
+                    rated.prompts,
+                    rated.responses,
+                    self.step + 1,
+                    needs=self.components.reward_needs,
+                    separator=rated.separator,
+                    rows=rated.rows,
+                ),
                 self.components.scorer.look,
             )
         self.clock = Clock(self.roles.device)
@@ -130,7 +145,7 @@ class PPOTrainer:
 
     def collect(self, prompts: PromptBatch) -> Rollout:
         """Answer the prompts, and compute what the recipe's components need of the answers."""
-        rollout = self.collector.collect(prompts, self.step)
+        rollout = self.collector.collect(prompts, self.step + 1)
         if not self._moved:
             check_first_kl(first_kl(rollout))
         return rollout
@@ -291,19 +306,15 @@ class PPOTrainer:
 
     def recorded(self, prompts: Sequence[str], responses: Sequence[str]) -> Rollout:
         """Recorded responses, with what is needed of them."""
-        return self.collector.recorded(prompts, responses, self.step)
+        return self.collector.recorded(prompts, responses, self.step + 1)
 
     def predict(self, prompts: Sequence[str]) -> list[Prediction]:
         """What the policy, as it is now, would say: next-token probabilities and a greedy response."""
-        return self._policy().predict(prompts)
+        return self.collector.view(self.step + 1).predict(prompts)
 
     def answer(self, prompts: Sequence[str]) -> list[str]:
-        """Greedy responses of the policy as it is now, one per prompt; for looking at, in one process."""
-        return self._policy().answer(prompts)
-
-    def _policy(self) -> LoadedPolicy:
-        policy = SamplingPolicy(self.roles.sampler(), self.components.tokenizer, self.components.end_ids)
-        return LoadedPolicy(policy, self.components.engine, self.settings.prompts)
+        """Greedy responses of the policy as it is now, one per prompt."""
+        return self.collector.view(self.step + 1).generate(prompts).responses
 
     # Below the verbs
 

@@ -24,8 +24,8 @@ from ppokit.plugin import (
     Component,
     DataError,
     Generation,
-    PromptBatch,
-    SamplingPolicy,
+    GenerationRequest,
+    PolicyHandle,
     as_generation,
     hookimpl,
 )
@@ -55,8 +55,6 @@ class RecordedEngine:
 
     def __init__(self, options: RecordedOptions) -> None:
         self.options = options
-        self.max_new_tokens = options.max_new_tokens
-        self.temperature = options.temperature
         self.sampled = TransformersEngine(options)
 
     @cached_property
@@ -64,39 +62,39 @@ class RecordedEngine:
         """Read when they are first asked for: a trained policy is loaded without them."""
         return recorded_responses(self.options)
 
-    def generate(self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor | None) -> Generation:
-        if uniforms is None:  # greedy: what the policy itself would say
-            return self.sampled.generate(policy, batch, None)
+    def generate(self, policy: PolicyHandle, request: GenerationRequest) -> Generation:
+        if request.seeds is None or not request.training:  # what the policy itself would say
+            return self.sampled.generate(policy, request)
+        uniforms = request.seeds.uniforms(request.sampling.max_new_tokens)
         texts: list[str | None] = []
-        for place, prompt in enumerate(batch.prompts):
+        for index, prompt in enumerate(request.prompts.prompts):
             texts += _draw(
-                self.responses.get(prompt, []), uniforms[place, :, 0].tolist(), self.options.recorded
+                self.responses.get(prompt, []), uniforms[index, :, 0].tolist(), self.options.recorded
             )
-        given = [text for text in texts if text is not None]
-        recorded = as_generation(given, policy, self.max_new_tokens, separator=self.options.separator)
-        missing = [place for place, text in enumerate(texts) if text is None]
-        return _merged(texts, recorded, self._sample(policy, batch, uniforms, missing))
+        recorded = as_generation(
+            [text for text in texts if text is not None],
+            policy,
+            request.sampling.max_new_tokens,
+            separator=self.options.separator,
+        )
+        missing = [index for index, text in enumerate(texts) if text is None]
+        if not missing:
+            return recorded
+        return _merged(texts, recorded, self._sample(policy, request, uniforms, missing))
 
     def _sample(
-        self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor, places: list[int]
+        self, policy: PolicyHandle, request: GenerationRequest, uniforms: Tensor, indices: list[int]
     ) -> Generation:
-        """One sampled response for each of these places of the batch."""
-        prompts = [place // uniforms.shape[1] for place in places]
-        if not prompts:
-            return Generation([], [], [], [])
-        some = PromptBatch(
-            [batch.indices[i] for i in prompts],
-            [batch.prompts[i] for i in prompts],
-            [batch.prompt_ids[i] for i in prompts],
-            [batch.rows[i] for i in prompts],
-            batch.resample_round,
-        )
-        numbers = uniforms.flatten(0, 1)[places]
+        """A sampled response for each of these responses that are asked for."""
+        prompts = request.prompts.select([index // request.n for index in indices])
+        numbers = uniforms.flatten(0, 1)[indices]
         share = self.options.recorded
-        for row, prompt in enumerate(some.prompts):
+        for row, prompt in enumerate(prompts.prompts):
             if prompt in self.responses:  # its first number was at least the share, and now draws a token too
                 numbers[row, 0] = (numbers[row, 0] - share) / (1 - share)
-        return self.sampled.generate(policy, some, numbers.unsqueeze(1))
+        # Nobody knows how likely the policy makes what was recorded, so that nobody asks it of the others.
+        one_each = replace(request, prompts=prompts, n=1, policy_logprobs=False)
+        return self.sampled.sample(policy, one_each, numbers.unsqueeze(1))
 
 
 def recorded_responses(options: RecordedOptions) -> dict[str, list[str]]:
@@ -106,12 +104,12 @@ def recorded_responses(options: RecordedOptions) -> dict[str, list[str]]:
         DataError: the file cannot be read.
     """
     table = read_for_run(options.path, options.columns, on_bad_row=options.on_bad_row)
-    found: dict[str, dict[str, None]] = defaultdict(dict)
+    by_prompt: dict[str, dict[str, None]] = defaultdict(dict)
     for rating in table.ratings:
-        found[rating.prompt][rating.response] = None
+        by_prompt[rating.prompt][rating.response] = None
     for pair in table.pairs:
-        found[pair.prompt].update({pair.chosen: None, pair.rejected: None})
-    return {prompt: list(responses) for prompt, responses in found.items()}
+        by_prompt[pair.prompt].update({pair.chosen: None, pair.rejected: None})
+    return {prompt: list(responses) for prompt, responses in by_prompt.items()}
 
 
 def _draw(known: list[str], numbers: list[float], share: float) -> list[str | None]:
@@ -128,11 +126,12 @@ def _draw(known: list[str], numbers: list[float], share: float) -> list[str | No
 
 
 def _merged(texts: list[str | None], recorded: Generation, sampled: Generation) -> Generation:
-    """Both, in the order of the places; nobody knows how likely the policy makes what was recorded."""
-    both = (recorded, replace(sampled, policy_logprobs=None))
-    parts = [iter(zip(*filter(lambda v: v is not None, vars(part).values()), strict=True)) for part in both]
+    """Both, in the order that they are asked for."""
+    names = [name for name, value in vars(recorded).items() if value is not None]
+    parts = [iter(zip(*(getattr(part, name) for name in names), strict=True)) for part in (recorded, sampled)]
     rows = [next(parts[text is None]) for text in texts]
-    return Generation(*(list(column) for column in zip(*rows, strict=True)))
+    columns = zip(*rows, strict=True)
+    return Generation(**{name: list(column) for name, column in zip(names, columns, strict=True)})
 
 
 def _check(options: RecordedOptions, context: CheckContext) -> Iterator[str]:

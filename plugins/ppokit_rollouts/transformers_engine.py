@@ -3,26 +3,25 @@
 A prompt is read once for its G responses, and finished responses leave the batch. A token y is drawn
 by inverting the cumulative distribution at a given uniform number u:
 
-    y = min { v : sum_{w <= v} p_w > u },   p = softmax(top_p(top_k(logits / temperature)))
+    y = min { v : sum_{w <= v} p_w > u },   p = softmax(min_p(top_p(top_k(logits / temperature))))
 
 so that a response depends on its own numbers and not on its neighbours in the batch. Top-p is that of
-Holtzman et al. 2020, arXiv:1904.09751.
+Holtzman et al. 2020, arXiv:1904.09751; min-p that of Nguyen et al. 2024, arXiv:2407.01082.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
 from ppokit.plugin import (
     BuildContext,
     Component,
     Generation,
+    GenerationRequest,
     Options,
-    PluginError,
-    PromptBatch,
-    SamplingPolicy,
+    PolicyHandle,
     hookimpl,
 )
 from ppokit_rollouts.kv_cache import bucket_by_length, preallocated_cache, supports_concat
@@ -52,55 +51,45 @@ def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
 
 
 class TransformersOptions(Options):
-    max_new_tokens: int = Field(64, gt=0, description="the longest response, in tokens")
-    min_new_tokens: int = Field(0, ge=0, description="tokens before a response may end by itself")
-    temperature: float = Field(1.0, ge=0.01, description="divides the logits")
-    top_k: int | None = Field(None, gt=0, description="draw from the k likeliest tokens only")
-    top_p: float | None = Field(
-        None, gt=0, le=1, description="draw from the likeliest tokens that hold this probability together"
-    )
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), description="strings that end a response; left out of its text"
-    )
-    stop_token_ids: tuple[NonNegativeInt, ...] = Field((), description="token ids that end a response")
     batch_size: int = Field(256, gt=0, description="responses sampled at a time")
 
 
 class TransformersEngine:
-    """Samples prompt by prompt, G responses each."""
+    """Samples prompt by prompt, n responses each."""
 
     def __init__(self, options: TransformersOptions) -> None:
         self.options = options
-        self.max_new_tokens = options.max_new_tokens
-        self.temperature = options.temperature
 
-    def generate(self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor | None) -> Generation:
+    def generate(self, policy: PolicyHandle, request: GenerationRequest) -> Generation:
+        seeds = request.seeds
+        uniforms = None if seeds is None else seeds.uniforms(request.sampling.max_new_tokens)
+        return self.sample(policy, request, uniforms)
+
+    def sample(self, policy: PolicyHandle, request: GenerationRequest, uniforms: Tensor | None) -> Generation:
+        """Responses drawn by these numbers.
+
+        Args:
+            uniforms: [prompts, n, max_new_tokens] float32 in [0, 1): the randomness of each token; None for
+                greedy ones.
+        """
         import torch
 
-        vocabulary = policy.model.get_input_embeddings().num_embeddings
-        if any(token >= vocabulary for token in self.options.stop_token_ids):
-            raise PluginError(
-                f"rollout.stop_token_ids: got {max(self.options.stop_token_ids)}; expected token ids of the "
-                f"model, whose vocabulary ends with {vocabulary - 1}."
-            )
-        responses_per_prompt = 1 if uniforms is None else uniforms.shape[1]
-        prompts_at_a_time = max(1, self.options.batch_size // responses_per_prompt)
+        prompts_at_a_time = max(1, self.options.batch_size // request.n)
         parts: list[_Decoding] = []
         with torch.inference_mode():
-            for start in range(0, len(batch), prompts_at_a_time):
+            for start in range(0, len(request.prompts), prompts_at_a_time):
                 stop = start + prompts_at_a_time
                 drawn = None if uniforms is None else uniforms[start:stop].flatten(0, 1)
-                decoding = _Decoding(
-                    self.options, policy, batch.prompt_ids[start:stop], responses_per_prompt, drawn
-                )
+                decoding = _Decoding(request, policy, request.prompts.prompt_ids[start:stop], drawn)
                 decoding.run()
                 parts.append(decoding)
+        policy_logprobs = [numbers for part in parts for numbers in part.policy_logprobs]
         return Generation(
             response_ids=[ids for part in parts for ids in part.ids],
             sampler_logprobs=[numbers for part in parts for numbers in part.sampler_logprobs],
-            finished=[flag for part in parts for flag in part.finished],
+            outcomes=["finished" if flag else "truncated" for part in parts for flag in part.finished],
             texts=[text for part in parts for text in part.texts()],
-            policy_logprobs=[numbers for part in parts for numbers in part.policy_logprobs],
+            policy_logprobs=policy_logprobs if request.policy_logprobs else None,
         )
 
 
@@ -109,46 +98,46 @@ class _Decoding:
 
     def __init__(
         self,
-        options: TransformersOptions,
-        policy: SamplingPolicy,
+        request: GenerationRequest,
+        policy: PolicyHandle,
         prompt_ids: list[list[int]],
-        responses_per_prompt: int,
         uniforms: Tensor | None,
     ) -> None:
-        self.options = options
-        self.policy = policy
+        self.sampling = request.sampling
+        self.model = policy.model()
+        self.tokenizer = policy.tokenizer
         self.prompt_ids = prompt_ids
-        self.repeats = responses_per_prompt
+        self.repeats = request.n
         self.uniforms = uniforms
-        count = len(prompt_ids) * responses_per_prompt
+        self.needs_policy_logprobs = request.policy_logprobs
+        count = len(prompt_ids) * request.n
         self.ids: list[list[int]] = [[] for _ in range(count)]
         self.sampler_logprobs: list[list[float]] = [[] for _ in range(count)]
         self.policy_logprobs: list[list[float]] = [[] for _ in range(count)]
         self.finished = [False] * count
         self.stops_at: list[str | None] = [None] * count
-        self.end_ids = policy.end_ids | set(options.stop_token_ids)
+        self.end_ids = policy.end_ids | set(request.sampling.stop_token_ids)
 
     def run(self) -> None:
         import torch
 
-        model = self.policy.model
-        device = model.device
+        device, sampling = self.model.device, self.sampling
         logits, mask, cache, alive = self._read_prompts()
         positions = mask.sum(dim=1, keepdim=True) - 1
-        for step in range(self.options.max_new_tokens):
+        for step in range(sampling.max_new_tokens):
             logits = logits.float()
-            if self.options.temperature != 1.0:
-                logits = logits / self.options.temperature
+            if sampling.temperature != 1.0:
+                logits = logits / sampling.temperature
             allowed = self.process_logits(logits, step)
             if self.uniforms is None:
                 tokens = allowed.argmax(dim=-1)
             else:
                 tokens = sample(allowed, self.uniforms[alive, step].to(device))
             chosen = whole = _logprobs(allowed, tokens)
-            if allowed is not logits:
+            if self.needs_policy_logprobs and allowed is not logits:
                 whole = _logprobs(logits, tokens)
             active = self.append_tokens(alive.tolist(), tokens.tolist(), chosen.tolist(), whole.tolist())
-            if not active or step + 1 == self.options.max_new_tokens:
+            if not active or step + 1 == sampling.max_new_tokens:
                 return
             if len(active) < len(alive):
                 keep = torch.tensor(active)
@@ -169,17 +158,17 @@ class _Decoding:
         import torch
         from transformers import DynamicCache
 
-        config, device = self.policy.model.config, self.policy.model.device
+        config, device = self.model.config, self.model.device
         lengths = [len(ids) for ids in self.prompt_ids]
         width = max(lengths)
-        capacity = width + self.options.max_new_tokens
+        capacity = width + self.sampling.max_new_tokens
         concat = supports_concat(config)
         groups = bucket_by_length(lengths) if concat else [list(range(len(lengths)))]
         parts, first = [], []
         for group in groups:
-            wide = max(lengths[i] for i in group)
-            input_ids = _left_padded([self.prompt_ids[i] for i in group], wide, device)
-            mask = _left_padded([[1] * lengths[i] for i in group], wide, device)
+            group_width = max(lengths[i] for i in group)
+            input_ids = _left_padded([self.prompt_ids[i] for i in group], group_width, device)
+            mask = _left_padded([[1] * lengths[i] for i in group], group_width, device)
             cache = DynamicCache(config=config) if concat else preallocated_cache(config, capacity)
             first.append(self._forward(input_ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache))
             parts.append(cache)
@@ -187,7 +176,7 @@ class _Decoding:
             cache = preallocated_cache(config, capacity, parts, self.repeats)
         else:
             cache.batch_repeat_interleave(self.repeats)
-        order = [place for group in groups for place in group]
+        order = [index for group in groups for index in group]
         mask = _left_padded([[1] * lengths[i] for i in order], width, device)
         return (
             torch.cat(first).repeat_interleave(self.repeats, dim=0),
@@ -198,7 +187,7 @@ class _Decoding:
 
     def _forward(self, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """[b,V] logits of the next token."""
-        model = self.policy.model
+        model = self.model
         output = model.base_model(
             input_ids=input_ids,
             attention_mask=mask,
@@ -212,47 +201,49 @@ class _Decoding:
 
     def process_logits(self, logits: Tensor, step: int) -> Tensor:
         """[b,V] logits of the sampling distribution: the policy's own, where no option rules tokens out."""
-        from transformers import TopKLogitsWarper, TopPLogitsWarper
+        from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-        options = self.options
-        if step < options.min_new_tokens and self.end_ids:
+        sampling = self.sampling
+        if step < sampling.min_new_tokens and self.end_ids:
             logits = logits.clone()
             logits[:, sorted(self.end_ids)] = -float("inf")
-        if options.top_k is not None:
-            logits = TopKLogitsWarper(options.top_k)(None, logits)
-        if options.top_p is not None and options.top_p < 1.0:
-            logits = TopPLogitsWarper(options.top_p)(None, logits)
+        if sampling.top_k is not None:
+            logits = TopKLogitsWarper(sampling.top_k)(None, logits)
+        if sampling.top_p is not None and sampling.top_p < 1.0:
+            logits = TopPLogitsWarper(sampling.top_p)(None, logits)
+        if sampling.min_p:
+            logits = MinPLogitsWarper(sampling.min_p)(None, logits)
         return logits
 
     def append_tokens(
         self, alive: list[int], tokens: list[int], logprobs: list[float], whole: list[float]
     ) -> list[int]:
-        """Record one token per response; return the places in `alive` that go on."""
+        """Record one token per response; return the positions in `alive` that go on."""
         active = []
-        for place, (index, token) in enumerate(zip(alive, tokens, strict=True)):
+        for position, (index, token) in enumerate(zip(alive, tokens, strict=True)):
             self.ids[index].append(token)
-            self.sampler_logprobs[index].append(logprobs[place])
-            self.policy_logprobs[index].append(whole[place])
+            self.sampler_logprobs[index].append(logprobs[position])
+            self.policy_logprobs[index].append(whole[position])
             if token in self.end_ids or self._stopped(index):
                 self.finished[index] = True
             else:
-                active.append(place)
+                active.append(position)
         return active
 
     def _stopped(self, index: int) -> bool:
         """Whether the text now holds a stop string."""
-        if not self.options.stop:
+        if not self.sampling.stop:
             return False
-        text = self.policy.tokenizer.decode(self.ids[index], skip_special_tokens=True)
-        found = [text.index(stop) for stop in self.options.stop if stop in text]
-        if not found:
+        text = self.tokenizer.decode(self.ids[index], skip_special_tokens=True)
+        positions = [text.index(stop) for stop in self.sampling.stop if stop in text]
+        if not positions:
             return False
-        self.stops_at[index] = text[: min(found)]
+        self.stops_at[index] = text[: min(positions)]
         return True
 
     def texts(self) -> list[str]:
-        """Decoded responses, cut before a stop string."""
-        decoded = self.policy.tokenizer.batch_decode(self.ids, skip_special_tokens=True)
+        """Decoded responses, each up to a stop string."""
+        decoded = self.tokenizer.batch_decode(self.ids, skip_special_tokens=True)
         return [
             whole if stopped is None else stopped
             for whole, stopped in zip(decoded, self.stops_at, strict=True)

@@ -33,7 +33,9 @@ def generate(
 
     answers = []
     for name, folder in [("base", None)] * base + [("policy", run / "policy")]:
-        (text,) = load_policy(recipe, folder).answer([prompt], seed=None if greedy else seed)
+        view = load_policy(recipe, folder)
+        (text,) = view.generate([prompt], n=None if greedy else 1, seed=seed).responses
+        view.close()
         answers.append((name, text.strip()))
     for name, text in answers:
         typer.echo(f"{name}: {text}" if base else text)

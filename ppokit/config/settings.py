@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ppokit.data.tables import OnBadRow
+from ppokit.plugin.generation import SamplingParams
 from ppokit.plugin.masked import Variance
 from ppokit.plugin.protocols import Component
 from ppokit.ratings.records import RatingColumns
@@ -98,7 +99,7 @@ class PromptSettings(PromptFileSettings):
     system: str | None = Field(default=None, description="System message of the chat; needs chat: true.")
 
 
-class RolloutSettings(Section):
+class RolloutSettings(Section, SamplingParams):
     use: Text = Field(default="transformers", description="Rollout engine that answers the prompts.")
     prompts_per_step: int = Field(default=16, gt=0, description="Prompts that are asked in each step.")
     responses_per_prompt: int = Field(default=4, gt=0, description="Responses to each prompt.")
@@ -108,6 +109,11 @@ class RolloutSettings(Section):
         description="Drop prompts whose responses all have the same reward, and replace them by new ones "
         "up to this many times per step. Not set: keep all.",
     )
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The keys that an engine gets."""
+        return SamplingParams(**{name: getattr(self, name) for name in SamplingParams.model_fields})
 
 
 class RewardSettings(Section):
@@ -245,6 +251,12 @@ class RunSettings(Section):
     keep_checkpoints: int = Field(default=2, gt=0, description="Checkpoints that are kept.")
     max_failed_rewards: float = Field(
         default=0.0, ge=0, le=1, description="Largest share of failed reward outcomes in a step."
+    )
+    max_failed_responses: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Largest share of responses that a rollout engine failed to give.",
     )
     sample_every: int = Field(
         default=5, ge=0, description="Steps between samples on the screen; 0 shows none."

@@ -22,9 +22,10 @@ class TokenBatch:
 
     Attributes:
         input_ids: [b,T].
-        rows, positions: [N] where the hidden state that predicts each real response token stands.
-        targets: [N] the real response tokens.
-        mask: [b,R] True on real response tokens; `mask.nonzero()` is in the order of the above.
+        rows, positions: [N] where the hidden state that predicts each token of the policy's own stands.
+        targets: [N] these tokens.
+        mask: [b,R] True on them; `mask.nonzero()` is in the order of the above. Tokens of a response that the
+            policy did not write are read, and nothing is computed of them.
     """
 
     input_ids: Tensor
@@ -35,24 +36,33 @@ class TokenBatch:
 
     @staticmethod
     def build(
-        prompt_ids: Sequence[Sequence[int]], response_ids: Tensor, mask: Tensor, device: torch.device
+        prompt_ids: Sequence[Sequence[int]],
+        response_ids: Tensor,
+        mask: Tensor,
+        device: torch.device,
+        loss_mask: Tensor | None = None,
     ) -> TokenBatch:
-        """From prompts and [b,R] responses whose real tokens are `mask`; R may exceed what is needed."""
+        """From prompts and [b,R] responses whose real tokens are `mask`; R may exceed what is needed.
+
+        Args:
+            loss_mask: which of them the policy wrote; None for all.
+        """
+        loss_mask = mask if loss_mask is None else loss_mask
         lengths = mask.sum(dim=1).tolist()
         width = max(max(len(p) + n for p, n in zip(prompt_ids, lengths, strict=True)), 1)
         input_ids = torch.zeros(len(prompt_ids), width, dtype=torch.long)
         for row, (prompt, n) in enumerate(zip(prompt_ids, lengths, strict=True)):
             input_ids[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
             input_ids[row, len(prompt) : len(prompt) + n] = response_ids[row, mask[row]]
-        rows, _ = mask.nonzero(as_tuple=True)
-        order = mask.long().cumsum(dim=1)[mask] - 1
+        rows, _ = loss_mask.nonzero(as_tuple=True)
+        order = mask.long().cumsum(dim=1)[loss_mask] - 1
         starts = torch.tensor([len(p) for p in prompt_ids])
         positions = starts[rows] - 1 + order
-        move = [input_ids, rows, positions, response_ids[mask], mask]
+        move = [input_ids, rows, positions, response_ids[loss_mask], loss_mask]
         return TokenBatch(*(tensor.to(device) for tensor in move))
 
     def scatter(self, flat: Tensor) -> Tensor:
-        """[N] numbers of the real tokens back to [b,R], 0 on padding, keeping the gradient."""
+        """[N] numbers of the tokens back to [b,R], 0 elsewhere, keeping the gradient."""
         out = flat.new_zeros(self.mask.shape)
         return out.masked_scatter(self.mask, flat)
 
@@ -85,7 +95,7 @@ def forward_all(
     processes: Processes,
     budget: int,
 ) -> Tensor:
-    """Numbers of each response token, computed in shares without gradient; 0 on padding.
+    """Numbers of each response token, computed in shares without gradient; 0 where the policy wrote none.
 
     Args:
         compute: [b,R], or several numbers per token, [b,R,n], of a batch.
@@ -114,4 +124,5 @@ def token_batch(rollout: Rollout, indices: Sequence[int], device: torch.device) 
         rollout.response_ids[picked],
         rollout.response_mask[picked],
         device,
+        rollout.loss_mask[picked],
     )

@@ -7,6 +7,14 @@ whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`p
 """
 
 from ppokit.errors import DataError, ModelError, PluginError, RewardError, first_line
+from ppokit.plugin.generation import (
+    Generation,
+    GenerationRequest,
+    PolicyHandle,
+    ResponseSeeds,
+    RolloutEngine,
+    SamplingParams,
+)
 from ppokit.plugin.hookspecs import hookimpl
 from ppokit.plugin.importing import import_attribute
 from ppokit.plugin.kl_estimators import KLEstimator, clamp_exponent, kl
@@ -25,8 +33,6 @@ from ppokit.plugin.protocols import (
     Observer,
     Options,
     RewardProvider,
-    RolloutEngine,
-    SamplingPolicy,
     SharedBase,
     Stateful,
 )
@@ -35,11 +41,11 @@ from ppokit.plugin.returns import broadcast_to_tokens, group_sums, reward_to_go,
 from ppokit.plugin.types import (
     Advantages,
     AdvantageWeights,
-    Generation,
     LossInputs,
     LossOutput,
     Outcome,
     PromptBatch,
+    ResponseOutcome,
     RewardOutput,
     Rewards,
     Rollout,
@@ -58,6 +64,7 @@ __all__ = [
     "EvaluationView",
     "Evaluator",
     "Generation",
+    "GenerationRequest",
     "KLEstimator",
     "Loss",
     "LossInputs",
@@ -71,7 +78,10 @@ __all__ = [
     "Options",
     "Outcome",
     "PluginError",
+    "PolicyHandle",
     "PromptBatch",
+    "ResponseOutcome",
+    "ResponseSeeds",
     "RewardError",
     "RewardOutput",
     "RewardProvider",
@@ -79,7 +89,7 @@ __all__ = [
     "Rollout",
     "RolloutEngine",
     "Row",
-    "SamplingPolicy",
+    "SamplingParams",
     "SharedBase",
     "Stateful",
     "Sum",

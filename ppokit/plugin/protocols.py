@@ -17,10 +17,8 @@ from ppokit.plugin.metrics import Metric
 from ppokit.plugin.types import (
     Advantages,
     AdvantageWeights,
-    Generation,
     LossInputs,
     LossOutput,
-    PromptBatch,
     RewardOutput,
     Rewards,
     Rollout,
@@ -30,7 +28,6 @@ from ppokit.plugin.types import (
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Need = Literal["old_logprobs", "new_logprobs", "ref_logprobs", "values", "entropy", "greedy"]
 
@@ -240,57 +237,6 @@ class Evaluator(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class SamplingPolicy:
-    """The policy as a rollout engine sees it.
-
-    Attributes:
-        model: a causal LM that answers as the policy; read only, and not to be kept: without LoRA, and on a
-            base in 4 bits, it is the model that trains, with adapters in it.
-        tokenizer: its tokenizer.
-        end_ids: ids that end a response.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    end_ids: frozenset[int]
-
-
-class RolloutEngine(Protocol):
-    """Answers prompts.
-
-    Attributes:
-        max_new_tokens: the longest response.
-        temperature: log-probabilities of the trained policy are taken at this temperature.
-    """
-
-    max_new_tokens: int
-    temperature: float
-
-    def generate(self, policy: SamplingPolicy, batch: PromptBatch, uniforms: Tensor | None) -> Generation:
-        """Answer each prompt G times.
-
-        Args:
-            policy: what to sample from.
-            batch: the prompts.
-            uniforms: [prompts, G, max_new_tokens] float32 in [0, 1): the randomness of each token,
-                so that a response depends on the seed, the step and its own place alone, not on
-                what else is in the batch. None asks for one greedy response per prompt.
-        """
-        ...
-
-
-@runtime_checkable
-class Recorded(Protocol):
-    """A rollout engine whose responses were written before, by people or by another model.
-
-    Attributes:
-        sampled: the engine that answers where nothing was recorded, and where a policy is asked for itself.
-    """
-
-    sampled: RolloutEngine
-
-
 class Observer(Protocol):
     """Watches a run from the main process; changes nothing."""
 
@@ -344,10 +290,7 @@ __all__ = [
     "Observer",
     "Options",
     "PhaseObserver",
-    "Recorded",
     "RewardProvider",
-    "RolloutEngine",
-    "SamplingPolicy",
     "SharedBase",
     "Stateful",
     "Warned",

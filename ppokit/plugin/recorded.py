@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ppokit.plugin.protocols import SamplingPolicy
-from ppokit.plugin.types import Generation
+from ppokit.plugin.generation import Generation, PolicyHandle
 
 
 def as_generation(
     texts: Sequence[str],
-    policy: SamplingPolicy,
+    policy: PolicyHandle,
     max_new_tokens: int | None = None,
     *,
     separator: str = "",
@@ -24,7 +23,7 @@ def as_generation(
     Args:
         texts: the responses; one that is empty is the end-of-sequence token alone.
         policy: its tokenizer and its end-of-sequence tokens are used.
-        max_new_tokens: a longer one is cut there, and not finished; its text stays whole, as it was rated.
+        max_new_tokens: a longer one is truncated; its text stays whole, as it was rated.
         separator: what stands between a plain prompt and its response; part of the tokens, not of the text.
     """
     tokenizer = policy.tokenizer
@@ -40,6 +39,9 @@ def as_generation(
     return Generation(
         response_ids=kept,
         sampler_logprobs=[[math.nan] * len(ids) for ids in kept],
-        finished=[len(ids) == len(whole) for ids, whole in zip(kept, encoded, strict=True)],
+        outcomes=[
+            "finished" if len(ids) == len(whole) else "truncated"
+            for ids, whole in zip(kept, encoded, strict=True)
+        ],
         texts=list(texts),
     )

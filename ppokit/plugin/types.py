@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Outcome = Literal["scored", "abstained", "failed"]
+ResponseOutcome = Literal["finished", "truncated", "failed"]
 Row = Mapping[str, Any]
 
 
@@ -33,7 +34,7 @@ class PromptBatch:
         prompts: the text of the prompt column, before any chat template.
         prompt_ids: token ids of each prompt as the model sees it; no padding.
         rows: every column of the data set, one mapping per prompt.
-        refill: 0, or the number of the refill in its step, from 1, that these prompts are (dynamic sampling).
+        resample_round: 0, or which round of dynamic sampling in its step asks these prompts, from 1.
     """
 
     indices: list[int]
@@ -45,26 +46,15 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.indices)
 
-
-@dataclass(frozen=True)
-class Generation:
-    """What a rollout engine returns: G responses for each prompt, prompt by prompt.
-
-    Attributes:
-        response_ids: token ids of each response, the end-of-sequence token included; no padding.
-        sampler_logprobs: log-probability of each of those tokens under the distribution it was drawn from,
-            that is after temperature, top_k and top_p; NaN where the engine did not draw it.
-        finished: True where the response ended by itself, False where it was cut.
-        texts: decoded responses, without special tokens and without a matched stop string.
-        policy_logprobs: log-probability of each token under the policy that was given, at the
-            temperature and over its whole vocabulary; None where the engine cannot tell.
-    """
-
-    response_ids: list[list[int]]
-    sampler_logprobs: list[list[float]]
-    finished: list[bool]
-    texts: list[str]
-    policy_logprobs: list[list[float]] | None = None
+    def select(self, positions: Sequence[int]) -> PromptBatch:
+        """The prompts at these positions, in this order."""
+        return replace(
+            self,
+            indices=[self.indices[i] for i in positions],
+            prompts=[self.prompts[i] for i in positions],
+            prompt_ids=[self.prompt_ids[i] for i in positions],
+            rows=[self.rows[i] for i in positions],
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,11 @@ class Rollout:
         prompt_ids: token ids of each prompt; no padding.
         response_ids: [B,R] int64; padding holds 0 and means nothing.
         response_mask: [B,R] bool.
-        finished: [B] bool; ended by itself, not cut.
+        loss_mask: [B,R] bool; tokens that the policy wrote itself. False on padding, and on tokens that a
+            tool or an environment put into a response: every number of theirs is 0 here and counts nowhere.
+        outcomes: one per response: `finished` (it ended by itself), `truncated` or `failed` (there is
+            none: not scored, not trained on).
+        policy_version: [B] int64; number of updates of the policy that wrote each response.
         sampler_logprobs: [B,R] float32, as the engine sampled them; of recorded responses those under
             the reference, as if the untrained policy had written them.
         old_logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by a
@@ -98,7 +92,9 @@ class Rollout:
     prompt_ids: list[list[int]]
     response_ids: Tensor
     response_mask: Tensor
-    finished: Tensor
+    loss_mask: Tensor
+    outcomes: list[ResponseOutcome]
+    policy_version: Tensor
     sampler_logprobs: Tensor
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
@@ -112,6 +108,26 @@ class Rollout:
     def lengths(self) -> Tensor:
         """[B] int64: real tokens of each response."""
         return self.response_mask.sum(dim=1)
+
+    @property
+    def finished(self) -> Tensor:
+        """[B] bool: responses that ended by themselves."""
+        return self._have("finished")
+
+    @property
+    def truncated(self) -> Tensor:
+        """[B] bool: responses that did not."""
+        return self._have("truncated")
+
+    @property
+    def failed(self) -> Tensor:
+        """[B] bool: responses that there are none of."""
+        return self._have("failed")
+
+    def _have(self, outcome: ResponseOutcome) -> Tensor:
+        import torch
+
+        return torch.tensor([own == outcome for own in self.outcomes], dtype=torch.bool)
 
     def select(self, indices: Sequence[int]) -> Rollout:
         """The same rollout with only these responses, in this order; R stays."""

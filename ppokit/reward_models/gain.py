@@ -28,12 +28,10 @@ from ppokit.ratings.agreement import Estimate
 from ppokit.ratings.splitting import same_prompt
 from ppokit.reward_models import quality as measures
 from ppokit.reward_models.saved import Scorer
-from ppokit.rollout.policy import LoadedPolicy, load_policy
+from ppokit.rollout.policy import load_policy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from ppokit.plugin.types import Generation
 
     Floats = NDArray[np.float64]
 
@@ -148,14 +146,15 @@ def measure_gain(
     kl: list[float] = []
     for start in range(0, len(prompts), AT_ONCE):
         some = prompts[start : start + AT_ONCE]
-        before.append(base.sample(some, responses=responses, seed=seed, step=start))
+        before.append(base.generate(some, n=responses, seed=seed, step=start + 1))
         advance(len(some))
-        after.append(trained.sample(some, responses=responses, seed=seed, step=start))
-        kl += _kl([prompt for prompt in some for _ in range(responses)], after[-1], trained, base)
+        after.append(trained.generate(some, n=responses, seed=seed, step=start + 1))
+        # k1 of each response: the sum over its tokens of log p_trained - log p_base.
+        kl += (trained.logprobs(after[-1]) - base.logprobs(after[-1])).sum(dim=1).tolist()
         advance(len(some))
     asked = [prompt for prompt in prompts for _ in range(responses)]
-    texts = [[text for part in parts for text in part.texts] for parts in (before, after)]
-    lengths = [[len(ids) for part in parts for ids in part.response_ids] for parts in (before, after)]
+    texts = [[text for part in parts for text in part.responses] for parts in (before, after)]
+    lengths = [[n for part in parts for n in part.lengths.tolist()] for parts in (before, after)]
     sides, moved = [], []
     for folder, scorer in zip(rewards, (first, second), strict=True):
         old, new = (scorer.score(asked, answers).mean(axis=1) for answers in texts)
@@ -193,18 +192,6 @@ def _side(
     differences = (after - before).reshape(len(prompts), -1).mean(axis=1) / spread
     gain = measures.mean(differences, prompts, seed=seed)
     return Side(model, float(before.mean()), float(after.mean()), spread, gain), differences
-
-
-def _kl(
-    prompts: Sequence[str], answers: Generation, trained: LoadedPolicy, base: LoadedPolicy
-) -> list[float]:
-    """k1 of each response: the sum over its tokens of log p_trained - log p_base."""
-    both = zip(
-        trained.logprobs(prompts, answers.response_ids),
-        base.logprobs(prompts, answers.response_ids),
-        strict=True,
-    )
-    return [float((new - old).sum()) for new, old in both]
 
 
 def _fitted_to(folder: Path) -> tuple[Any, Any]:

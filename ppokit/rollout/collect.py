@@ -2,110 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ppokit.config.settings import Settings
 from ppokit.data.batches import TokenBatch, forward_all
-from ppokit.plugin.protocols import Need, SamplingPolicy
 from ppokit.plugin.types import PromptBatch, Rollout
-from ppokit.rollout.generate import generate
-from ppokit.rollout.recorded import recorded_rollout
+from ppokit.rollout.policy import Policy, PolicyView
 
 if TYPE_CHECKING:
-    from ppokit.build import TrainerComponents
-    from ppokit.evaluation.canary import HeldOut
+    from transformers import PreTrainedTokenizerBase
+
+    from ppokit.config.settings import Settings
+    from ppokit.models.roles import ModelRoles
+    from ppokit.plugin.protocols import Need
+    from ppokit.rollout.generate import ResponseGenerator
 
 
 class Collector:
     """Answers prompts with the policy as it is, and computes what is needed of the answers.
 
     Args:
-        components: of the trainer.
+        generator: the recipe's rollout engine.
+        roles: the models.
+        tokenizer: theirs.
+        policy_hash: SHA-256 of the policy's trained weights.
         settings: the recipe's.
-        plugin: how errors name the rollout engine.
+        needs: what the recipe's components need of a rollout before the update.
         phase: times a phase of a step by its name.
     """
 
     def __init__(
         self,
-        components: TrainerComponents,
+        generator: ResponseGenerator,
+        roles: ModelRoles,
+        tokenizer: PreTrainedTokenizerBase,
+        policy_hash: Callable[[], str],
         settings: Settings,
-        plugin: str,
+        needs: frozenset[Need],
         phase: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        self.components = components
+        self.generator = generator
+        self.roles = roles
+        self.tokenizer = tokenizer
+        self.policy_hash = policy_hash
         self.settings = settings
-        self.plugin = plugin
+        self.needs = needs
         self.phase = phase
 
+    def policy(self, step: int) -> Policy:
+        """The policy's handle in a step, from 1; each step before it was one update."""
+        return Policy.of(
+            self.roles.model,
+            self.tokenizer,
+            version=step - 1,
+            get_model=self.roles.sampler,
+            save=self._save,
+            get_hash=self.policy_hash,
+        )
+
+    def view(self, step: int) -> PolicyView:
+        """The policy in a step, to be asked for itself."""
+        return PolicyView(
+            self.policy(step),
+            self.generator,
+            self.settings.prompts,
+            lambda rollout: self._forward("logprobs", rollout, self._policy_logprobs),
+        )
+
     def collect(self, prompts: PromptBatch, step: int) -> Rollout:
-        """Sampled responses, and greedy ones where a component needs them."""
-        needs = self.components.needs_before_update
-        rollout = self._computed(self._answered(prompts, step, greedy=False), needs)
-        if "greedy" in needs:
-            greedy = self._computed(self._answered(prompts, step, greedy=True), needs - {"values"})
+        """Sampled responses, and greedy ones where a component needs them; the step counts from 1."""
+        rollout = self.computed(self._answered(prompts, step, greedy=False), self.needs)
+        if "greedy" in self.needs:
+            greedy = self.computed(self._answered(prompts, step, greedy=True), self.needs - {"values"})
             rollout = replace(rollout, greedy=greedy)
         return rollout
 
-    def recorded(self, prompts: Sequence[str], responses: Sequence[str], step: int) -> Rollout:
-        """Recorded responses, one to each prompt, with their log-probabilities and what training needs.
+    def recorded(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        step: int,
+        *,
+        needs: frozenset[Need] | None = None,
+        separator: str = "",
+        rows: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Rollout:
+        """Recorded responses, one per prompt, with the policy's log-probabilities and what is needed of them.
+
+        Args:
+            step: from 1.
+            needs: the recipe's, unless given.
+            separator, rows: see `recorded_rollout`.
 
         Raises:
             DataError: a text is missing, or leaves no room in the model's context.
         """
-        return self._computed(
-            self._recorded(prompts, responses, step), self.components.needs_before_update | {"old_logprobs"}
-        )
-
-    def held_out(self, rated: HeldOut, step: int) -> Rollout:
-        """The canary's responses, with their log-probabilities and what the rewards need.
-
-        Raises:
-            DataError: as `recorded`.
-        """
-        rollout = self._recorded(
-            rated.prompts, rated.responses, step, separator=rated.separator, rows=rated.rows
-        )
-        return self._computed(rollout, self.components.reward_needs | {"old_logprobs"})
-
-    def _recorded(self, prompts: Sequence[str], responses: Sequence[str], step: int, **more: Any) -> Rollout:
-        return recorded_rollout(
-            prompts,
-            responses,
-            policy=SamplingPolicy(
-                self.components.roles.model, self.components.tokenizer, self.components.end_ids
-            ),
-            settings=self.settings.prompts,
-            step=step,
-            **more,
-        )
+        rollout = self.view(step).recorded(prompts, responses, step=step, separator=separator, rows=rows)
+        return self.computed(rollout, (self.needs if needs is None else needs) | {"old_logprobs"})
 
     def _answered(self, prompts: PromptBatch, step: int, *, greedy: bool) -> Rollout:
-        components = self.components
+        settings = self.settings
         with self.phase("sampling"):
-            return generate(
-                components.engine,
-                SamplingPolicy(components.roles.sampler(), components.tokenizer, components.end_ids),
+            return self.generator.generate(
+                self.policy(step),
                 prompts,
-                responses_per_prompt=None if greedy else self.settings.rollout.responses_per_prompt,
-                seed=self.settings.run.seed,
+                n=None if greedy else settings.rollout.responses_per_prompt,
+                seed=settings.run.seed,
                 step=step,
-                processes=components.processes,
-                plugin=self.plugin,
+                policy_logprobs=settings.update.old_logprobs == "sampler" and "old_logprobs" in self.needs,
             )
 
-    def _computed(self, rollout: Rollout, needs: frozenset[Need]) -> Rollout:
-        """The rollout with what is needed of it."""
-        roles, temperature = self.components.roles, self.components.engine.temperature
+    def computed(self, rollout: Rollout, needs: frozenset[Need]) -> Rollout:
+        """The rollout with what is needed of it and is not there."""
+        roles = self.roles
+        temperature = self.settings.rollout.temperature
         computed: dict[str, Any] = {}
-        if self.settings.update.old_logprobs == "trainer" or "old_logprobs" not in needs:
-            rollout = replace(rollout, old_logprobs=None)
         wanted = needs if rollout.old_logprobs is None else needs - {"old_logprobs"}
         pair: frozenset[Need] = frozenset({"old_logprobs", "values"})
         if pair <= wanted and roles.value_mode != "own_adapter":  # both of one trunk, in one pass
@@ -114,14 +132,11 @@ class Collector:
                 logprobs, _, values = roles.logprobs_and_values(batch, temperature=temperature)
                 return torch.stack([logprobs, values], dim=-1)
 
-            computed["old_logprobs"], computed["values"] = self._forward("logprobs", rollout, both).unbind(
-                dim=-1
-            )
+            logprobs, values = self._forward("logprobs", rollout, both).unbind(dim=-1)
+            computed.update(old_logprobs=logprobs, values=values)
             wanted -= pair
         if "old_logprobs" in wanted:
-            computed["old_logprobs"] = self._forward(
-                "logprobs", rollout, lambda b: roles.logprobs(b, "policy", temperature=temperature)[0]
-            )
+            computed["old_logprobs"] = self._forward("logprobs", rollout, self._policy_logprobs)
         if "ref_logprobs" in wanted:
             computed["ref_logprobs"] = self._forward(
                 "reference", rollout, lambda b: roles.logprobs(b, "reference", temperature=temperature)[0]
@@ -134,10 +149,19 @@ class Collector:
             computed["sampler_logprobs"] = known.where(drawn.isnan(), drawn)
         return replace(rollout, **computed)
 
+    def _policy_logprobs(self, batch: TokenBatch) -> Tensor:
+        return self.roles.logprobs(batch, "policy", temperature=self.settings.rollout.temperature)[0]
+
     def _forward(self, phase: str, rollout: Rollout, compute: Callable[[TokenBatch], Tensor]) -> Tensor:
         """Numbers of every response token, see `forward_all`, as a phase of its own."""
         with self.phase(phase):
             budget = self.settings.update.tokens_per_microbatch
-            return forward_all(
-                compute, rollout, self.components.roles.device, self.components.processes, budget
-            )
+            return forward_all(compute, rollout, self.roles.device, self.generator.processes, budget)
+
+    def _save(self, folder: Path) -> None:
+        """Into the folder itself: `save_policy` writes into one named `policy`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as tmp:
+            self.roles.save_policy(Path(tmp))
+            for file in (Path(tmp) / "policy").iterdir():
+                file.replace(folder / file.name)

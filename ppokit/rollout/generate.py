@@ -1,136 +1,227 @@
-"""Collect: prompts to a `Rollout`."""
+"""Generate: prompts to a `Rollout`, by whatever rollout engine the recipe names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ppokit.config.recipe import Recipe
 from ppokit.distributed import Processes
-from ppokit.errors import PluginError
-from ppokit.plugin.protocols import RolloutEngine, SamplingPolicy
-from ppokit.plugin.types import Generation, PromptBatch, Rollout
-from ppokit.seeds import seed_from
+from ppokit.errors import ModelError, PluginError, PpokitError, RolloutError, plugin_call
+from ppokit.plugin.generation import (
+    Generation,
+    GenerationRequest,
+    PolicyHandle,
+    ResponseSeeds,
+    RolloutEngine,
+    SamplingParams,
+)
+from ppokit.plugin.protocols import BuildContext
+from ppokit.plugin.types import PromptBatch, Rollout
+from ppokit.rollout.validation import check_generation
 
 
-def draw_uniforms(seed: int, step: int, prompts: int, responses: int, tokens: int, refill: int = 0) -> Tensor:
-    """[prompts, responses, tokens] float32 in [0, 1): the randomness of a step's responses."""
-    place = (seed, step, -refill) if refill else (seed, step)
-    generator = torch.Generator().manual_seed(seed_from(*place))
-    return torch.rand(prompts, responses, tokens, generator=generator)
+@dataclass(frozen=True)
+class ResponseGenerator:
+    """The recipe's rollout engine, and all that is the same in each of its calls.
+
+    Attributes:
+        where: how errors name the engine.
+        engine: None on other processes where it runs on the main one.
+        runs_on: see `Component`.
+        max_failed: largest share of failed responses in a call.
+    """
+
+    engine: RolloutEngine | None
+    where: str
+    runs_on: Literal["each", "main"]
+    sampling: SamplingParams
+    max_failed: float
+    processes: Processes
+
+    def generate(
+        self,
+        policy: PolicyHandle,
+        prompts: PromptBatch,
+        *,
+        n: int | None,
+        seed: int,
+        step: int,
+        policy_logprobs: bool = False,
+        training: bool = True,
+    ) -> Rollout:
+        """Answer each prompt n times; each process answers its share, every one gets all of them.
+
+        Args:
+            n: responses per prompt; None for one greedy response per prompt.
+            step: from 1.
+            policy_logprobs, training: see `GenerationRequest`.
+
+        Raises:
+            PluginError: the engine failed or broke its contract.
+            RolloutError: more responses failed than `run.max_failed_responses` allows.
+        """
+        self._check_stop(policy)
+        share = self._share(len(prompts))
+        seeds = None
+        if n is not None:
+            seeds = ResponseSeeds(seed, step, len(prompts), share, n, prompts.resample_round)
+        ids = _sample_ids(prompts, n, step)
+        request = GenerationRequest(
+            prompts.select(share), n or 1, seeds, self.sampling, policy_logprobs, training
+        )
+        own_ids = ids[share.start * request.n : share.stop * request.n]
+        own, error = Generation([], [], [], []), None
+        try:
+            if self.engine is not None and len(request):
+                with plugin_call(self.where, "generate"):
+                    own = self.engine.generate(policy, request)
+                    check_generation(own, request, policy, own_ids)
+        except PpokitError as raised:
+            error = raised
+        # Every process takes part in every exchange, also one whose engine failed.
+        broken = self.processes.gather([] if error is None else [str(error)])
+        if broken:
+            raise error or PluginError(broken[0])
+        if not policy_logprobs:
+            own = replace(own, policy_logprobs=None)
+        whole = _concat(self.processes.gather([completed(own, policy.version)] if len(request) else []))
+        self._check_failed(whole, ids)
+        return build_rollout(prompts, whole, ids, request.n)
+
+    def close(self) -> None:
+        """Let the engine close what it holds open."""
+        close = getattr(self.engine, "close", None)
+        if close is not None:
+            with plugin_call(self.where, "close"):
+                close()
+
+    def _share(self, prompts: int) -> range:
+        """Which of so many prompts this process answers."""
+        if self.runs_on == "main":
+            return range(prompts if self.processes.is_main else 0)
+        return self.processes.share(prompts)
+
+    def _check_stop(self, policy: PolicyHandle) -> None:
+        largest = max(self.sampling.stop_token_ids, default=0)
+        if largest >= policy.vocab_size:
+            raise ModelError(
+                f"rollout.stop_token_ids: got {largest}; expected token ids of the model, whose vocabulary "
+                f"ends with {policy.vocab_size - 1}."
+            )
+
+    def _check_failed(self, generation: Generation, ids: Sequence[str]) -> None:
+        failed = [index for index, outcome in enumerate(generation.outcomes) if outcome == "failed"]
+        if len(failed) / max(1, len(ids)) > self.max_failed:  # not by a product: 0.29 * 100 is below 29
+            first = failed[0]
+            raise RolloutError(
+                f"{self.where} failed for {len(failed)} of {len(ids)} responses, more than "
+                f"run.max_failed_responses allows ({self.max_failed:g} of them). First: sample {ids[first]}: "
+                f"{generation.texts[first] or 'it gave no cause'}"
+            )
 
 
-def generate(
-    engine: RolloutEngine,
-    policy: SamplingPolicy,
-    prompts: PromptBatch,
-    *,
-    responses_per_prompt: int | None,
-    seed: int,
-    step: int,
-    processes: Processes,
-    plugin: str,
-) -> Rollout:
-    """Answer each prompt G times; each process answers its share, every one gets all of them.
-
-    Args:
-        responses_per_prompt: G; None for one greedy response per prompt.
+def build_generator(recipe: Recipe, context: BuildContext, processes: Processes) -> ResponseGenerator:
+    """What a recipe says of its rollout engine, as one object.
 
     Raises:
-        PluginError: the engine broke its contract.
+        PpokitError: the engine cannot be built.
     """
-    uniforms = None
-    if responses_per_prompt is not None:
-        uniforms = draw_uniforms(
-            seed, step, len(prompts), responses_per_prompt, engine.max_new_tokens, prompts.resample_round
-        )
-    count = responses_per_prompt or 1
-    share = processes.share(len(prompts))
-    mine = PromptBatch(
-        prompts.indices[share.start : share.stop],
-        prompts.prompts[share.start : share.stop],
-        prompts.prompt_ids[share.start : share.stop],
-        prompts.rows[share.start : share.stop],
-        prompts.resample_round,
+    choice, settings = recipe.engine, recipe.settings
+    where = f"rollout engine {choice.name!r} (plugin {choice.plugin}; recipe: {recipe.where('rollout.use')})"
+    engine: RolloutEngine | None = None
+    if choice.component.runs_on == "each" or processes.is_main:
+        with plugin_call(where, "build"):
+            engine = choice.component.build(choice.options, context)
+    return ResponseGenerator(
+        engine=engine,
+        where=where,
+        runs_on=choice.component.runs_on,
+        sampling=settings.rollout.sampling,
+        max_failed=settings.run.max_failed_responses,
+        processes=processes,
     )
-    answered = Generation([], [], [], [], [])
-    if len(mine):
-        answered = engine.generate(
-            policy, mine, None if uniforms is None else uniforms[share.start : share.stop]
-        )
-        _check(answered, len(mine) * count, plugin)
-    answered = Generation(
-        response_ids=processes.gather(answered.response_ids),
-        sampler_logprobs=processes.gather(answered.sampler_logprobs),
-        finished=processes.gather(answered.finished),
-        texts=processes.gather(answered.texts),
-        policy_logprobs=_gathered(answered.policy_logprobs, processes),
-    )
+
+
+def _sample_ids(prompts: PromptBatch, n: int | None, step: int) -> list[str]:
+    """Such as 000003-0001-000, prompt by prompt."""
     suffix = f"r{prompts.resample_round}" if prompts.resample_round else ""
-    names = [
-        f"{step + 1:06d}{suffix}-{place // count:04d}-"
-        + ("greedy" if uniforms is None else f"{place % count:03d}")
-        for place in range(len(prompts) * count)
-    ]
-    return build_rollout(prompts, answered, names, count)
+    responses = ["greedy"] if n is None else [f"{k:03d}" for k in range(n)]
+    return [f"{step:06d}{suffix}-{p:04d}-{name}" for p in range(len(prompts)) for name in responses]
 
 
-def _gathered(numbers: list[list[float]] | None, processes: Processes) -> list[list[float]] | None:
-    """Of all processes; None where one of them has none. A process without prompts holds nobody up."""
-    told = processes.gather([numbers is not None])
-    everyone = processes.gather(numbers or [])
-    return everyone if all(told) else None
+def completed(generation: Generation, version: int) -> Generation:
+    """The same with mask and versions filled in, and with nothing but the text of a failed response."""
+    masks = generation.loss_mask or [[True] * len(ids) for ids in generation.response_ids]
+    whole = replace(
+        generation,
+        loss_mask=masks,
+        policy_version=generation.policy_version or [version] * len(generation.texts),
+    )
+    empty = [outcome == "failed" for outcome in generation.outcomes]
+    if not any(empty):
+        return whole
+    per_token = ("response_ids", "sampler_logprobs", "policy_logprobs", "loss_mask")
+    rows = {name: getattr(whole, name) for name in per_token}
+    kept: dict[str, Any] = {
+        name: [[] if failed else row for failed, row in zip(empty, value, strict=True)]
+        for name, value in rows.items()
+        if value is not None
+    }
+    return replace(whole, **kept)
 
 
-def build_rollout(prompts: PromptBatch, answered: Generation, names: list[str], count: int) -> Rollout:
-    """A rollout of `count` responses to each prompt, prompt by prompt."""
-    repeated = [place for place in range(len(prompts)) for _ in range(count)]
-    response_ids, mask = pad(answered.response_ids)
+def _concat(parts: Sequence[Generation]) -> Generation:
+    """Those of several processes as one; a field that one of them lacks is None."""
+    joined: dict[str, Any] = {}
+    for field in fields(Generation):
+        values = [getattr(part, field.name) for part in parts]
+        joined[field.name] = None if None in values else [item for value in values for item in value]
+    return Generation(**joined)
 
-    def spread(numbers: list[list[float]]) -> Tensor:
+
+def build_rollout(prompts: PromptBatch, generation: Generation, ids: list[str], n: int) -> Rollout:
+    """A rollout of n responses per prompt, prompt by prompt, from a completed generation."""
+    repeated = [index for index in range(len(prompts)) for _ in range(n)]
+    response_ids, mask = pad(generation.response_ids)
+    loss_mask = torch.zeros_like(mask)
+    loss_mask[mask] = torch.tensor(
+        [own for row in generation.loss_mask or [] for own in row], dtype=torch.bool
+    )
+
+    def padded(numbers: list[list[float]]) -> Tensor:
         whole = torch.zeros(response_ids.shape)
         whole[mask] = torch.tensor([number for row in numbers for number in row])
-        return whole
+        return whole.where(loss_mask, torch.zeros(()))
 
+    policy_logprobs = generation.policy_logprobs
     return Rollout(
-        ids=names,
-        group_ids=torch.tensor([prompts.indices[place] for place in repeated]),
-        prompts=[prompts.prompts[place] for place in repeated],
-        responses=list(answered.texts),
-        rows=[prompts.rows[place] for place in repeated],
-        prompt_ids=[prompts.prompt_ids[place] for place in repeated],
+        ids=ids,
+        group_ids=torch.tensor([prompts.indices[index] for index in repeated]),
+        prompts=[prompts.prompts[index] for index in repeated],
+        responses=list(generation.texts),
+        rows=[prompts.rows[index] for index in repeated],
+        prompt_ids=[prompts.prompt_ids[index] for index in repeated],
         response_ids=response_ids,
         response_mask=mask,
-        finished=torch.tensor(answered.finished),
-        sampler_logprobs=spread(answered.sampler_logprobs),
-        old_logprobs=None if answered.policy_logprobs is None else spread(answered.policy_logprobs),
+        loss_mask=loss_mask,
+        outcomes=list(generation.outcomes),
+        policy_version=torch.tensor(generation.policy_version, dtype=torch.long),
+        sampler_logprobs=padded(generation.sampler_logprobs),
+        old_logprobs=None if policy_logprobs is None else padded(policy_logprobs),
     )
 
 
 def pad(responses: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Responses of several lengths as [B,R] ids and their mask."""
-    width = max(map(len, responses), default=0)
+    """Responses of several lengths as [B,R] ids and their mask; R is at least 1 where B is."""
+    width = max((max(1, len(response)) for response in responses), default=0)
     ids = torch.zeros(len(responses), width, dtype=torch.long)
     mask = torch.zeros(len(responses), width, dtype=torch.bool)
     for row, response in enumerate(responses):
         ids[row, : len(response)] = torch.tensor(response, dtype=torch.long)
         mask[row, : len(response)] = True
     return ids, mask
-
-
-def _check(answered: Generation, expected: int, plugin: str) -> None:
-    counts = {name: len(value) for name, value in vars(answered).items() if value is not None}
-    if set(counts.values()) != {expected}:
-        raise PluginError(
-            f"rollout engine {plugin} returned {counts}; expected {expected} of each "
-            "(prompts x responses per prompt). Recipe: rollout.use."
-        )
-    for numbers in filter(None, (answered.sampler_logprobs, answered.policy_logprobs)):
-        for place, (ids, row) in enumerate(zip(answered.response_ids, numbers, strict=True)):
-            if not ids or len(ids) != len(row):
-                raise PluginError(
-                    f"rollout engine {plugin} returned {len(ids)} tokens and {len(row)} "
-                    f"log-probabilities for response {place}; expected as many of each, at least one. "
-                    "Recipe: rollout.use."
-                )

@@ -1,8 +1,10 @@
-"""A trained policy, loaded to answer prompts as its run did."""
+"""The policy as rollout engines get it, and as it is asked for itself: in training, or loaded from a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +14,70 @@ from torch import Tensor
 
 from ppokit.config.recipe import PromptSettings, Recipe
 from ppokit.data.prompts import encode_prompts
+from ppokit.distributed import Processes
 from ppokit.errors import ModelError, first_line
 from ppokit.models import quantization
 from ppokit.models.loading import ModelSource, end_ids, find_model, load_model, load_tokenizer, pick_dtype
 from ppokit.models.lora import peft_warnings
-from ppokit.plugin.protocols import BuildContext, Recorded, RolloutEngine, SamplingPolicy
-from ppokit.plugin.types import Generation, PromptBatch
-from ppokit.rollout.generate import draw_uniforms
+from ppokit.plugin.protocols import BuildContext
+from ppokit.plugin.types import PromptBatch, Rollout
+from ppokit.rollout.generate import ResponseGenerator, build_generator
+from ppokit.rollout.recorded import recorded_rollout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A `PolicyHandle`; what costs something is a function that is called when it is asked for.
+
+    Attributes:
+        get_model: see `PolicyHandle.model`.
+        save: see `PolicyHandle.save_adapter`.
+        get_hash: see `PolicyHandle.adapter_hash`.
+    """
+
+    version: int
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: frozenset[int]
+    vocab_size: int
+    context_length: int | None
+    get_model: Callable[[], PreTrainedModel]
+    save: Callable[[Path], None]
+    get_hash: Callable[[], str]
+
+    @staticmethod
+    def of(
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        version: int,
+        get_model: Callable[[], PreTrainedModel],
+        save: Callable[[Path], None],
+        get_hash: Callable[[], str],
+    ) -> Policy:
+        """The handle of a policy on this model."""
+        return Policy(
+            version=version,
+            tokenizer=tokenizer,
+            end_ids=end_ids(tokenizer, model),
+            vocab_size=model.get_input_embeddings().num_embeddings,
+            context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+            get_model=get_model,
+            save=save,
+            get_hash=get_hash,
+        )
+
+    def model(self) -> PreTrainedModel:
+        return self.get_model()
+
+    def save_adapter(self, folder: Path) -> None:
+        self.save(folder)
+
+    @property
+    def adapter_hash(self) -> str:
+        return self.get_hash()
 
 
 @dataclass(frozen=True)
@@ -42,79 +98,111 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class LoadedPolicy:
-    """A model and the engine that samples from it."""
+class PolicyView:
+    """A policy, to be asked without anything being learnt; every process makes the same calls.
 
-    policy: SamplingPolicy
-    engine: RolloutEngine
+    Attributes:
+        policy: the policy.
+        generator: what answers.
+        prompts: how a text becomes a prompt.
+        logprobs: [B,R] float32 of a rollout's tokens under the policy, at the sampling temperature; 0 on
+            padding and on tokens that the policy did not write.
+    """
+
+    policy: Policy
+    generator: ResponseGenerator
     prompts: PromptSettings
+    logprobs: Callable[[Rollout], Tensor]
 
-    def answer(self, prompts: Sequence[str], *, seed: int | None = None) -> list[str]:
-        """One response to each prompt, drawn by the seed, or greedy without one."""
-        if seed is not None:
-            return self.sample(prompts, responses=1, seed=seed).texts
-        return self.engine.generate(self.policy, self._batch(prompts), None).texts
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        n: int | None = None,
+        seed: int = 0,
+        step: int = 1,
+        rows: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Rollout:
+        """Responses to prompts, prompt by prompt.
 
-    def sample(self, prompts: Sequence[str], *, responses: int, seed: int, step: int = 0) -> Generation:
-        """So many responses to each prompt, prompt by prompt; seed and step draw them."""
-        uniforms = draw_uniforms(seed, step, len(prompts), responses, self.engine.max_new_tokens)
-        return self.engine.generate(self.policy, self._batch(prompts), uniforms)
+        Args:
+            n: responses per prompt, drawn by `seed` and `step`; None for one greedy response per prompt.
+            rows: a row of data per prompt, for rewards that read columns.
 
-    def logprobs(self, prompts: Sequence[str], response_ids: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Of each token of one response to each prompt, at the temperature that it is sampled at."""
-        found = []
-        for prompt, response in zip(self._encoded(prompts), response_ids, strict=True):
-            ids = torch.tensor([[*prompt, *response]], device=self.policy.model.device)
-            with torch.inference_mode():
-                # The last prompt token foretells the response's first; its last foretells what nobody asks.
-                logits = self.policy.model(ids, logits_to_keep=len(response) + 1).logits[0, :-1]
-            scaled = (logits.float() / self.engine.temperature).log_softmax(dim=-1)
-            found.append(scaled.gather(1, ids[0, len(prompt) :, None])[:, 0].cpu().clone())
-        return found
+        Raises:
+            ModelError: a prompt is empty, or leaves no room for a response in the model's context.
+        """
+        batch = PromptBatch(
+            list(range(len(prompts))),
+            list(prompts),
+            self._encoded(prompts),
+            [{}] * len(prompts) if rows is None else list(rows),
+        )
+        return self.generator.generate(self.policy, batch, n=n, seed=seed, step=step, training=False)
+
+    def recorded(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        step: int = 1,
+        separator: str = "",
+        rows: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Rollout:
+        """Responses that were written before, one per prompt; see `recorded_rollout`."""
+        return recorded_rollout(
+            prompts,
+            responses,
+            policy=self.policy,
+            settings=self.prompts,
+            step=step,
+            separator=separator,
+            rows=rows,
+        )
 
     def predict(self, prompts: Sequence[str]) -> list[Prediction]:
-        """Next-token probabilities and a greedy response to each prompt."""
-        texts = self.answer(prompts)
-        found = []
+        """Next-token probabilities and a greedy response per prompt."""
+        texts = self.generate(prompts).responses
+        model, predictions = self.policy.model(), []
         for prompt, ids, text in zip(prompts, self._encoded(prompts), texts, strict=True):
             with torch.inference_mode():
-                logits = self.policy.model(torch.tensor([ids], device=self.policy.model.device)).logits[0, -1]
+                logits = model(torch.tensor([ids], device=model.device)).logits[0, -1]
             probabilities = logits.float().softmax(dim=-1).cpu().clone()
             best, tokens = probabilities.topk(10)
             words = [str(self.policy.tokenizer.decode([token])) for token in tokens.tolist()]
-            found.append(
-                Prediction(prompt, text, probabilities, list(zip(words, best.tolist(), strict=True)))
-            )
-        return found
+            likeliest = list(zip(words, best.tolist(), strict=True))
+            predictions.append(Prediction(prompt, text, probabilities, likeliest))
+        return predictions
 
-    def _batch(self, prompts: Sequence[str]) -> PromptBatch:
-        ids = self._encoded(prompts)
-        return PromptBatch(list(range(len(ids))), list(prompts), ids, [{}] * len(ids))
+    def close(self) -> None:
+        """Let the rollout engine close what it holds open."""
+        self.generator.close()
 
     def _encoded(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts that leave room for an answer."""
-        context = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
+        longest, context = self.generator.sampling.max_new_tokens, self.policy.context_length
         encoded = encode_prompts(
             prompts, self.policy.tokenizer, chat=self.prompts.chat, system=self.prompts.system
         )
         for ids in encoded:
             if not ids:
                 raise ModelError("the prompt is empty; expected at least one token.")
-            if context is not None and len(ids) + self.engine.max_new_tokens > context:
+            if context is not None and len(ids) + longest > context:
                 raise ModelError(
-                    f"the prompt has {len(ids)} tokens, the answer may take {self.engine.max_new_tokens} "
-                    f"more, and the model's context holds {context}. Shorten the prompt, or lower "
-                    "max_new_tokens."
+                    f"the prompt has {len(ids)} tokens, the answer may take {longest} more, and the model's "
+                    f"context holds {context}. Shorten the prompt, or lower max_new_tokens."
                 )
         return encoded
 
 
-def load_policy(recipe: Recipe, folder: Path | None) -> LoadedPolicy:
+def load_policy(recipe: Recipe, folder: Path | None) -> PolicyView:
     """The recipe's model with the policy of a run's `policy/` folder; None for the model alone.
 
     Raises:
         ModelError: it cannot be loaded.
     """
+    from accelerate import Accelerator
+
     settings = recipe.settings
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = pick_dtype(settings.model.dtype, device)
@@ -134,12 +222,46 @@ def load_policy(recipe: Recipe, folder: Path | None) -> LoadedPolicy:
     elif adapter is not None:
         # Rounded once, after this, as the sampler of the run was.
         model = _with_adapter(model.float(), adapter).merge_and_unload().to(dtype).eval()
-    tokenizer = load_tokenizer(source)
     context = BuildContext(device=device, dtype=dtype, seed=settings.run.seed)
-    engine: RolloutEngine = recipe.engine.component.build(recipe.engine.options, context)
-    if isinstance(engine, Recorded):  # asked for itself, a policy does not read out what others wrote
-        engine = engine.sampled
-    return LoadedPolicy(SamplingPolicy(model, tokenizer, end_ids(tokenizer, model)), engine, settings.prompts)
+    generator = build_generator(recipe, context, Processes(Accelerator()))
+    saved = folder or adapter
+
+    def save(target: Path) -> None:
+        if saved is None:
+            raise ModelError("the untrained policy has no adapter that a rollout engine could get.")
+        shutil.copytree(saved, target, dirs_exist_ok=True)
+
+    def sha256() -> str:
+        files = [] if saved is None else sorted(saved.glob("*.safetensors"))
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+    policy = Policy.of(
+        model,
+        load_tokenizer(source),
+        version=0,
+        get_model=lambda: model,
+        save=save,
+        get_hash=sha256,
+    )
+    temperature = settings.rollout.temperature
+    return PolicyView(
+        policy, generator, settings.prompts, lambda rollout: _logprobs(model, rollout, temperature)
+    )
+
+
+@torch.inference_mode()
+def _logprobs(model: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
+    """[B,R] float32 of the tokens that the policy wrote, by one forward per response; 0 elsewhere."""
+    whole = torch.zeros(rollout.response_ids.shape)
+    for row, prompt in enumerate(rollout.prompt_ids):
+        mask = rollout.response_mask[row]
+        response = rollout.response_ids[row, mask].to(model.device)
+        ids = torch.cat([torch.tensor(prompt, device=model.device), response])
+        # The last prompt token predicts the response's first; the response's last predicts what nobody asks.
+        logits = model(ids[None], logits_to_keep=len(response) + 1).logits[0, :-1]
+        scaled = (logits.float() / temperature).log_softmax(dim=-1)
+        whole[row, mask] = scaled.gather(1, response[:, None])[:, 0].cpu()
+    return whole.where(rollout.loss_mask, torch.zeros(())).clone()
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> Any:

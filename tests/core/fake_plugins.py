@@ -37,7 +37,7 @@ class GoodOptions(Options):
 
 
 class EngineOptions(Options):
-    max_new_tokens: int = Field(8, gt=0)
+    batch_size: int = Field(8, gt=0)
 
 
 def check_good(options: GoodOptions, context: CheckContext) -> Iterator[str]:

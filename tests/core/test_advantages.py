@@ -17,7 +17,7 @@ from test_generate import make_rollout
 ROLLOUT = make_rollout(
     [[1]] * 5,
     [[4, 5, 6], [7], [8, 9], [3, 3], [2]],
-    finished=torch.tensor([True, True, False, True, False]),
+    outcomes=["finished", "finished", "truncated", "finished", "truncated"],
 )
 NUMBERS = torch.tensor(
     [[1.0, 2.0, 3.0], [4.0, 9.0, 9.0], [5.0, 6.0, 9.0], [-2.0, -4.0, 9.0], [8.0, 9.0, 9.0]]

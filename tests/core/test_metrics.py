@@ -70,7 +70,7 @@ def rewards(**changes: object) -> Rewards:
 
 
 def test_a_rollout_by_hand() -> None:
-    rollout = make_rollout([[1], [2]], [[4, 5], [6]], finished=torch.tensor([True, False]))
+    rollout = make_rollout([[1], [2]], [[4, 5], [6]], outcomes=["finished", "truncated"])
     found = rollout_metrics(rollout, rewards())
     assert found == {
         "reward/mean": 3.0,

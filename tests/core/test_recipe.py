@@ -22,6 +22,7 @@ from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import CHOSEN, SECTIONS, Section
 from ppokit.errors import RecipeError
 from ppokit.models import quantization
+from ppokit.plugin.generation import SamplingParams
 
 GOOD = """\
 model: {name: some/model}
@@ -88,7 +89,8 @@ def test_a_good_recipe() -> None:
     assert [c.key for c in recipe.losses] == ["losses[0]", "losses[1]"]
     assert recipe.rewards[0].options == fake_plugins.GoodOptions(threshold=1)
     assert recipe.rewards[0].plugin == "fake_plugins, unknown"
-    assert recipe.engine.options == fake_plugins.EngineOptions(max_new_tokens=24)
+    assert recipe.engine.options == fake_plugins.EngineOptions(batch_size=8)
+    assert settings.rollout.sampling == SamplingParams(max_new_tokens=24)
     assert recipe.observers == ()
     assert recipe.needs == {"values", "old_logprobs", "new_logprobs", "ref_logprobs"}
 
@@ -240,6 +242,10 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ),
         ("rollout.use=vllm", "rollout.use: no rollout plugin 'vllm' is installed (installed: transformers)"),
         ("rollout.use=3", "rollout.use: got 3; expected text"),
+        (
+            "rollout={max_new_tokens: 4, min_new_tokens: 5}",
+            "rollout.min_new_tokens: got 5; expected at most max_new_tokens, 4",
+        ),
         ("rollout.max_new_tokens=0", "rollout.max_new_tokens: got 0; expected a number above 0"),
         ("rollout.max_new_tokens='9'", "rollout.max_new_tokens: got '9' (text); expected a whole number"),
         ("rollout=[]", "rollout: got a list of 0; expected a mapping with use:"),

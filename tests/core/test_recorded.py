@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
-from ppokit.plugin.protocols import SamplingPolicy
+from policies import policy_of
 from ppokit.plugin.recorded import as_generation
+from ppokit.rollout.policy import Policy
 
 TEXTS = [" happy and smiled.", "", "Tom"]
 
 
-def policy(folder: Path, **changes: Any) -> SamplingPolicy:
+def policy(folder: Path, **changes: Any) -> Policy:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for name, value in changes.items():
         setattr(tokenizer, name, value)
-    return SamplingPolicy(cast(Any, None), cast(PreTrainedTokenizerBase, tokenizer), frozenset({2, 7}))
+    return policy_of(None, tokenizer, end_ids=frozenset({2, 7}))
 
 
 def test_each_text_ends_with_the_models_end(tiny_model: Path) -> None:
@@ -28,18 +29,18 @@ def test_each_text_ends_with_the_models_end(tiny_model: Path) -> None:
     plain = [given.tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
     assert found.response_ids == [[*ids, given.tokenizer.eos_token_id] for ids in plain]
     assert found.response_ids[1] == [given.tokenizer.eos_token_id]
-    assert found.finished == [True] * 3
+    assert found.outcomes == ["finished"] * 3
     assert found.texts == TEXTS
     assert [len(numbers) for numbers in found.sampler_logprobs] == [len(ids) for ids in found.response_ids]
     assert all(math.isnan(number) for numbers in found.sampler_logprobs for number in numbers)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_a_longer_one_is_cut_and_not_finished(tiny_model: Path, limit: int) -> None:
+def test_a_longer_one_is_truncated(tiny_model: Path, limit: int) -> None:
     whole = as_generation(TEXTS, policy(tiny_model))
     found = as_generation(TEXTS, policy(tiny_model), limit)
     assert found.response_ids == [ids[:limit] for ids in whole.response_ids]
-    assert found.finished == [len(ids) <= limit for ids in whole.response_ids]
+    assert found.outcomes == ["finished" if len(ids) <= limit else "truncated" for ids in whole.response_ids]
     assert found.texts == TEXTS, "the whole text was rated"
 
 

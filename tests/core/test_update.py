@@ -303,6 +303,7 @@ class TestCutting:
             rollout,
             response_ids=widen(rollout.response_ids, 9),
             response_mask=mask,
+            loss_mask=mask,
             sampler_logprobs=widen(rollout.sampler_logprobs, math.nan),
         )
         # What stands on padding means nothing, not even a NaN.

@@ -45,7 +45,9 @@ def make_rollout() -> Callable[..., Rollout]:
             prompt_ids=[[1]] * count,
             response_ids=torch.zeros(mask.shape, dtype=torch.long),
             response_mask=mask,
-            finished=torch.ones(count, dtype=torch.bool),
+            loss_mask=mask,
+            outcomes=["finished"] * count,
+            policy_version=torch.zeros(count, dtype=torch.long),
             sampler_logprobs=torch.zeros(mask.shape),
             **tensors,
         )

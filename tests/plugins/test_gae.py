@@ -181,7 +181,7 @@ def test_bootstrapping_is_one_more_token_worth_the_last_value(mask, seed, gamma,
 def test_the_option_reads_who_was_cut(context, make_rollout, make_rewards) -> None:
     mask = torch.ones(2, 2, dtype=torch.bool)
     rollout = make_rollout(["a", "b"], mask=mask, values=torch.tensor([[4.0, 8.0]] * 2))
-    rollout = dataclasses.replace(rollout, finished=torch.tensor([True, False]))
+    rollout = dataclasses.replace(rollout, outcomes=["finished", "truncated"])
     rewards = make_rewards(torch.tensor([[1.0, 2.0]] * 2))
     found = GAE(GAEOptions(gamma=0.5, lam=1.0, bootstrap_truncated=True), context).estimate(rollout, rewards)
     assert found.advantages.tolist() == [[-2, -6], [0, -2]]

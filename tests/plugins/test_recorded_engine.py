@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ppokit.plugin.protocols import SamplingPolicy
+from policies import load
+from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeeds, SamplingParams
 from ppokit.plugin.types import PromptBatch
+from ppokit.rollout.policy import Policy
 from ppokit_rollouts.recorded import RecordedOptions, ppokit_rollout_engines
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
 
@@ -32,21 +34,52 @@ def ratings(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def policy(tiny_model: Path) -> SamplingPolicy:
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    return SamplingPolicy(model, tokenizer, frozenset({tokenizer.eos_token_id}))
+def policy(tiny_model: Path) -> Policy:
+    return load(tiny_model)
 
 
-def batch(policy: SamplingPolicy, *prompts: str) -> PromptBatch:
+def batch(policy: Policy, *prompts: str) -> PromptBatch:
     ids = [list(policy.tokenizer(prompt)["input_ids"]) for prompt in prompts]
     return PromptBatch(list(range(len(prompts))), list(prompts), ids, [{}] * len(prompts))
 
 
-def engine(path: str, context: Any, **options: Any) -> Any:
+@dataclass(frozen=True)
+class Given(ResponseSeeds):
+    """Seeds that give these numbers."""
+
+    numbers: torch.Tensor | None = None
+
+    def uniforms(self, tokens: int) -> torch.Tensor:
+        assert self.numbers is not None
+        return self.numbers
+
+
+def respond(
+    path: str,
+    context: Any,
+    policy: Policy,
+    prompts: PromptBatch,
+    numbers: torch.Tensor | None,
+    *,
+    max_new_tokens: int = 12,
+    training: bool = True,
+    **options: Any,
+) -> Generation:
+    """The engine's responses, drawn by these numbers."""
     (component,) = ppokit_rollout_engines()
     assert component.needs == {"ref_logprobs"}
-    return component.build(RecordedOptions(path=path, max_new_tokens=12, **options), context)
+    n = 1 if numbers is None else numbers.shape[1]
+    seeds = None if numbers is None else Given(0, 1, len(prompts), range(len(prompts)), n, 0, numbers)
+    sampling = SamplingParams(max_new_tokens=max_new_tokens)
+    request = GenerationRequest(prompts, n, seeds, sampling, training=training)
+    return component.build(RecordedOptions(path=path, **options), context).generate(policy, request)
+
+
+def sampled(policy: Policy, prompts: PromptBatch, numbers: torch.Tensor | None) -> Generation:
+    """What is sampled by these numbers."""
+    n = 1 if numbers is None else numbers.shape[1]
+    request = GenerationRequest(prompts, n, None, SamplingParams(max_new_tokens=12))
+    return TransformersEngine(TransformersOptions()).sample(policy, request, numbers)
 
 
 def first(*numbers: float) -> torch.Tensor:
@@ -58,9 +91,7 @@ def first(*numbers: float) -> torch.Tensor:
 
 def test_each_is_drawn_once_until_all_were(policy, context, ratings) -> None:
     """Three distinct responses; .9 of them is the last, .0 the first of what is left, and so on."""
-    found = engine(ratings, context).generate(
-        policy, batch(policy, "Tom ran"), first(0.9, 0.0, 0.0, 0.4, 0.99)
-    )
+    found = respond(ratings, context, policy, batch(policy, "Tom ran"), first(0.9, 0.0, 0.0, 0.4, 0.99))
     assert found.texts == ["home", "to the park", "away", "away", "home"]
     tokenizer = policy.tokenizer
     for text, ids in zip(found.texts, found.response_ids, strict=True):
@@ -68,7 +99,7 @@ def test_each_is_drawn_once_until_all_were(policy, context, ratings) -> None:
 
 
 def test_a_separator_is_trained_on_and_not_rated(policy, context, ratings) -> None:
-    found = engine(ratings, context, separator=" ").generate(policy, batch(policy, "Lily sat"), first(0.1))
+    found = respond(ratings, context, policy, batch(policy, "Lily sat"), first(0.1), separator=" ")
     assert found.texts == ["down"]
     expected = policy.tokenizer(" down", add_special_tokens=False)["input_ids"]
     assert found.response_ids[0][:-1] == expected
@@ -79,16 +110,16 @@ def test_the_rest_is_sampled_as_ever(policy, context, ratings) -> None:
     uniforms = torch.rand(2, 3, 12, generator=torch.Generator().manual_seed(0))
     uniforms[0, :, 0] = torch.tensor([0.49, 0.6, 0.1])
     both = batch(policy, "Tom ran", "The dog")
-    found = engine(ratings, context, recorded=0.5).generate(policy, both, uniforms)
+    found = respond(ratings, context, policy, both, uniforms, recorded=0.5)
     drawn = uniforms.clone()
     drawn[0, 1, 0] = 0.2  # .6 lies at a fifth of what is left of [0, 1) above .5
-    sampled = TransformersEngine(TransformersOptions(max_new_tokens=12)).generate(policy, both, drawn)
+    plain = sampled(policy, both, drawn)
     assert found.texts[0] == "home"
     assert found.texts[2] == "to the park"
     for place in (1, 3, 4, 5):
-        assert found.texts[place] == sampled.texts[place]
-        assert found.response_ids[place] == sampled.response_ids[place]
-        assert found.sampler_logprobs[place] == pytest.approx(sampled.sampler_logprobs[place], abs=1e-4)
+        assert found.texts[place] == plain.texts[place]
+        assert found.response_ids[place] == plain.response_ids[place]
+        assert found.sampler_logprobs[place] == pytest.approx(plain.sampler_logprobs[place], abs=1e-4)
     assert all(number != number for place in (0, 2) for number in found.sampler_logprobs[place])
 
 
@@ -97,17 +128,14 @@ def test_sampled_first_tokens_come_as_often_as_the_policy_says(policy, context, 
     count = 4000
     uniforms = torch.rand(1, count, 1, generator=torch.Generator().manual_seed(0))
     asked = batch(policy, "Tom ran")
-    options = {"recorded": 0.5, "max_new_tokens": 1}
-    (component,) = ppokit_rollout_engines()
-    made = component.build(RecordedOptions(path=ratings, **options), context)
-    found = made.generate(policy, asked, uniforms)
+    found = respond(ratings, context, policy, asked, uniforms, recorded=0.5, max_new_tokens=1)
     first_tokens = [
         ids[0]
         for ids, logprobs in zip(found.response_ids, found.sampler_logprobs, strict=True)
         if logprobs[0] == logprobs[0]
     ]
     with torch.no_grad():
-        p = policy.model(torch.tensor(asked.prompt_ids)).logits[0, -1].softmax(-1)
+        p = policy.model()(torch.tensor(asked.prompt_ids)).logits[0, -1].softmax(-1)
     for token in p.topk(6).indices.tolist():
         expected = float(p[token])
         error = (expected * (1 - expected) / len(first_tokens)) ** 0.5
@@ -115,15 +143,20 @@ def test_sampled_first_tokens_come_as_often_as_the_policy_says(policy, context, 
 
 
 def test_greedy_is_what_the_policy_would_say(policy, context, ratings) -> None:
-    found = engine(ratings, context).generate(policy, batch(policy, "Tom ran"), None)
-    plain = TransformersEngine(TransformersOptions(max_new_tokens=12))
-    assert found == plain.generate(policy, batch(policy, "Tom ran"), None)
+    prompts = batch(policy, "Tom ran")
+    assert respond(ratings, context, policy, prompts, None) == sampled(policy, prompts, None)
+
+
+def test_a_policy_asked_for_itself_does_not_read_out_what_others_wrote(policy, context, ratings) -> None:
+    prompts, numbers = batch(policy, "Tom ran"), first(0.9, 0.0)
+    answers = respond(ratings, context, policy, prompts, numbers, training=False)
+    assert answers == sampled(policy, prompts, numbers)
 
 
 def test_pairs_give_both_responses(policy, context, tmp_path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("prompt,chosen,rejected\nTom ran,home,away\n")
-    found = engine(str(path), context).generate(policy, batch(policy, "Tom ran"), first(0.0, 0.0))
+    found = respond(str(path), context, policy, batch(policy, "Tom ran"), first(0.0, 0.0))
     assert found.texts == ["home", "away"]
 
 

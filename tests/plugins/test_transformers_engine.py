@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
+from transformers import MistralConfig, MistralForCausalLM
 
-from ppokit.errors import PluginError
-from ppokit.plugin.protocols import SamplingPolicy
-from ppokit.plugin.types import Generation, PromptBatch
+from policies import load, policy_of
+from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeeds, SamplingParams
+from ppokit.plugin.types import PromptBatch
+from ppokit.rollout.policy import Policy
 from ppokit_rollouts.kv_cache import bucket_by_length
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions, sample
 
@@ -25,13 +27,11 @@ TEXTS = ("Once upon a time", "The dog", "Lily and Tom went to the park. They")
 
 
 @pytest.fixture(scope="module")
-def policy(tiny_model: Path) -> SamplingPolicy:
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    return SamplingPolicy(model, tokenizer, frozenset({tokenizer.eos_token_id}))
+def policy(tiny_model: Path) -> Policy:
+    return load(tiny_model)
 
 
-def prompts_of(policy: SamplingPolicy, texts: Sequence[str] = TEXTS) -> PromptBatch:
+def prompts_of(policy: Policy, texts: Sequence[str] = TEXTS) -> PromptBatch:
     return of_ids([policy.tokenizer(text)["input_ids"] for text in texts])
 
 
@@ -44,14 +44,29 @@ def uniforms(prompts: int, responses: int, tokens: int, seed: int = 0) -> Tensor
     return torch.rand(prompts, responses, tokens, generator=torch.Generator().manual_seed(seed))
 
 
-def engine(**options: Any) -> TransformersEngine:
-    return TransformersEngine(TransformersOptions(**options))
+def respond(
+    policy: Policy,
+    batch: PromptBatch,
+    numbers: Tensor | None,
+    *,
+    batch_size: int = 256,
+    policy_logprobs: bool = False,
+    **sampling: Any,
+) -> Generation:
+    """The engine's responses, drawn by these numbers."""
+    n = 1 if numbers is None else numbers.shape[1]
+    request = GenerationRequest(batch, n, None, SamplingParams(**sampling), policy_logprobs)
+    return TransformersEngine(TransformersOptions(batch_size=batch_size)).sample(policy, request, numbers)
 
 
-def distribution(policy: SamplingPolicy, prompt: list[int], response: list[int], options: Any) -> Tensor:
+def finished(generation: Generation) -> list[bool]:
+    return [outcome == "finished" for outcome in generation.outcomes]
+
+
+def distribution(policy: Policy, prompt: list[int], response: list[int], options: Any) -> Tensor:
     """Oracle: [R,V] log-probabilities from one forward without a cache, warped by hand."""
     with torch.no_grad():
-        logits = policy.model(input_ids=torch.tensor([prompt + response])).logits[0]
+        logits = policy.model()(input_ids=torch.tensor([prompt + response])).logits[0]
     rows = []
     for step, row in enumerate(logits[len(prompt) - 1 : -1].double()):
         if step < options.min_new_tokens:
@@ -63,19 +78,22 @@ def distribution(policy: SamplingPolicy, prompt: list[int], response: list[int],
             p, order = row.softmax(-1).sort(descending=True)
             # A token stays while those before it hold less than top_p together.
             row[order[(p.cumsum(-1) - p) >= options.top_p]] = -torch.inf
+        if options.min_p is not None:
+            p = row.softmax(-1)
+            row[p < options.min_p * p.max()] = -torch.inf
         rows.append(row.log_softmax(-1))
     return torch.stack(rows)
 
 
 @contextmanager
-def watched(policy: SamplingPolicy) -> Iterator[list[tuple[int, int]]]:
+def watched(policy: Policy) -> Iterator[list[tuple[int, int]]]:
     """Shapes of `input_ids` of each forward."""
     shapes: list[tuple[int, int]] = []
 
     def note(module: Any, args: Any, kwargs: Any) -> None:
         shapes.append(tuple(kwargs["input_ids"].shape))
 
-    handle = policy.model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    handle = policy.model().base_model.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield shapes
     finally:
@@ -83,9 +101,9 @@ def watched(policy: SamplingPolicy) -> Iterator[list[tuple[int, int]]]:
 
 
 @contextmanager
-def forced(policy: SamplingPolicy, script: list[list[int]]) -> Iterator[None]:
+def forced(policy: Policy, script: list[list[int]]) -> Iterator[None]:
     """The model says what the script says: at each step one token per row."""
-    head = policy.model.get_output_embeddings()
+    head = policy.model().get_output_embeddings()
     steps = iter(script)
 
     def force(module: Any, args: Any, logits: Tensor) -> Tensor:
@@ -135,30 +153,29 @@ class TestSample:
 
 
 class TestResponses:
-    def test_each_depends_on_its_own_numbers_alone(self, policy: SamplingPolicy) -> None:
+    def test_each_depends_on_its_own_numbers_alone(self, policy: Policy) -> None:
         """Alone, among others, in another order, in batches of any size: the same tokens."""
         numbers = uniforms(3, 4, 24)
         batch = prompts_of(policy)
-        whole = engine(max_new_tokens=24).generate(policy, batch, numbers)
+        whole = respond(policy, batch, numbers, max_new_tokens=24)
         for p in range(3):
             for g in range(4):
-                alone = engine(max_new_tokens=24).generate(
-                    policy, of_ids([batch.prompt_ids[p]]), numbers[p : p + 1, g : g + 1]
-                )
+                prompt = of_ids([batch.prompt_ids[p]])
+                alone = respond(policy, prompt, numbers[p : p + 1, g : g + 1], max_new_tokens=24)
                 assert alone.response_ids == [whole.response_ids[p * 4 + g]]
                 assert alone.sampler_logprobs[0] == pytest.approx(whole.sampler_logprobs[p * 4 + g], abs=1e-4)
-        back = engine(max_new_tokens=24).generate(policy, of_ids(batch.prompt_ids[::-1]), numbers.flip(0))
+        back = respond(policy, of_ids(batch.prompt_ids[::-1]), numbers.flip(0), max_new_tokens=24)
         assert back.response_ids == [whole.response_ids[p * 4 + g] for p in (2, 1, 0) for g in range(4)]
         for size in (1, 4, 5, 8, 11):
-            cut = engine(max_new_tokens=24, batch_size=size).generate(policy, batch, numbers)
+            cut = respond(policy, batch, numbers, max_new_tokens=24, batch_size=size)
             assert cut.response_ids == whole.response_ids
             assert cut.texts == whole.texts
-            assert cut.finished == whole.finished
+            assert cut.outcomes == whole.outcomes
         assert len({tuple(ids) for ids in whole.response_ids}) > 6  # they do differ
 
-    def test_the_global_generator_has_no_part(self, policy: SamplingPolicy) -> None:
+    def test_the_global_generator_has_no_part(self, policy: Policy) -> None:
         before = torch.get_rng_state()
-        engine(max_new_tokens=4).generate(policy, prompts_of(policy), uniforms(3, 1, 4))
+        respond(policy, prompts_of(policy), uniforms(3, 1, 4), max_new_tokens=4)
         assert torch.equal(before, torch.get_rng_state())
 
     @pytest.mark.parametrize(
@@ -168,17 +185,18 @@ class TestResponses:
             {"temperature": 0.6},
             {"temperature": 1.7, "top_k": 5},
             {"top_p": 0.7},
+            {"min_p": 0.2},
+            {"temperature": 1.5, "top_k": 30, "min_p": 0.1},
             {"temperature": 1.3, "top_k": 20, "top_p": 0.8, "min_new_tokens": 3},
         ],
     )
     def test_tokens_and_logprobs_are_those_of_a_full_forward(
-        self, policy: SamplingPolicy, options: dict[str, Any]
+        self, policy: Policy, options: dict[str, Any]
     ) -> None:
-        chosen = engine(max_new_tokens=12, **options)
         numbers, batch = uniforms(3, 2, 12, seed=5), prompts_of(policy)
-        found = chosen.generate(policy, batch, numbers)
+        found = respond(policy, batch, numbers, max_new_tokens=12, **options)
         for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.sampler_logprobs, strict=True)):
-            logps = distribution(policy, batch.prompt_ids[index // 2], ids, chosen.options)
+            logps = distribution(policy, batch.prompt_ids[index // 2], ids, SamplingParams(**options))
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
             assert logprobs == pytest.approx(expected.tolist(), abs=1e-4)
             drawn = numbers.flatten(0, 1)[index, : len(ids)].double()
@@ -186,12 +204,12 @@ class TestResponses:
             assert bool((drawn < before + 1e-5).all())
             assert bool((drawn > before - expected.exp() - 1e-5).all())
 
-    def test_greedy_is_that_of_transformers(self, policy: SamplingPolicy) -> None:
+    def test_greedy_is_that_of_transformers(self, policy: Policy) -> None:
         batch = prompts_of(policy)
-        found = engine(max_new_tokens=30, temperature=0.5).generate(policy, batch, None)
+        found = respond(policy, batch, None, max_new_tokens=30, temperature=0.5)
         assert len(found.response_ids) == 3
         for prompt, ids in zip(batch.prompt_ids, found.response_ids, strict=True):
-            whole = policy.model.generate(
+            whole = policy.model().generate(
                 torch.tensor([prompt]),
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
                 do_sample=False,
@@ -199,130 +217,128 @@ class TestResponses:
             )
             assert whole[0, len(prompt) :].tolist() == ids
 
-    def test_an_end_or_padding_id_within_a_prompt_is_read(self, policy: SamplingPolicy) -> None:
+    def test_an_end_or_padding_id_within_a_prompt_is_read(self, policy: Policy) -> None:
         """Nothing is inferred from ids: pad == eos, and both occur in prompts of several lengths."""
         plain = policy.tokenizer("The dog ran")["input_ids"]
         prompts = [[1, 2, *plain[1:]], [1, 0, 2, 2, *plain[1:]], [0, *plain], [2], plain]
-        found = engine(max_new_tokens=10).generate(policy, of_ids(prompts), uniforms(5, 1, 10))
+        found = respond(policy, of_ids(prompts), uniforms(5, 1, 10), max_new_tokens=10)
         for prompt, ids, logprobs in zip(prompts, found.response_ids, found.sampler_logprobs, strict=True):
-            logps = distribution(policy, prompt, ids, TransformersOptions())
+            logps = distribution(policy, prompt, ids, SamplingParams())
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
 
 
 class TestEnds:
-    def answers(self, policy: SamplingPolicy, script: list[list[int]], **options: Any) -> Generation:
+    def answers(self, policy: Policy, script: list[list[int]], **options: Any) -> Generation:
         count = len(script[0])
         tokens = options.setdefault("max_new_tokens", len(script))
         with forced(policy, script):
-            return engine(**options).generate(policy, of_ids([[1, 5]] * count), uniforms(count, 1, tokens))
+            return respond(policy, of_ids([[1, 5]] * count), uniforms(count, 1, tokens), **options)
 
-    def test_the_end_is_part_of_the_response(self, policy: SamplingPolicy) -> None:
+    def test_the_end_is_part_of_the_response(self, policy: Policy) -> None:
         found = self.answers(policy, [[10, 2, 12], [11, 13], [14, 2]])
         assert found.response_ids == [[10, 11, 14], [2], [12, 13, 2]]
-        assert found.finished == [False, True, True]
+        assert finished(found) == [False, True, True]
         assert [len(numbers) for numbers in found.sampler_logprobs] == [3, 1, 3]
         eos = str(policy.tokenizer.eos_token)
         assert not any(eos in text for text in found.texts)
         assert found.texts[1] == ""
 
-    def test_an_end_at_the_last_token_is_an_end(self, policy: SamplingPolicy) -> None:
+    def test_an_end_at_the_last_token_is_an_end(self, policy: Policy) -> None:
         found = self.answers(policy, [[10], [2]])
-        assert (found.response_ids, found.finished) == ([[10, 2]], [True])
+        assert (found.response_ids, finished(found)) == ([[10, 2]], [True])
 
-    def test_stop_token_ids(self, policy: SamplingPolicy) -> None:
+    def test_stop_token_ids(self, policy: Policy) -> None:
         found = self.answers(policy, [[10, 40], [40]], stop_token_ids=(40,))
-        assert (found.response_ids, found.finished) == ([[10, 40], [40]], [True, True])
+        assert (found.response_ids, finished(found)) == ([[10, 40], [40]], [True, True])
 
-    def test_stop_strings_are_cut_from_the_text(self, policy: SamplingPolicy) -> None:
+    def test_stop_strings_are_cut_from_the_text(self, policy: Policy) -> None:
         words = policy.tokenizer(" cat dog sat", add_special_tokens=False)["input_ids"]
         whole = policy.tokenizer.decode(words)
         stop = whole[2:6]  # across tokens, not at a word's border
         found = self.answers(policy, [[w] for w in words] + [[9]] * 3, stop=(stop, "never"))
-        assert found.finished == [True]
+        assert finished(found) == [True]
         assert found.texts == [whole[: whole.index(stop)]]
         assert stop in policy.tokenizer.decode(found.response_ids[0])
         assert stop not in policy.tokenizer.decode(found.response_ids[0][:-1])
         without = self.answers(policy, [[w] for w in words])
-        assert (without.finished, without.texts) == ([False], [whole])
+        assert (finished(without), without.texts) == ([False], [whole])
 
-    def test_the_first_of_several_stop_strings_cuts(self, policy: SamplingPolicy) -> None:
+    def test_the_first_of_several_stop_strings_cuts(self, policy: Policy) -> None:
         words = policy.tokenizer(" cat", add_special_tokens=False)["input_ids"]
         text = policy.tokenizer.decode(words)
         found = self.answers(policy, [[w] for w in words], stop=(text[-1], text[-2:]))
-        assert found.finished == [True]
+        assert finished(found) == [True]
         assert found.texts[0] in (text[:-2], text[: text.index(text[-1])])
         assert text[-1] not in found.texts[0]
 
-    def test_min_new_tokens(self, policy: SamplingPolicy) -> None:
+    def test_min_new_tokens(self, policy: Policy) -> None:
         """The end is ruled out for so many tokens and not one more."""
         script = [[2, 2]] * 4
         found = self.answers(policy, script, min_new_tokens=3, max_new_tokens=4)
         assert [len(ids) for ids in found.response_ids] == [4, 4]
         assert all(2 not in ids[:3] and ids[3] == 2 for ids in found.response_ids)
-        assert found.finished == [True, True]
+        assert finished(found) == [True, True]
 
 
 class TestWork:
-    def test_finished_rows_leave_and_a_prompt_is_read_once(self, policy: SamplingPolicy) -> None:
+    def test_finished_rows_leave_and_a_prompt_is_read_once(self, policy: Policy) -> None:
         numbers = uniforms(2, 3, 5)
         batch = prompts_of(policy, TEXTS[:2])
         # Prefill answers two rows, which stand for three responses each: none can end there.
         script = [[10, 10], [10, 2, 10, 10, 2, 10], [2, 10, 10, 2], [10, 10], [10, 10]]
         with forced(policy, script), watched(policy) as shapes:
-            found = engine(max_new_tokens=5).generate(policy, batch, numbers)
+            found = respond(policy, batch, numbers, max_new_tokens=5)
         width = max(map(len, batch.prompt_ids))
         assert shapes == [(2, width), (6, 1), (4, 1), (2, 1), (2, 1)]
         assert [len(ids) for ids in found.response_ids] == [3, 2, 5, 5, 2, 3]
 
-    def test_rows_that_stay_are_not_disturbed_by_those_that_leave(self, policy: SamplingPolicy) -> None:
+    def test_rows_that_stay_are_not_disturbed_by_those_that_leave(self, policy: Policy) -> None:
         """Ending at 40 different tokens makes responses leave at many places; each is still its own."""
-        often = SamplingPolicy(policy.model, policy.tokenizer, frozenset(range(2, 512, 12)))
+        often = replace(policy, end_ids=frozenset(range(2, 512, 12)))
         numbers, batch = uniforms(3, 8, 30, seed=9), prompts_of(policy)
-        found = engine(max_new_tokens=30).generate(often, batch, numbers)
+        found = respond(often, batch, numbers, max_new_tokens=30)
         assert len({len(ids) for ids in found.response_ids}) > 5
         for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.sampler_logprobs, strict=True)):
-            logps = distribution(policy, batch.prompt_ids[index // 8], ids, TransformersOptions())
+            logps = distribution(policy, batch.prompt_ids[index // 8], ids, SamplingParams())
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
 
-    def test_batch_size_bounds_the_rows(self, policy: SamplingPolicy) -> None:
+    def test_batch_size_bounds_the_rows(self, policy: Policy) -> None:
         numbers = uniforms(3, 4, 3)
         with watched(policy) as shapes:
-            engine(max_new_tokens=3, min_new_tokens=3, batch_size=8).generate(
-                policy, prompts_of(policy), numbers
-            )
+            respond(policy, prompts_of(policy), numbers, max_new_tokens=3, min_new_tokens=3, batch_size=8)
         assert [rows for rows, _ in shapes] == [2, 8, 8, 1, 4, 4]
 
     @pytest.mark.parametrize("sliding", [False, True], ids=["plain", "sliding-window"])
-    def test_prompts_of_like_length_are_read_together(self, policy: SamplingPolicy, sliding: bool) -> None:
+    def test_prompts_of_like_length_are_read_together(self, policy: Policy, sliding: bool) -> None:
         """Each response is then still what its own prompt makes likely."""
         if sliding:
             torch.manual_seed(0)
             sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 512}
             heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 40}
             model = MistralForCausalLM(MistralConfig(**sizes, **heads)).eval()
-            policy = SamplingPolicy(model, policy.tokenizer, policy.end_ids)
+            policy = policy_of(model, policy.tokenizer)
         lengths = [9, 100, 12, 70, 98, 10, 8, 72, 11]
         draw = torch.Generator().manual_seed(3)
         batch = of_ids([torch.randint(3, 512, (n,), generator=draw).tolist() for n in lengths])
         with watched(policy) as shapes:
-            found = engine(max_new_tokens=8).generate(policy, batch, uniforms(9, 2, 8))
+            found = respond(policy, batch, uniforms(9, 2, 8), max_new_tokens=8)
         read = [shape for shape in shapes if shape[1] > 1]
         assert read == ([(9, 100)] if sliding else [(3, 100), (4, 70), (2, 9)])
         for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.sampler_logprobs, strict=True)):
-            logps = distribution(policy, batch.prompt_ids[index // 2], ids, TransformersOptions())
+            logps = distribution(policy, batch.prompt_ids[index // 2], ids, SamplingParams())
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
 
-    def test_the_side_on_which_a_tokenizer_pads_does_not_matter(self, policy: SamplingPolicy) -> None:
+    def test_the_side_on_which_a_tokenizer_pads_does_not_matter(self, policy: Policy) -> None:
         """It is not saved with a tokenizer; prompts are padded here, by their lengths."""
         made = []
         for side in ("left", "right"):
             tokenizer = copy.deepcopy(policy.tokenizer)
             tokenizer.padding_side = side
-            other = SamplingPolicy(policy.model, tokenizer, policy.end_ids)
-            made.append(engine(max_new_tokens=6).generate(other, prompts_of(other), uniforms(3, 2, 6)))
+            other = replace(policy, tokenizer=tokenizer)
+            made.append(respond(other, prompts_of(other), uniforms(3, 2, 6), max_new_tokens=6))
         assert made[0] == made[1]
 
     def test_groups_of_like_length(self) -> None:
@@ -332,9 +348,9 @@ class TestWork:
         assert bucket_by_length([300] * 3) == [[0, 1, 2]]  # nothing to be gained
         assert bucket_by_length([300, 280, 260, 240, 220, 200]) == [[0, 1], [2, 3], [4, 5]]
 
-    def test_no_forward_after_the_last_token(self, policy: SamplingPolicy) -> None:
+    def test_no_forward_after_the_last_token(self, policy: Policy) -> None:
         with watched(policy) as shapes:
-            engine(max_new_tokens=1).generate(policy, prompts_of(policy), uniforms(3, 1, 1))
+            respond(policy, prompts_of(policy), uniforms(3, 1, 1), max_new_tokens=1)
         assert len(shapes) == 1
 
 
@@ -344,15 +360,19 @@ class TestPolicyLogprobs:
     @pytest.mark.parametrize(
         "narrowing", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_new_tokens": 6}], ids=lambda n: str(*n)
     )
-    def test_are_those_of_the_whole_distribution(
-        self, policy: SamplingPolicy, narrowing: dict[str, Any]
-    ) -> None:
-        made = engine(max_new_tokens=6, temperature=0.8, **narrowing).generate(
-            policy, prompts_of(policy), uniforms(3, 2, 6)
+    def test_are_those_of_the_whole_distribution(self, policy: Policy, narrowing: dict[str, Any]) -> None:
+        made = respond(
+            policy,
+            prompts_of(policy),
+            uniforms(3, 2, 6),
+            max_new_tokens=6,
+            temperature=0.8,
+            policy_logprobs=True,
+            **narrowing,
         )
         assert made.policy_logprobs is not None
         ids = [ids for ids in prompts_of(policy).prompt_ids for _ in range(2)]
-        plain = TransformersOptions(max_new_tokens=6, temperature=0.8)
+        plain = SamplingParams(max_new_tokens=6, temperature=0.8)
         for prompt, response, whole, drawn in zip(
             ids, made.response_ids, made.policy_logprobs, made.sampler_logprobs, strict=True
         ):
@@ -365,6 +385,13 @@ class TestPolicyLogprobs:
             assert made.policy_logprobs != made.sampler_logprobs
 
 
-def test_a_stop_token_that_the_model_does_not_have(policy: SamplingPolicy) -> None:
-    with pytest.raises(PluginError, match=r"rollout\.stop_token_ids: got 512; .* vocabulary ends with 511"):
-        engine(stop_token_ids=(2, 512)).generate(policy, prompts_of(policy), None)
+class TestGenerate:
+    def test_draws_by_the_seeds_of_the_request(self, policy: Policy) -> None:
+        batch, sampling = prompts_of(policy), SamplingParams(max_new_tokens=5)
+        seeds = ResponseSeeds(seed=3, step=4, prompts=3, share=range(3), n=2)
+        engine = TransformersEngine(TransformersOptions())
+        generation = engine.generate(policy, GenerationRequest(batch, 2, seeds, sampling))
+        assert generation == respond(policy, batch, seeds.uniforms(5), max_new_tokens=5)
+
+    def test_no_policy_logprobs_unless_asked_for(self, policy: Policy) -> None:
+        assert respond(policy, prompts_of(policy), None, max_new_tokens=3).policy_logprobs is None

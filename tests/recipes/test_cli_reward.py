@@ -98,7 +98,9 @@ def rewards_of(
         prompt_ids=[[1]] * count,
         response_ids=torch.zeros(count, 1, dtype=torch.long),
         response_mask=torch.ones(count, 1, dtype=torch.bool),
-        finished=torch.ones(count, dtype=torch.bool),
+        loss_mask=torch.ones(count, 1, dtype=torch.bool),
+        outcomes=["finished"] * count,
+        policy_version=torch.zeros(count, dtype=torch.long),
         sampler_logprobs=torch.zeros(count, 1),
     )
     reward = reward or RewardModel(RewardModelOptions(model=str(model)), CONTEXT)

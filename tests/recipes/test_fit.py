@@ -86,7 +86,7 @@ def test_the_rollout_is_what_was_recorded(trainer: PPOTrainer, tmp_path: Path, t
             *tokenizer(text, add_special_tokens=False)["input_ids"],
             tokenizer.eos_token_id,
         ]
-        assert row["finished"]
+        assert row["outcome"] == "finished"
         # As if the untrained policy had written it.
         expected = logprobs_of(untrained, tokenizer(row["prompt"])["input_ids"], row["response_ids"])
         assert row["sampler_logprobs"] == pytest.approx(expected, abs=1e-4)

@@ -38,8 +38,8 @@ def test_a_run_and_its_policy(recipe_dict: RecipeDict, tiny_model: Path, tmp_pat
     assert trainer.components.audit["merged sampler"] == 0
 
     recipe = Recipe.load(run / "recipe.yaml")
-    assert load_policy(recipe, None).answer(OPENERS) == before
-    assert load_policy(recipe, run / "policy").answer(OPENERS) == after != before
+    assert load_policy(recipe, None).generate(OPENERS).responses == before
+    assert load_policy(recipe, run / "policy").generate(OPENERS).responses == after != before
 
     # Any program that knows peft loads it, on the base as it came.
     plain = AutoPeftModelForCausalLM.from_pretrained(str(run / "policy"))
