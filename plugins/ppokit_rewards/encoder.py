@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ppokit.plugin import ModelError, first_line
+from ppokit.plugin import ModelError, first_line, length_batches
 from ppokit_rewards.classifiers import without_bars
 
 if TYPE_CHECKING:
@@ -37,15 +37,13 @@ class Encoder:
         self.limit = min(self.tokenizer.model_max_length, limit or self.tokenizer.model_max_length)
 
     def __call__(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """[n,H] float32 on the CPU; longer texts are cut at the encoder's limit."""
+        """[n,H] float32 on the CPU; longer texts are truncated at the encoder's limit."""
         import torch
 
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         out = torch.zeros(len(texts), self.model.config.hidden_size)
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
+        for chosen in length_batches(list(map(len, texts)), batch_size):
             batch = self.tokenizer(
-                [texts[i] for i in places],
+                [texts[i] for i in chosen],
                 padding=True,
                 truncation=True,
                 max_length=self.limit,
@@ -55,5 +53,5 @@ class Encoder:
                 hidden = self.model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-            out[places] = torch.nn.functional.normalize(mean, dim=1).cpu()
+            out[chosen] = torch.nn.functional.normalize(mean, dim=1).cpu()
         return out

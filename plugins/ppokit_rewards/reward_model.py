@@ -36,6 +36,7 @@ from ppokit.plugin import (
     RewardOutput,
     Rollout,
     hookimpl,
+    length_batches,
 )
 from ppokit.reward_models.artifact import HEADS, read_settings
 from ppokit.reward_models.templates import encode, padding_of
@@ -65,11 +66,10 @@ def reward_model(
     """
     import torch
 
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]["input_ids"]))
     logits = torch.zeros(len(encoded), model.config.num_labels)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        width = len(encoded[chosen[0]]["input_ids"])
+    lengths = [len(text["input_ids"]) for text in encoded]
+    for chosen in length_batches(lengths, batch_size):
+        width = lengths[chosen[0]]
         batch = {
             key: torch.tensor(
                 [encoded[i][key] + [value] * (width - len(encoded[i][key])) for i in chosen],

@@ -1,4 +1,4 @@
-"""Batches for forward passes: right-padded, of similar length, cut by a token budget.
+"""A rollout's texts as right-padded batches for forward passes.
 
 Padding stands behind the text, where causal attention never looks, so that no mask is needed and no
 amount of padding changes a number.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ppokit.distributed import Processes
+from ppokit.plugin.batching import longest_first, token_batches
 from ppokit.plugin.types import Rollout
 
 
@@ -67,21 +68,6 @@ class TokenBatch:
         return out.masked_scatter(self.mask, flat)
 
 
-def token_batches(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut samples into batches of similar length that hold at most `budget` tokens, padding included.
-
-    A sample longer than the budget stands alone. Longest first, so that memory peaks at once.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(indices, key=lambda i: -lengths[i]):
-        last = batches[-1] if batches else None
-        if last is not None and (len(last) + 1) * lengths[last[0]] <= budget:
-            last.append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
 def sequence_lengths(rollout: Rollout) -> list[int]:
     """Tokens of prompt and response together, one number per response."""
     return [len(p) + n for p, n in zip(rollout.prompt_ids, rollout.lengths.tolist(), strict=True)]
@@ -103,13 +89,12 @@ def forward_all(
     Returns: [B,R], or [B,R,n].
     """
     lengths = sequence_lengths(rollout)
-    longest_first = sorted(range(len(rollout)), key=lambda i: -lengths[i])
-    mine = longest_first[processes.rank :: processes.count]
-    found: list[tuple[int, Tensor]] = []
+    mine = longest_first(range(len(rollout)), lengths)[processes.rank :: processes.count]
+    computed: list[tuple[int, Tensor]] = []
     for batch in token_batches(mine, lengths, budget):
         numbers = compute(token_batch(rollout, batch, device)).cpu()
-        found.extend(zip(batch, numbers, strict=True))
-    rows = processes.gather(found)
+        computed.extend(zip(batch, numbers, strict=True))
+    rows = processes.gather(computed)
     out = torch.zeros(len(rollout), *rows[0][1].shape)
     for index, row in rows:
         out[index] = row
@@ -118,11 +103,11 @@ def forward_all(
 
 def token_batch(rollout: Rollout, indices: Sequence[int], device: torch.device) -> TokenBatch:
     """Some responses of a rollout, ready for a forward pass."""
-    picked = list(indices)
+    chosen = list(indices)
     return TokenBatch.build(
-        [rollout.prompt_ids[i] for i in picked],
-        rollout.response_ids[picked],
-        rollout.response_mask[picked],
+        [rollout.prompt_ids[i] for i in chosen],
+        rollout.response_ids[chosen],
+        rollout.response_mask[chosen],
         device,
-        rollout.loss_mask[picked],
+        rollout.loss_mask[chosen],
     )

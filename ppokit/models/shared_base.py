@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ppokit.data.batches import TokenBatch, token_batches
+from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.models.lora import FittedHead
 from ppokit.models.roles import ModelRoles
+from ppokit.plugin.batching import token_batches
 
 TOKENS_AT_A_TIME = 4096
 

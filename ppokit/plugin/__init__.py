@@ -7,6 +7,7 @@ whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`p
 """
 
 from ppokit.errors import DataError, ModelError, PluginError, RewardError, first_line
+from ppokit.plugin.batching import length_batches, token_batches
 from ppokit.plugin.generation import (
     Generation,
     GenerationRequest,
@@ -102,10 +103,12 @@ __all__ = [
     "hookimpl",
     "import_attribute",
     "kl",
+    "length_batches",
     "masked_mean",
     "masked_variance",
     "masked_whiten",
     "reward_to_go",
+    "token_batches",
     "upcast",
     "whole_reward",
 ]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ppokit.data.batches import token_batches
 from ppokit.errors import ModelError, TrainingError, first_line
 from ppokit.models.loading import quiet
+from ppokit.plugin.batching import token_batches
 from ppokit.reward_models.base import Base, Heads, limit_of, load_tokenizer
 from ppokit.reward_models.encoder import ResponseEncoder
 from ppokit.reward_models.linear import Problem, Scale, mean_loss

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppokit.errors import DataError, ModelError, first_line
+from ppokit.plugin.batching import length_batches
 from ppokit.reward_models.artifact import HEADS, VERSION, FittedSettings, need_settings
 
 if TYPE_CHECKING:
@@ -117,15 +118,15 @@ class Scorer:
         """Scores of responses. [N, 1], or [N, heads]"""
         import torch
 
+        from ppokit.reward_models.texts import lengths
+
         encoded = self.texts.encode(prompts, responses)
-        order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]["input_ids"]))
         out: list[Any] = [None] * len(encoded)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for chosen in length_batches(lengths(encoded), batch_size):
             with torch.inference_mode():
                 logits = self.model(**self.texts.batch([encoded[i] for i in chosen], self.device)).logits
-            for place, row in zip(chosen, logits.double().cpu().numpy(), strict=True):
-                out[place] = row
+            for index, row in zip(chosen, logits.double().cpu().numpy(), strict=True):
+                out[index] = row
         return np.array(out, np.float64)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ppokit.reward_models.templates import encode, padding_of
 
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 Encoded = dict[str, list[int]]
 _MULTIPLE = 8  # a CPU prepares its kernels anew for every width
-_BUCKET = 16  # batches whose texts are sorted by length together: little padding, and still a mixed order
 
 
 @dataclass(frozen=True)
@@ -71,19 +68,3 @@ class Texts:
 def lengths(encoded: Sequence[Encoded]) -> list[int]:
     """Tokens of each text."""
     return [len(one["input_ids"]) for one in encoded]
-
-
-def batches(sizes: Sequence[int], batch_size: int, generator: np.random.Generator) -> Iterator[list[int]]:
-    """Each sample once, in random batches of samples of about the same size.
-
-    Args:
-        sizes: of each sample, in tokens.
-        batch_size: samples per batch.
-    """
-    order = generator.permutation(len(sizes))
-    cut = []
-    for start in range(0, len(order), batch_size * _BUCKET):
-        bucket = sorted(order[start : start + batch_size * _BUCKET].tolist(), key=lambda i: sizes[i])
-        cut += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
-    for place in generator.permutation(len(cut)):
-        yield cut[place]

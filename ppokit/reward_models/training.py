@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppokit.data.batches import token_batches
 from ppokit.errors import TrainingError
+from ppokit.plugin.batching import length_batches, shuffled_batches, token_batches
 from ppokit.reward_models.base import Fitted, trainable
 from ppokit.reward_models.samples import Choice, Sample, grouped
-from ppokit.reward_models.texts import Advance, Encoded, batches, lengths
+from ppokit.reward_models.texts import Advance, Encoded, lengths
 
 HEAD_RATE = 10.0  # the head starts at nothing, the trunk does not
 WARMUP = 0.1
@@ -143,7 +143,7 @@ def train(
     for epoch in range(1, plan.epochs + 1):
         fitted.model.train()
         total = 0.0
-        for chosen in batches(sizes, plan.batch_size, generator):
+        for chosen in shuffled_batches(sizes, plan.batch_size, generator):
             optimizer.zero_grad()
             loss = 0.0
             for part in _parts(fitted, fit, sizes, chosen):
@@ -200,11 +200,9 @@ def bootstrap(
 def predict(fitted: Fitted, encoded: Sequence[Encoded]) -> Tensor:
     """What each head gives each text. [N, heads], float32 on the CPU, in the order of the texts"""
     device = next(fitted.model.parameters()).device
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]["input_ids"]))
     out = torch.zeros(len(encoded), fitted.heads.out_features)
     fitted.model.eval()
-    for start in range(0, len(order), EVALUATION_BATCH):
-        chosen = order[start : start + EVALUATION_BATCH]
+    for chosen in length_batches(lengths(encoded), EVALUATION_BATCH):
         batch = fitted.texts.batch([encoded[i] for i in chosen], device)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=fitted.autocast):
             out[chosen] = fitted.model(**batch).logits.float().cpu()

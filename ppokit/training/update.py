@@ -14,12 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ppokit.data.batches import TokenBatch, sequence_lengths, token_batch, token_batches
+from ppokit.data.batches import TokenBatch, sequence_lengths, token_batch
 from ppokit.distributed import Processes
 from ppokit.errors import NonFiniteError, TrainingError
 from ppokit.messages import listed
 from ppokit.models.logprobs import Entropy
 from ppokit.models.roles import ModelRoles
+from ppokit.plugin.batching import token_batches
 from ppokit.plugin.kl_estimators import kl
 from ppokit.plugin.masked import Variance, masked_whiten
 from ppokit.plugin.types import Advantages, LossInputs, Rollout

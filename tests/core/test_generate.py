@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from policies import policy_of
-from ppokit.data.batches import forward_all, sequence_lengths, token_batch, token_batches
+from ppokit.data.batches import forward_all, sequence_lengths, token_batch
 from ppokit.distributed import Processes
 from ppokit.errors import ModelError, PluginError, RolloutError
 from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeeds, SamplingParams
@@ -50,32 +48,6 @@ def make_rollout(
 
 def single_process() -> Processes:
     return Processes(Accelerator(cpu=True))
-
-
-@given(
-    lengths=st.lists(st.integers(1, 60), min_size=0, max_size=30),
-    budget=st.integers(1, 200),
-    data=st.data(),
-)
-@settings(deadline=None)
-def test_token_batches_hold_everything_once_within_the_budget(
-    lengths: list[int], budget: int, data: st.DataObject
-) -> None:
-    chosen = data.draw(st.permutations(range(len(lengths))))
-    indices = chosen[: data.draw(st.integers(0, len(chosen)))]
-    batches = token_batches(indices, lengths, budget)
-    assert sorted(i for batch in batches for i in batch) == sorted(indices)
-    in_order = [lengths[i] for batch in batches for i in batch]
-    assert in_order == sorted(in_order, reverse=True)
-    for batch in batches:
-        padded = len(batch) * max(lengths[i] for i in batch)
-        assert len(batch) == 1 or padded <= budget
-    for batch in batches[:-1]:
-        assert (len(batch) + 1) * lengths[batch[0]] > budget, "the next sample would have fitted"
-
-
-def test_token_batches_by_hand() -> None:
-    assert token_batches([0, 1, 2, 3, 4], [3, 10, 4, 1, 4], 12) == [[1], [2, 4, 0], [3]]
 
 
 def test_pad_by_hand() -> None:

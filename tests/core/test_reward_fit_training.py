@@ -16,7 +16,6 @@ from ppokit.errors import ModelError, TrainingError
 from ppokit.reward_models import training
 from ppokit.reward_models.base import Fitted, Heads, find_base
 from ppokit.reward_models.samples import Sample
-from ppokit.reward_models.texts import batches
 from ppokit.reward_models.training import Plan, bootstrap, encode, predict, train
 
 PLAN = Plan(epochs=6, lr=2e-3, batch_size=16, seed=0)
@@ -140,16 +139,6 @@ def test_bootstrap_goes_by_prompts_and_is_one_on_average() -> None:
     assert drawn.mean() == pytest.approx(1, abs=0.05)
     assert drawn[0::3].var() == pytest.approx(1, abs=0.1)
     assert torch.equal(bootstrap(groups, 1, np.random.default_rng(0)), torch.ones(6000, 1))
-
-
-def test_each_sample_is_in_one_batch_of_its_own_size() -> None:
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(1, 100, 203).tolist()
-    cut = list(batches(sizes, 8, rng))
-    assert sorted(i for batch in cut for i in batch) == list(range(203))
-    assert max(map(len, cut)) == 8
-    spread = np.mean([np.ptp([sizes[i] for i in batch]) for batch in cut])
-    assert spread < 15  # of drawn ones it is about 78
 
 
 def test_a_score_depends_on_its_text_alone(llama) -> None:

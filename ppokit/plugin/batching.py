@@ -1,0 +1,60 @@
+"""Batches of samples of about the same length, so that little of a forward pass is padding.
+
+token_batches     longest first, as many as fit a budget of tokens: policy, reference, values, training
+length_batches    longest first, so many per batch: reward models and encoders, whose texts are short
+shuffled_batches  in random order, so many per batch: fitting, where the order must not follow the length
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_SORTED_TOGETHER = 16  # batches: little padding, and still a mixed order
+
+
+def token_batches(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Samples in batches that hold at most `budget` tokens, padding included; a longer sample stands alone.
+
+    Longest first, so that memory peaks at once.
+
+    Args:
+        indices: the samples to batch; lengths: tokens of all samples.
+    """
+    batches: list[list[int]] = []
+    for index in longest_first(indices, lengths):
+        last = batches[-1] if batches else None
+        if last is not None and (len(last) + 1) * lengths[last[0]] <= budget:
+            last.append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Every sample in batches of `batch_size`, longest first."""
+    order = longest_first(range(len(lengths)), lengths)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def shuffled_batches(
+    lengths: Sequence[int], batch_size: int, generator: np.random.Generator
+) -> Iterator[list[int]]:
+    """Every sample in random batches of `batch_size` samples of about the same length, in random order."""
+    order = generator.permutation(len(lengths))
+    batches: list[list[int]] = []
+    for start in range(0, len(order), batch_size * _SORTED_TOGETHER):
+        group = sorted(
+            order[start : start + batch_size * _SORTED_TOGETHER].tolist(), key=lambda i: lengths[i]
+        )
+        batches += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
+    for index in generator.permutation(len(batches)):
+        yield batches[index]
+
+
+def longest_first(indices: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """Samples by falling length; equal ones stay in their order."""
+    return sorted(indices, key=lambda i: -lengths[i])
