@@ -72,9 +72,10 @@ class Metric:
         rollout = view.generate(n=options.samples)
         if not view.is_main:
             return {}
-        texts: dict[str, Any] = {"predictions": list(rollout.responses)}
+        answered = [i for i, outcome in enumerate(rollout.outcomes) if outcome != "failed"]
+        texts: dict[str, Any] = {"predictions": [rollout.responses[i] for i in answered]}
         if options.reference is not None:
-            texts["references"] = [row[options.reference] for row in rollout.rows]
+            texts["references"] = [rollout.rows[i][options.reference] for i in answered]
         results = self.metric.compute(**texts, **options.arguments)
         return {name: float(value) for name, value in results.items() if _is_number(value)}
 

@@ -47,6 +47,7 @@ def check_evaluation(
     context = replace(
         training,
         columns=columns(evaluation.prompts) if evaluation.prompts is not None else (),
+        training_columns=training.columns,
         check_rewards=check_rewards,
     )
     for choice in evaluators:

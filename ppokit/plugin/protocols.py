@@ -80,6 +80,7 @@ class CheckContext:
             recipe has none); None where they cannot be read without a network.
         responses_per_prompt: as the recipe says; None where it says it wrongly.
         chat: whether prompts go through the chat template.
+        training_columns: for an evaluator, columns of the training prompts; None where they cannot be read.
         prompt_column: the column of the training prompts that holds the prompt.
         check_rewards: for an evaluator, what the recipe's rewards would lack in a data set of such columns
             and do not lack in the training prompts', one sentence each.
@@ -88,6 +89,7 @@ class CheckContext:
     columns: tuple[str, ...] | None
     responses_per_prompt: int | None = None
     chat: bool = False
+    training_columns: tuple[str, ...] | None = None
     prompt_column: str = "prompt"
     check_rewards: Callable[[Collection[str]], Iterable[str]] = lambda columns: ()
 
@@ -168,6 +170,7 @@ class EvaluationView(Protocol):
         prompts: the held-out prompts; empty where the recipe has none.
         rows: a row of the held-out data set per prompt.
         training_rows: the rows of the training prompts, whose columns the rewards know.
+        prompt_column: the column of those that holds the prompt.
         is_main: whether this process is the one whose metrics are kept.
     """
 
@@ -179,6 +182,9 @@ class EvaluationView(Protocol):
 
     @property
     def training_rows(self) -> Sequence[Row]: ...
+
+    @property
+    def prompt_column(self) -> str: ...
 
     @property
     def is_main(self) -> bool: ...

@@ -45,7 +45,11 @@ class View:
     is_main = True
 
     def generate(self, prompts: None = None, *, n: int | None = None, rows: None = None) -> Any:
-        return SimpleNamespace(responses=["a b", "c d"], rows=[{"answer": "a b"}, {"answer": "c x"}])
+        return SimpleNamespace(
+            responses=["a b", "no answer", "c d"],
+            rows=[{"answer": "a b"}, {"answer": "e"}, {"answer": "c x"}],
+            outcomes=["finished", "failed", "truncated"],
+        )
 
 
 def measure(view: View, **options: Any) -> dict[str, float]:

@@ -1,0 +1,120 @@
+"""Evaluate during training: ask the recipe's evaluators when it is due, and know the best policy so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ppokit.errors import PluginError, plugin_call
+from ppokit.messages import listed, suggest
+from ppokit.plugin.protocols import Evaluator
+from ppokit.training.metrics import as_numbers, component_metrics
+
+if TYPE_CHECKING:
+    from ppokit.config.settings import EvaluationSettings
+    from ppokit.evaluation.view import HeldOutView
+
+
+@dataclass(frozen=True)
+class NamedEvaluator:
+    """An evaluator of the recipe's.
+
+    Attributes:
+        name: in metrics, `eval/<name>/...`.
+        where: how errors name it.
+        evaluator: the object.
+    """
+
+    name: str
+    where: str
+    evaluator: Evaluator
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation brought.
+
+    Attributes:
+        step: whose policy it was; 0 before any training.
+        metrics: `eval/<name>/...`.
+        warnings: sentences for a person.
+        is_best: whether the policy is the best so far, by the recipe's `best`.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    warnings: list[str]
+    is_best: bool
+
+
+class Evaluation:
+    """The evaluations of a run.
+
+    Args:
+        settings: the recipe's section.
+        steps: of the run.
+        evaluators: in the recipe's order.
+
+    Attributes:
+        best: the best value so far of the recipe's `best`, on the main process.
+        measured: the step that was evaluated last.
+    """
+
+    def __init__(
+        self, settings: EvaluationSettings, steps: int, evaluators: Sequence[NamedEvaluator]
+    ) -> None:
+        self.settings = settings
+        self.steps = steps
+        self.evaluators = list(evaluators)
+        self.best: float | None = None
+        self.measured: int | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Whether the policy after so many steps is to be evaluated, and was not yet."""
+        return step != self.measured and (step % self.settings.every == 0 or step == self.steps)
+
+    def measure(self, step: int, view: HeldOutView) -> Result:
+        """Ask every evaluator. Called on every process; the main one's metrics are kept.
+
+        Raises:
+            PluginError: an evaluator failed or reported what is no number, or none reports `best`.
+        """
+        metrics: dict[str, float] = {}
+        # An evaluator that draws must not change what training draws after it.
+        with torch.random.fork_rng():
+            for named in self.evaluators:
+                with plugin_call(named.where, "evaluate"):
+                    reported = named.evaluator.evaluate(view, step)
+                checked = component_metrics(
+                    reported, named.where, responses=1, prefix=f"eval/{named.name}/", taken=metrics
+                )
+                metrics.update(as_numbers(checked))
+        self.measured = step
+        is_best = view.is_main and self._is_best(metrics)
+        return Result(step, metrics, view.warnings, is_best)
+
+    def _is_best(self, metrics: Mapping[str, float]) -> bool:
+        name = self.settings.best
+        if name is None:
+            return False
+        if name not in metrics:
+            if self.best is not None:  # as where nothing was scored this time
+                return False
+            raise PluginError(
+                f"evaluation.best: got {name!r}; expected a metric of this recipe's evaluation: "
+                f"{listed(metrics)}{suggest(name, metrics)}."
+            )
+        sign = 1 if self.settings.best_is == "highest" else -1
+        better = self.best is None or sign * metrics[name] > sign * self.best
+        if better:
+            self.best = metrics[name]
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "measured": self.measured}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best, self.measured = state["best"], state["measured"]

@@ -1,0 +1,119 @@
+"""The policy and the recipe's rewards as evaluators see them: they answer, and nothing is learnt from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ppokit.data.prompt_rows import read_prompts
+from ppokit.plugin.types import Rewards, Rollout, Row
+from ppokit.seeds import seed_from
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ppokit.config.settings import HeldOutPromptSettings
+    from ppokit.plugin.protocols import Need
+    from ppokit.rewards.scorer import Scorer
+    from ppokit.rollout.collect import Collector
+    from ppokit.rollout.policy import PolicyView
+
+_EVALUATION = 1 << 40  # beyond every step, so that no training step draws by the same numbers
+
+
+@dataclass(frozen=True)
+class HeldOutPrompts:
+    """Prompts on which nothing trains.
+
+    Attributes:
+        texts: the prompts.
+        rows: all columns of each.
+    """
+
+    texts: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+
+
+def read_held_out(settings: HeldOutPromptSettings | None) -> HeldOutPrompts:
+    """The recipe's held-out prompts; none where it has no such section.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    if settings is None:
+        return HeldOutPrompts([], [])
+    table = read_prompts(settings, key="evaluation.prompts")
+    rows = list(table.records(keep_text={settings.column}))[: settings.limit]
+    return HeldOutPrompts([row[settings.column] for row in rows], rows)
+
+
+@dataclass
+class HeldOutView:
+    """An `EvaluationView`, of one evaluation.
+
+    Attributes:
+        policy: the policy of now.
+        collector: computes what is needed of responses.
+        scorer: the recipe's rewards.
+        held_out: the recipe's held-out prompts.
+        needs: what the evaluators need of every rollout.
+        reward_needs: what the rewards need of one that is scored.
+        warnings: what evaluators found worth a person's attention.
+    """
+
+    policy: PolicyView
+    collector: Collector
+    scorer: Scorer
+    held_out: HeldOutPrompts
+    training_rows: Sequence[Row]
+    prompt_column: str
+    is_main: bool
+    seed: int
+    needs: frozenset[Need]
+    reward_needs: frozenset[Need]
+    warnings: list[str] = field(default_factory=list)
+    _answered: dict[int | None, Rollout] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        return self.held_out.texts
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        return self.held_out.rows
+
+    def generate(
+        self, prompts: Sequence[str] | None = None, *, n: int | None = None, rows: Sequence[Row] | None = None
+    ) -> Rollout:
+        if prompts is not None:
+            return self._generated(prompts, n, rows)
+        if n not in self._answered:  # several evaluators ask the same
+            self._answered[n] = self._generated(self.prompts, n, self.rows)
+        return self._answered[n]
+
+    def _generated(self, prompts: Sequence[str], n: int | None, rows: Sequence[Row] | None) -> Rollout:
+        rollout = self.policy.generate(prompts, n=n, seed=seed_from(self.seed, _EVALUATION), rows=rows)
+        return self.collector.computed(rollout, self.needs)
+
+    def recorded(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        separator: str = "",
+        rows: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Rollout:
+        rollout = self.policy.recorded(prompts, responses, separator=separator, rows=rows)
+        return self.collector.computed(rollout, self.needs)
+
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        if rollout.old_logprobs is not None:
+            return rollout.old_logprobs
+        return self.policy.logprobs(rollout)
+
+    def score(self, rollout: Rollout) -> Rewards:
+        return self.scorer.look(self.collector.computed(rollout, self.reward_needs))
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)

@@ -1,0 +1,164 @@
+"""The evaluator `canary`: correlations by hand, a warning where reward and ratings part, no false alarm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ppokit.plugin import DataError
+from ppokit.ratings.table import read_with_cells
+from ppokit_evaluators.canary import Canary, CanaryOptions, RatedResponses, rated_responses
+
+FIVE = "prompt,response,rating\n" + "".join(f"p{i},{word},{i}\n" for i, word in enumerate("abcde", 1))
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> Canary:
+    """Five responses, rated 1 to 5."""
+    (tmp_path / "five.csv").write_text(FIVE)
+    return Canary(CanaryOptions(path=str(tmp_path / "five.csv")))
+
+
+class View:
+    """Responses of one and two tokens; a score stands on the first, a log-probability on each."""
+
+    prompt_column = "prompt"
+    training_rows: Sequence[Any] = ({"prompt": "?"},)
+
+    def __init__(self, scores: list[float], logprobs: list[float], trained: list[bool] | None = None) -> None:
+        self.scores, self.numbers = scores, logprobs
+        self.trained = torch.tensor(trained or [True] * 5)
+        self.warnings: list[str] = []
+
+    def recorded(self, prompts: Any, responses: Any, *, separator: str = "", rows: Any = None) -> Any:
+        self.rated = (prompts, responses, separator, rows)
+        return SimpleNamespace(response_mask=torch.tensor([[True, True], [True, False]] * 3)[:5])
+
+    def logprobs(self, rollout: Any) -> torch.Tensor:
+        tokens = torch.tensor(self.numbers)[:, None].expand(5, 2).clone()
+        return tokens.where(rollout.response_mask, torch.tensor(-1000.0))
+
+    def score(self, rollout: Any) -> Any:
+        token_rewards = torch.zeros(5, 2)
+        token_rewards[:, 0] = torch.tensor(self.scores)
+        return SimpleNamespace(token_rewards=token_rewards, trained=self.trained)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_by_hand(five: Canary) -> None:
+    """1 - 6 sum d^2 / (n (n^2 - 1)): two neighbours swapped give 1 - 12 / 120; the order reversed -1."""
+    view = View([1, 3, 2, 4, 5], [-1, -2, -3, -4, -5])
+    assert five.evaluate(view, 0) == {  # type: ignore[arg-type]
+        "reward_spearman": pytest.approx(0.9),
+        "policy_spearman": pytest.approx(-1),
+        "scored": 1,
+        "warning": 0,
+    }
+    assert view.rated[:3] == ([f"p{i}" for i in range(1, 6)], list("abcde"), "")
+    assert view.rated[3][0] == {"prompt": "p1"}
+
+
+def test_what_was_not_scored_does_not_count(five: Canary) -> None:
+    """Without the second: 1, 2, 4, 5 in order. A constant has no ranks."""
+    metrics = five.evaluate(View([1, 99, 2, 4, 5], [-1] * 5, [True, False, True, True, True]), 0)  # type: ignore[arg-type]
+    assert metrics == {"reward_spearman": pytest.approx(1), "scored": pytest.approx(0.8), "warning": 0}
+
+
+@pytest.mark.parametrize("scored", [0, 1])
+def test_too_few_for_a_correlation(five: Canary, scored: int) -> None:
+    view = View([1, 2, 3, 4, 5], [-1, -2, -3, -4, -5], [i < scored for i in range(5)])
+    assert "reward_spearman" not in five.evaluate(view, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reward", "correlation", "warned"),
+    [
+        (2.0, 0.3, True),  # 1 / sqrt(5 - 1) = .5 is its standard error
+        (2.0, 0.41, False),
+        (1.0, 0.3, False),
+        (0.5, -1.0, False),
+        (math.nan, -1.0, False),
+    ],
+)
+def test_a_warning_when_reward_rises_while_a_correlation_falls(
+    five: Canary, reward: float, correlation: float, warned: bool
+) -> None:
+    five.first = {"reward_spearman": 0.9, "policy_spearman": 0.2}
+    five.on_step({"reward/mean": 1.0})
+    five.on_step({"reward/mean": reward})
+    warning = five.warning({"reward_spearman": correlation, "policy_spearman": 0.2}, 5)
+    assert (warning is not None) == warned
+    if warning is not None:
+        assert "rose from 1.000 to 2.000" in warning
+        assert "reward_spearman fell from 0.90 to 0.30" in warning
+        assert "policy_spearman" not in warning
+
+
+def test_no_warning_before_a_step_has_a_reward(five: Canary) -> None:
+    five.first = {"reward_spearman": 0.9}
+    assert five.warning({"reward_spearman": -1.0}, 5) is None
+    five.on_step({"reward/mean": math.nan})
+    assert five.warning({"reward_spearman": -1.0}, 5) is None
+
+
+def test_it_warns_through_the_view_and_goes_on_where_it_was(five: Canary, tmp_path: Path) -> None:
+    five.evaluate(View([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]), 0)  # type: ignore[arg-type]
+    five.on_step({"reward/mean": 1.0})
+    five.on_step({"reward/mean": 2.0})
+    again = Canary(CanaryOptions(path=str(tmp_path / "five.csv")))
+    again.load_state_dict(five.state_dict())
+    for canary in (five, again):
+        view = View([5, 4, 3, 2, 1], [1, 2, 3, 4, 5])
+        assert canary.evaluate(view, 5)["warning"] == 1  # type: ignore[arg-type]
+        assert len(view.warnings) == 1
+
+
+def rated(path: Path, rows: Sequence[dict[str, Any]], column: str = "prompt", **more: Any) -> RatedResponses:
+    options = CanaryOptions(path=str(path), **more)
+    table, cells = read_with_cells(path, options.columns, on_bad_row="fail")
+    return rated_responses(options, table, cells, rows, column)
+
+
+def test_ratings_are_means_over_raters_and_the_first_count(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("prompt,response,rating\na,x,1\nb,y,5\na,x,2\nc,z,9\n")
+    first = rated(path, [{"q": "?", "rating": 2.5}], "q", limit=2)
+    assert (first.prompts, first.responses, first.ratings) == (["a", "b"], ["x", "y"], [1.5, 5])
+    assert first.rows == [{"q": "a", "rating": 1.0}, {"q": "b", "rating": 5.0}]
+
+
+@pytest.mark.parametrize(
+    ("cell", "example", "value"),
+    [
+        ("7", 3, 7),
+        ("7.5", 3.0, 7.5),
+        ("", 3, None),
+        ("true", False, True),
+        ('"[1, 2]"', [3], [1, 2]),
+        ("7", "text", "7"),
+        ("7", None, "7"),
+    ],
+)
+def test_a_cell_is_of_the_kind_that_the_prompts_have(
+    tmp_path: Path, cell: str, example: Any, value: Any
+) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(f"prompt,response,rating,n\na,x,1,{cell}\nb,y,5,{cell}\n")
+    (first, _) = rated(path, [{"prompt": "?", "n": None}, {"prompt": "?", "n": example}]).rows
+    assert first == {"prompt": "a", "n": value}
+    assert type(first["n"]) is type(value)
+
+
+def test_ratings_that_are_all_alike_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("prompt,response,rating\na,x,5\nb,y,5\nc,z,9\n")
+    with pytest.raises(DataError, match=r"path: the first 2 rated .* have 1 different ratings"):
+        rated(path, [{"prompt": "?"}], limit=2)
