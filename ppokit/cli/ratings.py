@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,21 +38,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, typer.Option(min=0, help="Another seed draws otherwise.")]
 
 
-class BadRows(str, Enum):
+class BadRows(StrEnum):
     """What becomes of rows that cannot be used."""
 
     FAIL = "fail"
     SKIP = "skip"
 
 
-class Levels(str, Enum):
+class Levels(StrEnum):
     """What the distance between ratings means."""
 
     INTERVAL = "interval"
     ORDINAL = "ordinal"
 
 
-class Tools(str, Enum):
+class Tools(StrEnum):
     """Whose form of CSV."""
 
     ARGILLA = "argilla"

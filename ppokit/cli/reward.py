@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from ppokit.cli.ratings import BadRows, Column, OnBadRow, Seed
 from ppokit.errors import DataError
 
 
-class Halves(str, Enum):
+class Halves(StrEnum):
     """Half of the raters."""
 
     A = "a"

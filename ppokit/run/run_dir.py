@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -232,7 +232,7 @@ def provenance(plugins: Mapping[str, str], extra: Mapping[str, Any]) -> dict[str
     with suppress(PackageNotFoundError):  # of an extra: it computes a base in 4 bits
         versions["bitsandbytes"] = version("bitsandbytes")
     return {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "python": platform.python_version(),
         "versions": versions,

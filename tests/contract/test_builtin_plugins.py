@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
 import pytest
-import tomllib
 
 from ppokit.plugin.hookspecs import HOOK_BY_KIND
 from ppokit.plugin.protocols import Component, Need, Options

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Log:
         Raises:
             NotSavedError: the disk is full or broken; the log is as it was before.
         """
-        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        at = datetime.now(UTC).isoformat(timespec="seconds")
         data = "".join(json.dumps({**record, "at": at}) + "\n" for record in records).encode("ascii")
         try:
             if os.fstat(self._file).st_size != self._end:  # what an earlier failure left behind
