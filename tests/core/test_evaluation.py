@@ -1,0 +1,135 @@
+"""When evaluators are asked, what becomes of their numbers, and which policy was the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ppokit.config.settings import EvaluationSettings, EvaluatorSettings
+from ppokit.errors import PluginError
+from ppokit.evaluation.evaluation import Evaluation, NamedEvaluator
+from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
+
+
+class Given:
+    """Reports what it is told to."""
+
+    def __init__(self, report: Callable[[Any, int], Any]) -> None:
+        self.report = report
+
+    def evaluate(self, view: Any, step: int) -> Mapping[str, float]:
+        result: Mapping[str, float] = self.report(view, step)
+        return result
+
+
+def evaluation(*reports: Callable[[Any, int], Any], steps: int = 7, **settings: Any) -> Evaluation:
+    named = [NamedEvaluator(f"e{i}", f"evaluator 'e{i}'", Given(r)) for i, r in enumerate(reports)]
+    section = EvaluationSettings(evaluators=[EvaluatorSettings(use="x")], **settings)
+    return Evaluation(section, steps, named)
+
+
+def view(*, main: bool = True) -> Any:
+    return SimpleNamespace(is_main=main, warnings=[])
+
+
+def test_first_every_and_last() -> None:
+    asked = evaluation(every=3)
+    assert [step for step in range(8) if asked.is_due(step)] == [0, 3, 6, 7]
+
+
+def test_a_step_is_evaluated_once_also_after_a_resume() -> None:
+    first = evaluation(lambda view, step: {"x": 1.0}, every=3)
+    first.measure(3, view())
+    second = evaluation(every=3)
+    second.load_state_dict(first.state_dict())
+    assert not first.is_due(3)
+    assert not second.is_due(3)
+    assert second.is_due(6)
+
+
+def test_numbers_stand_under_the_evaluators_name() -> None:
+    result = evaluation(lambda view, step: {"x": step}, lambda view, step: {"x": 2, "y": 3.5}).measure(
+        4, view()
+    )
+    assert result.metrics == {"eval/e0/x": 4, "eval/e1/x": 2, "eval/e1/y": 3.5}
+    assert (result.step, result.is_best) == (4, False)
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        (lambda view, step: {"x": "high"}, "evaluator 'e0' returned the metric 'x'"),
+        (lambda view, step: {"x": float("nan")}, "evaluator 'e0' returned the metric 'x'"),
+        (lambda view, step: None, "evaluator 'e0' returned metrics of type NoneType"),
+        (lambda view, step: 1 / 0, "evaluator 'e0': evaluate failed: ZeroDivisionError"),
+        (lambda view, step: exit(0), "evaluator 'e0': evaluate failed: SystemExit"),
+    ],
+)
+def test_a_broken_evaluator_is_named(report: Callable[[Any, int], Any], message: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        evaluation(report).measure(0, view())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("best_is", "numbers", "best"),
+    [("highest", [1, 3, 2, 3, 4], [0, 1, 4]), ("lowest", [3, 1, 2, 0, 0], [0, 1, 3])],
+)
+def test_the_best_policy(best_is: str, numbers: list[float], best: list[int]) -> None:
+    """The first of equals is the best."""
+    asked = evaluation(lambda view, step: {"x": numbers[step]}, best="eval/e0/x", best_is=best_is)
+    assert [step for step in range(5) if asked.measure(step, view()).is_best] == best
+    again = evaluation(best="eval/e0/x", best_is=best_is)
+    again.load_state_dict(asked.state_dict())
+    assert again.best == asked.best
+
+
+def test_other_processes_keep_no_policy() -> None:
+    asked = evaluation(lambda view, step: {}, best="eval/e0/x")
+    assert not asked.measure(0, view(main=False)).is_best
+
+
+def test_a_best_that_nothing_reports_is_told_before_training() -> None:
+    asked = evaluation(lambda view, step: {"rougeL": 1.0}, best="eval/e0/rougel")
+    with pytest.raises(
+        PluginError, match=r"got 'eval/e0/rougel'.*eval/e0/rougeL; did you mean 'eval/e0/rougeL'"
+    ):
+        asked.measure(0, view())
+
+
+def test_randomness_goes_on_as_if_nothing_had_been_drawn() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    evaluation(lambda view, step: {"x": float(torch.rand(5).sum())}).measure(0, view())
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_several_evaluators_share_the_same_answers() -> None:
+    asked: list[Any] = []
+
+    def generate(prompts: Any, **more: Any) -> Any:
+        asked.append((list(prompts), more["n"], more["seed"]))
+        return SimpleNamespace(prompts=prompts)
+
+    held_out = HeldOutView(
+        policy=SimpleNamespace(generate=generate),  # type: ignore[arg-type]
+        collector=SimpleNamespace(computed=lambda rollout, needs: rollout),  # type: ignore[arg-type]
+        scorer=SimpleNamespace(),  # type: ignore[arg-type]
+        held_out=HeldOutPrompts(["a", "b"], [{}, {}]),
+        training_rows=[],
+        prompt_column="prompt",
+        is_main=True,
+        seed=5,
+        needs=frozenset(),
+        reward_needs=frozenset(),
+    )
+    assert held_out.generate() is held_out.generate()
+    assert held_out.generate(n=2) is not held_out.generate()
+    held_out.generate(["c"])
+    assert [(prompts, n) for prompts, n, _ in asked] == [(["a", "b"], None), (["a", "b"], 2), (["c"], None)]
+    assert len({seed for _, _, seed in asked}) == 1
