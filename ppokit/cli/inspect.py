@@ -34,7 +34,7 @@ def validate(
     from ppokit.config.registry import PluginRegistry
 
     loaded = Recipe.load(recipe, overrides or (), PluginRegistry(disable_plugin or ()))
-    typer.echo(loaded.to_yaml().rstrip() if resolved else _told(loaded))
+    typer.echo(loaded.to_yaml().rstrip() if resolved else _summary(loaded))
 
 
 def schema(disable_plugin: DisablePlugin = None, debug: Debug = False) -> None:
@@ -93,7 +93,7 @@ def _notes(entries: list[Entry]) -> None:
         typer.echo(reason)
 
 
-def _told(recipe: Recipe) -> str:
+def _summary(recipe: Recipe) -> str:
     settings = recipe.settings
     rollout = settings.rollout
     lora = f", LoRA rank {settings.lora.r}" if settings.lora is not None else ", all weights"

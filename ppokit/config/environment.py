@@ -56,13 +56,13 @@ def restore(data: dict[str, Any], references: Mapping[KeyPath, str]) -> None:
 
 
 def report_plain_secrets(options: BaseModel, given: Any, key: str, document: Document) -> None:
-    """Note secrets that the recipe gives in plain text.
+    """Report secrets that the recipe gives in plain text.
 
     Args:
         options: validated; a secret is a field of pydantic's type SecretStr or SecretBytes.
-        given: the plain data that they were made of.
+        given: the plain data that they were validated from.
         key: where they stand in the recipe.
-        document: notes the problems.
+        document: collects the problems.
     """
     references = {_key(path) for path in document.references}
     for path in _secrets(options, ()):

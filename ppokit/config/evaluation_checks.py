@@ -21,14 +21,14 @@ def check_evaluation(
     columns: Callable[[PromptFileSettings], tuple[str, ...] | None],
     document: Document,
 ) -> None:
-    """Note what is wrong with the section `evaluation`.
+    """Report what is wrong with the section `evaluation`.
 
     Args:
         evaluation: None where it is invalid or not there.
         choices: by kind; None for one that is invalid.
-        training: what the other components' checks are told.
-        columns: of a file of prompts; notes what is wrong with it.
-        document: notes the problems.
+        training: what the other components' checks are given.
+        columns: of a file of prompts; reports what is wrong with it.
+        document: collects the problems.
     """
     evaluators = [choice for choice in choices.get("evaluators", ()) if choice is not None]
     if evaluation is None:

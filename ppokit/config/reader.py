@@ -28,7 +28,7 @@ _INVALID = object()
 
 
 class RecipeReader:
-    """Notes problems and goes on, so that all are told at once.
+    """Collects problems and continues, so that all are reported at once.
 
     Attributes:
         selected: by kind; None for a component that is invalid.
@@ -148,7 +148,7 @@ class RecipeReader:
             )
             return None
         try:
-            options = validate(component.options, rest, key, self.document, beside=core)
+            options = validate(component.options, rest, key, self.document, others=core)
         except Exception as error:  # a validator of the plugin's that raises something of its own
             self.document.report(
                 key, f"options of plugin {plugin} cannot be read: {type(error).__name__}: {error}"

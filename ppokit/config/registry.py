@@ -1,4 +1,4 @@
-"""From `use:` in a recipe to a component: an installed plugin, or one file beside the recipe.
+"""From `use:` in a recipe to a component: an installed plugin, or an attribute of a module.
 
     use: sentiment               the installed component of this name; ppokit's own goes before any other's
     use: sentiment@some-package  that of a distribution

@@ -1,4 +1,4 @@
-"""Values against a pydantic model, strictly, with each fault told as what came and what was expected."""
+"""Values against a pydantic model, strictly, each problem as what was given and what was expected."""
 
 from __future__ import annotations
 
@@ -48,34 +48,34 @@ def keys_of(model: type[BaseModel]) -> list[str]:
 
 
 def validate(
-    model: type[Model], data: Mapping[str, Any], key: str, document: Document, beside: Collection[str] = ()
+    model: type[Model], data: Mapping[str, Any], key: str, document: Document, others: Collection[str] = ()
 ) -> Model | None:
-    """An instance of the model; None, with the problems noted, where the data do not fit.
+    """An instance of the model; None, with the problems reported, where the data do not fit.
 
     Args:
-        model: what to make.
+        model: what to build.
         data: plain data.
         key: where they stand in the recipe.
-        document: notes the problems.
-        beside: keys that the same mapping may have, and another model reads.
+        document: collects the problems.
+        others: keys that the same mapping may have, and another model reads.
     """
     known = keys_of(model)
     open_ended = model.model_config.get("extra") == "allow"
     unknown = [] if open_ended else [name for name in data if name not in known]
     for name in unknown:
-        report_unknown(name, [*beside, *known], join(key, name), document)
+        report_unknown(name, [*others, *known], join(key, name), document)
     try:
         # As JSON, strict means: text is no number, but a list may become a tuple and text a path.
         text = json.dumps({name: value for name, value in data.items() if name not in unknown})
-        made = model.model_validate_json(text, strict=True)
+        instance = model.model_validate_json(text, strict=True)
     except ValidationError as error:
         _report_faults(error.errors(include_url=False), model, data, key, document)
         return None
-    return None if unknown else made
+    return None if unknown else instance
 
 
 def report_unknown(name: str, known: Collection[str], key: str, document: Document) -> None:
-    """Note a key that nothing reads."""
+    """Report a key that nothing reads."""
     hint = suggest(name, known) or f"; known keys are {listed(known)}"
     document.report(key, f"unknown key {name!r}{hint}")
 
@@ -85,19 +85,19 @@ def _report_faults(
 ) -> None:
     faults: dict[Loc, list[Any]] = {}
     for error in errors:
-        faults.setdefault(_place(error["loc"], data, error["type"]), []).append(error)
-    for place, group in faults.items():
-        if any(other[: len(place)] == place and len(other) > len(place) for other in faults):
+        faults.setdefault(_location(error["loc"], data, error["type"]), []).append(error)
+    for location, group in faults.items():
+        if any(other[: len(location)] == location and len(other) > len(location) for other in faults):
             continue  # one branch of a union; the branch that fits the value's shape tells more
         full = key
-        for part in place:
+        for part in location:
             full = join(full, part)
-        document.report(full, _told(group, model, place))
+        document.report(full, _message(group, model, location))
 
 
-def _place(loc: Loc, data: Any, kind: str) -> Loc:
+def _location(loc: Loc, data: Any, kind: str) -> Loc:
     """The location without the names that pydantic gives to branches of a union."""
-    place: list[str | int] = []
+    location: list[str | int] = []
     for i, part in enumerate(loc):
         last_word = i == len(loc) - 1 and kind in ("missing", "extra_forbidden")
         if isinstance(data, Mapping) and isinstance(part, str) and (part in data or last_word):
@@ -106,21 +106,21 @@ def _place(loc: Loc, data: Any, kind: str) -> Loc:
             data = data[part]
         else:
             continue
-        place.append(part)
-    return tuple(place)
+        location.append(part)
+    return tuple(location)
 
 
-def _told(group: Sequence[Any], model: type[BaseModel], place: Loc) -> str:
+def _message(group: Sequence[Any], model: type[BaseModel], location: Loc) -> str:
     first = group[0]
     kind = first["type"]
     if kind == "missing" and isinstance(first["loc"][-1], str):
-        field = next((f for n, f in model.model_fields.items() if place == (f.alias or n,)), None)
+        field = next((f for n, f in model.model_fields.items() if location == (f.alias or n,)), None)
         about = f": {field.description}" if field is not None and field.description else ""
         return f"this key is missing{about}"
     if kind == "missing":
         return f"got too short a list; expected at least {first['loc'][-1] + 1} entries"
     if kind == "extra_forbidden":
-        return f"unknown key {place[-1]!r}"
+        return f"unknown key {location[-1]!r}"
     if kind in ("value_error", "assertion_error"):
         return str(first["ctx"]["error"])
     expected = list(dict.fromkeys(_expectation(error) for error in group))

@@ -48,7 +48,7 @@ class Document:
     hidden: dict[str, str] = field(default_factory=dict)
 
     def report(self, key: str, message: str) -> None:
-        """Note a problem, on the line of the key or of the nearest key above it."""
+        """Collect a problem, on the line of the key or of the nearest key above it."""
         for value, raw in self.hidden.items():
             if len(value) >= 6:  # a shorter one hides nothing, and may stand in any word
                 message = message.replace(value, raw).replace(shorten(value), raw)
@@ -129,7 +129,7 @@ def parse(text: str) -> Document:
 
 
 def plain(mapping: Mapping[str, Any]) -> Document:
-    """A document from a mapping made in Python."""
+    """A document from a mapping of Python objects."""
     document = Document()
     document.data = _plain(dict(mapping), "", document)
     return document
@@ -166,7 +166,7 @@ def steps(path: str) -> list[str | int]:
 
 
 def _assign(document: Document, steps: list[str | int], value: Any, text: str) -> str:
-    """Put the value in its place; returns what is wrong, or nothing."""
+    """Set the value; returns what is wrong, or nothing."""
     target: Any = document.data
     key = ""
     for i, step in enumerate(steps):
@@ -238,20 +238,20 @@ def _convert(node: yaml.Node, key: str, document: Document, above: tuple[int, ..
 
 
 def _mapping(node: yaml.MappingNode, key: str, document: Document, above: tuple[int, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TAG + "str":
             document.problems.append(Problem(key, "a key that is not text; expected a name, or quotes", line))
             continue
         name = join(key, key_node.value)
-        if key_node.value in found:
+        if key_node.value in mapping:
             message = f"the key stands twice, on lines {document.lines[name]} and {line}; keep one"
             document.problems.append(Problem(name, message, line))
             continue
         document.lines[name] = line
-        found[key_node.value] = _convert(value_node, name, document, above)
-    return found
+        mapping[key_node.value] = _convert(value_node, name, document, above)
+    return mapping
 
 
 def _scalar(tag: str, text: str) -> Any:

@@ -16,8 +16,8 @@ from ppokit.messages import listed, shown, suggest
 
 def names() -> list[str]:
     """All presets."""
-    found = (file.name for file in files(__name__).iterdir())
-    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+    files_here = (file.name for file in files(__name__).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in files_here if name.endswith(".yaml"))
 
 
 def expand(document: Document) -> None:
@@ -44,18 +44,17 @@ def expand(document: Document) -> None:
             new = [join(key, part) for part in value if part not in own]
         else:
             continue
-        for place in new:
+        for new_key in new:
             if override is not None:
-                document.overrides[place] = override
+                document.overrides[new_key] = override
             elif line is not None:
-                document.lines[place] = line
+                document.lines[new_key] = line
 
 
 def _below(key: str, value: Any) -> list[str]:
     """The keys under a key."""
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found = []
+    keys = []
     for part, inner in parts:
-        place = join(key, part)
-        found += [place, *_below(place, inner)]
-    return found
+        keys += [join(key, part), *_below(join(key, part), inner)]
+    return keys
