@@ -30,7 +30,10 @@ from ppokit.plugin.protocols import (
     Need,
     Observer,
 )
-from ppokit.rewards.scorer import Provider, Scorer
+from ppokit.rewards.outcomes import Provider
+from ppokit.rewards.scaling import Scaling
+from ppokit.rewards.scorer import Scorer
+from ppokit.rewards.worker import in_worker
 from ppokit.rollout.generate import ResponseGenerator, build_generator
 from ppokit.training.losses import WeightedLoss
 from ppokit.training.optimizer import MasterWeights
@@ -198,18 +201,13 @@ def _build(recipe: Recipe, choice: SelectedComponent, context: BuildContext) -> 
 
 def _provider(recipe: Recipe, choice: SelectedComponent, context: BuildContext) -> Provider:
     settings = cast(RewardSettings, choice.settings)
-    if settings.timeout is not None:
-        # When its time is over it may go on, in the base, while that is trained and switched between roles.
-        context = replace(context, base=None)
-    return Provider(
-        name=choice.name,
-        where=_where(recipe, choice, "reward"),
-        provider=_build(recipe, choice, context),
-        weight=settings.weight,
-        scale=settings.scale,
-        clip=settings.clip,
-        timeout=settings.timeout,
-    )
+    where = _where(recipe, choice, "reward")
+    if settings.timeout is None:
+        provider = _build(recipe, choice, context)
+    else:
+        provider = in_worker(choice, settings.use, replace(context, base=None), where, settings.timeout)
+    scaling = Scaling(settings.scale, settings.clip)
+    return Provider(choice.name, where, provider, settings.weight, scaling, choice.component.needs)
 
 
 def _loss(recipe: Recipe, choice: SelectedComponent, context: BuildContext) -> WeightedLoss:

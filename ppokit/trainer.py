@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ppokit.build import TrainerComponents, build_trainer
@@ -26,10 +27,11 @@ from ppokit.errors import Interrupted, NonFiniteError, RunFolderError
 from ppokit.evaluation.canary import Canary, read_held_out
 from ppokit.plugin.protocols import Observant, Observer, PhaseObserver, Warned
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
+from ppokit.rewards.given import given_rewards
 from ppokit.rollout.collect import Collector
 from ppokit.rollout.dynamic_sampling import concat, count_groups, filter_groups
 from ppokit.rollout.policy import Prediction
-from ppokit.rollout.recorded import check_estimator, check_given, given_rewards
+from ppokit.rollout.recorded import check_estimator, check_given
 from ppokit.run.checkpoint import list_checkpoints
 from ppokit.run.checkpointer import Checkpointer, beside
 from ppokit.run.run_dir import RunDir
@@ -96,7 +98,7 @@ class PPOTrainer:
                     separator=rated.separator,
                     rows=rated.rows,
                 ),
-                self.components.scorer.look,
+                partial(self.components.scorer.score, learn=False),
             )
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)

@@ -123,12 +123,19 @@ class RewardSettings(Section):
     scale: Literal["none", "batch", "running", "reference"] = Field(
         default="none",
         description="Divide by the standard deviation of this batch, or of the run so far; or give the "
-        "scores mean 0 and deviation 1 by those of the first step, before any training.",
+        "scores mean 0 and deviation 1 by those of the first step, before any training. Of responses' whole "
+        "scores; token scores are divided by the same number.",
     )
     clip: tuple[float, float] | None = Field(
-        default=None, description="Lowest and highest score, after scaling and before the weight."
+        default=None,
+        description="Lowest and highest score, after scaling and before the weight; of each token score too, "
+        "where a reward gives any, and then with 0 between them.",
     )
-    timeout: float | None = Field(default=None, gt=0, description="Seconds after which a call has failed.")
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds after which a call has failed; its reward then has a process of its own.",
+    )
 
     @field_validator("clip")
     @classmethod

@@ -113,7 +113,7 @@ class HeldOutView:
         return self.policy.logprobs(rollout)
 
     def score(self, rollout: Rollout) -> Rewards:
-        return self.scorer.look(self.collector.computed(rollout, self.reward_needs))
+        return self.scorer.score(self.collector.computed(rollout, self.reward_needs), learn=False)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)

@@ -162,6 +162,17 @@ class RewardOutput:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     @staticmethod
+    def of_scores(
+        scores: Tensor,
+        outcome: Outcome = "scored",
+        *,
+        token_scores: Tensor | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> RewardOutput:
+        """One score per response, [B], all with the same outcome."""
+        return RewardOutput(scores, (outcome,) * len(scores), token_scores, dict(metrics or {}))
+
+    @staticmethod
     def from_values(
         values: Sequence[float | None], metrics: Mapping[str, Metric] | None = None
     ) -> RewardOutput:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -204,7 +205,7 @@ def build_rollout(prompts: PromptBatch, generation: Generation, ids: list[str], 
         group_ids=torch.tensor([prompts.indices[index] for index in repeated]),
         prompts=[prompts.prompts[index] for index in repeated],
         responses=list(generation.texts),
-        rows=[prompts.rows[index] for index in repeated],
+        rows=[deepcopy(prompts.rows[index]) for index in repeated],  # nested values can be changed
         prompt_ids=[prompts.prompt_ids[index] for index in repeated],
         response_ids=response_ids,
         response_mask=mask,

@@ -12,13 +12,11 @@ from ppokit.errors import DataError
 from ppokit.plugin.generation import PolicyHandle
 from ppokit.plugin.protocols import CheckContext
 from ppokit.plugin.recorded import as_generation
-from ppokit.plugin.types import PromptBatch, RewardOutput, Rewards, Rollout
-from ppokit.rewards.scorer import Provider, Scorer
+from ppokit.plugin.types import PromptBatch, Rollout
 from ppokit.rollout.generate import build_rollout, completed
 
 if TYPE_CHECKING:
     from ppokit.config.settings import PromptSettings, SelectedComponent
-    from ppokit.distributed import Processes
 
 
 def recorded_rollout(
@@ -61,17 +59,6 @@ def recorded_rollout(
     )
     ids = [f"{step:06d}-fit-{index:06d}" for index in range(len(prompts))]
     return build_rollout(batch, generation, ids, 1)
-
-
-def given_rewards(rollout: Rollout, numbers: Sequence[float], processes: Processes) -> Rewards:
-    """The ratings as the rewards of a rollout."""
-    by_id = dict(zip(rollout.ids, map(float, numbers), strict=True))
-
-    class Given:
-        def score(self, share: Rollout) -> RewardOutput:
-            return RewardOutput.from_values([by_id[name] for name in share.ids])
-
-    return Scorer([Provider("given", "fit", Given(), 1.0)], processes, 0.0).score(rollout)
 
 
 def check_given(

@@ -84,7 +84,7 @@ def reward(responses):
 
 
 @pytest.mark.parametrize(
-    ("slow", "timeout"), [(1, None), (2, None), (2, 500)], ids=["first", "later", "thread"]
+    ("slow", "timeout"), [(1, None), (2, None), (2, 500)], ids=["first", "later", "process"]
 )
 def test_while_a_reward_takes_its_time(
     recipe_file: Callable[..., Path],

@@ -20,6 +20,7 @@ from ppokit import PPOTrainer, Recipe
 from ppokit.data.batches import token_batch
 from ppokit.errors import ModelError, RecipeError
 from ppokit.models.shared_base import SharedBaseModel
+from ppokit.plugin import Mean
 from ppokit.reward_models.artifact import VERSION, FittedSettings
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -91,7 +92,7 @@ def test_human_csv_gives_the_same_score(recipe_dict: RecipeDict, reward_folder: 
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
     found = trainer.score(trainer.collect(next(trainer.prompts)))
     assert found.breakdown["human_csv"].tolist() == found.breakdown["reward_model"].tolist()
-    assert found.metrics["reward/human_csv/coverage"] == 1.0
+    assert found.metrics["reward/human_csv/coverage"] == Mean(1.0, len(found.scores))
 
 
 def test_it_takes_no_timeout(recipe_dict: RecipeDict, reward_folder: str) -> None:
@@ -138,7 +139,7 @@ def test_a_resumed_run_keeps_both(recipe_dict: RecipeDict, reward_folder: str, t
     PPOTrainer(recipe("parts", 1)).train()
     rest = PPOTrainer(recipe("parts", 3), resume=tmp_path / "parts")
     rest.train()
-    assert rest.parts.master_weights.hash(lambda name: True) == whole.parts.master_weights.hash(
+    assert rest.components.master_weights.hash(lambda name: True) == whole.components.master_weights.hash(
         lambda name: True
     )
 

@@ -1,0 +1,195 @@
+"""Ask a reward provider for one outcome per response, and hold it to its contract and its error budget.
+
+Nothing becomes a silent zero: a response is scored, abstained or failed, and a step in which more than the
+allowed share failed stops the run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast, get_args
+
+import torch
+from torch import Tensor
+
+from ppokit.distributed import Processes
+from ppokit.errors import PluginError, PpokitError, RewardError, in_one_paragraph, plugin_call
+from ppokit.plugin.protocols import Need, RewardProvider
+from ppokit.plugin.types import Outcome, RewardOutput, Rollout
+from ppokit.rewards.scaling import Scaling
+from ppokit.training.metrics import UNSCORED, Reduction, component_metrics, merge
+
+T = TypeVar("T")
+
+
+@dataclass
+class Provider:
+    """A reward provider as the recipe uses it.
+
+    Attributes:
+        name: in metrics and in the rollouts' files.
+        where: how errors name it: recipe key, file and line, plugin.
+        provider: the object.
+        weight: factor of its scores in the sum of rewards.
+        scaling: what is done to its scores before the weight.
+        needs: what it sees of a rollout beside texts, tokens and rows.
+    """
+
+    name: str
+    where: str
+    provider: RewardProvider
+    weight: float = 1.0
+    scaling: Scaling = field(default_factory=Scaling)
+    needs: frozenset[Need] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not callable(getattr(self.provider, "score", None)):
+            raise PluginError(
+                f"{self.where} built a {type(self.provider).__name__}; expected an object with a method "
+                "score(rollout)."
+            )
+
+
+def ask(provider: Provider, rollout: Rollout, processes: Processes, max_failed: float) -> RewardOutput:
+    """A provider's output for the whole rollout: each process asks for its share, every one gets all.
+
+    Args:
+        max_failed: the largest share of the responses that may fail.
+
+    Returns: float32 on the CPU, 0 where a response was not scored and on padding.
+
+    Raises:
+        RewardError: more outcomes failed than `max_failed` allows.
+        PluginError: the provider broke its contract, on any process.
+    """
+    share = rollout.select(processes.share(len(rollout)))
+    output: RewardOutput | None = None
+    failure, broken, cause = "", "", None
+    if len(share):
+        try:
+            # A view of its own: what a provider does to it changes nothing for others or for later steps.
+            answer, failure = attempt(provider.where, lambda: provider.provider.score(_view(provider, share)))
+            output = None if failure else _checked(answer, share, provider)
+        except PluginError as error:
+            broken, cause = str(error), error
+    # Every process takes part in every exchange, also one whose provider raised.
+    for message in processes.gather([broken] if broken else []):
+        raise PluginError(message) from cause
+    if output is None:
+        output = RewardOutput.of_scores(torch.zeros(len(share)), "failed")
+    records = processes.gather([(failure, output)])
+    merged = _merge([output for _, output in records if output.outcomes])
+    count = merged.outcomes.count("failed")
+    if count / len(rollout) > max_failed:  # not by a product: 0.29 * 100 is below 29
+        first = next((failure for failure, _ in records if failure), "it reported them as failed")
+        raise RewardError(
+            f"{provider.where} failed for {count} of {len(rollout)} responses, more than "
+            f"run.max_failed_rewards allows ({max_failed:g} of them). First cause: {first}"
+        )
+    return merged
+
+
+def attempt(where: str, call: Callable[[], T]) -> tuple[T | None, str]:
+    """What a provider's call returned, or why it failed; one of the two.
+
+    Raises:
+        PluginError: the provider said itself that its contract is broken.
+    """
+    try:
+        with plugin_call(where, "score"):
+            return call(), ""
+    except PpokitError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, PluginError):
+            raise
+        return None, str(cause) if isinstance(cause, PpokitError) else in_one_paragraph(cause)
+
+
+def _checked(output: object, rollout: Rollout, provider: Provider) -> RewardOutput:
+    """What a provider returned of a rollout, as float32 on the CPU, without gradient; 0 where not scored.
+
+    Raises:
+        PluginError: it is not what the contract says.
+    """
+    b, r = rollout.response_ids.shape
+
+    def broken(came: str, expected: str) -> PluginError:
+        return PluginError(f"{provider.where} returned {came}; expected {expected}.")
+
+    def numbers(name: str, given: object, shape: list[int], axes: str) -> Tensor:
+        if not isinstance(given, Tensor):
+            raise broken(f"{name} of type {type(given).__name__}", "a tensor")
+        if list(given.shape) != shape:
+            raise broken(f"{name} of shape {list(given.shape)}", f"{shape} ({axes})")
+        if given.is_complex() or given.is_meta or given.layout != torch.strided:
+            raise broken(f"{name} of {given.dtype} on {given.device}", "real numbers in a dense tensor")
+        return given.detach().to("cpu", torch.float32)
+
+    if inspect.iscoroutine(output):
+        output.close()
+        raise broken("a coroutine", "a RewardOutput: score is called as a plain function")
+    if not isinstance(output, RewardOutput):
+        raise broken(f"a {type(output).__name__}", "a RewardOutput")
+    scores = numbers("scores", output.scores, [b], "responses")
+    outcomes = output.outcomes
+    if isinstance(outcomes, str) or not isinstance(outcomes, Sequence) or len(outcomes) != b:
+        came = (
+            f"{len(outcomes)} outcomes"
+            if isinstance(outcomes, list | tuple)
+            else f"outcomes {outcomes!r:.60}"
+        )
+        raise broken(came, f"{b} (responses)")
+    for outcome in outcomes:
+        if outcome not in get_args(Outcome):
+            raise broken(f"the outcome {outcome!r}", "scored, abstained or failed")
+    scored = torch.tensor([outcome == "scored" for outcome in outcomes])
+    scores = scores.where(scored, torch.zeros(()))
+    whole, tokens = scores, output.token_scores
+    if tokens is not None:
+        tokens = numbers("token_scores", tokens, [b, r], "responses, response tokens")
+        tokens = tokens.where(rollout.response_mask & scored[:, None], torch.zeros(()))
+        whole = scores + tokens.sum(dim=1)
+    for index in (~whole.isfinite()).nonzero().flatten().tolist():
+        response = rollout.responses[index][:60]
+        raise broken(
+            f"{whole[index].item()} for sample {rollout.ids[index]} (response {response!r})",
+            "a finite number, or the outcome abstained or failed",
+        )
+    prefix = f"reward/{provider.name}/"
+    taken = [prefix + outcome for outcome in UNSCORED]
+    metrics = component_metrics(output.metrics, provider.where, responses=b, prefix=prefix, taken=taken)
+    return RewardOutput(scores, tuple(outcomes), tokens, metrics)
+
+
+def _view(provider: Provider, share: Rollout) -> Rollout:
+    """A share of a rollout as a provider sees it: rows of its own, and only what it needs."""
+    unseen: dict[str, Any] = {
+        name: None for name in get_args(Need) if name not in provider.needs and hasattr(share, name)
+    }
+    copied = share.select(range(len(share)))
+    if share.greedy is not None and "greedy" not in unseen:
+        unseen["greedy"] = share.greedy.select(range(len(share.greedy)))
+    return replace(copied, rows=[deepcopy(row) for row in share.rows], **unseen)
+
+
+def _merge(outputs: Sequence[RewardOutput]) -> RewardOutput:
+    """Outputs of several processes as one; metrics by their reduction."""
+    tokens = next((o.token_scores for o in outputs if o.token_scores is not None), None)
+    token_scores = None
+    if tokens is not None:
+        width = tokens.shape[1]
+        token_scores = torch.cat(
+            [
+                torch.zeros(len(o.outcomes), width) if o.token_scores is None else o.token_scores
+                for o in outputs
+            ]
+        )
+    return RewardOutput(
+        scores=torch.cat([o.scores for o in outputs]),
+        outcomes=tuple(outcome for o in outputs for outcome in o.outcomes),
+        token_scores=token_scores,
+        metrics=merge(cast(Mapping[str, Reduction], o.metrics) for o in outputs),
+    )

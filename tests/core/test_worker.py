@@ -1,0 +1,254 @@
+"""Providers with a timeout: in a process of their own, ended in time, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppokit.config.registry import PluginRegistry
+from ppokit.config.settings import RewardSettings, SelectedComponent
+from ppokit.errors import PluginError, PpokitError, RewardError
+from ppokit.plugin.protocols import BuildContext
+from ppokit.plugin.types import Rollout
+from ppokit.rewards.outcomes import Provider
+from ppokit.rewards.scorer import Scorer
+from ppokit.rewards.worker import StatefulWorkerProvider, WorkerProvider, in_worker
+from test_generate import make_rollout, single_process
+
+SOURCE = """
+import os, re, sys, time
+from pathlib import Path
+from ppokit.plugin import Component, ModelError, Options, PluginError, RewardOutput, hookimpl
+
+class O(Options):
+    build: str = "well"
+
+class R:
+    def __init__(self, options, context):
+        Path("pid").write_text(str(os.getpid()))
+        if options.build == "no model":
+            raise ModelError("there is no such model")
+        if options.build == "leaves":
+            sys.exit(0)
+
+    def score(self, rollout):
+        do = rollout.prompts[0]
+        Path("called").touch()
+        if do == "backtrack":
+            re.match(r"(a+)+$", "a" * 64 + "b")
+        if do == "sleep":
+            time.sleep(600)
+        if do == "raise":
+            raise KeyError("x")
+        if do == "die":
+            os._exit(7)
+        if do == "leave":
+            sys.exit(0)
+        if do == "break":
+            raise PluginError("column answer is empty")
+        return RewardOutput.from_values([float(len(text)) for text in rollout.responses])
+
+class Counts(R):
+    calls = 0
+    def score(self, rollout):
+        self.calls += 1
+        super().score(rollout)
+        return RewardOutput.from_values([float(self.calls)] * len(rollout))
+    def state_dict(self):
+        return {"calls": self.calls}
+    def load_state_dict(self, state):
+        self.calls = state["calls"]
+
+class Hears(R):
+    @hookimpl
+    def on_step(self, step): pass
+
+plain = Component("plain", R, O)
+counts = Component("counts", Counts, O)
+hears = Component("hears", Hears, O)
+"""
+WHERE = "reward 'timed' (plugin acme 1.0; recipe: rewards[0].use)"
+LENGTHS = [10.0, 10.0, 10.0]  # of "response 0", ...
+
+
+def rollout(do: str = "score") -> Rollout:
+    """Three responses to a prompt that tells the provider what to do."""
+    return replace(make_rollout([[1], [2], [3]], [[4, 5, 6], [7], [8, 9]]), prompts=[do] * 3)
+
+
+def worker_for(name: str = "plain", build: str = "well", timeout: float = 60.0) -> WorkerProvider:
+    """A worker of `worker_rewards`, which must be in the working directory."""
+    use = f"worker_rewards:{name}"
+    component, plugin = PluginRegistry().component("rewards", use)
+    settings = RewardSettings(use=use, timeout=timeout)
+    options = component.options.model_validate({"build": build})
+    choice = SelectedComponent("rewards", "rewards[0]", "timed", settings, component, options, plugin)
+    context = BuildContext(torch.device("cpu"), torch.float32, 0)
+    return in_worker(choice, use, context, WHERE, timeout)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working directory of all of them."""
+    path = tmp_path_factory.mktemp("worker")
+    (path / "worker_rewards.py").write_text(SOURCE)
+    return path
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def worker(folder: Path) -> Iterator[WorkerProvider]:
+    """One for all tests, since a process takes seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        started = worker_for()
+    yield started
+    started.close()
+
+
+def scorer(worker: WorkerProvider) -> Scorer:
+    return Scorer([Provider("timed", WHERE, worker)], single_process(), 0.0)
+
+
+def pid(folder: Path) -> int:
+    return int((folder / "pid").read_text())
+
+
+def is_gone(process: int, seconds: float = 10.0) -> bool:
+    """Whether a process ends, or is a zombie that nobody has waited for, in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().split()[2] == "Z":
+                return True
+            os.kill(process, 0)
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("do", "error", "message"),
+    [
+        ("raise", RewardError, r"First cause: KeyError: 'x'"),
+        ("leave", RewardError, r"First cause: SystemExit: 0"),
+        ("break", PluginError, r"column answer is empty"),
+        ("die", RewardError, r"First cause: ChildProcessError: its process ended with exit code 7"),
+    ],
+)
+def test_what_it_raises_is_as_without_a_timeout(
+    here: Path, worker: WorkerProvider, do: str, error: type[PpokitError], message: str
+) -> None:
+    with pytest.raises(error, match=rf"reward 'timed' \(plugin acme 1\.0.*{message}"):
+        scorer(worker).score(rollout(do))
+    assert pid(here) != os.getpid()
+    assert scorer(worker).score(rollout()).scores.tolist() == LENGTHS
+
+
+def test_a_call_that_takes_too_long_is_ended(here: Path, worker: WorkerProvider) -> None:
+    """Also in C code that holds the interpreter's lock; the next call is answered by a new process."""
+    worker.timeout = 1.0
+    first = pid(here)
+    with pytest.raises(RewardError, match=r"acme 1\.0.*First cause: TimeoutError: no answer in 1 s"):
+        scorer(worker).score(rollout("backtrack"))
+    worker.timeout = 60.0
+    assert is_gone(first)
+    assert scorer(worker).score(rollout()).scores.tolist() == LENGTHS
+    assert pid(here) != first
+
+
+def test_a_signal_ends_the_call(here: Path, worker: WorkerProvider) -> None:
+    """What the handler raises comes through, and no late answer is taken for that of the next call."""
+
+    class Told(BaseException): ...
+
+    def tell(*_: object) -> None:
+        raise Told
+
+    process = pid(here)
+    before = signal.signal(signal.SIGALRM, tell)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(Told):
+            worker.score(rollout("backtrack"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert is_gone(process)
+
+
+def test_it_is_closed_with_the_run(here: Path, worker: WorkerProvider) -> None:
+    assert type(worker) is WorkerProvider
+    assert scorer(worker).score(rollout()).scores.tolist() == LENGTHS
+    process = pid(here)
+    worker.close()
+    assert is_gone(process)
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "message"),
+    [
+        ("plain", "no model", "there is no such model"),
+        ("plain", "leaves", "build failed: SystemExit: 0"),
+        ("hears", "well", "implements on_step, which a reward with a timeout does not hear"),
+    ],
+)
+def test_what_goes_wrong_while_it_is_built_names_it(here: Path, name: str, build: str, message: str) -> None:
+    with pytest.raises(PpokitError, match=rf"reward 'timed' \(plugin acme 1\.0.*{message}"):
+        worker_for(name, build)
+    assert is_gone(pid(here))
+
+
+def test_state_outlives_the_process(here: Path) -> None:
+    worker = worker_for("counts", timeout=60.0)
+    assert isinstance(worker, StatefulWorkerProvider)
+    worker.load_state_dict({"calls": 41})
+    worker.timeout = 1.0
+    with pytest.raises(TimeoutError):
+        worker.score(rollout("sleep"))
+    worker.timeout = 60.0
+    assert worker.state_dict() == {"calls": 41}
+    assert worker.score(rollout()).scores.tolist() == [42.0] * 3
+    assert worker.state_dict() == {"calls": 42}
+    worker.close()
+
+
+def test_it_does_not_outlive_a_trainer_that_is_killed(here: Path) -> None:
+    """Not even while it is in C code that holds the interpreter's lock."""
+    (here / "called").unlink(missing_ok=True)
+    tests = Path(__file__).parent
+    script = (
+        f"import sys; sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}, {str(here)!r}]\n"
+        "import test_worker as t\n"
+        "t.worker_for().score(t.rollout('backtrack'))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=here)
+    try:
+        deadline = time.monotonic() + 60
+        while not (here / "called").exists():
+            assert time.monotonic() < deadline, "the provider was not called"
+            time.sleep(0.05)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+    assert is_gone(pid(here))
