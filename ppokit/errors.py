@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ def plugin_call(where: str, method: str) -> Iterator[None]:
     Raises:
         PpokitError: what the plugin raised, as one that names it; an error of ppokit's own keeps its class.
     """
+    pid = os.getpid()
     try:
         yield
     except RecipeError:
@@ -70,6 +72,20 @@ def plugin_call(where: str, method: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from error
     except (Exception, SystemExit, GeneratorExit) as error:
         raise PluginError(f"{where}: {method} failed: {in_one_paragraph(error)}") from error
+    finally:
+        end_if_forked(pid, f"{where}: {method}")
+
+
+def end_if_forked(pid: int, what: str) -> None:
+    """End this process where it is a fork of the one that began: the run goes on in its parent alone.
+
+    Args:
+        pid: of the process that began.
+        what: what was begun, for the message.
+    """
+    if os.getpid() != pid:
+        os.write(2, f"ppokit: {what}: a process that it forked came back and is ended here\n".encode())
+        os._exit(1)  # without the parent's exit handlers and buffers
 
 
 def first_line(error: BaseException) -> str:

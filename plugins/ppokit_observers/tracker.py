@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, CheckContext, Component, Options, Rewards, Rollout, hookimpl
+from ppokit.plugin import BuildContext, CheckContext, Component, Options, hookimpl
 
 TrackerName = Literal[
     "tensorboard", "wandb", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab"
@@ -37,22 +37,24 @@ class Tracker:
         self.options = options
         self._tracker: Any = None
 
-    def on_step(self, step: int, rollout: Rollout, rewards: Rewards, metrics: Mapping[str, float]) -> None:
+    @hookimpl
+    def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._tracker is None:
-            self._tracker = self._opened()
+            self._tracker = self._open()
         self._tracker.log(dict(metrics), step=step)
 
-    def on_end(self) -> None:
+    @hookimpl
+    def on_run_end(self) -> None:
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
             tracker.finish()
 
-    def _opened(self) -> Any:
+    def _open(self) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         kind = LOGGER_TYPE_TO_CLASS[self.options.log_with]
-        place = [self.options.logging_dir] if kind.requires_logging_directory else []
-        tracker = kind(self.options.project, *place)
+        folder = [self.options.logging_dir] if kind.requires_logging_directory else []
+        tracker = kind(self.options.project, *folder)
         tracker.start()
         return tracker
 

@@ -113,7 +113,8 @@ class KLPenalty:
             metrics={"coefficient": self.coefficient},
         )
 
-    def observe(self, rollout: Rollout) -> None:
+    @hookimpl
+    def on_step(self, rollout: Rollout) -> None:
         if self.options.target is None or len(rollout) == 0:
             return
         old_logprobs, ref_logprobs = _both(rollout)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from ppokit.models.quantization import is_4bit
+from ppokit.plugin import hookimpl
 
 if TYPE_CHECKING:
     from ppokit.plugin.types import Rewards, Rollout
@@ -69,10 +70,12 @@ class Display:
             self._task = self._progress.add_task("starting", total=self.steps, completed=trainer.step)
             self._progress.start()
 
+    @hookimpl
     def on_phase(self, step: int, phase: str) -> None:
         if self._progress is not None:
             self._progress.update(self._task, description=f"step {step}: {phase}")
 
+    @hookimpl
     def on_step(self, step: int, rollout: Rollout, rewards: Rewards, metrics: Mapping[str, float]) -> None:
         self.last = metrics["reward/mean"]
         if self.first is None:
@@ -88,10 +91,12 @@ class Display:
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
 
+    @hookimpl
     def on_warning(self, step: int, text: str) -> None:
         self._print(f"warning, step {step}: {text}", style="bold yellow")
 
-    def on_end(self) -> None:
+    @hookimpl
+    def on_run_end(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

@@ -169,6 +169,9 @@ class LossSettings(Section):
 
 class ObserverSettings(Section):
     use: Text = Field(description="Observer.")
+    on_error: Literal["warn", "stop"] = Field(
+        default="warn", description="Where it fails: say so once and go on, or stop the run."
+    )
 
 
 class UpdateSettings(Section):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppokit.config.settings import CanarySettings
+from ppokit.config.settings import CanarySettings, Settings
 from ppokit.data.tables import warn_of_bad_rows
 from ppokit.errors import DataError
 from ppokit.plugin.masked import masked_mean
@@ -123,10 +123,16 @@ class Canary:
         held_out: HeldOut,
         collect: Callable[[HeldOut], Rollout],
         score: Callable[[Rollout], Rewards],
+        every: int = 1,
     ) -> None:
+        self.every = every
         self.held_out = held_out
         self.collect = collect
         self.score = score
+
+    def measure_if_due(self, step: int) -> dict[str, float]:
+        """`measure` where so many steps are done; empty otherwise."""
+        return {} if step % self.every else self.measure()
 
     def measure(self) -> dict[str, float]:
         """Both correlations now; one that cannot be taken is left out."""
@@ -143,6 +149,21 @@ class Canary:
             "canary/scored": float(rewards.scored.float().mean()),
         }
         return {name: number for name, number in found.items() if not math.isnan(number)}
+
+    def step_warnings(
+        self, metrics: dict[str, float], read_metrics: Callable[[], Sequence[Mapping[str, Any]]]
+    ) -> list[str]:
+        """Warnings of a step, if any; `canary/warning` is set in its metrics where the canary has measured.
+
+        Args:
+            read_metrics: of the run's steps so far, whose first measure this one is compared with.
+        """
+        if "canary/scored" not in metrics:
+            return []
+        first = next((line for line in read_metrics() if "canary/scored" in line), metrics)
+        warning = self.warning(first, metrics)
+        metrics["canary/warning"] = float(warning is not None)
+        return [] if warning is None else [warning]
 
     def warning(self, first: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         """A sentence if the mean reward has risen since the first measure while a correlation fell.
@@ -166,6 +187,19 @@ class Canary:
             f"held-out ratings {' and '.join(fallen)}: the policy may be learning to please the reward, "
             "not people"
         )
+
+
+def build_canary(
+    settings: Settings,
+    prompts: Sequence[Mapping[str, Any]],
+    collect: Callable[[HeldOut], Rollout],
+    score: Callable[[Rollout], Rewards],
+) -> Canary | None:
+    """The canary of a recipe, if it has one."""
+    if settings.canary is None:
+        return None
+    held_out = read_held_out(settings.canary, prompts, settings.prompts.column)
+    return Canary(held_out, collect, score, every=settings.canary.every)
 
 
 def _spearman(x: Tensor, y: Tensor) -> float:

@@ -62,7 +62,7 @@ def ppokit_evaluators() -> list[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def ppokit_observers() -> list[Component]:  # type: ignore[empty-body]
-    """Components that build an `Observer`; chosen by `observers[].use`."""
+    """Components whose objects only watch, by the `Events`; chosen by `observers[].use`."""
 
 
 HOOK_BY_KIND = {

@@ -1,8 +1,8 @@
 """What a plugin offers (`Component`) and what the objects that it builds must do.
 
-Nothing here is inherited from: an object with the methods will do. A component whose object keeps
-state from step to step (a controller, running statistics) also has `state_dict()` and
-`load_state_dict()`, as in `Stateful`, and checkpoints hold it.
+Nothing here is inherited from: an object with the methods will do. An object of any kind may also hear of the
+run's events (`ppokit.plugin.hookspecs.Events`), keep state that checkpoints hold (`Stateful`), and have a
+`close()` that is called at the end of the run, whatever its end.
 """
 
 from __future__ import annotations
@@ -130,15 +130,6 @@ class RewardProvider(Protocol):
         ...
 
 
-@runtime_checkable
-class Observant(Protocol):
-    """A reward provider that learns from each step's outcome, such as a KL controller."""
-
-    def observe(self, rollout: Rollout) -> None:
-        """Called once a step after the update, on every process, with the whole rollout."""
-        ...
-
-
 class AdvantageEstimator(Protocol):
     """Turns rewards into advantages. Called on every process with the whole rollout."""
 
@@ -243,39 +234,13 @@ class Evaluator(Protocol):
         ...
 
 
-class Observer(Protocol):
-    """Watches a run from the main process; changes nothing."""
-
-    def on_step(self, step: int, rollout: Rollout, rewards: Rewards, metrics: Mapping[str, float]) -> None:
-        """After each step; `step` counts from 1."""
-        ...
-
-    def on_end(self) -> None:
-        """Once, also after an interrupt or an error."""
-        ...
-
-
-@runtime_checkable
-class PhaseObserver(Protocol):
-    """An observer that also wants to know what goes on within a step."""
-
-    def on_phase(self, step: int, phase: str) -> None:
-        """When a phase of a step begins: sampling, logprobs, reference, values, reward, update."""
-        ...
-
-
-@runtime_checkable
-class Warned(Protocol):
-    """An observer that also wants the warnings of a run."""
-
-    def on_warning(self, step: int, text: str) -> None:
-        """Something that a person should look at; `text` is a sentence without its full stop."""
-        ...
-
-
 @runtime_checkable
 class Stateful(Protocol):
-    """Keeps state from step to step; it must be JSON: numbers, strings, lists, mappings."""
+    """Keeps state from step to step; checkpoints hold it, whatever the component's kind.
+
+    The state is a mapping of numbers, texts, True, False, None, lists, tuples, mappings and tensors, which
+    come back as they were (tensors on the CPU).
+    """
 
     def state_dict(self) -> Mapping[str, Any]: ...
 
@@ -292,12 +257,8 @@ __all__ = [
     "Evaluator",
     "Loss",
     "Need",
-    "Observant",
-    "Observer",
     "Options",
-    "PhaseObserver",
     "RewardProvider",
     "SharedBase",
     "Stateful",
-    "Warned",
 ]

@@ -7,7 +7,7 @@ stays in the step's records.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -19,6 +19,25 @@ from ppokit.plugin.types import Rewards, Rollout
 from ppokit.training.metrics import Reduction, merge
 
 Part = tuple[Rollout, Rewards]
+
+
+def resample(part: Part, rounds: int, ask: Callable[[int, int, set[int]], Part | None]) -> Part:
+    """Drop groups of equal rewards, and ask other prompts in their place.
+
+    Args:
+        part: a step's rollout and its rewards.
+        rounds: how many times at most.
+        ask: the answers to other prompts and their rewards, given the round (from 1), how many prompts are
+            missing, and the groups that were asked already; None where no prompt is left.
+    """
+    parts = [filter_groups(*part)]
+    for refill in range(1, rounds + 1):
+        asked = {group for rollout, _ in parts for group in rollout.group_ids.tolist()}
+        more = ask(refill, count_groups(parts[:1]) - count_groups(parts, kept=True), asked)
+        if more is None:
+            break
+        parts.append(filter_groups(*more))
+    return concat(parts)
 
 
 def filter_groups(rollout: Rollout, rewards: Rewards) -> Part:

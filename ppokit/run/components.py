@@ -1,9 +1,13 @@
-"""A component's object within a run: its name in errors and checkpoints, its events, its state, its end."""
+"""A component's object within a run: its name in errors and checkpoints, its state, its end."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from ppokit.errors import PluginError, PpokitError, PpokitWarning, plugin_call
 
 
 @dataclass(frozen=True)
@@ -26,3 +30,34 @@ class RunComponent:
     def is_observer(self) -> bool:
         """Whether it only watches: it may be new in a run that is resumed."""
         return self.key.startswith("observers/")
+
+    @property
+    def has_state(self) -> bool:
+        """Whether checkpoints hold its state.
+
+        Raises:
+            PluginError: it has only one of the two methods.
+        """
+        has = {
+            name: callable(getattr(self.instance, name, None)) for name in ("state_dict", "load_state_dict")
+        }
+        if len(set(has.values())) > 1:
+            present, missing = sorted(has, key=has.__getitem__, reverse=True)
+            raise PluginError(
+                f"{self.where} has {present} without {missing}; a component whose state checkpoints hold "
+                "needs both."
+            )
+        return has["state_dict"]
+
+
+def close_components(components: Sequence[RunComponent]) -> None:
+    """Call `close()` of every component that has one, the last first; one that fails is warned of."""
+    for component in reversed(components):
+        close = getattr(component.instance, "close", None)
+        if not callable(close):
+            continue
+        try:
+            with plugin_call(component.where, "close"):
+                close()
+        except PpokitError as error:
+            warnings.warn(str(error), PpokitWarning, stacklevel=2)

@@ -52,8 +52,9 @@ class EventHooks:
         """Call every implementation of an event with the arguments that it names.
 
         Raises:
-            PpokitError: one failed, and the run is to stop for it.
+            PpokitError: one failed, and the run is to stop for it, once all have been called.
         """
+        failure: PpokitError | None = None
         given = {
             name: MappingProxyType(dict(value)) if isinstance(value, Mapping) else value
             for name, value in arguments.items()
@@ -65,10 +66,12 @@ class EventHooks:
                     implementation.function(*(given[name] for name in implementation.argnames))
             except PpokitError as error:
                 if component.on_error == "stop":
-                    raise
-                if (component.key, event) not in self._warned:
+                    failure = failure or error
+                elif (component.key, event) not in self._warned:
                     self._warned.add((component.key, event))
                     warnings.warn(f"{error}; the run goes on without it", PpokitWarning, stacklevel=2)
+        if failure is not None:
+            raise failure
 
 
 class _Listener:

@@ -8,32 +8,47 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import shutil
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ppokit.errors import RunFolderError, first_line
+from ppokit.data.atomic import replacing, replacing_folder, write_text
+from ppokit.errors import PpokitWarning, RunFolderError, end_if_forked, first_line
 from ppokit.plugin.kl_estimators import kl
 from ppokit.plugin.types import Advantages, Rewards, Rollout
-
-_PACKAGES = ("ppokit", "torch", "transformers", "accelerate", "peft", "datasets", "pluggy", "pydantic")
+from ppokit.run.checkpoint import list_checkpoints
+from ppokit.run.plot import plot_run
 
 
 class RunDir:
-    """The folder of one run."""
+    """The folder of one run; nothing is written before `open`.
+
+    A process that a plugin has forked may not write: it would write everything twice.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metrics_file = folder / "metrics.jsonl"
         self.plot_file = folder / "reward.png"
+        self.policy_folder = folder / "policy"
+        self.opened = False
+        self._begin: Callable[[], None] | None = None
+        self._pid = os.getpid()
+
+    def newest_checkpoint(self) -> Path:
+        """The one to go on from.
+
+        Raises:
+            RunFolderError: there is none.
+        """
+        checkpoints = list_checkpoints(self.folder / "checkpoints")
+        if not checkpoints:
+            raise RunFolderError(f"--resume: {self.folder} has no checkpoint to go on from.")
+        return checkpoints[-1]
 
     @staticmethod
     def check_new(folder: Path) -> None:
@@ -59,30 +74,42 @@ class RunDir:
         if not os.access(parent, os.W_OK) or not parent.is_dir():
             raise RunFolderError(f"run.out: {folder} cannot be created: {parent} is not a writable folder.")
 
-    def open_new(self, recipe_yaml: str, provenance: Mapping[str, Any]) -> None:
-        """Create the folder with what is known before the first step."""
-        with self.writing():
+    def begin(self, recipe_yaml: str, provenance: Mapping[str, Any]) -> None:
+        """Set up what a new run's folder begins with."""
+
+        def write() -> None:
             (self.folder / "rollouts").mkdir(parents=True, exist_ok=True)
-            (self.folder / "recipe.yaml").write_text(recipe_yaml, encoding="utf-8")
-            self._write_json("provenance.json", provenance)
+            write_text(self.folder / "recipe.yaml", recipe_yaml)
+            write_text(self.folder / "provenance.json", json.dumps(provenance, indent=2) + "\n")
             self.metrics_file.touch()
 
-    def reopen(self, step: int, recipe_yaml: str) -> None:
-        """Forget what came after a step: a resumed run writes it again, by this recipe.
+        self._begin = write
+
+    def resume(self, step: int, recipe_yaml: str) -> None:
+        """Set up that what came after a step is dropped: a resumed run writes it again, by this recipe.
 
         Samples and numbers that someone has removed stay away.
         """
-        with self.writing():
+
+        def write() -> None:
             (self.folder / "rollouts").mkdir(exist_ok=True)
             self.metrics_file.touch()
-            (self.folder / "recipe.yaml").write_text(recipe_yaml, encoding="utf-8")
+            write_text(self.folder / "recipe.yaml", recipe_yaml)
             kept = [line for line in self.read_metrics() if line["step"] <= step]
-            beside = self.metrics_file.with_suffix(".writing")
-            beside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            beside.replace(self.metrics_file)
+            write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
             for path in (self.folder / "rollouts").glob("step-*.parquet"):
                 if int(path.stem.removeprefix("step-")) > step:
                     path.unlink()
+
+        self._begin = write
+
+    def open(self) -> None:
+        """Make the folder, or clear what a resumed run writes again; the first time only."""
+        if not self.opened:
+            assert self._begin is not None, "begin or resume comes first"
+            with self.writing():
+                self._begin()
+            self.opened = True
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """One mapping per step; a last line that a kill cut short is left out."""
@@ -143,19 +170,17 @@ class RunDir:
                 columns[f"reward/{name}"] = scores.tolist()
                 columns[f"outcome/{name}"] = list(rewards.outcomes[name])
         table = pa.table({name: column for name, column in columns.items() if column is not None})
-        target = self.folder / "rollouts" / f"step-{step:06d}.parquet"
-        beside = target.with_suffix(".writing")
-        with self.writing():
-            pq.write_table(table, beside)
-            beside.replace(target)
+        with self.writing(), replacing(self.folder / "rollouts" / f"step-{step:06d}.parquet") as tmp_path:
+            pq.write_table(table, tmp_path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """What goes wrong in writing, as on a full disk, in words.
+        """Report what goes wrong in writing, as on a full disk, in words.
 
         Raises:
             RunFolderError: something could not be written.
         """
+        end_if_forked(self._pid, "the run")
         from safetensors import SafetensorError
 
         try:
@@ -163,80 +188,30 @@ class RunDir:
         except (OSError, SafetensorError) as error:
             raise RunFolderError(f"run.out: {self.folder} cannot be written: {first_line(error)}") from error
 
-    @contextmanager
-    def replacing(self, name: str) -> Iterator[Path]:
-        """A folder to write `name` into, which then takes the place of the run's own."""
-        beside = self.folder / f".writing-{name}"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        try:
-            yield beside
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-            (beside / name).rename(self.folder / name)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    def replace_policy(self, save: Callable[[Path], None]) -> None:
+        """Write the policy anew; `save` writes it as `policy` into a folder, as peft does an adapter."""
+        with replacing_folder(self.policy_folder) as tmp_path:
+            save(tmp_path)
+            for file in (tmp_path / "policy").iterdir():
+                file.rename(tmp_path / file.name)
+            (tmp_path / "policy").rmdir()
 
-    def plot(self) -> Path:
+    def plot(self) -> None:
         """Draw reward and KL by step as reward.png."""
-        import matplotlib
+        with replacing(self.plot_file) as tmp_path:
+            plot_run(self.read_metrics(), self.folder.name, tmp_path)
 
-        matplotlib.use("agg")
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-
-        lines = self.read_metrics()
-        steps = [line["step"] for line in lines]
-
-        def series(name: str) -> list[float]:
-            return [math.nan if line.get(name) is None else line[name] for line in lines]
-
-        kl_name = next((f"kl/{e}" for e in ("k1", "k3") if any(f"kl/{e}" in line for line in lines)), None)
-        figure = Figure(figsize=(7, 5 if kl_name else 3.4), layout="constrained", dpi=150)
-        axes = figure.subplots(
-            2 if kl_name else 1, 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 2 if kl_name else 1]
-        )[:, 0]
-        axes[0].plot(steps, series("reward/mean"), marker="o", markersize=3, color="#1f6f8b")
-        axes[0].set_ylabel("mean reward")
-        axes[0].set_title(self.folder.name, loc="left", fontsize=10)
-        if kl_name:
-            axes[1].plot(steps, series(kl_name), marker="o", markersize=3, color="#b5562b")
-            axes[1].set_ylabel(f"KL from reference\n({kl_name[3:]}, nats per token)")
-        for axis in axes:
-            axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
-        axes[-1].set_xlabel("step")
-        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.savefig(self.plot_file)
-        return self.plot_file
-
-    def hashes(self) -> dict[str, str]:
-        """Of what the run began with; none where nobody wrote them down."""
+    def check_prompts(self, digest: str, path: str) -> None:
+        """Warn where a resumed run's prompts, by their SHA-256, are not those that it began with."""
         try:
-            found = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
-            return dict(found["hashes"])
+            provenance = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
+            began = provenance["hashes"]["prompts"]
         except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        (self.folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def provenance(plugins: Mapping[str, str], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a run comes from: versions, plugins, machine."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed as a package"
-    with suppress(PackageNotFoundError):  # of an extra: it computes a base in 4 bits
-        versions["bitsandbytes"] = version("bitsandbytes")
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "versions": versions,
-        "plugins": dict(plugins),
-        "machine": {"system": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
-        **extra,
-    }
+            return  # nobody wrote them down
+        if began != digest:
+            warnings.warn(
+                f"prompts.path: {path} no longer holds the prompts that the run in {self.folder} began with; "
+                "it goes on with those that are there now",
+                PpokitWarning,
+                stacklevel=3,
+            )

@@ -24,7 +24,7 @@ class Signals:
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
         self.pending = 0
-        self._held = 0
+        self._deferred = 0
         self._leaving = False
 
     @contextmanager
@@ -33,7 +33,7 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.pending, self._leaving = 0, False
+        self.pending, self._deferred, self._leaving = 0, 0, False
         before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -44,14 +44,25 @@ class Signals:
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Let what is inside finish first."""
-        self._held += 1
+        self._deferred += 1
         try:
             yield
         finally:
-            self._held -= 1
+            self._deferred -= 1
+
+    def defer(self) -> None:
+        """Let everything finish until `resume`, whatever calls and blocks lie between."""
+        self._deferred = 1
+
+    def resume(self) -> None:
+        """End what `defer` began, and leave now if a signal has come; every process calls this."""
+        self._deferred = 0
+        self.check()
 
     def check(self) -> None:
-        """Leave now if a signal has come to any process; every process calls this."""
+        """Leave now if a signal has come to any process, unless deferred; every process calls this."""
+        if self._deferred:
+            return
         numbers = [number for number in self.processes.gather([self.pending]) if number]
         if numbers:
             self._leaving = True
@@ -62,6 +73,6 @@ class Signals:
         self.pending = number
         if self._leaving:
             return
-        if again or (not self._held and self.processes.count == 1):
+        if again or (not self._deferred and self.processes.count == 1):
             self._leaving = True
             raise Interrupted(number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,36 @@ from ppokit.plugin.types import Advantages, Rollout
 
 # Policy and reference are the same numbers before the first update, but for rounding.
 LARGEST_FIRST_KL = 0.01
+
+
+class FirstUpdate:
+    """What must hold before and after the first update of a run.
+
+    Args:
+        policy_hash: of the policy that the run begins with.
+        done: whether an update has moved the policy already, in a run that is resumed.
+    """
+
+    def __init__(self, policy_hash: str, *, done: bool) -> None:
+        self.policy_hash, self.done = policy_hash, done
+
+    def check_collected(self, rollout: Rollout) -> None:
+        """Policy and reference are one model; raises TrainingError where they are not."""
+        if not self.done:
+            check_first_kl(first_kl(rollout))
+
+    def check_updated(
+        self,
+        rollout: Rollout,
+        advantages: Advantages,
+        stats: Mapping[str, float],
+        policy_hash: Callable[[], str],
+    ) -> None:
+        """They were, where only the update has found out, and the policy has moved; raises TrainingError."""
+        if not self.done:
+            if rollout.old_logprobs is None:  # the update's first pass was the first to know
+                check_first_kl(stats.get("kl/k3"))
+            self.done = check_moved(self.policy_hash, policy_hash(), advantages.advantages)
 
 
 def first_kl(rollout: Rollout) -> float | None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ppokit.distributed import Processes
 from ppokit.errors import PluginError
 from ppokit.plugin.kl_estimators import KLEstimator, kl
 from ppokit.plugin.masked import masked_mean, masked_variance
@@ -224,6 +225,18 @@ def peak_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def run_metrics(clock: Clock, rollout: Rollout, processes: Processes) -> dict[str, float]:
+    """Seconds by phase, tokens per second, peak memory: what a step took; the clock starts over."""
+    seconds = clock.take()
+    total = sum(seconds.values())
+    return {
+        **{f"time/{name}_s": number for name, number in seconds.items()},
+        "time/step_s": total,
+        "tokens_per_s": float(rollout.response_mask.sum()) / max(total, 1e-9),
+        "memory/peak_gb": max(processes.gather([peak_gb(clock.device)])),
+    }
 
 
 class Clock:

@@ -30,10 +30,12 @@ def state_of(step: int) -> TrainState:
 
 def test_round_trip_bit_by_bit(tmp_path: Path) -> None:
     saved = masters_after(3)
-    path = save_checkpoint(tmp_path / "checkpoints", saved, state_of(12), keep=2)
+    path = save_checkpoint(tmp_path / "checkpoints", saved.state(), state_of(12), keep=2)
     assert path == tmp_path / "checkpoints" / "step-000012"
+    weights, step, components = load_checkpoint(path)
+    assert (step, components) == (12, state_of(12).components)
     loaded = masters_after(0)
-    assert load_checkpoint(path, loaded) == state_of(12)
+    loaded.load_state(weights)
     assert set(loaded.state()) == set(saved.state())
     for name, tensor in saved.state().items():
         assert torch.equal(tensor, loaded.state()[name]), name
@@ -44,25 +46,25 @@ def test_round_trip_bit_by_bit(tmp_path: Path) -> None:
 def test_only_the_newest_are_kept_by_number(tmp_path: Path) -> None:
     master_weights = masters_after(0)
     for step in (999_998, 999_999, 1_000_000):
-        save_checkpoint(tmp_path, master_weights, state_of(step), keep=2)
+        save_checkpoint(tmp_path, master_weights.state(), state_of(step), keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-999999", "step-1000000"]
     assert list_checkpoints(tmp_path / "none") == []
 
 
 def test_what_a_kill_left_behind_is_no_checkpoint(tmp_path: Path) -> None:
-    left = tmp_path / ".writing-step-000003"
+    left = tmp_path / ".step-000003.writing"
     left.mkdir()
     (left / "weights.safetensors").write_bytes(b"half")
     (left / "rubbish").touch()
     assert list_checkpoints(tmp_path) == []
-    path = save_checkpoint(tmp_path, masters_after(1), state_of(3), keep=1)
+    path = save_checkpoint(tmp_path, masters_after(1).state(), state_of(3), keep=1)
     assert sorted(p.name for p in path.iterdir()) == ["state.json", "weights.safetensors"]
     assert [p.name for p in tmp_path.iterdir()] == ["step-000003"]
-    assert load_checkpoint(path, masters_after(0)).step == 3
+    assert load_checkpoint(path)[1] == 3
 
 
 def test_a_save_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_checkpoint(tmp_path, masters_after(1), state_of(1), keep=1)
+    save_checkpoint(tmp_path, masters_after(1).state(), state_of(1), keep=1)
 
     def full(*args: object, **kwargs: object) -> str:
         raise OSError("no space left on device")
@@ -70,20 +72,20 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.json, "dumps", full)
         with pytest.raises(OSError, match="no space"):
-            save_checkpoint(tmp_path, masters_after(2), state_of(2), keep=1)
+            save_checkpoint(tmp_path, masters_after(2).state(), state_of(2), keep=1)
     assert [p.name for p in list_checkpoints(tmp_path)] == ["step-000001"]
-    assert load_checkpoint(list_checkpoints(tmp_path)[-1], masters_after(0)).step == 1
+    assert load_checkpoint(list_checkpoints(tmp_path)[-1])[1] == 1
 
 
 def test_the_same_step_again_takes_its_place(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, masters_after(1), state_of(4), keep=2)
-    path = save_checkpoint(tmp_path, masters_after(2), TrainState(4, {}), keep=2)
-    assert load_checkpoint(path, masters_after(0)) == TrainState(4, {})
+    save_checkpoint(tmp_path, masters_after(1).state(), state_of(4), keep=2)
+    path = save_checkpoint(tmp_path, masters_after(2).state(), TrainState(4, {}), keep=2)
+    assert load_checkpoint(path)[1:] == (4, {})
 
 
 @pytest.mark.parametrize("damage", ["cut weights", "no weights", "cut state", "no state", "no step"])
 def test_a_damaged_checkpoint(tmp_path: Path, damage: str) -> None:
-    path = save_checkpoint(tmp_path, masters_after(1), state_of(1), keep=1)
+    path = save_checkpoint(tmp_path, masters_after(1).state(), state_of(1), keep=1)
     weights, state = path / "weights.safetensors", path / "state.json"
     if damage == "cut weights":
         weights.write_bytes(weights.read_bytes()[:-7])
@@ -94,15 +96,4 @@ def test_a_damaged_checkpoint(tmp_path: Path, damage: str) -> None:
     else:
         (weights if damage == "no weights" else state).unlink()
     with pytest.raises(RunFolderError, match=r"step-000001 cannot be resumed from: .*delete this checkpoint"):
-        load_checkpoint(path, masters_after(0))
-
-
-def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, masters_after(1), state_of(1), keep=1)
-    with pytest.raises(RunFolderError, match=r"a has shape \[3\]; expected \[5\]"):
-        load_checkpoint(path, masters_after(0, size=5))
-    with pytest.raises(RunFolderError, match="unknown weight weights/b"):
-        load_checkpoint(path, MasterWeights({"a": nn.Parameter(torch.ones(3))}, weight_decay=0.0))
-    more = {name: nn.Parameter(torch.ones(3)) for name in ("a", "c")} | {"b": nn.Parameter(torch.ones(2, 2))}
-    with pytest.raises(RunFolderError, match="KeyError: 'weights/c'"):
-        load_checkpoint(path, MasterWeights(more, weight_decay=0.0))
+        load_checkpoint(path)

@@ -94,6 +94,15 @@ def test_a_failure_names_the_component(error: BaseException) -> None:
         hooks(Broken(error)).emit("on_step", step=1)
 
 
+def test_a_failure_keeps_nobody_else_from_hearing() -> None:
+    heard: list[Any] = []
+    with pytest.raises(PluginError, match=r"observer 0: .*first"):
+        hooks(Broken(ValueError("first")), Ear(heard), Broken(ValueError("second"))).emit(
+            "on_step", step=1, metrics={}
+        )
+    assert heard == [("ear", 1, {})]
+
+
 def test_a_failure_is_told_once_where_the_run_goes_on() -> None:
     heard: list[Any] = []
     told = hooks(Broken(SystemExit(0)), Ear(heard), on_error="warn")

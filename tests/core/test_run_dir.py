@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,13 +14,22 @@ import torch
 
 from ppokit.errors import RunFolderError
 from ppokit.plugin.types import Advantages, Rewards
-from ppokit.run.run_dir import RunDir, provenance
+from ppokit.run.provenance import provenance
+from ppokit.run.run_dir import RunDir
 from test_generate import make_rollout
 
 
 def opened(tmp_path: Path) -> RunDir:
     run_dir = RunDir(tmp_path / "run")
-    run_dir.open_new("model: x\n", {"hashes": {}})
+    run_dir.begin("model: x\n", {"hashes": {}})
+    run_dir.open()
+    return run_dir
+
+
+def reopened(tmp_path: Path, step: int) -> RunDir:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.resume(step, "model: y\n")
+    run_dir.open()
     return run_dir
 
 
@@ -79,7 +89,7 @@ class TestMetrics:
             (run_dir.folder / "rollouts" / f"step-{step:06d}.parquet").touch()
         with run_dir.metrics_file.open("a") as file:
             file.write('{"step": 6, "a"')
-        run_dir.reopen(3, "model: y\n")
+        run_dir = reopened(tmp_path, 3)
         assert [line["step"] for line in run_dir.read_metrics()] == [1, 2, 3]
         kept = sorted(path.name for path in (run_dir.folder / "rollouts").iterdir())
         assert kept == [f"step-{step:06d}.parquet" for step in (1, 2, 3)]
@@ -91,7 +101,7 @@ class TestMetrics:
         run_dir = opened(tmp_path)
         run_dir.metrics_file.unlink()
         (run_dir.folder / "rollouts").rmdir()
-        run_dir.reopen(3, "model: y\n")
+        run_dir = reopened(tmp_path, 3)
         run_dir.add_metrics(4, {"a": 40})
         assert [line["step"] for line in run_dir.read_metrics()] == [4]
         assert (run_dir.folder / "rollouts").is_dir()
@@ -101,7 +111,7 @@ class TestMetrics:
         (run_dir.folder / "rollouts").rmdir()
         (run_dir.folder / "rollouts").touch()
         with pytest.raises(RunFolderError, match=r"run\.out: .*cannot be written"):
-            run_dir.reopen(3, "model: y\n")
+            reopened(tmp_path, 3)
 
 
 class TestPlot:
@@ -111,7 +121,8 @@ class TestPlot:
         for step in (1, 2, 3):
             kl = {"kl/k1": 0.1} if with_kl and step > 1 else {}
             run_dir.add_metrics(step, {"reward/mean": math.nan if step == 2 else 1.0, **kl})
-        data = run_dir.plot().read_bytes()
+        run_dir.plot()
+        data = run_dir.plot_file.read_bytes()
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         assert data.endswith(b"IEND\xaeB`\x82")
 
@@ -153,28 +164,30 @@ def test_a_step_that_failed_is_kept_without_rewards(tmp_path: Path) -> None:
     assert not {"score", "kl/k1"} & set(table.column_names)
 
 
-def test_replacing_a_folder(tmp_path: Path) -> None:
+def test_the_policy_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     run_dir = opened(tmp_path)
-    (run_dir.folder / "policy").mkdir()
-    (run_dir.folder / "policy" / "old").touch()
 
-    def half() -> None:
-        with run_dir.replacing("policy") as beside:
-            (beside / "policy").mkdir()
-            raise KeyboardInterrupt
+    def saving(*names: str, error: BaseException | None = None) -> Callable[[Path], None]:
+        def save(folder: Path) -> None:
+            (folder / "policy").mkdir()
+            for name in names:
+                (folder / "policy" / name).touch()
+            if error is not None:
+                raise error
 
+        return save
+
+    run_dir.replace_policy(saving("old"))
     with pytest.raises(KeyboardInterrupt):
-        half()
-    assert (run_dir.folder / "policy" / "old").exists()
-    with run_dir.replacing("policy") as beside:
-        (beside / "policy").mkdir()
-        (beside / "policy" / "new").touch()
-    assert [path.name for path in (run_dir.folder / "policy").iterdir()] == ["new"]
-    assert not list(run_dir.folder.glob(".writing*"))
+        run_dir.replace_policy(saving("half", error=KeyboardInterrupt()))
+    assert [path.name for path in run_dir.policy_folder.iterdir()] == ["old"]
+    run_dir.replace_policy(saving("new"))
+    assert [path.name for path in run_dir.policy_folder.iterdir()] == ["new"]
+    assert not list(run_dir.folder.glob(".*"))
 
 
 def test_provenance_names_versions_and_plugins() -> None:
-    found = provenance({"rewards[0]": "acme 1.0"}, {"hashes": {"recipe": "abc"}})
+    found = provenance({"rewards[0]": "acme 1.0"}, {"recipe": "abc"})
     assert found["versions"]["torch"] == torch.__version__
     assert found["plugins"] == {"rewards[0]": "acme 1.0"}
     assert found["hashes"] == {"recipe": "abc"}

@@ -9,7 +9,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ppokit.plugin.protocols import Observant, Stateful
 from ppokit_rewards.kl_penalty import KLPenalty, KLPenaltyOptions, adapted, kl_penalty
 
 
@@ -54,10 +53,10 @@ def a_rollout(make_rollout, kl_sum: float, count: int = 10):
 def test_observing_steers_by_the_sum_of_k1_over_each_response(context, make_rollout, estimator) -> None:
     options = KLPenaltyOptions(coefficient=0.2, target=0.1, horizon=100, estimator=estimator)
     penalty = KLPenalty(options, context)
-    penalty.observe(a_rollout(make_rollout, 0.2))
+    penalty.on_step(a_rollout(make_rollout, 0.2))
     assert penalty.coefficient == pytest.approx(0.204)
     penalty = KLPenalty(options, context)
-    penalty.observe(a_rollout(make_rollout, 0.11))
+    penalty.on_step(a_rollout(make_rollout, 0.11))
     assert penalty.coefficient == pytest.approx(0.202)
 
 
@@ -70,7 +69,7 @@ def test_scores_by_the_coefficient_of_the_moment(context, make_rollout) -> None:
     assert before.outcomes == ("scored",) * 10
     assert before.token_scores is not None
     torch.testing.assert_close(before.token_scores[0], torch.tensor([-0.03, -0.01, 0.0]))
-    penalty.observe(rollout)
+    penalty.on_step(rollout)
     after = penalty.score(rollout)
     assert after.metrics["coefficient"] == pytest.approx(0.204)
     assert after.token_scores is not None
@@ -79,16 +78,14 @@ def test_scores_by_the_coefficient_of_the_moment(context, make_rollout) -> None:
 
 def test_without_a_target_it_is_fixed(context, make_rollout) -> None:
     penalty = KLPenalty(KLPenaltyOptions(), context)
-    penalty.observe(a_rollout(make_rollout, 99.0))
+    penalty.on_step(a_rollout(make_rollout, 99.0))
     assert penalty.coefficient == 1.0
 
 
 def test_state_survives_json(context, make_rollout) -> None:
     options = KLPenaltyOptions(coefficient=0.2, target=0.1, horizon=100)
     penalty, resumed = KLPenalty(options, context), KLPenalty(options, context)
-    assert isinstance(penalty, Observant)
-    assert isinstance(penalty, Stateful)
-    penalty.observe(a_rollout(make_rollout, 0.2))
+    penalty.on_step(a_rollout(make_rollout, 0.2))
     resumed.load_state_dict(json.loads(json.dumps(penalty.state_dict())))
     assert resumed.coefficient == penalty.coefficient
 

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import accelerate.tracking
 import pytest
-import torch
 from pydantic import ValidationError
 
 import ppokit_observers.tracker as module
 from ppokit_observers.tracker import Tracker, TrackerOptions, check
 
 
-@pytest.fixture
-def step(make_rollout, make_rewards):
-    """Rollout and rewards of a step."""
-    return make_rollout(["a"]), make_rewards(torch.zeros(1, 3))
-
-
 @pytest.mark.parametrize("needs_folder", [True, False])
-def test_opens_at_the_first_step_forwards_each_and_closes_once(
-    monkeypatch, context, step, needs_folder
-) -> None:
+def test_opens_at_the_first_step_forwards_each_and_closes_once(monkeypatch, context, needs_folder) -> None:
     calls = []
 
     class Fake:
@@ -41,28 +32,28 @@ def test_opens_at_the_first_step_forwards_each_and_closes_once(
     monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "wandb", Fake)
     tracker = Tracker(TrackerOptions(log_with="wandb", project="p", logging_dir="d"), context)
     assert calls == []
-    tracker.on_step(1, *step, {"reward/mean": 0.5})
-    tracker.on_step(2, *step, {"reward/mean": 1.5})
-    tracker.on_end()
-    tracker.on_end()
+    tracker.on_step(1, {"reward/mean": 0.5})
+    tracker.on_step(2, {"reward/mean": 1.5})
+    tracker.on_run_end()
+    tracker.on_run_end()
     opened = ("init", "p", "d") if needs_folder else ("init", "p")
     logged = [("log", {"reward/mean": 0.5}, 1), ("log", {"reward/mean": 1.5}, 2)]
     assert calls == [opened, ("start",), *logged, ("finish",)]
 
 
 def test_ending_before_the_first_step_opens_nothing(context) -> None:
-    Tracker(TrackerOptions(log_with="wandb"), context).on_end()
+    Tracker(TrackerOptions(log_with="wandb"), context).on_run_end()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
-def test_tensorboard_holds_the_numbers(tmp_path, context, step) -> None:
+def test_tensorboard_holds_the_numbers(tmp_path, context) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tracker = Tracker(TrackerOptions(log_with="tensorboard", project="p", logging_dir=str(tmp_path)), context)
-    tracker.on_step(1, *step, {"reward/mean": 0.5})
-    tracker.on_step(2, *step, {"reward/mean": 1.5})
-    tracker.on_end()
+    tracker.on_step(1, {"reward/mean": 0.5})
+    tracker.on_step(2, {"reward/mean": 1.5})
+    tracker.on_run_end()
     events = EventAccumulator(str(tmp_path / "p"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [(1, 0.5), (2, 1.5)]

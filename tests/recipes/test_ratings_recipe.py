@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from ppokit import PPOTrainer, Recipe
+from ppokit import PPOTrainer, Recipe, hookimpl
 from ppokit.errors import DataError, ModelError, RecipeError
 from ppokit.models.shared_base import SharedBaseModel
 from ppokit.rollout.policy import load_policy
@@ -38,9 +38,7 @@ class Ear:
     def __init__(self) -> None:
         self.heard: list[tuple[int, str]] = []
 
-    def on_step(self, *_: Any) -> None: ...
-    def on_end(self) -> None: ...
-
+    @hookimpl
     def on_warning(self, step: int, text: str) -> None:
         self.heard.append((step, text))
 

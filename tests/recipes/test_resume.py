@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from ppokit import PPOTrainer, Recipe
-from ppokit.errors import PpokitError, PpokitWarning, RunFolderError
+from ppokit import PPOTrainer, Recipe, hookimpl
+from ppokit.errors import PluginError, PpokitError, PpokitWarning, RunFolderError
 from ppokit.models.quantization import installed
 from runs import lasting, metrics_of, rollouts_of, weights_of
 
@@ -35,12 +35,10 @@ class StopAfter:
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_step(self, step: int, *_: object) -> None:
+    @hookimpl
+    def on_step(self, step: int) -> None:
         if step == self.step:
             raise StopError
-
-    def on_end(self) -> None:
-        pass
 
 
 class StopIn:
@@ -49,15 +47,10 @@ class StopIn:
     def __init__(self, step: int, phase: str) -> None:
         self.at = (step, phase)
 
+    @hookimpl
     def on_phase(self, step: int, phase: str) -> None:
         if (step, phase) == self.at:
             raise StopError
-
-    def on_step(self, *_: object) -> None:
-        pass
-
-    def on_end(self) -> None:
-        pass
 
 
 def assert_same(found: Path, expected: Path, steps: int) -> None:
@@ -117,7 +110,7 @@ def test_resumed_equals_straight(
     ):
         out = tmp_path / name
         recipe = Recipe.from_dict(recipe_dict(**common, run=settings(out)))
-        with pytest.raises(StopError):
+        with pytest.raises(PluginError, match="StopError"):
             PPOTrainer(recipe, observers=[breaker]).train()
         resumed = PPOTrainer(Recipe.load(out / "recipe.yaml"), resume=out)
         assert resumed.step == done
@@ -132,7 +125,7 @@ def test_a_step_that_came_after_the_checkpoint_is_written_once(
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     PPOTrainer(Recipe.from_dict(recipe_dict(rewards=REWARDS, run=settings(straight)))).train()
     recipe = Recipe.from_dict(recipe_dict(rewards=REWARDS, run=settings(killed)))
-    with pytest.raises(StopError):
+    with pytest.raises(PluginError, match="StopError"):
         PPOTrainer(recipe, observers=[StopAfter(5)]).train()
     shutil.rmtree(killed / "checkpoints" / "step-000005")
     with (killed / "metrics.jsonl").open("a") as file:

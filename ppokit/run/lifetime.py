@@ -1,0 +1,120 @@
+"""A run from its first event to its last: who hears of it, how it is saved at its end, who is closed."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ppokit.errors import (
+    Interrupted,
+    NonFiniteError,
+    PluginError,
+    PpokitError,
+    PpokitWarning,
+    RunFolderError,
+    end_if_forked,
+    in_one_paragraph,
+)
+from ppokit.run.components import RunComponent, close_components
+from ppokit.run.events import EventHooks
+from ppokit.run.signals import Signals
+
+
+class Lifetime:
+    """Tells components of a run's events, and closes them once at its end.
+
+    Args:
+        instances: what the recipe's components have built on this process.
+        observers: objects that the user gave to the trainer; called after the recipe's components, and
+            stopping the run where they fail.
+
+    Attributes:
+        components: all of them.
+        started: whether the run's start has been told.
+        keep_open: whether the components outlive `train()`, for the block that closes them.
+    """
+
+    def __init__(self, instances: Sequence[RunComponent], observers: Sequence[object]) -> None:
+        self.components = list(instances)
+        for i, observer in enumerate(observers):
+            name = type(observer).__name__
+            where = f"observer {name} (observers[{i}] of PPOTrainer)"
+            self.components.append(RunComponent(f"observers/{name}-{i}", where, observer))
+        self.events = EventHooks(self.components)
+        self.keep_open = False
+        self.started = self._ended = self._closed = False
+        self._pid = os.getpid()
+
+    def start(self, **arguments: Any) -> None:
+        """Tell of the run's start, before anything else of it; a second call does nothing."""
+        if not self.started:
+            self.started = True
+            self.events.emit("on_run_start", **arguments)
+
+    def end(self, step: int, error: BaseException | None = None) -> None:
+        """Tell that the run is over, and close the components unless `keep_open`; both only once.
+
+        Args:
+            error: what ended it early, and is the one to raise whatever fails here.
+        """
+        try:
+            if not self._ended:
+                self._ended = True
+                text = None if error is None else in_one_paragraph(error)
+                if error is None:
+                    self.events.emit("on_run_end", step=step, error=text)
+                else:
+                    with while_handling(error, "the end of the run"):
+                        self.events.emit("on_run_end", step=step, error=text)
+        finally:
+            if not self.keep_open and not self._closed:
+                self._closed = True
+                close_components(self.components)
+
+    @contextmanager
+    def until_end(
+        self, signals: Signals, save: Callable[[], None], step: Callable[[], int], begun: Callable[[], bool]
+    ) -> Iterator[None]:
+        """Run what is inside, save the last step whatever its end, and end the run.
+
+        Args:
+            save: saves the last step, unless it is saved.
+            step: the step that was done last.
+            begun: whether the run has written anything yet: an error before that leaves no folder.
+        """
+        ending: BaseException | None = None
+        try:
+            with signals.caught():
+                try:
+                    yield
+                    with signals.deferred():
+                        save()  # what a run that is done may have lost
+                except BaseException as error:
+                    end_if_forked(self._pid, "the run")
+                    with signals.deferred():
+                        if begun() or isinstance(error, Interrupted | NonFiniteError):
+                            with while_handling(error, "the last step is not saved"):
+                                save()
+                    if isinstance(error, SystemExit | GeneratorExit):
+                        raise PluginError(
+                            f"the run was ended from within: {in_one_paragraph(error)}"
+                        ) from error
+                    raise
+        except BaseException as error:
+            ending = error
+            raise
+        finally:
+            self.end(step(), ending)
+
+
+@contextmanager
+def while_handling(error: BaseException, what: str) -> Iterator[None]:
+    """Where what is done about an error fails too, that is a warning: the first error is the one to raise."""
+    try:
+        yield
+    except PpokitError as second:
+        if not (isinstance(error, RunFolderError) and isinstance(second, RunFolderError)):
+            warnings.warn(f"{what}: {second}", PpokitWarning, stacklevel=4)
