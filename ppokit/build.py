@@ -19,7 +19,6 @@ from ppokit.config.settings import (
     ObserverSettings,
     RewardSettings,
     SelectedComponent,
-    Settings,
 )
 from ppokit.data.prompt_rows import read_prompts
 from ppokit.data.prompts import Prompts
@@ -28,7 +27,7 @@ from ppokit.errors import ModelError, PluginError, plugin_call
 from ppokit.models import quantization
 from ppokit.models.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
 from ppokit.models.memory_audit import byte_audit
-from ppokit.models.roles import ModelRoles
+from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.shared_base import SharedBaseModel
 from ppokit.plugin.protocols import (
     AdvantageEstimator,
@@ -42,9 +41,10 @@ from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.worker import in_worker
 from ppokit.rollout.generate import ResponseGenerator, build_generator
 from ppokit.run.components import RunComponent
+from ppokit.training.backend import Backend, ReplicatedBackend
 from ppokit.training.losses import WeightedLoss
-from ppokit.training.optimizer import MasterWeights
-from ppokit.training.update import UpdatePlan, Updater
+from ppokit.training.microbatches import MicroBatcher
+from ppokit.training.update import Updater
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,7 +69,7 @@ class TrainerComponents:
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
     roles: ModelRoles
-    master_weights: MasterWeights
+    backend: Backend
     generator: ResponseGenerator
     scorer: Scorer
     estimator: AdvantageEstimator
@@ -84,11 +84,11 @@ class TrainerComponents:
 
     def policy_hash(self) -> str:
         """SHA-256 of the policy's trained weights."""
-        return self.master_weights.hash(self.roles.is_policy)
+        return self.backend.hash(self.roles.is_policy)
 
     def save_policy(self, folder: Path) -> None:
         """Write the policy and its tokenizer as `folder/policy`."""
-        self.roles.save_policy(folder)
+        self.backend.save_policy(folder)
         self.tokenizer.save_pretrained(folder / "policy")
 
 
@@ -151,8 +151,9 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
     base.texts = SharedBaseModel(roles)
     if not any(param.numel() for param in roles.trainable.values()):
         raise ModelError("lora.target_modules: no parameter is left to train.")
-    master_weights = MasterWeights(roles.trainable, weight_decay=settings.update.weight_decay)
-    updater = Updater(roles, master_weights, losses, _plan(settings), processes)
+    backend = ReplicatedBackend(roles, processes, weight_decay=settings.update.weight_decay)
+    batcher = MicroBatcher(settings.update, seed=settings.run.seed, processes=processes, device=roles.device)
+    updater = Updater(roles, backend, losses, batcher, settings, processes)
     rollout_tokens = prompts.longest + settings.rollout.max_new_tokens
     responses = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
     return TrainerComponents(
@@ -160,18 +161,18 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
         tokenizer=tokenizer,
         prompts=prompts,
         roles=roles,
-        master_weights=master_weights,
+        backend=backend,
         generator=generator,
         scorer=scorer,
         estimator=estimator,
         updater=updater,
         estimator_name=component_name(recipe, recipe.advantages),
         instances=[*components.instances, RunComponent("scorer", "the scaling of rewards", scorer)],
-        needs_before_update=_needs_before_update(recipe),
+        needs_before_update=_needs_before_update(recipe, roles.value_mode),
         reward_needs=frozenset(need for choice in recipe.rewards for need in choice.component.needs),
         end_ids=end_ids(tokenizer, model),
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
-        audit=byte_audit(roles, master_weights.bytes, responses * rollout_tokens),
+        audit=byte_audit(roles, backend.bytes, responses * rollout_tokens),
     )
 
 
@@ -198,13 +199,15 @@ class _Base:
         return self.texts
 
 
-def _needs_before_update(recipe: Recipe) -> frozenset[Need]:
+def _needs_before_update(recipe: Recipe, value_mode: ValueMode | None) -> frozenset[Need]:
     choices = (recipe.engine, *recipe.rewards, recipe.advantages)
     needs: set[Need] = {need for choice in choices for need in choice.component.needs}
-    # The losses' old values and references; old log-probabilities come from the first training pass,
-    # unless other mini-batches move the weights before it.
+    # The losses' old values and references; old log-probabilities are the update's to take, unless the pass
+    # that computes the values, or the sampler, gives them for nothing.
     needs.update(need for loss in recipe.losses for need in loss.component.needs & {"values", "ref_logprobs"})
-    if recipe.settings.update.minibatches > 1 and "old_logprobs" in recipe.needs:
+    update = recipe.settings.update
+    for_nothing = update.old_logprobs == "sampler" or ("values" in needs and value_mode != "own_adapter")
+    if update.minibatches > 1 and "old_logprobs" in recipe.needs and for_nothing:
         needs.add("old_logprobs")
     return frozenset(needs)
 
@@ -279,26 +282,6 @@ def _loss(components: _Components, choice: SelectedComponent) -> WeightedLoss:
         )
     return WeightedLoss(
         name=choice.name, where=where, loss=loss, weight=settings.weight, needs=choice.component.needs
-    )
-
-
-def _plan(settings: Settings) -> UpdatePlan:
-    update = settings.update
-    return UpdatePlan(
-        epochs=update.epochs,
-        minibatches=update.minibatches,
-        learning_rate=update.learning_rate,
-        schedule=update.schedule,
-        warmup_steps=update.warmup_steps,
-        max_grad_norm=update.max_grad_norm,
-        tokens_per_microbatch=update.tokens_per_microbatch,
-        aggregation=update.aggregation,
-        target_kl=update.target_kl,
-        steps=settings.run.steps,
-        seed=settings.run.seed,
-        temperature=settings.rollout.temperature,
-        max_response=settings.rollout.max_new_tokens,
-        whiten=settings.advantages.whiten_variance if settings.advantages.whiten == "minibatch" else None,
     )
 
 

@@ -19,7 +19,9 @@ class Verbs(Protocol):
     recipe: Recipe
     processes: Processes
 
-    def recorded(self, prompts: Sequence[str], responses: Sequence[str]) -> Rollout: ...
+    def recorded(
+        self, prompts: Sequence[str], responses: Sequence[str], *, minibatches: int | None
+    ) -> Rollout: ...
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages: ...
 
@@ -56,12 +58,12 @@ def fit(
     """
     check_given(prompts, responses, rewards, epochs)
     check_estimator(trainer.recipe.advantages, prompts)
-    rollout = trainer.recorded(prompts, responses)
-    given = given_rewards(rollout, rewards, trainer.processes)
-    advantages = trainer.estimate(rollout, given)
     settings = trainer.recipe.settings
     per_step = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
-    minibatches = max(1, math.ceil(len(rollout) / max(1, per_step // settings.update.minibatches)))
+    minibatches = max(1, math.ceil(len(responses) / max(1, per_step // settings.update.minibatches)))
+    rollout = trainer.recorded(prompts, responses, minibatches=minibatches)
+    given = given_rewards(rollout, rewards, trainer.processes)
+    advantages = trainer.estimate(rollout, given)
     stats = trainer.update(rollout, advantages, epochs=epochs, minibatches=minibatches)
     metrics = trainer.report(rollout, given, advantages, stats)
     trainer.save()

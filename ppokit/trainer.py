@@ -78,7 +78,7 @@ class PPOTrainer:
         self.lifetime = Lifetime(self.components.instances, observers if self.processes.is_main else ())
         self.checkpointer = Checkpointer(
             self.run_dir,
-            self.components.master_weights,
+            self.components.backend,
             self.lifetime.components,
             save_policy=self.components.save_policy,
             keep=self.settings.run.keep_checkpoints,
@@ -99,6 +99,7 @@ class PPOTrainer:
             self.roles,
             self.components.tokenizer,
             self.components.policy_hash,
+            self.components.updater.microbatches,
             self.settings,
             self.components.needs_before_update,
             self._phase,
@@ -291,10 +292,12 @@ class PPOTrainer:
         """One step of PPO on recorded responses and their ratings; see `ppokit.fit.fit`."""
         return fit(self, prompts, responses, rewards, epochs)
 
-    def recorded(self, prompts: Sequence[str], responses: Sequence[str]) -> Rollout:
-        """Recorded responses, one per prompt, with what is needed of them."""
+    def recorded(
+        self, prompts: Sequence[str], responses: Sequence[str], *, minibatches: int | None = None
+    ) -> Rollout:
+        """Recorded responses, one per prompt, with what is needed of them; mini-batches as in `update`."""
         self._current = self.step + 1
-        return self.collector.recorded(prompts, responses, self._current)
+        return self.collector.recorded(prompts, responses, self._current, minibatches=minibatches)
 
     def predict(self, prompts: Sequence[str]) -> list[Prediction]:
         """Next-token probabilities and a greedy response of the policy as it is now, per prompt."""

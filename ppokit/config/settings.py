@@ -187,7 +187,8 @@ class UpdateSettings(Section):
     tokens_per_microbatch: int = Field(
         default=2048,
         gt=0,
-        description="Most tokens, padding included, in one forward; changes memory, not results.",
+        description="Most tokens, padding included, in one forward pass; changes memory and speed. No result "
+        "changes in float32; in bfloat16, products of other sizes are rounded differently.",
     )
     aggregation: Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant"] = (
         Field(default="token_mean", description="How token losses become one number.")
@@ -199,8 +200,8 @@ class UpdateSettings(Section):
         default="trainer",
         description="Whose log-probabilities are those of the policy before the update: the trainer's own, "
         "or those that the sampler drew by, which saves a forward pass where a reward, an estimator or "
-        "several mini-batches need them; on a base in bfloat16 they differ by the rounding of the merged "
-        "weights, where the sampler merges any.",
+        "several mini-batches need them. In bfloat16 the sampler's differ by the rounding of other batches "
+        "and, for a smaller part, of merged weights, and the first ratio is not exactly 1.",
     )
 
 

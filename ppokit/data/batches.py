@@ -6,14 +6,12 @@ amount of padding changes a number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ppokit.distributed import Processes
-from ppokit.plugin.batching import longest_first, token_batches
 from ppokit.plugin.types import Rollout
 
 
@@ -71,34 +69,6 @@ class TokenBatch:
 def sequence_lengths(rollout: Rollout) -> list[int]:
     """Tokens of prompt and response together, one number per response."""
     return [len(p) + n for p, n in zip(rollout.prompt_ids, rollout.lengths.tolist(), strict=True)]
-
-
-@torch.no_grad()
-def forward_all(
-    compute: Callable[[TokenBatch], Tensor],
-    rollout: Rollout,
-    device: torch.device,
-    processes: Processes,
-    budget: int,
-) -> Tensor:
-    """Numbers of each response token, computed in shares without gradient; 0 where the policy wrote none.
-
-    Args:
-        compute: [b,R], or several numbers per token, [b,R,n], of a batch.
-
-    Returns: [B,R], or [B,R,n].
-    """
-    lengths = sequence_lengths(rollout)
-    mine = longest_first(range(len(rollout)), lengths)[processes.rank :: processes.count]
-    computed: list[tuple[int, Tensor]] = []
-    for batch in token_batches(mine, lengths, budget):
-        numbers = compute(token_batch(rollout, batch, device)).cpu()
-        computed.extend(zip(batch, numbers, strict=True))
-    rows = processes.gather(computed)
-    out = torch.zeros(len(rollout), *rows[0][1].shape)
-    for index, row in rows:
-        out[index] = row
-    return out
 
 
 def token_batch(rollout: Rollout, indices: Sequence[int], device: torch.device) -> TokenBatch:

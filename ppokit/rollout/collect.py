@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ppokit.data.batches import TokenBatch, forward_all
+from ppokit.data.batches import TokenBatch
 from ppokit.plugin.types import PromptBatch, Rollout
 from ppokit.rollout.policy import Policy, PolicyView
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ppokit.models.roles import ModelRoles
     from ppokit.plugin.protocols import Need
     from ppokit.rollout.generate import ResponseGenerator
+    from ppokit.training.microbatches import MicroBatcher, StepBatches
 
 
 class Collector:
@@ -33,6 +34,7 @@ class Collector:
         roles: the models.
         tokenizer: theirs.
         policy_hash: SHA-256 of the policy's trained weights.
+        microbatches: those of the step, which the update will have too.
         settings: the recipe's.
         needs: what the recipe's components need of a rollout before the update.
         phase: times a phase of a step by its name.
@@ -44,6 +46,7 @@ class Collector:
         roles: ModelRoles,
         tokenizer: PreTrainedTokenizerBase,
         policy_hash: Callable[[], str],
+        microbatches: MicroBatcher,
         settings: Settings,
         needs: frozenset[Need],
         phase: Callable[[str], AbstractContextManager[None]],
@@ -52,6 +55,7 @@ class Collector:
         self.roles = roles
         self.tokenizer = tokenizer
         self.policy_hash = policy_hash
+        self.microbatches = microbatches
         self.settings = settings
         self.needs = needs
         self.phase = phase
@@ -73,12 +77,15 @@ class Collector:
             self.policy(step),
             self.generator,
             self.settings.prompts,
-            lambda rollout: self._forward("logprobs", rollout, self._policy_logprobs),
+            lambda rollout: self._forward(
+                "logprobs", self.microbatches.whole(rollout), self._policy_logprobs
+            ),
         )
 
     def collect(self, prompts: PromptBatch, step: int) -> Rollout:
         """Sampled responses, and greedy ones where a component needs them; the step counts from 1."""
-        rollout = self.computed(self._answered(prompts, step, greedy=False), self.needs)
+        rollout = self._answered(prompts, step, greedy=False)
+        rollout = self.computed(rollout, self.needs, self.microbatches.divide(rollout, step))
         if "greedy" in self.needs:
             greedy = self.computed(self._answered(prompts, step, greedy=True), self.needs - {"values"})
             rollout = replace(rollout, greedy=greedy)
@@ -91,6 +98,7 @@ class Collector:
         step: int,
         *,
         needs: frozenset[Need] | None = None,
+        minibatches: int | None = None,
         separator: str = "",
         rows: Sequence[Mapping[str, Any]] | None = None,
     ) -> Rollout:
@@ -98,14 +106,15 @@ class Collector:
 
         Args:
             step: from 1.
-            needs: the recipe's, unless given.
+            needs, minibatches: the recipe's, unless given.
             separator, rows: see `recorded_rollout`.
 
         Raises:
             DataError: a text is missing, or leaves no room in the model's context.
         """
         rollout = self.view(step).recorded(prompts, responses, step=step, separator=separator, rows=rows)
-        return self.computed(rollout, (self.needs if needs is None else needs) | {"old_logprobs"})
+        wanted: set[Need] = {"old_logprobs", *(self.needs if needs is None else needs)}
+        return self.computed(rollout, frozenset(wanted), self.microbatches.divide(rollout, step, minibatches))
 
     def _answered(self, prompts: PromptBatch, step: int, *, greedy: bool) -> Rollout:
         settings = self.settings
@@ -119,8 +128,15 @@ class Collector:
                 policy_logprobs=settings.update.old_logprobs == "sampler" and "old_logprobs" in self.needs,
             )
 
-    def computed(self, rollout: Rollout, needs: frozenset[Need]) -> Rollout:
-        """The rollout with what is needed of it and is not there."""
+    def computed(
+        self, rollout: Rollout, needs: frozenset[Need], batches: StepBatches | None = None
+    ) -> Rollout:
+        """The rollout with what is needed of it and is not there.
+
+        Args:
+            batches: its micro-batches, where it is trained on.
+        """
+        batches = batches or self.microbatches.whole(rollout)
         roles = self.roles
         temperature = self.settings.rollout.temperature
         computed: dict[str, Any] = {}
@@ -132,17 +148,17 @@ class Collector:
                 logprobs, _, values = roles.logprobs_and_values(batch, temperature=temperature)
                 return torch.stack([logprobs, values], dim=-1)
 
-            logprobs, values = self._forward("logprobs", rollout, both).unbind(dim=-1)
+            logprobs, values = self._forward("logprobs", batches, both).unbind(dim=-1)
             computed.update(old_logprobs=logprobs, values=values)
             wanted -= pair
         if "old_logprobs" in wanted:
-            computed["old_logprobs"] = self._forward("logprobs", rollout, self._policy_logprobs)
+            computed["old_logprobs"] = self._forward("logprobs", batches, self._policy_logprobs)
         if "ref_logprobs" in wanted:
             computed["ref_logprobs"] = self._forward(
-                "reference", rollout, lambda b: roles.logprobs(b, "reference", temperature=temperature)[0]
+                "reference", batches, lambda b: roles.logprobs(b, "reference", temperature=temperature)[0]
             )
         if "values" in wanted:
-            computed["values"] = self._forward("values", rollout, roles.values)
+            computed["values"] = self._forward("values", batches, roles.values)
         known = computed.get("ref_logprobs", computed.get("old_logprobs"))
         if known is not None:  # of recorded responses nobody knows better
             drawn = rollout.sampler_logprobs
@@ -152,11 +168,10 @@ class Collector:
     def _policy_logprobs(self, batch: TokenBatch) -> Tensor:
         return self.roles.logprobs(batch, "policy", temperature=self.settings.rollout.temperature)[0]
 
-    def _forward(self, phase: str, rollout: Rollout, compute: Callable[[TokenBatch], Tensor]) -> Tensor:
-        """Numbers of every response token, see `forward_all`, as a phase of its own."""
+    def _forward(self, phase: str, batches: StepBatches, compute: Callable[[TokenBatch], Tensor]) -> Tensor:
+        """Numbers of every response token, see `StepBatches.forward`, as a phase of its own."""
         with self.phase(phase):
-            budget = self.settings.update.tokens_per_microbatch
-            return forward_all(compute, rollout, self.roles.device, self.generator.processes, budget)
+            return batches.forward(compute)
 
     def _save(self, folder: Path) -> None:
         """Into the folder itself: `save_policy` writes into one named `policy`."""

@@ -15,7 +15,7 @@ from ppokit.run.state import encode
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ppokit.training.optimizer import MasterWeights
+    from ppokit.training.backend import Backend
 
 
 class Checkpointer:
@@ -37,7 +37,7 @@ class Checkpointer:
     def __init__(
         self,
         run_dir: RunDir,
-        weights: MasterWeights,
+        weights: Backend,
         components: Sequence[RunComponent],
         *,
         save_policy: Callable[[Path], None],

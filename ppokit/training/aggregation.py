@@ -7,12 +7,13 @@ A loss gives one number per token. Each token's weight comes from counts over th
     sequence_mean_token_sum     1 / sequences
     constant                    1 / (sequences * longest possible response)
 
-so that the sum over micro-batches and processes is the loss of the whole, however it is cut. The last
+so that the sum over micro-batches and processes is the loss of the whole, however it is divided. The last
 is that of Liu et al. 2025, arXiv:2503.20783.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -38,9 +39,17 @@ def token_weights(mask: Tensor, aggregation: Aggregation, max_response: int) -> 
 
 
 class MetricAccumulator:
-    """Sums of metrics over micro-batches, to become means over real tokens."""
+    """Sums of metrics over micro-batches, to become means over real tokens.
 
-    def __init__(self) -> None:
+    Args:
+        taken: names under which other components report.
+
+    Attributes:
+        owners: which loss reports under a name; "" for another component.
+    """
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self.owners = dict.fromkeys(taken, "")
         self.sums: dict[str, list[float]] = {}
         self.losses: dict[str, float] = {}
         self.norms: list[float] = []
@@ -50,10 +59,13 @@ class MetricAccumulator:
         """Losses that follow belong to a new pass, which target_kl may end before its step."""
         self.passes += 1
 
-    def add(self, name: str, numbers: Tensor, mask: Tensor) -> None:
+    def add(self, name: str, numbers: Tensor, mask: Tensor) -> float:
+        """Numbers of tokens, [b,R]; returns the sum of those of real tokens."""
         entry = self.sums.setdefault(name, [0.0, 0.0])
-        entry[0] += float(numbers.float().where(mask, numbers.new_zeros((), dtype=torch.float32)).sum())
+        total = float(numbers.float().where(mask, numbers.new_zeros((), dtype=torch.float32)).sum())
+        entry[0] += total
         entry[1] += float(mask.sum())
+        return total
 
     def add_sum(self, name: str, number: float) -> None:
         self.losses[name] = self.losses.get(name, 0.0) + number

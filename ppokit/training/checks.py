@@ -41,7 +41,7 @@ class FirstUpdate:
     ) -> None:
         """They were, where only the update has found out, and the policy has moved; raises TrainingError."""
         if not self.done:
-            if rollout.old_logprobs is None:  # the update's first pass was the first to know
+            if rollout.old_logprobs is None:  # the update was the first to know
                 check_first_kl(stats.get("kl/k3"))
             self.done = check_moved(self.policy_hash, policy_hash(), advantages.advantages)
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ppokit.errors import PluginError
+from ppokit.errors import PluginError, plugin_call
+from ppokit.plugin.needs import only_needed
 from ppokit.plugin.protocols import AdvantageWeighting, Loss, Need
 from ppokit.plugin.types import AdvantageWeights, LossInputs, LossOutput
 from ppokit.training.aggregation import MetricAccumulator
+from ppokit.training.metrics import check_metric_name
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,14 @@ class LossGroup:
     value: bool
     needs: frozenset[Need]
 
-    def backward(self, inputs: LossInputs, weights: Tensor, accumulator: MetricAccumulator) -> Failure | None:
-        """Weigh and sum the losses of a micro-batch, and send their gradient back.
+    def loss(self, inputs: LossInputs, weights: Tensor, accumulator: MetricAccumulator) -> Tensor | Failure:
+        """The weighted sum of the losses of a micro-batch.
 
         Args:
+            inputs: with what any of the losses needs; each sees what it named.
             weights: [b,R] of each token, see `ppokit.training.aggregation`.
 
-        Returns: what is not finite, or None.
+        Returns: a scalar with gradient, or what is not finite.
 
         Raises:
             PluginError: a loss broke its contract.
@@ -68,7 +71,8 @@ class LossGroup:
         for loss in self.losses:
             if isinstance(loss.loss, AdvantageWeighting):
                 continue
-            output = loss.loss.token_losses(inputs)
+            with plugin_call(loss.where, "token_losses"):
+                output = loss.loss.token_losses(only_needed(inputs, loss.needs))
             _check(loss, output, inputs)
             tokens = output.token_losses.where(inputs.mask, zero)
             part = (tokens * weights).sum()
@@ -76,12 +80,9 @@ class LossGroup:
                 rows = (~tokens.isfinite()).any(dim=1).nonzero().flatten().tolist()
                 return Failure(f"loss {loss.name!r} is {part.item()}", rows)
             accumulator.add_sum(f"loss/{loss.name}", part.item())
-            for name, numbers in output.metrics.items():
-                accumulator.add(name, numbers.detach(), inputs.mask)
+            _add_metrics(loss, output.metrics, inputs.mask, accumulator)
             total = total + loss.weight * part
-        if total.requires_grad:
-            total.backward()  # type: ignore[no-untyped-call]
-        return None
+        return total
 
 
 def grouped(losses: Sequence[WeightedLoss], *, one_trunk: bool) -> list[LossGroup]:
@@ -112,16 +113,28 @@ def _weighed(
     loss: WeightedLoss, reweighing: AdvantageWeighting, inputs: LossInputs, accumulator: MetricAccumulator
 ) -> LossInputs:
     """The inputs with weighed advantages."""
-    output = reweighing.advantage_weights(inputs)
+    with plugin_call(loss.where, "advantage_weights"):
+        output = reweighing.advantage_weights(only_needed(inputs, loss.needs))
     if not isinstance(output, AdvantageWeights):
         raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected AdvantageWeights.")
     _check_shapes(loss, {"weights": output.weights, **output.metrics}, inputs)
     weights = output.weights.detach().where(inputs.mask, output.weights.new_ones(()))
     if not bool((weights.isfinite() & (weights >= 0)).all()):
         raise PluginError(f"{loss.where} returned weights below 0 or not finite; expected 0 or more.")
-    for name, numbers in output.metrics.items():
-        accumulator.add(name, numbers.detach(), inputs.mask)
+    _add_metrics(loss, output.metrics, inputs.mask, accumulator)
     return replace(inputs, advantages=inputs.advantages * weights)
+
+
+def _add_metrics(
+    loss: WeightedLoss, metrics: Mapping[str, Tensor], mask: Tensor, accumulator: MetricAccumulator
+) -> None:
+    """What a loss reports; as `loss/<its name>/<metric>` where another component reports under that name."""
+    for name, numbers in metrics.items():
+        check_metric_name(name, loss.where)
+        owner = accumulator.owners.setdefault(name, loss.name)
+        own = name if owner == loss.name else f"loss/{loss.name}/{name}"
+        if not math.isfinite(accumulator.add(own, numbers.detach(), mask)):
+            raise PluginError(f"{loss.where} returned the metric {name!r} with numbers that are not finite.")
 
 
 def _check(loss: WeightedLoss, output: object, inputs: LossInputs) -> None:
@@ -133,6 +146,11 @@ def _check(loss: WeightedLoss, output: object, inputs: LossInputs) -> None:
 def _check_shapes(loss: WeightedLoss, named: Mapping[str, Tensor], inputs: LossInputs) -> None:
     expected = list(inputs.mask.shape)
     for name, tensor in named.items():
+        if not isinstance(tensor, Tensor):
+            raise PluginError(
+                f"{loss.where} returned {name} of type {type(tensor).__name__}; expected a tensor {expected} "
+                "(responses, response tokens of the micro-batch)."
+            )
         if list(tensor.shape) != expected:
             raise PluginError(
                 f"{loss.where} returned {name} of shape {list(tensor.shape)}; expected {expected} "

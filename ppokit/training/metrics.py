@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppokit.distributed import Processes
 from ppokit.errors import PluginError
-from ppokit.plugin.kl_estimators import KLEstimator, kl
+from ppokit.plugin.kl_estimators import KLEstimator
 from ppokit.plugin.masked import masked_mean, masked_variance
 from ppokit.plugin.metrics import Max, Mean, Metric, Sum
 from ppokit.plugin.types import Advantages, Outcome, Rewards, Rollout
@@ -166,10 +166,10 @@ def as_numbers(metrics: Mapping[str, Metric]) -> dict[str, float]:
 
 
 def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
-    """Rewards, KL from the reference, lengths.
+    """Rewards and lengths.
 
     `reward/mean` is the mean weighted sum of sequence scores; `reward/<provider>` the mean raw score
-    of the responses that the provider scored; `kl/<estimator>` the mean nats per token.
+    of the responses that the provider scored.
     """
     metrics = {
         "reward/mean": float(rewards.scores[rewards.scored].mean())
@@ -182,10 +182,6 @@ def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
         metrics[f"reward/{name}"] = float(scores.nanmean())
     if not bool(rewards.scored.all()):
         metrics["reward/excluded"] = float((~rewards.scored).float().mean())
-    if rollout.old_logprobs is not None and rollout.ref_logprobs is not None:
-        for estimator in KL_ESTIMATORS:
-            numbers = kl(rollout.old_logprobs, rollout.ref_logprobs, estimator=estimator)
-            metrics[f"kl/{estimator}"] = float(masked_mean(numbers, rollout.response_mask))
     for name, outcomes in rewards.outcomes.items():
         for outcome in UNSCORED:
             if outcome in outcomes:

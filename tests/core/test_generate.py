@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from policies import policy_of
-from ppokit.data.batches import forward_all, sequence_lengths, token_batch
+from ppokit.data.batches import sequence_lengths, token_batch
 from ppokit.distributed import Processes
 from ppokit.errors import ModelError, PluginError, RolloutError
 from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeeds, SamplingParams
@@ -316,21 +315,6 @@ def test_an_engine_is_closed_once_it_has_something_to_close() -> None:
     engine.close = lambda: closed.append(True)
     ResponseGenerator(engine, "", "each", SamplingParams(), 0.0, single_process()).close()
     assert closed == [True]
-
-
-def test_forward_all_puts_each_number_where_it_belongs() -> None:
-    rollout = make_rollout([[1, 2], [3], [4, 5, 6]], [[10], [20, 21, 22], [30, 31]])
-    sizes: list[int] = []
-
-    def compute(batch: Any) -> Tensor:
-        assert not torch.is_grad_enabled()
-        sizes.append(batch.input_ids.numel())
-        return batch.scatter(batch.targets.float())
-
-    for budget in (1, 8, 1000):
-        found = forward_all(compute, rollout, torch.device("cpu"), single_process(), budget)
-        assert found.tolist() == [[10, 0, 0], [20, 21, 22], [30, 31, 0]]
-    assert sizes == [5, 4, 3, 5, 8, 15]
 
 
 def test_token_batch_picks_in_the_given_order() -> None:

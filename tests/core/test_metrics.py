@@ -89,19 +89,6 @@ def test_what_is_excluded_has_no_part_in_the_mean() -> None:
     assert math.isnan(none["reward/mean"])
 
 
-def test_kl_names_its_estimator_and_leaves_out_padding() -> None:
-    rollout = make_rollout(
-        [[1], [2]],
-        [[4, 5], [6]],
-        old_logprobs=torch.tensor([[-1.0, -1.0], [-1.0, 50.0]]),
-        ref_logprobs=torch.tensor([[-1.0, -2.0], [-3.0, -50.0]]),
-    )
-    found = rollout_metrics(rollout, rewards())
-    assert found["kl/k1"] == pytest.approx(1.0)  # (0 + 1 + 2) / 3
-    k3 = [math.exp(-x) - 1 + x for x in (0, 1, 2)]
-    assert found["kl/k3"] == pytest.approx(sum(k3) / 3, rel=1e-5)
-
-
 def test_the_clock_adds_up_and_starts_over() -> None:
     clock = Clock(torch.device("cpu"))
     for _ in range(2):

@@ -80,17 +80,22 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "ppokit.training.update": (
-        "../core/test_update.py::TestCutting ../core/test_update.py::TestPasses::test_each_minibatch_is_whitened",
+        "../core/test_update.py::TestPasses::test_each_minibatch_is_whitened",
+        [
+            (
+                "whitened over the whole step",
+                "numbers[minibatch], mask[minibatch], variance=settings.whiten_variance",
+                "numbers, mask, variance=settings.whiten_variance",
+            ),
+        ],
+    ),
+    "ppokit.training.gradients": (
+        "../core/test_update.py::TestCutting",
         [
             (
                 "the normaliser is local",
-                "weights[micro].to(self.roles.device)",
-                "(weights[micro] / weights[micro].sum()).to(self.roles.device)",
-            ),
-            (
-                "whitened over the whole step",
-                "masked_whiten(whole[minibatch], mask[minibatch], variance=variance)",
-                "masked_whiten(whole, mask, variance=variance)[minibatch]",
+                "data.weights[micro.indices].to(mask.device)",
+                "(data.weights[micro.indices] / data.weights[micro.indices].sum()).to(mask.device)",
             ),
         ],
     ),

@@ -163,17 +163,16 @@ def test_a_second_signal_does_not_wait_and_saves_nothing_half_done(
     recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
-    step = trainer.components.master_weights.step
-    before = {
-        name: weight.detach().clone() for name, weight in trainer.components.master_weights.weights.items()
-    }
+    step = trainer.components.backend.master_weights.step
+    weights = trainer.components.backend.master_weights.weights
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
 
     def interrupted(learning_rate: float) -> None:
         step(learning_rate)
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(trainer.components.master_weights, "step", interrupted)
+    monkeypatch.setattr(trainer.components.backend.master_weights, "step", interrupted)
     with pytest.raises(Interrupted):
         trainer.train()
     saved = load_file(tmp_path / "run" / "checkpoints" / "step-000000" / "weights.safetensors")

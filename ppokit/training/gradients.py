@@ -1,0 +1,140 @@
+"""The gradient of one mini-batch, micro-batch by micro-batch.
+
+Losses are weighed by counts over the whole mini-batch (see `aggregation`), so that the sum over micro-batches
+and processes is that of the whole, and every number is known to be finite before a weight moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppokit.distributed import Processes
+from ppokit.errors import NonFiniteError
+from ppokit.messages import listed
+from ppokit.models.logprobs import Entropy
+from ppokit.plugin.kl_estimators import kl
+from ppokit.plugin.types import Advantages, LossInputs, Rollout
+from ppokit.training.aggregation import MetricAccumulator
+from ppokit.training.backend import Backend
+from ppokit.training.losses import Failure, LossGroup
+from ppokit.training.microbatches import MicroBatch
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a mini-batch is trained on, by the rollout's positions.
+
+    Attributes:
+        advantages: whitened, where the recipe says so.
+        old_logprobs: [B,R]; rows of NaN are filled by the first pass over them, before which no weight moves.
+        weights: [B,R] of each token in the loss.
+        before_first_step: whether no weight has moved since the rollout.
+    """
+
+    rollout: Rollout
+    advantages: Advantages
+    old_logprobs: Tensor
+    weights: Tensor
+    before_first_step: bool
+
+
+def accumulate_gradients(
+    data: TrainingData,
+    micros: Sequence[MicroBatch],
+    groups: Sequence[LossGroup],
+    backend: Backend,
+    processes: Processes,
+    temperature: float,
+    accumulator: MetricAccumulator,
+) -> float:
+    """Gradients of one mini-batch; returns its approximate KL from the policy that sampled.
+
+    Args:
+        micros: this process's part of it.
+        temperature: at which log-probabilities are taken.
+
+    Raises:
+        NonFiniteError: a loss or a gradient is not finite, on any process.
+        PluginError: a loss broke its contract.
+    """
+    kl_sum, tokens, failure = 0.0, 0, ""
+    accumulator.start_pass()
+    backend.zero()
+    for micro in micros:
+        mask = micro.batch.mask
+        for group in groups:
+            inputs = _inputs(data, micro, group, backend, temperature, accumulator)
+            if inputs.new_logprobs is not None and inputs.old_logprobs is not None:
+                kl_tokens = kl(inputs.old_logprobs, inputs.new_logprobs.detach(), estimator="k3")
+                accumulator.add("policy/approx_kl", kl_tokens, mask)
+                kl_sum += float(kl_tokens.where(mask, kl_tokens.new_zeros(())).sum())
+                tokens += int(mask.sum())
+            result = group.loss(inputs, data.weights[micro.indices].to(mask.device), accumulator)
+            if isinstance(result, Tensor) and not backend.backward(result):
+                result = Failure("the gradient is not finite")
+            if isinstance(result, Failure):
+                failure = _named(result, [data.rollout.ids[i] for i in micro.indices])
+                break
+        if failure:
+            break
+    # Every process learns of a failure anywhere, and all stop together.
+    failures = processes.gather([failure] if failure else [])
+    if failures:
+        backend.zero()
+        raise NonFiniteError(
+            f"the step was not taken: {failures[0]}. Look these samples up in the run's "
+            "rollouts/; a smaller update.learning_rate or bounded rewards (rewards[].clip) often help."
+        )
+    sums = torch.tensor([kl_sum, float(tokens)], dtype=torch.float64)
+    processes.sum([sums])
+    return float(sums[0] / sums[1].clamp(min=1))
+
+
+def _inputs(
+    data: TrainingData,
+    micro: MicroBatch,
+    group: LossGroup,
+    backend: Backend,
+    temperature: float,
+    accumulator: MetricAccumulator,
+) -> LossInputs:
+    """Forward pass of one group of losses over one micro-batch."""
+    rollout, indices, batch = data.rollout, micro.indices, micro.batch
+    entropy_kind: Entropy = "gradient" if "entropy" in group.needs else "value"
+    logprobs, entropy, values = backend.forward(
+        batch, policy=group.policy, value=group.value, temperature=temperature, entropy=entropy_kind
+    )
+    if logprobs is not None:
+        if bool(data.old_logprobs[indices].isnan().any()):
+            data.old_logprobs[indices] = logprobs.detach().cpu()
+        elif data.before_first_step:
+            log_ratio = logprobs.detach() - data.old_logprobs[indices].to(batch.mask.device)
+            accumulator.add("policy/ratio_std_at_start", log_ratio.square(), batch.mask)
+
+    def on_device(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[indices].to(batch.mask.device)
+
+    return LossInputs(
+        mask=batch.mask,
+        advantages=data.advantages.advantages[indices].to(batch.mask.device),
+        returns=on_device(data.advantages.returns),
+        sampler_logprobs=rollout.sampler_logprobs[indices].to(batch.mask.device),
+        new_logprobs=logprobs,
+        old_logprobs=on_device(data.old_logprobs) if logprobs is not None else None,
+        ref_logprobs=on_device(rollout.ref_logprobs),
+        values=values,
+        old_values=on_device(rollout.values) if values is not None else None,
+        entropy=entropy,
+    )
+
+
+def _named(failure: Failure, ids: Sequence[str]) -> str:
+    """A failure and its samples: those whose own losses are not finite, else all of the micro-batch."""
+    if failure.rows:
+        noun = "sample" if len(failure.rows) == 1 else "samples"
+        return f"{failure.what}, by the {noun} {listed(ids[row] for row in failure.rows)}"
+    return f"{failure.what} in a micro-batch of the samples {listed(ids)}"
