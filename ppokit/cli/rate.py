@@ -14,7 +14,7 @@ from ppokit.cli.ratings import BadRows, Column, OnBadRow, Seed
 from ppokit.errors import DataError
 
 if TYPE_CHECKING:
-    from ppokit.ratings.page.choosing import Spread
+    from ppokit.ratings.page.choosing import ScoreStd
     from ppokit.ratings.page.items import Item
 
 PORT = 8765
@@ -127,7 +127,7 @@ def rate(
         raise DataError(f"--out {out} ends in {out.suffix or 'nothing'}; expected a file that ends in .csv.")
     items = _items(sources, pairs, seed, column, last, on_bad_row)
     with listen(host, port) as listening:  # before what may take minutes
-        queue = AssignmentQueue(choose(items, limit, select.value, seed, _spread(reward)), per_item)
+        queue = AssignmentQueue(choose(items, limit, select.value, seed, _uncertainty(reward)), per_item)
         session = RatingSession(out, queue, SessionConfig(pairs, (low, high), seed))
         try:
             token = token_of(out)
@@ -175,16 +175,16 @@ def _items(
     return items
 
 
-def _spread(reward: Path | None) -> Spread | None:
+def _uncertainty(reward: Path | None) -> ScoreStd | None:
     if reward is None:
         return None
     from ppokit.reward_models.artifact import need_settings
     from ppokit.reward_models.saved import uncertainty
 
-    need_settings(reward)  # a wrong folder is told before torch is imported
+    need_settings(reward)  # a wrong folder is refused before torch is imported
 
-    def spread(prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
-        found: list[float] = uncertainty(reward, prompts, responses).tolist()
-        return found
+    def head_std(prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
+        stds: list[float] = uncertainty(reward, prompts, responses).tolist()
+        return stds
 
-    return spread
+    return head_std

@@ -1,4 +1,4 @@
-"""What `ppokit rate` prints: the link when it begins, and what came of it when it ends."""
+"""What `ppokit rate` prints: the link when it begins, and a summary when it ends."""
 
 from __future__ import annotations
 
@@ -67,9 +67,11 @@ def _by_source(session: RatingSession) -> list[str]:
             values[sources[0]].append(float(answer.value or 0))
     if len(values) < 2:
         return []
-    told = "won, a tie is a half" if session.config.pairs else "mean rating"
-    lines = [f"by source ({told}):"]
-    for name, held in sorted(values.items()):
-        mean = sum(held) / len(held)
-        lines.append(f"  {name}: {f'{mean:.0%}' if session.config.pairs else f'{mean:.2f}'} of {len(held):,}")
+    unit = "won, a tie is a half" if session.config.pairs else "mean rating"
+    lines = [f"by source ({unit}):"]
+    for name, numbers in sorted(values.items()):
+        mean = sum(numbers) / len(numbers)
+        lines.append(
+            f"  {name}: {f'{mean:.0%}' if session.config.pairs else f'{mean:.2f}'} of {len(numbers):,}"
+        )
     return lines

@@ -121,15 +121,15 @@ def stats(
     if plot is not None and plot.suffix.lower() != ".png":
         raise DataError(f"--plot {plot} ends in {plot.suffix or 'nothing'}; expected .png.")
     table = read_ratings(file, _columns(column), on_bad_row=on_bad_row.value)
-    found = stats_of(table, level=level.value, seed=seed)
+    stats = stats_of(table, level=level.value, seed=seed)
     if plot is not None:
         from ppokit.ratings.plot import plot as draw
 
-        draw(found, table, plot)
+        draw(stats, table, plot)
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        typer.echo(json.dumps(asdict(stats), indent=2))
     else:
-        show(stats_sections(found))
+        show(stats_sections(stats))
 
 
 def normalise(
@@ -143,13 +143,13 @@ def normalise(
 
     new_file(out)
     table = read_ratings(file, _columns(column), on_bad_row=on_bad_row.value)
-    items, told = normalised(table)
+    items, notes = normalised(table)
     rows = (
         (i.prompt, i.response, number(i.rating), number(i.rating_se), i.ratings, i.item, i.split or "")
         for i in items
     )
     count = write_csv(out, NORMALISED_COLUMNS, rows)
-    _tell(table, told)
+    _print_notes(table, notes)
     typer.echo(f"{out}: {count:,} items from {len(table.ratings):,} ratings")
 
 
@@ -190,7 +190,7 @@ def split(
         out = choose(rows.values(), held_out, seed)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
-    _tell(table, [])
+    _print_notes(table, [])
     for name, path in parts.items():
         kept = {row for row, prompt in rows.items() if (same_prompt(prompt) in out) == (name == "held_out")}
         count = write_rows(path, file, columns, kept)
@@ -217,7 +217,7 @@ def export(
     new_file(out)
     table = read_ratings(file, _columns(column), on_bad_row=on_bad_row.value)
     count = write(table, out, to.value, unrated=unrated)
-    _tell(table, [])
+    _print_notes(table, [])
     typer.echo(f"{out}: {count:,} rows for {'Argilla' if to is Tools.ARGILLA else 'Label Studio'}")
 
 
@@ -241,7 +241,7 @@ def import_(
     new_file(out)
     table = import_table(file, tool.value, _columns(column), on_bad_row=on_bad_row.value)
     count = write_table(out, table)
-    _tell(table, [])
+    _print_notes(table, [])
     typer.echo(f"{out}: {count:,} {'pairs' if table.pairs else 'ratings'}")
 
 
@@ -255,13 +255,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _columns(given: list[str] | None) -> RatingColumns:
+def _columns(options: list[str] | None) -> RatingColumns:
     from ppokit.messages import listed, suggest
     from ppokit.ratings.table import RatingColumns
 
     known = list(RatingColumns.model_fields)
     chosen: dict[str, Any] = {}
-    for text in given or ():
+    for text in options or ():
         name, equals, column = text.partition("=")
         if name not in known:
             raise DataError(
@@ -279,14 +279,14 @@ def _scale(text: str) -> tuple[float, float]:
     import re
 
     number = r"(-?\d+(?:\.\d+)?)"
-    found = re.fullmatch(f"{number}-{number}", text.strip())
-    if found is None or float(found[1]) >= float(found[2]):
+    match = re.fullmatch(f"{number}-{number}", text.strip())
+    if match is None or float(match[1]) >= float(match[2]):
         raise DataError(f"--scale {text}: expected the smallest and the largest rating, as in 0-10.")
-    return float(found[1]), float(found[2])
+    return float(match[1]), float(match[2])
 
 
-def _tell(table: RatingTable, told: list[str]) -> None:
+def _print_notes(table: RatingTable, notes: list[str]) -> None:
     """What a person should know of how the file was read, on stderr."""
     skipped = [f"bad rows left out: {len(table.bad_rows):,}"] if table.bad_rows else []
-    for note in (*table.notes, *skipped, *told):
+    for note in (*table.notes, *skipped, *notes):
         typer.echo(f"note: {note}", err=True)

@@ -71,7 +71,7 @@ def _overview(stats: Stats) -> list[tuple[str, str]]:
         scale = stats.scale
         kind = "whole numbers" if scale.whole else f"{scale.different:,} different numbers"
         rows.append(("scale", f"{scale.low:g} to {scale.high:g}, {kind}"))
-        rows.append(("", f"mean {scale.mean:.2f}, median {scale.median:g}, spread {scale.spread:.2f}"))
+        rows.append(("", f"mean {scale.mean:.2f}, median {scale.median:g}, std {scale.std:.2f}"))
     if stats.longer_chosen is not None:
         rows.append(("length", f"the longer text was chosen in {_percent(stats.longer_chosen)} of pairs"))
     if stats.splits:
@@ -86,8 +86,8 @@ def _overview(stats: Stats) -> list[tuple[str, str]]:
 def _agreement(stats: Stats) -> Section:
     agreement = stats.agreement
     if not agreement.items:
-        told = "Unknown: nothing was rated twice. Let two people rate some of the same responses."
-        return Section("Agreement", ("",), [], after=told)
+        text = "Unknown: nothing was rated twice. Let two people rate some of the same responses."
+        return Section("Agreement", ("",), [], after=text)
     count = f"{agreement.items:,} {_plural('item', agreement.items)}"
     title = f"Agreement, over the {count} with two ratings or more"
     rows = []
@@ -102,8 +102,8 @@ def _agreement(stats: Stats) -> Section:
         what = "disputed items" if stats.kind == "pairs" else "items with ratings half the scale apart"
         rows.append((what, _percent(agreement.far_apart), ""))
     alpha = agreement.alpha
-    told = "Alpha is unknown: all ratings are equal." if alpha is None else _verdict(alpha.value)
-    return Section(title, ("", "", "95 % interval"), rows, after=told)
+    verdict = "Alpha is unknown: all ratings are equal." if alpha is None else _verdict(alpha.value)
+    return Section(title, ("", "", "95 % interval"), rows, after=verdict)
 
 
 def _verdict(alpha: float) -> str:
@@ -129,13 +129,13 @@ def _raters(stats: Stats) -> Section:
             for rater in shown
         ]
         return Section(f"Raters{more}", header, rows)
-    header = ("rater", "ratings", "mean", "spread", "shared", "bias", "Spearman")
+    header = ("rater", "ratings", "mean", "std", "shared", "bias", "Spearman")
     rows = [
         (
             printable(rater.name),
             f"{rater.ratings:,}",
             _number(rater.mean, ".2f"),
-            _number(rater.spread, ".2f"),
+            _number(rater.std, ".2f"),
             f"{rater.compared:,}",
             _number(rater.bias, "+.2f"),
             _number(rater.agreement, ".2f"),
@@ -152,32 +152,32 @@ def _aspects(stats: Stats) -> Section:
             printable(aspect.name),
             f"{aspect.ratings:,}",
             _number(aspect.mean, ".2f"),
-            _number(aspect.spread, ".2f"),
+            _number(aspect.std, ".2f"),
             _number(aspect.spearman, ".2f"),
         )
         for aspect in stats.aspects
     ]
-    return Section("Aspects", ("column", "ratings", "mean", "spread", "Spearman with the rating"), rows)
+    return Section("Aspects", ("column", "ratings", "mean", "std", "Spearman with the rating"), rows)
 
 
 def findings_sections(findings: Findings, source: str, good: int, notes: Sequence[str]) -> list[Section]:
     """What `check` found, as sections."""
     problems, remarks = findings.problems, findings.remarks
-    told = f"{len(problems):,} {_plural('problem', len(problems))}" if problems else "no problems"
+    summary = f"{len(problems):,} {_plural('problem', len(problems))}" if problems else "no problems"
     if remarks:
-        told += f", {len(remarks):,} {_plural('remark', len(remarks))}"
-    rows = [("file", printable(source)), ("usable", f"{good:,} {_plural('row', good)}"), ("found", told)]
+        summary += f", {len(remarks):,} {_plural('remark', len(remarks))}"
+    rows = [("file", printable(source)), ("usable", f"{good:,} {_plural('row', good)}"), ("found", summary)]
     sections = [Section("", ("", ""), rows + [("note", note) for note in notes], text_columns=2)]
-    for title, found in (("Problems", problems), ("Worth a look", remarks)):
-        if found:
-            sections.append(_rows(title, found))
+    for title, listed_rows in (("Problems", problems), ("Worth a look", remarks)):
+        if listed_rows:
+            sections.append(_rows(title, listed_rows))
     return sections
 
 
-def _rows(title: str, found: Sequence[BadRow]) -> Section:
-    rows = [(f"row {row.row}", printable(row.reason)) for row in found[:SHOWN_ROWS]]
-    if len(found) > SHOWN_ROWS:
-        rows.append(("", f"and {len(found) - SHOWN_ROWS:,} more; --json lists all"))
+def _rows(title: str, bad: Sequence[BadRow]) -> Section:
+    rows = [(f"row {row.row}", printable(row.reason)) for row in bad[:SHOWN_ROWS]]
+    if len(bad) > SHOWN_ROWS:
+        rows.append(("", f"and {len(bad) - SHOWN_ROWS:,} more; --json lists all"))
     return Section(title, ("", ""), list(rows), text_columns=2)
 
 
@@ -194,8 +194,8 @@ def _percent(share: float) -> str:
 def _number(value: float | None, form: str) -> str:
     if value is None:
         return "-"
-    told = format(value, form)
-    return format(0.0, form) if float(told) == 0 else told  # zero has no sign
+    text = format(value, form)
+    return format(0.0, form) if float(text) == 0 else text  # zero has no sign
 
 
 def _plural(word: str, count: int) -> str:

@@ -16,7 +16,7 @@ class Section:
     """A table with a title over it and a sentence under it.
 
     Attributes:
-        bars: a share from 0 to 1 for each row, drawn beside it.
+        bars: a share from 0 to 1 for each row, drawn next to it.
         text_columns: how many columns are text; those after them are numbers.
     """
 
@@ -61,15 +61,15 @@ def on_terminal(sections: Iterable[Section]) -> None:
             show_header=any(section.header),
             header_style="dim",
         )
-        for place, name in enumerate(section.header):
-            text = place < section.text_columns
+        for index, name in enumerate(section.header):
+            text = index < section.text_columns
             table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
         if section.bars is not None:
             table.add_column("", width=BAR_WIDTH, no_wrap=True)
-        for place, row in enumerate(section.rows):
+        for index, row in enumerate(section.rows):
             cells = [Text(cell) for cell in row]  # Text, since what people write is no markup
             if section.bars is not None:
-                cells.append(Text(_bar(section.bars[place]), style="cyan"))
+                cells.append(Text(_bar(section.bars[index]), style="cyan"))
             table.add_row(*cells)
         if section.rows:
             console.print(table)
@@ -84,8 +84,8 @@ def _lines(section: Section) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.ljust(width) if place < section.text_columns else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if index < section.text_columns else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         typer.echo(("  " * bool(section.title) + "  ".join(cells)).rstrip())
 

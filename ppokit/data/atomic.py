@@ -19,9 +19,9 @@ def replacing(path: Path) -> Iterator[Path]:
     tmp_path = path.with_name(f".{path.name}.writing")
     try:
         yield tmp_path
-        _sync(tmp_path)
+        sync(tmp_path)
         tmp_path.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         tmp_path.unlink(missing_ok=True)  # on a full disk it would keep it full
 
@@ -39,12 +39,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         yield tmp_path
         for file in sorted(tmp_path.rglob("*")):
-            _sync(file)
-        _sync(tmp_path)
+            sync(file)
+        sync(tmp_path)
         if path.exists():
             shutil.rmtree(path)
         tmp_path.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(tmp_path, ignore_errors=True)
 
@@ -55,7 +55,7 @@ def write_text(path: Path, text: str) -> None:
         tmp_path.write_text(text, encoding="utf-8")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file or a folder's entries are on the disk; Windows cannot sync folders."""
     if os.name == "nt" and path.is_dir():
         return

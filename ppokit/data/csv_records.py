@@ -26,22 +26,22 @@ def records_of(text: str, delimiter: str) -> Iterator[list[str] | Broken]:
     Not after all of it: a quote that is never closed would take every line up to the next one along.
     """
     lines = list(io.StringIO(text, newline=""))
-    begin = place = 0
+    begin = end = 0
 
     def feed() -> Iterator[str]:
-        nonlocal place
-        while place < min(len(lines), begin + MOST_LINES):
-            place += 1
-            yield lines[place - 1]
+        nonlocal end
+        while end < min(len(lines), begin + MOST_LINES):
+            end += 1
+            yield lines[end - 1]
 
     while begin < len(lines):
-        place = begin
+        end = begin
         try:
             for cells in csv.reader(feed(), delimiter=delimiter, strict=True):
                 yield cells
-                begin = place
+                begin = end
         except csv.Error as error:
-            count = place - begin
+            count = end - begin
             if "unexpected end" in str(error):
                 reason = 'a quoted cell that begins in this row is never closed; expected a second "'
             elif count == 1:

@@ -15,9 +15,9 @@ def decode(data: bytes, path: str) -> tuple[str, list[str]]:
     Raises:
         DataError: the bytes are no text in a known encoding.
     """
-    for mark, encoding in _BOMS:
-        if data.startswith(mark):
-            data = data[len(mark) :]
+    for bom, encoding in _BOMS:
+        if data.startswith(bom):
+            data = data[len(bom) :]
             if encoding == "utf-8":
                 break
             try:

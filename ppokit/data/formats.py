@@ -49,7 +49,7 @@ class Table:
         bad: rows that could not be read.
         of_text: whether all cells are text, as in a CSV.
         decimal_comma: whether `7,5` may stand for 7.5: the cells are text, and no commas stand between them.
-        notes: what a person should be told of how the file was read.
+        notes: how the file was read, for a person to check.
     """
 
     source: str

@@ -58,7 +58,7 @@ def rank_correlation(a: Floats, b: Floats) -> float:
 
 
 def shared(items: Ints) -> Ints:
-    """Which ratings are of items that have two or more. [N] -> [n], places"""
+    """Which ratings are of items that have two or more. [N] -> [n], indices"""
     counts = np.bincount(items)
     return np.flatnonzero(counts[items] >= 2)
 
@@ -73,11 +73,11 @@ def alpha(
         level: `interval` counts distances on the scale, `ordinal` only the order.
         seed, replicates: of the bootstrap.
     """
-    places = shared(items)
-    if not len(places) or np.ptp(values[places]) == 0:
+    chosen = shared(items)
+    if not len(chosen) or np.ptp(values[chosen]) == 0:
         return None
-    _, units = np.unique(items[places], return_inverse=True)
-    kept = values[places]
+    _, units = np.unique(items[chosen], return_inverse=True)
+    kept = values[chosen]
     count = int(units.max()) + 1
     value = _by_library(units, kept, level)
     if value is None:
@@ -123,11 +123,11 @@ def alpha_weighted(units: Ints, values: Floats, weights: Floats, level: Level) -
         from scipy.sparse import csr_array
 
         domain, codes = np.unique(values, return_inverse=True)
-        held = csr_array((np.ones(len(units)), (units, codes)), shape=(len(m), len(domain)))  # [U, V]
-        counts = (held.T @ weights.T).T  # [B, V]
+        occurrences = csr_array((np.ones(len(units)), (units, codes)), shape=(len(m), len(domain)))  # [U, V]
+        counts = (occurrences.T @ weights.T).T  # [B, V]
         ranks = counts.cumsum(axis=1) - counts / 2
-        scaled = (held.T @ (weights * (m / (m - 1))).T).T  # [B, V]
-        sums = (held @ ranks.T).T  # [B, U]
+        scaled = (occurrences.T @ (weights * (m / (m - 1))).T).T  # [B, V]
+        sums = (occurrences @ ranks.T).T  # [B, U]
         within = (scaled * ranks**2).sum(axis=1) - (weights / (m - 1) * sums**2).sum(axis=1)
         squares = n * (counts * ranks**2).sum(axis=1)
         between = squares - (counts * ranks).sum(axis=1) ** 2
@@ -152,12 +152,12 @@ def split_half(
     """
     from scipy.stats import rankdata
 
-    places = shared(items)
-    if len(np.unique(items[places])) < LEAST_ITEMS:
+    chosen = shared(items)
+    if len(np.unique(items[chosen])) < LEAST_ITEMS:
         return None
-    _, units = np.unique(items[places], return_inverse=True)
+    _, units = np.unique(items[chosen], return_inverse=True)
     generator = np.random.default_rng(seed)
-    halves = [deal_halves(units, values[places], generator) for _ in range(deals)]
+    halves = [deal_halves(units, values[chosen], generator) for _ in range(deals)]
     rhos = [_correlation(rankdata(a), rankdata(b), None) for a, b in halves]
     if not np.isfinite(rhos).any():
         return None
@@ -183,9 +183,9 @@ def deal_halves(units: Ints, values: Floats, generator: np.random.Generator) -> 
     """
     order = np.argsort(units + generator.random(len(units)), kind="stable")
     m = np.bincount(units)
-    place = np.arange(len(units)) - np.repeat(np.cumsum(m) - m, m)
+    rank_in_unit = np.arange(len(units)) - np.repeat(np.cumsum(m) - m, m)
     size = m // 2
-    first = place < np.repeat(size, m)
+    first = rank_in_unit < np.repeat(size, m)
     kept, where = values[order], units[order]
     a = np.bincount(where[first], kept[first], len(m)) / size
     b = np.bincount(where[~first], kept[~first], len(m)) / (m - size)
@@ -218,8 +218,8 @@ def _correlation(x: Floats, y: Floats, weights: Floats | None) -> float:
 
 def _dot(x: Floats, y: Floats) -> Floats:
     """Sums over the last axis, on one core: a thousand products this small only wait for other threads."""
-    made: Floats = np.einsum("...u,u->...", x, y)
-    return made
+    product: Floats = np.einsum("...u,u->...", x, y)
+    return product
 
 
 def _resamples(units: int, replicates: int, seed: int) -> Iterator[Floats]:

@@ -56,11 +56,11 @@ def arrays_of(table: RatingTable) -> Arrays:
         rater_names = tuple(name for name in rater_names if name)
     key = np.where(raters < 0, len(rater_names) + np.arange(len(rows)), raters)
     width = int(key.max()) + 1
-    _, places, inverse, counts = np.unique(
+    _, first, inverse, counts = np.unique(
         items * width + key, return_index=True, return_inverse=True, return_counts=True
     )
     means = np.bincount(inverse, values) / counts
-    return Arrays(items[places], raters[places], means, rater_names)
+    return Arrays(items[first], raters[first], means, rater_names)
 
 
 def _codes(words: list[Word]) -> tuple[Ints, tuple[Word, ...]]:

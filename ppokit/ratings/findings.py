@@ -69,20 +69,21 @@ def findings_of(table: RatingTable, scale: tuple[float, float] | None = None) ->
 
 def _odd_responses(table: RatingTable) -> list[BadRow]:
     """Responses that share an item with another, in a file whose items mostly have one."""
-    found = []
+    bad = []
     for item, responses in responses_of_items(table).items():
         first, *others = responses.values()
         reason = f"item {quoted(item)} is also in row {first}, of another response; expected one per item"
-        found += [BadRow(row, reason) for row in others]
-    return found
+        bad += [BadRow(row, reason) for row in others]
+    return bad
 
 
 def _repeat(repeat: Repeat) -> str:
     rater, rows = quoted(repeat.rater), listed(map(str, repeat.rows))
     if not repeat.contradicts:
         return f"rater {rater} decides the same in rows {rows}"
-    said = listed(word if _is_number(word) else quoted(word) for word in repeat.said)
-    return f"rater {rater} decides differently in rows {rows}: {said}, for the prompt {quoted(repeat.prompt)}"
+    decisions = listed(word if _is_number(word) else quoted(word) for word in repeat.decisions)
+    prompt = quoted(repeat.prompt)
+    return f"rater {rater} decides differently in rows {rows}: {decisions}, for the prompt {prompt}"
 
 
 def _far_away(table: RatingTable) -> list[BadRow]:

@@ -47,7 +47,7 @@ def harmless(text: str) -> str:
 
 
 def restored(text: str) -> str:
-    """What `harmless` was given."""
+    """The text that `harmless` changed."""
     return text[1:] if text.startswith("'") and _RISKY.match(text) else text
 
 
@@ -87,16 +87,16 @@ def export(table: RatingTable, path: str | Path, tool: Tool, *, unrated: bool = 
 
 
 def _argilla_rows(items: _Items, pairs: bool) -> Iterator[list[str]]:
-    for key, given in items.items():
-        answers = [f"response_{value}" if pairs else value for _, value in given]
-        lists = (answers, [rater for rater, _ in given], ["submitted"] * len(given))
+    for key, answered in items.items():
+        answers = [f"response_{value}" if pairs else value for _, value in answered]
+        lists = (answers, [rater for rater, _ in answered], ["submitted"] * len(answered))
         yield [*map(harmless, key), *(json.dumps(cell, ensure_ascii=False) for cell in lists)]
 
 
 def _label_studio_rows(items: _Items, pairs: bool) -> Iterator[list[str]]:
     annotation = 0
-    for task, (key, given) in enumerate(items.items(), 1):
-        for rater, value in given:
+    for task, (key, answered) in enumerate(items.items(), 1):
+        for rater, value in answered:
             annotation += 1
             result = {"selected": "left" if value == 1 else "right"} if pairs else {"rating": value}
             yield [str(annotation), harmless(rater), str(task), *map(harmless, key), json.dumps([result])]
@@ -173,8 +173,8 @@ class _Reader:
     def read(self, cells: Sequence[Any], left_out: Counter[str]) -> list[list[Any]]:
         """Ratings or pairs of a row; ValueError says why there are none."""
 
-        def text(place: int | None) -> str | None:
-            return None if place is None or cells[place] is None else restored(str(cells[place]))
+        def text(index: int | None) -> str | None:
+            return None if index is None or cells[index] is None else restored(str(cells[index]))
 
         answers = self._answers(cells[self.answer])
         if not answers:
@@ -188,18 +188,18 @@ class _Reader:
             raise ValueError(
                 f"{len(answers)} answers, but {len(raters)} users and {len(states)} states; expected one each"
             )
-        prompt, fields, item = text(self.prompt), [text(place) for place in self.fields], text(self.item)
-        made = []
+        prompt, fields, item = text(self.prompt), [text(index) for index in self.fields], text(self.item)
+        records = []
         for answer, rater, state in zip(answers, raters, states, strict=True):
             if state not in (None, "submitted"):
                 left_out[f"{state} answers"] += 1
             elif answer is None:
                 left_out["empty answers"] += 1
             elif self.pairs:
-                made.append([prompt, *self._order(answer, fields), rater, item])
+                records.append([prompt, *self._order(answer, fields), rater, item])
             else:
-                made.append([prompt, *fields, answer, rater, item])
-        return made
+                records.append([prompt, *fields, answer, rater, item])
+        return records
 
     def _answers(self, cell: Any) -> list[Any]:
         if self.tool == "argilla":
@@ -236,14 +236,16 @@ def _listed(cell: Any) -> list[Any]:
     if isinstance(cell, list):
         return cell
     try:
-        made = json.loads(str(cell))
-        return made if isinstance(made, list) else [made]
+        value = json.loads(str(cell))
+        return value if isinstance(value, list) else [value]
     except ValueError:
         pass
-    made = []
+    values = []
     for token in _TOKEN.findall(str(cell)):
         if token == "...":
-            raise ValueError("a list is cut short with ...; export it from Argilla as JSON lines or Parquet")
+            raise ValueError("a list ends early with ...; export it from Argilla as JSON lines or Parquet")
         quoted = token[0] in "'\""
-        made.append(ast.literal_eval(token) if quoted else None if token in ("None", "nan", "NaN") else token)
-    return made
+        values.append(
+            ast.literal_eval(token) if quoted else None if token in ("None", "nan", "NaN") else token
+        )
+    return values

@@ -21,7 +21,7 @@ class Layout:
     Attributes:
         holds_pairs: whether the file holds pairs.
         index: column number of each part that the file must have.
-        notes: what a person should be told of how the columns were read.
+        notes: how the columns were read, for a person to check.
 
     Raises:
         DataError: a column is missing, or stands twice.

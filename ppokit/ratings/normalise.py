@@ -47,7 +47,7 @@ class Normalised:
 
 
 def normalise(table: RatingTable) -> tuple[list[Normalised], list[str]]:
-    """Items in the order of the file, and what should be said about raters whose scale is unknown.
+    """Items in the order of the file, and notes about raters whose scale is unknown.
 
     What one rater gave one item more than once counts once, as its mean. A rater who always gave the same
     number says nothing about which response is better, and gets z-scores of 0. Ratings without a rater share
@@ -80,7 +80,7 @@ def normalise(table: RatingTable) -> tuple[list[Normalised], list[str]]:
                     f"not the {name}; expected one response per item. Correct the rows, or name another item "
                     "column."
                 )
-    made = [
+    normalised_items = [
         Normalised(
             prompt=first.prompt,
             response=first.response,
@@ -93,8 +93,8 @@ def normalise(table: RatingTable) -> tuple[list[Normalised], list[str]]:
         for i, first in enumerate(firsts.values())
     ]
     names = [arrays.rater_names[r] if r >= 0 else "(no rater)" for r in flat]
-    told = [f"{listed(map(repr, names))} always gave the same number: z-scores of 0"] if names else []
-    return made, told
+    notes = [f"{listed(map(repr, names))} always gave the same number: z-scores of 0"] if names else []
+    return normalised_items, notes
 
 
 def z_scores(raters: Ints, values: Floats) -> tuple[Floats, list[int]]:
@@ -110,10 +110,10 @@ def z_scores(raters: Ints, values: Floats) -> tuple[Floats, list[int]]:
     names, codes = np.unique(raters, return_inverse=True)
     count = np.bincount(codes)
     centred = values - (np.bincount(codes, values) / count)[codes]
-    spread = np.sqrt(np.bincount(codes, centred**2) / count)
+    std = np.sqrt(np.bincount(codes, centred**2) / count)
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     np.minimum.at(low, codes, values)
     np.maximum.at(high, codes, values)
     flat = low == high
-    z = np.where(flat[codes], 0.0, centred / np.where(flat, 1.0, spread)[codes])
+    z = np.where(flat[codes], 0.0, centred / np.where(flat, 1.0, std)[codes])
     return z, [int(name) for name in names[flat]]

@@ -97,27 +97,27 @@ def _raters(axis: Any, stats: Stats, table: RatingTable) -> None:
     ]
     raters = sorted(raters, key=lambda r: -r.ratings)[:MOST_RATERS][::-1]
     names = [_plain(rater.name)[:18] for rater in raters]
-    places = np.arange(len(raters))
+    positions = np.arange(len(raters))
     if raters[0].bias is not None:
         biases = [rater.bias for rater in raters]
         axis.axvline(0, color=GREY, linewidth=0.8)
-        axis.barh(places, biases, color=[ORANGE if (b or 0) < 0 else BLUE for b in biases], height=0.6)
+        axis.barh(positions, biases, color=[ORANGE if (b or 0) < 0 else BLUE for b in biases], height=0.6)
         axis.margins(x=0.15)
         axis.set_xlabel("bias: own rating minus the others' mean")
     else:
-        axis.barh(places, [rater.agreement for rater in raters], color=BLUE, height=0.6)
+        axis.barh(positions, [rater.agreement for rater in raters], color=BLUE, height=0.6)
         axis.set_xlim(0, 1)
         axis.set_xlabel("share of pairs decided as most others did")
-    axis.set_yticks(places, names, fontsize=8 if len(raters) < 16 else 6)
+    axis.set_yticks(positions, names, fontsize=8 if len(raters) < 16 else 6)
     more = f" ({MOST_RATERS} of {len(stats.raters)})" if len(stats.raters) > MOST_RATERS else ""
     axis.set_title(f"Raters{more}", loc="left", fontsize=10)
 
 
 def _halves(axis: Any, stats: Stats, table: RatingTable) -> None:
     arrays = arrays_of(table)
-    places = shared(arrays.items)
-    units = np.unique(arrays.items[places], return_inverse=True)[1]
-    first, second = deal_halves(units, arrays.values[places], np.random.default_rng(0))
+    chosen = shared(arrays.items)
+    units = np.unique(arrays.items[chosen], return_inverse=True)[1]
+    first, second = deal_halves(units, arrays.values[chosen], np.random.default_rng(0))
     low, high = float(arrays.values.min()), float(arrays.values.max())
     points, counts = np.unique(np.stack([first, second], axis=1), axis=0, return_counts=True)
     if len(points) <= MOST_POINTS:

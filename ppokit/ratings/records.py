@@ -79,7 +79,7 @@ class RatingTable:
     Attributes:
         source: the file, as it was named.
         bad_rows: rows left out under `on_bad_row="skip"`.
-        notes: what a person should be told of how the file was read; show them.
+        notes: how the file was read, for a person to check; show them.
     """
 
     source: str

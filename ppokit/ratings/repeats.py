@@ -1,4 +1,4 @@
-"""What one rater said of one item more than once: the same again, or something else."""
+"""Items that one rater rated more than once: the same again, or otherwise."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Repeat:
 
     Attributes:
         rows: their numbers, in order.
-        said: the rating of each row, or for pairs the beginning of the text that was chosen.
+        decisions: the rating of each row, or for pairs the beginning of the text that was chosen.
         rater, prompt: whose they are, of which prompt.
         contradicts: whether they differ.
     """
 
     rows: tuple[int, ...]
-    said: tuple[str, ...]
+    decisions: tuple[str, ...]
     rater: str
     prompt: str
     contradicts: bool
@@ -39,10 +39,10 @@ def repeats_of(table: RatingTable) -> list[Repeat]:
     return [
         Repeat(
             rows=tuple(row for row, _, _ in group),
-            said=tuple(said for _, said, _ in group),
+            decisions=tuple(decision for _, decision, _ in group),
             rater=rater,
             prompt=group[0][2],
-            contradicts=len({said for _, said, _ in group}) > 1,
+            contradicts=len({decision for _, decision, _ in group}) > 1,
         )
         for (rater, *_), group in groups.items()
         if len(group) > 1
@@ -51,18 +51,18 @@ def repeats_of(table: RatingTable) -> list[Repeat]:
 
 def responses_of_items(table: RatingTable) -> dict[str, dict[str, int]]:
     """The responses of each item of ratings, each with the first row that holds it."""
-    found: dict[str, dict[str, int]] = defaultdict(dict)
+    responses: dict[str, dict[str, int]] = defaultdict(dict)
     for rating in table.ratings:
-        found[rating.item].setdefault(rating.response, rating.row)
-    return found
+        responses[rating.item].setdefault(rating.response, rating.row)
+    return responses
 
 
 def holds_choices(table: RatingTable) -> bool:
     """Whether it is pairs, or ratings whose items mostly have several responses: a pair in two rows each."""
     if table.pairs:
         return True
-    found = responses_of_items(table)
-    return 2 * sum(len(responses) > 1 for responses in found.values()) > len(found)
+    items = responses_of_items(table).values()
+    return 2 * sum(len(responses) > 1 for responses in items) > len(items)
 
 
 def mixed_items(table: RatingTable) -> list[tuple[int, int, str]]:

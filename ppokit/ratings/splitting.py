@@ -1,4 +1,4 @@
-"""Ratings in two parts by prompt, so that nothing in the held-out part was learnt from."""
+"""Ratings in two parts by prompt, so that no prompt of the held-out part is trained on."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def leaks(prompts: Iterable[tuple[int, str, str | None]]) -> list[tuple[int, int
         prompts: row number, prompt and split of each row.
     """
     seen: dict[str, tuple[int, str]] = {}
-    found = []
+    leaking = []
     for row, prompt, split in prompts:
         if split is None:
             continue
         first, known = seen.setdefault(same_prompt(prompt), (row, split))
         if known != split:
-            found.append((row, first, split, known))
-    return found
+            leaking.append((row, first, split, known))
+    return leaking

@@ -42,7 +42,7 @@ class Scale:
     whole: bool
     mean: float
     median: float
-    spread: float
+    std: float
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Rater:
 
     Attributes:
         ratings: items rated.
-        mean, spread: of the ratings; the spread is their standard deviation, None for a single one.
+        mean, std: of the ratings; the std is their standard deviation, None for a single one.
         compared: items that others rated too.
         bias: mean of own rating minus the mean of the others', on those items.
         agreement: Spearman's rho with the mean of the others on those items; for pairs, the share of items on
@@ -92,7 +92,7 @@ class Rater:
     name: str
     ratings: int
     mean: float | None
-    spread: float | None
+    std: float | None
     compared: int
     bias: float | None
     agreement: float | None
@@ -105,7 +105,7 @@ class Aspect:
     name: str
     ratings: int
     mean: float
-    spread: float
+    std: float
     spearman: float | None
 
 
@@ -156,7 +156,7 @@ def stats_of(
     values = np.array([rating.rating for rating in table.ratings])
     counts = np.bincount(arrays.items)
     sizes, items = np.unique(counts, return_counts=True)
-    said = len(arrays.rater_names) > 1 and bool((arrays.raters >= 0).all())
+    everyone_named = len(arrays.rater_names) > 1 and bool((arrays.raters >= 0).all())
     texts = [(p.chosen, p.rejected) for p in table.pairs if len(p.chosen) != len(p.rejected)]
     rows = [(r.prompt, r.split) for r in table.ratings] + [(p.prompt, p.split) for p in table.pairs]
     return Stats(
@@ -171,7 +171,7 @@ def stats_of(
         scale=None if are_pairs else _scale(values),
         distribution=() if are_pairs else distribution(values),
         ratings_an_item={int(size): int(number) for size, number in zip(sizes, items, strict=True)},
-        coverage=len(arrays.items) / (len(arrays.rater_names) * len(counts)) if said else None,
+        coverage=len(arrays.items) / (len(arrays.rater_names) * len(counts)) if everyone_named else None,
         longer_chosen=float(np.mean([len(c) > len(r) for c, r in texts])) if texts else None,
         agreement=_agreement(arrays, level, are_pairs, seed, replicates),
         raters=_raters(arrays, are_pairs),
@@ -190,7 +190,7 @@ def _scale(values: Floats) -> Scale:
         whole=bool((different == np.round(different)).all()),
         mean=float(values.mean()),
         median=float(np.median(values)),
-        spread=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        std=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
     )
 
 
@@ -212,16 +212,16 @@ def distribution(values: Floats) -> tuple[Bar, ...]:
 
 
 def _agreement(arrays: Arrays, level: Level, are_pairs: bool, seed: int, replicates: int) -> Agreement:
-    places = shared(arrays.items)
-    items = arrays.items[places]
+    chosen = shared(arrays.items)
+    items = arrays.items[chosen]
     number = len(np.unique(items))
     half = None if are_pairs else split_half(arrays.items, arrays.values, seed=seed, replicates=replicates)
     apart = None
     width = np.ptp(arrays.values)
     if number and width > 0:
         low, high = np.full(items.max() + 1, np.inf), np.full(items.max() + 1, -np.inf)
-        np.minimum.at(low, items, arrays.values[places])
-        np.maximum.at(high, items, arrays.values[places])
+        np.minimum.at(low, items, arrays.values[chosen])
+        np.maximum.at(high, items, arrays.values[chosen])
         apart = float(np.mean((high - low)[np.isfinite(low)] >= width / 2))
     return Agreement(
         # Of two values, distances are equal, so that the level says nothing.
@@ -245,8 +245,8 @@ def _aspects(table: RatingTable) -> tuple[Aspect, ...]:
         x, y = np.array(pairs, float).T
         both = np.ptp(x) > 0 and np.ptp(y) > 0
         spearman = float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]) if both else None
-        spread = float(x.std(ddof=1)) if len(x) > 1 else 0.0
-        aspects.append(Aspect(name, len(x), float(x.mean()), spread, spearman))
+        std = float(x.std(ddof=1)) if len(x) > 1 else 0.0
+        aspects.append(Aspect(name, len(x), float(x.mean()), std, spearman))
     return tuple(aspects)
 
 
@@ -278,7 +278,7 @@ def _raters(arrays: Arrays, are_pairs: bool) -> tuple[Rater, ...]:
                 name=name,
                 ratings=len(mine),
                 mean=None if are_pairs else float(values.mean()),
-                spread=float(values.std(ddof=1)) if len(mine) > 1 and not are_pairs else None,
+                std=float(values.std(ddof=1)) if len(mine) > 1 and not are_pairs else None,
                 compared=len(both),
                 bias=bias,
                 agreement=agreement,

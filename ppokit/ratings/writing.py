@@ -26,13 +26,21 @@ def number(value: float | None) -> str:
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> int:
-    """Write a new CSV file, UTF-8 and RFC 4180, whole or not at all; returns the number of rows.
+    """Write a new CSV file, whole or not at all; returns the number of rows.
 
     Raises:
         DataError: the file is there already, or cannot be written.
     """
-    file = Path(path).expanduser()
-    new_file(file)
+    new_file(path)
+    return replace_csv(Path(path).expanduser(), header, rows)
+
+
+def replace_csv(file: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> int:
+    """Write a CSV file, UTF-8 and RFC 4180, in the place of what was there; returns the number of rows.
+
+    Raises:
+        DataError: it cannot be written; what was there is unchanged.
+    """
     count = 0
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

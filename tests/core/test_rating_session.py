@@ -488,7 +488,7 @@ def test_a_csv_that_cannot_be_written_stays_as_it_was(out: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ppokit.ratings.writing.os.fsync", full)
+        patch.setattr("ppokit.data.atomic.os.fsync", full)
         with pytest.raises(DataError, match=r"cannot be written: .*No space left"):
             session.session.save()
     assert out.read_bytes() == before

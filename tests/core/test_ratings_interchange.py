@@ -154,7 +154,7 @@ def test_what_argilla_writes(tmp_path: Path, how: str) -> None:
     assert table.notes == ["left out: rows without an answer (1) and draft answers (1)"]
 
 
-def test_a_list_that_numpy_cut_short(tmp_path: Path) -> None:
+def test_a_list_that_numpy_shortened(tmp_path: Path) -> None:
     write_csv(
         tmp_path / "a.csv",
         ("prompt", "response", "rating.responses"),
@@ -162,7 +162,7 @@ def test_a_list_that_numpy_cut_short(tmp_path: Path) -> None:
     )
     table = import_table(tmp_path / "a.csv", "argilla", on_bad_row="skip")
     assert [r.rating for r in table.ratings] == [1, 2]
-    assert "cut short" in table.bad_rows[0].reason
+    assert "ends early" in table.bad_rows[0].reason
     with pytest.raises(DataError, match="row 2: a list is cut short"):
         import_table(tmp_path / "a.csv", "argilla")
 

@@ -52,8 +52,8 @@ def test_raters_by_hand() -> None:
     assert ann.bias == pytest.approx((-4.5 - 1 - 1) / 3)
     assert ben.bias == pytest.approx((-3 + 1 + 1) / 3)
     assert cy.bias == pytest.approx(7.5)
-    assert (ann.mean, ann.spread, ann.ratings, ann.compared) == (3.0, 2.0, 3, 3)
-    assert (cy.spread, cy.agreement) == (None, None)
+    assert (ann.mean, ann.std, ann.ratings, ann.compared) == (3.0, 2.0, 3, 3)
+    assert (cy.std, cy.agreement) == (None, None)
     # ann ranks a < b < c; the others' means are 5.5, 4, 6: ranks 2, 1, 3, rho = 1 - 6 * 2 / (3 * 8).
     assert ann.agreement == pytest.approx(0.5)
 

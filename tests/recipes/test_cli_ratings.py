@@ -220,7 +220,7 @@ def test_export_and_import(tool: str) -> None:
         (("stats", "good.csv", "--column", "promt=x"), "did you mean 'prompt'?"),
         (("stats", "good.csv", "--column", "prompt"), "expected a column after the =, as in prompt=Question"),
         (("stats", "good.csv", "--column", "prompt=a", "--column", "prompt=b"), "was given 'a' before"),
-        (("stats", "good.csv", "--column", "rating=Rating"), "no column 'Rating' for rating"),
+        (("stats", "good.csv", "--column", "rating=Rating"), "no column 'Rating'; it has"),
         (("stats", "good.csv", "--plot", "x.pdf"), "expected .png"),
         (("normalise", "good.csv", "out.txt"), "expected a file that ends in .csv"),
     ],

@@ -77,8 +77,8 @@ class AssignmentQueue:
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
         self._leases: dict[str, dict[str, float]] = defaultdict(dict)  # item, rater: until when
-        self._held: dict[str, str] = {}  # rater: item
-        self._places = {item: place for place, item in enumerate(self.order)}
+        self._leased_to: dict[str, str] = {}  # the item that a rater looks at
+        self._positions = {item: position for position, item in enumerate(self.order)}
         self._first_open = 0  # all items before it are rated
         self._number = 0
 
@@ -107,8 +107,8 @@ class AssignmentQueue:
     def _do(self, action: Action) -> None:
         self.raters[action.rater].append(action)
         self.rated[action.rater] += action.value is not None
-        self._change(action.item, action.rater, lambda held: held.append(action))
-        if self._held.get(action.rater) == action.item:
+        self._change(action.item, action.rater, lambda actions: actions.append(action))
+        if self._leased_to.get(action.rater) == action.item:
             self._release(action.rater)
 
     def _flag(self, rater: str, item: str, on: bool) -> None:
@@ -119,22 +119,22 @@ class AssignmentQueue:
 
     def _undo(self, rater: str, key: str) -> None:
         mine = self.raters[rater]
-        place = next((place for place in reversed(range(len(mine))) if mine[place].key == key), None)
-        if place is not None:
-            of = mine.pop(place)
-            self.rated[rater] -= of.value is not None
-            self._change(of.item, rater, lambda held: held.remove(of))
-            self._first_open = min(self._first_open, self._places.get(of.item, self._first_open))
+        index = next((index for index in reversed(range(len(mine))) if mine[index].key == key), None)
+        if index is not None:
+            undone = mine.pop(index)
+            self.rated[rater] -= undone.value is not None
+            self._change(undone.item, rater, lambda actions: actions.remove(undone))
+            self._first_open = min(self._first_open, self._positions.get(undone.item, self._first_open))
 
     def _change(self, item: str, rater: str, change: Callable[[list[Action]], None]) -> None:
         seen = self._seen[item]
-        held = seen.actions.setdefault(rater, [])
-        before, count = _answer(held), seen.answered
-        change(held)
-        seen.answered += (_answer(held) is not None) - (before is not None)
-        if item in self._places:
+        actions = seen.actions.setdefault(rater, [])
+        before, count = _answer(actions), seen.answered
+        change(actions)
+        seen.answered += (_answer(actions) is not None) - (before is not None)
+        if item in self._positions:
             self.done += min(seen.answered, self.per_item) - min(count, self.per_item)
-        if not held:
+        if not actions:
             del seen.actions[rater]
 
     def logged(self) -> Collection[str]:
@@ -148,8 +148,8 @@ class AssignmentQueue:
 
     def answers(self, item: str) -> list[Action]:
         """The answer that counts of each rater."""
-        held = self._seen[item].actions.values() if item in self._seen else ()
-        return [found for actions in held if (found := _answer(actions)) is not None]
+        by_rater = self._seen[item].actions.values() if item in self._seen else ()
+        return [answer for actions in by_rater if (answer := _answer(actions)) is not None]
 
     def all_answers(self) -> list[Action]:
         """Those to all items that the log speaks of, oldest first."""
@@ -160,27 +160,27 @@ class AssignmentQueue:
 
         None where every item is rated, or has been rated or skipped by this rater, or is leased to others.
         """
-        for item in (self._held.get(rater), prefer):
-            if item in self._places and self._free(item, rater):
+        for item in (self._leased_to.get(rater), prefer):
+            if item in self._positions and self._free(item, rater):
                 self.lease(rater, item)
                 return item
         self._release(rater)
         while self._first_open < len(self.order) and self._full(self.order[self._first_open]):
             self._first_open += 1
-        for place in range(self._first_open, len(self.order)):
-            if self._free(self.order[place], rater):
-                self.lease(rater, self.order[place])
-                return self.order[place]
+        for position in range(self._first_open, len(self.order)):
+            if self._free(self.order[position], rater):
+                self.lease(rater, self.order[position])
+                return self.order[position]
         return None
 
     def lease(self, rater: str, item: str) -> None:
         """The rater looks at this item from now on, and at no other."""
         self._release(rater)
-        self._held[rater] = item
+        self._leased_to[rater] = item
         self._leases[item][rater] = self._clock() + LEASE
 
     def _release(self, rater: str) -> None:
-        item = self._held.pop(rater, None)
+        item = self._leased_to.pop(rater, None)
         if item is not None:
             del self._leases[item][rater]
 

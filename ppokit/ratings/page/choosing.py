@@ -18,44 +18,44 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 Select = Literal["random", "uncertain", "diverse"]
-Spread = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+ScoreStd = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 FEATURES = 1 << 16
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def choose(
-    items: Sequence[Item], count: int | None, how: Select, seed: int, spread: Spread | None = None
+    items: Sequence[Item], count: int | None, how: Select, seed: int, score_std: ScoreStd | None = None
 ) -> list[Item]:
     """Some of the items, in an order shuffled by the seed.
 
     Args:
         count: how many; None for all.
-        how: `random`; `diverse`, see `farthest`; or `uncertain`, those whose scores spread the most. A pair's
-            spread is the root of the sum of squares of its two.
-        spread: prompts and responses to the standard deviation of each one's score, [N]; for `uncertain`.
+        how: `random`; `diverse`, see `farthest`; or `uncertain`, those whose scores have the largest
+            standard deviation. A pair's is the root of the sum of squares of its two.
+        score_std: prompts and responses to the standard deviation of each one's score, [N]; for `uncertain`.
 
     Raises:
-        DataError: `uncertain` without `spread`.
+        DataError: `uncertain` without `score_std`.
     """
     shuffled = sorted(items, key=lambda item: hashlib.sha256(f"{seed} {item.id}".encode()).digest())
     if count is None or count >= len(shuffled) or how == "random":
         return shuffled[:count]
     if how == "diverse":
-        places = farthest(word_vectors([" ".join((i.prompt, *i.responses)) for i in shuffled]), count)
-    elif spread is None:
+        indices = farthest(word_vectors([" ".join((i.prompt, *i.responses)) for i in shuffled]), count)
+    elif score_std is None:
         raise DataError("uncertain items need a reward model that says how far its heads lie apart.")
     else:
-        flat = [(place, response) for place, item in enumerate(shuffled) for response in item.responses]
-        spreads = np.asarray(spread([shuffled[p].prompt for p, _ in flat], [r for _, r in flat]), float)
-        squares = np.bincount([place for place, _ in flat], spreads**2)
-        places = np.argsort(-squares, kind="stable")[:count].tolist()
-    chosen = [shuffled[place] for place in places]
+        flat = [(index, response) for index, item in enumerate(shuffled) for response in item.responses]
+        stds = np.asarray(score_std([shuffled[p].prompt for p, _ in flat], [r for _, r in flat]), float)
+        squares = np.bincount([index for index, _ in flat], stds**2)
+        indices = np.argsort(-squares, kind="stable")[:count].tolist()
+    chosen = [shuffled[index] for index in indices]
     random.Random(f"{seed} order").shuffle(chosen)
     return chosen
 
 
 def farthest(vectors: csr_array, count: int) -> list[int]:
-    """Places of `count` rows that lie far apart: the first, then each time the one farthest from all chosen.
+    """Indices of `count` rows that lie far apart: the first, then each time the one farthest from all chosen.
 
     Greedy k-centre: no row is more than twice as far from a chosen one as in the best choice (Gonzalez 1985,
     Clustering to minimize the maximum intercluster distance).
@@ -97,10 +97,10 @@ def word_vectors(texts: Sequence[str]) -> csr_array:
             columns.append(known[word] % FEATURES)
             values.append(1 + np.log(count))
         ends.append(len(columns))
-    made = csr_array((values, columns, ends), shape=(len(texts), FEATURES))
-    made.sum_duplicates()
-    held = np.bincount(made.indices, minlength=FEATURES)
-    made.data *= np.log((1 + len(texts)) / (1 + held))[made.indices]
-    lengths = np.sqrt(made.multiply(made).sum(axis=1))
-    made.data /= np.repeat(np.where(lengths > 0, lengths, 1), np.diff(made.indptr))
-    return made
+    vectors = csr_array((values, columns, ends), shape=(len(texts), FEATURES))
+    vectors.sum_duplicates()
+    texts_with_word = np.bincount(vectors.indices, minlength=FEATURES)
+    vectors.data *= np.log((1 + len(texts)) / (1 + texts_with_word))[vectors.indices]
+    lengths = np.sqrt(vectors.multiply(vectors).sum(axis=1))
+    vectors.data /= np.repeat(np.where(lengths > 0, lengths, 1), np.diff(vectors.indptr))
+    return vectors

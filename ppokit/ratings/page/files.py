@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ppokit.errors import DataError, first_line
 from ppokit.ratings.page.assignments import Action
 from ppokit.ratings.page.items import Item
-from ppokit.ratings.writing import PAIR_COLUMNS, RATING_COLUMNS, write_csv
+from ppokit.ratings.writing import PAIR_COLUMNS, RATING_COLUMNS, replace_csv
 
 FLAGGED_COLUMNS = ("prompt", "response", "rater", "item")
 
@@ -74,18 +74,18 @@ def write_files(
         DataError: they cannot be written; the old ones are still there.
     """
     if pairs:
-        _replace(out, PAIR_COLUMNS, _pairs(items, answers))
+        replace_csv(out, PAIR_COLUMNS, _pairs(items, answers))
     else:
         rows = ((items[a.item].prompt, items[a.item].responses[0], a.value, a.rater, a.item) for a in answers)
-        _replace(out, RATING_COLUMNS, rows)
-    marks = [
+        replace_csv(out, RATING_COLUMNS, rows)
+    flags = [
         (items[item].prompt, response, rater, item)
         for item, raters in flagged.items()
         for response in items[item].responses
         for rater in raters
     ]
-    if marks or flagged_of(out).exists():
-        _replace(flagged_of(out), FLAGGED_COLUMNS, marks)
+    if flags or flagged_of(out).exists():
+        replace_csv(flagged_of(out), FLAGGED_COLUMNS, flags)
 
 
 def _pairs(items: Mapping[str, Item], answers: Sequence[Action]) -> Iterator[tuple[Any, ...]]:
@@ -94,13 +94,3 @@ def _pairs(items: Mapping[str, Item], answers: Sequence[Action]) -> Iterator[tup
             first, second = items[answer.item].responses
             chosen, rejected = (first, second) if answer.value == "first" else (second, first)
             yield items[answer.item].prompt, chosen, rejected, answer.rater, answer.item
-
-
-def _replace(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    beside = path.with_name(f".{path.stem}.new.csv")
-    try:
-        beside.unlink(missing_ok=True)  # left by a kill
-        write_csv(beside, header, rows)
-        beside.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {first_line(error)}") from error

@@ -44,7 +44,7 @@ class Source:
     Attributes:
         responses: prompt, response and where it comes from.
         pairs: prompt, chosen and rejected, of a file of pairs; its responses are not among `responses`.
-        notes: what a person should be told of how it was read.
+        notes: how it was read, for a person.
     """
 
     name: str
@@ -73,9 +73,9 @@ def read_source(
     Raises:
         DataError: it is neither, or has nothing to rate.
     """
-    place = Path(path).expanduser()
-    if place.is_dir():
-        return _run(place, str(path), last)
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return _run(folder, str(path), last)
     if last is not None:
         raise DataError(f"--last takes the last steps of a run, but {path} is no run's folder.")
     return _file(str(path), columns or RatingColumns(), on_bad_row)
@@ -126,41 +126,41 @@ def _file(name: str, columns: RatingColumns, on_bad_row: OnBadRow) -> Source:
 
 def single_items(sources: Sequence[Source]) -> list[Item]:
     """Each different response once, also those of pairs."""
-    found: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    sources_of: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for source in sources:
         for prompt, response in source.responses:
-            found[prompt, response][source.name] = None
+            sources_of[prompt, response][source.name] = None
         for prompt, *both in source.pairs:
             for response, what in zip(both, ("chosen", "rejected"), strict=True):
-                found[prompt, response][f"{source.name}: {what}"] = None
+                sources_of[prompt, response][f"{source.name}: {what}"] = None
     return [
         Item(digest(prompt, response), prompt, (response,), (", ".join(names),))
-        for (prompt, response), names in found.items()
+        for (prompt, response), names in sources_of.items()
     ]
 
 
 def pair_items(sources: Sequence[Source], seed: int) -> tuple[list[Item], list[str]]:
-    """Pairs of different responses to one prompt, and what should be said about those left over.
+    """Pairs of different responses to one prompt, and notes about those left over.
 
     A file's own pairs are taken as they are. Other responses are paired at random, by the seed.
     """
-    found: dict[str, Item] = {}
+    items: dict[str, Item] = {}
     by_prompt: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for source in sources:
         for prompt, chosen, rejected in source.pairs:
-            _add(found, prompt, (chosen, f"{source.name}: chosen"), (rejected, f"{source.name}: rejected"))
+            _add(items, prompt, (chosen, f"{source.name}: chosen"), (rejected, f"{source.name}: rejected"))
         for prompt, response in source.responses:
             by_prompt[prompt][source.name][response] = None
     several = sum(bool(source.responses) for source in sources) > 1
     alone = 0
     for prompt, by_source in by_prompt.items():
-        before = len(found)
+        before = len(items)
         for first, second in _matched(by_source, several, random.Random(f"{seed} {prompt}")):
-            _add(found, prompt, first, second)
-        alone += len(found) == before
+            _add(items, prompt, first, second)
+        alone += len(items) == before
     what = "responses of one source only" if several else "one response only"
     notes = [f"prompts that make no pair, as they have {what}: {alone:,}"] if alone else []
-    return list(found.values()), notes
+    return list(items.values()), notes
 
 
 def _matched(
@@ -170,19 +170,19 @@ def _matched(
     for texts in left.values():
         generator.shuffle(texts)
     if not several:
-        texts = [text for held in left.values() for text in held]
+        texts = [text for remaining in left.values() for text in remaining]
         yield from zip(texts[::2], texts[1::2], strict=False)
         return
     while True:
         # From the two sources with the most left; equal ones in random order.
-        fullest = sorted(left.values(), key=lambda held: (-len(held), generator.random()))[:2]
+        fullest = sorted(left.values(), key=lambda remaining: (-len(remaining), generator.random()))[:2]
         if len(fullest) < 2 or not fullest[1]:
             return
         yield fullest[0].pop(), fullest[1].pop()
 
 
-def _add(found: dict[str, Item], prompt: str, *both: tuple[str, str]) -> None:
+def _add(items: dict[str, Item], prompt: str, *both: tuple[str, str]) -> None:
     (first, one), (second, other) = sorted(both)
     if first != second:
         item = Item(digest(prompt, first, second), prompt, (first, second), (one, other))
-        found.setdefault(item.id, item)
+        items.setdefault(item.id, item)

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ppokit.data.atomic import sync
 from ppokit.errors import DataError, PpokitError, first_line
 
 VERSION = 1
@@ -38,7 +39,7 @@ class Log:
 
     Raises:
         DataError: it cannot be opened, another process has it open, or a line in it is broken. A last line
-            without its end was never confirmed to anyone: it is cut off.
+            without its end was never confirmed to anyone: it is removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +58,7 @@ class Log:
             self.records = _parsed(data[: self._end], path)
             if self._end < len(data):
                 os.ftruncate(self._file, self._end)
-            _sync_folder(path.parent)
+            sync(path.parent)  # the name of a new file is on the disk only once its folder is
         except BaseException:
             os.close(self._file)
             raise
@@ -112,14 +113,3 @@ def _parsed(data: bytes, path: Path) -> list[Record]:
             ) from error
         records.append(record)
     return records
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new file's name is on the disk only once its folder is."""
-    if sys.platform == "win32":  # pragma: no cover
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

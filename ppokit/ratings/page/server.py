@@ -55,15 +55,15 @@ def application(session: RatingSession, token: str, host: str) -> ASGIApp:
 
     Args:
         token: at the end of the link, as `/?token=...`.
-        host: what the server was told to listen on; allowed as Host besides addresses.
+        host: what the server listens on; allowed as Host besides addresses.
     """
     static = {name: (files(__package__) / "static" / name).read_bytes() for name in STATIC}
 
-    def known(given: str) -> bool:
-        return hmac.compare_digest(given.encode("utf-8", "replace"), token.encode())
+    def is_token(text: str) -> bool:
+        return hmac.compare_digest(text.encode("utf-8", "replace"), token.encode())
 
     async def page(request: Request) -> Response:
-        if not known(request.query_params.get("token", "")):
+        if not is_token(request.query_params.get("token", "")):
             return PlainTextResponse(
                 "This link is incomplete, or no longer valid. Ask for the one that `ppokit rate` printed.\n",
                 403,
@@ -76,8 +76,8 @@ def application(session: RatingSession, token: str, host: str) -> ASGIApp:
 
     def call(answer: Callable[[dict[str, Any]], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not known(given):
+            scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not is_token(bearer):
                 return _error(
                     403, "This link is no longer valid. Ask for the one that `ppokit rate` printed."
                 )
@@ -134,12 +134,12 @@ async def _body(request: Request) -> dict[str, Any]:
         if len(body) > LARGEST_BODY:
             raise RefusedError(f"A request has at most {LARGEST_BODY:,} bytes.")
     try:
-        found = json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise RefusedError("Expected a JSON object.")
-    return found
+    return value
 
 
 def _error(status: int, message: str) -> JSONResponse:

@@ -14,7 +14,7 @@ from ppokit.errors import DataError, first_line
 from ppokit.ratings.page.server import application
 from ppokit.ratings.page.session import RatingSession
 
-PATIENCE = 3  # seconds for requests that are under way when the server is told to stop
+PATIENCE = 3  # seconds for requests that are under way when the server stops
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -90,7 +90,7 @@ def serve(
 def _signals_end(server: uvicorn.Server) -> Iterator[None]:
     """Let signals end the server, and no more than that: there are files to write.
 
-    uvicorn hears them itself only once it runs, and raises the one that stopped it again when all is done.
+    uvicorn handles them itself only once it runs, and raises the one that stopped it again when all is done.
     """
 
     def end(*_: object) -> None:

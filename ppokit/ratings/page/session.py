@@ -22,7 +22,7 @@ PAIR_VALUES: Mapping[Any, float] = {"first": 1, "tie": 0.5, "second": 0}  # of t
 
 
 class RefusedError(PpokitError):
-    """The page asked for something that cannot be; the sender is told why."""
+    """The page asked for something that cannot be; the answer says why."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class RatingSession:
         self._saved = -1  # how many changes the CSV holds
         self._changes = 0
         path = log_of(out)
-        for made in (out, flagged_of(out)):
-            if made.exists() and not path.exists():
+        for file in (out, flagged_of(out)):
+            if file.exists() and not path.exists():
                 raise DataError(
-                    f"{made} is there already, but not its log {path.name}, so it is no file of the rating "
+                    f"{file} is there already, but not its log {path.name}, so it is no file of the rating "
                     "page and is not overwritten; give another name by --out."
                 )
         self.log = Log(path)
@@ -85,8 +85,8 @@ class RatingSession:
                 **begin,
             }:
                 raise DataError(
-                    f"{self.log.path} was begun {_told(record)}, but this is {_told(begin)}. Go on as it was "
-                    "begun, or give another --out."
+                    f"{self.log.path} was begun {_begun(record)}, but this is {_begun(begin)}. Go on as it "
+                    "was begun, or give another --out."
                 )
             try:
                 self.queue.apply(record)
@@ -148,8 +148,8 @@ class RatingSession:
                 record |= self._value(kind, value, item, rater)
             texts = [] if item in self.queue.logged() else [_texts(self.queue.items[item])]
             self.log.append(*texts, record)
-            for made in (*texts, record):
-                self.queue.apply(made)
+            for line in (*texts, record):
+                self.queue.apply(line)
             self._measure(item)
             self._changes += 1
             if undone is not None:
@@ -183,14 +183,14 @@ class RatingSession:
             return self._state(rater, None, prefer if isinstance(prefer, str) else None)
 
     def _state(self, rater: str, undone: Action | None, prefer: str | None = None) -> dict[str, Any]:
-        held = undone.item if undone is not None else self.queue.next_for(rater, prefer)
+        leased = undone.item if undone is not None else self.queue.next_for(rater, prefer)
         mine = self.queue.rated[rater]
         alpha = self.alpha.value()
         return {
             "rater": rater,
             "pairs": self.config.pairs,
             "scale": self.config.scale,
-            "item": None if held is None else self._shown(held, rater),
+            "item": None if leased is None else self._shown(leased, rater),
             "previous": None if undone is None else undone.value,
             "progress": {
                 "mine": mine,
@@ -212,8 +212,8 @@ class RatingSession:
         return {
             "id": item,
             "prompt": it.prompt,
-            "responses": [it.responses[place] for place in order],
-            "values": [("first", "second")[place] for place in order],
+            "responses": [it.responses[index] for index in order],
+            "values": [("first", "second")[index] for index in order],
             "flagged": rater in self.queue.flagged.get(item, ()),
         }
 
@@ -251,7 +251,7 @@ def _texts(item: Item) -> dict[str, Any]:
     return {"kind": "item", "item": item.id, **texts}
 
 
-def _told(begin: Mapping[str, Any]) -> str:
+def _begun(begin: Mapping[str, Any]) -> str:
     if begin.get("version") != VERSION:
         return "by another version of ppokit, or by another program"
     scale = begin.get("scale") or ("?", "?")
