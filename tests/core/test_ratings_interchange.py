@@ -163,7 +163,7 @@ def test_a_list_that_numpy_shortened(tmp_path: Path) -> None:
     table = import_table(tmp_path / "a.csv", "argilla", on_bad_row="skip")
     assert [r.rating for r in table.ratings] == [1, 2]
     assert "ends early" in table.bad_rows[0].reason
-    with pytest.raises(DataError, match="row 2: a list is cut short"):
+    with pytest.raises(DataError, match="row 2: a list ends early"):
         import_table(tmp_path / "a.csv", "argilla")
 
 
