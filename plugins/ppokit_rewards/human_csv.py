@@ -1,13 +1,13 @@
 """People's ratings from a file as a reward, in one of three ways.
 
-    exact    the mean rating of this very response to this very prompt; abstains where nobody rated it
+    exact    the mean rating of this response to this prompt; abstains where it was not rated
     nearest  sum_i w_i y_i / sum_i w_i over the k rated responses nearest to it, w_i = s_i - floor,
              s_i the cosine of the embeddings; abstains where none is above the floor
-    model    the score of a reward model that `ppokit reward fit` made of ratings
+    model    the score of a reward model that `ppokit reward fit` fitted to ratings
 
 `nearest` looks among the rated responses to the same prompt; with `prompt_floor`, to a prompt without rated
 responses it looks among those to prompts at least so similar. Nadaraya 1964 and Watson 1964, with a
-triangular kernel in the cosine, cut to the k nearest.
+triangular kernel in the cosine, limited to the k nearest.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from ppokit.plugin import (
     CheckContext,
     Component,
     DataError,
+    Mean,
+    Metric,
     ModelError,
     Options,
     PluginError,
@@ -51,9 +53,9 @@ def human_csv(similarities: Tensor, ratings: Tensor, *, k: int, floor: float) ->
 
     Returns: [B] float32; NaN where none counts.
     """
-    best, places = similarities.topk(min(k, similarities.shape[1]), dim=1)
+    best, indices = similarities.topk(min(k, similarities.shape[1]), dim=1)
     weights = (best - floor).clamp(min=0)
-    return (weights * ratings[places]).sum(dim=1) / weights.sum(dim=1)
+    return (weights * ratings[indices]).sum(dim=1) / weights.sum(dim=1)
 
 
 class HumanCSVOptions(Options):
@@ -138,12 +140,13 @@ class Nearest:
         similarities = self.embed(rollout.responses) @ self._rated.T
         allowed = self._allowed(rollout.prompts)
         similarities = similarities.where(allowed[:, self._prompt_of], torch.tensor(-torch.inf))
-        found = human_csv(similarities, self.ratings, k=self.options.k, floor=self.options.floor)
-        values = [None if number != number else number for number in found.tolist()]
-        metrics = {"coverage": _share(values)}
+        scores = human_csv(similarities, self.ratings, k=self.options.k, floor=self.options.floor)
+        values = [None if number != number else number for number in scores.tolist()]
+        metrics: dict[str, Metric] = {"coverage": _share(values)}
         best = similarities.amax(dim=1)
-        if bool(best.isfinite().any()):
-            metrics["similarity"] = float(best[best.isfinite()].mean())
+        compared = best[best.isfinite()]
+        if len(compared):
+            metrics["similarity"] = Mean(float(compared.mean()), len(compared))
         return RewardOutput.from_values(values, metrics)
 
     def _allowed(self, prompts: Sequence[str]) -> Tensor:
@@ -151,17 +154,17 @@ class Nearest:
         import torch
 
         allowed = torch.zeros(len(prompts), len(self._known_prompts), dtype=torch.bool)
-        strangers = []
+        unknown = []
         for row, prompt in enumerate(prompts):
             if prompt in self._known_prompts:
                 allowed[row, self._known_prompts[prompt]] = True
             else:
-                strangers.append(row)
-        if strangers and self.options.prompt_floor is not None:
+                unknown.append(row)
+        if unknown and self.options.prompt_floor is not None:
             if self._prompt_vectors is None:
                 self._prompt_vectors = self.embed(list(self._known_prompts))
-            near = self.embed([prompts[row] for row in strangers]) @ self._prompt_vectors.T
-            allowed[strangers] = near >= self.options.prompt_floor
+            near = self.embed([prompts[row] for row in unknown]) @ self._prompt_vectors.T
+            allowed[unknown] = near >= self.options.prompt_floor
         return allowed
 
 

@@ -24,7 +24,6 @@ from ppokit.plugin import (
     KLEstimator,
     Need,
     Options,
-    Outcome,
     RewardOutput,
     Rollout,
     hookimpl,
@@ -70,7 +69,7 @@ class KLPenaltyOptions(Options):
         1.0,
         ge=0,
         allow_inf_nan=False,
-        description="The penalty a nat of KL, before the recipe's weight; with a target, where it starts.",
+        description="Penalty per nat of KL, before the recipe's weight; with a target, where it starts.",
     )
     target: float | None = Field(
         None,
@@ -105,10 +104,8 @@ class KLPenalty:
             coefficient=self.coefficient,
             estimator=self.options.estimator,
         )
-        outcomes: tuple[Outcome, ...] = tuple("scored" for _ in rollout.ids)
-        return RewardOutput(
-            scores=token_scores.new_zeros(len(rollout)),
-            outcomes=outcomes,
+        return RewardOutput.of_scores(
+            token_scores.new_zeros(len(rollout)),
             token_scores=token_scores,
             metrics={"coefficient": self.coefficient},
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, Component, Options, Outcome, RewardOutput, Rollout, hookimpl
+from ppokit.plugin import BuildContext, Component, Options, RewardOutput, Rollout, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,9 +51,9 @@ class Length:
 
     def score(self, rollout: Rollout) -> RewardOutput:
         lengths = self._lengths(rollout)
-        scores = length(lengths, target=self.options.target, tolerance=self.options.tolerance)
-        outcomes: tuple[Outcome, ...] = tuple("scored" for _ in rollout.ids)
-        return RewardOutput(scores, outcomes)
+        return RewardOutput.of_scores(
+            length(lengths, target=self.options.target, tolerance=self.options.tolerance)
+        )
 
     def _lengths(self, rollout: Rollout) -> Tensor:
         if self.options.unit == "tokens":

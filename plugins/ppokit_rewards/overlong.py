@@ -17,7 +17,6 @@ from ppokit.plugin import (
     CheckContext,
     Component,
     Options,
-    Outcome,
     RewardOutput,
     Rollout,
     hookimpl,
@@ -52,9 +51,9 @@ class Overlong:
         self.options = options
 
     def score(self, rollout: Rollout) -> RewardOutput:
-        scores = overlong(rollout.lengths, limit=self.options.limit, buffer=self.options.buffer)
-        outcomes: tuple[Outcome, ...] = tuple("scored" for _ in rollout.ids)
-        return RewardOutput(scores, outcomes)
+        return RewardOutput.of_scores(
+            overlong(rollout.lengths, limit=self.options.limit, buffer=self.options.buffer)
+        )
 
 
 def _check(options: OverlongOptions, context: CheckContext) -> Iterator[str]:

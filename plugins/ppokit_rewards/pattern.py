@@ -36,8 +36,8 @@ def pattern(
         count = sum(1 for _ in regex.finditer(text))
         counted = count if max_count is None else min(count, max_count)
         return match_score * counted if count else miss_score
-    found = regex.search(text) if mode == "search" else regex.fullmatch(text)
-    return match_score if found else miss_score
+    match = regex.search(text) if mode == "search" else regex.fullmatch(text)
+    return match_score if match else miss_score
 
 
 class PatternOptions(Options):
@@ -63,8 +63,8 @@ class PatternOptions(Options):
         try:
             re.compile(value)
         except re.error as error:
-            place = "" if error.pos is None else f" at position {error.pos}"
-            raise ValueError(f"not a regular expression: {error.msg}{place} of {value!r}") from None
+            position = "" if error.pos is None else f" at position {error.pos}"
+            raise ValueError(f"not a regular expression: {error.msg}{position} of {value!r}") from None
         return value
 
     @model_validator(mode="after")

@@ -55,7 +55,7 @@ def python(
     Returns: one number per response; None where the function abstains.
 
     Raises:
-        PluginError: a column cannot be passed, or what came back is not one number per response.
+        PluginError: a column cannot be passed, or what is returned is not one number per response.
     """
     if len(rollout) == 0:
         return []

@@ -3,7 +3,7 @@
     score = activation(logits)[label]     of the text that `template` makes of prompt and response
 
 The model reads text through its own tokenizer, so it need not share the policy's. A score does not
-depend on what else is in the batch: padding stands on the right and is attended to by nobody.
+depend on what else is in the batch: padding stands on the right and is not attended to.
 
     one label (a reward model):   score is the logit, unless `activation` says otherwise
     several labels (a classifier): `label` says which, by name or index
@@ -32,9 +32,9 @@ from ppokit.plugin import (
     Component,
     ModelError,
     Options,
-    Outcome,
     RewardOutput,
     Rollout,
+    Sum,
     hookimpl,
     length_batches,
 )
@@ -99,7 +99,7 @@ class RewardModelOptions(Options):
     activation: Activation = Field(
         "none", description="none: the logit itself; sigmoid, softmax: the label's probability."
     )
-    batch_size: int = Field(16, ge=1, description="Texts a forward pass; changes the speed only.")
+    batch_size: int = Field(16, ge=1, description="Texts per forward pass; changes the speed only.")
     max_length: int | None = Field(
         None,
         ge=8,
@@ -166,8 +166,7 @@ class RewardModel:
             logits = logits.sigmoid()
         elif self.options.activation == "softmax":
             logits = logits.softmax(dim=-1)
-        outcomes: tuple[Outcome, ...] = tuple("scored" for _ in rollout.ids)
-        return RewardOutput(logits[:, self.label], outcomes, metrics={"truncated": float(truncated)})
+        return RewardOutput.of_scores(logits[:, self.label], metrics={"truncated": Sum(truncated)})
 
     def _load(self, context: BuildContext) -> None:
         import torch

@@ -81,9 +81,9 @@ def ask(provider: Provider, rollout: Rollout, processes: Processes, max_failed: 
     if output is None:
         output = RewardOutput.of_scores(torch.zeros(len(share)), "failed")
     records = processes.gather([(failure, output)])
-    merged = _merge([output for _, output in records if output.outcomes])
+    merged = _merge([output for _, output in records if output.outcomes] or [output])
     count = merged.outcomes.count("failed")
-    if count / len(rollout) > max_failed:  # not by a product: 0.29 * 100 is below 29
+    if count / max(1, len(rollout)) > max_failed:  # not by a product: 0.29 * 100 is below 29
         first = next((failure for failure, _ in records if failure), "it reported them as failed")
         raise RewardError(
             f"{provider.where} failed for {count} of {len(rollout)} responses, more than "
@@ -116,8 +116,8 @@ def _checked(output: object, rollout: Rollout, provider: Provider) -> RewardOutp
     """
     b, r = rollout.response_ids.shape
 
-    def broken(came: str, expected: str) -> PluginError:
-        return PluginError(f"{provider.where} returned {came}; expected {expected}.")
+    def broken(actual: str, expected: str) -> PluginError:
+        return PluginError(f"{provider.where} returned {actual}; expected {expected}.")
 
     def numbers(name: str, given: object, shape: list[int], axes: str) -> Tensor:
         if not isinstance(given, Tensor):
@@ -136,12 +136,12 @@ def _checked(output: object, rollout: Rollout, provider: Provider) -> RewardOutp
     scores = numbers("scores", output.scores, [b], "responses")
     outcomes = output.outcomes
     if isinstance(outcomes, str) or not isinstance(outcomes, Sequence) or len(outcomes) != b:
-        came = (
+        actual = (
             f"{len(outcomes)} outcomes"
             if isinstance(outcomes, list | tuple)
             else f"outcomes {outcomes!r:.60}"
         )
-        raise broken(came, f"{b} (responses)")
+        raise broken(actual, f"{b} (responses)")
     for outcome in outcomes:
         if outcome not in get_args(Outcome):
             raise broken(f"the outcome {outcome!r}", "scored, abstained or failed")

@@ -62,6 +62,33 @@ class Scorer:
         )
 
     def _rewards(self, rollout: Rollout, *, learn: bool) -> Rewards:
+        """What failed to be answered is shown to no provider, and has no reward."""
+        answered = (~rollout.failed).nonzero().flatten().tolist()
+        if len(answered) == len(rollout):
+            return self._rewards_of_answers(rollout, learn=learn)
+        part = self._rewards_of_answers(rollout.select(answered), learn=learn)
+
+        def scatter(numbers: Tensor, fill: float) -> Tensor:
+            whole = torch.full((len(rollout), *numbers.shape[1:]), fill, dtype=numbers.dtype)
+            whole[answered] = numbers
+            return whole
+
+        outcomes: dict[str, tuple[Outcome, ...]] = {}
+        for name, known in part.outcomes.items():
+            by_index = dict(zip(answered, known, strict=True))
+            outcomes[name] = tuple(by_index.get(index, "abstained") for index in range(len(rollout)))
+        has_reward = scatter(part.scored, False)
+        return Rewards(
+            token_rewards=scatter(part.token_rewards, 0.0),
+            scores=scatter(part.scores, 0.0),
+            breakdown={name: scatter(numbers, float("nan")) for name, numbers in part.breakdown.items()},
+            outcomes=outcomes,
+            scored=has_reward,
+            trained=has_reward,
+            metrics=part.metrics,
+        )
+
+    def _rewards_of_answers(self, rollout: Rollout, *, learn: bool) -> Rewards:
         token_rewards = torch.zeros(rollout.response_ids.shape)
         scores = torch.zeros(len(rollout))
         # Who was judged: by token scores alone, such as a KL penalty, or by a sequence score.
@@ -74,7 +101,7 @@ class Scorer:
         some_sequence = False
         for provider in self.providers:
             output = ask(provider, rollout, self.processes, self.max_failed)
-            scored = torch.tensor([outcome == "scored" for outcome in output.outcomes])
+            scored = torch.tensor([outcome == "scored" for outcome in output.outcomes], dtype=torch.bool)
             raw, tokens = output.scores, output.token_scores
             whole = raw if tokens is None else raw + tokens.sum(dim=1)
             breakdown[provider.name] = whole.where(scored, torch.full((), float("nan")))
@@ -89,7 +116,7 @@ class Scorer:
                 by_sequence = tokens is None or bool(raw.any())
                 some_sequence |= by_sequence
                 judged[int(by_sequence)] |= scored
-                some_failed |= torch.tensor([outcome == "failed" for outcome in output.outcomes])
+                some_failed |= torch.tensor([o == "failed" for o in output.outcomes], dtype=torch.bool)
             outcomes[provider.name] = output.outcomes
             metrics.update(output.metrics)
         last = (rollout.lengths - 1).clamp(min=0)

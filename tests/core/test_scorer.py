@@ -413,3 +413,24 @@ def test_an_object_without_score_is_refused_before_it_is_asked() -> None:
         PluginError, match=r"^reward 'one' \(plugin acme 1\.0.*built a NoneType.*score\(rollout\)"
     ):
         provider(None)
+
+
+def test_a_response_that_failed_is_shown_to_nobody_and_has_no_reward() -> None:
+    """Empty as it is, it would be scored as a bad answer; scaling and the budget do not count it either."""
+    seen: list[list[str]] = []
+
+    def look(share: Rollout) -> RewardOutput:
+        seen.append(share.ids)
+        return RewardOutput.from_values([1.0, 3.0][: len(share)])
+
+    rollout = replace(ROLLOUT, outcomes=["finished", "failed", "truncated"])
+    found = score(provider(Reward(look), scale="reference"), rollout=rollout)
+    assert seen == [["sample-0", "sample-2"]]
+    assert found.scores.tolist() == pytest.approx([-(0.5**0.5), 0, 0.5**0.5])
+    assert found.token_rewards.sum(dim=1).tolist() == found.scores.tolist()
+    assert found.scored.tolist() == found.trained.tolist() == [True, False, True]
+    assert found.outcomes["one"] == ("scored", "abstained", "scored")
+    assert math.isnan(found.breakdown["one"][1])
+    nothing = score(provider(Reward(look)), rollout=replace(ROLLOUT, outcomes=["failed"] * 3))
+    assert len(seen) == 1
+    assert not nothing.trained.any()

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ppokit.errors import DataError, PpokitWarning
+from ppokit.plugin import Mean
 from ppokit_rewards.human_csv import HumanCSVOptions, human_csv, ppokit_reward_providers
 
 CSV = """prompt,response,rating,rater
@@ -131,7 +132,7 @@ class TestNearest:
         # As "hi" after hello, as "see you" after bye; "hm" is at right angles to what was rated.
         assert values(output) == [pytest.approx(7), pytest.approx(9), None]
         assert output.metrics["coverage"] == pytest.approx(2 / 3)
-        assert output.metrics["similarity"] == pytest.approx((1 + 1 + 0) / 3)
+        assert output.metrics["similarity"] == Mean(pytest.approx((1 + 1 + 0) / 3), 3)
 
     @pytest.mark.parametrize(("floor", "expected"), [(None, None), (0.9, 9.0), (0.99, None)])
     def test_similar_prompts_count_where_the_prompt_has_no_ratings(

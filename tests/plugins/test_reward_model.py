@@ -20,7 +20,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from ppokit.errors import ModelError
+from ppokit.plugin import ModelError, Sum
 from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", *"abcdefgh"]
@@ -171,10 +171,10 @@ def test_truncation_keeps_the_end_and_is_counted(context, make_rollout, bert) ->
     long = "h " * 20 + "a b c d e f g h a b"  # 12 tokens less [CLS] and [SEP] leave its last 10 words
     rollout = make_rollout([long, "a b c d e f g h a b", "a"])
     output = score(context, rollout, model=bert, label=0, template=ALONE)
-    assert output.metrics == {"truncated": 1.0}
+    assert output.metrics == {"truncated": Sum(1)}
     assert output.scores[0].item() == pytest.approx(output.scores[1].item(), abs=1e-6)
     shorter = score(context, rollout, model=bert, label=0, template=ALONE, max_length=8)
-    assert shorter.metrics == {"truncated": 2.0}
+    assert shorter.metrics == {"truncated": Sum(2)}
 
 
 def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path, context, make_rollout) -> None:
@@ -194,7 +194,7 @@ def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path, cont
     PreTrainedTokenizerFast(tokenizer_object=words(), pad_token="[PAD]").save_pretrained(tmp_path)
     rollout = make_rollout(["h " * 9 + "a b c", "h " * 8 + "a b c"])
     output = score(context, rollout, model=tmp_path, template=ALONE)
-    assert output.metrics == {"truncated": 1.0}
+    assert output.metrics == {"truncated": Sum(1)}
     assert output.scores[0].item() == pytest.approx(output.scores[1].item(), abs=1e-6)
 
 
