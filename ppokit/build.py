@@ -22,7 +22,7 @@ from ppokit.config.settings import (
 )
 from ppokit.data.prompt_rows import read_prompts
 from ppokit.data.prompts import Prompts
-from ppokit.distributed import Processes
+from ppokit.distributed import Processes, check_launch
 from ppokit.errors import ModelError, PluginError, plugin_call
 from ppokit.models import quantization
 from ppokit.models.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
@@ -103,6 +103,7 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
     settings = recipe.settings
     # LoRA's first numbers, and whatever a plugin draws.
     torch.manual_seed(settings.run.seed)
+    check_launch()
     processes = Processes(Accelerator())
     table = read_prompts(settings.prompts)
     source = find_model(

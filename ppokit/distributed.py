@@ -3,16 +3,57 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ppokit.errors import TrainingError
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
+
+
+def check_launch(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse what an `accelerate launch` configuration asks for and ppokit would not do.
+
+    Raises:
+        TrainingError: it asks for sharding, mixed precision, compilation or accumulated gradients.
+    """
+
+    def asked(name: str) -> bool:
+        return environment.get(f"ACCELERATE_{name}", "").lower() in ("1", "true", "yes", "y", "on", "t")
+
+    sharded = (
+        "every process holds and trains a whole copy of the weights; choose plain MULTI_GPU or MULTI_CPU"
+    )
+    reasons = {
+        "FSDP": (asked("USE_FSDP"), sharded),
+        "DeepSpeed": (asked("USE_DEEPSPEED"), sharded),
+        "Megatron-LM": (asked("USE_MEGATRON_LM"), sharded),
+        "a parallelism configuration": (asked("USE_PARALLELISM_CONFIG"), sharded),
+        "mixed precision": (
+            environment.get("ACCELERATE_MIXED_PRECISION", "no") != "no",
+            "choose --mixed_precision no, and the base's dtype in the recipe (model.dtype)",
+        ),
+        "torch.compile (a dynamo backend)": (
+            environment.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no",
+            "choose no dynamo backend",
+        ),
+        "gradient accumulation": (
+            environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1",
+            "leave it out, and set update.tokens_per_microbatch in the recipe",
+        ),
+    }
+    for what, (wanted, advice) in reasons.items():
+        if wanted:
+            raise TrainingError(
+                f"accelerate's configuration asks for {what}, which ppokit does not do: {advice}."
+            )
 
 
 class Processes:
@@ -58,8 +99,8 @@ class Processes:
         self.accelerator.wait_for_everyone()
 
 
-def leave() -> None:
-    """Take leave of the other processes at the end of a program, whatever its end.
+def destroy_process_group() -> None:
+    """Leave the process group at the end of a program, whatever its end.
 
     Gloo's threads must be gone before the interpreter is, or they now and then abort it.
     """

@@ -56,15 +56,15 @@ class Command(TyperCommand):
                 self._bug(ctx, error)
             _fail(ctx, f"error: {error}")
             raise typer.Exit(PpokitError.exit_code) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._bug(ctx, error)
         finally:
             warnings.formatwarning = _as_python_does
 
-    def _bug(self, ctx: Any, error: Exception) -> NoReturn:
+    def _bug(self, ctx: Any, error: BaseException) -> NoReturn:
         _fail(
             ctx,
-            f"error: a bug in ppokit or in a plugin: {type(error).__name__}: {error}"
+            f"error: a bug in ppokit: {type(error).__name__}: {error}"
             + ("" if ctx.params.get("debug") else " (--debug shows the traceback)"),
         )
         raise typer.Exit(1) from error

@@ -109,8 +109,8 @@ class Display:
             self._print(f"    before  {_line(old)}")
             self._print(f"    after   {_line(new)}", style="bold")
 
-    def close(self, trainer: PPOTrainer) -> None:
-        """What came of it, and where it is."""
+    def summarize(self, trainer: PPOTrainer) -> None:
+        """Print the reward's change, and where the results are."""
         folder = self._folder
         if self.first is not None:
             self._print(f"\nreward {self.first:.3f} -> {self.last:.3f} in {trainer.step} steps")

@@ -67,12 +67,12 @@ def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
 
     if resume is None:
         RunDir.check_new(Path(recipe.settings.run.out))  # before seconds go into imports
-    from ppokit.distributed import leave
+    from ppokit.distributed import destroy_process_group
 
     try:
         _train(recipe, resume)
     finally:
-        leave()
+        destroy_process_group()
 
 
 def _train(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
@@ -82,16 +82,16 @@ def _train(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
 
     keep_freed_memory()
     display = Display(recipe.settings.run.steps, recipe.settings.run.sample_every)
-    trainer = PPOTrainer(recipe, observers=[display], resume=resume)
-    if not trainer.processes.is_main:
+    with PPOTrainer(recipe, observers=[display], resume=resume) as trainer:
+        if not trainer.processes.is_main:
+            trainer.train()
+            return
+        # Where samples are not wanted, none are generated either.
+        count = COMPARED_PROMPTS if recipe.settings.run.sample_every else 0
+        prompts = trainer.components.prompts.first(count)
+        before = trainer.answer(prompts) if prompts else []
+        display.begin(trainer)
         trainer.train()
-        return
-    # Where samples are not wanted, none are generated either.
-    wanted = COMPARED_PROMPTS if recipe.settings.run.sample_every else 0
-    prompts = trainer.components.prompts.first(wanted)
-    before = trainer.answer(prompts) if prompts else []
-    display.begin(trainer)
-    trainer.train()
-    if prompts:
-        display.compare(prompts, before, trainer.answer(prompts))
-    display.close(trainer)
+        if prompts:
+            display.compare(prompts, before, trainer.answer(prompts))
+        display.summarize(trainer)

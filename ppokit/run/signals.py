@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from ppokit.distributed import Processes
 from ppokit.errors import Interrupted
+from ppokit.run.watchdog import watchdog
+
+_SAVING_S = 10.0
 
 
 class Signals:
@@ -17,15 +22,16 @@ class Signals:
 
     Several processes may not leave alone, or the others would wait for them for ever: each notes its
     signal, and all leave together at the next `check`. A second signal does not wait. Once
-    `Interrupted` is on its way no more are heard, so that the last step can be saved: a launcher may send
-    two.
+    `Interrupted` is on its way signals are ignored for some seconds, so that the last step can be saved: a
+    launcher may send two. One that comes later ends the process, and so does one that Python cannot answer.
     """
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
         self.pending = 0
         self._deferred = 0
-        self._leaving = False
+        self._leaving_since: float | None = None
+        self._answer: Callable[[], None] = lambda: None
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -33,13 +39,14 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.pending, self._deferred, self._leaving = 0, 0, False
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        self.pending, self._deferred, self._leaving_since = 0, 0, None
+        with watchdog() as self._answer:
+            before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -65,14 +72,20 @@ class Signals:
             return
         numbers = [number for number in self.processes.gather([self.pending]) if number]
         if numbers:
-            self._leaving = True
-            raise Interrupted(numbers[0])
+            self._leave(numbers[0])
+
+    def _leave(self, number: int) -> NoReturn:
+        self._leaving_since = time.monotonic()
+        raise Interrupted(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        self._answer()
         again = bool(self.pending)
         self.pending = number
-        if self._leaving:
+        if self._leaving_since is not None:
+            if time.monotonic() - self._leaving_since > _SAVING_S:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
             return
         if again or (not self._deferred and self.processes.count == 1):
-            self._leaving = True
-            raise Interrupted(number)
+            self._leave(number)

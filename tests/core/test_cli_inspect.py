@@ -181,7 +181,12 @@ def failing(raised: Callable[[], BaseException]) -> typer.Typer:
         (
             lambda: KeyError("x"),
             1,
-            "ppokit: error: a bug in ppokit or in a plugin: KeyError: 'x' (--debug shows the traceback)\n",
+            "ppokit: error: a bug in ppokit: KeyError: 'x' (--debug shows the traceback)\n",
+        ),
+        (
+            lambda: SystemExit(0),
+            1,
+            "ppokit: error: a bug in ppokit: SystemExit: 0 (--debug shows the traceback)\n",
         ),
         (lambda: typer.Exit(7), 7, ""),
     ],
@@ -197,7 +202,7 @@ def test_a_bug_shows_its_traceback_with_debug() -> None:
     result = runner.invoke(failing(lambda: KeyError("x")), ["--debug"])
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
-    assert result.stderr.endswith("ppokit: error: a bug in ppokit or in a plugin: KeyError: 'x'\n")
+    assert result.stderr.endswith("ppokit: error: a bug in ppokit: KeyError: 'x'\n")
 
 
 @pytest.mark.parametrize(

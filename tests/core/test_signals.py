@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -129,3 +132,66 @@ def test_outside_the_main_thread_nothing_is_changed() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+STUCK = """
+import re, sys, threading
+from ppokit.run.signals import Signals
+
+
+class Alone:
+    count = 1
+
+
+def never_ends():  # in C, with the interpreter's lock, where no handler in Python can run
+    re.match("(a+)+$", "a" * 60 + "b")
+
+
+with Signals(Alone()).caught():
+    print("begun", flush=True)
+    thread = threading.Thread(target=never_ends, daemon=True)
+    thread.start()
+    thread.join()
+"""
+
+
+def test_a_second_signal_ends_a_process_in_which_python_does_not_run() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)  # at once, as by a launcher: still one
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_signals_that_python_answers_leave_the_process_alone() -> None:
+    """Also long after: the pause between the two is not counted against it."""
+    signals, done = signals_of(), []
+    with pytest.raises(Interrupted), signals.caught(), signals.deferred():  # noqa: PT012
+        send(signal.SIGTERM)
+        time.sleep(4)
+        done.append("deferred")
+        send(signal.SIGTERM)
+    assert done == ["deferred"]
+
+
+def test_a_signal_long_after_the_way_out_began_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where saving never ends."""
+    ended: list[int] = []
+    monkeypatch.setattr("ppokit.run.signals._SAVING_S", 0.0)
+    monkeypatch.setattr(signal, "raise_signal", ended.append)
+    with pytest.raises(Interrupted), signals_of().caught():  # noqa: PT012
+        try:
+            send(signal.SIGTERM)
+        finally:
+            send(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert ended == [signal.SIGINT]
