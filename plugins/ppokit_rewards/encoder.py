@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ppokit.plugin import ModelError, first_line, length_batches
-from ppokit_rewards.classifiers import without_bars
+from ppokit.plugin import length_batches
 
 if TYPE_CHECKING:
     import torch
@@ -23,29 +22,25 @@ class Encoder:
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        from transformers import AutoModel, AutoTokenizer
+        from ppokit.reward_models.loading import load_encoder, load_text_tokenizer, token_limit
 
-        try:
-            with without_bars():
-                self.model = AutoModel.from_pretrained(name, use_safetensors=True).to(device).eval()
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"encoder {name!r} cannot be loaded in safetensors: {first_line(error)}"
-            ) from error
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        self.limit = min(self.tokenizer.model_max_length, limit or self.tokenizer.model_max_length)
+        subject = f"encoder {name!r}"
+        model, _ = load_encoder(name, subject)
+        self.model = model.to(device).eval()
+        self.tokenizer = load_text_tokenizer(name, subject)
+        self.tokenizer.truncation_side = "right"
+        self.limit = token_limit(self.model, self.tokenizer)
 
     def __call__(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """[n,H] float32 on the CPU; longer texts are truncated at the encoder's limit."""
+        """[n,H] float32 on the CPU; longer texts are truncated at the encoder's limit, from the end."""
         import torch
 
         out = torch.zeros(len(texts), self.model.config.hidden_size)
-        for chosen in length_batches(list(map(len, texts)), batch_size):
+        for indices in length_batches(list(map(len, texts)), batch_size):
             batch = self.tokenizer(
-                [texts[i] for i in chosen],
+                [texts[i] for i in indices],
                 padding=True,
-                truncation=True,
+                truncation=self.limit is not None,
                 max_length=self.limit,
                 return_tensors="pt",
             ).to(self.model.device)
@@ -53,5 +48,5 @@ class Encoder:
                 hidden = self.model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-            out[chosen] = torch.nn.functional.normalize(mean, dim=1).cpu()
+            out[indices] = torch.nn.functional.normalize(mean, dim=1).cpu()
         return out

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 Activation = Literal["none", "sigmoid", "softmax"]
 _KIND = "ForSequenceClassification"
 JOINED = "{prompt} {response}"
-_NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 
 def reward_model(
@@ -68,17 +67,17 @@ def reward_model(
 
     logits = torch.zeros(len(encoded), model.config.num_labels)
     lengths = [len(text["input_ids"]) for text in encoded]
-    for chosen in length_batches(lengths, batch_size):
-        width = lengths[chosen[0]]
+    for indices in length_batches(lengths, batch_size):
+        width = lengths[indices[0]]
         batch = {
             key: torch.tensor(
-                [encoded[i][key] + [value] * (width - len(encoded[i][key])) for i in chosen],
+                [encoded[i][key] + [value] * (width - len(encoded[i][key])) for i in indices],
                 device=model.device,
             )
             for key, value in pad.items()
         }
         with torch.inference_mode():
-            logits[chosen] = model(**batch).logits.float().cpu()
+            logits[indices] = model(**batch).logits.float().cpu()
     return logits
 
 
@@ -231,17 +230,9 @@ def _label(options: RewardModelOptions, config: Any) -> int:
 
 def _limit(options: RewardModelOptions, wanted: int | None, model: Any, tokenizer: Any) -> int | None:
     """The most tokens of a text; None where neither the model nor its tokenizer knows a limit."""
-    import torch
+    from ppokit.reward_models.loading import token_limit
 
-    limits = [limit for limit in (tokenizer.model_max_length,) if limit < _NO_LIMIT]
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and positions > 0:
-        used = 0  # RoBERTa's table of positions starts behind its padding index
-        for module in model.modules():
-            if isinstance(module, torch.nn.Embedding) and module.num_embeddings == positions:
-                used = max(used, 0 if module.padding_idx is None else module.padding_idx + 1)
-        limits.append(positions - used)
-    limit = min(limits, default=None)
+    limit = token_limit(model, tokenizer)
     if wanted is None:
         return limit
     if limit is not None and wanted > limit:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
+from ppokit.data.atomic import replacing_folder
 from ppokit.errors import ModelError, first_line
 from ppokit.models import quantization
 from ppokit.models.names import named_folder, packaged_file
@@ -64,7 +65,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    with _explained(source, "tokenizer"):
+    with explained(f"model.name: the tokenizer of {source.name}"):
         tokenizer = AutoTokenizer.from_pretrained(source.where, **source.kwargs)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.name: the tokenizer of {source.name} has no end-of-sequence token.")
@@ -83,14 +84,14 @@ def load_config(source: ModelSource) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    with _explained(source, "configuration"):
+    with explained(f"model.name: the configuration of {source.name}"):
         config = AutoConfig.from_pretrained(source.where, **source.kwargs)
     expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    came = config.architectures or []
+    actual = config.architectures or []
     remote = source.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if not remote and (expected is None or (came and expected not in came)):
+    if not remote and (expected is None or (actual and expected not in actual)):
         raise ModelError(
-            f"model.name: {source.name} is {' / '.join(came) or config.model_type}, which is no causal "
+            f"model.name: {source.name} is {' / '.join(actual) or config.model_type}, which is no causal "
             f"language model"
             + (f" (expected {expected})" if expected else "")
             + ". PPO needs a model that predicts the next token."
@@ -121,7 +122,7 @@ def load_model(
         kwargs["quantization_config"] = quantization.quantization_config(dtype)
     if load_in_4bit or already:
         kwargs["device_map"] = {"": device}  # a GPU quantises as it loads; later it would hold both
-    with _explained(source, "weights"), quiet():
+    with explained(f"model.name: the weights of {source.name}"), quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
             source.where, dtype=dtype, output_loading_info=True, **source.kwargs, **kwargs
         )
@@ -168,21 +169,16 @@ def _converted(name: str) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+        # Several processes start at once; the others then find what the first one converted.
+        with FileLock(cache_folder() / "converting.lock"):
+            if not (folder / "config.json").is_file():
+                with replacing_folder(folder) as tmp_folder:
+                    _convert(weights, tmp_folder, name)
     except OSError as error:
         raise ModelError(
             f"model.name: {name} is converted into {folder.parent}, which cannot be written: "
             f"{first_line(error)} Name another cache folder in the environment variable PPOKIT_CACHE."
         ) from error
-    try:
-        _convert(weights, beside, name)
-        try:
-            beside.rename(folder)
-        except OSError:  # another process was first; its result is the same
-            if not (folder / "config.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return folder
 
 
@@ -197,7 +193,7 @@ def _convert(weights: Path, folder: Path, name: str) -> None:
     """Write the GGUF file as an ordinary bf16 checkpoint with its tokenizer.
 
     A GGUF-loaded model refuses training and save_pretrained even when dequantised, so its numbers
-    move into a fresh model that never heard of GGUF.
+    move into a fresh model without its GGUF settings.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -229,7 +225,7 @@ def _convert(weights: Path, folder: Path, name: str) -> None:
 
 
 def _split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Restore what a GGUF import drops from a byte-level tokenizer: one token a digit."""
+    """Restore what a GGUF import drops from a byte-level tokenizer: one token per digit."""
     from tokenizers import pre_tokenizers
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -259,8 +255,16 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(source: ModelSource, what: str) -> Iterator[None]:
-    """Turn what transformers raises for a missing or unreadable model into one paragraph."""
+def explained(subject: str, kind: str = "") -> Iterator[None]:
+    """Turn what transformers raises for a missing or unreadable model into one paragraph.
+
+    Args:
+        subject: what is loaded, as an error begins.
+        kind: what it is loaded as, such as ` as an encoder`.
+
+    Raises:
+        ModelError: anything but a lack of memory was raised.
+    """
     try:
         yield
     except MemoryError:
@@ -271,7 +275,7 @@ def _explained(source: ModelSource, what: str) -> Iterator[None]:
             first = f"{type(error).__name__}: {first}"
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
         raise ModelError(
-            f"model.name: the {what} of {source.name} cannot be loaded: {first} Expected a hub id, a "
-            "folder saved by save_pretrained, or package:DISTRIBUTION/FILE.gguf."
+            f"{subject} cannot be loaded{kind}: {first} Expected a hub id, a folder saved by "
+            "save_pretrained, or package:DISTRIBUTION/FILE.gguf."
             + (" HF_HUB_OFFLINE is set, so nothing is fetched from the hub." if offline else "")
         ) from error

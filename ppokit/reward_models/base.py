@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
-from ppokit.models.loading import find_model, pick_dtype, quiet
+from ppokit.models.loading import find_model, pick_dtype
 from ppokit.models.lora import peft_warnings
 from ppokit.models.names import files_of
+from ppokit.reward_models.loading import head_of, load_classifier, load_text_tokenizer, token_limit
 from ppokit.reward_models.texts import Layout, Texts
 
 Kind = Literal["encoder", "causal"]
 TEMPLATE = ("{prompt} {response}",)
-_NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Base:
     name: str
     where: str
     kind: Kind
+
+    @property
+    def subject(self) -> str:
+        """How errors about it begin."""
+        return f"--model {self.name}"
 
 
 def find_base(name: str) -> Base:
@@ -104,32 +109,32 @@ class Fitted:
 
     def __init__(self, base: Base, *, heads: int, max_length: int, lora_r: int, device: torch.device) -> None:
         self.base = base
-        self.tokenizer = load_tokenizer(base)
+        self.tokenizer = load_text_tokenizer(base.where, base.subject)
         self.autocast = pick_dtype("auto", device) == torch.bfloat16
         # The frozen base stays as it is stored; what trains is in float32, or small steps would be lost.
-        model = _classifier(base).to(device)
+        model, _ = load_classifier(base.where, base.subject, "auto", num_labels=1)
+        model = model.to(device)
         model.config.get_text_config().pad_token_id = model.config.pad_token_id = self.tokenizer.pad_token_id
-        self._place, old = head_of(model, base.name)
+        name, old = head_of(model, base.subject)
         features = old.in_features
-        model.set_submodule(self._place, Heads(features, heads, bias=old.bias is not None).to(device))
+        model.set_submodule(name, Heads(features, heads, bias=old.bias is not None).to(device))
         self.model = _with_lora(model, lora_r)
-        limit = limit_of(self.model, self.tokenizer)
-        self.texts = Texts(self.tokenizer, Layout(TEMPLATE, min(max_length, limit)))
+        limit = token_limit(self.model, self.tokenizer)
+        self.texts = Texts(self.tokenizer, Layout(TEMPLATE, min(max_length, limit or max_length)))
 
     @property
     def heads(self) -> Heads:
         """The heads that train."""
-        found = [
+        (heads,) = [
             m for n, m in self.model.named_modules() if isinstance(m, Heads) and "original_module" not in n
         ]
-        assert len(found) == 1
-        return found[0]
+        return heads
 
     def save(self, folder: Path) -> None:
         """Write a PEFT folder with the mean of the heads. The heads themselves are lost to this object."""
         one = self.heads.mean()
-        for place in [n for n, m in self.model.named_modules() if isinstance(m, Heads)]:
-            self.model.set_submodule(place, one)
+        for name in [n for n, m in self.model.named_modules() if isinstance(m, Heads)]:
+            self.model.set_submodule(name, one)
         # peft would look the base up on the hub, to see whether its vocabulary has grown.
         self.model.save_pretrained(folder, save_embedding_layers=False)
         # A form with nothing filled in but this machine's paths.
@@ -137,67 +142,9 @@ class Fitted:
         self.tokenizer.save_pretrained(folder)
 
 
-def head_of(model: Any, name: str) -> tuple[str, nn.Linear]:
-    """Place and layer of a classifier's last linear layer, which has one output.
-
-    Raises:
-        ModelError: there is none.
-    """
-    found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == 1]
-    if not found:
-        raise ModelError(
-            f"--model {name}: {type(model).__name__} has no linear head of one output, so no reward "
-            "model can be made of it; choose another model."
-        )
-    return found[-1]
-
-
-def in_float32(head: nn.Linear) -> None:
-    """Let a head compute in float32 on a base of lower precision: scores would tie in bfloat16."""
-    head.float().register_forward_pre_hook(_as_float32)
-
-
-def _as_float32(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(x.float() for x in given)
-
-
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """What trains, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def load_tokenizer(base: Base) -> Any:
-    """Its tokenizer, with a pad token.
-
-    Raises:
-        ModelError: it has none.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base.where, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"--model {base.name}: no tokenizer: {first_line(error)}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        if tokenizer.pad_token_id is None:
-            raise ModelError(f"--model {base.name}: its tokenizer has no token to pad with.")
-    return tokenizer
-
-
-def _classifier(base: Base) -> Any:
-    from transformers import AutoModelForSequenceClassification
-
-    try:
-        with quiet():
-            return AutoModelForSequenceClassification.from_pretrained(
-                base.where, num_labels=1, dtype="auto", trust_remote_code=False, use_safetensors=True
-            )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"--model {base.name} cannot be loaded as a sequence classifier in safetensors: "
-            f"{first_line(error)}"
-        ) from error
 
 
 def _with_lora(model: Any, r: int) -> Any:
@@ -211,20 +158,6 @@ def _with_lora(model: Any, r: int) -> Any:
             return get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(f"LoRA finds nothing to adapt: {first_line(error)}") from error
-
-
-def limit_of(model: Any, tokenizer: Any) -> int:
-    """The most tokens of a text, on the safe side: RoBERTa's positions start behind its padding index."""
-    limits = [_NO_LIMIT, int(tokenizer.model_max_length)]
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions:
-        roberta = any(
-            isinstance(m, nn.Embedding) and m.num_embeddings == positions and m.padding_idx is not None
-            for n, m in model.named_modules()
-            if "position" in n
-        )
-        limits.append(positions - 2 if roberta else positions)
-    return min(limits)
 
 
 def _is_packaged_folder(name: str) -> bool:

@@ -13,9 +13,10 @@ import torch
 from ppokit.errors import ModelError, TrainingError, first_line
 from ppokit.models.loading import quiet
 from ppokit.plugin.batching import token_batches
-from ppokit.reward_models.base import Base, Heads, limit_of, load_tokenizer
+from ppokit.reward_models.base import Base, Heads
 from ppokit.reward_models.encoder import ResponseEncoder
 from ppokit.reward_models.linear import Problem, Scale, mean_loss
+from ppokit.reward_models.loading import load_encoder, load_text_tokenizer, token_limit
 from ppokit.reward_models.samples import Choice, Sample, grouped
 from ppokit.reward_models.texts import Advance, Encoded, Layout, Texts, lengths
 from ppokit.reward_models.training import bootstrap
@@ -58,7 +59,7 @@ class Probe:
 
     def __init__(self, base: Base, *, heads: int, max_length: int, device: torch.device) -> None:
         self.base = base
-        self.tokenizer = load_tokenizer(base)
+        self.tokenizer = load_text_tokenizer(base.where, base.subject)
         if not self.tokenizer.is_fast:
             raise ModelError(
                 f"--model {base.name}: its tokenizer does not tell which tokens are the response's; expected "
@@ -72,9 +73,8 @@ class Probe:
         features = len(layers) * width
         self.heads = Heads(features, heads, bias=True).to(device)
         self.model = ResponseEncoder(encoder, layers, self.heads).eval().requires_grad_(False)
-        self.texts = Texts(
-            self.tokenizer, Layout(TEMPLATE, min(max_length, limit_of(encoder, self.tokenizer)))
-        )
+        limit = token_limit(encoder, self.tokenizer) or max_length
+        self.texts = Texts(self.tokenizer, Layout(TEMPLATE, min(max_length, limit)))
         self._try()
         self._row: dict[tuple[str, str], int] = {}
         self._features = np.zeros((0, features), np.float32)
@@ -187,23 +187,9 @@ def _texts(sample: Sample | Choice) -> list[tuple[str, str]]:
 
 
 def _encoder(base: Base) -> Any:
-    from transformers import AutoModel
-
-    try:
-        with quiet():
-            model, info = AutoModel.from_pretrained(
-                base.where,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"--model {base.name} cannot be loaded as an encoder in safetensors: {first_line(error)}"
-        ) from error
-    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    model, missing = load_encoder(base.where, base.subject)
+    missing = [key for key in missing if "pooler" not in key]
     if missing or model.config.is_encoder_decoder:
         why = f"its files hold no {missing[0]}" if missing else "it is an encoder with a decoder"
-        raise ModelError(f"--model {base.name}: {why}; expected an encoder, such as a BERT, or a causal LM.")
+        raise ModelError(f"{base.subject}: {why}; expected an encoder, such as a BERT, or a causal LM.")
     return model

@@ -11,17 +11,17 @@ report.json, learning_curve.png         how good it is
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppokit.data.atomic import replacing_folder
 from ppokit.errors import DataError, ModelError, first_line
 from ppokit.plugin.batching import length_batches
 from ppokit.reward_models.artifact import HEADS, VERSION, FittedSettings, need_settings
+from ppokit.reward_models.texts import lengths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,28 +46,20 @@ def new_folder(path: Path) -> None:
 
 
 def write(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder whole or not at all.
+    """Write a new folder whole or not at all.
 
     Args:
-        fill: puts the files in the folder that it is given.
+        fill: puts the files into the folder that it is given.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: it cannot be written, or something stands there by now.
     """
-    beside: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        fill(beside)
-        beside.chmod(0o777 & ~_umask())
-        if path.is_dir():
-            path.rmdir()  # it is empty
-        beside.rename(path)
+        with replacing_folder(path) as tmp_folder:
+            fill(tmp_folder)
+            new_folder(path)  # the fit took its time
     except OSError as error:
         raise DataError(f"--out {path} cannot be written: {first_line(error)}") from error
-    finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
 
 
 def save(fitted: Fitted | Probe, folder: Path, score: str) -> None:
@@ -100,13 +92,13 @@ class Scorer:
 
     def __init__(self, folder: Path, *, heads: bool = False, device: Any = None) -> None:
         import torch
-        from transformers import AutoTokenizer
 
+        from ppokit.reward_models.loading import load_text_tokenizer
         from ppokit.reward_models.texts import Layout, Texts
 
         self.settings = need_settings(folder)
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = load_text_tokenizer(str(folder), f"reward model {str(folder)!r}")
         self.texts = Texts(tokenizer, Layout(tuple(self.settings.template), self.settings.max_length))
         self.model = _load(folder, self.settings, self.device, each=heads)
         self.model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -117,8 +109,6 @@ class Scorer:
     ) -> NDArray[np.float64]:
         """Scores of responses. [N, 1], or [N, heads]"""
         import torch
-
-        from ppokit.reward_models.texts import lengths
 
         encoded = self.texts.encode(prompts, responses)
         out: list[Any] = [None] * len(encoded)
@@ -131,7 +121,7 @@ class Scorer:
 
 
 def uncertainty(folder: str | Path, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
-    """How far the heads of a reward model lie apart: standard deviation of their scores. [N]
+    """Standard deviation of the scores that the heads of a reward model give. [N]
 
     In the units of the score. The heads share a trunk, so it is a lower bound; use it to rank.
 
@@ -142,12 +132,14 @@ def uncertainty(folder: str | Path, prompts: Sequence[str], responses: Sequence[
     Raises:
         ModelError: it is no such folder, or was fitted with a single head.
     """
-    place = Path(folder).expanduser()
-    if _heads(place).out_features < 2:
-        raise ModelError(f"{folder} was fitted with one head, which has no spread; fit with --heads 5.")
+    path = Path(folder).expanduser()
+    if _heads(path).out_features < 2:
+        raise ModelError(
+            f"{folder} was fitted with one head, which has no standard deviation; fit with --heads 5."
+        )
     if not len(prompts):
         return np.zeros(0)
-    return np.asarray(Scorer(place, heads=True).score(prompts, responses).std(axis=1))
+    return np.asarray(Scorer(path, heads=True).score(prompts, responses).std(axis=1))
 
 
 def _heads(folder: Path) -> Heads:
@@ -158,13 +150,13 @@ def _heads(folder: Path) -> Heads:
 
     need_settings(folder)
     try:
-        held = load_file(str(folder / HEADS))
+        weights = load_file(str(folder / HEADS))
     except OSError as error:
         raise ModelError(f"{folder}: {HEADS} cannot be read: {first_line(error)}") from error
-    heads = Heads(held["weight"].shape[1], held["weight"].shape[0], bias="bias" in held)
+    heads = Heads(weights["weight"].shape[1], weights["weight"].shape[0], bias="bias" in weights)
     with torch.no_grad():
         for name, parameter in heads.named_parameters():
-            parameter.copy_(held[name])
+            parameter.copy_(weights[name])
     return heads
 
 
@@ -180,33 +172,12 @@ def _load(folder: Path, settings: FittedSettings, device: Any, *, each: bool) ->
 
 
 def _causal(folder: Path, settings: FittedSettings, heads: Heads | None) -> Any:
-    from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
+    from ppokit.reward_models.base import find_base
+    from ppokit.reward_models.loading import head_of, load_classifier, with_fitted_adapter
 
-    from ppokit.models.loading import quiet
-    from ppokit.models.lora import peft_warnings
-    from ppokit.reward_models.base import find_base, head_of, in_float32
-
-    try:
-        with quiet():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                find_base(settings.base).where,
-                num_labels=1,
-                dtype="auto",
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-        in_float32(head_of(model, settings.base)[1])
-        with peft_warnings():
-            model = PeftModel.from_pretrained(model, folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
+    subject = f"reward model {str(folder)!r}"
+    base, _ = load_classifier(find_base(settings.base).where, subject, "auto", num_labels=1)
+    model = with_fitted_adapter(base, folder, subject)
     if heads is not None:
-        model.set_submodule(head_of(model, settings.base)[0], heads)
+        model.set_submodule(head_of(model, subject)[0], heads)
     return model
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -18,12 +18,12 @@ _MULTIPLE = 8  # a CPU prepares its kernels anew for every width
 
 @dataclass(frozen=True)
 class Layout:
-    """How a text is made and cut.
+    """How a text is made and truncated.
 
     Attributes:
         template: of `{prompt}` and `{response}`; two templates are joined as a pair by the tokenizer, the
             second of which is the response.
-        max_length: tokens that are read, counted from the end; of a pair the prompt is cut first.
+        max_length: tokens that are read, counted from the end; of a pair the prompt is truncated first.
     """
 
     template: tuple[str, ...]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -212,19 +214,22 @@ class TestConversion:
             find_model("package:acme/tiny.gguf")
         assert list((tmp_path / "cache" / "converted").iterdir()) == []
 
-    def test_another_process_was_first(
-        self, calls: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_processes_that_start_together_convert_once(
+        self, calls: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        first = Path(find_model("package:acme/tiny.gguf").where)
-        (first / "config.json").unlink()
+        """The second waits for the first, instead of removing what it is writing."""
+        convert = loading._convert
 
-        def meanwhile(source: Path, folder: Path, name: str) -> None:
-            (folder / "config.json").write_text("ours")
-            (first / "config.json").write_text("theirs")
+        def slowly(source: Path, folder: Path, name: str) -> None:
+            time.sleep(0.3)
+            convert(source, folder, name)
 
-        monkeypatch.setattr(loading, "_convert", meanwhile)
-        assert find_model("package:acme/tiny.gguf").where == str(first)
-        assert (first / "config.json").read_text() == "theirs"
+        monkeypatch.setattr(loading, "_convert", slowly)
+        with ThreadPoolExecutor() as pool:
+            results = list(pool.map(find_model, ["package:acme/tiny.gguf"] * 2))
+        assert len(calls) == 1
+        assert results[0] == results[1]
+        assert (Path(results[0].where) / "config.json").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -165,12 +165,12 @@ def test_a_wide_encoder_is_read_at_fewer_places(tmp_path, monkeypatch) -> None:
 
 
 def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path) -> None:
-    """Of 20 positions two stand before the first token."""
+    """Of 20 positions the first token takes the one after the padding index, here 0."""
     config = RobertaConfig(**SIZES, vocab_size=len(WORDS), max_position_embeddings=20, pad_token_id=0)
     RobertaModel(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path, pad_token="[PAD]")
     probe = probe_on(tmp_path, max_length=256)
-    assert probe.texts.layout.max_length == 18
+    assert probe.texts.layout.max_length == 19
     probe.read(probe.encode([Sample("a " * 30, "b " * 30, 0.0, 1.0)]), lambda _: None)
 
 

@@ -1,0 +1,128 @@
+"""Tokenizers, classifiers and encoders that read whole texts, as rewards do; no code of a model's own is run.
+
+`subject` is how an error begins: `--model NAME` or `reward model 'NAME'`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppokit.errors import ModelError
+from ppokit.models.loading import explained, quiet
+from ppokit.models.lora import peft_warnings
+
+_NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
+
+
+def load_text_tokenizer(where: str, subject: str) -> Any:
+    """A tokenizer with a pad token, which pads on the right and truncates on the left.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no token to pad with.
+    """
+    from transformers import AutoTokenizer
+
+    with explained(f"{subject}: its tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, trust_remote_code=False, padding_side="right", truncation_side="left"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token_id is None:
+            raise ModelError(f"{subject}: its tokenizer has no token to pad with.")
+    return tokenizer
+
+
+def load_classifier(where: str, subject: str, dtype: str, **options: Any) -> tuple[Any, list[str]]:
+    """A sequence classifier in safetensors, and which of its weights the files lack.
+
+    Args:
+        dtype: as in transformers; `auto` is as stored.
+        options: for transformers' `from_pretrained`.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    return _load(
+        AutoModelForSequenceClassification, where, subject, "a sequence classifier", dtype=dtype, **options
+    )
+
+
+def load_encoder(where: str, subject: str) -> tuple[Any, list[str]]:
+    """A model without a head in safetensors, and which of its weights the files lack; float32.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from transformers import AutoModel
+
+    return _load(AutoModel, where, subject, "an encoder", dtype=torch.float32)
+
+
+def with_fitted_adapter(model: Any, folder: str | Path, subject: str) -> Any:
+    """A classifier of one label with the adapter of a fitted reward model, and its head in float32.
+
+    Raises:
+        ModelError: the adapter cannot be loaded, or has no trained head.
+    """
+    from peft import PeftModel
+    from safetensors import safe_open
+
+    in_float32(head_of(model, subject)[1])
+    with explained(f"{subject}: its adapter"), peft_warnings():
+        with safe_open(str(Path(folder) / "adapter_model.safetensors"), "pt") as file:
+            if all("lora_" in key for key in file.keys()):  # noqa: SIM118
+                raise ValueError("the adapter has no trained head")
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+def head_of(model: Any, subject: str) -> tuple[str, nn.Linear]:
+    """Name and layer of a classifier's last linear layer, which has one output.
+
+    Raises:
+        ModelError: there is none.
+    """
+    heads = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == 1]
+    if not heads:
+        raise ModelError(
+            f"{subject}: {type(model).__name__} has no linear head of one output, so no reward model can be "
+            "made of it; choose another model."
+        )
+    return heads[-1]
+
+
+def in_float32(head: nn.Linear) -> None:
+    """Let a head compute in float32 on a base of lower precision: scores would tie in bfloat16."""
+    head.float().register_forward_pre_hook(_as_float32)
+
+
+def _as_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.float() for x in inputs)
+
+
+def token_limit(model: Any, tokenizer: Any) -> int | None:
+    """The most tokens of a text; None where neither the model nor its tokenizer knows a limit."""
+    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _NO_LIMIT else []
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and positions > 0:
+        used = 0  # RoBERTa's table of positions starts behind its padding index
+        for name, module in model.named_modules():
+            is_table = isinstance(module, nn.Embedding) and module.num_embeddings == positions
+            if is_table and "position" in name and module.padding_idx is not None:
+                used = module.padding_idx + 1
+        limits.append(positions - used)
+    return min(limits, default=None)
+
+
+def _load(auto: Any, where: str, subject: str, kind: str, **options: Any) -> tuple[Any, list[str]]:
+    with explained(subject, f" as {kind} in safetensors"), quiet():
+        model, info = auto.from_pretrained(
+            where, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
+        )
+    return model, sorted(info["missing_keys"])
