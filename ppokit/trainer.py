@@ -39,7 +39,7 @@ from ppokit.run.signals import Signals
 from ppokit.run.warnings import step_warnings
 from ppokit.training.advantages import estimate
 from ppokit.training.checks import FirstUpdate
-from ppokit.training.metrics import Clock, as_numbers, rollout_metrics, run_metrics
+from ppokit.training.metrics import Clock, as_numbers, engine_metrics, rollout_metrics, run_metrics
 
 
 class PPOTrainer:
@@ -237,7 +237,12 @@ class PPOTrainer:
         Returns: the step's metrics.
         """
         with self.signals.deferred():
-            metrics = {**rollout_metrics(rollout, rewards), **as_numbers(advantages.metrics), **stats}
+            metrics = {
+                **rollout_metrics(rollout, rewards),
+                **engine_metrics(rollout, self.step - 1),
+                **as_numbers(advantages.metrics),
+                **stats,
+            }
             metrics.update(run_metrics(self.clock, rollout, self.processes))
             if self.processes.is_main:
                 self.run_dir.open()

@@ -58,9 +58,7 @@ class Discounted:
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         assert rollout.values is not None, "`needs` names values"
         return Advantages(
-            *discounted(
-                rewards.token_rewards, rollout.values, rollout.response_mask, gamma=self.options.gamma
-            )
+            *discounted(rewards.token_rewards, rollout.values, rollout.loss_mask, gamma=self.options.gamma)
         )
 
 

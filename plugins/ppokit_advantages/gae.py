@@ -81,10 +81,10 @@ class GAE:
         advantages, returns = gae(
             rewards.token_rewards,
             rollout.values,
-            rollout.response_mask,
+            rollout.loss_mask,
             gamma=self.options.gamma,
             lam=self.options.lam,
-            truncated=~rollout.finished if self.options.bootstrap_truncated else None,
+            truncated=rollout.truncated if self.options.bootstrap_truncated else None,
         )
         return Advantages(advantages, returns)
 

@@ -96,14 +96,14 @@ class GroupRelative:
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         options = self.options
         advantages = group_relative(
-            whole_reward(rewards.token_rewards, rollout.response_mask),
+            whole_reward(rewards.token_rewards, rollout.loss_mask),
             rollout.group_ids,
             normalise=options.normalise,
             variance=options.variance,
             epsilon=options.epsilon,
             singleton=options.singleton,
         )
-        return Advantages(broadcast_to_tokens(advantages, rollout.response_mask))
+        return Advantages(broadcast_to_tokens(advantages, rollout.loss_mask))
 
 
 def needs_a_group(options: Options, context: CheckContext) -> Iterator[str]:

@@ -56,8 +56,8 @@ class LeaveOneOut:
         pass
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
-        whole = whole_reward(rewards.token_rewards, rollout.response_mask)
-        return Advantages(broadcast_to_tokens(leave_one_out(whole, rollout.group_ids), rollout.response_mask))
+        whole = whole_reward(rewards.token_rewards, rollout.loss_mask)
+        return Advantages(broadcast_to_tokens(leave_one_out(whole, rollout.group_ids), rollout.loss_mask))
 
 
 @hookimpl

@@ -53,7 +53,7 @@ class MeanBaseline:
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         assert rollout.values is not None, "`needs` names values"
-        return Advantages(*mean_baseline(rewards.token_rewards, rollout.values, rollout.response_mask))
+        return Advantages(*mean_baseline(rewards.token_rewards, rollout.values, rollout.loss_mask))
 
 
 @hookimpl

@@ -49,7 +49,7 @@ class MonteCarlo:
         self.options = options
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
-        return Advantages(monte_carlo(rewards.token_rewards, rollout.response_mask, gamma=self.options.gamma))
+        return Advantages(monte_carlo(rewards.token_rewards, rollout.loss_mask, gamma=self.options.gamma))
 
 
 @hookimpl

@@ -90,7 +90,7 @@ class ReinforcePlusPlus:
         return Advantages(
             reinforce_plus_plus(
                 rewards.token_rewards,
-                rollout.response_mask,
+                rollout.loss_mask,
                 rollout.group_ids,
                 gamma=self.options.gamma,
                 baseline=self.options.baseline,

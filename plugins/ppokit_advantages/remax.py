@@ -51,8 +51,8 @@ class ReMax:
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         assert rewards.greedy_returns is not None, "`needs` names greedy"
-        whole = whole_reward(rewards.token_rewards, rollout.response_mask)
-        return Advantages(broadcast_to_tokens(remax(whole, rewards.greedy_returns), rollout.response_mask))
+        whole = whole_reward(rewards.token_rewards, rollout.loss_mask)
+        return Advantages(broadcast_to_tokens(remax(whole, rewards.greedy_returns), rollout.loss_mask))
 
 
 @hookimpl

@@ -222,7 +222,7 @@ class Canary:
 
 def _mean_logprobs(rollout: Rollout, logprobs: Tensor) -> Tensor:
     """[B] mean log-probability of each response's tokens."""
-    rows = zip(logprobs, rollout.response_mask, strict=True)
+    rows = zip(logprobs, rollout.loss_mask, strict=True)
     return logprobs.new_tensor([float(masked_mean(numbers, mask)) for numbers, mask in rows])
 
 

@@ -100,7 +100,7 @@ class KLPenalty:
         token_scores = kl_penalty(
             old_logprobs,
             ref_logprobs,
-            rollout.response_mask,
+            rollout.loss_mask,
             coefficient=self.coefficient,
             estimator=self.options.estimator,
         )
@@ -116,7 +116,7 @@ class KLPenalty:
             return
         old_logprobs, ref_logprobs = _both(rollout)
         k1 = kl(old_logprobs, ref_logprobs, estimator="k1")
-        k1_sum = k1.where(rollout.response_mask, k1.new_zeros(())).sum(dim=1)  # [B]
+        k1_sum = k1.where(rollout.loss_mask, k1.new_zeros(())).sum(dim=1)  # [B]
         self.coefficient = adapted(
             self.coefficient,
             k1_sum.mean().item(),

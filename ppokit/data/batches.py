@@ -68,7 +68,8 @@ class TokenBatch:
 
 def sequence_lengths(rollout: Rollout) -> list[int]:
     """Tokens of prompt and response together, one number per response."""
-    return [len(p) + n for p, n in zip(rollout.prompt_ids, rollout.lengths.tolist(), strict=True)]
+    tokens = rollout.response_mask.sum(dim=1).tolist()
+    return [len(p) + n for p, n in zip(rollout.prompt_ids, tokens, strict=True)]
 
 
 def token_batch(rollout: Rollout, indices: Sequence[int], device: torch.device) -> TokenBatch:

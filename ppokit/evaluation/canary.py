@@ -139,7 +139,7 @@ class Canary:
         rollout = self.collect(self.held_out)
         assert rollout.old_logprobs is not None, "collected with logprobs"
         rewards = self.score(rollout)
-        rows = zip(rollout.old_logprobs, rollout.response_mask, strict=True)
+        rows = zip(rollout.old_logprobs, rollout.loss_mask, strict=True)
         likely = torch.stack([masked_mean(numbers, mask) for numbers, mask in rows])
         totals = rewards.token_rewards.sum(dim=1)
         ratings = self.held_out.ratings

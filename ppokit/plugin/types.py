@@ -106,8 +106,8 @@ class Rollout:
 
     @property
     def lengths(self) -> Tensor:
-        """[B] int64: real tokens of each response."""
-        return self.response_mask.sum(dim=1)
+        """[B] int64: tokens that the policy wrote of each response."""
+        return self.loss_mask.sum(dim=1)
 
     @property
     def finished(self) -> Tensor:
@@ -189,8 +189,8 @@ class Rewards:
     """The rewards of a rollout, all providers together.
 
     Attributes:
-        token_rewards: [B,R] float32; weighted sequence scores stand on the last real response token,
-            weighted token scores where they belong; 0 on padding.
+        token_rewards: [B,R] float32; weighted sequence scores stand on the last token that the policy
+            wrote, weighted token scores where they belong; 0 where it wrote none.
         scores: [B] float32; weighted sum of the sequence scores alone.
         breakdown: raw score of each provider, [B] float32: its sequence score plus the sum of its
             token scores, before scaling, clipping and weight; NaN where it did not score.

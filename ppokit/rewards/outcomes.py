@@ -150,7 +150,7 @@ def _checked(output: object, rollout: Rollout, provider: Provider) -> RewardOutp
     whole, tokens = scores, output.token_scores
     if tokens is not None:
         tokens = numbers("token_scores", tokens, [b, r], "responses, response tokens")
-        tokens = tokens.where(rollout.response_mask & scored[:, None], torch.zeros(()))
+        tokens = tokens.where(rollout.loss_mask & scored[:, None], torch.zeros(()))
         whole = scores + tokens.sum(dim=1)
     for index in (~whole.isfinite()).nonzero().flatten().tolist():
         response = rollout.responses[index][:60]

@@ -119,7 +119,8 @@ class Scorer:
                 some_failed |= torch.tensor([o == "failed" for o in output.outcomes], dtype=torch.bool)
             outcomes[provider.name] = output.outcomes
             metrics.update(output.metrics)
-        last = (rollout.lengths - 1).clamp(min=0)
+        # The last token that the policy wrote.
+        last = (rollout.loss_mask * torch.arange(rollout.loss_mask.shape[1])).amax(dim=1)
         token_rewards[torch.arange(len(rollout)), last] += scores
         # Where sequence scores are given, a response without one has none: not that of its penalty, 0.
         has_reward = judged[int(some_sequence)] & ~some_failed

@@ -46,7 +46,7 @@ def estimate(
     trained = torch.ones(len(rows), dtype=torch.bool) if found.trained is None else found.trained
     if settings.mask_truncated:
         trained = trained & kept.finished
-    mask = kept.response_mask & trained[:, None]
+    mask = kept.loss_mask & trained[:, None]
     metrics = advantage_metrics(found, mask)
     if settings.mask_truncated:
         metrics["advantages/masked_truncated"] = float((~kept.finished).float().mean())

@@ -51,7 +51,7 @@ def first_kl(rollout: Rollout) -> float | None:
     if rollout.old_logprobs is None or rollout.ref_logprobs is None:
         return None
     numbers = kl(rollout.old_logprobs, rollout.ref_logprobs, estimator="k3")
-    return float(masked_mean(numbers, rollout.response_mask))
+    return float(masked_mean(numbers, rollout.loss_mask))
 
 
 def check_first_kl(mean: float | None) -> None:
@@ -105,7 +105,7 @@ def check_estimate(found: Advantages, rollout: Rollout, where: str) -> None:
                 f"{where} returned {name} of shape {list(numbers.shape)}; expected {expected} "
                 "(responses, response tokens)."
             )
-        bad = (~numbers.isfinite() & rollout.response_mask).any(dim=1).nonzero().flatten().tolist()
+        bad = (~numbers.isfinite() & rollout.loss_mask).any(dim=1).nonzero().flatten().tolist()
         if bad:
             named = ", ".join(rollout.ids[row] for row in bad[:8])
             raise PluginError(

@@ -171,22 +171,39 @@ def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
     `reward/mean` is the mean weighted sum of sequence scores; `reward/<provider>` the mean raw score
     of the responses that the provider scored.
     """
+    answered = ~rollout.failed
     metrics = {
         "reward/mean": float(rewards.scores[rewards.scored].mean())
         if bool(rewards.scored.any())
         else float("nan"),
-        "response/length": float(rollout.lengths.float().mean()),
-        "response/finished": float(rollout.finished.float().mean()),
+        "response/length": float(rollout.lengths[answered].float().mean()),
+        "response/finished": float(rollout.finished[answered].float().mean()),
     }
     for name, scores in rewards.breakdown.items():
         metrics[f"reward/{name}"] = float(scores.nanmean())
     if not bool(rewards.scored.all()):
         metrics["reward/excluded"] = float((~rewards.scored).float().mean())
     for name, outcomes in rewards.outcomes.items():
+        asked = [outcome for outcome, asked in zip(outcomes, answered.tolist(), strict=True) if asked]
         for outcome in UNSCORED:
-            if outcome in outcomes:
-                metrics[f"reward/{name}/{outcome}"] = outcomes.count(outcome) / len(outcomes)
+            if outcome in asked:
+                metrics[f"reward/{name}/{outcome}"] = asked.count(outcome) / len(asked)
     metrics.update(as_numbers(rewards.metrics))
+    return metrics
+
+
+def engine_metrics(rollout: Rollout, version: int) -> dict[str, float]:
+    """How a rollout engine did: the share that failed, and how many updates old the weights were that wrote.
+
+    Args:
+        version: number of updates that the policy had had when it was asked.
+    """
+    failed = rollout.failed
+    metrics = {"rollout/failed": float(failed.float().mean())} if bool(failed.any()) else {}
+    staleness = version - rollout.policy_version[~failed]
+    if len(staleness):
+        metrics["rollout/staleness"] = float(staleness.float().mean())
+        metrics["rollout/staleness_max"] = float(staleness.max())
     return metrics
 
 
@@ -230,7 +247,7 @@ def run_metrics(clock: Clock, rollout: Rollout, processes: Processes) -> dict[st
     return {
         **{f"time/{name}_s": number for name, number in seconds.items()},
         "time/step_s": total,
-        "tokens_per_s": float(rollout.response_mask.sum()) / max(total, 1e-9),
+        "tokens_per_s": float(rollout.loss_mask.sum()) / max(total, 1e-9),
         "memory/peak_gb": max(processes.gather([peak_gb(clock.device)])),
     }
 

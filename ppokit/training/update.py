@@ -95,9 +95,9 @@ class Updater:
             for minibatch, micros in batches.epoch(epoch):
                 data = TrainingData(
                     rollout=rollout,
-                    advantages=self._whitened(advantages, rollout.response_mask, minibatch),
+                    advantages=self._whitened(advantages, rollout.loss_mask, minibatch),
                     old_logprobs=old,
-                    weights=self._weights(rollout.response_mask, minibatch),
+                    weights=self._weights(rollout.loss_mask, minibatch),
                     before_first_step=passes == 0,
                 )
                 approx_kl = accumulate_gradients(
@@ -163,4 +163,4 @@ class Updater:
             if not bool(old[micro.indices].isnan().any()):
                 for estimator in KL_ESTIMATORS:
                     numbers = kl(old[micro.indices], rollout.ref_logprobs[micro.indices], estimator=estimator)
-                    accumulator.add(f"kl/{estimator}", numbers, rollout.response_mask[micro.indices])
+                    accumulator.add(f"kl/{estimator}", numbers, rollout.loss_mask[micro.indices])

@@ -71,7 +71,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 ".argmax(dim=1, keepdim=True)",
                 ".argmin(dim=1, keepdim=True)",
             ),
-            ("the finished are cut", "truncated=~rollout.finished if", "truncated=rollout.finished if"),
+            ("the finished are cut", "truncated=rollout.truncated if", "truncated=rollout.finished if"),
         ],
     ),
     "ppokit_advantages.group_relative": (
@@ -105,8 +105,8 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
             (
                 "padding gets a share",
-                "spread(advantages, rollout.response_mask)",
-                "spread(advantages, rollout.response_mask | True)",
+                "spread(advantages, rollout.loss_mask)",
+                "spread(advantages, rollout.loss_mask | True)",
             ),
             (
                 "one response per prompt is let through",
@@ -130,8 +130,8 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
             (
                 "padding gets a share",
-                "rollout.group_ids), rollout.response_mask)",
-                "rollout.group_ids), rollout.response_mask | True)",
+                "rollout.group_ids), rollout.loss_mask)",
+                "rollout.group_ids), rollout.loss_mask | True)",
             ),
             ("not refused", ", check=needs_a_group)", ")"),
         ],
@@ -193,13 +193,13 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
             (
                 "the last reward alone",
-                "whole_reward(rewards.token_rewards, rollout.response_mask)",
+                "whole_reward(rewards.token_rewards, rollout.loss_mask)",
                 "rewards.token_rewards[:, -1]",
             ),
             (
                 "padding gets a share",
-                "greedy_returns), rollout.response_mask)",
-                "greedy_returns), rollout.response_mask | True)",
+                "greedy_returns), rollout.loss_mask)",
+                "greedy_returns), rollout.loss_mask | True)",
             ),
             ("nothing is asked for", 'needs=frozenset({"greedy"})', "needs=frozenset()"),
         ],

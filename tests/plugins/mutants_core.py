@@ -116,7 +116,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             (
                 "whitened with cut ones",
                 "masked_whiten(advantages, mask,",
-                "masked_whiten(advantages, kept.response_mask,",
+                "masked_whiten(advantages, kept.loss_mask,",
             ),
             ("padding keeps its numbers", "numbers.float().where(mask, torch.zeros(()))", "numbers.float()"),
         ],
