@@ -1,0 +1,28 @@
+from ppokit.plugin import Advantages, LossInputs, LossOutput, Options, Rewards, Rollout, broadcast_to_tokens
+
+
+def brief(responses, limit: int = 80):
+    """A reward: 1 for a response of at most `limit` characters."""
+    return [float(len(text) <= limit) for text in responses]
+
+
+def centred(rollout: Rollout, rewards: Rewards) -> Advantages:
+    """An advantage estimator: each response's score minus the batch's mean, on every token."""
+    scores = rewards.scores - rewards.scores.mean()
+    return Advantages(broadcast_to_tokens(scores, rollout.response_mask))
+
+
+class Policy:
+    """A loss: importance ratio times advantage, without a clip."""
+
+    needs = {"new_logprobs", "old_logprobs"}
+
+    class Options(Options):
+        strength: float = 1.0
+
+    def __init__(self, options, context):
+        self.strength = options.strength
+
+    def token_losses(self, inputs: LossInputs) -> LossOutput:
+        ratio = (inputs.new_logprobs - inputs.old_logprobs).exp()
+        return LossOutput(-self.strength * ratio * inputs.advantages)

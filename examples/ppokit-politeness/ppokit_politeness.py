@@ -1,0 +1,29 @@
+"""A reward for polite words: the share of a list of words that the response uses."""
+
+from __future__ import annotations
+
+from ppokit.plugin import Component, Options, RewardOutput, Rollout, hookimpl
+
+
+class PolitenessOptions(Options):
+    """Keys beside `use: politeness`."""
+
+    words: tuple[str, ...] = ("please", "thank", "sorry")
+
+
+class Politeness:
+    def __init__(self, options: PolitenessOptions) -> None:
+        self.words = options.words
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        return RewardOutput.from_values([self.politeness(text) for text in rollout.responses])
+
+    def politeness(self, text: str) -> float | None:
+        if not text.strip():
+            return None  # an empty response: abstain
+        return sum(word in text.lower() for word in self.words) / len(self.words)
+
+
+@hookimpl
+def ppokit_reward_providers() -> list[Component]:
+    return [Component("politeness", lambda options, context: Politeness(options), PolitenessOptions)]
