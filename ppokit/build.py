@@ -40,7 +40,7 @@ from ppokit.rewards.scaling import Scaling
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.worker import in_worker
 from ppokit.rollout.generate import ResponseGenerator, build_generator
-from ppokit.run.components import RunComponent
+from ppokit.run.components import RunComponent, closed_on_error
 from ppokit.training.backend import Backend, ReplicatedBackend
 from ppokit.training.losses import WeightedLoss
 from ppokit.training.microbatches import MicroBatcher
@@ -93,11 +93,18 @@ class TrainerComponents:
 
 
 def build_trainer(recipe: Recipe) -> TrainerComponents:
-    """Build the parts; what can fail cheaply fails before the model is loaded.
+    """Build the parts; what can fail cheaply fails before the model is loaded, and closes what was built.
 
     Raises:
         PpokitError: something that the recipe names cannot be used.
     """
+    instances: list[RunComponent] = []
+    with closed_on_error(instances):
+        return _build(recipe, instances)
+
+
+def _build(recipe: Recipe, instances: list[RunComponent]) -> TrainerComponents:
+    """Build the parts, and put what the recipe's components build into `instances`."""
     from accelerate import Accelerator
 
     settings = recipe.settings
@@ -118,7 +125,7 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
     dtype = pick_dtype(settings.model.dtype, processes.device)
     base = _Base(tokenizer, config)
     context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, base=base)
-    components = _Components(recipe, context)
+    components = _Components(recipe, context, instances)
     generator = build_generator(recipe, context, processes)
     components.add(recipe.engine, generator.engine)
     prompts = Prompts(
@@ -216,9 +223,8 @@ def _needs_before_update(recipe: Recipe, value_mode: ValueMode | None) -> frozen
 class _Components:
     """Builds the recipe's components, each through one guard, and keeps what they built."""
 
-    def __init__(self, recipe: Recipe, context: BuildContext) -> None:
-        self.recipe, self.context = recipe, context
-        self.instances: list[RunComponent] = []
+    def __init__(self, recipe: Recipe, context: BuildContext, instances: list[RunComponent]) -> None:
+        self.recipe, self.context, self.instances = recipe, context, instances
 
     def build(self, choice: SelectedComponent, context: BuildContext | None = None) -> Any:
         """The object of a chosen component.

@@ -34,13 +34,13 @@ _PLAIN: dict[str, Any] = {
 
 
 class Command(TyperCommand):
-    """A command whose errors are told in one paragraph on stderr."""
+    """A command that prints its errors as one paragraph on stderr."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; `--debug`, where it has that option, adds the traceback."""
-        # Of several processes that train, one tells them.
+        # Of several processes that train, one prints them.
         quiet = ctx.info_name == "train" and os.environ.get("RANK", "0") != "0"
-        warnings.formatwarning = _Plainly(quiet)
+        warnings.formatwarning = _WarningFormat(quiet)
         try:
             return super().invoke(ctx)
         except PpokitError as error:
@@ -59,7 +59,7 @@ class Command(TyperCommand):
         except (Exception, SystemExit) as error:
             self._bug(ctx, error)
         finally:
-            warnings.formatwarning = _as_python_does
+            warnings.formatwarning = _python_format
 
     def _bug(self, ctx: Any, error: BaseException) -> NoReturn:
         _fail(
@@ -70,15 +70,15 @@ class Command(TyperCommand):
         raise typer.Exit(1) from error
 
 
-_as_python_does = warnings.formatwarning
+_python_format = warnings.formatwarning
 
 
-class _Plainly:
-    """Tells our own warnings once, and without the line of code that gave them."""
+class _WarningFormat:
+    """Formats ppokit's own warnings once each, without the line of code that gave them."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
-        self.told: set[str] = set()
+        self.printed: set[str] = set()
 
     def __call__(
         self,
@@ -89,11 +89,11 @@ class _Plainly:
         line: str | None = None,
     ) -> str:
         if not issubclass(category, PpokitWarning):
-            return _as_python_does(message, category, filename, lineno, line)
+            return _python_format(message, category, filename, lineno, line)
         text = str(message)
-        if self.quiet or text in self.told:
+        if self.quiet or text in self.printed:
             return ""
-        self.told.add(text)
+        self.printed.add(text)
         return f"ppokit: warning: {text}\n"
 
 

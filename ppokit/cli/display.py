@@ -119,10 +119,10 @@ class Display:
         self._print(f'try it   ppokit generate {shlex.quote(str(folder))} "your prompt" --base')
 
     def _sample(self, rollout: Rollout, rewards: Rewards) -> None:
-        place = len(rollout) // 2
-        score = float(rewards.scores[place])
+        index = len(rollout) // 2
+        score = float(rewards.scores[index])
         self._print(
-            f"    {_line(rollout.prompts[place])} […] {_line(rollout.responses[place])}  ({score:+.2f})",
+            f"    {_line(rollout.prompts[index])} […] {_line(rollout.responses[index])}  ({score:+.2f})",
             "dim",
         )
 

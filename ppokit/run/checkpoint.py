@@ -1,4 +1,4 @@
-"""Checkpoints: written beside and renamed, so that one either is whole or is not there.
+"""Checkpoints: written under another name and renamed, so that one is either whole or not there.
 
 A folder `checkpoints/step-000010` holds `weights.safetensors` (fp32 master weights and AdamW's moments),
 `state.json`, and `state.safetensors` where a component's state has tensors. Randomness has no state: it
@@ -26,7 +26,7 @@ _NAME = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class TrainState:
-    """What a run needs, beside its weights, to go on.
+    """What a run needs to go on, apart from its weights.
 
     Attributes:
         step: the step that was done last.

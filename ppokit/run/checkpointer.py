@@ -26,12 +26,12 @@ class Checkpointer:
     Args:
         run_dir: the run's folder.
         weights: what trains.
-        components: those of this process; their state is held where they have any.
+        components: those of this process; checkpoints hold the state of those that have any.
         save_policy: writes the policy, as plain peft or transformers loads it, as `policy` into a folder.
         keep: checkpoints that are kept.
 
     Raises:
-        PluginError: a component's state cannot be held; nothing has been trained yet.
+        PluginError: a component's state cannot be stored; nothing has been trained yet.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Checkpointer:
         """Remember what a checkpoint of now would hold.
 
         Raises:
-            PluginError: a component's state cannot be held; a checkpoint then holds its state of the snapshot
-                before, beside the weights of now.
+            PluginError: a component's state cannot be stored; a checkpoint then holds its previous state with
+                the current weights.
         """
         state, failure = TrainState(step), None
         for component in self.components:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,6 +49,16 @@ class RunComponent:
                 "needs both."
             )
         return has["state_dict"]
+
+
+@contextmanager
+def closed_on_error(components: Sequence[RunComponent]) -> Iterator[None]:
+    """Close components, also those that are added within, where an error ends what is inside."""
+    try:
+        yield
+    except BaseException:
+        close_components(components)
+        raise
 
 
 def close_components(components: Sequence[RunComponent]) -> None:

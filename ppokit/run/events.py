@@ -99,7 +99,7 @@ def _event_methods(component: RunComponent) -> list[str]:
                 f"events are {listed(EVENTS)}."
             )
         if options.get("wrapper") or options.get("hookwrapper"):
-            raise PluginError(f"{where}: {name} is a wrapper; an event is only told, and cannot be wrapped.")
+            raise PluginError(f"{where}: {name} is a wrapper; events cannot be wrapped.")
         _check_arguments(where, name, getattr(instance, name))
         names.append(name)
     return names

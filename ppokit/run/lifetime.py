@@ -24,7 +24,7 @@ from ppokit.run.signals import Signals
 
 
 class Lifetime:
-    """Tells components of a run's events, and closes them once at its end.
+    """The components of a run: emits its events to them, and closes them once at its end.
 
     Args:
         instances: what the recipe's components have built on this process.
@@ -33,7 +33,7 @@ class Lifetime:
 
     Attributes:
         components: all of them.
-        started: whether the run's start has been told.
+        started: whether `on_run_start` was emitted.
         keep_open: whether the components outlive `train()`, for the block that closes them.
     """
 
@@ -49,13 +49,13 @@ class Lifetime:
         self._pid = os.getpid()
 
     def start(self, **arguments: Any) -> None:
-        """Tell of the run's start, before anything else of it; a second call does nothing."""
+        """Emit `on_run_start`; a second call does nothing."""
         if not self.started:
             self.started = True
             self.events.emit("on_run_start", **arguments)
 
     def end(self, step: int, error: BaseException | None = None) -> None:
-        """Tell that the run is over, and close the components unless `keep_open`; both only once.
+        """Emit `on_run_end` and close the components unless `keep_open`; each only once.
 
         Args:
             error: what ended it early, and is the one to raise whatever fails here.

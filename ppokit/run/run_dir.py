@@ -86,7 +86,7 @@ class RunDir:
         self._begin = write
 
     def resume(self, step: int, recipe_yaml: str) -> None:
-        """Set up that what came after a step is dropped: a resumed run writes it again, by this recipe.
+        """Set up that what follows a step is dropped: a resumed run writes it again, by this recipe.
 
         Samples and numbers that someone has removed stay away.
         """
@@ -112,7 +112,7 @@ class RunDir:
             self.opened = True
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """One mapping per step; a last line that a kill cut short is left out."""
+        """One mapping per step; an incomplete last line, as a kill leaves it, is skipped."""
         lines = []
         for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
             try:
@@ -207,7 +207,7 @@ class RunDir:
             provenance = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
             began = provenance["hashes"]["prompts"]
         except (OSError, ValueError, KeyError, TypeError):
-            return  # nobody wrote them down
+            return  # the file was removed, or is of another version
         if began != digest:
             warnings.warn(
                 f"prompts.path: {path} no longer holds the prompts that the run in {self.folder} began with; "

@@ -25,11 +25,11 @@ def encode(state: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """A copy of a state that JSON can hold.
 
     Args:
-        name: of the state, such as `rewards/kl_penalty`; tensors are named by it and their place.
+        name: of the state, such as `rewards/kl_penalty`; tensors are named by it and their path.
         tensors: filled with copies of the tensors, on the CPU.
 
     Raises:
-        PluginError: something in it cannot be held; the message says where.
+        PluginError: something in it cannot be stored; the message says where.
     """
     if state is None or isinstance(state, bool):
         return state

@@ -11,41 +11,77 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from ppokit import Component, PPOTrainer, Recipe, hookimpl
+from ppokit.config.presets import names
 from ppokit.config.registry import PluginRegistry
 from ppokit.data.batches import token_batch
 from ppokit.plugin.types import RewardOutput, Rollout
-from runs import OPENERS, lasting, metrics_of, rollouts_of, weights_of
+from runs import OPENERS, REPOSITORY, lasting, metrics_of, rollouts_of, weights_of
 
 RecipeDict = Callable[..., dict[str, Any]]
+README = REPOSITORY / "README.md"
 
 
 def out(tmp_path: Path, name: str, steps: int = 2, **more: Any) -> dict[str, Any]:
     return {"steps": steps, "out": str(tmp_path / name), **more}
 
 
-@pytest.mark.parametrize("minibatches", [1, 2])
-def test_own_loop_equals_train(recipe_dict: RecipeDict, tmp_path: Path, minibatches: int) -> None:
-    update = {"learning_rate": 3e-3, "minibatches": minibatches}
-    PPOTrainer(Recipe.from_dict(recipe_dict(update=update, run=out(tmp_path, "theirs")))).train()
+def readme_loop() -> str:
+    """The code block of README that shows the loop."""
+    (block,) = (b for b in README.read_text().split("```python\n") if "trainer.prompts" in b)
+    return block.partition("```")[0]
 
-    trainer = PPOTrainer(Recipe.from_dict(recipe_dict(update=update, run=out(tmp_path, "own"))))
-    for prompts in trainer.prompts:
-        rollout = trainer.collect(prompts)
-        rewards = trainer.score(rollout)
-        advantages = trainer.estimate(rollout, rewards)
-        stats = trainer.update(rollout, advantages)
-        trainer.report(rollout, rewards, advantages, stats)
-    trainer.end()
 
-    theirs, own = tmp_path / "theirs", tmp_path / "own"
+def run_readme(recipe: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch, loop: str = "") -> None:
+    (folder / "my.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.chdir(folder)
+    exec(compile(loop or readme_loop(), "README.md", "exec"), {})
+
+
+def assert_same_run(own: Path, theirs: Path) -> None:
     assert [lasting(line) for line in metrics_of(own)] == [lasting(line) for line in metrics_of(theirs)]
     assert rollouts_of(own) == rollouts_of(theirs)
-    expected = weights_of(theirs, 2)
-    found = weights_of(own, 2)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    expected, actual = weights_of(theirs, 2), weights_of(own, 2)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+def preset_recipe(recipe_dict: RecipeDict, preset: str, folder: Path) -> dict[str, Any]:
+    """Responses that often earn the same reward, so that dynamic sampling has something to do."""
+    recipe = recipe_dict(
+        preset=preset,
+        rollout={"max_new_tokens": 12, "stop": [".", ","], "responses_per_prompt": 2, "prompts_per_step": 4},
+        rewards=[{"use": "pattern", "pattern": "a", "mode": "count", "clip": [0, 1]}],
+        update={"learning_rate": 5e-3},
+        run={"steps": 2, "out": str(folder), "sample_every": 0},
+    )
+    del recipe["losses"]
+    return recipe
+
+
+@pytest.mark.parametrize("preset", names())
+def test_readmes_own_loop_is_what_train_runs(
+    recipe_dict: RecipeDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    PPOTrainer(Recipe.from_dict(preset_recipe(recipe_dict, preset, tmp_path / "theirs"))).train()
+    run_readme(preset_recipe(recipe_dict, preset, tmp_path / "own"), tmp_path, monkeypatch)
+    assert_same_run(tmp_path / "own", tmp_path / "theirs")
+
+
+def test_readmes_loop_needs_its_resample(
+    recipe_dict: RecipeDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison above sees a loop that leaves dynamic sampling out."""
+    PPOTrainer(Recipe.from_dict(preset_recipe(recipe_dict, "dapo", tmp_path / "theirs"))).train()
+    assert any(line["groups/refilled"] > 0 for line in metrics_of(tmp_path / "theirs"))
+    lines = readme_loop().splitlines(keepends=True)
+    without = "".join(line for line in lines if "trainer.resample" not in line)
+    assert without != readme_loop()
+    run_readme(preset_recipe(recipe_dict, "dapo", tmp_path / "own"), tmp_path, monkeypatch, without)
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "own", tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("value", ["policy_trunk", "detached_trunk", "own_adapter"])
