@@ -89,6 +89,8 @@ def read_table(path: str | Path, known: Collection[str] = ()) -> Table:
         table = _parse(file, suffix, str(path), known)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
+    if not table.header:
+        refuse_bad_rows(table.source, table.bad, 0, "skip")  # JSON lines, none of which is an object
     if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
         _parsed[key] = table
         while len(_parsed) > _KEPT:

@@ -409,6 +409,7 @@ def test_column_is_found(name: str, content: str, column: str) -> None:
             '{"promt": 1, "x": 2}\n',
             "prompts.column: p.jsonl has no column 'prompt'; it has 'promt' and 'x'; did you mean 'promt'?",
         ),
+        ("p.jsonl", '{"prompt": \n', "p.jsonl: 1 of 1 rows cannot be used\n  row 1: not JSON"),
         ("p.json", "[]", "p.json is empty"),
         ("p.json", "[x]", "p.json is not JSON"),
         ("p.json", '[3, {"prompt": "a"}]', "row 1: 3 is no JSON object"),
