@@ -24,6 +24,8 @@ from ppokit.data.prompt_rows import read_prompts
 from ppokit.data.prompts import Prompts
 from ppokit.distributed import Processes, check_launch
 from ppokit.errors import ModelError, PluginError, plugin_call
+from ppokit.evaluation.evaluation import Evaluation, NamedEvaluator
+from ppokit.evaluation.view import read_held_out
 from ppokit.models import quantization
 from ppokit.models.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
 from ppokit.models.memory_audit import byte_audit
@@ -75,6 +77,7 @@ class TrainerComponents:
     estimator: AdvantageEstimator
     estimator_name: str
     updater: Updater
+    evaluation: Evaluation | None
     instances: list[RunComponent]
     needs_before_update: frozenset[Need]
     reward_needs: frozenset[Need]
@@ -144,6 +147,7 @@ def _build(recipe: Recipe, instances: list[RunComponent]) -> TrainerComponents:
     )
     estimator: AdvantageEstimator = components.build(recipe.advantages)
     losses = [_loss(components, choice) for choice in recipe.losses]
+    evaluation = _evaluation(components)
     if processes.is_main:
         for choice in recipe.observers:
             components.build(choice)
@@ -175,7 +179,12 @@ def _build(recipe: Recipe, instances: list[RunComponent]) -> TrainerComponents:
         estimator=estimator,
         updater=updater,
         estimator_name=component_name(recipe, recipe.advantages),
-        instances=[*components.instances, RunComponent("scorer", "the scaling of rewards", scorer)],
+        evaluation=evaluation,
+        instances=[
+            *components.instances,
+            RunComponent("scorer", "the scaling of rewards", scorer),
+            *([] if evaluation is None else [RunComponent("evaluation", "the evaluation", evaluation)]),
+        ],
         needs_before_update=_needs_before_update(recipe, roles.value_mode),
         reward_needs=frozenset(need for choice in recipe.rewards for need in choice.component.needs),
         end_ids=end_ids(tokenizer, model),
@@ -233,7 +242,7 @@ class _Components:
             PluginError: the plugin failed, or asks to run where its kind cannot.
         """
         where = component_name(self.recipe, choice)
-        if choice.component.runs_on == "main" and choice.kind in ("advantages", "losses"):
+        if choice.component.runs_on == "main" and choice.kind in ("advantages", "losses", "evaluators"):
             raise PluginError(
                 f"{where} has runs_on 'main'; {choice.kind} run on every process, so leave it at 'each'."
             )
@@ -256,7 +265,13 @@ class _Components:
         return next(k for n in itertools.count(1) if (k := key if n == 1 else f"{key}-{n}") not in known)
 
 
-_NOUNS = {"rewards": "reward", "losses": "loss", "rollout": "rollout engine", "observers": "observer"}
+_NOUNS = {
+    "rewards": "reward",
+    "losses": "loss",
+    "rollout": "rollout engine",
+    "evaluators": "evaluator",
+    "observers": "observer",
+}
 
 
 def component_name(recipe: Recipe, choice: SelectedComponent) -> str:
@@ -290,6 +305,20 @@ def _loss(components: _Components, choice: SelectedComponent) -> WeightedLoss:
     return WeightedLoss(
         name=choice.name, where=where, loss=loss, weight=settings.weight, needs=choice.component.needs
     )
+
+
+def _evaluation(components: _Components) -> Evaluation | None:
+    recipe = components.recipe
+    if recipe.settings.evaluation is None:
+        return None
+    held_out = read_held_out(recipe.settings.evaluation.prompts)
+    evaluators = [
+        NamedEvaluator(
+            choice.name, component_name(recipe, choice), components.build(choice), choice.component.needs
+        )
+        for choice in recipe.evaluators
+    ]
+    return Evaluation(recipe.settings.evaluation, recipe.settings.run.steps, evaluators, held_out)
 
 
 def _sha256(text: str) -> str:

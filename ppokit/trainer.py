@@ -18,14 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from ppokit.build import TrainerComponents, build_trainer
 from ppokit.config.recipe import Recipe
 from ppokit.data.tables import clear_parsed
 from ppokit.errors import NonFiniteError
-from ppokit.evaluation.canary import build_canary
+from ppokit.evaluation.view import held_out_view
 from ppokit.fit import fit
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
 from ppokit.rollout.collect import Collector
@@ -104,19 +103,7 @@ class PPOTrainer:
             self.components.needs_before_update,
             self._phase,
         )
-        self._canary = build_canary(
-            self.settings,
-            self.components.prompts.rows,
-            lambda rated: self.collector.recorded(
-                rated.prompts,
-                rated.responses,
-                self.step + 1,
-                needs=self.components.reward_needs,
-                separator=rated.separator,
-                rows=rated.rows,
-            ),
-            partial(self.components.scorer.score, learn=False),
-        )
+        self._evaluated: dict[str, float] = {}
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
         clear_parsed()
@@ -145,8 +132,10 @@ class PPOTrainer:
 
     @property
     def prompts(self) -> Iterator[PromptBatch]:
-        """The prompts of the steps that are left, one batch per step."""
-        return self.components.prompts.steps(self.step, self.settings.run.steps)
+        """The prompts of the steps that are left, one batch per step; an evaluation comes before step 1."""
+        if self.step == 0:
+            self.evaluate()
+        yield from self.components.prompts.steps(self.step, self.settings.run.steps)
 
     def collect(self, prompts: PromptBatch) -> Rollout:
         """Answer the prompts, and compute what the recipe's components need of the answers."""
@@ -205,7 +194,6 @@ class PPOTrainer:
         if advantages.trained is not None and not bool(advantages.trained.all()):
             rows = advantages.trained.nonzero().flatten().tolist()
             trained, chosen = rollout.select(rows), advantages.select(rows)
-        watched = {} if self._canary is None else self._canary.measure_if_due(self.step)
         with self._phase("update"):
             # A signal must not come between the weights' step and its count, nor before it is reported.
             self.signals.defer()
@@ -223,11 +211,34 @@ class PPOTrainer:
             self.step += 1
             self.checkpointer.snapshot(self.step)
             self.roles.clear_cache()
-        return {**stats, **watched}
+        return stats
 
     def evaluate(self) -> dict[str, float]:
-        """What the recipe's evaluators measure of the policy, when it is due; the report holds it too."""
-        return {}
+        """What the recipe's evaluators measure of the policy, when it is due; the report holds it too.
+
+        The untrained policy's, before the first prompts, has a line of its own, of step 0.
+        """
+        evaluation = self.components.evaluation
+        if evaluation is None or not evaluation.is_due(self.step):
+            return {}
+        with self._phase("evaluation"):
+            result = evaluation.measure(self.step, held_out_view(self.components, self.collector, self.step))
+        self.roles.clear_cache()
+        if self.step == 0:
+            result.metrics["time/evaluation_s"] = self.clock.take()["evaluation"]
+        else:
+            self._evaluated = result.metrics
+        if self.processes.is_main:
+            if result.is_best:
+                self.run_dir.keep_best(self.components.save_policy, self.step, evaluation.best)
+            if self.step == 0:
+                self.run_dir.open()
+                self.run_dir.add_metrics(0, result.metrics)
+            for text in result.warnings:
+                self.lifetime.events.emit("on_warning", step=self.step, text=text)
+        self.lifetime.events.emit("on_evaluation", step=self.step, metrics=result.metrics)
+        self.checkpointer.snapshot(self.step)
+        return result.metrics
 
     def report(
         self, rollout: Rollout, rewards: Rewards, advantages: Advantages, stats: dict[str, float]
@@ -243,13 +254,11 @@ class PPOTrainer:
                 **as_numbers(advantages.metrics),
                 **stats,
             }
-            metrics.update(run_metrics(self.clock, rollout, self.processes))
+            metrics.update(self._evaluated, **run_metrics(self.clock, rollout, self.processes))
+            self._evaluated = {}
             if self.processes.is_main:
                 self.run_dir.open()
-                warnings = step_warnings(rewards)
-                if self._canary is not None:
-                    warnings += self._canary.step_warnings(metrics, self.run_dir.read_metrics)
-                for text in warnings:
+                for text in step_warnings(rewards):
                     self.lifetime.events.emit("on_warning", step=self.step, text=text)
                 self.run_dir.add_metrics(self.step, metrics)
                 self.run_dir.add_rollout(self.step, rollout, rewards, advantages)

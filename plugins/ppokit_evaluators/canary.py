@@ -172,9 +172,9 @@ class Canary:
         totals = rewards.token_rewards.sum(dim=1)
         ratings = totals.new_tensor(rated.ratings)
         metrics = {
-            "reward_spearman": _spearman(totals[rewards.trained], ratings[rewards.trained]),
+            "reward_spearman": _spearman(totals[rewards.scored], ratings[rewards.scored]),
             "policy_spearman": _spearman(_mean_logprobs(rollout, view.logprobs(rollout)), ratings),
-            "scored": float(rewards.trained.float().mean()),
+            "scored": float(rewards.scored.float().mean()),
         }
         metrics = {name: number for name, number in metrics.items() if not math.isnan(number)}
         for name in CORRELATIONS:

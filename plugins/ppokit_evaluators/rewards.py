@@ -78,14 +78,14 @@ class HeldOutRewards:
         rollout = view.generate(n=self.options.samples)
         rewards = view.score(rollout)
         groups = rollout.group_ids.tolist()
-        metrics = {"scored": float(rewards.trained.float().mean()), **self._mean(rewards, groups)}
+        metrics = {"scored": float(rewards.scored.float().mean()), **self._mean(rewards, groups)}
         for name, scores in rewards.breakdown.items():
             if len(known := scores[~scores.isnan()]):
                 metrics[f"score/{name}"] = float(known.mean())
         return {name: number for name, number in metrics.items() if not math.isnan(number)}
 
     def _mean(self, rewards: Rewards, groups: Sequence[int]) -> dict[str, float]:
-        by_prompt = _by_prompt(rewards.scores, rewards.trained, groups)
+        by_prompt = _by_prompt(rewards.scores, rewards.scored, groups)
         if not by_prompt:
             return {}
         means = [sum(scores) / len(scores) for scores in by_prompt]

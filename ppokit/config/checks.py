@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ppokit.config.evaluation_checks import check_evaluation, component_check
 from ppokit.config.settings import (
-    CanarySettings,
     LoraSettings,
     ModelSettings,
     PromptFileSettings,
@@ -26,7 +23,6 @@ from ppokit.errors import DataError, ModelError
 from ppokit.models import quantization
 from ppokit.models.names import check_name
 from ppokit.plugin.protocols import CheckContext
-from ppokit.ratings.table import read_with_cells
 
 
 def check(
@@ -74,7 +70,6 @@ def check(
         lambda held_out: _columns(held_out, "evaluation.prompts", document),
         document,
     )
-    _canary(sections.get("canary"), sections.get("prompts"), choices.get("rewards", ()), context, document)
 
 
 def default_value(lora: bool, needs: frozenset[str]) -> str | None:
@@ -195,43 +190,6 @@ def _value_adapter(
             "no estimator or loss of this recipe needs a value function, so nothing would begin as that "
             "reward model; leave it out, or choose an estimator with values, such as gae",
         )
-
-
-def _canary(
-    canary: CanarySettings | None,
-    prompts: PromptSettings | None,
-    rewards: Sequence[SelectedComponent | None],
-    context: CheckContext,
-    document: Document,
-) -> None:
-    if canary is None:
-        return
-    if find_spec("scipy") is None:
-        document.report("canary", "its rank correlations need pip install 'ppokit[ratings]'")
-    try:
-        _, cells = read_with_cells(canary.path, canary.columns, on_bad_row=canary.on_bad_row)
-    except DataError as error:
-        document.report("canary.path", str(error))
-        return
-    if prompts is None:
-        return
-    if prompts.chat and canary.separator:
-        document.report(
-            "canary.separator",
-            f"got {canary.separator!r} with prompts.chat: true, where the template stands between; leave it "
-            "out",
-        )
-    if context.columns is None:
-        return
-    # What the rewards get of the file: the columns that they know of the prompts.
-    header = next(iter(cells.values()))
-    shared = tuple(name for name in context.columns if name in header or name == prompts.column)
-    held_out = replace(context, columns=shared)
-    for choice in filter(None, rewards):
-        known = component_check(choice, context)
-        for sentence in component_check(choice, held_out):
-            if sentence not in known:
-                document.report("canary.path", f"{choice.key} cannot score {canary.path}: {sentence}")
 
 
 def _columns(prompts: PromptFileSettings | None, key: str, document: Document) -> tuple[str, ...] | None:

@@ -13,7 +13,6 @@ from ppokit.data.tables import OnBadRow
 from ppokit.plugin.generation import SamplingParams
 from ppokit.plugin.masked import Variance
 from ppokit.plugin.protocols import Component
-from ppokit.ratings.records import RatingColumns
 
 Value = Literal["own_adapter", "policy_trunk", "detached_trunk"]
 FastPaths = Literal["auto", "off"]
@@ -205,22 +204,6 @@ class UpdateSettings(Section):
     )
 
 
-class CanarySettings(Section):
-    path: Text = Field(description="File of held-out ratings, on which nothing trains.")
-    columns: RatingColumns = Field(
-        default_factory=RatingColumns, description="Which of its columns holds what."
-    )
-    on_bad_row: OnBadRow = Field(default="fail", description="What to do about rows that cannot be read.")
-    every: int = Field(
-        default=10, gt=0, description="Steps between evaluations; the first is before any training."
-    )
-    limit: int = Field(default=200, gt=1, description="Rated responses that are looked at, from the first.")
-    separator: str = Field(
-        default="",
-        description="Text between a plain prompt and its response, such as a space; not for chats.",
-    )
-
-
 class EvaluatorSettings(Section):
     use: Text = Field(description="Evaluator.")
     name: Name | None = Field(default=None, description="Its name in metrics; the evaluator's, if not given.")
@@ -303,10 +286,6 @@ class Settings(Section):
         min_length=1, description="What is minimised; each with its loss's own keys."
     )
     update: UpdateSettings = Field(default_factory=UpdateSettings, description="How the weights change.")
-    canary: CanarySettings | None = Field(
-        default=None,
-        description="Held-out ratings that tell whether the reward still means what people meant.",
-    )
     evaluation: EvaluationSettings | None = Field(
         default=None, description="What is measured of the policy during the run, without training on it."
     )
@@ -319,7 +298,6 @@ SECTIONS: dict[str, type[Section]] = {
     "lora": LoraSettings,
     "prompts": PromptSettings,
     "update": UpdateSettings,
-    "canary": CanarySettings,
     "evaluation": EvaluationSettings,
     "run": RunSettings,
 }
@@ -335,7 +313,7 @@ CHOSEN: dict[str, type[Section]] = {
 }
 """The core's keys beside `use`, by kind of component."""
 
-OPTIONAL = frozenset({"lora", "value", "canary", "evaluation"})
+OPTIONAL = frozenset({"lora", "value", "evaluation"})
 """Sections that may be null, and are where they are left out."""
 
 LISTS = frozenset({"rewards", "losses", "observers"})

@@ -15,7 +15,8 @@ from ppokit.training.metrics import as_numbers, component_metrics
 
 if TYPE_CHECKING:
     from ppokit.config.settings import EvaluationSettings
-    from ppokit.evaluation.view import HeldOutView
+    from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
+    from ppokit.plugin.protocols import Need
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class NamedEvaluator:
         name: in metrics, `eval/<name>/...`.
         where: how errors name it.
         evaluator: the object.
+        needs: what must be computed of the rollouts that it asks for.
     """
 
     name: str
     where: str
     evaluator: Evaluator
+    needs: frozenset[Need] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Evaluation:
         settings: the recipe's section.
         steps: of the run.
         evaluators: in the recipe's order.
+        held_out: the recipe's held-out prompts.
 
     Attributes:
         best: the best value so far of the recipe's `best`, on the main process.
@@ -64,13 +68,23 @@ class Evaluation:
     """
 
     def __init__(
-        self, settings: EvaluationSettings, steps: int, evaluators: Sequence[NamedEvaluator]
+        self,
+        settings: EvaluationSettings,
+        steps: int,
+        evaluators: Sequence[NamedEvaluator],
+        held_out: HeldOutPrompts,
     ) -> None:
         self.settings = settings
         self.steps = steps
         self.evaluators = list(evaluators)
+        self.held_out = held_out
         self.best: float | None = None
         self.measured: int | None = None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What any evaluator needs."""
+        return frozenset(need for named in self.evaluators for need in named.needs)
 
     def is_due(self, step: int) -> bool:
         """Whether the policy after so many steps is to be evaluated, and was not yet."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from ppokit.seeds import seed_from
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ppokit.build import TrainerComponents
     from ppokit.config.settings import HeldOutPromptSettings
     from ppokit.plugin.protocols import Need
     from ppokit.rewards.scorer import Scorer
@@ -117,3 +120,28 @@ class HeldOutView:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+
+def held_out_view(components: TrainerComponents, collector: Collector, step: int) -> HeldOutView:
+    """The view of the policy after `step` steps.
+
+    Args:
+        components: of the trainer, with an evaluation.
+        collector: of the trainer.
+    """
+    assert components.evaluation is not None
+    settings = collector.settings
+    unannounced = copy(collector)
+    unannounced.phase = lambda name: nullcontext()  # an evaluation is one phase
+    return HeldOutView(
+        policy=unannounced.view(step + 1),
+        collector=unannounced,
+        scorer=components.scorer,
+        held_out=components.evaluation.held_out,
+        training_rows=components.prompts.rows,
+        prompt_column=settings.prompts.column,
+        is_main=components.processes.is_main,
+        seed=settings.run.seed,
+        needs=components.evaluation.needs,
+        reward_needs=components.reward_needs,
+    )

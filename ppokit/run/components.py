@@ -30,7 +30,7 @@ class RunComponent:
     @property
     def is_observer(self) -> bool:
         """Whether it only watches: it may be new in a run that is resumed."""
-        return self.key.startswith("observers/")
+        return self.key.startswith(("observers/", "evaluators/", "evaluation"))
 
     @property
     def has_state(self) -> bool:

@@ -191,10 +191,14 @@ class RunDir:
     def replace_policy(self, save: Callable[[Path], None]) -> None:
         """Write the policy anew; `save` writes it as `policy` into a folder, as peft does an adapter."""
         with replacing_folder(self.policy_folder) as tmp_path:
-            save(tmp_path)
-            for file in (tmp_path / "policy").iterdir():
-                file.rename(tmp_path / file.name)
-            (tmp_path / "policy").rmdir()
+            _save_into(tmp_path, save)
+
+    def keep_best(self, save: Callable[[Path], None], step: int, value: float | None) -> None:
+        """Write the best policy so far into `policy-best`, with its step and value in `best.json`."""
+        self.open()
+        with self.writing(), replacing_folder(self.folder / "policy-best") as tmp_path:
+            _save_into(tmp_path, save)
+            write_text(tmp_path / "best.json", json.dumps({"step": step, "value": value}) + "\n")
 
     def plot(self) -> None:
         """Draw reward and KL by step as reward.png."""
@@ -215,3 +219,11 @@ class RunDir:
                 PpokitWarning,
                 stacklevel=3,
             )
+
+
+def _save_into(folder: Path, save: Callable[[Path], None]) -> None:
+    """What `save` writes as `policy` into a folder, as the folder's own files."""
+    save(folder)
+    for file in (folder / "policy").iterdir():
+        file.rename(folder / file.name)
+    (folder / "policy").rmdir()

@@ -29,7 +29,7 @@ class Given:
 def evaluation(*reports: Callable[[Any, int], Any], steps: int = 7, **settings: Any) -> Evaluation:
     named = [NamedEvaluator(f"e{i}", f"evaluator 'e{i}'", Given(r)) for i, r in enumerate(reports)]
     section = EvaluationSettings(evaluators=[EvaluatorSettings(use="x")], **settings)
-    return Evaluation(section, steps, named)
+    return Evaluation(section, steps, named, HeldOutPrompts([], []))
 
 
 def view(*, main: bool = True) -> Any:

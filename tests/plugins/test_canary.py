@@ -31,23 +31,23 @@ class View:
     prompt_column = "prompt"
     training_rows: Sequence[Any] = ({"prompt": "?"},)
 
-    def __init__(self, scores: list[float], logprobs: list[float], trained: list[bool] | None = None) -> None:
+    def __init__(self, scores: list[float], logprobs: list[float], known: list[bool] | None = None) -> None:
         self.scores, self.numbers = scores, logprobs
-        self.trained = torch.tensor(trained or [True] * 5)
+        self.known = torch.tensor(known or [True] * 5)
         self.warnings: list[str] = []
 
     def recorded(self, prompts: Any, responses: Any, *, separator: str = "", rows: Any = None) -> Any:
         self.rated = (prompts, responses, separator, rows)
-        return SimpleNamespace(response_mask=torch.tensor([[True, True], [True, False]] * 3)[:5])
+        return SimpleNamespace(loss_mask=torch.tensor([[True, True], [True, False]] * 3)[:5])
 
     def logprobs(self, rollout: Any) -> torch.Tensor:
         tokens = torch.tensor(self.numbers)[:, None].expand(5, 2).clone()
-        return tokens.where(rollout.response_mask, torch.tensor(-1000.0))
+        return tokens.where(rollout.loss_mask, torch.tensor(-1000.0))
 
     def score(self, rollout: Any) -> Any:
         token_rewards = torch.zeros(5, 2)
         token_rewards[:, 0] = torch.tensor(self.scores)
-        return SimpleNamespace(token_rewards=token_rewards, trained=self.trained)
+        return SimpleNamespace(token_rewards=token_rewards, scored=self.known)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)

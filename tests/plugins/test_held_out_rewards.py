@@ -34,8 +34,8 @@ def test_standard_error_by_hand() -> None:
 class View:
     """Two prompts with two responses each; the last response is not scored."""
 
-    def __init__(self, trained: list[bool]) -> None:
-        self.trained = trained
+    def __init__(self, known: list[bool]) -> None:
+        self.known = known
         self.asked: list[Any] = []
 
     def generate(self, prompts: None = None, *, n: int | None = None, rows: None = None) -> Any:
@@ -44,12 +44,12 @@ class View:
 
     def score(self, rollout: Any) -> Any:
         scores = torch.tensor([1.0, 3.0, 5.0, 99.0])
-        raw = scores.where(torch.tensor(self.trained), torch.tensor(torch.nan))
+        raw = scores.where(torch.tensor(self.known), torch.tensor(torch.nan))
         given: dict[str, Any] = {
             "token_rewards": torch.zeros(4, 1),
             "scores": scores,
             "breakdown": {"judge": raw},
-            "trained": torch.tensor(self.trained),
+            "scored": torch.tensor(self.known),
         }
         return SimpleNamespace(**given)
 

@@ -15,6 +15,7 @@ import yaml
 
 from ppokit import PPOTrainer, Recipe, hookimpl
 from ppokit.errors import DataError, ModelError, RecipeError
+from ppokit.evaluation.view import held_out_view
 from ppokit.models.shared_base import SharedBaseModel
 from ppokit.rollout.policy import load_policy
 from runs import metrics_of, rollouts_of
@@ -238,43 +239,38 @@ def test_the_canary_is_measured_and_warns(
         },
         rewards=[{"use": "python", "function": "my_rewards.reward"}, {"use": "kl_penalty", "weight": 0.001}],
         advantages={"whiten": "batch"},
-        canary={"path": ratings, "every": 5},
+        evaluation={"every": 5, "evaluators": [{"use": "canary", "path": ratings}]},
         update={"learning_rate": 1e-2, "epochs": 2},
         run={"steps": 16, "out": str(tmp_path / "run"), "checkpoint_every": 8},
     )
     ear = Ear()
-    trainer = PPOTrainer(Recipe.from_dict(given), observers=[ear])
-    before = trainer._canary.measure() if trainer._canary else {}
-    assert before["canary/reward_spearman"] < -0.7, "the reward is wrong from the start"
-    trainer.train()
+    PPOTrainer(Recipe.from_dict(given), observers=[ear]).train()
     lines = metrics_of(tmp_path / "run")
-    measured = [line["step"] for line in lines if "canary/policy_spearman" in line]
-    assert measured == [1, 6, 11, 16]
-    assert [step for step, _ in ear.heard] == [
-        line["step"] for line in lines if line.get("canary/warning") == 1
-    ]
+    measured = {line["step"]: line for line in lines if "eval/canary/policy_spearman" in line}
+    assert list(measured) == [0, 5, 10, 15, 16]
+    assert measured[0]["eval/canary/reward_spearman"] < -0.7, "the reward is wrong from the start"
 
     def fell(line: dict[str, Any]) -> bool:
-        """Since the run's first step, by more than the standard error of six ratings."""
-        names = ("canary/policy_spearman", "canary/reward_spearman")
-        return any(lines[0][name] - line[name] > 1 / math.sqrt(5) for name in names if name in line)
+        """Since the first evaluation, by more than the standard error of six ratings."""
+        names = ("eval/canary/policy_spearman", "eval/canary/reward_spearman")
+        return any(measured[0][name] - line[name] > 1 / math.sqrt(5) for name in names if name in line)
 
-    assert fell(lines[15])
-    assert lines[15]["canary/warning"] == 1
+    warned = [step for step, line in measured.items() if line["eval/canary/warning"] == 1]
+    assert warned == [step for step, line in measured.items() if fell(line)]
+    assert [step for step, _ in ear.heard] == warned
+    assert 16 in warned
     assert "rose from" in ear.heard[-1][1]
 
-    # A resumed run's steps are measured against the run's first, too.
-    again = Recipe.load(tmp_path / "run" / "recipe.yaml", ["run.steps=21"])
-    PPOTrainer(again, observers=[ear], resume=tmp_path / "run").train()
-    assert [line["step"] for line in metrics_of(tmp_path / "run") if "canary/scored" in line][-1] == 21
+    # A resumed run's steps are compared with the run's first, too.
     PPOTrainer(
-        Recipe.load(tmp_path / "run" / "recipe.yaml", ["run.steps=22", "canary.every=1"]),
+        Recipe.load(tmp_path / "run" / "recipe.yaml", ["run.steps=18", "evaluation.every=1"]),
         observers=[ear],
         resume=tmp_path / "run",
     ).train()
-    resumed = metrics_of(tmp_path / "run")[20:]
-    assert [line["canary/warning"] for line in resumed] == [float(fell(line)) for line in resumed]
-    assert [step for step, _ in ear.heard if step > 20] == [line["step"] for line in resumed if fell(line)]
+    resumed = metrics_of(tmp_path / "run")[-2:]
+    assert [line["step"] for line in resumed] == [17, 18]
+    assert [line["eval/canary/warning"] for line in resumed] == [float(fell(line)) for line in resumed]
+    assert [step for step, _ in ear.heard if step > 16] == [line["step"] for line in resumed if fell(line)]
 
 
 def test_the_canary_reads_its_files_columns_and_computes_no_more_than_it_must(
@@ -294,23 +290,21 @@ def test_the_canary_reads_its_files_columns_and_computes_no_more_than_it_must(
     )
     given = recipe_dict(
         rewards=[{"use": "python", "function": "my_rewards.reward"}],
-        canary={"path": str(held_out), "separator": " "},
+        evaluation={"evaluators": [{"use": "canary", "path": str(held_out), "separator": " "}]},
     )
     trainer = PPOTrainer(Recipe.from_dict(given))
-    assert trainer._canary is not None
-    found = trainer._canary.measure()
+    metrics = trainer.evaluate()
     import my_rewards  # type: ignore[import-not-found]
 
     # Numbers, as in the prompts' data; not the rating, nor other columns than those of the data.
     assert my_rewards.SEEN == [([3, 1, 2], ["prompt", "prompts"])]
-    assert found["canary/reward_spearman"] == pytest.approx(-0.5)  # ranks 3 1 2 against 1 2 3
-    rollout = trainer._canary.collect(trainer._canary.held_out)
-    assert rollout.responses == ["ran.", "sat.", "flew."]
+    assert metrics["eval/canary/reward_spearman"] == pytest.approx(-0.5)  # ranks 3 1 2 against 1 2 3
+    view = held_out_view(trainer.components, trainer.collector, 0)
+    rollout = view.recorded(["The dog"], ["ran."], separator=" ")
     spoken = trainer.components.tokenizer(" ran.", add_special_tokens=False)["input_ids"]
     assert rollout.response_ids[0].tolist()[: len(spoken)] == spoken
     plain = trainer.recorded(["The dog"], ["ran."])
     assert plain.response_ids[0].tolist()[: len(spoken)] != spoken
-    assert rollout.old_logprobs is not None
     assert rollout.values is None
     assert plain.values is not None, "training needs them"
 
@@ -326,9 +320,11 @@ def test_a_canary_that_lacks_a_rewards_column_is_refused(
     reward_module("def reward(responses, number):\n    return [float(n) for n in number]\n")
     rewards = [{"use": "python", "function": "my_rewards.reward"}]
     with pytest.raises(RecipeError) as caught:
-        Recipe.from_dict(recipe_dict(rewards=rewards, canary={"path": ratings}))
+        Recipe.from_dict(
+            recipe_dict(rewards=rewards, evaluation={"evaluators": [{"use": "canary", "path": ratings}]})
+        )
     told = str(caught.value)
-    assert "canary.path: rewards[0] cannot score" in told
+    assert f"evaluation.evaluators[0]: path: {ratings}: rewards[0] cannot score it" in told
     assert "needs 'number'" in told
     assert told.count("needs 'number'") == 1
 
@@ -355,14 +351,15 @@ def test_a_canary_cell_of_another_kind_is_told(
     held_out = tmp_path / "held_out.csv"
     held_out.write_text("prompt,response,rating,number\nThe dog,ran.,1,3\nThe cat,sat.,2,one\n")
     given = recipe_dict(
-        rewards=[{"use": "python", "function": "my_rewards.reward"}], canary={"path": str(held_out)}
+        rewards=[{"use": "python", "function": "my_rewards.reward"}],
+        evaluation={"evaluators": [{"use": "canary", "path": str(held_out)}]},
     )
     with pytest.raises(DataError, match=r"row 3 has 'one' in 'number', where the prompts have a int"):
-        PPOTrainer(Recipe.from_dict(given))
+        PPOTrainer(Recipe.from_dict(given)).train()
 
 
 def test_nothing_stands_between_the_turns_of_a_chat(recipe_dict: RecipeDict, ratings: str) -> None:
-    given = recipe_dict(canary={"path": ratings, "separator": " "})
+    given = recipe_dict(evaluation={"evaluators": [{"use": "canary", "path": ratings, "separator": " "}]})
     given["prompts"]["chat"] = True
-    with pytest.raises(RecipeError, match=r"canary.separator: got ' ' with prompts.chat: true"):
+    with pytest.raises(RecipeError, match=r"separator: got ' ' with prompts.chat: true"):
         Recipe.from_dict(given)

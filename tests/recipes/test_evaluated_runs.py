@@ -1,0 +1,183 @@
+"""Evaluation during training: what it leaves behind, that it changes nothing, and that it can be resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppokit import PPOTrainer, Recipe, hookimpl
+from ppokit.errors import PluginError
+from runs import OPENERS, lasting, metrics_of
+
+RecipeDict = Callable[..., dict[str, Any]]
+
+
+class Ear:
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, dict[str, float]]] = []
+
+    @hookimpl
+    def on_evaluation(self, step: int, metrics: Any) -> None:
+        self.heard.append((step, dict(metrics)))
+
+
+@pytest.fixture
+def section(tmp_path: Path) -> dict[str, Any]:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"prompt": f"{text} then"}) + "\n" for text in OPENERS))
+    return {
+        "every": 2,
+        "prompts": {"path": str(held_out), "limit": 5},
+        "evaluators": [{"use": "rewards", "samples": 2, "pass_at": [1, 2], "threshold": 2}],
+        "best": "eval/rewards/mean",
+    }
+
+
+def run(given: dict[str, Any], out: Path, steps: int = 3, **more: Any) -> PPOTrainer:
+    settings = {"steps": steps, "out": str(out), "sample_every": 0, "checkpoint_every": 1}
+    trainer = PPOTrainer(Recipe.from_dict({**given, "run": settings}), **more)
+    trainer.train()
+    return trainer
+
+
+def evaluated(folder: Path) -> dict[int, dict[str, Any]]:
+    return {
+        line["step"]: {key: value for key, value in line.items() if key.startswith("eval/")}
+        for line in metrics_of(folder)
+        if any(key.startswith("eval/") for key in line)
+    }
+
+
+def test_first_every_and_last_with_the_best_policy(
+    recipe_dict: RecipeDict, section: dict[str, Any], tmp_path: Path
+) -> None:
+    ear = Ear()
+    run(recipe_dict(evaluation=section), tmp_path / "run", observers=[ear])
+    lines = metrics_of(tmp_path / "run")
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    results = evaluated(tmp_path / "run")
+    assert list(results) == [0, 2, 3]
+    assert set(lines[0]) == {"step", "time/evaluation_s", *results[0]}
+    assert results[0]["eval/rewards/scored"] == 1
+    assert 0 <= results[0]["eval/rewards/pass@1"] <= results[0]["eval/rewards/pass@2"] <= 1
+    assert {"eval/rewards/mean", "eval/rewards/std_error", "eval/rewards/score/pattern"} <= set(results[0])
+    assert "time/evaluation_s" in lines[2]
+    assert "time/evaluation_s" not in lines[1]
+    assert [step for step, _ in ear.heard] == [0, 2, 3]
+    best = json.loads((tmp_path / "run" / "policy-best" / "best.json").read_text())
+    means = {step: result["eval/rewards/mean"] for step, result in results.items()}
+    assert best["value"] == max(means.values())
+    assert means[best["step"]] == best["value"]
+    names = {path.name for path in (tmp_path / "run" / "policy").iterdir()}
+    assert names <= {path.name for path in (tmp_path / "run" / "policy-best").iterdir()}
+
+
+def test_training_is_the_same_without_it(
+    recipe_dict: RecipeDict, section: dict[str, Any], tmp_path: Path
+) -> None:
+    """Also with scaled rewards, a controller, and several mini-batches."""
+    given = recipe_dict(
+        rewards=[
+            {"use": "pattern", "pattern": "[aeiou]", "mode": "count", "scale": "running"},
+            {"use": "kl_penalty", "weight": 0.05},
+        ],
+        update={"minibatches": 2, "learning_rate": 3e-3},
+    )
+    every = {**section, "every": 1}
+    with_it = run({**given, "evaluation": every}, tmp_path / "with")
+    without = run(given, tmp_path / "without")
+    assert with_it.components.policy_hash() == without.components.policy_hash()
+    expected = [lasting(line) for line in metrics_of(tmp_path / "without")]
+    found = [lasting(line) for line in metrics_of(tmp_path / "with") if line["step"] > 0]
+    assert [{k: v for k, v in line.items() if not k.startswith("eval/")} for line in found] == expected
+
+
+def test_a_resumed_run_evaluates_as_if_it_had_not_stopped(
+    recipe_dict: RecipeDict, section: dict[str, Any], tmp_path: Path
+) -> None:
+    given = recipe_dict(evaluation={**section, "every": 1})
+    run(given, tmp_path / "whole", steps=4)
+    run(given, tmp_path / "parts", steps=2)
+    again = Recipe.load(tmp_path / "parts" / "recipe.yaml", ["run.steps=4"])
+    PPOTrainer(again, resume=tmp_path / "parts").train()
+    assert evaluated(tmp_path / "parts") == evaluated(tmp_path / "whole")
+    best = [json.loads((tmp_path / n / "policy-best" / "best.json").read_text()) for n in ("parts", "whole")]
+    assert best[0] == best[1]
+
+
+def test_a_loop_of_ones_own_evaluates_too(
+    recipe_dict: RecipeDict, section: dict[str, Any], tmp_path: Path
+) -> None:
+    given = recipe_dict(evaluation=section, run={"steps": 2, "out": str(tmp_path / "run")})
+    with PPOTrainer(Recipe.from_dict(given)) as trainer:
+        for prompts in trainer.prompts:
+            rollout = trainer.collect(prompts)
+            rewards = trainer.score(rollout)
+            rollout, rewards = trainer.resample(rollout, rewards)
+            advantages = trainer.estimate(rollout, rewards)
+            stats = trainer.update(rollout, advantages)
+            trainer.evaluate()
+            trainer.report(rollout, rewards, advantages, stats)
+    assert list(evaluated(tmp_path / "run")) == [0, 2]
+
+
+def test_one_file_of_ones_own(
+    recipe_dict: RecipeDict,
+    section: dict[str, Any],
+    reward_module: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reward, an estimator, a loss and an evaluator by path; resumed by the recipe that was written."""
+    monkeypatch.chdir(tmp_path)
+    reward_module(
+        "from ppokit.plugin import Advantages, LossOutput, Options, broadcast_to_tokens\n"
+        "def vowels(responses, letters: str = 'aeiou'):\n"
+        "    return [sum(text.count(x) for x in letters) for text in responses]\n"
+        "def centred(rollout, rewards):\n"
+        "    scores = rewards.scores - rewards.scores.mean()\n"
+        "    return Advantages(broadcast_to_tokens(scores, rollout.response_mask))\n"
+        "class Ratio:\n"
+        "    needs = {'new_logprobs', 'old_logprobs'}\n"
+        "    class Options(Options):\n"
+        "        strength: float = 1.0\n"
+        "    def __init__(self, options, context):\n"
+        "        self.strength = options.strength\n"
+        "    def token_losses(self, inputs):\n"
+        "        ratio = (inputs.new_logprobs - inputs.old_logprobs).exp()\n"
+        "        return LossOutput(-self.strength * ratio * inputs.advantages)\n"
+        "def longest(view, step):\n"
+        "    return {'characters': max(map(len, view.generate().responses)), 'step': step}\n"
+    )
+    given = recipe_dict(
+        rewards=[{"use": "my_rewards:vowels", "letters": "ae"}],
+        advantages={"use": "my_rewards:centred"},
+        losses=[{"use": "my_rewards:Ratio", "strength": 0.5}],
+        evaluation={**section, "evaluators": [{"use": "my_rewards:longest"}], "best": None},
+    )
+    run(given, tmp_path / "run", steps=2)
+    again = Recipe.load(tmp_path / "run" / "recipe.yaml", ["run.steps=3"])
+    assert again.losses[0].options.strength == 0.5  # type: ignore[attr-defined]
+    PPOTrainer(again, resume=tmp_path / "run").train()
+    results = evaluated(tmp_path / "run")
+    assert {step: result["eval/longest/step"] for step, result in results.items()} == {0: 0, 2: 2, 3: 3}
+    assert "loss/Ratio" in metrics_of(tmp_path / "run")[-1]
+
+
+def test_a_broken_evaluator_ends_the_run_before_training(
+    recipe_dict: RecipeDict,
+    section: dict[str, Any],
+    reward_module: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reward_module("def broken(view, step):\n    return 1 / 0\n")
+    given = recipe_dict(evaluation={**section, "evaluators": [{"use": "my_rewards:broken"}], "best": None})
+    with pytest.raises(PluginError, match=r"evaluator 'broken' .*evaluate failed: ZeroDivisionError"):
+        run(given, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
