@@ -1,4 +1,4 @@
-"""The command `ppokit reward gain`: what a run brought on held-out prompts, with a second opinion."""
+"""The command `ppokit reward gain`: what a run brought on held-out prompts, by a gold reward too."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def gain(
             show_default=False,
         ),
     ],
-    second: Annotated[
+    gold: Annotated[
         Path,
         typer.Option(
             metavar="FOLDER",
-            help="A second opinion: a reward model fitted to other raters (--half b).",
+            help="A gold reward model: one that was fitted to other raters (--half b).",
             show_default=False,
         ),
     ],
@@ -49,12 +49,12 @@ def gain(
     disable_plugin: DisablePlugin = None,
     debug: Debug = False,
 ) -> None:
-    """Tell what a run has gained on prompts that it has not seen, and whether a second model agrees.
+    """Tell what a run has gained on prompts that it has not seen, and whether a gold reward model agrees.
 
-    A gain that only the reward sees which the run was trained with is that model's error, not quality.
+    What only the reward sees that the run was trained with is that model's error, not quality.
     """
-    if reward.resolve() == second.resolve():
-        raise DataError(f"--second {second} is the reward itself; expected another reward model.")
+    if reward.resolve() == gold.resolve():
+        raise DataError(f"--gold {gold} is the reward itself; expected another reward model.")
     from ppokit.cli.gain_view import gain_sections
     from ppokit.cli.generate import recipe_of_run
     from ppokit.cli.reward_view import Bar
@@ -62,17 +62,17 @@ def gain(
     from ppokit.reward_models.artifact import need_settings
     from ppokit.reward_models.gain import held_out_prompts, measure_gain
 
-    for folder in (reward, second):
+    for folder in (reward, gold):
         need_settings(folder)  # before minutes go into answers
     recipe = recipe_of_run(run, [], disable_plugin)
     asked, notes = held_out_prompts(recipe, prompts, prompt_column, limit)
     with Bar("answering") as bar:
         bar.on_start(2 * len(asked))
-        found = measure_gain(
-            run, recipe, asked, (reward, second), responses=responses, seed=seed, advance=bar.on_advance
+        result = measure_gain(
+            run, recipe, asked, (reward, gold), responses=responses, seed=seed, advance=bar.on_advance
         )
-    found.notes.extend(notes)
+    result.notes.extend(notes)
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        typer.echo(json.dumps(asdict(result), indent=2))
     else:
-        show(gain_sections(found))
+        show(gain_sections(result))

@@ -53,7 +53,7 @@ def fit(
     half: Annotated[
         Halves | None,
         typer.Option(
-            help="Fit to half of the raters; a model of the other half is an independent witness.",
+            help="Fit to half of the raters; a model of the other half is a gold reward model.",
             show_default=False,
         ),
     ] = None,
@@ -84,7 +84,9 @@ def fit(
             show_default=False,
         ),
     ] = None,
-    heads: Annotated[int, typer.Option(min=1, help="Their spread is the model's uncertainty.")] = 5,
+    heads: Annotated[
+        int, typer.Option(min=1, help="The standard deviation of their scores is the model's uncertainty.")
+    ] = 5,
     lora_r: Annotated[
         int | None,
         typer.Option(

@@ -124,10 +124,10 @@ def _quality(report: Report, pairs: bool) -> Section:
             rows.append((name, *_share(share)))
     slope = f"{quality.calibration.slope:.2f}" if math.isfinite(quality.calibration.slope) else "unknown"
     rows.append(("calibration: slope, 1 is right", slope, ""))
-    if quality.spread is not None:
-        rows.append(("spread of the heads", f"{quality.spread:.3f}", ""))
-    if quality.spread_tells is not None:
-        rows.append(("  its Spearman with the error", f"{quality.spread_tells:.2f}", ""))
+    if quality.heads_std is not None:
+        rows.append(("std of the heads", f"{quality.heads_std:.3f}", ""))
+    if quality.std_error_correlation is not None:
+        rows.append(("  its Spearman with the error", f"{quality.std_error_correlation:.2f}", ""))
     after = ""
     if report.agreement is not None:
         agreement = report.agreement

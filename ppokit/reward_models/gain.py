@@ -1,14 +1,14 @@
-"""What a policy has gained on held-out prompts: by a reward, and by a second one as a witness.
+"""What a policy has gained on held-out prompts: by its reward, and by a gold reward model.
 
-    gain_m = mean_p (s_m(trained, p) - s_m(untrained, p)) / sd_m,    agreed = gain_second / gain_first
+    gain_m = mean_p (s_m(trained, p) - s_m(untrained, p)) / sd_m,    agreed = gain_gold / gain_reward
 
 s_m(policy, p): mean score by model m of a policy's responses to prompt p, both policies drawn by the same
 random numbers. sd_m: standard deviation of m's scores of the untrained policy's responses, since models that
 are less sure give smaller scores.
 
 Gao et al. 2023, arXiv:2210.10760: what a policy gains in the reward that it is trained on exceeds what it
-gains in another measure of the same preferences. Differs: the other measure is not the larger model that gave
-the ratings, but a model of the same kind, fitted to other raters.
+gains in a gold reward model. Differs: the gold model is not the larger model that gave the ratings, but one
+of the same kind, fitted to other raters.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Side:
     Attributes:
         model: its folder.
         before, after: mean scores of the untrained and of the trained policy's responses.
-        spread: standard deviation of the former.
-        gain: from before to after, in spreads.
+        std: standard deviation of the former.
+        gain: from before to after, in standard deviations.
     """
 
     model: str
     before: float
     after: float
-    spread: float
+    std: float
     gain: Estimate
 
 
@@ -64,10 +64,10 @@ class Gain:
     """What a run brought on prompts that it was not trained on.
 
     Attributes:
-        first, second: the reward, and its witness.
-        agreed: gain of the second over that of the first; None where the first has not certainly gained.
-        kl_token, kl_response: KL of the trained policy from the untrained one in nats (k1), a token of its
-            responses and a response.
+        reward, gold: by the reward that the run was trained with, and by the gold reward model.
+        agreed: gain by the latter over that by the former; None where the former is not certain.
+        kl_token, kl_response: KL of the trained policy from the untrained one in nats (k1), per token of its
+            responses and per response.
         length_before, length_after: mean tokens of a response.
         notes: what a person should be told.
     """
@@ -75,8 +75,8 @@ class Gain:
     run: str
     prompts: int
     responses: int
-    first: Side
-    second: Side
+    reward: Side
+    gold: Side
     agreed: Estimate | None
     kl_token: float
     kl_response: float
@@ -132,7 +132,7 @@ def measure_gain(
 
     Args:
         run: folder of the run; recipe: its own.
-        rewards: folders of `ppokit reward fit`: the one that the run was trained with, and the witness.
+        rewards: folders of `ppokit reward fit`: the one that the run was trained with, and the gold one.
         responses: to each prompt, by each policy.
         advance: told of the prompts that were answered by one policy.
 
@@ -140,7 +140,7 @@ def measure_gain(
         ModelError: a model cannot be loaded.
         DataError: a reward gives every response the same score.
     """
-    first, second = (Scorer(folder) for folder in rewards)
+    scorers = [Scorer(folder) for folder in rewards]
     base, trained = load_policy(recipe, None), load_policy(recipe, run / "policy")
     before, after = [], []
     kl: list[float] = []
@@ -156,7 +156,7 @@ def measure_gain(
     texts = [[text for part in parts for text in part.responses] for parts in (before, after)]
     lengths = [[n for part in parts for n in part.lengths.tolist()] for parts in (before, after)]
     sides, moved = [], []
-    for folder, scorer in zip(rewards, (first, second), strict=True):
+    for folder, scorer in zip(rewards, scorers, strict=True):
         old, new = (scorer.score(asked, answers).mean(axis=1) for answers in texts)
         side, differences = _side(str(folder), old, new, prompts, seed)
         sides.append(side)
@@ -167,8 +167,8 @@ def measure_gain(
         run=str(run),
         prompts=len(prompts),
         responses=responses,
-        first=sides[0],
-        second=sides[1],
+        reward=sides[0],
+        gold=sides[1],
         agreed=measures.ratio(moved[1], moved[0], prompts, seed=seed) if certain else None,
         kl_token=sum(kl) / sum(lengths[1]),
         kl_response=sum(kl) / len(kl),
@@ -181,24 +181,24 @@ def measure_gain(
 def _side(
     model: str, before: Floats, after: Floats, prompts: Sequence[str], seed: int
 ) -> tuple[Side, Floats]:
-    """One model's view, and each prompt's gain in spreads.
+    """One model's view, and each prompt's gain in standard deviations.
 
     Args:
         before, after: scores, prompt by prompt. [prompts * responses]
     """
-    spread = float(before.std(ddof=1))
-    if spread == 0:
+    std = float(before.std(ddof=1))
+    if std == 0:
         raise DataError(f"{model} gives every response the same score; there is no gain to measure.")
-    differences = (after - before).reshape(len(prompts), -1).mean(axis=1) / spread
+    differences = (after - before).reshape(len(prompts), -1).mean(axis=1) / std
     gain = measures.mean(differences, prompts, seed=seed)
-    return Side(model, float(before.mean()), float(after.mean()), spread, gain), differences
+    return Side(model, float(before.mean()), float(after.mean()), std, gain), differences
 
 
 def _fitted_to(folder: Path) -> tuple[Any, Any]:
     """The file that a model was fitted to, and which half of its raters, by its report."""
     try:
-        said = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return said["source"], said["settings"]["half"]
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return report["source"], report["settings"]["half"]
     except (OSError, ValueError, KeyError, TypeError):
         return None, None
 

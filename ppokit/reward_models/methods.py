@@ -36,7 +36,7 @@ class FitOptions:
     Attributes:
         held_out: share of the prompts that is held out, where the file has no split column.
         half: fit to half of the raters only.
-        heads: how many, for the spread.
+        heads: how many, for their standard deviation.
         max_length: tokens of a text that are read, counted from its end; None for 128 (an encoder) or 256.
         curve: whether to fit to a quarter and a half of the samples too.
         epochs: of a causal base's adapter, at most; None for about 96 steps, in 2 to 10 epochs.

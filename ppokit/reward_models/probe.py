@@ -143,7 +143,7 @@ class Probe:
         if heads > 1:
             bags = bootstrap(grouped(fit), heads, np.random.default_rng(seed)).numpy() * counts[:, None]
             several = problem.solve(bags, PENALTIES[best], np.repeat(solved, heads, axis=1))
-            # Their spread, about the solution for all samples, which is a better one than their mean.
+            # Their deviations, about the solution for all samples, which is a better one than their mean.
             solved = solved + several - several.mean(axis=1, keepdims=True)
         weights, biases = scale.undone(solved)
         with torch.no_grad():

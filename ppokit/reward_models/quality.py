@@ -161,8 +161,8 @@ def choice_accuracy(margins: Floats, groups: Sequence[str], *, seed: int) -> Sha
 def calibration(scores: Floats, ratings: Floats) -> Calibration:
     """The line from scores to ratings by least squares, and bins of equal size. [N], [N]"""
     centred = scores - scores.mean()
-    spread = float(centred @ centred)
-    slope = float(centred @ ratings) / spread if spread > 0 else float("nan")
+    squares = float(centred @ centred)
+    slope = float(centred @ ratings) / squares if squares > 0 else float("nan")
     return Calibration(slope, float(ratings.mean() - slope * scores.mean()), _bins(scores, ratings))
 
 

@@ -44,16 +44,16 @@ class Quality:
         pairs: accuracy over pairs of any responses, or over choices; None where there are none.
         pairs_of_a_prompt: over pairs of responses to one prompt.
         calibration: whether a score of 1 means a rating of 1.
-        spread: mean distance between the heads, as a standard deviation; None for one head.
-        spread_tells: rank correlation of that distance with the error; None for choices.
+        heads_std: mean over texts of the standard deviation of the heads' scores; None for one head.
+        std_error_correlation: rank correlation of that deviation with the error; None for choices.
     """
 
     spearman: Estimate | None
     pairs: Share | None
     pairs_of_a_prompt: Share | None
     calibration: Calibration
-    spread: float | None
-    spread_tells: float | None
+    heads_std: float | None
+    std_error_correlation: float | None
 
     @property
     def main(self) -> Estimate:
@@ -146,19 +146,19 @@ def quality_of(samples: Sequence[Any], scores: Floats, others: Floats | None, se
     single, several = scores.mean(axis=1), scores.shape[1] > 1
     if others is not None:
         margins = single - others.mean(axis=1)
-        spread = float((scores - others).std(axis=1).mean()) if several else None
+        heads_std = float((scores - others).std(axis=1).mean()) if several else None
         share = measures.choice_accuracy(margins, prompts, seed=seed)
-        return Quality(None, share, None, measures.choice_calibration(margins), spread, None)
+        return Quality(None, share, None, measures.choice_calibration(margins), heads_std, None)
     ratings = np.array([sample.rating for sample in samples])
     overall, within = measures.pair_accuracies(single, ratings, prompts, seed=seed)
-    spreads = scores.std(axis=1)
+    stds = scores.std(axis=1)
     return Quality(
         measures.spearman(single, ratings, prompts, seed=seed),
         overall,
         within,
         measures.calibration(single, ratings),
-        float(spreads.mean()) if several else None,
-        rank_correlation(spreads, np.abs(single - ratings)) if several else None,
+        float(stds.mean()) if several else None,
+        rank_correlation(stds, np.abs(single - ratings)) if several else None,
     )
 
 

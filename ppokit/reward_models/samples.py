@@ -87,7 +87,7 @@ class Parts:
 
 
 def half_of(table: RatingTable, half: Half) -> RatingTable:
-    """What half of the raters said: two models of the two halves are independent witnesses.
+    """What half of the raters said: a model of one half is a gold reward model for that of the other.
 
     Raters are dealt alternately, those with the most ratings first, then by the hash of their names. Rows
     that name no rater could be anybody's, and are in neither half.

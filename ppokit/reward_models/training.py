@@ -3,10 +3,10 @@
     regression     loss_h = sum_i b_ih w_i (s_ih - y_i)^2 / N           y: mean z-score, w: its weight
     Bradley-Terry  loss_h = sum_i b_ih log(1 + exp(s_rejected - s_chosen)) / N
 
-Bradley and Terry 1952, Biometrika 39:324. Each head h has its own bootstrap of the prompts, b ~ Poisson(1) a
-prompt (Oza and Russell 2001, online bagging), so that heads differ where ratings are few: their spread is
-what the model does not know (Osband et al. 2016, arXiv:1602.04621; heads share the trunk, so it is a lower
-bound).
+Bradley and Terry 1952, Biometrika 39:324. Each head h has its own bootstrap of the prompts, b ~ Poisson(1)
+per prompt (Oza and Russell 2001, online bagging), so that heads differ where ratings are few: the standard
+deviation of their scores is the model's uncertainty (Osband et al. 2016, arXiv:1602.04621; heads share the
+trunk, so it is a lower bound).
 """
 
 from __future__ import annotations

@@ -21,13 +21,13 @@ PROMPTS = [f"p{i}" for i in range(40)]
 
 
 def test_a_gain_by_hand() -> None:
-    """Two prompts, two responses each: they gain 1 and 2; the spread of 0, 2, 1, 1 is sqrt(2 / 3)."""
+    """Two prompts, two responses each: they gain 1 and 2; the deviation of 0, 2, 1, 1 is sqrt(2 / 3)."""
     before, after = np.array([0.0, 2, 1, 1]), np.array([1.0, 3, 4, 2])
     side, differences = _side("m", before, after, ["p", "q"], 0)
-    spread = (2 / 3) ** 0.5
-    assert (side.before, side.after, side.spread) == pytest.approx((1, 2.5, spread))
-    assert differences == pytest.approx([1 / spread, 2 / spread])
-    assert side.gain.value == pytest.approx(1.5 / spread)
+    std = (2 / 3) ** 0.5
+    assert (side.before, side.after, side.std) == pytest.approx((1, 2.5, std))
+    assert differences == pytest.approx([1 / std, 2 / std])
+    assert side.gain.value == pytest.approx(1.5 / std)
     assert side.gain.low is None, "two prompts tell nothing of others"
 
 
@@ -92,7 +92,7 @@ def found(low: float | None, agreed: Estimate | None) -> Gain:
 
 def test_what_a_person_is_told() -> None:
     gain = found(0.5, Estimate(0.62, 0.41, 0.8))
-    assert agreement(gain) == "The second opinion agrees with 62 % of the gain (41 to 80 %)."
+    assert agreement(gain) == "The gold reward model agrees with 62 % of the gain (41 to 80 %)."
     assert "not certainly gained" in agreement(found(-0.1, None))
     overview, sides, moved = gain_sections(gain)
     assert ("note", "a note") in overview.rows

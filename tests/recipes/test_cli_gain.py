@@ -71,17 +71,17 @@ def trained(
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
-def test_a_gain_and_its_second_opinion(trained: Path, tiny_model: Path) -> None:
+def test_a_gain_by_the_reward_and_by_a_gold_model(trained: Path, tiny_model: Path) -> None:
     code, out, err = run(
-        "gain", "run", "--reward", "a", "--second", "b", "--prompts", "held_out.jsonl", "--json"
+        "gain", "run", "--reward", "a", "--gold", "b", "--prompts", "held_out.jsonl", "--json"
     )
     assert code == 0, err
-    told = json.loads(out)
-    assert (told["prompts"], told["responses"]) == (6, 4)
-    assert told["notes"] == ["prompts left out, since the run was trained on them: 1"]
-    assert told["first"]["gain"]["value"] > 0
-    assert told["kl_response"] > 0
-    assert told["kl_token"] * told["length_after"] == pytest.approx(told["kl_response"])
+    result = json.loads(out)
+    assert (result["prompts"], result["responses"]) == (6, 4)
+    assert result["notes"] == ["prompts left out, since the run was trained on them: 1"]
+    assert result["reward"]["gain"]["value"] > 0
+    assert result["kl_response"] > 0
+    assert result["kl_token"] * result["length_after"] == pytest.approx(result["kl_response"])
 
     # The same by plain peft and transformers: log-probabilities, and scores of both policies' texts.
     recipe = Recipe.load(Path("run/recipe.yaml"))
@@ -89,17 +89,17 @@ def test_a_gain_and_its_second_opinion(trained: Path, tiny_model: Path) -> None:
     before, after = (policy.sample(HELD_OUT, responses=4, seed=0) for policy in policies)
     asked = [prompt for prompt in HELD_OUT for _ in range(4)]
     found = {}
-    for side, folder in (("first", "a"), ("second", "b")):
+    for side, folder in (("reward", "a"), ("gold", "b")):
         for name, answers in (("before", before), ("after", after)):
             scores = Scorer(Path(folder)).score(asked, answers.texts)
-            assert told[side][name] == pytest.approx(float(scores.mean()), abs=1e-4)
+            assert result[side][name] == pytest.approx(float(scores.mean()), abs=1e-4)
             found[side, name] = scores
         rise = found[side, "after"].mean() - found[side, "before"].mean()
-        assert told[side]["gain"]["value"] == pytest.approx(
+        assert result[side]["gain"]["value"] == pytest.approx(
             float(rise / found[side, "before"].std(ddof=1)), abs=1e-3
         )
     # Of a gain that may be chance, nobody can tell what share is real.
-    assert (told["agreed"] is None) == (told["first"]["gain"]["low"] <= 0)
+    assert (result["agreed"] is None) == (result["reward"]["gain"]["low"] <= 0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     policy = PeftModel.from_pretrained(
@@ -114,12 +114,12 @@ def test_a_gain_and_its_second_opinion(trained: Path, tiny_model: Path) -> None:
                 logits = model(input_ids=ids).logits[0]
             for place, token in enumerate(answer):
                 total += sign * float(logits[len(start) + place - 1].log_softmax(-1)[token])
-    assert told["kl_response"] == pytest.approx(total / len(asked), abs=1e-3)
+    assert result["kl_response"] == pytest.approx(total / len(asked), abs=1e-3)
 
 
-def test_a_model_agrees_with_itself_and_is_no_witness(trained: Path) -> None:
+def test_a_model_agrees_with_itself_and_is_no_gold_model(trained: Path) -> None:
     shutil.copytree("a", "copy")
-    args = ("gain", "run", "--reward", "a", "--second", "copy", "--prompts", "held_out.jsonl")
+    args = ("gain", "run", "--reward", "a", "--gold", "copy", "--prompts", "held_out.jsonl")
     code, out, err = run(*args, "--responses", 16)
     assert code == 0, err
     assert "agrees with 100 % of the gain (100 to 100 %)" in out
@@ -131,9 +131,9 @@ def test_a_model_agrees_with_itself_and_is_no_witness(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("gain", "run", "--reward", "a", "--second", "./a"), "is the reward itself"),
-        (("gain", "run", "--reward", "a", "--second", "nowhere"), "nowhere: no ppokit_reward.json"),
-        (("gain", "nowhere", "--reward", "a", "--second", "b"), "it has no recipe.yaml"),
+        (("gain", "run", "--reward", "a", "--gold", "./a"), "is the reward itself"),
+        (("gain", "run", "--reward", "a", "--gold", "nowhere"), "nowhere: no ppokit_reward.json"),
+        (("gain", "nowhere", "--reward", "a", "--gold", "b"), "it has no recipe.yaml"),
     ],
 )
 def test_what_cannot_be_compared(

@@ -49,7 +49,7 @@ def make(request) -> Any:
 
 
 def test_a_folder_gives_the_same_scores(make, tmp_path) -> None:
-    """One head, each head and their spread, as before it was saved."""
+    """One head, each head and their standard deviation, as before it was saved."""
     made, scores = make(3)
     folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
     texts = [s.prompt for s in samples_of(12, 2)], [s.response for s in samples_of(12, 2)]
@@ -63,7 +63,7 @@ def test_a_folder_gives_the_same_scores(make, tmp_path) -> None:
     assert not [path for path in (tmp_path / "made").iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
 
 
-def test_a_folder_of_one_head_has_no_spread(make, tmp_path) -> None:
+def test_a_folder_of_one_head_has_no_std(make, tmp_path) -> None:
     made, _ = make(1)
     folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
     with pytest.raises(ModelError, match="fitted with one head"):

@@ -113,7 +113,7 @@ def test_the_held_out_samples_choose_the_penalty(bert, monkeypatch) -> None:
 
 
 def test_the_heads_mean_is_the_solution_for_all_samples(bert) -> None:
-    """The bootstraps give the heads their spread, and leave the score alone."""
+    """The bootstraps let the heads differ, and leave the score alone."""
     sets = samples_of(60), samples_of(20, 1), samples_of(30, 2)
     _, (one, _) = solved_on(bert, *sets, heads=1)
     _, (several, _) = solved_on(bert, *sets, heads=5)

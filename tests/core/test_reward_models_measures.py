@@ -164,15 +164,15 @@ def test_agreement_of_choices_by_hand() -> None:
     assert (choice_ceiling(1.0), choice_ceiling(0.3)) == (1.0, 0.5)
 
 
-def test_quality_takes_the_mean_of_the_heads_and_their_spread() -> None:
+def test_quality_takes_the_mean_of_the_heads_and_their_std() -> None:
     samples = [Sample(f"p{i}", "r", float(i), 1.0) for i in range(10)]
     scores = np.arange(10.0)[:, None] + np.array([-1.0, 1.0])
     found = quality_of(samples, scores, None, 0)
     assert found.spearman is not None
     assert found.spearman.value == pytest.approx(1)
     assert found.calibration.slope == pytest.approx(1)
-    assert found.spread == pytest.approx(1)
-    assert quality_of(samples, scores[:, :1], None, 0).spread is None
+    assert found.heads_std == pytest.approx(1)
+    assert quality_of(samples, scores[:, :1], None, 0).heads_std is None
 
 
 def test_quality_of_choices() -> None:
@@ -186,4 +186,4 @@ def test_quality_of_choices() -> None:
     assert found.pairs is not None
     assert found.pairs.value == 1.5 / 4
     assert found.main.value == found.pairs.value
-    assert found.spread == pytest.approx((0 + 1 + 0 + 0) / 4)
+    assert found.heads_std == pytest.approx((0 + 1 + 0 + 0) / 4)
