@@ -76,13 +76,13 @@ def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
 
 
 def _train(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
-    from ppokit.cli.allocator import keep_freed_memory
+    from ppokit.cli.allocator import HeapTrimmer, keep_freed_memory
     from ppokit.cli.display import Display
     from ppokit.trainer import PPOTrainer
 
     keep_freed_memory()
     display = Display(recipe.settings.run.steps, recipe.settings.run.sample_every)
-    with PPOTrainer(recipe, observers=[display], resume=resume) as trainer:
+    with PPOTrainer(recipe, observers=[display, HeapTrimmer()], resume=resume) as trainer:
         if not trainer.processes.is_main:
             trainer.train()
             return
