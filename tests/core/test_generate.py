@@ -333,3 +333,45 @@ def test_select_takes_every_field() -> None:
     assert picked.values.tolist() == [[4, 5], [0, 1]]
     assert picked.ref_logprobs is None
     assert len(rollout.select([])) == 0
+
+
+class Other:
+    """Another process, which learns what the main one sent."""
+
+    count, is_main = 2, False
+
+    def __init__(self, sent: list[list[Any]]) -> None:
+        self.sent = iter(sent)
+        self.own: list[Any] = []
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        self.own.append(list(items))
+        return next(self.sent)
+
+
+def test_an_engine_on_the_main_process_answers_for_all() -> None:
+    """Other processes have no engine, send nothing, and get its responses or its error."""
+    sent: list[list[Any]] = []
+
+    class Main(Processes):
+        def gather(self, items: Any) -> Any:
+            sent.append(list(items))
+            return list(items)
+
+    policy = policy_of(None, Decoder(), version=2, vocab_size=50)
+
+    def ask_on(engine: Any, processes: Any) -> Rollout:
+        sampling = SamplingParams(max_new_tokens=4)
+        generator = ResponseGenerator(engine, "", "main", sampling, 0.0, processes)
+        return generator.generate(policy, PROMPTS, n=2, seed=4, step=3)
+
+    engine = Engine()
+    rollout = ask_on(engine, Main(Accelerator(cpu=True)))
+    assert len(engine.requests[0]) == 4
+    other = Other(sent)
+    same = ask_on(None, other)
+    assert other.own == [[], []]
+    assert (same.ids, same.responses, same.outcomes) == (rollout.ids, rollout.responses, rollout.outcomes)
+    assert torch.equal(same.response_ids, rollout.response_ids)
+    with pytest.raises(PluginError, match="the server is away"):
+        ask_on(None, Other([["the server is away"]]))

@@ -257,16 +257,22 @@ class TestCutting:
             for name, number in expected.items():
                 assert found[name] == pytest.approx(number, rel=1e-4, abs=1e-6), name
 
-    def test_the_gradient_is_that_of_the_loss_as_written(self, tiny_model: Path) -> None:
+    @pytest.mark.parametrize("foreign", [False, True], ids=["own", "with a tool's tokens"])
+    def test_the_gradient_is_that_of_the_loss_as_written(self, tiny_model: Path, foreign: bool) -> None:
         """Oracle: the whole sum in one expression, over samples run one by one."""
         rollout, advantages = samples()
+        if foreign:
+            tool = torch.zeros_like(rollout.response_mask)
+            tool[:, 1:4] = True
+            rollout = replace(rollout, loss_mask=rollout.response_mask & ~tool)
         bench = Bench(tiny_model, both_losses(), tokens_per_microbatch=30)
         metrics = bench.updater.update(rollout, advantages, step=0)
         alone = Bench(tiny_model, both_losses())
-        count = int(rollout.response_mask.sum())
+        count = int(rollout.loss_mask.sum())
         policy = value = entropy = torch.zeros(())
         for i in range(len(rollout)):
-            n = int(rollout.lengths[i])
+            n = int(rollout.response_mask[i].sum())
+            own = rollout.loss_mask[i, :n]
             batch = TokenBatch.build(
                 [rollout.prompt_ids[i]],
                 rollout.response_ids[i : i + 1, :n],
@@ -277,9 +283,9 @@ class TestCutting:
             values = alone.roles.values(batch)
             ratio = (logprobs - logprobs.detach()).exp()
             assert advantages.returns is not None
-            policy = policy - (ratio * advantages.advantages[i, :n]).sum() / count
-            value = value + (values - advantages.returns[i, :n]).square().sum() / count
-            entropy = entropy - entropies.sum() / count
+            policy = policy - (ratio * advantages.advantages[i, :n] * own).sum() / count
+            value = value + ((values - advantages.returns[i, :n]).square() * own).sum() / count
+            entropy = entropy - (entropies * own).sum() / count
         (policy + 0.3 * value + 0.1 * entropy).backward()
         expected = {n: p.grad for n, p in alone.roles.trainable.items() if p.grad is not None}
         assert set(expected) == set(bench.gradients[0])
