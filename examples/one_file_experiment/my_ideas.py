@@ -9,7 +9,7 @@ def brief(responses, limit: int = 80):
 def centred(rollout: Rollout, rewards: Rewards) -> Advantages:
     """An advantage estimator: each response's score minus the batch's mean, on every token."""
     scores = rewards.scores - rewards.scores.mean()
-    return Advantages(broadcast_to_tokens(scores, rollout.response_mask))
+    return Advantages(broadcast_to_tokens(scores, rollout.loss_mask))
 
 
 class Policy:
