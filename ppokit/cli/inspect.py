@@ -14,7 +14,8 @@ from ppokit.cli.options import Debug, DisablePlugin, Overrides, RecipePath
 
 if TYPE_CHECKING:
     from ppokit.config.entries import Entry
-    from ppokit.config.recipe import Recipe, SelectedComponent
+    from ppokit.config.recipe import Recipe
+    from ppokit.config.settings import SelectedComponent
 
 
 def validate(

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ppokit.config.evaluation_checks import check_evaluation, component_check
+from ppokit.config.prompt_settings import PromptFileSettings, PromptSettings
 from ppokit.config.settings import (
     LoraSettings,
     ModelSettings,
-    PromptFileSettings,
-    PromptSettings,
     RolloutSettings,
     SelectedComponent,
     UpdateSettings,

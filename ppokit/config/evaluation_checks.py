@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ppokit.config.settings import EvaluationSettings, PromptFileSettings, SelectedComponent
+from ppokit.config.evaluation_settings import EvaluationSettings
+from ppokit.config.prompt_settings import PromptFileSettings
+from ppokit.config.settings import SelectedComponent
 from ppokit.config.yaml_file import Document
 from ppokit.messages import listed, suggest
 from ppokit.plugin.protocols import CheckContext

@@ -6,7 +6,8 @@ from typing import Any
 
 from ppokit.config.presets import names
 from ppokit.config.registry import PluginRegistry
-from ppokit.config.settings import CHOSEN, LISTS, Section, Settings
+from ppokit.config.section import Section
+from ppokit.config.settings import CHOSEN, LISTS, Settings
 from ppokit.errors import PluginError
 
 

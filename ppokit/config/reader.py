@@ -7,14 +7,14 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from ppokit.config import environment
+from ppokit.config.evaluation_settings import EvaluationSettings
 from ppokit.config.registry import PluginRegistry
+from ppokit.config.section import Section
 from ppokit.config.settings import (
     CHOSEN,
     LISTS,
     OPTIONAL,
     SECTIONS,
-    EvaluationSettings,
-    Section,
     SelectedComponent,
     Settings,
     Value,

@@ -11,21 +11,7 @@ from ppokit.config import environment, presets, yaml_file
 from ppokit.config.checks import check, default_value
 from ppokit.config.reader import RecipeReader
 from ppokit.config.registry import PluginRegistry
-from ppokit.config.settings import (
-    CHOSEN,
-    AdvantageSettings,
-    LoraSettings,
-    LossSettings,
-    ModelSettings,
-    ObserverSettings,
-    PromptSettings,
-    RewardSettings,
-    RolloutSettings,
-    RunSettings,
-    SelectedComponent,
-    Settings,
-    UpdateSettings,
-)
+from ppokit.config.settings import CHOSEN, SelectedComponent, Settings
 from ppokit.config.yaml_file import Document, KeyPath
 from ppokit.errors import RecipeError
 from ppokit.messages import listed
@@ -178,20 +164,3 @@ def _resolve(document: Document, source: str, registry: PluginRegistry, check_da
         )
         raise RecipeError(document.problems, source) from error
     return recipe
-
-
-__all__ = [
-    "AdvantageSettings",
-    "LoraSettings",
-    "LossSettings",
-    "ModelSettings",
-    "ObserverSettings",
-    "PromptSettings",
-    "Recipe",
-    "RewardSettings",
-    "RolloutSettings",
-    "RunSettings",
-    "SelectedComponent",
-    "Settings",
-    "UpdateSettings",
-]

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
-from ppokit.data.tables import OnBadRow
+from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSettings
+from ppokit.config.prompt_settings import PromptSettings
+from ppokit.config.section import Name, Section, Text, at_home
 from ppokit.plugin.generation import SamplingParams
 from ppokit.plugin.masked import Variance
 from ppokit.plugin.protocols import Component
 
 Value = Literal["own_adapter", "policy_trunk", "detached_trunk"]
 FastPaths = Literal["auto", "off"]
-Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-
-
-class Section(BaseModel):
-    """Base of the sections: unknown keys are refused, nothing is coerced, numbers are finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-def _at_home(path: str) -> str:
-    """`~` is the user's home."""
-    try:
-        return str(Path(path).expanduser())
-    except RuntimeError as error:  # ~name of nobody
-        raise ValueError(str(error)) from error
 
 
 class ModelSettings(Section):
@@ -69,7 +54,7 @@ class LoraSettings(Section):
     @field_validator("adapter", "value_adapter")
     @classmethod
     def _home(cls, value: str | None) -> str | None:
-        return _at_home(value) if value else value
+        return at_home(value) if value else value
 
     @field_validator("target_modules")
     @classmethod
@@ -79,23 +64,6 @@ class LoraSettings(Section):
         except re.error as error:
             raise ValueError(f"{value!r} is no regular expression: {error}") from error
         return value
-
-
-class PromptFileSettings(Section):
-    path: Text = Field(
-        description="A .csv, .tsv, .jsonl, .json, .parquet or .txt file, or a data set on the hub."
-    )
-    column: Text = Field(default="prompt", description="Column that holds the prompts.")
-    split: Text = Field(default="train", description="Split of the data set.")
-    distinct: bool = Field(
-        default=False, description="Keep each prompt once, with its first row; for files of ratings."
-    )
-    on_bad_row: OnBadRow = Field(default="fail", description="What to do about rows that cannot be read.")
-
-
-class PromptSettings(PromptFileSettings):
-    chat: bool = Field(default=False, description="Put each prompt into the model's chat template.")
-    system: str | None = Field(default=None, description="System message of the chat; needs chat: true.")
 
 
 class RolloutSettings(Section, SamplingParams):
@@ -204,39 +172,6 @@ class UpdateSettings(Section):
     )
 
 
-class EvaluatorSettings(Section):
-    use: Text = Field(description="Evaluator.")
-    name: Name | None = Field(default=None, description="Its name in metrics; the evaluator's, if not given.")
-
-
-class HeldOutPromptSettings(PromptFileSettings):
-    limit: int | None = Field(
-        default=None, gt=0, description="Prompts that are asked, from the first; all, if not given."
-    )
-
-
-class EvaluationSettings(Section):
-    every: int = Field(
-        default=10,
-        gt=0,
-        description="Steps between evaluations; one is before any training, and one after the last step.",
-    )
-    prompts: HeldOutPromptSettings | None = Field(
-        default=None,
-        description="What the policy is asked, with the system message and chat template of prompts.",
-    )
-    evaluators: list[EvaluatorSettings] = Field(
-        min_length=1, description="What is measured; each with its evaluator's own keys."
-    )
-    best: Text | None = Field(
-        default=None,
-        description="Metric, such as eval/rewards/mean, by which the best policy is kept in policy-best/.",
-    )
-    best_is: Literal["highest", "lowest"] = Field(
-        default="highest", description="Which value of that metric is the best."
-    )
-
-
 class RunSettings(Section):
     steps: int = Field(gt=0, description="Steps of the run.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of everything random.")
@@ -259,7 +194,7 @@ class RunSettings(Section):
     @field_validator("out")
     @classmethod
     def _home(cls, value: str) -> str:
-        return _at_home(value) if value.startswith("~") else value
+        return at_home(value) if value.startswith("~") else value
 
 
 class Settings(Section):

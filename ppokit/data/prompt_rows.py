@@ -13,7 +13,7 @@ from ppokit.errors import DataError, PpokitWarning
 from ppokit.messages import shorten
 
 if TYPE_CHECKING:
-    from ppokit.config.settings import PromptFileSettings
+    from ppokit.config.prompt_settings import PromptFileSettings
 
 
 def read_prompts(settings: PromptFileSettings, *, key: str = "prompts") -> Table:

@@ -20,7 +20,8 @@ from ppokit.seeds import seed_from
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ppokit.config.settings import PromptSettings, RolloutSettings, RunSettings
+    from ppokit.config.prompt_settings import PromptSettings
+    from ppokit.config.settings import RolloutSettings, RunSettings
 
 _AT_ONCE = 1024  # prompts that are tokenized together
 

@@ -14,7 +14,7 @@ from ppokit.plugin.protocols import Evaluator
 from ppokit.training.metrics import as_numbers, component_metrics
 
 if TYPE_CHECKING:
-    from ppokit.config.settings import EvaluationSettings
+    from ppokit.config.evaluation_settings import EvaluationSettings
     from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
     from ppokit.plugin.protocols import Need
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ppokit.build import TrainerComponents
-    from ppokit.config.settings import HeldOutPromptSettings
+    from ppokit.config.prompt_settings import HeldOutPromptSettings
     from ppokit.plugin.protocols import Need
     from ppokit.rewards.scorer import Scorer
     from ppokit.rollout.collect import Collector

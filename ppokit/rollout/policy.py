@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ppokit.config.recipe import PromptSettings, Recipe
+from ppokit.config.prompt_settings import PromptSettings
+from ppokit.config.recipe import Recipe
 from ppokit.data.prompts import encode_prompts
 from ppokit.distributed import Processes
 from ppokit.errors import ModelError, first_line

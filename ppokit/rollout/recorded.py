@@ -16,7 +16,8 @@ from ppokit.plugin.types import PromptBatch, Rollout
 from ppokit.rollout.generate import build_rollout, completed
 
 if TYPE_CHECKING:
-    from ppokit.config.settings import PromptSettings, SelectedComponent
+    from ppokit.config.prompt_settings import PromptSettings
+    from ppokit.config.settings import SelectedComponent
 
 
 def recorded_rollout(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ppokit.config.settings import EvaluationSettings, EvaluatorSettings
+from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSettings
 from ppokit.errors import PluginError
 from ppokit.evaluation.evaluation import Evaluation, NamedEvaluator
 from ppokit.evaluation.view import HeldOutPrompts, HeldOutView

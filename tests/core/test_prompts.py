@@ -13,7 +13,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from ppokit.config.settings import PromptSettings, RolloutSettings, RunSettings
+from ppokit.config.prompt_settings import PromptSettings
+from ppokit.config.settings import RolloutSettings, RunSettings
 from ppokit.data.formats import Table
 from ppokit.data.prompt_rows import read_prompts, usable_prompts
 from ppokit.data.prompts import Prompts, encode_prompts

@@ -17,9 +17,10 @@ from pyarrow import parquet
 import fake_plugins
 from ppokit import Component, Options, hookimpl
 from ppokit.config.json_schema import recipe_schema
-from ppokit.config.recipe import Recipe, RewardSettings, Settings
+from ppokit.config.recipe import Recipe
 from ppokit.config.registry import PluginRegistry
-from ppokit.config.settings import CHOSEN, SECTIONS, Section
+from ppokit.config.section import Section
+from ppokit.config.settings import CHOSEN, SECTIONS, RewardSettings, Settings
 from ppokit.errors import RecipeError
 from ppokit.models import quantization
 from ppokit.plugin.generation import SamplingParams

@@ -1,0 +1,31 @@
+"""The keys of a data set of prompts: those that are trained on, and those that are held out."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ppokit.config.section import Section, Text
+from ppokit.data.tables import OnBadRow
+
+
+class PromptFileSettings(Section):
+    path: Text = Field(
+        description="A .csv, .tsv, .jsonl, .json, .parquet or .txt file, or a data set on the hub."
+    )
+    column: Text = Field(default="prompt", description="Column that holds the prompts.")
+    split: Text = Field(default="train", description="Split of the data set.")
+    distinct: bool = Field(
+        default=False, description="Keep each prompt once, with its first row; for files of ratings."
+    )
+    on_bad_row: OnBadRow = Field(default="fail", description="What to do about rows that cannot be read.")
+
+
+class PromptSettings(PromptFileSettings):
+    chat: bool = Field(default=False, description="Put each prompt into the model's chat template.")
+    system: str | None = Field(default=None, description="System message of the chat; needs chat: true.")
+
+
+class HeldOutPromptSettings(PromptFileSettings):
+    limit: int | None = Field(
+        default=None, gt=0, description="Prompts that are asked, from the first; all, if not given."
+    )
