@@ -31,12 +31,11 @@ from ppokit.rollout.collect import Collector
 from ppokit.rollout.dynamic_sampling import resample
 from ppokit.rollout.policy import Prediction
 from ppokit.run.checkpointer import Checkpointer
-from ppokit.run.lifetime import Lifetime, while_handling
-from ppokit.run.provenance import provenance
+from ppokit.run.lifetime import Lifetime
+from ppokit.run.recorder import RunRecorder
 from ppokit.run.run_dir import RunDir
 from ppokit.run.signals import Signals
-from ppokit.run.warnings import step_warnings
-from ppokit.training.advantages import estimate
+from ppokit.training.advantages import estimate, select_trained
 from ppokit.training.checks import FirstUpdate
 from ppokit.training.metrics import Clock, as_numbers, engine_metrics, rollout_metrics, run_metrics
 
@@ -74,23 +73,22 @@ class PPOTrainer:
         checkpoint = self.run_dir.newest_checkpoint() if resume is not None else None
         self.components: TrainerComponents = build_trainer(recipe)
         self.roles, self.processes = self.components.roles, self.components.processes
-        self.lifetime = Lifetime(self.components.instances, observers if self.processes.is_main else ())
+        components = self.components
+        self.lifetime = Lifetime(components.instances, observers if self.processes.is_main else ())
+        save_policy, keep = components.save_policy, self.settings.run.keep_checkpoints
         self.checkpointer = Checkpointer(
-            self.run_dir,
-            self.components.backend,
-            self.lifetime.components,
-            save_policy=self.components.save_policy,
-            keep=self.settings.run.keep_checkpoints,
+            self.run_dir, components.backend, self.lifetime.components, save_policy=save_policy, keep=keep
         )
-        self.step = 0
-        if checkpoint is None:
-            plugins = {choice.key: choice.plugin for choice in recipe.selected}
-            hashes = {**self.components.hashes, "policy_at_start": self.components.policy_hash()}
-            self.run_dir.begin(recipe.to_yaml(), provenance(plugins, hashes))
-        else:
-            self.run_dir.check_prompts(self.components.hashes["prompts"], self.settings.prompts.path)
-            self.step = self.checkpointer.load(checkpoint)
-            self.run_dir.resume(self.step, recipe.to_yaml())
+        self.recorder = RunRecorder(
+            self.run_dir, self.lifetime, self.checkpointer, save_policy, is_main=self.processes.is_main
+        )
+        self.step = self.recorder.begin(
+            checkpoint,
+            recipe.to_yaml(),
+            prompts_path=self.settings.prompts.path,
+            plugins={choice.key: choice.plugin for choice in recipe.selected},
+            hashes={**components.hashes, "policy_at_start": components.policy_hash()},
+        )
         self._first_update = FirstUpdate(self.components.policy_hash(), done=self.step > 0)
         self._current = self.step + 1  # the step that events name
         self.collector = Collector(
@@ -167,14 +165,8 @@ class PPOTrainer:
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         """Advantages of the responses that are trained on, whitened if the recipe says so; 0 elsewhere."""
-        components = self.components
-        return estimate(
-            components.estimator,
-            rollout,
-            rewards,
-            settings=self.settings.advantages,
-            where=components.estimator_name,
-        )
+        estimator, where = self.components.estimator, self.components.estimator_name
+        return estimate(estimator, rollout, rewards, settings=self.settings.advantages, where=where)
 
     def update(
         self,
@@ -190,10 +182,7 @@ class PPOTrainer:
             epochs, minibatches: the recipe's, unless given.
         """
         self._current = self.step + 1
-        trained, chosen = rollout, advantages
-        if advantages.trained is not None and not bool(advantages.trained.all()):
-            rows = advantages.trained.nonzero().flatten().tolist()
-            trained, chosen = rollout.select(rows), advantages.select(rows)
+        trained, chosen = select_trained(rollout, advantages)
         with self._phase("update"):
             # A signal must not come between the weights' step and its count, nor before it is reported.
             self.signals.defer()
@@ -202,10 +191,7 @@ class PPOTrainer:
                     trained, chosen, self.step, epochs=epochs, minibatches=minibatches
                 )
             except NonFiniteError as error:
-                if self.processes.is_main:
-                    with while_handling(error, "the samples of the failed step are not kept"):
-                        self.run_dir.open()
-                        self.run_dir.add_rollout(self._current, rollout, None, advantages)
+                self.recorder.failed_step(self._current, rollout, advantages, error)
                 raise
             self._first_update.check_updated(trained, chosen, stats, self.components.policy_hash)
             self.step += 1
@@ -228,16 +214,8 @@ class PPOTrainer:
             result.metrics["time/evaluation_s"] = self.clock.take()["evaluation"]
         else:
             self._evaluated = result.metrics
-        if self.processes.is_main:
-            if result.is_best:
-                self.run_dir.keep_best(self.components.save_policy, self.step, evaluation.best)
-            if self.step == 0:
-                self.run_dir.open()
-                self.run_dir.add_metrics(0, result.metrics)
-            for text in result.warnings:
-                self.lifetime.events.emit("on_warning", step=self.step, text=text)
-        self.lifetime.events.emit("on_evaluation", step=self.step, metrics=result.metrics)
-        self.checkpointer.snapshot(self.step)
+        best = evaluation.best if result.is_best else None
+        self.recorder.evaluation(self.step, result.metrics, result.warnings, best=best)
         return result.metrics
 
     def report(
@@ -256,23 +234,7 @@ class PPOTrainer:
             }
             metrics.update(self._evaluated, **run_metrics(self.clock, rollout, self.processes))
             self._evaluated = {}
-            if self.processes.is_main:
-                self.run_dir.open()
-                for text in step_warnings(rewards):
-                    self.lifetime.events.emit("on_warning", step=self.step, text=text)
-                self.run_dir.add_metrics(self.step, metrics)
-                self.run_dir.add_rollout(self.step, rollout, rewards, advantages)
-            try:
-                self.lifetime.events.emit(
-                    "on_step",
-                    step=self.step,
-                    rollout=rollout,
-                    rewards=rewards,
-                    advantages=advantages,
-                    metrics=metrics,
-                )
-            finally:
-                self.checkpointer.snapshot(self.step)  # with what they learnt from the step
+            self.recorder.step(self.step, rollout, rewards, advantages, metrics)
             if self.step % self.settings.run.checkpoint_every == 0 or self.step == self.settings.run.steps:
                 self.save()
         self.signals.resume()
@@ -283,8 +245,7 @@ class PPOTrainer:
 
         Weights that a forced stop left half-way are no step's: then the checkpoint before it stands.
         """
-        if self.processes.is_main and (folder := self.checkpointer.save()) is not None:
-            self.lifetime.events.emit("on_checkpoint", step=self.step, folder=folder)
+        self.recorder.save(self.step)
 
     def end(self) -> None:
         """End a loop of one's own: tell the components and close them; a second call does nothing."""
@@ -328,8 +289,9 @@ class PPOTrainer:
         """Time a phase and announce it; between phases, every process may leave together."""
         self.signals.check()
         if not self.lifetime.started:
-            folder, steps = self.run_dir.folder, self.settings.run.steps
-            self.lifetime.start(step=self.step, steps=steps, folder=folder, recipe=self.recipe.resolved())
+            self.lifetime.start(
+                self.step, self.settings.run.steps, self.run_dir.folder, self.recipe.resolved()
+            )
         self.lifetime.events.emit("on_phase", step=self._current, phase=name)
         with self.clock.phase(name):
             yield

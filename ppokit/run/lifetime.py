@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ppokit.errors import (
@@ -48,11 +49,11 @@ class Lifetime:
         self.started = self._ended = self._closed = False
         self._pid = os.getpid()
 
-    def start(self, **arguments: Any) -> None:
+    def start(self, step: int, steps: int, folder: Path, recipe: Mapping[str, Any]) -> None:
         """Emit `on_run_start`; a second call does nothing."""
         if not self.started:
             self.started = True
-            self.events.emit("on_run_start", **arguments)
+            self.events.emit("on_run_start", step=step, steps=steps, folder=folder, recipe=recipe)
 
     def end(self, step: int, error: BaseException | None = None) -> None:
         """Emit `on_run_end` and close the components unless `keep_open`; each only once.

@@ -68,3 +68,11 @@ def estimate(
     return replace(
         found, advantages=spread(advantages), returns=returns, metrics=metrics, trained=whole_trained
     )
+
+
+def select_trained(rollout: Rollout, advantages: Advantages) -> tuple[Rollout, Advantages]:
+    """The responses that are trained on, and their advantages."""
+    if advantages.trained is None or bool(advantages.trained.all()):
+        return rollout, advantages
+    rows = advantages.trained.nonzero().flatten().tolist()
+    return rollout.select(rows), advantages.select(rows)

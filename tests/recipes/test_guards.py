@@ -143,7 +143,7 @@ def test_a_number_that_is_not_finite_is_told_though_its_samples_cannot_be_kept(
     def infinite(*_: Any, **__: Any) -> None:
         raise NonFiniteError("the step was not taken: loss 'policy' is inf")
 
-    monkeypatch.setattr(trainer.checkpointer, "keep_failed", full)
+    monkeypatch.setattr(trainer.run_dir, "add_rollout", full)
     monkeypatch.setattr(trainer.checkpointer, "save", full)
     monkeypatch.setattr(trainer.components.updater, "update", infinite)
     with (

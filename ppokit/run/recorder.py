@@ -1,0 +1,115 @@
+"""What a step and an evaluation leave behind: numbers, samples, warnings, events, snapshots, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppokit.errors import NonFiniteError
+from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.run.checkpointer import Checkpointer
+from ppokit.run.lifetime import Lifetime, while_handling
+from ppokit.run.provenance import provenance
+from ppokit.run.run_dir import RunDir
+from ppokit.run.warnings import step_warnings
+
+
+class RunRecorder:
+    """Records a run. Every process calls the same methods; files and warnings are the main one's.
+
+    Args:
+        run_dir: the run's folder.
+        lifetime: the components that hear of the run.
+        checkpointer: takes the snapshots.
+        save_policy: writes the policy as `policy` into a folder.
+        is_main: whether this is the main process.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        lifetime: Lifetime,
+        checkpointer: Checkpointer,
+        save_policy: Callable[[Path], None],
+        *,
+        is_main: bool,
+    ) -> None:
+        self.run_dir, self.lifetime, self.checkpointer = run_dir, lifetime, checkpointer
+        self.save_policy, self.is_main = save_policy, is_main
+
+    def begin(
+        self,
+        checkpoint: Path | None,
+        recipe_yaml: str,
+        *,
+        prompts_path: str,
+        plugins: Mapping[str, str],
+        hashes: Mapping[str, str],
+    ) -> int:
+        """Begin a new run, or go on from a checkpoint; the folder is written by the first report.
+
+        Args:
+            plugins: how errors name the plugin of each component, by recipe key.
+            hashes: SHA-256 of the recipe, the prompts and the policy.
+
+        Returns: the step that was done last.
+        """
+        if checkpoint is None:
+            self.run_dir.begin(recipe_yaml, provenance(plugins, hashes))
+            return 0
+        self.run_dir.check_prompts(hashes["prompts"], prompts_path)
+        step = self.checkpointer.load(checkpoint)
+        self.run_dir.resume(step, recipe_yaml)
+        return step
+
+    def step(
+        self, step: int, rollout: Rollout, rewards: Rewards, advantages: Advantages, metrics: dict[str, float]
+    ) -> None:
+        """Write a step's numbers and samples, emit `on_step`, and take a snapshot after it."""
+        if self.is_main:
+            self.run_dir.open()
+            self._warn(step, step_warnings(rewards))
+            self.run_dir.add_metrics(step, metrics)
+            self.run_dir.add_rollout(step, rollout, rewards, advantages)
+        event: dict[str, Any] = {"rollout": rollout, "rewards": rewards, "advantages": advantages}
+        try:
+            self.lifetime.events.emit("on_step", step=step, metrics=metrics, **event)
+        finally:
+            self.checkpointer.snapshot(step)  # with what they learnt from the step
+
+    def evaluation(
+        self, step: int, metrics: Mapping[str, float], warnings: Sequence[str], *, best: float | None
+    ) -> None:
+        """Emit `on_evaluation`, and keep the policy where it is the best so far.
+
+        The untrained policy's metrics have a line of their own, of step 0; others stand with their step's.
+
+        Args:
+            best: the value by which the policy is the best so far; None where it is not.
+        """
+        if self.is_main:
+            if best is not None:
+                self.run_dir.keep_best(self.save_policy, step, best)
+            if step == 0:
+                self.run_dir.open()
+                self.run_dir.add_metrics(0, metrics)
+            self._warn(step, warnings)
+        self.lifetime.events.emit("on_evaluation", step=step, metrics=metrics)
+        self.checkpointer.snapshot(step)
+
+    def failed_step(self, step: int, rollout: Rollout, advantages: Advantages, error: NonFiniteError) -> None:
+        """Keep the samples of a step that could not be trained on, for the user to look at."""
+        if self.is_main:
+            with while_handling(error, "the samples of the failed step are not kept"):
+                self.run_dir.open()
+                self.run_dir.add_rollout(step, rollout, None, advantages)
+
+    def save(self, step: int) -> None:
+        """Save a checkpoint, the policy and the plot, if the last step's are not yet saved."""
+        if self.is_main and (folder := self.checkpointer.save()) is not None:
+            self.lifetime.events.emit("on_checkpoint", step=step, folder=folder)
+
+    def _warn(self, step: int, texts: Sequence[str]) -> None:
+        for text in texts:
+            self.lifetime.events.emit("on_warning", step=step, text=text)
