@@ -9,7 +9,8 @@
 p_sampler is what the rollout engine drew from, with its own kernels, precision and merged weights; p_old
 the policy before the update, by the forward that trains. The weights multiply the advantages that the other
 losses see. For responses that another policy drew, it is the same correction; where no log-probability
-is known (NaN), as of a response that a person wrote, nothing is corrected: w = 1.
+is known (NaN), as of a response that a person wrote, nothing is corrected: w = 1. Of a token that the sampler
+says it could not draw (-inf), the ratio is infinite, whatever p_old: truncated to the cap, or masked.
 
 Truncation: Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training";
 Ionides 2008, "Truncated Importance Sampling". Masking: Liu et al. 2025, "When Speed Kills Stability", by
@@ -22,6 +23,7 @@ they are weighed.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -32,7 +34,6 @@ from ppokit.plugin import (
     Component,
     LossInputs,
     Options,
-    clamp_exponent,
     hookimpl,
     kl,
     upcast,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 Level = Literal["token", "sequence"]
 Mode = Literal["truncate", "mask"]
+_LARGEST_EXPONENT = 60.0
+"""exp(60) is about 1e26: finite in float32, its sums too."""
 
 
 def off_policy_correction(
@@ -69,22 +72,41 @@ def off_policy_correction(
     Returns: [B,R]; 0 on padding.
     """
     ratio = _ratio(old_logprobs, sampler_logprobs, mask, level)
-    weight = ratio.clamp(max=cap) if mode == "truncate" else ratio * _kept(ratio, cap, floor)
-    return weight.where(mask, weight.new_zeros(()))
+    zero = ratio.new_zeros(())
+    weight = ratio.clamp(max=cap) if mode == "truncate" else ratio.where(_kept(ratio, cap, floor), zero)
+    return weight.where(mask, zero)
 
 
 def _ratio(old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, level: Level) -> Tensor:
     """[B,R] weights without bounds."""
-    old = upcast(old_logprobs).detach()
-    difference = (old - _known(sampler_logprobs, old)).where(mask, old.new_zeros(()))
+    difference = _difference(old_logprobs, sampler_logprobs).where(mask, upcast(old_logprobs).new_zeros(()))
     if level == "sequence":
-        difference = difference.sum(dim=1, keepdim=True).expand_as(difference)
-    return clamp_exponent(difference).exp()
+        total = difference.sum(dim=1, keepdim=True)
+        # Beside a token of -inf, the sum is not a number, which one token alone may be.
+        infinite = (difference == math.inf).any(dim=1, keepdim=True)
+        known = ~difference.isnan().any(dim=1, keepdim=True)
+        difference = total.masked_fill(infinite & known, math.inf).expand_as(difference)
+    return difference.clamp(max=_LARGEST_EXPONENT).exp()
+
+
+def _difference(old_logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
+    """[B,R] log p_old - log p_sampler: inf where the sampler says -inf, 0 where it knows nothing."""
+    old = upcast(old_logprobs).detach()
+    difference = old - _known(sampler_logprobs, old)
+    return difference.masked_fill((sampler_logprobs == -math.inf) & ~old.isnan(), math.inf)
 
 
 def _known(sampler_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     """[B,R] the sampler's log-probabilities, those of `old_logprobs` where it knows none."""
     return upcast(sampler_logprobs).where(~sampler_logprobs.isnan(), upcast(old_logprobs))
+
+
+def _kl(old_logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
+    """[B,R] KL (k3) of the sampler from the trainer; 0 for tokens that either says could not be drawn."""
+    old = upcast(old_logprobs)
+    finite = (sampler_logprobs != -math.inf) & (old != -math.inf)
+    numbers = kl(_known(sampler_logprobs, old), old, estimator="k3")
+    return numbers.where(finite, numbers.new_zeros(()))
 
 
 def _kept(ratio: Tensor, cap: float, floor: float) -> Tensor:
@@ -127,7 +149,7 @@ class OffPolicyCorrection:
         ratio = _ratio(old, sampler, mask, options.level)
         metrics = {
             "off_policy/weight": weights,
-            "off_policy/kl_k3": kl(_known(sampler, old), upcast(old), estimator="k3"),
+            "off_policy/kl_k3": _kl(old, sampler),
             "off_policy/unknown": sampler.isnan().to(ratio.dtype),
         }
         if options.mode == "truncate":

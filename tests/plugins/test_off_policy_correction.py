@@ -111,6 +111,57 @@ def test_far_policies_stay_finite(difference, level, dtype) -> None:
     assert (found > 1e20).all() if difference > 0 else (found < 1e-20).all()
 
 
+@pytest.mark.parametrize(
+    ("level", "mode", "expected"),
+    [
+        ("token", "truncate", [[2.0, 0.4, 1.5], [0.5, 0, 2.0]]),
+        ("token", "mask", [[0, 0.4, 1.5], [0.5, 0, 0]]),
+        ("sequence", "truncate", [[2.0, 2.0, 2.0], [1.5, 0, 1.5]]),
+        ("sequence", "mask", [[0, 0, 0], [1.5, 0, 1.5]]),
+    ],
+)
+@pytest.mark.parametrize("old_too", [False, True])
+def test_a_token_that_the_sampler_could_not_draw(level, mode, expected, old_too) -> None:
+    """Its ratio is infinite: the cap is the answer, or the token is masked; -inf on both sides too."""
+    old, sampler = OLD.clone(), SAMPLER.clone()
+    sampler[0, 0] = -INF
+    if old_too:
+        old[0, 0] = -INF
+    expected = torch.tensor(expected, dtype=torch.float32)
+    torch.testing.assert_close(weights(level, mode, 2.0, 0.0, old, sampler), expected)
+
+
+@given(
+    case=cases(2),
+    infinite=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=8),
+    level=st.sampled_from(["token", "sequence"]),
+    mode=st.sampled_from(["truncate", "mask"]),
+)
+@settings(deadline=None)
+def test_infinite_logprobs_give_weights_within_the_bounds(case, infinite, level, mode) -> None:
+    (old, sampler), mask = case
+    for number, (old_too, sampler_too) in enumerate(infinite):
+        row, column = number % old.shape[0], number % old.shape[1]
+        old[row, column] = -INF if old_too else old[row, column]
+        sampler[row, column] = -INF if sampler_too else sampler[row, column]
+    found = weights(level, mode, 2.0, 0.0, old, sampler, mask)
+    assert bool(((found >= 0) & (found <= 2.0)).all())
+    impossible = (sampler == -INF) & mask
+    if level == "sequence":
+        impossible = impossible.any(dim=1, keepdim=True) & mask
+    assert (found[impossible] == (2.0 if mode == "truncate" else 0.0)).all()
+
+
+def test_the_metrics_of_infinite_logprobs_are_finite(context, make_inputs) -> None:
+    old, sampler = OLD.clone(), SAMPLER.clone()
+    old[0, 0] = sampler[0, 1] = old[1, 2] = sampler[1, 2] = -INF
+    inputs = make_inputs(old_logprobs=old, sampler_logprobs=sampler, mask=MASK)
+    for mode in ("truncate", "mask"):
+        weighing = OffPolicyCorrection(OffPolicyCorrectionOptions(mode=mode), context)
+        for name, numbers in weighing.advantage_weights(inputs).metrics.items():
+            assert numbers[MASK].isfinite().all(), name
+
+
 def test_bfloat16_is_computed_in_float32() -> None:
     old = torch.tensor([[1.0, 2**-9]], dtype=torch.bfloat16)  # their sum is not a bfloat16
     mask = torch.ones(1, 2, dtype=torch.bool)
