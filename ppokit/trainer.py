@@ -166,7 +166,8 @@ class PPOTrainer:
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         """Advantages of the responses that are trained on, whitened if the recipe says so; 0 elsewhere."""
         estimator, where = self.components.estimator, self.components.estimator_name
-        return estimate(estimator, rollout, rewards, settings=self.settings.advantages, where=where)
+        needs, settings = self.recipe.advantages.component.needs, self.settings.advantages
+        return estimate(estimator, rollout, rewards, settings=settings, needs=needs, where=where)
 
     def update(
         self,

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ppokit.config.settings import AdvantageSettings
+from ppokit.errors import plugin_call
 from ppokit.plugin.masked import masked_whiten
-from ppokit.plugin.protocols import AdvantageEstimator
+from ppokit.plugin.needs import only_needed
+from ppokit.plugin.protocols import AdvantageEstimator, Need
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.training.checks import check_estimate
-from ppokit.training.metrics import advantage_metrics, value_metrics
+from ppokit.training.metrics import advantage_metrics, as_numbers, component_metrics, value_metrics
 
 
 def estimate(
@@ -24,6 +26,7 @@ def estimate(
     rewards: Rewards,
     *,
     settings: AdvantageSettings,
+    needs: frozenset[Need],
     where: str,
 ) -> Advantages:
     """Advantages of a rollout, whitened if the settings say so, and which responses are trained on.
@@ -32,41 +35,44 @@ def estimate(
     truncated and `mask_truncated` is set; a truncated one still counts in its group's baseline.
 
     Args:
-        where: how errors name the estimator.
+        needs: what the estimator sees beside the rewards.
+        where: how errors name it.
 
     Raises:
-        PluginError: the estimator broke its contract.
+        PluginError: the estimator failed, or broke its contract.
     """
     rows = rewards.trained.nonzero().flatten().tolist()
     if not rows:
         return Advantages(torch.zeros(rollout.response_ids.shape), trained=rewards.trained)
     kept, scored = rollout.select(rows), rewards.select(rows)
-    found = estimator.estimate(kept, scored)
-    check_estimate(found, kept, where)
-    trained = torch.ones(len(rows), dtype=torch.bool) if found.trained is None else found.trained
+    with plugin_call(where, "estimate"):
+        result = estimator.estimate(only_needed(kept, needs), scored)
+    check_estimate(result, kept, where)
+    reported = component_metrics(result.metrics, where, responses=len(rows))
+    trained = torch.ones(len(rows), dtype=torch.bool) if result.trained is None else result.trained
     if settings.mask_truncated:
         trained = trained & kept.finished
     mask = kept.loss_mask & trained[:, None]
-    metrics = advantage_metrics(found, mask)
+    metrics = {**advantage_metrics(result, mask), **as_numbers(reported)}
     if settings.mask_truncated:
         metrics["advantages/masked_truncated"] = float((~kept.finished).float().mean())
-    if found.returns is not None and kept.values is not None:
-        metrics.update(value_metrics(kept.values, found.returns, mask))
-    advantages = found.advantages.float()
+    if result.returns is not None and kept.values is not None:
+        metrics.update(value_metrics(kept.values, result.returns, mask))
+    advantages = result.advantages.float()
     if settings.whiten == "batch":
         advantages = masked_whiten(advantages, mask, variance=settings.whiten_variance)
     whole_trained = rewards.trained.clone()
     whole_trained[rows] = trained
     shape = rollout.response_ids.shape
 
-    def spread(numbers: Tensor) -> Tensor:
+    def of_all(numbers: Tensor) -> Tensor:
         whole = torch.zeros(shape)
         whole[rows] = numbers.float().where(mask, torch.zeros(()))
         return whole
 
-    returns = None if found.returns is None else spread(found.returns)
+    returns = None if result.returns is None else of_all(result.returns)
     return replace(
-        found, advantages=spread(advantages), returns=returns, metrics=metrics, trained=whole_trained
+        result, advantages=of_all(advantages), returns=returns, metrics=metrics, trained=whole_trained
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from ppokit.errors import PluginError, TrainingError
@@ -84,22 +83,34 @@ def check_moved(before: str, after: str, advantages: Tensor) -> bool:
     return False
 
 
-def check_estimate(found: Advantages, rollout: Rollout, where: str) -> None:
+def check_estimate(result: object, rollout: Rollout, where: str) -> None:
     """What an estimator returned is what was promised; `where` is how errors name it.
 
     Raises:
         PluginError: a wrong shape, or a number that is not finite.
     """
+    if not isinstance(result, Advantages):
+        raise PluginError(f"{where} returned a {type(result).__name__}; expected Advantages.")
     expected = list(rollout.response_ids.shape)
-    trained = found.trained
-    if trained is not None and (list(trained.shape) != expected[:1] or trained.dtype != torch.bool):
-        raise PluginError(
-            f"{where} returned trained of shape {list(trained.shape)} and {trained.dtype}; expected "
-            f"{expected[:1]} (responses) of torch.bool."
+    trained = result.trained
+    if trained is not None:
+        actual = (
+            f"shape {list(trained.shape)} and {trained.dtype}"
+            if isinstance(trained, Tensor)
+            else f"type {type(trained).__name__}"
         )
-    for name, numbers in (("advantages", found.advantages), ("returns", found.returns)):
+        if actual != f"shape {expected[:1]} and torch.bool":
+            raise PluginError(
+                f"{where} returned trained of {actual}; expected {expected[:1]} (responses) of torch.bool."
+            )
+    for name, numbers in (("advantages", result.advantages), ("returns", result.returns)):
         if numbers is None:
             continue
+        if not isinstance(numbers, Tensor):
+            raise PluginError(
+                f"{where} returned {name} of type {type(numbers).__name__}; expected a tensor {expected} "
+                "(responses, response tokens)."
+            )
         if list(numbers.shape) != expected:
             raise PluginError(
                 f"{where} returned {name} of shape {list(numbers.shape)}; expected {expected} "

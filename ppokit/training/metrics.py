@@ -208,9 +208,9 @@ def engine_metrics(rollout: Rollout, version: int) -> dict[str, float]:
 
 
 def value_metrics(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, float]:
-    """How well the values foretold the returns: 1 - Var(returns - values) / Var(returns).
+    """How well the values predicted the returns: 1 - Var(returns - values) / Var(returns).
 
-    0 where all returns are the same, so that there was nothing to foretell.
+    0 where all returns are the same, so that there was nothing to predict.
     """
     variance = masked_variance(returns, mask, variance="population")
     unexplained = masked_variance(returns - values, mask, variance="population")
@@ -223,12 +223,11 @@ def value_metrics(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, fl
 
 
 def advantage_metrics(advantages: Advantages, mask: Tensor) -> dict[str, float]:
-    """Mean and spread of the advantages as estimated, before whitening."""
+    """Mean and standard deviation of the advantages as estimated, before whitening."""
     numbers = advantages.advantages
     return {
         "advantages/mean": float(masked_mean(numbers, mask)),
         "advantages/std": float(masked_variance(numbers, mask, variance="population").sqrt()),
-        **as_numbers(advantages.metrics),
     }
 
 

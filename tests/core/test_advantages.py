@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ppokit.config.settings import AdvantageSettings
 from ppokit.errors import PluginError
+from ppokit.plugin.metrics import Sum
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.training.advantages import estimate
 from test_generate import make_rollout
@@ -49,9 +51,12 @@ def rewards(trained: list[bool] | None = None) -> Rewards:
     )
 
 
-def run(estimator: Any, given: Rewards, **settings: Any) -> Advantages:
+def run(
+    estimator: Any, given: Rewards, *, rollout: Rollout = ROLLOUT, needs: Any = (), **settings: Any
+) -> Advantages:
     where = "advantages 'fixed' (plugin acme 1.0; recipe: advantages.use)"
-    return estimate(estimator, ROLLOUT, given, settings=AdvantageSettings(**settings), where=where)
+    chosen = AdvantageSettings(**settings)
+    return estimate(estimator, rollout, given, settings=chosen, needs=frozenset(needs), where=where)
 
 
 def test_padding_is_0_and_the_rest_is_as_estimated() -> None:
@@ -139,3 +144,33 @@ def test_nothing_counts() -> None:
 def test_a_broken_estimator_is_named(changes: dict[str, Tensor], came: str) -> None:
     with pytest.raises(PluginError, match=rf"^advantages 'fixed' \(plugin acme.*{came}"):
         run(Fixed(**changes), rewards())
+
+
+def test_the_estimator_sees_what_it_named_and_nothing_that_others_did() -> None:
+    numbers = torch.zeros(ROLLOUT.response_ids.shape)
+    rollout = replace(ROLLOUT, values=numbers, ref_logprobs=numbers, old_logprobs=numbers)
+    estimator = Fixed()
+    found = run(estimator, rewards(), rollout=rollout, needs={"ref_logprobs"})
+    seen = estimator.seen[0][0]
+    assert seen.ref_logprobs is not None
+    assert seen.values is seen.old_logprobs is seen.greedy is None
+    assert "value/explained_variance" in found.metrics, "measured by the core all the same"
+
+
+@pytest.mark.parametrize("error", [ValueError("no rewards"), KeyError("x"), SystemExit(0)])
+def test_an_error_names_the_estimator(error: BaseException) -> None:
+    class Broken:
+        def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
+            raise error
+
+    with pytest.raises(
+        PluginError, match=r"advantages 'fixed' \(plugin acme 1.0; recipe: advantages.use\): estimate failed"
+    ):
+        run(Broken(), rewards())
+
+
+@pytest.mark.parametrize("metrics", [{"reward/mean": 77.0}, {"step": 77.0}, {"a": "b"}, {"a": torch.ones(2)}])
+def test_metrics_of_an_estimator_are_checked(metrics: Any) -> None:
+    with pytest.raises(PluginError, match=r"advantages 'fixed' \(plugin acme 1.0"):
+        run(Fixed(metrics=metrics), rewards())
+    assert run(Fixed(metrics={"acme/x": Sum(4)}), rewards()).metrics["acme/x"] == 4.0

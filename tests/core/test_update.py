@@ -561,8 +561,58 @@ class TestFailures:
         with pytest.raises(PluginError, match=rf"acme 1\.0; recipe: losses\[0\]\.use.* returned {came}"):
             bench.updater.update(rollout, advantages, step=0)
 
+    @pytest.mark.parametrize("method", ["token_losses", "advantage_weights"])
+    def test_an_error_names_the_loss_and_the_method(self, tiny_model: Path, method: str) -> None:
+        def broken(inputs: LossInputs) -> Any:
+            raise ValueError("no such advantage")
+
+        loss = Given(broken) if method == "token_losses" else Weighing(broken)
+        bench = Bench(tiny_model, [weighted(loss, "new_logprobs", "old_logprobs")])
+        with pytest.raises(
+            PluginError, match=rf"acme 1\.0; recipe: losses\[0\]\.use.*{method} failed: ValueError: no such"
+        ):
+            bench.updater.update(*samples(2), step=0)
+
+    @pytest.mark.parametrize("name", ["policy/entropy", "reward/mean", "grad_norm"])
+    def test_a_loss_reports_under_no_core_name(self, tiny_model: Path, name: str) -> None:
+        loss = Given(lambda i: LossOutput(-i.new_logprobs, {name: i.new_logprobs}))
+        bench = Bench(tiny_model, [weighted(loss, "new_logprobs", "old_logprobs")])
+        with pytest.raises(PluginError, match=rf"acme 1\.0.*'{name}', a name that is ppokit's own"):
+            bench.updater.update(*samples(2), step=0)
+
+    def test_a_metric_that_is_not_finite(self, tiny_model: Path) -> None:
+        loss = Given(lambda i: LossOutput(-i.new_logprobs, {"a/b": i.new_logprobs / 0}))
+        bench = Bench(tiny_model, [weighted(loss, "new_logprobs", "old_logprobs")])
+        with pytest.raises(PluginError, match=r"acme 1\.0.*'a/b' with numbers that are not finite"):
+            bench.updater.update(*samples(2), step=0)
+
+    def test_two_losses_with_the_same_metric_keep_their_own(self, tiny_model: Path) -> None:
+        def reporting(number: float, name: str) -> WeightedLoss:
+            loss = Given(
+                lambda i: LossOutput(-i.new_logprobs, {"a/b": torch.full_like(i.new_logprobs, number)})
+            )
+            return weighted(loss, "new_logprobs", name=name)
+
+        bench = Bench(tiny_model, [reporting(1.0, "one"), reporting(3.0, "two")])
+        metrics = bench.updater.update(*samples(2), step=0)
+        assert (metrics["a/b"], metrics["loss/two/a/b"]) == (1.0, 3.0)
+
 
 class TestGroups:
+    def test_each_loss_sees_what_it_named(self, tiny_model: Path) -> None:
+        """Though another's needs made the core compute more in the same pass."""
+        plain, entropy = PolicyLoss(), EntropyLoss()
+        losses = [
+            weighted(plain, "new_logprobs", "old_logprobs", name="plain"),
+            weighted(entropy, "entropy", name="entropy"),
+        ]
+        rollout, advantages = samples(2)
+        rollout = replace(rollout, ref_logprobs=torch.zeros(rollout.response_ids.shape))
+        Bench(tiny_model, losses).updater.update(rollout, advantages, step=0)
+        seen = plain.seen[0]
+        assert seen.entropy is seen.ref_logprobs is seen.values is seen.old_values is None
+        assert seen.new_logprobs is not None
+
     def test_a_value_loss_runs_through_the_value_adapter_alone(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         losses = both_losses()

@@ -96,7 +96,12 @@ def test_the_ratio_is_against_the_policy_as_fit_began(
     trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In all epochs: the old log-probabilities that the losses see never change."""
-    clip = next(loss for loss in trainer.components.updater.losses if loss.name == "ppo_clip").loss
+    clip = next(
+        loss
+        for group in trainer.components.updater.groups
+        for loss in group.losses
+        if loss.name == "ppo_clip"
+    ).loss
     seen: dict[float, set[float]] = {}
     real = clip.token_losses
 
