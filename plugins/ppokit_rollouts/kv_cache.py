@@ -21,25 +21,25 @@ MOST_GROUPS = 4
 def bucket_by_length(lengths: Sequence[int]) -> list[list[int]]:
     """Cut prompts into groups of like length, each to be read in a pass of its own, with little padding.
 
-    Returns: their places, longest first. A group holds at least `LEAST_TOKENS`, the last one excepted.
+    Returns: their indices, longest first. A group holds at least `LEAST_TOKENS`, the last one excepted.
     """
     longest = max(lengths, default=0)
     enough = max(LEAST_TOKENS, longest * len(lengths) / MOST_GROUPS)
     groups: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         last = groups[-1] if groups else None
-        if last is None or (len(last) * lengths[last[0]] >= enough and lengths[place] < lengths[last[0]]):
-            groups.append([place])
+        if last is None or (len(last) * lengths[last[0]] >= enough and lengths[index] < lengths[last[0]]):
+            groups.append([index])
         else:
-            last.append(place)
+            last.append(index)
     return groups
 
 
 def supports_concat(config: Any) -> bool:
     """Whether the model's caches are all of plain keys and values: no sliding windows, no states.
 
-    And whether a key is the same in whatever batch it was made: some ways of stretching positions go by the
-    longest text.
+    And whether a key is the same in whatever batch it is computed: some ways of stretching positions go by
+    the longest text.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
@@ -74,25 +74,25 @@ def preallocated_cache(config: Any, capacity: int, parts: Sequence[Any] = (), re
         ) -> tuple[Tensor, Tensor]:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
-            held = self.get_seq_length()
-            wanted = held + key_states.shape[-2]
+            length = self.get_seq_length()
+            longer = length + key_states.shape[-2]
             if self.buffer is None:
-                size = (*key_states.shape[:-2], max(capacity, wanted))
-                made = (key_states.new_empty(*size, t.shape[-1]) for t in (key_states, value_states))
-                self.buffer = (next(made), next(made))
-                if held:
-                    self.buffer[0][..., :held, :] = self.keys
-                    self.buffer[1][..., :held, :] = self.values
+                size = (*key_states.shape[:-2], max(capacity, longer))
+                buffers = (key_states.new_empty(*size, t.shape[-1]) for t in (key_states, value_states))
+                self.buffer = (next(buffers), next(buffers))
+                if length:
+                    self.buffer[0][..., :length, :] = self.keys
+                    self.buffer[1][..., :length, :] = self.values
             for buffer, states in zip(self.buffer, (key_states, value_states), strict=True):
-                buffer[..., held:wanted, :] = states
-            self.keys, self.values = (buffer[..., :wanted, :] for buffer in self.buffer)
+                buffer[..., length:longer, :] = states
+            self.keys, self.values = (buffer[..., :longer, :] for buffer in self.buffer)
             return self.keys, self.values
 
         def concat(self, layers: Sequence[Any]) -> None:
             self.lazy_initialization(layers[0].keys, layers[0].values)
             ends = torch.tensor([0] + [repeats * len(layer.keys) for layer in layers]).cumsum(0).tolist()
             width = max(layer.get_seq_length() for layer in layers)
-            rooms = []
+            buffers = []
             for name in ("keys", "values"):
                 states = [getattr(layer, name) for layer in layers]
                 _, heads, _, size = states[0].shape
@@ -101,8 +101,8 @@ def preallocated_cache(config: Any, capacity: int, parts: Sequence[Any] = (), re
                     begin = width - own.shape[-2]
                     buffer[start:end, :, :begin] = 0  # padding: what is not attended to must be finite still
                     buffer[start:end, :, begin:width] = own.repeat_interleave(repeats, dim=0)
-                rooms.append(buffer)
-            self.buffer = (rooms[0], rooms[1])
+                buffers.append(buffer)
+            self.buffer = (buffers[0], buffers[1])
             self.keys, self.values = (buffer[..., :width, :] for buffer in self.buffer)
 
         def batch_repeat_interleave(self, repeats: int) -> None:
@@ -116,8 +116,8 @@ def preallocated_cache(config: Any, capacity: int, parts: Sequence[Any] = (), re
     cache = DynamicCache(config=config)
     # Layers with other rules (sliding windows, states) stay as they are.
     cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    for place, layer in enumerate(cache.layers):
-        own = [part.layers[place] for part in parts]
+    for index, layer in enumerate(cache.layers):
+        own = [part.layers[index] for part in parts]
         if own and own[0].is_initialized:  # a layer that the model leaves out has none
             layer.concat(own)
     return cache

@@ -51,7 +51,7 @@ class RecordedOptions(TransformersOptions):
 
 
 class RecordedEngine:
-    """Recorded responses, and sampled ones beside them."""
+    """Recorded responses, and sampled ones for the rest."""
 
     def __init__(self, options: RecordedOptions) -> None:
         self.options = options

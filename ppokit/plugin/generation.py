@@ -91,10 +91,10 @@ class ResponseSeeds:
         """Numbers to draw tokens by, [prompts of the share, n, tokens] float32 in [0, 1)."""
         import torch
 
-        place = (self.seed, self.step - 1)
+        numbers = [self.seed, self.step - 1]
         if self.resample_round:
-            place = (*place, -self.resample_round)  # type: ignore[assignment]
-        generator = torch.Generator().manual_seed(seed_from(*place))
+            numbers.append(-self.resample_round)
+        generator = torch.Generator().manual_seed(seed_from(*numbers))
         whole = torch.rand(self.prompts, self.n, tokens, generator=generator)
         return whole[self.share.start : self.share.stop]
 

@@ -77,12 +77,12 @@ def check_given(
             "each, at least one."
         )
     for name, texts in (("prompts", prompts), ("responses", responses)):
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             if not isinstance(text, str):
-                raise DataError(f"fit: {name}[{place}] is {text!r}; expected text.")
-    for place, number in enumerate(rewards):
+                raise DataError(f"fit: {name}[{index}] is {text!r}; expected text.")
+    for index, number in enumerate(rewards):
         if isinstance(number, bool) or not math.isfinite(float(number)):
-            raise DataError(f"fit: rewards[{place}] is {number!r}; expected a finite number.")
+            raise DataError(f"fit: rewards[{index}] is {number!r}; expected a finite number.")
     if epochs < 1:
         raise DataError(f"fit: got epochs={epochs}; expected 1 or more.")
 

@@ -1,0 +1,70 @@
+"""What is asked of a rollout engine in a step: no more than the recipe's components use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppokit import PPOTrainer, Recipe
+from ppokit.plugin import GenerationRequest
+from ppokit_rollouts.transformers_engine import TransformersEngine
+
+RecipeDict = Callable[..., dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("old_logprobs", "minibatches", "rewards", "asked"),
+    [
+        ("trainer", 1, ["kl_penalty"], False),
+        ("sampler", 1, ["kl_penalty"], True),
+        ("sampler", 1, [], False),  # the first training pass computes them anyway
+        ("sampler", 2, [], True),
+    ],
+)
+def test_policy_logprobs_are_asked_for_where_they_are_used(
+    recipe_dict: RecipeDict,
+    monkeypatch: pytest.MonkeyPatch,
+    old_logprobs: str,
+    minibatches: int,
+    rewards: list[str],
+    asked: bool,
+) -> None:
+    requests: list[GenerationRequest] = []
+    generate = TransformersEngine.generate
+
+    def watched(self: TransformersEngine, policy: Any, request: GenerationRequest) -> Any:
+        requests.append(request)
+        return generate(self, policy, request)
+
+    monkeypatch.setattr(TransformersEngine, "generate", watched)
+    pattern = {"use": "pattern", "pattern": "a", "mode": "count"}
+    sections = recipe_dict(
+        rewards=[pattern, *({"use": name} for name in rewards)],
+        losses=[{"use": "ppo_clip"}],
+        advantages={"use": "reinforce_plus_plus"},
+        update={"old_logprobs": old_logprobs, "minibatches": minibatches},
+    )
+    with PPOTrainer(Recipe.from_dict(sections)) as trainer:
+        rollout = trainer.collect(next(trainer.prompts))
+    (request,) = requests
+    assert request.policy_logprobs is asked
+    assert request.training
+    assert request.seeds is not None
+    assert (rollout.old_logprobs is not None) is (asked or bool(rewards))
+
+
+def test_the_version_is_the_number_of_updates(recipe_dict: RecipeDict, tmp_path: Path) -> None:
+    with PPOTrainer(Recipe.from_dict(recipe_dict())) as trainer:
+        versions, hashes = [], []
+        for prompts in trainer.prompts:
+            policy = trainer.collector.policy(trainer.step + 1)
+            versions.append(policy.version)
+            hashes.append(policy.adapter_hash)
+            rollout = trainer.collect(prompts)
+            assert set(rollout.policy_version.tolist()) == {policy.version}
+            trainer.update(rollout, trainer.estimate(rollout, trainer.score(rollout)))
+    assert versions == [0, 1, 2]
+    assert len(set(hashes)) == 3
