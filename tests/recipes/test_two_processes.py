@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from ppokit import PPOTrainer, Recipe
-from runs import ENVIRONMENT, lasting, metrics_of, rollouts_of, run_ppokit, weights_of
+from runs import ENVIRONMENT, OPENERS, lasting, metrics_of, rollouts_of, run_ppokit, weights_of
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,7 @@ def assert_close(found: Path, expected: Path, steps: int) -> None:
 
     Where a gradient is near 0, AdamW makes a step of the learning rate's size out of its rounding.
     """
-    a_step = max(line["learning_rate"] for line in metrics_of(expected))
+    a_step = max(line.get("learning_rate", 0) for line in metrics_of(expected))
     for ours, theirs in zip(metrics_of(found), metrics_of(expected), strict=True):
         assert ours.keys() == theirs.keys()
         for key, number in lasting(theirs).items():
@@ -68,6 +69,31 @@ def assert_close(found: Path, expected: Path, steps: int) -> None:
 
 def train_alone(recipe: Path, out: Path, *overrides: str) -> None:
     PPOTrainer(Recipe.load(recipe, [f"run.out={out}", *overrides])).train()
+
+
+def test_two_evaluate_as_one(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    """Five held-out prompts again, and an evaluator from a file beside the recipe."""
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in OPENERS[:5]))
+    (tmp_path / "my_evaluators.py").write_text(
+        "def likely(view, step):\n"
+        "    rollout = view.recorded(['Once', 'The dog', 'Mom'], [' upon a time', ' ran', ' said'])\n"
+        "    return {'mean': float(view.logprobs(rollout).sum())}\n"
+    )
+    evaluation = {
+        "every": 2,
+        "prompts": {"path": str(held_out)},
+        "evaluators": [{"use": "rewards", "samples": 2}, {"use": "my_evaluators:likely"}],
+        "best": "eval/rewards/mean",
+    }
+    recipe = recipe_file(**COMMON, evaluation=evaluation)
+    for name, launcher in (("one", []), ("two", torchrun())):
+        done = launch(launcher, "train", recipe, f"run.out={tmp_path / name}", "run.steps=2", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in metrics_of(tmp_path / "two")] == [0, 1, 2]
+    assert_close(tmp_path / "two", tmp_path / "one", 2)
+    best = [json.loads((tmp_path / n / "policy-best" / "best.json").read_text()) for n in ("one", "two")]
+    assert best[0]["step"] == best[1]["step"]
 
 
 @pytest.mark.parametrize(("minibatches", "value"), [(1, "own_adapter"), (2, "policy_trunk")])
