@@ -1,6 +1,6 @@
 """A table, and how the text of each format becomes one: CSV, JSON lines, a JSON list, plain text.
 
-Rows that cannot be read stand beside the others with the reason, so that a caller can name all of them.
+Rows that cannot be read are kept with the reason, so that a caller can name all of them.
 The readers of `datasets` are not used for that: they settle one type per column, and one odd cell fails the
 whole file.
 """

@@ -81,7 +81,7 @@ class Layout:
         chosen = self._text("chosen", cells, faults)
         rejected = self._text("rejected", cells, faults)
         if not faults and chosen == rejected:
-            faults.append("chosen and rejected are the same text; a tie cannot be learnt from")
+            faults.append("chosen and rejected are the same text; a tie cannot be trained on")
         item = self._name(self.item, cells) or digest(prompt, *sorted((chosen, rejected)))
         split = self._name(self.split, cells) or None
         return Pair(row, prompt, chosen, rejected, self._name(self.rater, cells), item, split)

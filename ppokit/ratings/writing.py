@@ -56,7 +56,7 @@ def replace_csv(file: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]
 
 
 def new_file(path: str | Path) -> None:
-    """Ratings are hard to come by: none are overwritten.
+    """Check that a file can be made: ratings are never overwritten.
 
     Raises:
         DataError: the file is there already, or is no CSV by its name.

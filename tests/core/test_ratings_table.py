@@ -222,7 +222,7 @@ def test_pairs(tmp_path: Path) -> None:
     assert (first.chosen, first.rejected, first.rater, first.row) == ("a", "b", "ann", 2)
     assert first.item == second.item
     assert reasons(tmp_path, "prompt,chosen,rejected\np,a,a\np,a,b\n") == {
-        2: "chosen and rejected are the same text; a tie cannot be learnt from"
+        2: "chosen and rejected are the same text; a tie cannot be trained on"
     }
 
 

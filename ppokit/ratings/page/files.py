@@ -23,17 +23,17 @@ FLAGGED_COLUMNS = ("prompt", "response", "rater", "item")
 
 
 def log_of(out: Path) -> Path:
-    """The log beside a CSV."""
+    """The log of a CSV, in the same folder."""
     return out.with_name(f"{out.stem}.log.jsonl")
 
 
 def flagged_of(out: Path) -> Path:
-    """The flagged responses beside a CSV."""
+    """The flagged responses of a CSV, in the same folder."""
     return out.with_name(f"{out.stem}.flagged.csv")
 
 
 def token_of(out: Path) -> str:
-    """The secret in the link: 128 random bits, kept beside the CSV, readable by its owner only.
+    """The secret in the link: 128 random bits, kept in the CSV's folder, readable by its owner only.
 
     Raises:
         DataError: the file cannot be read or written, or holds something else.

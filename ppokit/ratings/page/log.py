@@ -35,7 +35,7 @@ class Log:
     """A log that is open for appending; no second process can open it.
 
     Attributes:
-        records: what it held when it was opened.
+        records: its lines when it was opened.
 
     Raises:
         DataError: it cannot be opened, another process has it open, or a line in it is broken. A last line
