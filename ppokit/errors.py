@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,9 +62,10 @@ def plugin_call(where: str, method: str) -> Iterator[None]:
     Raises:
         PpokitError: what the plugin raised, as one that names it; an error of ppokit's own keeps its class.
     """
-    pid = os.getpid()
+    pid, settings = os.getpid(), _torch_settings()
     try:
         yield
+        _check_torch_settings(settings)
     except RecipeError:
         raise
     except PpokitError as error:
@@ -74,6 +76,35 @@ def plugin_call(where: str, method: str) -> Iterator[None]:
         raise PluginError(f"{where}: {method} failed: {in_one_paragraph(error)}") from error
     finally:
         end_if_forked(pid, f"{where}: {method}")
+
+
+def _torch_settings() -> dict[str, object]:
+    """What of torch holds for the whole process, where it has been imported."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    return {
+        "set_default_dtype": torch.get_default_dtype(),
+        "set_default_device": torch.get_default_device(),
+        "set_grad_enabled": torch.is_grad_enabled(),
+    }
+
+
+def _check_torch_settings(before: dict[str, object]) -> None:
+    """A plugin leaves them as they were: they would change what the core and others compute.
+
+    Raises:
+        PluginError: it did not; they are put back.
+    """
+    after = _torch_settings()
+    for name, value in before.items():
+        if after[name] != value:
+            unset = name == "set_default_device" and str(value) == "cpu"
+            getattr(sys.modules["torch"], name)(None if unset else value)
+            raise PluginError(
+                f"it called torch.{name}({after[name]}), which holds for the whole process; expected "
+                f"{value} after the call, as before it."
+            )
 
 
 def end_if_forked(pid: int, what: str) -> None:

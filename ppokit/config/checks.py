@@ -99,6 +99,9 @@ def _value(
             )
 
 
+_REWARD_METRICS = ("mean", "excluded", "greedy_mean")  # under `reward/`, beside those of each reward's name
+
+
 def _names(choices: Mapping[str, Sequence[SelectedComponent | None]], document: Document) -> None:
     for kind, advice in {
         "rewards": "give one of them a name:",
@@ -112,6 +115,11 @@ def _names(choices: Mapping[str, Sequence[SelectedComponent | None]], document: 
                 continue
             if choice.name in seen:
                 document.report(choice.key, f"{seen[choice.name]} is named {choice.name!r} as well; {advice}")
+            if kind == "rewards" and choice.name in _REWARD_METRICS:
+                document.report(
+                    choice.key,
+                    f"reward/{choice.name} is a metric of ppokit's own; give this reward another name:",
+                )
             seen.setdefault(choice.name, choice.key)
 
 

@@ -434,3 +434,26 @@ def test_a_response_that_failed_is_shown_to_nobody_and_has_no_reward() -> None:
     nothing = score(provider(Reward(look)), rollout=replace(ROLLOUT, outcomes=["failed"] * 3))
     assert len(seen) == 1
     assert not nothing.trained.any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: torch.set_default_dtype(torch.float64),
+        lambda: torch.set_default_device("meta"),
+        lambda: torch.set_grad_enabled(False),
+    ],
+)
+def test_a_provider_that_changes_torch_for_all_is_named(change: Callable[[], None]) -> None:
+    """And what it changed is put back."""
+
+    def spoil(share: Rollout) -> RewardOutput:
+        scores = torch.zeros(3)
+        change()
+        return RewardOutput.of_scores(scores)
+
+    with pytest.raises(PluginError, match=r"^reward 'one' \(plugin acme 1\.0.*it called torch\.set_"):
+        score(provider(Reward(spoil)))
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.zeros(()).device.type == "cpu"
+    assert torch.is_grad_enabled()
