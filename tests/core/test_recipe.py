@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -21,6 +22,7 @@ from ppokit.config.recipe import Recipe
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.section import Section
 from ppokit.config.settings import CHOSEN, SECTIONS, RewardSettings, Settings
+from ppokit.data.prompt_rows import read_prompts
 from ppokit.errors import RecipeError
 from ppokit.models import quantization
 from ppokit.plugin.generation import SamplingParams
@@ -452,6 +454,22 @@ def test_parquet() -> None:
     assert "no column 'q'" in problems("prompts.path=p.parquet", "prompts.column=q")[0]
     parquet.write_table(pa.table({"prompt": pa.array([], pa.string())}), "p.parquet")
     assert "p.parquet is empty" in problems("prompts.path=p.parquet")[0]
+
+
+def test_a_file_of_prompts_is_read_once_by_check_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("p.csv", "prompt,n\na,1\n")
+    os.utime("p.csv", (1_000, 1_000))
+    reads: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def counting(path: Path) -> bytes:
+        reads.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counting)
+    table = read_prompts(load("prompts.path=p.csv").settings.prompts)
+    assert table.records() == [{"prompt": "a", "n": 1}]
+    assert reads.count("p.csv") == 1
 
 
 def test_a_data_set_on_the_hub_is_not_checked() -> None:
