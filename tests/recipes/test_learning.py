@@ -14,7 +14,12 @@ from ppokit import PPOTrainer, Recipe
 from ppokit.errors import TrainingError
 from runs import metrics_of
 
-CHEERFUL = {"use": "pattern", "pattern": "happy|smile|love|fun|play|good", "mode": "count"}
+CHEERFUL = {
+    "use": "pattern",
+    "pattern": "happy|smile|love|fun|play|good",
+    "mode": "count",
+    "clip": [0, 3],
+}
 PENALTY = {"use": "kl_penalty", "weight": 0.02}
 
 
