@@ -158,21 +158,21 @@ def curves(model: str, seeds: int, steps: int, out: Path) -> None:
     shown = sorted({1, *range(5, steps + 1, 5), steps})
     print(f"mean reward (standard error) over {seeds} seeds, of 3 at most\n")
     print(f"{'preset':<22}" + "".join(f"{f'step {step}':>14}" for step in shown))
-    found: dict[str, list[list[float]]] = {}
+    curves: dict[str, list[list[float]]] = {}
     for preset in names():
         with tempfile.TemporaryDirectory() as folder:
-            found[preset] = [train(preset, model, seed, steps, Path(folder)) for seed in range(seeds)]
+            curves[preset] = [train(preset, model, seed, steps, Path(folder)) for seed in range(seeds)]
         cells = []
         for step in shown:
-            numbers = [run[step - 1] for run in found[preset]]
+            numbers = [run[step - 1] for run in curves[preset]]
             error = statistics.stdev(numbers) / math.sqrt(seeds) if seeds > 1 else 0.0
             cells.append(f"{statistics.mean(numbers):.2f} ({error:.2f})")
         print(f"{preset:<22}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
-    draw(found, out)
+    draw(curves, out)
     print(f"\n{out}")
 
 
-def draw(found: dict[str, list[list[float]]], out: Path) -> None:
+def draw(curves: dict[str, list[list[float]]], out: Path) -> None:
     """One panel a preset, with every seed faint behind the mean, and the others' means in grey."""
     import matplotlib
 
@@ -181,13 +181,13 @@ def draw(found: dict[str, list[list[float]]], out: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     means = {
-        preset: [statistics.mean(at) for at in zip(*runs, strict=True)] for preset, runs in found.items()
+        preset: [statistics.mean(at) for at in zip(*runs, strict=True)] for preset, runs in curves.items()
     }
     columns = 3
-    lines = math.ceil(len(found) / columns)
+    lines = math.ceil(len(curves) / columns)
     figure = Figure(figsize=(9, 2.4 * lines + 0.7), layout="constrained", dpi=150)
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    for axis, (preset, runs) in zip(axes, found.items(), strict=False):
+    for axis, (preset, runs) in zip(axes, curves.items(), strict=False):
         steps = range(1, len(runs[0]) + 1)
         for other in means.values():
             axis.plot(steps, other, color="#d5d5d5", linewidth=0.8, label="the other presets' means")
@@ -198,7 +198,7 @@ def draw(found: dict[str, list[list[float]]], out: Path) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[len(found) :]:
+    for axis in axes[len(curves) :]:
         axis.set_visible(False)
     for axis in axes[::columns]:
         axis.set_ylabel("mean reward")

@@ -3,9 +3,9 @@
     python benchmarks/human_ratings.py RATINGS.csv --model NAME --split-column split
 
 RATINGS has prompt, response, rating and a column that says `train`, or anything else for what is held out.
-The policy is fitted to the training part; then the mean log-probability a token of the held-out top quartile
-by rating, less that of the bottom quartile, is compared with the untrained policy's. The interval is a
-bootstrap over responses.
+The policy is fitted to the training part; then the mean log-probability per token of the held-out top
+quartile by rating, less that of the bottom quartile, is compared with the untrained policy's. The interval is
+a bootstrap over responses.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def rated_by_split(path: str, split_column: str) -> dict[str, list[tuple[str, st
     """Distinct responses with their mean rating, by split."""
     table = read_ratings(path, RatingColumns(split=split_column))
     split_of = {(rating.prompt, rating.response): rating.split or "" for rating in table.ratings}
-    found: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
+    means: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
     for (prompt, response), mean in mean_ratings(table).items():
-        found[split_of[prompt, response]].append((prompt, response, mean))
-    return found
+        means[split_of[prompt, response]].append((prompt, response, mean))
+    return means
 
 
 def recipe_of(model: str, folder: Path, learning_rate: float, chat: bool) -> Recipe:
@@ -52,7 +52,7 @@ def recipe_of(model: str, folder: Path, learning_rate: float, chat: bool) -> Rec
 
 
 def mean_logprobs(trainer: PPOTrainer, rated: list[tuple[str, str, float]]) -> torch.Tensor:
-    """[n] mean log-probability a token of each response."""
+    """[n] mean log-probability per token of each response."""
     rollout = trainer.recorded([prompt for prompt, _, _ in rated], [response for _, response, _ in rated])
     assert rollout.old_logprobs is not None
     mask = rollout.response_mask
@@ -91,11 +91,11 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     draws = []
     for _ in range(2000):
-        picked = [m[torch.randint(len(m), (len(m),), generator=generator)].mean() for m in moved]
-        draws.append(float(picked[0] - picked[1]))
+        drawn = [m[torch.randint(len(m), (len(m),), generator=generator)].mean() for m in moved]
+        draws.append(float(drawn[0] - drawn[1]))
     low, high = torch.tensor(draws).quantile(torch.tensor([0.025, 0.975])).tolist()
     for name, old, new in (("good", before[0], after[0]), ("bad", before[1], after[1])):
-        print(f"{name:<5} mean log-probability a token {float(old.mean()):.4f} -> {float(new.mean()):.4f}")
+        print(f"{name:<5} mean log-probability per token {float(old.mean()):.4f} -> {float(new.mean()):.4f}")
     gap = float(moved[0].mean() - moved[1].mean())
     print(f"good relative to bad: {gap:+.4f} nats per token, 95 % interval {low:+.4f} to {high:+.4f}")
     print(f"fit took {metrics['time/update_s']:.0f} s, {metrics['update/passes']:.0f} updates")

@@ -88,10 +88,10 @@ def timed(what: str, server: PageServer) -> None:
         for number in range(CALLS):
             body = bodies(number)
             began = time.perf_counter()
-            status, said = caller.call(path, **body)
+            status, reply = caller.call(path, **body)
             taken.append(time.perf_counter() - began)
-            assert status == 200, said
-            shown = said["item"]["id"]
+            assert status == 200, reply
+            shown = reply["item"]["id"]
         after = process.cpu_times()
         worked = after.user + after.system - before.user - before.system
         show(name, what, taken, f"   processor {1e3 * worked / CALLS:5.1f}")
@@ -111,11 +111,11 @@ def act(kind: str, item: str | None, number: int, value: object = None) -> dict[
 def show(what: str, when: str, seconds: Sequence[float], more: str = "") -> None:
     ordered = sorted(seconds)
     median, high = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
-    told = "   ".join(
+    line = "   ".join(
         f"{name} {1e3 * value:6.1f}"
         for name, value in (("median", median), ("99 %", high), ("most", ordered[-1]))
     )
-    print(f"  {when:22} {what:5} {told}{more}", flush=True)
+    print(f"  {when:22} {what:5} {line}{more}", flush=True)
 
 
 def prefill(path: Path, out: Path) -> None:

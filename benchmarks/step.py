@@ -131,11 +131,11 @@ class Watch:
 
 def phases_of(metrics: Mapping[str, float]) -> dict[str, float]:
     """Seconds by phase."""
-    found = {
+    phases = {
         k.removeprefix("time/").removesuffix("_s"): v for k, v in metrics.items() if k.startswith("time/")
     }
-    found.pop("step", None)
-    return found
+    phases.pop("step", None)
+    return phases
 
 
 def main() -> None:
@@ -159,7 +159,7 @@ def main() -> None:
             save_reward_model(checkpoint, work / "reward_model")
             os._exit(0)
         if os.wait()[1] != 0:
-            sys.exit("the reward model could not be made")
+            sys.exit("the reward model could not be saved")
         watch = Watch(loud=True)
         trainer = PPOTrainer(
             Recipe.from_dict(recipe_of(checkpoint, arguments.steps, work, arguments.value)),

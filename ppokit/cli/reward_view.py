@@ -155,8 +155,8 @@ def _curve(report: Report, things: str) -> Section:
         (f"{point.samples:,}", f"{point.value:.3f}", interval(point.low, point.high))
         for point in report.curve
     ]
-    told = "" if report.gain is None else worth(report.gain)
-    return Section("Learning curve", (things, report_main(report), "95 % interval"), rows, after=told)
+    note = "" if report.gain is None else worth(report.gain)
+    return Section("Learning curve", (things, report_main(report), "95 % interval"), rows, after=note)
 
 
 def worth(gain: Estimate) -> str:

@@ -2,7 +2,7 @@
 
 The language-model head runs on the hidden states of response positions only, a chunk of them at a
 time, so neither memory nor autograd ever holds more than one chunk of logits. A token's numbers depend on
-its own hidden state alone, so their slopes are found while the chunk is there, and the backward pass only
+its own hidden state alone, so their slopes are computed while the chunk is there, and the backward pass only
 scales them; a head that trains has its logits computed again for its own gradient.
 """
 
@@ -176,7 +176,7 @@ def _into(low: Tensor, numbers: Tensor) -> Tensor:
 def _chunks(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Chunk by chunk: its place, scratch memory [n,V] in the model's dtype, its float32 logits [n,V] to
+    """Chunk by chunk: its slice, scratch memory [n,V] in the model's dtype, its float32 logits [n,V] to
     write into, and float32 scratch memory as large. In float32, the first two are one.
 
     The memory is the same for every chunk: fresh pages would cost more than the mathematics.
@@ -189,13 +189,13 @@ def _chunks(
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
         count = len(hidden[part])
-        found = low[:count]
+        product = low[:count]
         if bias is None:
-            torch.mm(hidden[part], weight.T, out=found)
+            torch.mm(hidden[part], weight.T, out=product)
         else:
-            torch.addmm(bias, hidden[part], weight.T, out=found)
+            torch.addmm(bias, hidden[part], weight.T, out=product)
         if logits is not low:
-            logits[:count].copy_(found)
+            logits[:count].copy_(product)
         if temperature != 1.0:
             logits[:count].div_(temperature)
-        yield part, found, logits[:count], other[:count]
+        yield part, product, logits[:count], other[:count]

@@ -1,4 +1,4 @@
-"""Where a run's memory goes, told at its start."""
+"""Where a run's memory goes: bytes by use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def byte_audit(roles: ModelRoles, optimizer_bytes: int, cache_tokens: int) -> di
     config = roles.model.config.get_text_config()
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    a_token = 2 * config.num_hidden_layers * kv_heads * head_dim * roles.dtype.itemsize
+    per_token = 2 * config.num_hidden_layers * kv_heads * head_dim * roles.dtype.itemsize
     adapters = _size(roles.adapters)
     return {
         "base": _size(roles.model.parameters()) - adapters,
@@ -29,7 +29,7 @@ def byte_audit(roles: ModelRoles, optimizer_bytes: int, cache_tokens: int) -> di
         "heads": _size(roles.value_head.parameters()) if roles.value_head is not None else 0,
         "merged sampler": _size(roles.merged),
         "optimizer": optimizer_bytes,
-        "key-value cache": a_token * cache_tokens,
+        "key-value cache": per_token * cache_tokens,
     }
 
 

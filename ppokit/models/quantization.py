@@ -1,7 +1,7 @@
 """A frozen base whose linear layers are in 4 bits, by bitsandbytes.
 
 QLoRA, Dettmers et al. 2023, arXiv:2305.14314: NF4 in blocks of 64 weights, whose scales are quantised once
-more; a checkpoint that is in 4 bits already stays as it was made. Adapters, heads, embeddings and norms keep
+more; a checkpoint that is in 4 bits already stays as it is. Adapters, heads, embeddings and norms keep
 the run's dtype, into which each layer dequantises its weights whenever it computes. The sampler runs the base
 with the policy's adapter on: to merge the two would round the policy to 4 bits, or take a whole copy.
 """
@@ -43,8 +43,8 @@ def _settings_of(config: Any) -> dict[str, Any]:
 
 def is_4bit_checkpoint(config: Any) -> bool:
     """Whether a checkpoint, by its configuration, is in bitsandbytes' 4 bits."""
-    found = _settings_of(config)
-    return found.get("quant_method") == "bitsandbytes" and bool(found.get("load_in_4bit"))
+    settings = _settings_of(config)
+    return settings.get("quant_method") == "bitsandbytes" and bool(settings.get("load_in_4bit"))
 
 
 def check_checkpoint(config: Any, name: str) -> None:
@@ -53,16 +53,16 @@ def check_checkpoint(config: Any, name: str) -> None:
     Raises:
         ModelError: it is quantised in another way, or in 4 bits and bitsandbytes is missing.
     """
-    found = _settings_of(config)
-    if found and not is_4bit_checkpoint(config):
-        method = str(found.get("quant_method", "an unknown method"))
+    settings = _settings_of(config)
+    if settings and not is_4bit_checkpoint(config):
+        method = str(settings.get("quant_method", "an unknown method"))
         if method == "bitsandbytes":
             method = "bitsandbytes in 8 bits"
         raise ModelError(
             f"model.name: {name} is quantised by {method}; expected a checkpoint that is not quantised, "
             "which model.load_in_4bit keeps in 4 bits, or one in bitsandbytes' 4 bits."
         )
-    if found and not installed():
+    if settings and not installed():
         raise ModelError(f"model.name: {name} is in 4 bits, but {MISSING}.")
 
 
@@ -91,7 +91,7 @@ def prepare(model: Any, dtype: torch.dtype) -> None:
     """Let a loaded model compute in the run's dtype, whatever its checkpoint says, and give gradients.
 
     On CPUs with AVX512-BF16 a layer packs its weights for inference as soon as it is given something that
-    asks for no gradient, and from then on passes zeros back, without a word.
+    asks for no gradient, and from then on passes zeros back, silently.
     """
     from bitsandbytes.nn import Linear4bit, Params4bit
 
@@ -143,7 +143,7 @@ def check_loaded(model: Any, name: str) -> None:
 
 
 def scale_bytes(weight: Any) -> int:
-    """Bytes of a weight's block scales, which lie beside it; 0 for one that is not quantised."""
+    """Bytes of a weight's block scales, which are stored with it; 0 for one that is not quantised."""
     state, total = getattr(weight, "quant_state", None), 0
     while state is not None:
         total += state.absmax.numel() * state.absmax.element_size()

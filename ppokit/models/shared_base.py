@@ -46,9 +46,9 @@ class SharedBaseModel:
                 "an encoder of its own, or add a lora section"
             )
         out = torch.zeros(len(token_ids), self.roles.model.config.get_text_config().hidden_size)
-        for places, hidden, mask in self._read(token_ids, "base"):
+        for indices, hidden, mask in self._read(token_ids, "base"):
             mean = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-            out[places] = nn.functional.normalize(mean, dim=1).cpu()
+            out[indices] = nn.functional.normalize(mean, dim=1).cpu()
         return out
 
     @torch.no_grad()
@@ -74,21 +74,21 @@ class SharedBaseModel:
             self._rewards[folder] = (name, self.roles.add_fitted(folder, name, key="shared_base"))
         name, head = self._rewards[folder]
         out = torch.zeros(len(token_ids))
-        for places, hidden, mask in self._read(token_ids, name):
-            last = hidden[torch.arange(len(places)), mask.sum(dim=1) - 1].cpu()
-            out[places] = nn.functional.linear(last, head.weight, head.bias).squeeze(1)
+        for indices, hidden, mask in self._read(token_ids, name):
+            last = hidden[torch.arange(len(indices)), mask.sum(dim=1) - 1].cpu()
+            out[indices] = nn.functional.linear(last, head.weight, head.bias).squeeze(1)
         return out
 
     def _read(
         self, token_ids: Sequence[Sequence[int]], role: str
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Batch by batch: places [b], float32 hidden states [b,T,H] and mask [b,T]."""
+        """Batch by batch: indices [b], float32 hidden states [b,T,H] and mask [b,T]."""
         lengths = [len(ids) for ids in token_ids]
         device = self.roles.device
-        for places in token_batches(range(len(token_ids)), lengths, TOKENS_AT_A_TIME):
-            width = max(lengths[place] for place in places)
-            ids = torch.tensor([[*token_ids[p], *[0] * (width - lengths[p])] for p in places])
-            mask = torch.arange(width) < torch.tensor([[lengths[p]] for p in places])
+        for indices in token_batches(range(len(token_ids)), lengths, TOKENS_AT_A_TIME):
+            width = max(lengths[index] for index in indices)
+            ids = torch.tensor([[*token_ids[p], *[0] * (width - lengths[p])] for p in indices])
+            mask = torch.arange(width) < torch.tensor([[lengths[p]] for p in indices])
             nothing = torch.zeros(0, dtype=torch.long)
             batch = TokenBatch(ids.to(device), nothing, nothing, nothing, mask.to(device))
-            yield places, self.roles.hidden(batch, role).float(), batch.mask
+            yield indices, self.roles.hidden(batch, role).float(), batch.mask

@@ -47,9 +47,9 @@ def read_settings(folder: Path) -> FittedSettings | None:
         ModelError: they cannot be read, or were written by a ppokit that made other folders.
     """
     try:
-        said = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        version = said["version"]
-        settings = FittedSettings(**said) if version == VERSION else None
+        content = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        version = content["version"]
+        settings = FittedSettings(**content) if version == VERSION else None
         if settings is not None and not (
             isinstance(settings.template, list)
             and 1 <= len(settings.template) <= 2

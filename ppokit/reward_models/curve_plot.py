@@ -68,11 +68,11 @@ def _curve(axis: Any, report: Report) -> None:
 
 def _calibration(axis: Any, report: Report) -> None:
     pairs = report.objective == "bradley_terry"
-    found = report.quality.calibration
-    scores, ratings = [b.score for b in found.bins], [b.rating for b in found.bins]
+    calibration = report.quality.calibration
+    scores, ratings = [b.score for b in calibration.bins], [b.rating for b in calibration.bins]
     ends = [min(*scores, *ratings), max(*scores, *ratings)]
     axis.plot(ends, ends, color=GREY, linewidth=0.8)
     axis.plot(scores, ratings, "o", color=BLUE)
     axis.set_xlabel("the model's confidence in its choice" if pairs else "score")
     axis.set_ylabel("how often it is right" if pairs else "mean rating (z)")
-    axis.set_title(f"Calibration: slope {found.slope:.2f}", loc="left", fontsize=10)
+    axis.set_title(f"Calibration: slope {calibration.slope:.2f}", loc="left", fontsize=10)

@@ -87,11 +87,11 @@ def load_response_encoder(folder: Path, *, each: bool = False) -> ResponseEncode
         encoder = AutoModel.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         )
-        held = load_file(str(folder / HEADS))
+        weights = load_file(str(folder / HEADS))
         if not each:
-            held = {name: tensor.mean(dim=0, keepdim=True) for name, tensor in held.items()}
-        heads = nn.Linear(held["weight"].shape[1], held["weight"].shape[0])
-        heads.load_state_dict(held)
+            weights = {name: tensor.mean(dim=0, keepdim=True) for name, tensor in weights.items()}
+        heads = nn.Linear(weights["weight"].shape[1], weights["weight"].shape[0])
+        heads.load_state_dict(weights)
         config = encoder.config.get_text_config()
         if (
             heads.in_features != 2 * len(layers) * config.hidden_size

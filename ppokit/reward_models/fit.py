@@ -42,7 +42,7 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
     """Fit a reward model to ratings or choices, and write its folder.
 
     Args:
-        table: what people said.
+        table: people's ratings.
         model: what to start from; see `find_base`.
         out: a new folder.
 
@@ -83,14 +83,14 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
         main = quality_of(parts.test, scores, others, options.seed).main
         points.append(CurvePoint(share, len(samples), main.value, main.low, main.high))
     score = SCORES["bradley_terry" if parts.pairs else "regression"]
-    made: list[Report] = []
+    reports: list[Report] = []
 
     def fill(folder: Path) -> None:
         folders.save(method.fitted, folder, score)
         # From the files, as training will score: what is reported is what was saved.
         quality = method.measure(folder)
         gain = gain_of(parts.test, margins[-1], margins[-2], options.seed) if len(margins) > 1 else None
-        made.append(
+        reports.append(
             Report(
                 source=table.source,
                 model=model,
@@ -109,11 +109,11 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
                 cpu_seconds=round(time.process_time() - cpu, 1),
             )
         )
-        made[0].write(folder / "report.json")
-        draw(made[0], folder / "learning_curve.png")
+        reports[0].write(folder / "report.json")
+        draw(reports[0], folder / "learning_curve.png")
 
     folders.write(out, fill)
-    return made[0]
+    return reports[0]
 
 
 SCORES = {

@@ -83,11 +83,11 @@ class Problem:
         begin = np.zeros(shape)
         if start is not None:
             begin = np.vstack([self.axes.T @ start[:-1], start[-1:]]) / step
-        found = minimize(
+        result = minimize(
             self._loss, begin.ravel(), (weights, penalty, step), "L-BFGS-B", True,
             options={"maxiter": STEPS, "gtol": 1e-6, "ftol": 1e-12},
         )  # fmt: skip
-        inside = found.x.reshape(shape) * step
+        inside = result.x.reshape(shape) * step
         return np.vstack([self.axes @ inside[:-1], inside[-1:]])
 
     def _loss(self, flat: Floats, weights: Floats, penalty: float, step: Floats) -> tuple[float, Floats]:

@@ -46,7 +46,7 @@ class Tried:
 
 
 class Probe:
-    """A frozen encoder, what it made of the texts it has read, and the heads that were solved last.
+    """A frozen encoder, the features of the texts that it has read, and the heads that were solved last.
 
     Args:
         base: of kind `encoder`.
@@ -96,12 +96,12 @@ class Probe:
         Args:
             advance: told of the tokens of each pass, for a progress bar.
         """
-        self._row = {text: place for place, text in enumerate(encoded)}
+        self._row = {text: row for row, text in enumerate(encoded)}
         self._features = np.zeros((len(encoded), self.heads.in_features), np.float32)
-        held = list(encoded.values())
-        sizes = lengths(held)
-        for chosen in token_batches(range(len(held)), sizes, _TOKENS):
-            batch = self.texts.batch([held[i] for i in chosen], self.model.device)
+        texts = list(encoded.values())
+        sizes = lengths(texts)
+        for chosen in token_batches(range(len(texts)), sizes, _TOKENS):
+            batch = self.texts.batch([texts[i] for i in chosen], self.model.device)
             with torch.inference_mode():
                 self._features[chosen] = self.model.features(**batch).cpu().numpy()
             advance(sum(sizes[i] for i in chosen))
@@ -130,12 +130,12 @@ class Probe:
         first = self._of(fit, 0)
         scale = Scale.of(first if isinstance(fit[0], Sample) else np.concatenate([first, self._of(fit, 1)]))
         problem, counts = Problem(self._scaled(fit, scale), _ratings(fit)), _weights(fit)
-        held = self._scaled(validation, scale), _ratings(validation), _weights(validation)
+        held_out = self._scaled(validation, scale), _ratings(validation), _weights(validation)
         history: list[Tried] = []
         solutions: list[Floats] = []
         for penalty in PENALTIES:
             solved = problem.solve(counts[:, None], penalty, solutions[-1] if solutions else None)
-            losses = (mean_loss(*of, solved) for of in ((problem.z, problem.ratings, counts), held))
+            losses = (mean_loss(*of, solved) for of in ((problem.z, problem.ratings, counts), held_out))
             history.append(Tried(penalty, *losses))
             solutions.append(solved)
         best = int(np.argmin([tried.validation_loss for tried in history]))
@@ -163,8 +163,8 @@ class Probe:
             self.model.encoder.save_pretrained(folder, max_shard_size="100GB")
         self.tokenizer.save_pretrained(folder)
 
-    def _of(self, samples: Sequence[Any], place: int) -> NDArray[np.float32]:
-        return self._features[[self._row[_texts(sample)[place]] for sample in samples]]
+    def _of(self, samples: Sequence[Any], which: int) -> NDArray[np.float32]:
+        return self._features[[self._row[_texts(sample)[which]] for sample in samples]]
 
     def _scaled(self, samples: Sequence[Any], scale: Scale) -> Floats:
         """Scaled features, of choices their differences. [N,D]"""

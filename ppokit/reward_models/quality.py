@@ -130,20 +130,20 @@ def pair_accuracies(
     overall = None
     if different:
         # 100 replicates: each compares every pair again.
-        found = _bootstrap(lambda p: pair_accuracy(a[p], b[p]), keys[drawn].tolist(), seed, replicates=100)
-        overall = Share(found.value, found.low, found.high, different)
+        estimate = _bootstrap(lambda p: pair_accuracy(a[p], b[p]), keys[drawn].tolist(), seed, replicates=100)
+        overall = Share(estimate.value, estimate.low, estimate.high, different)
     right, count = [], []
     for key in np.unique(keys):
-        places = np.flatnonzero(keys == key)
-        pairs = int((ratings[places][:, None] != ratings[places][None, :]).sum() // 2)
+        indices = np.flatnonzero(keys == key)
+        pairs = int((ratings[indices][:, None] != ratings[indices][None, :]).sum() // 2)
         if pairs:
-            right.append(pair_accuracy(scores[places], ratings[places]) * pairs)
+            right.append(pair_accuracy(scores[indices], ratings[indices]) * pairs)
             count.append(pairs)
     if not count:
         return overall, None
     r, n = np.array(right), np.array(count)
-    found = _bootstrap(lambda p: float(r[p].sum() / n[p].sum()), [str(i) for i in range(len(n))], seed)
-    return overall, Share(found.value, found.low, found.high, int(n.sum()))
+    estimate = _bootstrap(lambda p: float(r[p].sum() / n[p].sum()), [str(i) for i in range(len(n))], seed)
+    return overall, Share(estimate.value, estimate.low, estimate.high, int(n.sum()))
 
 
 def choice_accuracy(margins: Floats, groups: Sequence[str], *, seed: int) -> Share:
@@ -154,8 +154,8 @@ def choice_accuracy(margins: Floats, groups: Sequence[str], *, seed: int) -> Sha
         groups: the prompt of each. [N]
     """
     right = _right(margins)
-    found = _bootstrap(lambda places: float(right[places].mean()), groups, seed)
-    return Share(found.value, found.low, found.high, len(margins))
+    estimate = _bootstrap(lambda indices: float(right[indices].mean()), groups, seed)
+    return Share(estimate.value, estimate.low, estimate.high, len(margins))
 
 
 def calibration(scores: Floats, ratings: Floats) -> Calibration:
@@ -169,18 +169,18 @@ def calibration(scores: Floats, ratings: Floats) -> Calibration:
 def choice_calibration(margins: Floats) -> Calibration:
     """The factor on margins that makes the choices likeliest, and how often which confidence is right. [N]
 
-    NaN where there is none, since every choice is made right (or wrong).
+    NaN where there is none, since every choice is right (or wrong).
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import expit
 
-    found = minimize_scalar(
+    estimate = minimize_scalar(
         lambda factor: float(np.logaddexp(0, -factor * margins).mean()),
         bounds=(-MOST_SLOPE, MOST_SLOPE),
         method="bounded",
     )
     # Choices that are all foretold, or hardly any of them at all, have no best factor.
-    slope = float(found.x) if abs(found.x) < 0.99 * MOST_SLOPE else float("nan")
+    slope = float(estimate.x) if abs(estimate.x) < 0.99 * MOST_SLOPE else float("nan")
     chance = expit(np.abs(margins))
     return Calibration(slope, 0.0, _bins(chance, _right(margins)))
 
@@ -205,11 +205,11 @@ def choice_agreement(table: RatingTable, *, seed: int) -> Estimate | None:
     # Of ratings that name no rater one cannot tell which two are one person's.
     pairs = table.pairs or [pair for pair in pairs_of(table) if pair.rater]
     for number, pair in enumerate(pairs):
-        said = votes.setdefault((pair.prompt, frozenset((pair.chosen, pair.rejected))), {})
-        said.setdefault(pair.rater or number, pair.chosen)  # a rater once; each row that names none
+        choices = votes.setdefault((pair.prompt, frozenset((pair.chosen, pair.rejected))), {})
+        choices.setdefault(pair.rater or number, pair.chosen)  # a rater once; each row that names none
     prompts, alike = [], []
-    for (prompt, _), said in votes.items():
-        m, most = len(said), max(Counter(said.values()).values())
+    for (prompt, _), choices in votes.items():
+        m, most = len(choices), max(Counter(choices.values()).values())
         if m > 1:
             prompts.append(prompt)
             alike.append((most * (most - 1) + (m - most) * (m - most - 1)) / (m * (m - 1)))
@@ -218,12 +218,12 @@ def choice_agreement(table: RatingTable, *, seed: int) -> Estimate | None:
 
 def mean(numbers: Floats, groups: Sequence[str], *, seed: int) -> Estimate:
     """The mean. [N], the prompt of each [N]"""
-    return _bootstrap(lambda places: float(numbers[places].mean()), groups, seed)
+    return _bootstrap(lambda indices: float(numbers[indices].mean()), groups, seed)
 
 
 def ratio(above: Floats, below: Floats, groups: Sequence[str], *, seed: int) -> Estimate:
     """The mean of the first over the mean of the second, on the same draws of prompts. All [N]"""
-    return _bootstrap(lambda places: float(above[places].mean() / below[places].mean()), groups, seed)
+    return _bootstrap(lambda indices: float(above[indices].mean() / below[indices].mean()), groups, seed)
 
 
 def _right(margins: Floats) -> Floats:
@@ -250,9 +250,9 @@ def _bootstrap(
     drawn = []
     for _ in range(replicates):
         chosen = generator.integers(0, len(members), len(members))
-        found = statistic(np.concatenate([members[i] for i in chosen]))
-        if np.isfinite(found):
-            drawn.append(found)
+        estimate = statistic(np.concatenate([members[i] for i in chosen]))
+        if np.isfinite(estimate):
+            drawn.append(estimate)
     if len(drawn) < replicates / 2 or len(members) < 3:
         return Estimate(value, None, None)
     low, high = np.quantile(drawn, [0.025, 0.975])

@@ -187,7 +187,7 @@ def agreement_of(table: RatingTable, seed: int, *, pairs: bool) -> Agreement | N
 
 
 def choice_ceiling(alike: float) -> float:
-    """How many single choices a model can foretell at most, given how often two raters choose alike.
+    """How many single choices a model can predict at most, given how often two raters agree.
 
         (1 + sqrt(2 a - 1)) / 2
 

@@ -87,7 +87,7 @@ class Parts:
 
 
 def half_of(table: RatingTable, half: Half) -> RatingTable:
-    """What half of the raters said: a model of one half is a gold reward model for that of the other.
+    """The ratings of half of the raters: a model of one half is a gold reward model for that of the other.
 
     Raters are dealt alternately, those with the most ratings first, then by the hash of their names. Rows
     that name no rater could be anybody's, and are in neither half.
@@ -103,10 +103,10 @@ def half_of(table: RatingTable, half: Half) -> RatingTable:
     ordered = sorted(counts, key=lambda name: (-counts[name], hashlib.sha256(name.encode()).digest()))
     kept = set(ordered["ab".index(half) :: 2])
     unnamed = len(rows) - counts.total()
-    said = [f"{unnamed:,} rows left out, since they name no rater"] if unnamed else []
+    left_out = [f"{unnamed:,} rows left out, since they name no rater"] if unnamed else []
     return replace(
         table,
-        notes=[*table.notes, *said],
+        notes=[*table.notes, *left_out],
         ratings=[row for row in table.ratings if row.rater in kept],
         pairs=[row for row in table.pairs if row.rater in kept],
     )
@@ -126,15 +126,15 @@ def parts_of(table: RatingTable, *, share: float, seed: int) -> Parts:
     Raises:
         DataError: a split has an unknown name, or a part has too few samples.
     """
-    made, notes = _samples(table)
-    prompts = [sample.prompt for _, sample in made]
-    parts, said = _assigned(table.source, [split for split, _ in made], prompts, share, seed)
-    notes += said
+    pairs, notes = _samples(table)
+    prompts = [sample.prompt for _, sample in pairs]
+    parts, how = _assigned(table.source, [split for split, _ in pairs], prompts, share, seed)
+    notes += how
     taken = {same_prompt(p): part for p, part in zip(prompts, parts, strict=True) if part == VALIDATION}
     taken |= {same_prompt(p): part for p, part in zip(prompts, parts, strict=True) if part == TEST}
     kept: dict[str, list[Sample | Choice]] = {FIT: [], VALIDATION: [], TEST: []}
     leaked = 0
-    for (_, sample), part in zip(made, parts, strict=True):
+    for (_, sample), part in zip(pairs, parts, strict=True):
         if taken.get(same_prompt(sample.prompt), part) != part:
             leaked += 1
         else:
@@ -195,8 +195,8 @@ def _samples(table: RatingTable) -> tuple[list[tuple[str | None, Sample | Choice
 
 def _choices_noted(table: RatingTable) -> str:
     """That ratings are read as choices, and what is left out then."""
-    found = responses_of_items(table)
-    single = sum(len(responses) == 1 for responses in found.values())
+    items = responses_of_items(table)
+    single = sum(len(responses) == 1 for responses in items.values())
     left = f"; {single:,} with a single one left out" if single else ""
     return f"items have several responses each, so choices between these are fitted{left}"
 
@@ -216,7 +216,7 @@ def _weights(items: Sequence[Normalised]) -> np.ndarray[tuple[int], np.dtype[np.
 def _assigned(
     source: str, splits: list[str | None], prompts: list[str], share: float, seed: int
 ) -> tuple[list[str], list[str]]:
-    """Part of each sample, and how it was found."""
+    """Part of each sample, and how it was chosen."""
     if all(split is None for split in splits):
         different = len({same_prompt(prompt) for prompt in prompts})
         out = _drawn(source, prompts, max(share, 2 / different), seed)  # one prompt for each part, at least
@@ -229,9 +229,10 @@ def _assigned(
     names = [(split or "").casefold() for split in splits]
     unknown = sorted({split or "" for split in splits if (split or "").casefold() not in _NAMES})
     if unknown:
-        held = [repr(name) if name else f"nothing ({names.count(''):,} times)" for name in unknown]
+        names_there = [repr(name) if name else f"nothing ({names.count(''):,} times)" for name in unknown]
         raise DataError(
-            f"{source}: the split column holds {listed(held)}; expected train, validation or test everywhere."
+            f"{source}: the split column holds {listed(names_there)}; expected train, validation or test "
+            "everywhere."
         )
     parts = [_NAMES[name] for name in names]
     notes = []

@@ -1,4 +1,4 @@
-"""The text that a reward model reads, made of a prompt and a response, as words and as tokens."""
+"""The text that a reward model reads: prompt and response in a template, as words and as tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 RESPONSE_MASK = "response_mask"
-"""Beside token ids: which of them are the response's, for a model that is told."""
+"""Name of the mask of the response's tokens, for a model that reads one."""
 
 
 def fill(template: str, prompt: str, response: str) -> str:
@@ -28,7 +28,7 @@ def response_mask(encoding: Any) -> list[int]:
     """
     texts = encoding.sequence_ids()
     start = texts.index(1) if 1 in texts else len(texts) - 1
-    return [int(place >= start) for place in range(len(texts))]
+    return [int(index >= start) for index in range(len(texts))]
 
 
 def truncation(encoding: Any, limit: int) -> str:
@@ -71,27 +71,27 @@ def encode(
     Args:
         tokenizer: it cuts on the left.
         templates: one, or two that the tokenizer joins as a pair.
-        limit: the most tokens of a text; of a marked pair the prompt is cut first.
+        limit: the most tokens of a text; of a marked pair the prompt is truncated first.
         pad: see `padding_of`.
 
-    Returns: each text, and how many of them were cut.
+    Returns: each text, and how many of them were truncated.
     """
-    marked, cut = RESPONSE_MASK in pad, 0
+    marked, truncated = RESPONSE_MASK in pad, 0
     encoded = []
     for prompt, response in zip(prompts, responses, strict=True):
         texts = [fill(template, prompt, response) for template in templates]
-        made = tokenizer(*texts, return_attention_mask=True, verbose=False)
-        if limit is not None and len(made["input_ids"]) > limit:
-            cut += 1
-            way = truncation(made, limit) if marked else True
-            made = tokenizer(
+        encoding = tokenizer(*texts, return_attention_mask=True, verbose=False)
+        if limit is not None and len(encoding["input_ids"]) > limit:
+            truncated += 1
+            way = truncation(encoding, limit) if marked else True
+            encoding = tokenizer(
                 *texts, truncation=way, max_length=limit, return_attention_mask=True, verbose=False
             )
-        one = {key: list(made[key]) for key in pad if key != RESPONSE_MASK}
+        one = {key: list(encoding[key]) for key in pad if key != RESPONSE_MASK}
         if marked:
-            one[RESPONSE_MASK] = response_mask(made)
+            one[RESPONSE_MASK] = response_mask(encoding)
         if not one["input_ids"]:  # an empty text, and a tokenizer that adds nothing to it
             seen = ("attention_mask", RESPONSE_MASK)
             one = {key: [1 if key in seen else value] for key, value in pad.items()}
         encoded.append(one)
-    return encoded, cut
+    return encoded, truncated

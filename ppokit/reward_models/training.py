@@ -83,7 +83,7 @@ class Encodings:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What came of one pass over the samples: mean losses."""
+    """One pass over the samples: mean losses."""
 
     epoch: int
     train_loss: float
@@ -158,9 +158,9 @@ def train(
             schedule.step()
             total += loss * len(chosen) / len(fit.first)
             advance(sum(tokens[i] for i in chosen))
-        held = loss_of(fitted, validation)
+        held_out = loss_of(fitted, validation)
         advance(round(validation.tokens * EVALUATION_COST))
-        history.append(Epoch(epoch, total, held))
+        history.append(Epoch(epoch, total, held_out))
         lowest = min(history, key=lambda e: e.validation_loss)
         if lowest.epoch == epoch:
             best = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
