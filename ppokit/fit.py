@@ -1,4 +1,7 @@
-"""Fit: one step of PPO on recorded, rated responses, in place of rollouts and rewards."""
+"""What a trainer does without a loop: fit to recorded, rated responses, and answer.
+
+The functions are methods of `PPOTrainer`.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,24 @@ from ppokit.config.recipe import Recipe
 from ppokit.distributed import Processes
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.rewards.given import given_rewards
+from ppokit.rollout.collect import Collector
+from ppokit.rollout.policy import Prediction
 from ppokit.rollout.recorded import check_estimator, check_given
 
 
 class Verbs(Protocol):
-    """What a trainer does."""
+    """What is used of a trainer.
+
+    Attributes:
+        step: the step that was done last.
+        current: the step that is being done.
+    """
 
     recipe: Recipe
     processes: Processes
-
-    def recorded(
-        self, prompts: Sequence[str], responses: Sequence[str], *, minibatches: int | None
-    ) -> Rollout: ...
+    collector: Collector
+    step: int
+    current: int
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages: ...
 
@@ -36,10 +45,14 @@ class Verbs(Protocol):
     def save(self) -> None: ...
 
 
-def fit(
-    trainer: Verbs, prompts: Sequence[str], responses: Sequence[str], rewards: Sequence[float], epochs: int
+def fit_recorded(
+    trainer: Verbs,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    rewards: Sequence[float],
+    epochs: int = 10,
 ) -> dict[str, float]:
-    """One step on recorded, rated responses.
+    """One step of PPO on recorded, rated responses, in place of rollouts and rewards.
 
     The importance ratio is taken against the policy as it is when fit begins, in every epoch, so that
     the loss's clip bounds how far one fit moves it; fit again to go on. Mini-batches are as large as
@@ -61,10 +74,28 @@ def fit(
     settings = trainer.recipe.settings
     per_step = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
     minibatches = max(1, math.ceil(len(responses) / max(1, per_step // settings.update.minibatches)))
-    rollout = trainer.recorded(prompts, responses, minibatches=minibatches)
+    rollout = recorded_rollout(trainer, prompts, responses, minibatches=minibatches)
     given = given_rewards(rollout, rewards, trainer.processes)
     advantages = trainer.estimate(rollout, given)
     stats = trainer.update(rollout, advantages, epochs=epochs, minibatches=minibatches)
     metrics = trainer.report(rollout, given, advantages, stats)
     trainer.save()
     return metrics
+
+
+def recorded_rollout(
+    trainer: Verbs, prompts: Sequence[str], responses: Sequence[str], *, minibatches: int | None = None
+) -> Rollout:
+    """Recorded responses, one per prompt, with what is needed of them; mini-batches as in `update`."""
+    trainer.current = trainer.step + 1
+    return trainer.collector.recorded(prompts, responses, trainer.current, minibatches=minibatches)
+
+
+def predict_next(trainer: Verbs, prompts: Sequence[str]) -> list[Prediction]:
+    """Next-token probabilities and a greedy response of the policy as it is now, per prompt."""
+    return trainer.collector.view(trainer.current).predict(prompts)
+
+
+def answer_greedily(trainer: Verbs, prompts: Sequence[str]) -> list[str]:
+    """Greedy responses of the policy as it is now, one per prompt."""
+    return trainer.collector.view(trainer.current).generate(prompts).responses

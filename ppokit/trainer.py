@@ -1,15 +1,6 @@
-"""PPO on a recipe, as one sentence:
+"""PPO on a recipe, as one sentence: the loop of `PPOTrainer.train`.
 
-for prompts in self.prompts:
-    rollout = self.collect(prompts)
-    rewards = self.score(rollout)
-    rollout, rewards = self.resample(rollout, rewards)
-    advantages = self.estimate(rollout, rewards)
-    stats = self.update(rollout, advantages)
-    self.evaluate()
-    self.report(rollout, rewards, advantages, stats)
-
-Each verb is public; a loop of one's own around them is as good as `train()`.
+Each of its verbs is public; a loop of one's own around them is as good as `train()`.
 
 Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019, arXiv:1909.08593.
 """
@@ -20,24 +11,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ppokit.build import TrainerComponents, build_trainer
+from ppokit.build import build_trainer
 from ppokit.config.recipe import Recipe
 from ppokit.data.tables import clear_parsed
 from ppokit.errors import NonFiniteError
 from ppokit.evaluation.view import held_out_view
-from ppokit.fit import fit
+from ppokit.fit import answer_greedily, fit_recorded, predict_next, recorded_rollout
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
 from ppokit.rollout.collect import Collector
 from ppokit.rollout.dynamic_sampling import resample
-from ppokit.rollout.policy import Prediction
-from ppokit.run.checkpointer import Checkpointer
-from ppokit.run.lifetime import Lifetime
+from ppokit.run.components import closed_on_error
 from ppokit.run.recorder import RunRecorder
 from ppokit.run.run_dir import RunDir
 from ppokit.run.signals import Signals
 from ppokit.training.advantages import estimate, select_trained
 from ppokit.training.checks import FirstUpdate
-from ppokit.training.metrics import Clock, as_numbers, engine_metrics, rollout_metrics, run_metrics
+from ppokit.training.metrics import Clock, run_metrics, step_metrics
 
 
 class PPOTrainer:
@@ -68,38 +57,24 @@ class PPOTrainer:
         self.recipe, self.settings = recipe, recipe.settings
         # Absolute: a reward of the user's may change the working directory.
         self.run_dir = RunDir(Path(resume if resume is not None else self.settings.run.out).absolute())
-        if resume is None:
-            RunDir.check_new(self.run_dir.folder)
-        checkpoint = self.run_dir.newest_checkpoint() if resume is not None else None
-        self.components: TrainerComponents = build_trainer(recipe)
-        self.roles, self.processes = self.components.roles, self.components.processes
-        components = self.components
-        self.lifetime = Lifetime(components.instances, observers if self.processes.is_main else ())
-        save_policy, keep = components.save_policy, self.settings.run.keep_checkpoints
-        self.checkpointer = Checkpointer(
-            self.run_dir, components.backend, self.lifetime.components, save_policy=save_policy, keep=keep
-        )
-        self.recorder = RunRecorder(
-            self.run_dir, self.lifetime, self.checkpointer, save_policy, is_main=self.processes.is_main
-        )
-        self.step = self.recorder.begin(
-            checkpoint,
-            recipe.to_yaml(),
-            prompts_path=self.settings.prompts.path,
-            plugins={choice.key: choice.plugin for choice in recipe.selected},
-            hashes={**components.hashes, "policy_at_start": components.policy_hash()},
-        )
-        self._first_update = FirstUpdate(self.components.policy_hash(), done=self.step > 0)
-        self._current = self.step + 1  # the step that events name
+        checkpoint = self.run_dir.starting_point(resume=resume is not None)
+        parts = self.components = build_trainer(recipe)
+        self.roles, self.processes = parts.roles, parts.processes
+        main, keep = self.processes.is_main, self.settings.run.keep_checkpoints
+        with closed_on_error(parts.instances):
+            given = observers if main else ()
+            self.recorder = RunRecorder(
+                self.run_dir, parts.instances, given, parts.backend, parts.save_policy, keep=keep, main=main
+            )
+            hashes = {**parts.hashes, "policy_at_start": parts.policy_hash()}
+            self.step = self.recorder.begin(checkpoint, recipe, hashes)
+        self.lifetime, self.checkpointer = self.recorder.lifetime, self.recorder.checkpointer
+        self._first_update = FirstUpdate(parts.policy_hash(), done=self.step > 0)
+        self.current = self.step + 1  # the step that events name
+        settings, needs, phase = self.settings, parts.needs_before_update, self._phase
+        rows = parts.updater.microbatches
         self.collector = Collector(
-            self.components.generator,
-            self.roles,
-            self.components.tokenizer,
-            self.components.policy_hash,
-            self.components.updater.microbatches,
-            self.settings,
-            self.components.needs_before_update,
-            self._phase,
+            parts.generator, parts.roles, parts.tokenizer, parts.policy_hash, rows, settings, needs, phase
         )
         self._evaluated: dict[str, float] = {}
         self.clock = Clock(self.roles.device)
@@ -137,8 +112,8 @@ class PPOTrainer:
 
     def collect(self, prompts: PromptBatch) -> Rollout:
         """Answer the prompts, and compute what the recipe's components need of the answers."""
-        self._current = self.step + 1
-        rollout = self.collector.collect(prompts, self._current)
+        self.current = self.step + 1
+        rollout = self.collector.collect(prompts, self.current)
         self._first_update.check_collected(rollout)
         return rollout
 
@@ -156,10 +131,7 @@ class PPOTrainer:
 
         def ask(refill: int, missing: int, asked: set[int]) -> tuple[Rollout, Rewards] | None:
             prompts = self.components.prompts.resample(self.step, refill, missing, asked)
-            if not len(prompts):
-                return None
-            more = self.collect(prompts)
-            return more, self.score(more)
+            return (more := self.collect(prompts), self.score(more)) if len(prompts) else None
 
         return (rollout, rewards) if rounds is None else resample((rollout, rewards), rounds, ask)
 
@@ -182,7 +154,7 @@ class PPOTrainer:
         Args:
             epochs, minibatches: the recipe's, unless given.
         """
-        self._current = self.step + 1
+        self.current = self.step + 1
         trained, chosen = select_trained(rollout, advantages)
         with self._phase("update"):
             # A signal must not come between the weights' step and its count, nor before it is reported.
@@ -192,7 +164,7 @@ class PPOTrainer:
                     trained, chosen, self.step, epochs=epochs, minibatches=minibatches
                 )
             except NonFiniteError as error:
-                self.recorder.failed_step(self._current, rollout, advantages, error)
+                self.recorder.failed_step(self.current, rollout, advantages, error)
                 raise
             self._first_update.check_updated(trained, chosen, stats, self.components.policy_hash)
             self.step += 1
@@ -227,13 +199,8 @@ class PPOTrainer:
         Returns: the step's metrics.
         """
         with self.signals.deferred():
-            metrics = {
-                **rollout_metrics(rollout, rewards),
-                **engine_metrics(rollout, self.step - 1),
-                **as_numbers(advantages.metrics),
-                **stats,
-            }
-            metrics.update(self._evaluated, **run_metrics(self.clock, rollout, self.processes))
+            metrics = step_metrics(rollout, rewards, advantages, self.step)
+            metrics.update(stats, **self._evaluated, **run_metrics(self.clock, rollout, self.processes))
             self._evaluated = {}
             self.recorder.step(self.step, rollout, rewards, advantages, metrics)
             if self.step % self.settings.run.checkpoint_every == 0 or self.step == self.settings.run.steps:
@@ -260,28 +227,12 @@ class PPOTrainer:
         self.lifetime.keep_open = False
         self.lifetime.end(self.step, error)
 
-    # With people's ratings, and without a loop
+    # With people's ratings, and without a loop: see ppokit.fit
 
-    def fit(
-        self, prompts: Sequence[str], responses: Sequence[str], rewards: Sequence[float], epochs: int = 10
-    ) -> dict[str, float]:
-        """One step of PPO on recorded responses and their ratings; see `ppokit.fit.fit`."""
-        return fit(self, prompts, responses, rewards, epochs)
-
-    def recorded(
-        self, prompts: Sequence[str], responses: Sequence[str], *, minibatches: int | None = None
-    ) -> Rollout:
-        """Recorded responses, one per prompt, with what is needed of them; mini-batches as in `update`."""
-        self._current = self.step + 1
-        return self.collector.recorded(prompts, responses, self._current, minibatches=minibatches)
-
-    def predict(self, prompts: Sequence[str]) -> list[Prediction]:
-        """Next-token probabilities and a greedy response of the policy as it is now, per prompt."""
-        return self.collector.view(self._current).predict(prompts)
-
-    def answer(self, prompts: Sequence[str]) -> list[str]:
-        """Greedy responses of the policy as it is now, one per prompt."""
-        return self.collector.view(self._current).generate(prompts).responses
+    fit = fit_recorded
+    recorded = recorded_rollout
+    predict = predict_next
+    answer = answer_greedily
 
     # Below the verbs
 
@@ -293,6 +244,6 @@ class PPOTrainer:
             self.lifetime.start(
                 self.step, self.settings.run.steps, self.run_dir.folder, self.recipe.resolved()
             )
-        self.lifetime.events.emit("on_phase", step=self._current, phase=name)
+        self.lifetime.events.emit("on_phase", step=self.current, phase=name)
         with self.clock.phase(name):
             yield

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ppokit.config.recipe import Recipe
 from ppokit.errors import NonFiniteError
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.run.checkpointer import Checkpointer
+from ppokit.run.components import RunComponent
 from ppokit.run.lifetime import Lifetime, while_handling
 from ppokit.run.provenance import provenance
 from ppokit.run.run_dir import RunDir
 from ppokit.run.warnings import step_warnings
+
+if TYPE_CHECKING:
+    from ppokit.training.backend import Backend
 
 
 class RunRecorder:
@@ -20,47 +25,46 @@ class RunRecorder:
 
     Args:
         run_dir: the run's folder.
-        lifetime: the components that hear of the run.
-        checkpointer: takes the snapshots.
+        instances: what the recipe's components have built on this process.
+        observers: objects that the user gave to the trainer.
+        backend: the trained weights.
         save_policy: writes the policy as `policy` into a folder.
-        is_main: whether this is the main process.
+        keep: checkpoints that are kept.
+        main: whether this is the main process.
     """
 
     def __init__(
         self,
         run_dir: RunDir,
-        lifetime: Lifetime,
-        checkpointer: Checkpointer,
+        instances: Sequence[RunComponent],
+        observers: Sequence[object],
+        backend: Backend,
         save_policy: Callable[[Path], None],
         *,
-        is_main: bool,
+        keep: int,
+        main: bool,
     ) -> None:
-        self.run_dir, self.lifetime, self.checkpointer = run_dir, lifetime, checkpointer
-        self.save_policy, self.is_main = save_policy, is_main
+        self.run_dir, self.save_policy, self.is_main = run_dir, save_policy, main
+        self.lifetime = Lifetime(instances, observers)
+        self.checkpointer = Checkpointer(
+            run_dir, backend, self.lifetime.components, save_policy=save_policy, keep=keep
+        )
 
-    def begin(
-        self,
-        checkpoint: Path | None,
-        recipe_yaml: str,
-        *,
-        prompts_path: str,
-        plugins: Mapping[str, str],
-        hashes: Mapping[str, str],
-    ) -> int:
+    def begin(self, checkpoint: Path | None, recipe: Recipe, hashes: Mapping[str, str]) -> int:
         """Begin a new run, or go on from a checkpoint; the folder is written by the first report.
 
         Args:
-            plugins: how errors name the plugin of each component, by recipe key.
             hashes: SHA-256 of the recipe, the prompts and the policy.
 
         Returns: the step that was done last.
         """
         if checkpoint is None:
-            self.run_dir.begin(recipe_yaml, provenance(plugins, hashes))
+            plugins = {choice.key: choice.plugin for choice in recipe.selected}
+            self.run_dir.begin(recipe.to_yaml(), provenance(plugins, hashes))
             return 0
-        self.run_dir.check_prompts(hashes["prompts"], prompts_path)
+        self.run_dir.check_prompts(hashes["prompts"], recipe.settings.prompts.path)
         step = self.checkpointer.load(checkpoint)
-        self.run_dir.resume(step, recipe_yaml)
+        self.run_dir.resume(step, recipe.to_yaml())
         return step
 
     def step(

@@ -39,12 +39,15 @@ class RunDir:
         self._begin: Callable[[], None] | None = None
         self._pid = os.getpid()
 
-    def newest_checkpoint(self) -> Path:
-        """The one to go on from.
+    def starting_point(self, *, resume: bool) -> Path | None:
+        """The newest checkpoint, to resume from; None for a new run, which may live here.
 
         Raises:
-            RunFolderError: there is none.
+            RunFolderError: there is no checkpoint, or the folder cannot be a new run's.
         """
+        if not resume:
+            self.check_new(self.folder)
+            return None
         checkpoints = list_checkpoints(self.folder / "checkpoints")
         if not checkpoints:
             raise RunFolderError(f"--resume: {self.folder} has no checkpoint to go on from.")

@@ -165,6 +165,15 @@ def as_numbers(metrics: Mapping[str, Metric]) -> dict[str, float]:
     }
 
 
+def step_metrics(rollout: Rollout, rewards: Rewards, advantages: Advantages, step: int) -> dict[str, float]:
+    """Of a step's rollout, rewards and advantages."""
+    return {
+        **rollout_metrics(rollout, rewards),
+        **engine_metrics(rollout, step - 1),
+        **as_numbers(advantages.metrics),
+    }
+
+
 def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
     """Rewards and lengths.
 
