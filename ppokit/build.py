@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
 
 from ppokit.config.recipe import Recipe
 from ppokit.config.settings import (
@@ -30,7 +28,7 @@ from ppokit.models import quantization
 from ppokit.models.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles, ValueMode
-from ppokit.models.shared_base import SharedBaseModel
+from ppokit.models.shared_base import DeferredBase, SharedBaseModel
 from ppokit.plugin.protocols import (
     AdvantageEstimator,
     AdvantageWeighting,
@@ -126,7 +124,7 @@ def _build(recipe: Recipe, instances: list[RunComponent]) -> TrainerComponents:
         raise ModelError(quantization.NO_LORA)
     tokenizer = load_tokenizer(source)
     dtype = pick_dtype(settings.model.dtype, processes.device)
-    base = _Base(tokenizer, config)
+    base = DeferredBase(tokenizer, config)
     context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, base=base)
     components = _Components(recipe, context, instances)
     generator = build_generator(recipe, context, processes)
@@ -191,29 +189,6 @@ def _build(recipe: Recipe, instances: list[RunComponent]) -> TrainerComponents:
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
         audit=byte_audit(roles, backend.bytes, responses * rollout_tokens),
     )
-
-
-class _Base:
-    """The base as components see it; `texts` comes once the model is loaded."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
-        self.tokenizer = tokenizer
-        self.limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-        self.texts: SharedBaseModel | None = None
-
-    def embed(self, texts: Sequence[str]) -> Tensor:
-        end = self.tokenizer.eos_token_id
-        encoded = self.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
-        empty = [0 if end is None else int(end)]
-        return self._loaded().embed([list(ids)[: self.limit] or empty for ids in encoded])
-
-    def reward(self, folder: str, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        return self._loaded().reward(Path(folder).expanduser(), token_ids)
-
-    def _loaded(self) -> SharedBaseModel:
-        if self.texts is None:
-            raise PluginError("BuildContext.base: the model is not loaded before training has begun.")
-        return self.texts
 
 
 def _needs_before_update(recipe: Recipe, value_mode: ValueMode | None) -> frozenset[Need]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ppokit.data.batches import TokenBatch
-from ppokit.errors import ModelError
+from ppokit.errors import ModelError, PluginError
 from ppokit.models.lora import FittedHead
 from ppokit.models.roles import ModelRoles
 from ppokit.plugin.batching import token_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKENS_AT_A_TIME = 4096
 
@@ -92,3 +96,26 @@ class SharedBaseModel:
             nothing = torch.zeros(0, dtype=torch.long)
             batch = TokenBatch(ids.to(device), nothing, nothing, nothing, mask.to(device))
             yield indices, self.roles.hidden(batch, role).float(), batch.mask
+
+
+class DeferredBase:
+    """The base as components see it, a `SharedBase`; `texts` is set once the model is loaded."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+        self.tokenizer = tokenizer
+        self.limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self.texts: SharedBaseModel | None = None
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        end = self.tokenizer.eos_token_id
+        encoded = self.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+        empty = [0 if end is None else int(end)]
+        return self._loaded().embed([list(ids)[: self.limit] or empty for ids in encoded])
+
+    def reward(self, folder: str, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        return self._loaded().reward(Path(folder).expanduser(), token_ids)
+
+    def _loaded(self) -> SharedBaseModel:
+        if self.texts is None:
+            raise PluginError("BuildContext.base: the model is not loaded before training has begun.")
+        return self.texts
