@@ -105,8 +105,8 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
             (
                 "padding gets a share",
-                "spread(advantages, rollout.loss_mask)",
-                "spread(advantages, rollout.loss_mask | True)",
+                "broadcast_to_tokens(advantages, rollout.loss_mask)",
+                "broadcast_to_tokens(advantages, rollout.loss_mask | True)",
             ),
             (
                 "one response per prompt is let through",
@@ -185,7 +185,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
             ("no baseline", "upcast(rewards) - upcast(greedy_rewards)", "upcast(rewards)"),
             ("the mean of the greedy ones", "- upcast(greedy_rewards)", "- upcast(greedy_rewards).mean()"),
-            ("added", "upcast(rewards) - wide", "upcast(rewards) + wide"),
+            ("added", "upcast(rewards) - upcast(greedy", "upcast(rewards) + upcast(greedy"),
             (
                 "narrow numbers",
                 "return upcast(rewards) - upcast(greedy_rewards)",

@@ -41,7 +41,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "ppokit.plugin.kl_estimators": (
-        "../core/test_kl.py test_kl_loss.py test_ppo_clip.py",
+        "../core/test_kl_estimators.py test_kl_loss.py test_ppo_clip.py",
         [
             (
                 "the other direction",

@@ -11,18 +11,18 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "ratio upside down",
-                "clamp_exponent(upcast(logprobs) - wide",
-                "clamp_exponent(-upcast(logprobs) + wide",
+                "clamp_exponent(upcast(new_logprobs) - upcast(old_logprobs)).exp()",
+                "clamp_exponent(upcast(old_logprobs) - upcast(new_logprobs)).exp()",
             ),
             (
                 "not held",
-                "return clamp_exponent(upcast(logprobs) - upcast(old_logprobs)).exp()",
-                "return (upcast(logprobs) - upcast(old_logprobs)).exp()",
+                "return clamp_exponent(upcast(new_logprobs) - upcast(old_logprobs)).exp()",
+                "return (upcast(new_logprobs) - upcast(old_logprobs)).exp()",
             ),
             (
                 "narrow numbers stay narrow",
-                "return clamp_exponent(upcast(logprobs) - upcast(old_logprobs)).exp()",
-                "return clamp_exponent(logprobs - old_logprobs).exp()",
+                "return clamp_exponent(upcast(new_logprobs) - upcast(old_logprobs)).exp()",
+                "return clamp_exponent(new_logprobs - old_logprobs).exp()",
             ),
             ("padding counts in the mean", ".where(mask, log_ratio.new_zeros(()))", ""),
             (
@@ -55,8 +55,8 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ),
             (
                 "the ratio is a constant",
-                "token_ratio(logprobs, old_logprobs)",
-                "token_ratio(logprobs, old_logprobs).detach()",
+                "token_ratio(new_logprobs, old_logprobs)",
+                "token_ratio(new_logprobs, old_logprobs).detach()",
             ),
             ("dual clip of good tokens too", ".where(advantages < 0, loss)", ""),
             (
@@ -86,13 +86,13 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("the ratio is a constant", "mask)  # [B,1]", "mask).detach()  # [B,1]"),
             (
                 "padding counts as real",
-                "sequence_ratio(logprobs, old_logprobs, mask)",
-                "sequence_ratio(logprobs, old_logprobs, mask | True)",
+                "sequence_ratio(new_logprobs, old_logprobs, mask)",
+                "sequence_ratio(new_logprobs, old_logprobs, mask | True)",
             ),
             (
                 "old and new swapped",
-                "sequence_ratio(logprobs, old_logprobs, mask)",
-                "sequence_ratio(old_logprobs, logprobs, mask)",
+                "sequence_ratio(new_logprobs, old_logprobs, mask)",
+                "sequence_ratio(old_logprobs, new_logprobs, mask)",
             ),
             ("another default", "3e-4,", "3e-3,"),
             (
@@ -110,7 +110,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("never clipped above", ".clamp(1 - clip_low, 1 + clip_high)", ".clamp(min=1 - clip_low)"),
             ("never clipped below", ".clamp(1 - clip_low, 1 + clip_high)", ".clamp(max=1 + clip_high)"),
             ("not weighed", "return -weight.detach() * advantages", "return -advantages"),
-            ("old log p", "* upcast(logprobs)", "* upcast(old_logprobs)"),
+            ("old log p", "* upcast(new_logprobs)", "* upcast(old_logprobs)"),
             ("a lower bound by default", "        1.0,\n", "        0.2,\n"),
             ("the metric sees one side", "(ratio < 1 - low) | (ratio > 1 + high)", "ratio > 1 + high"),
         ],
@@ -124,15 +124,15 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("the ratio carries gradient", "old_logprobs).detach() * loss", "old_logprobs) * loss"),
             (
                 "ratio upside down",
-                "token_ratio(logprobs, old_logprobs)",
-                "token_ratio(old_logprobs, logprobs)",
+                "token_ratio(new_logprobs, old_logprobs)",
+                "token_ratio(old_logprobs, new_logprobs)",
             ),
             (
                 "weight of p and not of the ratio",
-                "token_ratio(logprobs, old_logprobs)",
-                "token_ratio(logprobs, 0 * old_logprobs)",
+                "token_ratio(new_logprobs, old_logprobs)",
+                "token_ratio(new_logprobs, 0 * old_logprobs)",
             ),
-            ("narrow", "* upcast(logprobs)", "* logprobs"),
+            ("narrow", "* upcast(new_logprobs)", "* new_logprobs"),
             ("the option is not read", "weigh = self.options.importance_weight", "weigh = False"),
         ],
     ),
@@ -154,7 +154,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "((new - upcast(old_logprobs)).exp() - 1).clamp(-clip, clip)",
             ),
             ("the metric sees one side", ".abs() > clip", " > clip"),
-            ("narrow", "new = upcast(logprobs)", "new = logprobs"),
+            ("narrow", "new = upcast(new_logprobs)", "new = new_logprobs"),
         ],
     ),
     "ppokit_losses.value_clip": (
@@ -230,8 +230,8 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("k2 counts in the value", "(k2 - k2.detach())", "k2"),
             (
                 "narrow",
-                "new, ref = upcast(logprobs), upcast(ref_logprobs)",
-                "new, ref = logprobs, ref_logprobs",
+                "new, ref = upcast(new_logprobs), upcast(ref_logprobs)",
+                "new, ref = new_logprobs, ref_logprobs",
             ),
             ("another default", '        "k3",\n', '        "k2",\n'),
             (

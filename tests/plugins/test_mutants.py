@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mutants import variants
 from mutants_advantages import MUTANTS as ADVANTAGES
 from mutants_losses import MUTANTS as LOSSES
 from ppokit.config.registry import PluginRegistry
@@ -19,6 +20,14 @@ def test_every_algorithm_has_five() -> None:
     algorithms = [e for e in PluginRegistry().entries() if e.kind in ("advantages", "losses")]
     wanted = {e.module for e in algorithms if e.module.startswith("ppokit_")}
     assert {module for module in wanted if found.get(module, 0) < 5} == set()
+
+
+def test_every_variant_applies_to_the_source_of_today() -> None:
+    """A text that no longer occurs, or a test file that is gone, would make a variant say nothing."""
+    for module, tests, name, source in variants(None):
+        compile(source, f"{module}, {name}", "exec")
+        for test in tests.split():
+            assert Path(__file__).parent.joinpath(test.split("::")[0]).exists(), (module, test)
 
 
 @pytest.mark.slow
