@@ -211,7 +211,7 @@ class _Decoding:
             logits = TopKLogitsWarper(sampling.top_k)(None, logits)
         if sampling.top_p is not None and sampling.top_p < 1.0:
             logits = TopPLogitsWarper(sampling.top_p)(None, logits)
-        if sampling.min_p:
+        if sampling.min_p is not None:
             logits = MinPLogitsWarper(sampling.min_p)(None, logits)
         return logits
 

@@ -36,7 +36,7 @@ class SamplingParams(BaseModel):
     )
     min_p: float | None = Field(
         default=None,
-        ge=0,
+        gt=0,
         le=1,
         description="Draw from the tokens that have this share of the likeliest's probability.",
     )
