@@ -86,12 +86,12 @@ def test_a_gain_by_the_reward_and_by_a_gold_model(trained: Path, tiny_model: Pat
     # The same by plain peft and transformers: log-probabilities, and scores of both policies' texts.
     recipe = Recipe.load(Path("run/recipe.yaml"))
     policies = load_policy(recipe, None), load_policy(recipe, Path("run/policy"))
-    before, after = (policy.sample(HELD_OUT, responses=4, seed=0) for policy in policies)
+    before, after = (policy.generate(HELD_OUT, n=4) for policy in policies)
     asked = [prompt for prompt in HELD_OUT for _ in range(4)]
     found = {}
     for side, folder in (("reward", "a"), ("gold", "b")):
         for name, answers in (("before", before), ("after", after)):
-            scores = Scorer(Path(folder)).score(asked, answers.texts)
+            scores = Scorer(Path(folder)).score(asked, answers.responses)
             assert result[side][name] == pytest.approx(float(scores.mean()), abs=1e-4)
             found[side, name] = scores
         rise = found[side, "after"].mean() - found[side, "before"].mean()
@@ -106,7 +106,8 @@ def test_a_gain_by_the_reward_and_by_a_gold_model(trained: Path, tiny_model: Pat
         AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32), "run/policy"
     ).eval()
     total = 0.0
-    for prompt, answer in zip(asked, after.response_ids, strict=True):
+    answered = [ids[mask].tolist() for ids, mask in zip(after.response_ids, after.response_mask, strict=True)]
+    for prompt, answer in zip(asked, answered, strict=True):
         start = tokenizer(prompt)["input_ids"]
         ids = torch.tensor([start + answer])
         for model, sign in ((policy, 1), (base, -1)):
