@@ -48,6 +48,8 @@ def estimate(
     with plugin_call(where, "estimate"):
         result = estimator.estimate(only_needed(kept, needs), scored)
     check_estimate(result, kept, where)
+    returns = None if result.returns is None else result.returns.detach()
+    result = replace(result, advantages=result.advantages.detach(), returns=returns)
     reported = component_metrics(result.metrics, where, responses=len(rows))
     trained = torch.ones(len(rows), dtype=torch.bool) if result.trained is None else result.trained
     if settings.mask_truncated:

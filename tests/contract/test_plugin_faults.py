@@ -45,6 +45,7 @@ INTERRUPTED = {"kbd_step2"}  # as by Ctrl-C
 
 OTHER_WORDS = {
     # What is wrong is a number, or shows only in what follows: the message says where to look.
+    "loss_nan": "loss 'loss_nan' is nan, by the samples",
     "loss_detached": "Do the recipe's losses use new_logprobs",
 }
 

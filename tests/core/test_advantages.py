@@ -174,3 +174,12 @@ def test_metrics_of_an_estimator_are_checked(metrics: Any) -> None:
     with pytest.raises(PluginError, match=r"advantages 'fixed' \(plugin acme 1.0"):
         run(Fixed(metrics=metrics), rewards())
     assert run(Fixed(metrics={"acme/x": Sum(4)}), rewards()).metrics["acme/x"] == 4.0
+
+
+def test_a_gradient_ends_here() -> None:
+    """Else the second pass over the step would go back through the estimator."""
+    numbers = NUMBERS.clone().requires_grad_()
+    result = run(Fixed(advantages=numbers * 1, returns=numbers * 10), rewards())
+    assert not result.advantages.requires_grad
+    assert result.returns is not None
+    assert not result.returns.requires_grad
