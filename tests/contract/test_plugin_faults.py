@@ -27,7 +27,7 @@ NOT_RUN = {
 }
 
 HARMLESS = """
-    good int_scores float64 bool_scores outcome_list requires_grad token_int huge fork_pool
+    good string_values int_scores float64 bool_scores outcome_list requires_grad token_int huge fork_pool
     spawn_pool alarm spans api_key Upper_Name metric_count metrics_varying nondeterministic
     lie_scored_zero est_good est_float64 est_int est_padding est_state loss_good loss_half
     loss_metric_grad obs_good obs_no_end eng_good eng_always_greedy_ok generator_slow prints_100mb
