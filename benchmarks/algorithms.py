@@ -24,7 +24,6 @@ from typing import Any
 
 ROWS, COLUMNS, GROUP = 512, 1024, 8
 BOUND_MS, GAE_BOUND_MS = 50, 150
-MODEL = Path(__file__).resolve().parents[2] / "shared" / "models" / "stories260K"  # the tests' own
 PROMPTS = (
     "Once upon a time",
     "Lily went to the",
@@ -210,12 +209,22 @@ def draw(curves: dict[str, list[list[float]]], out: Path) -> None:
     figure.savefig(out)
 
 
+def tests_model() -> Path:
+    """The folder of the tests' own model, trained now if need be."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    from tiny_model import tiny_model_folder
+
+    return tiny_model_folder()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="?", choices=["speed", "curves"], help="both, if left out")
-    parser.add_argument("--model", type=Path, default=MODEL, help="for the curves: folder of a very small LM")
+    parser.add_argument(
+        "--model", type=Path, help="for the curves: folder of a very small LM; else the tests' own"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=20)
@@ -223,15 +232,13 @@ def main() -> int:
         "--out", type=Path, default=Path("bench_out/curves.png"), help="the plot of the curves"
     )
     arguments = parser.parse_args()
-    if arguments.what != "speed" and not arguments.model.is_dir():
-        parser.error(f"the curves need a model, and there is no folder {arguments.model}: give --model")
     fast = True
     if arguments.what != "curves":
         fast = speed(arguments.repeats)
     if arguments.what is None:
         print()
     if arguments.what != "speed":
-        curves(str(arguments.model), arguments.seeds, arguments.steps, arguments.out)
+        curves(str(arguments.model or tests_model()), arguments.seeds, arguments.steps, arguments.out)
     return 0 if fast else 1
 
 

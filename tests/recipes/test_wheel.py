@@ -24,6 +24,7 @@ PACKAGES = (
     "ppokit_advantages",
     "ppokit_losses",
     "ppokit_rollouts",
+    "ppokit_evaluators",
     "ppokit_observers",
 )
 
