@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from ppokit.config.recipe import Recipe
-from ppokit.config.settings import (
-    LossSettings,
-    ObserverSettings,
-    RewardSettings,
-    SelectedComponent,
-)
+from ppokit.config.settings import LossSettings, ObserverSettings, RewardSettings, SelectedComponent
 from ppokit.data.prompt_rows import read_prompts
 from ppokit.data.prompts import Prompts
 from ppokit.distributed import Processes, check_launch
@@ -29,13 +24,8 @@ from ppokit.models.loading import end_ids, find_model, load_config, load_model, 
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.shared_base import DeferredBase, SharedBaseModel
-from ppokit.plugin.protocols import (
-    AdvantageEstimator,
-    AdvantageWeighting,
-    BuildContext,
-    Need,
-)
-from ppokit.rewards.outcomes import Provider
+from ppokit.plugin.protocols import AdvantageEstimator, AdvantageWeighting, BuildContext, Need, RewardProvider
+from ppokit.rewards.outcomes import Elsewhere, Provider
 from ppokit.rewards.scaling import Scaling
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.worker import in_worker
@@ -139,7 +129,7 @@ def _build(recipe: Recipe, instances: list[RunComponent]) -> TrainerComponents:
         max_new_tokens=settings.rollout.max_new_tokens,
     )
     scorer = Scorer(
-        [_provider(components, choice) for choice in recipe.rewards],
+        [_provider(components, choice, is_main=processes.is_main) for choice in recipe.rewards],
         processes,
         settings.run.max_failed_rewards,
     )
@@ -255,17 +245,21 @@ def component_name(recipe: Recipe, choice: SelectedComponent) -> str:
     return f"{noun} {choice.name!r} (plugin {choice.plugin}; recipe: {recipe.where(choice.key + '.use')})"
 
 
-def _provider(components: _Components, choice: SelectedComponent) -> Provider:
+def _provider(components: _Components, choice: SelectedComponent, *, is_main: bool) -> Provider:
     settings = cast(RewardSettings, choice.settings)
     where = component_name(components.recipe, choice)
-    if settings.timeout is None:
+    provider: RewardProvider
+    if choice.component.runs_on == "main" and not is_main:
+        provider = Elsewhere()
+    elif settings.timeout is None:
         provider = components.build(choice)
     else:
         context = replace(components.context, base=None)
         provider = in_worker(choice, settings.use, context, where, settings.timeout)
         components.add(choice, provider)
     scaling = Scaling(settings.scale, settings.clip)
-    return Provider(choice.name, where, provider, settings.weight, scaling, choice.component.needs)
+    needs, runs_on = choice.component.needs, choice.component.runs_on
+    return Provider(choice.name, where, provider, settings.weight, scaling, needs, runs_on)
 
 
 def _loss(components: _Components, choice: SelectedComponent) -> WeightedLoss:

@@ -111,7 +111,7 @@ class Component:
             not installed) without loading a model; yields one sentence each.
         runs_on: `each`: built on every process and called on each with its share; `main`: built and called on
             the main process alone, as for a server that answers for all; the others get what it returned.
-            For rewards, rollout engines and evaluators. Observers are on the main process always.
+            For rewards and rollout engines. Observers are on the main process always.
     """
 
     name: str

@@ -10,13 +10,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
 
 from ppokit.distributed import Processes
 from ppokit.errors import PluginError, PpokitError, RewardError, in_one_paragraph, plugin_call
+from ppokit.plugin.needs import only_needed
 from ppokit.plugin.protocols import Need, RewardProvider
 from ppokit.plugin.types import Outcome, RewardOutput, Rollout
 from ppokit.rewards.scaling import Scaling
@@ -36,6 +37,7 @@ class Provider:
         weight: factor of its scores in the sum of rewards.
         scaling: what is done to its scores before the weight.
         needs: what it sees of a rollout beside texts, tokens and rows.
+        runs_on: see `Component`; where it is `main`, others have an `Elsewhere`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Provider:
     weight: float = 1.0
     scaling: Scaling = field(default_factory=Scaling)
     needs: frozenset[Need] = frozenset()
+    runs_on: Literal["each", "main"] = "each"
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.provider, "score", None)):
@@ -51,6 +54,13 @@ class Provider:
                 f"{self.where} built a {type(self.provider).__name__}; expected an object with a method "
                 "score(rollout)."
             )
+
+
+class Elsewhere:
+    """Stands for a provider that the main process alone has; it is asked for nothing."""
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        raise AssertionError("the main process asks it for all responses")
 
 
 def ask(provider: Provider, rollout: Rollout, processes: Processes, max_failed: float) -> RewardOutput:
@@ -65,7 +75,11 @@ def ask(provider: Provider, rollout: Rollout, processes: Processes, max_failed: 
         RewardError: more outcomes failed than `max_failed` allows.
         PluginError: the provider broke its contract, on any process.
     """
-    share = rollout.select(processes.share(len(rollout)))
+    count = len(rollout)
+    own = processes.share(count)
+    if provider.runs_on == "main":
+        own = range(count if processes.is_main else 0)
+    share = rollout.select(own)
     output: RewardOutput | None = None
     failure, broken, cause = "", "", None
     if len(share):
@@ -82,11 +96,11 @@ def ask(provider: Provider, rollout: Rollout, processes: Processes, max_failed: 
         output = RewardOutput.of_scores(torch.zeros(len(share)), "failed")
     records = processes.gather([(failure, output)])
     merged = _merge([output for _, output in records if output.outcomes] or [output])
-    count = merged.outcomes.count("failed")
-    if count / max(1, len(rollout)) > max_failed:  # not by a product: 0.29 * 100 is below 29
+    failed = merged.outcomes.count("failed")
+    if failed / max(1, count) > max_failed:  # not by a product: 0.29 * 100 is below 29
         first = next((failure for failure, _ in records if failure), "it reported them as failed")
         raise RewardError(
-            f"{provider.where} failed for {count} of {len(rollout)} responses, more than "
+            f"{provider.where} failed for {failed} of {count} responses, more than "
             f"run.max_failed_rewards allows ({max_failed:g} of them). First cause: {first}"
         )
     return merged
@@ -165,14 +179,11 @@ def _checked(output: object, rollout: Rollout, provider: Provider) -> RewardOutp
 
 
 def _view(provider: Provider, share: Rollout) -> Rollout:
-    """A share of a rollout as a provider sees it: rows of its own, and only what it needs."""
-    unseen: dict[str, Any] = {
-        name: None for name in get_args(Need) if name not in provider.needs and hasattr(share, name)
-    }
-    copied = share.select(range(len(share)))
-    if share.greedy is not None and "greedy" not in unseen:
-        unseen["greedy"] = share.greedy.select(range(len(share.greedy)))
-    return replace(copied, rows=[deepcopy(row) for row in share.rows], **unseen)
+    """A share of a rollout as a provider sees it: a copy, rows included, of what it needs."""
+    seen = only_needed(share, provider.needs)
+    copied = seen.select(range(len(seen)))
+    greedy = None if seen.greedy is None else seen.greedy.select(range(len(seen.greedy)))
+    return replace(copied, rows=[deepcopy(row) for row in seen.rows], greedy=greedy)
 
 
 def _merge(outputs: Sequence[RewardOutput]) -> RewardOutput:

@@ -344,6 +344,9 @@ class Other:
         self.sent = iter(sent)
         self.own: list[Any] = []
 
+    def share(self, total: int) -> range:
+        return range(total // 2, total)
+
     def gather(self, items: list[Any]) -> list[Any]:
         self.own.append(list(items))
         return next(self.sent)

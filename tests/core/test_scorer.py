@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ppokit.distributed import Processes
 from ppokit.errors import PluginError, RewardError
 from ppokit.plugin.metrics import Mean
 from ppokit.plugin.types import RewardOutput, Rewards, Rollout
-from ppokit.rewards.outcomes import Provider
+from ppokit.rewards.outcomes import Elsewhere, Provider
 from ppokit.rewards.scaling import RunningVariance, Scale, Scaling
 from ppokit.rewards.scorer import Scorer
 from ppokit.training.metrics import as_numbers, rollout_metrics
-from test_generate import make_rollout, single_process
+from test_generate import Other, make_rollout, single_process
 
 ROLLOUT = make_rollout([[1], [2], [3]], [[4, 5, 6], [7], [8, 9]])
 
@@ -399,6 +401,28 @@ def test_a_provider_sees_only_what_it_needs() -> None:
     assert seen[0].values is None
     assert seen[0].ref_logprobs is not None
     assert torch.equal(seen[0].ref_logprobs, logprobs)
+
+
+def test_a_provider_on_the_main_process_scores_for_all() -> None:
+    """Of two processes the main one asks for every response; the other sends nothing and gets the same."""
+    sent: list[list[Any]] = []
+
+    class Main(Processes):
+        def share(self, total: int) -> range:
+            return range(total // 2)
+
+        def gather(self, items: Any) -> Any:
+            sent.append(list(items))
+            return list(items)
+
+    reward = provider(values(1.0, None, 3.0), runs_on="main")
+    rewards = Scorer([reward], Main(Accelerator(cpu=True)), 0.0).score(ROLLOUT)
+    assert rewards.scores.tolist() == [1, 0, 3]
+    other = Other(sent)
+    same = Scorer([replace(reward, provider=Elsewhere())], other, 0.0).score(ROLLOUT)  # type: ignore[arg-type]
+    assert other.own[0] == []
+    assert not other.own[1][0][1].outcomes
+    assert (same.scores.tolist(), same.outcomes) == (rewards.scores.tolist(), rewards.outcomes)
 
 
 def test_a_gradient_ends_here() -> None:
