@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -101,7 +101,7 @@ class Evaluation:
         with torch.random.fork_rng():
             for named in self.evaluators:
                 with plugin_call(named.where, "evaluate"):
-                    reported = named.evaluator.evaluate(view, step)
+                    reported = named.evaluator.evaluate(replace(view, seen=named.needs), step)
                 checked = component_metrics(
                     reported, named.where, responses=1, prefix=f"eval/{named.name}/", taken=metrics
                 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ppokit.data.prompt_rows import read_prompts
+from ppokit.plugin.needs import only_needed
 from ppokit.plugin.types import Rewards, Rollout, Row
 from ppokit.seeds import seed_from
 
@@ -61,6 +62,7 @@ class HeldOutView:
         scorer: the recipe's rewards.
         held_out: the recipe's held-out prompts.
         needs: what the evaluators need of every rollout.
+        seen: those of them that the evaluator that asks sees.
         reward_needs: what the rewards need of one that is scored.
         warnings: what evaluators found worth a person's attention.
     """
@@ -75,6 +77,7 @@ class HeldOutView:
     seed: int
     needs: frozenset[Need]
     reward_needs: frozenset[Need]
+    seen: frozenset[Need] = frozenset()
     warnings: list[str] = field(default_factory=list)
     _answered: dict[int | None, Rollout] = field(default_factory=dict)
 
@@ -90,10 +93,10 @@ class HeldOutView:
         self, prompts: Sequence[str] | None = None, *, n: int | None = None, rows: Sequence[Row] | None = None
     ) -> Rollout:
         if prompts is not None:
-            return self._generated(prompts, n, rows)
+            return only_needed(self._generated(prompts, n, rows), self.seen)
         if n not in self._answered:  # several evaluators ask the same
             self._answered[n] = self._generated(self.prompts, n, self.rows)
-        return self._answered[n]
+        return only_needed(self._answered[n], self.seen)
 
     def _generated(self, prompts: Sequence[str], n: int | None, rows: Sequence[Row] | None) -> Rollout:
         rollout = self.policy.generate(prompts, n=n, seed=seed_from(self.seed, _EVALUATION), rows=rows)
@@ -108,7 +111,7 @@ class HeldOutView:
         rows: Sequence[Mapping[str, Any]] | None = None,
     ) -> Rollout:
         rollout = self.policy.recorded(prompts, responses, separator=separator, rows=rows)
-        return self.collector.computed(rollout, self.needs)
+        return only_needed(self.collector.computed(rollout, self.needs), self.seen)
 
     def logprobs(self, rollout: Rollout) -> Tensor:
         if rollout.old_logprobs is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSetti
 from ppokit.errors import PluginError
 from ppokit.evaluation.evaluation import Evaluation, NamedEvaluator
 from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
+from test_generate import make_rollout
 
 
 class Given:
@@ -32,8 +34,18 @@ def evaluation(*reports: Callable[[Any, int], Any], steps: int = 7, **settings: 
     return Evaluation(section, steps, named, HeldOutPrompts([], []))
 
 
-def view(*, main: bool = True) -> Any:
-    return SimpleNamespace(is_main=main, warnings=[])
+def view(*, main: bool = True, **changes: Any) -> Any:
+    nothing: Any = SimpleNamespace()
+    given = {"policy": nothing, "collector": nothing, "scorer": nothing, "needs": frozenset(), **changes}
+    return HeldOutView(
+        held_out=HeldOutPrompts(["a", "b"], [{}, {}]),
+        training_rows=[],
+        prompt_column="prompt",
+        is_main=main,
+        seed=5,
+        reward_needs=frozenset(),
+        **given,
+    )
 
 
 def test_first_every_and_last() -> None:
@@ -116,20 +128,40 @@ def test_several_evaluators_share_the_same_answers() -> None:
         asked.append((list(prompts), more["n"], more["seed"]))
         return SimpleNamespace(prompts=prompts)
 
-    held_out = HeldOutView(
-        policy=SimpleNamespace(generate=generate),  # type: ignore[arg-type]
-        collector=SimpleNamespace(computed=lambda rollout, needs: rollout),  # type: ignore[arg-type]
-        scorer=SimpleNamespace(),  # type: ignore[arg-type]
-        held_out=HeldOutPrompts(["a", "b"], [{}, {}]),
-        training_rows=[],
-        prompt_column="prompt",
-        is_main=True,
-        seed=5,
-        needs=frozenset(),
-        reward_needs=frozenset(),
+    held_out = view(
+        policy=SimpleNamespace(generate=generate),
+        collector=SimpleNamespace(computed=lambda rollout, needs: rollout),
     )
     assert held_out.generate() is held_out.generate()
     assert held_out.generate(n=2) is not held_out.generate()
     held_out.generate(["c"])
     assert [(prompts, n) for prompts, n, _ in asked] == [(["a", "b"], None), (["a", "b"], 2), (["c"], None)]
     assert len({seed for _, _, seed in asked}) == 1
+
+
+def test_an_evaluator_sees_what_it_needs_alone() -> None:
+    """Both are computed, once, for the two of them."""
+    logprobs = torch.full((3, 3), -1.0)
+    bare = make_rollout([[1], [2], [3]], [[4, 5, 6], [7], [8, 9]])
+    asked = view(
+        policy=SimpleNamespace(generate=lambda *a, **b: bare, recorded=lambda *a, **b: bare),
+        collector=SimpleNamespace(
+            computed=lambda rollout, needs: replace(rollout, **dict.fromkeys(needs, logprobs))
+        ),
+        needs=frozenset({"old_logprobs", "ref_logprobs"}),
+    )
+    seen: list[list[bool]] = []
+
+    def look(view: Any, step: int) -> dict[str, float]:
+        view.warn("look")
+        for rollout in (view.generate(), view.generate(["x"]), view.recorded(["x"], ["y"])):
+            seen.append([rollout.old_logprobs is not None, rollout.ref_logprobs is not None])
+        return {}
+
+    both = evaluation(look, look)
+    both.evaluators = [
+        replace(named, needs=frozenset({need}))
+        for named, need in zip(both.evaluators, ("old_logprobs", "ref_logprobs"), strict=True)
+    ]
+    assert both.measure(1, asked).warnings == ["look", "look"]
+    assert seen == [[True, False]] * 3 + [[False, True]] * 3
