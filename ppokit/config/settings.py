@@ -123,8 +123,7 @@ class AdvantageSettings(Section):
     )
     mask_truncated: bool = Field(
         default=False,
-        description="Leave responses that were cut out of the loss; they still count in their group's "
-        "baseline.",
+        description="Leave truncated responses out of the loss; they still count in their group's baseline.",
     )
 
 

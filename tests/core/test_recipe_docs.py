@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from ppokit.config.prompt_settings import HeldOutPromptSettings
 from ppokit.config.section import Section
 from ppokit.config.settings import CHOSEN, LISTS, SECTIONS, Settings
+from ppokit.training.metrics import CORE_METRICS
 
 DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
 BEGIN = "| key | default | meaning |\n|---|---|---|\n"
@@ -66,6 +67,11 @@ def parts(text: str) -> tuple[str, str, str]:
 def test_the_table_of_keys_is_that_of_the_settings() -> None:
     _, written, _ = parts(DOCS.read_text(encoding="utf-8"))
     assert written == table(), "write it anew by: python tests/core/test_recipe_docs.py"
+
+
+def test_every_metric_of_the_core_is_explained() -> None:
+    page = DOCS.read_text(encoding="utf-8")
+    assert [name for name in sorted(CORE_METRICS - {"step"}) if f"`{name}`" not in page] == []
 
 
 if __name__ == "__main__":
