@@ -9,6 +9,7 @@ from ppokit.config.evaluation_settings import EvaluationSettings
 from ppokit.config.prompt_settings import PromptFileSettings
 from ppokit.config.settings import SelectedComponent
 from ppokit.config.yaml_file import Document
+from ppokit.errors import PpokitError, plugin_call
 from ppokit.messages import listed, suggest
 from ppokit.plugin.protocols import CheckContext
 
@@ -83,7 +84,8 @@ def component_check(choice: SelectedComponent, context: CheckContext) -> list[st
     if choice.component.check is None:
         return []
     try:
-        problems = choice.component.check(choice.options, context)
-        return [problems] if isinstance(problems, str) else list(problems)
-    except Exception as error:  # a plugin's fault must not hide the recipe's other problems
-        return [f"check of plugin {choice.plugin} failed: {type(error).__name__}: {error}"]
+        with plugin_call(f"plugin {choice.plugin}", "check"):
+            problems = choice.component.check(choice.options, context)
+            return [problems] if isinstance(problems, str) else list(problems)
+    except PpokitError as error:  # a plugin's fault must not hide the recipe's other problems
+        return [str(error)]

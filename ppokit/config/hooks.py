@@ -10,7 +10,7 @@ import pluggy
 from pydantic import BaseModel
 
 from ppokit.config.entries import Entry
-from ppokit.errors import PluginError, in_one_paragraph
+from ppokit.errors import PluginError, in_one_paragraph, plugin_call
 from ppokit.messages import listed, suggest
 from ppokit.plugin import hookspecs
 from ppokit.plugin.hookspecs import HOOK_BY_KIND, PROJECT
@@ -65,12 +65,10 @@ def _offered(module: ModuleType, hook: str, who: str) -> list[Component]:
                 raise PluginError(f"{who} defines {name} without @ppokit.hookimpl above it")
     manager = pluggy.PluginManager(PROJECT)  # one per plugin, so that the hook is called on it alone
     manager.add_hookspecs(hookspecs)
-    try:
+    with plugin_call(who, f"{hook}()"):
         manager.register(module)
         manager.check_pending()
         results: list[Any] = getattr(manager.hook, hook)()
-    except Exception as error:
-        raise PluginError(f"{who}: {hook}() failed: {in_one_paragraph(error)}") from error
     if not results:
         raise PluginError(f"{who} has no hook {hook}, or it returned None; expected a list of Component")
     if not isinstance(results[0], list) or not all(isinstance(c, Component) for c in results[0]):

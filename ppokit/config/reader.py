@@ -21,7 +21,7 @@ from ppokit.config.settings import (
 )
 from ppokit.config.validation import keys_of, report_unknown, validate
 from ppokit.config.yaml_file import Document, join
-from ppokit.errors import PluginError
+from ppokit.errors import PluginError, PpokitError, plugin_call
 from ppokit.messages import listed, shown, suggest
 
 _INVALID = object()
@@ -148,11 +148,10 @@ class RecipeReader:
             )
             return None
         try:
-            options = validate(component.options, rest, key, self.document, others=core)
-        except Exception as error:  # a validator of the plugin's that raises something of its own
-            self.document.report(
-                key, f"options of plugin {plugin} cannot be read: {type(error).__name__}: {error}"
-            )
+            with plugin_call(f"plugin {plugin}", "reading its options"):
+                options = validate(component.options, rest, key, self.document, others=core)
+        except PpokitError as error:  # a validator of the plugin's that raises something of its own
+            self.document.report(key, str(error))
             return None
         if options is None:
             return None

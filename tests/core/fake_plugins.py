@@ -33,6 +33,8 @@ class GoodOptions(Options):
     def _mode_and_words(self) -> GoodOptions:
         if self.words == "none" and self.mode == "careful":
             raise ValueError("nothing to be careful about")
+        if self.words == "bye":
+            raise SystemExit(0)
         return self
 
 
@@ -45,6 +47,8 @@ def check_good(options: GoodOptions, context: CheckContext) -> Iterator[str]:
         yield f"no column {options.column}"
     if options.threshold == 99:
         raise KeyError("boom")
+    if options.threshold == 98:
+        raise SystemExit(0)
 
 
 class MeasureOptions(Options):

@@ -335,10 +335,17 @@ def test_a_plugins_check_is_told_under_its_key() -> None:
 
 def test_a_plugins_check_that_fails_hides_nothing() -> None:
     assert problems("rewards.0.threshold=99", "update.minibatches=3") == [
-        "line 10, rewards[0]: check of plugin fake_plugins, unknown failed: KeyError: 'boom'",
+        "line 10, rewards[0]: plugin fake_plugins, unknown: check failed: KeyError: 'boom'",
         "update.minibatches: got 3; expected a divisor of the 8 responses of a step (prompts_per_step 4 x "
         "responses_per_prompt 2) (from the override 'update.minibatches=3')",
     ]
+
+
+def test_a_plugin_that_ends_the_program_is_named() -> None:
+    """In its check, and in a validator of its options."""
+    who = "line 10, rewards[0]: plugin fake_plugins, unknown"
+    assert problems("rewards.0.threshold=98") == [f"{who}: check failed: SystemExit: 0"]
+    assert problems("rewards.0.words=bye") == [f"{who}: reading its options failed: SystemExit: 0"]
 
 
 def test_adapter_folder(folder: Path) -> None:

@@ -258,6 +258,7 @@ NICE = "Component('w', None)"
         (HEAD + HOOK + "[Component('w', None, options=dict)]\n", "options is <class 'dict'>"),
         (HEAD + HOOK + "[Component('w', None, needs={'value'})]\n", "needs 'value'; expected old_logprobs"),
         (HEAD + HOOK + "1 / 0\n", "ppokit_reward_providers() failed: ZeroDivisionError"),
+        (HEAD + HOOK + "exit(0)\n", "ppokit_reward_providers() failed: SystemExit: 0"),
         (HEAD + HOOK.removeprefix("@hookimpl\n") + f"[{NICE}]\n", "without @ppokit.hookimpl above it"),
         (
             HEAD + HOOK.replace("providers", "provider") + f"[{NICE}]\n",
