@@ -16,10 +16,10 @@ from ppokit.config.recipe import Recipe
 from ppokit.data.tables import clear_parsed
 from ppokit.errors import NonFiniteError
 from ppokit.evaluation.view import held_out_view
-from ppokit.fit import answer_greedily, fit_recorded, predict_next, recorded_rollout
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
 from ppokit.rollout.collect import Collector
 from ppokit.rollout.dynamic_sampling import resample
+from ppokit.rollout.fit import answer_greedily, fit_recorded, predict_next, recorded_rollout
 from ppokit.run.components import closed_on_error
 from ppokit.run.recorder import RunRecorder
 from ppokit.run.run_dir import RunDir
@@ -227,7 +227,7 @@ class PPOTrainer:
         self.lifetime.keep_open = False
         self.lifetime.end(self.step, error)
 
-    # With people's ratings, and without a loop: see ppokit.fit
+    # With people's ratings, and without a loop: see ppokit.rollout.fit
 
     fit = fit_recorded
     recorded = recorded_rollout

@@ -20,7 +20,6 @@ from ppokit.plugin.hookspecs import hookimpl
 from ppokit.plugin.importing import import_attribute
 from ppokit.plugin.kl_estimators import KLEstimator, clamp_exponent, kl
 from ppokit.plugin.masked import Variance, masked_mean, masked_variance, masked_whiten, upcast
-from ppokit.plugin.metrics import Max, Mean, Metric, Sum
 from ppokit.plugin.protocols import (
     AdvantageEstimator,
     AdvantageWeighting,
@@ -37,6 +36,7 @@ from ppokit.plugin.protocols import (
     Stateful,
 )
 from ppokit.plugin.recorded import as_generation
+from ppokit.plugin.reductions import Max, Mean, Metric, Sum
 from ppokit.plugin.returns import broadcast_to_tokens, group_sums, reward_to_go, whole_reward
 from ppokit.plugin.types import (
     Advantages,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from ppokit.plugin.metrics import Metric
+from ppokit.plugin.reductions import Metric
 from ppokit.plugin.types import (
     Advantages,
     AdvantageWeights,

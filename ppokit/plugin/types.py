@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ppokit.plugin.metrics import Metric
+from ppokit.plugin.reductions import Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,7 +153,7 @@ class RewardOutput:
             and the response is not trained on).
         token_scores: [B,R] float32 added token by token; None for none.
         metrics: numbers to report; the core puts `reward/<provider>/` before the name. A plain number is a
-            mean over the responses; see `ppokit.plugin.metrics` for others.
+            mean over the responses; see `ppokit.plugin.reductions` for others.
     """
 
     scores: Tensor

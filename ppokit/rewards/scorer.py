@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppokit.distributed import Processes
 from ppokit.errors import RewardError
-from ppokit.plugin.metrics import Mean, Metric
+from ppokit.plugin.reductions import Mean, Metric
 from ppokit.plugin.types import Outcome, Rewards, Rollout
 from ppokit.rewards.outcomes import Provider, ask
 

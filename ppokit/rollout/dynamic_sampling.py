@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppokit.plugin.metrics import Mean, Sum
+from ppokit.plugin.reductions import Mean, Sum
 from ppokit.plugin.types import Rewards, Rollout
 from ppokit.training.metrics import Reduction, merge
 

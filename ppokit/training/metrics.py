@@ -20,7 +20,7 @@ from ppokit.distributed import Processes
 from ppokit.errors import PluginError
 from ppokit.plugin.kl_estimators import KLEstimator
 from ppokit.plugin.masked import masked_mean, masked_variance
-from ppokit.plugin.metrics import Max, Mean, Metric, Sum
+from ppokit.plugin.reductions import Max, Mean, Metric, Sum
 from ppokit.plugin.types import Advantages, Outcome, Rewards, Rollout
 
 KL_ESTIMATORS: tuple[KLEstimator, ...] = ("k1", "k3")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppokit.config.settings import AdvantageSettings
 from ppokit.errors import PluginError
-from ppokit.plugin.metrics import Sum
+from ppokit.plugin.reductions import Sum
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.training.advantages import estimate
 from test_generate import make_rollout

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ppokit.errors import PluginError
-from ppokit.plugin.metrics import Max, Mean, Sum
+from ppokit.plugin.reductions import Max, Mean, Sum
 from ppokit.plugin.types import Advantages, Rewards
 from ppokit.training.metrics import (
     Clock,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ppokit.distributed import Processes
 from ppokit.errors import PluginError, RewardError
-from ppokit.plugin.metrics import Mean
+from ppokit.plugin.reductions import Mean
 from ppokit.plugin.types import RewardOutput, Rewards, Rollout
 from ppokit.rewards.outcomes import Elsewhere, Provider
 from ppokit.rewards.scaling import RunningVariance, Scale, Scaling

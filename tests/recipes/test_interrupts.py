@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import Interrupted
-from ppokit.run import checkpointer
+from ppokit.run import snapshots
 from runs import metrics_of
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -143,7 +143,7 @@ def test_signals_during_the_save_do_not_cut_it_short(
     recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
-    save = checkpointer.save_checkpoint
+    save = snapshots.save_checkpoint
 
     def pelted(*args: Any) -> Path:
         signal.raise_signal(signal.SIGTERM)
@@ -151,7 +151,7 @@ def test_signals_during_the_save_do_not_cut_it_short(
         signal.raise_signal(signal.SIGTERM)
         return saved
 
-    monkeypatch.setattr(checkpointer, "save_checkpoint", pelted)
+    monkeypatch.setattr(snapshots, "save_checkpoint", pelted)
     monkeypatch.setattr(trainer, "score", lambda rollout: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted):
         trainer.train()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppokit.errors import PpokitError, RunFolderError, plugin_call
-from ppokit.run.checkpoint import TrainState, damaged, load_checkpoint, save_checkpoint
+from ppokit.run.checkpoints import TrainState, damaged, load_checkpoint, save_checkpoint
 from ppokit.run.components import RunComponent
 from ppokit.run.run_dir import RunDir
 from ppokit.run.state import encode

@@ -11,8 +11,9 @@ from typing import Protocol
 
 from ppokit.config.recipe import Recipe
 from ppokit.distributed import Processes
-from ppokit.plugin.types import Advantages, Rewards, Rollout
-from ppokit.rewards.given import given_rewards
+from ppokit.plugin.types import Advantages, RewardOutput, Rewards, Rollout
+from ppokit.rewards.outcomes import Provider
+from ppokit.rewards.scorer import Scorer
 from ppokit.rollout.collect import Collector
 from ppokit.rollout.policy import Prediction
 from ppokit.rollout.recorded import check_estimator, check_given
@@ -99,3 +100,14 @@ def predict_next(trainer: Verbs, prompts: Sequence[str]) -> list[Prediction]:
 def answer_greedily(trainer: Verbs, prompts: Sequence[str]) -> list[str]:
     """Greedy responses of the policy as it is now, one per prompt."""
     return trainer.collector.view(trainer.current).generate(prompts).responses
+
+
+def given_rewards(rollout: Rollout, numbers: Sequence[float], processes: Processes) -> Rewards:
+    """One number per response, in the rollout's order, as its reward."""
+    by_id = dict(zip(rollout.ids, map(float, numbers), strict=True))
+
+    class Given:
+        def score(self, share: Rollout) -> RewardOutput:
+            return RewardOutput.from_values([by_id[name] for name in share.ids])
+
+    return Scorer([Provider("given", "fit", Given())], processes, 0.0).score(rollout)
