@@ -192,7 +192,7 @@ def test_what_the_policy_did_not_write_has_no_numbers() -> None:
         [False, True, False],
         [True, True, True],
     ]
-    assert rollout.lengths.tolist() == [2, 3, 2, 3]
+    assert rollout.lengths.tolist() == [1, 2, 1, 3]
     assert rollout.sampler_logprobs.tolist() == [[0, 0, 0], [0, 0, -2], [0, -1, 0], [0, -1, -2]]
 
 
