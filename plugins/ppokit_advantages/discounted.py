@@ -41,9 +41,9 @@ def discounted(token_rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: fl
     Returns: advantages [B,R] and returns [B,R], both 0 on padding.
     """
     whole, values = whole_reward(token_rewards, mask), upcast(values)
-    places = (mask.cumsum(dim=1) - 1).clamp(min=0).to(whole.dtype)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0).to(whole.dtype)
     zero = whole.new_zeros(())
-    returns = whole.unsqueeze(1) * gamma**places
+    returns = whole.unsqueeze(1) * gamma**positions
     return (returns - values).where(mask, zero), returns.where(mask, zero)
 
 

@@ -56,7 +56,7 @@ def group_sums(numbers: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
         numbers: [B].
         group_ids: [B] int64.
     """
-    groups, places = group_ids.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-    sums = numbers.double().new_zeros(len(groups)).index_add_(0, places, numbers.double())
-    sizes = places.bincount(minlength=len(groups))
-    return sums[places], sizes[places]
+    groups, index = group_ids.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    sums = numbers.double().new_zeros(len(groups)).index_add_(0, index, numbers.double())
+    sizes = index.bincount(minlength=len(groups))
+    return sums[index], sizes[index]

@@ -131,15 +131,7 @@ class Rollout:
 
     def select(self, indices: Sequence[int]) -> Rollout:
         """The same rollout with only these responses, in this order; R stays."""
-        picked: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if isinstance(value, list):
-                picked[name] = [value[i] for i in indices]
-            elif isinstance(value, Rollout):
-                picked[name] = value
-            else:
-                picked[name] = None if value is None else value[list(indices)]
-        return replace(self, **picked)
+        return replace(self, **_selected(vars(self), list(indices)))
 
 
 @dataclass(frozen=True)
@@ -214,17 +206,7 @@ class Rewards:
 
     def select(self, indices: Sequence[int]) -> Rewards:
         """Those of these responses, in this order; the metrics stay."""
-        picked = list(indices)
-        return replace(
-            self,
-            token_rewards=self.token_rewards[picked],
-            scores=self.scores[picked],
-            breakdown={name: numbers[picked] for name, numbers in self.breakdown.items()},
-            outcomes={name: tuple(told[i] for i in picked) for name, told in self.outcomes.items()},
-            scored=self.scored[picked],
-            trained=self.trained[picked],
-            greedy_returns=None if self.greedy_returns is None else self.greedy_returns[picked],
-        )
+        return replace(self, **_selected(vars(self), list(indices)))
 
 
 @dataclass(frozen=True)
@@ -244,14 +226,21 @@ class Advantages:
     trained: Tensor | None = None
 
     def select(self, indices: Sequence[int]) -> Advantages:
-        """Those of these responses, in this order."""
-        picked = list(indices)
-        return replace(
-            self,
-            advantages=self.advantages[picked],
-            returns=None if self.returns is None else self.returns[picked],
-            trained=None if self.trained is None else self.trained[picked],
-        )
+        """Those of these responses, in this order; the metrics stay."""
+        return replace(self, **_selected(vars(self), list(indices)))
+
+
+def _selected(fields: Mapping[str, Any], indices: list[int]) -> dict[str, Any]:
+    """Of each field the entries of these responses; what is not by response stays."""
+
+    def select(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(value[i] for i in indices)
+        if isinstance(value, Mapping):
+            return {name: select(own) for name, own in value.items()}
+        return value if value is None or isinstance(value, Rollout) else value[indices]
+
+    return {name: value if name == "metrics" else select(value) for name, value in fields.items()}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 STEPS = 1000
 _RANK = 1e-12  # of the largest eigenvalue: what is below is rounding
-_LEAST_SD = 0.01  # of the median: a feature that hardly varies is not blown up
+_LEAST_SD = 0.01  # of the median: a feature that hardly varies is not amplified
 
 
 @dataclass(frozen=True)
