@@ -11,6 +11,10 @@ from ppokit.messages import listed, shown
 from ppokit.plugin.generation import Generation, GenerationRequest, PolicyHandle, SamplingParams
 from ppokit.plugin.types import ResponseOutcome
 
+_PER_TOKEN = ("response_ids", "sampler_logprobs", "policy_logprobs", "loss_mask")
+_PER_RESPONSE = ("outcomes", "texts", "policy_version")
+_OPTIONAL = ("policy_logprobs", "loss_mask", "policy_version")
+
 ROUNDING = 1e-3
 """Log-probabilities up to this above 0 are rounding, as of a softmax in half precision."""
 
@@ -28,6 +32,7 @@ def check_generation(
     """
     if not isinstance(generation, Generation):
         raise PluginError(f"returned a {type(generation).__name__}; expected a Generation.")
+    _check_lists(generation)
     counts = {name: len(value) for name, value in vars(generation).items() if value is not None}
     if set(counts.values()) != {len(request)}:
         raise PluginError(
@@ -39,6 +44,26 @@ def check_generation(
         if fault is not None:
             returned, expected = fault
             raise PluginError(f"returned {returned} for sample {sample}; expected {expected}.")
+
+
+def _check_lists(generation: Generation) -> None:
+    """Every field is a list, of one list per response where it has something per token."""
+    for name in (*_PER_TOKEN, *_PER_RESPONSE):
+        value: Any = getattr(generation, name)
+        if value is None and name in _OPTIONAL:
+            continue
+        if not _is_list(value):
+            raise PluginError(f"returned a {type(value).__name__} as {name}; expected a list.")
+        for index, row in enumerate(value if name in _PER_TOKEN else ()):
+            if not _is_list(row):
+                raise PluginError(
+                    f"returned a {type(row).__name__} as {name}[{index}]; expected a list with an entry per "
+                    "token, empty where the response failed."
+                )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _fault(

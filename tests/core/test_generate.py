@@ -277,6 +277,24 @@ def test_an_engine_that_breaks_its_contract(spoil: Any, message: str) -> None:
     assert "Generation" in message or "000003-000" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda g: replace(g, response_ids=torch.zeros(4, 2)), "returned a Tensor as response_ids; .*a list"),
+        (put("response_ids", torch.tensor([3, 0]), 2), r"a Tensor as response_ids\[2\]; .*entry per token"),
+        (put("response_ids", 3, 2), r"a int as response_ids\[2\]"),
+        (put("sampler_logprobs", None, 2), r"a NoneType as sampler_logprobs\[2\]"),
+        (lambda g: replace(g, response_ids=None), "a NoneType as response_ids"),
+        (lambda g: replace(g, loss_mask=[None] * 4), r"a NoneType as loss_mask\[0\]"),
+        (lambda g: replace(g, policy_version=2), "a int as policy_version"),
+        (lambda g: replace(g, texts="abcd"), "a str as texts"),
+    ],
+)
+def test_an_engine_whose_fields_are_no_lists(spoil: Any, message: str) -> None:
+    with pytest.raises(PluginError, match=rf"(?s)engine 'fake' \(plugin fake 1.0; .*line 3\).*{message}"):
+        ask(Engine(spoil))
+
+
 def test_an_engine_that_raises() -> None:
     def spoil(generation: Generation) -> None:
         raise KeyError("no server")
