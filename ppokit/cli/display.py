@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from ppokit.errors import Interrupted
 from ppokit.models.quantization import is_4bit
 from ppokit.plugin import hookimpl
 
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
     from ppokit.trainer import PPOTrainer
 
 SAMPLE_WIDTH = 160
+EVALUATED = 4  # numbers of an evaluation
+
+
+class _PipeConsole(Console):
+    """A console whose closed pipe ends the run as a signal does: the last step is saved."""
+
+    def on_broken_pipe(self) -> None:
+        try:
+            super().on_broken_pipe()  # what is still buffered goes nowhere
+        except SystemExit:
+            raise Interrupted(signal.SIGPIPE) from None
 
 
 class Display:
@@ -29,7 +42,7 @@ class Display:
     def __init__(self, steps: int, sample_every: int) -> None:
         self.steps = steps
         self.sample_every = sample_every
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = _PipeConsole(highlight=False, soft_wrap=True)
         self.first: float | None = None
         self.last = math.nan
         self._progress: Progress | None = None
@@ -56,7 +69,7 @@ class Display:
         self._folder = _from_here(trainer.run_dir.folder)
         self._print(f"run      {self._folder}")
         if trainer.step >= self.steps:
-            self._print(f"         all {self.steps} steps are done; run.steps={self.steps + 10} would go on")
+            self._print(f"         {_steps(trainer.step)} done; run.steps={trainer.step + 10} would go on")
         self._print("")
         self._started, self._done_before = time.monotonic(), trainer.step
         if self.console.is_terminal:
@@ -90,6 +103,12 @@ class Display:
             self._sample(rollout, rewards)
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
+
+    @hookimpl
+    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        numbers = [f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith("eval/")]
+        rest = f"  and {len(numbers) - EVALUATED} more" if len(numbers) > EVALUATED else ""
+        self._print(f"step {step:>{len(str(self.steps))}}/{self.steps}  {'  '.join(numbers[:EVALUATED])}{rest}")
 
     @hookimpl
     def on_warning(self, step: int, text: str) -> None:
@@ -141,6 +160,10 @@ def _line(text: str) -> str:
     """One line that a terminal shows harmlessly, not too long."""
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return flat if len(flat) <= SAMPLE_WIDTH else flat[: SAMPLE_WIDTH - 1] + "…"
+
+
+def _steps(count: int) -> str:
+    return "1 step is" if count == 1 else f"{count} steps are"
 
 
 def _bytes(size: int) -> str:

@@ -231,7 +231,7 @@ class TestOut:
         monkeypatch.chdir(tmp_path)
         again = CliRunner().invoke(app, ["train", "--resume", "my run"])
         assert again.exit_code == 0, again.output
-        assert "all 1 steps are done; run.steps=11 would go on" in again.stdout
+        assert "1 step is done; run.steps=11 would go on" in again.stdout
 
     def test_a_name_that_is_too_long(self, recipe_file: RecipeFile, fails: Callable[..., str]) -> None:
         assert "File name too long" in fails("train", recipe_file(), f"run.out={'a' * 300}")
@@ -342,6 +342,20 @@ def test_plain_output(recipe_file: RecipeFile, ppokit: Ppokit) -> None:
     assert [line.split()[1] for line in lines if line.startswith("step ")] == ["1/3", "2/3", "3/3"]
     assert "Before and after, likeliest tokens only:" in lines
     assert re.search(r"^reward \S+ -> \S+ in 3 steps$", done.stdout, re.MULTILINE)
+
+
+def test_an_evaluation_is_shown(recipe_file: RecipeFile, tmp_path: Path, ppokit: Ppokit) -> None:
+    """A person who asks for evaluations sees what they say, that of the untrained policy included."""
+    (tmp_path / "held_out.jsonl").write_text('{"prompt": "Once"}\n')
+    run = yaml.safe_load(recipe_file().read_text())["run"]
+    section = {"every": 5, "prompts": {"path": "held_out.jsonl"}, "evaluators": [{"use": "rewards"}]}
+    done = ppokit("train", recipe_file(run={**run, "steps": 1}, evaluation=section))
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "eval/rewards/mean" in line]
+    assert [line.split()[:2] for line in lines] == [["step", "0/1"], ["step", "1/1"]]
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    for line, numbers in zip(lines, map(json.loads, metrics), strict=True):
+        assert f"eval/rewards/mean {numbers['eval/rewards/mean']:.3f}" in line
 
 
 def test_terminal_output(recipe_file: RecipeFile, tmp_path: Path) -> None:

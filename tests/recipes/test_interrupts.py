@@ -67,6 +67,17 @@ def test_between_and_within_steps(
     assert_goes_on(tmp_path / "run")
 
 
+def test_a_reader_that_leaves(recipe_file: Callable[..., Path], tmp_path: Path, start: Start) -> None:
+    """`ppokit train ... | head`: not a failure of a plugin's, and nothing done is lost."""
+    run = {"steps": 500, "out": str(tmp_path / "run"), "checkpoint_every": 400, "sample_every": 0}
+    process = start("train", recipe_file(run=run))
+    wait_for(process, "step   2/500")
+    assert process.stdout is not None
+    process.stdout.close()
+    stopped(process, signal.SIGPIPE)
+    assert_goes_on(tmp_path / "run")
+
+
 SLOW = """
 import time
 from pathlib import Path
