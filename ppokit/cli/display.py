@@ -108,7 +108,8 @@ class Display:
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         numbers = [f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith("eval/")]
         rest = f"  and {len(numbers) - EVALUATED} more" if len(numbers) > EVALUATED else ""
-        self._print(f"step {step:>{len(str(self.steps))}}/{self.steps}  {'  '.join(numbers[:EVALUATED])}{rest}")
+        number = f"{step:>{len(str(self.steps))}}/{self.steps}"
+        self._print(f"step {number}  {'  '.join(numbers[:EVALUATED])}{rest}")
 
     @hookimpl
     def on_warning(self, step: int, text: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr
@@ -75,6 +76,25 @@ def report_plain_secrets(options: BaseModel, given: Any, key: str, document: Doc
                 "got a secret in plain text, which would stand in the run's recipe.yaml; expected ${NAME}, "
                 "with the secret in the environment variable NAME",
             )
+
+
+def drop_default_secrets(
+    dumped: dict[str, Any], options: BaseModel, path: KeyPath, references: Mapping[KeyPath, str]
+) -> None:
+    """Leave out secrets that no recipe gave: as dumped, they are asterisks, and would be read as plain text.
+
+    Args:
+        dumped: the options as plain data.
+        path: where they stand in the recipe.
+        references: as `Document.references`.
+    """
+    for inner in list(_secrets(options, ())):
+        if (*path, *inner) in references:
+            continue
+        while isinstance(inner[-1], int):  # an entry of a list that is a default goes with the list
+            inner = inner[:-1]
+        with suppress(LookupError, TypeError):
+            _parent(dumped, inner).pop(inner[-1])
 
 
 def _value(match: re.Match[str]) -> str:

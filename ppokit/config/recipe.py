@@ -115,7 +115,10 @@ class Recipe:
             section: Any = data
             for step in yaml_file.steps(choice.key):
                 section = section[step]
-            section.update(choice.options.model_dump(mode="json", by_alias=True))
+            dumped = choice.options.model_dump(mode="json", by_alias=True)
+            path = tuple(yaml_file.steps(choice.key))
+            environment.drop_default_secrets(dumped, choice.options, path, self.references)
+            section.update(dumped)
         environment.restore(data, self.references)
         return data
 

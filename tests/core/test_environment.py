@@ -22,10 +22,18 @@ class Nested(Options):
     token: SecretStr | None = None
 
 
+class Defaults(Options):
+    token: SecretStr = SecretStr("")
+    host: str = "a"
+
+
 class JudgeOptions(Options):
     url: str = "http://localhost"
     key: SecretStr | None = None
     hosts: tuple[Nested, ...] = ()
+    pin: SecretStr = SecretStr("none")
+    pins: tuple[SecretStr, ...] = (SecretStr("none"),)
+    defaults: Defaults = Defaults()
     arguments: dict[str, Any] = Field(default_factory=dict)
     tries: int = 1
 
@@ -83,6 +91,19 @@ def test_a_secret_is_known_and_not_written(load: Callable[..., Recipe], tmp_path
     again = Recipe.load(tmp_path / "again.yaml", (), Registry())
     assert again == recipe
     assert again.to_yaml() == text
+
+
+def test_a_secret_that_is_a_default_is_left_to_the_plugin(
+    load: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Else a run could not be resumed: its own recipe would hold asterisks, as a secret in plain text."""
+    recipe = load(defaults={"host": "b"})
+    written = tmp_path / "written.yaml"
+    written.write_text(recipe.to_yaml())
+    reward = yaml.safe_load(recipe.to_yaml())["rewards"][0]
+    assert not {"pin", "pins"} & set(reward)
+    assert reward["defaults"] == {"host": "b"}
+    assert Recipe.load(written, registry=Registry()).rewards[0].options == recipe.rewards[0].options
 
 
 def test_overrides_and_keys_with_dots(load: Callable[..., Recipe]) -> None:
