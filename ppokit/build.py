@@ -78,9 +78,9 @@ class TrainerComponents:
         return self.backend.hash(self.roles.is_policy)
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy and its tokenizer as `folder/policy`."""
+        """Write the policy and its tokenizer into a folder."""
         self.backend.save_policy(folder)
-        self.tokenizer.save_pretrained(folder / "policy")
+        self.tokenizer.save_pretrained(folder)
 
 
 def build_trainer(recipe: Recipe) -> TrainerComponents:

@@ -81,9 +81,12 @@ class RoleAdapters:
         return [p for m in self._adapted for n, p in m.named_parameters() if "lora_" in n]
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy's adapter as `folder/policy`."""
-        # peft itself writes the adapter `policy` into a folder of that name.
+        """Write the policy's adapter into a folder."""
         self.peft.save_pretrained(str(folder), selected_adapters=["policy"])
+        own = folder / "policy"  # where peft puts an adapter of that name
+        for file in own.iterdir():
+            file.replace(folder / file.name)
+        own.rmdir()
 
     def _collect(self) -> None:
         """Find the adapted modules and the parameters that train."""

@@ -263,9 +263,9 @@ class ModelRoles:
         return not name.startswith("value_head.") and adapter_of(name) != "value"
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy as `folder/policy`: a PEFT adapter, or the whole model without LoRA."""
+        """Write the policy into a folder: a PEFT adapter, or the whole model without LoRA."""
         with quiet():
             if self._adapters is None:
-                self.model.save_pretrained(folder / "policy")
+                self.model.save_pretrained(folder)
             else:
                 self._adapters.save_policy(folder)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,7 +65,7 @@ class Collector:
             self.tokenizer,
             version=step - 1,
             get_model=self.roles.sampler,
-            save=self._save,
+            save=self.roles.save_policy,
             get_hash=self.policy_hash,
         )
 
@@ -172,11 +170,3 @@ class Collector:
         """Numbers of every response token, see `StepBatches.forward`, as a phase of its own."""
         with self.phase(phase):
             return batches.forward(compute)
-
-    def _save(self, folder: Path) -> None:
-        """Into the folder itself: `save_policy` writes into one named `policy`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent) as tmp:
-            self.roles.save_policy(Path(tmp))
-            for file in (Path(tmp) / "policy").iterdir():
-                file.replace(folder / file.name)

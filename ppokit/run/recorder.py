@@ -28,7 +28,7 @@ class RunRecorder:
         instances: what the recipe's components have built on this process.
         observers: objects that the user gave to the trainer.
         backend: the trained weights.
-        save_policy: writes the policy as `policy` into a folder.
+        save_policy: writes the policy into a folder.
         keep: checkpoints that are kept.
         main: whether this is the main process.
     """

@@ -192,15 +192,15 @@ class RunDir:
             raise RunFolderError(f"run.out: {self.folder} cannot be written: {first_line(error)}") from error
 
     def replace_policy(self, save: Callable[[Path], None]) -> None:
-        """Write the policy anew; `save` writes it as `policy` into a folder, as peft does an adapter."""
+        """Write the policy anew; `save` writes it into a folder."""
         with replacing_folder(self.policy_folder) as tmp_path:
-            _save_into(tmp_path, save)
+            save(tmp_path)
 
     def keep_best(self, save: Callable[[Path], None], step: int, value: float | None) -> None:
         """Write the best policy so far into `policy-best`, with its step and value in `best.json`."""
         self.open()
         with self.writing(), replacing_folder(self.folder / "policy-best") as tmp_path:
-            _save_into(tmp_path, save)
+            save(tmp_path)
             write_text(tmp_path / "best.json", json.dumps({"step": step, "value": value}) + "\n")
 
     def plot(self) -> None:
@@ -222,11 +222,3 @@ class RunDir:
                 PpokitWarning,
                 stacklevel=3,
             )
-
-
-def _save_into(folder: Path, save: Callable[[Path], None]) -> None:
-    """What `save` writes as `policy` into a folder, as the folder's own files."""
-    save(folder)
-    for file in (folder / "policy").iterdir():
-        file.rename(folder / file.name)
-    (folder / "policy").rmdir()

@@ -27,7 +27,7 @@ class Checkpointer:
         run_dir: the run's folder.
         weights: what trains.
         components: those of this process; checkpoints hold the state of those that have any.
-        save_policy: writes the policy, as plain peft or transformers loads it, as `policy` into a folder.
+        save_policy: writes the policy, as plain peft or transformers loads it, into a folder.
         keep: checkpoints that are kept.
 
     Raises:

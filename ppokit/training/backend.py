@@ -85,7 +85,7 @@ class Backend(WeightState, Protocol):
         ...
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy as `folder/policy`: a PEFT adapter, or the whole model without LoRA."""
+        """Write the policy into a folder: a PEFT adapter, or the whole model without LoRA."""
         ...
 
 

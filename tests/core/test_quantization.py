@@ -178,7 +178,7 @@ def test_layers_are_as_qlora_has_them_and_stay_so(checkpoint: Path) -> None:
 
 def test_a_pretrained_adapter_and_its_reference(checkpoint: Path, tmp_path: Path) -> None:
     roles_of(in_four_bits(checkpoint)).save_policy(tmp_path)
-    adapter = str(tmp_path / "policy")
+    adapter = str(tmp_path)
     found, wanted = (
         ModelRoles(
             model,

@@ -419,8 +419,10 @@ class TestLora:
         base = type(base).from_pretrained(tmp_path / "base").eval()  # so that the adapter names its base
         roles = roles_of(base)
         shake(roles.trainable.values())
-        roles.save_policy(tmp_path / "run")
-        loaded = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "run" / "policy")).eval()
+        for _ in range(2):  # as for a server, into the same folder
+            roles.save_policy(tmp_path / "run")
+        assert not [path for path in (tmp_path / "run").iterdir() if path.is_dir()]
+        loaded = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "run")).eval()
         batch = token_batch()
         torch.testing.assert_close(by_row(loaded, batch), logprobs(roles), atol=1e-4, rtol=1e-4)
         assert not torch.allclose(logprobs(roles), logprobs(roles, "reference"), atol=1e-2)
@@ -429,7 +431,7 @@ class TestLora:
         roles = roles_of(lora=None, value="policy_trunk")
         shake([roles.trainable["model.norm.weight"]])
         roles.save_policy(tmp_path)
-        loaded = LlamaForCausalLM.from_pretrained(tmp_path / "policy").eval()
+        loaded = LlamaForCausalLM.from_pretrained(tmp_path).eval()
         torch.testing.assert_close(by_row(loaded, token_batch()), logprobs(roles), atol=1e-4, rtol=1e-4)
 
 

@@ -169,9 +169,8 @@ def test_the_policy_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
     def saving(*names: str, error: BaseException | None = None) -> Callable[[Path], None]:
         def save(folder: Path) -> None:
-            (folder / "policy").mkdir()
             for name in names:
-                (folder / "policy" / name).touch()
+                (folder / name).touch()
             if error is not None:
                 raise error
 

@@ -49,7 +49,7 @@ def checkpointer(
         run_dir,
         weights or weights_of(),
         components,
-        save_policy=lambda folder: (folder / "policy").mkdir(),
+        save_policy=lambda folder: None,
         keep=2,
     )
 
