@@ -129,8 +129,8 @@ class PPOTrainer:
         """
         rounds = self.settings.rollout.dynamic_sampling
 
-        def ask(refill: int, missing: int, asked: set[int]) -> tuple[Rollout, Rewards] | None:
-            prompts = self.components.prompts.resample(self.step, refill, missing, asked)
+        def ask(resample_round: int, missing: int, asked: set[int]) -> tuple[Rollout, Rewards] | None:
+            prompts = self.components.prompts.resample(self.step, resample_round, missing, asked)
             return (more := self.collect(prompts), self.score(more)) if len(prompts) else None
 
         return (rollout, rewards) if rounds is None else resample((rollout, rewards), rounds, ask)

@@ -115,15 +115,15 @@ class Prompts:
         indices = self._indices(step)
         return self._batch(indices, self._encode(indices), 0)
 
-    def resample(self, step: int, refill: int, count: int, used: Collection[int]) -> PromptBatch:
+    def resample(self, step: int, resample_round: int, count: int, used: Collection[int]) -> PromptBatch:
         """At most `count` other prompts for a step, drawn from those not `used` in it.
 
         A prompt that cannot be asked is passed over with a warning: the steps of the run do without it.
 
         Args:
-            refill: which of the step's refills it is, from 1.
+            resample_round: which of the step's rounds it is, from 1.
         """
-        generator = torch.Generator().manual_seed(seed_from(self.seed, step, -refill, 0))
+        generator = torch.Generator().manual_seed(seed_from(self.seed, step, -resample_round, 0))
         order = torch.randperm(len(self.rows), generator=generator).tolist()
         indices: list[int] = []
         encoded: list[list[int]] = []
@@ -139,7 +139,7 @@ class Prompts:
                 continue
             indices.append(index)
             encoded.append(ids)
-        return self._batch(indices, encoded, refill)
+        return self._batch(indices, encoded, resample_round)
 
     def steps(self, first: int, last: int) -> Iterator[PromptBatch]:
         """The prompts of steps first to last - 1."""
@@ -174,13 +174,13 @@ class Prompts:
             f"the row, or lower max_new_tokens. It begins {self.texts[index][:60]!r}."
         )
 
-    def _batch(self, indices: list[int], encoded: list[list[int]], refill: int) -> PromptBatch:
+    def _batch(self, indices: list[int], encoded: list[list[int]], resample_round: int) -> PromptBatch:
         return PromptBatch(
             indices=indices,
             prompts=[self.texts[i] for i in indices],
             prompt_ids=encoded,
             rows=[self.rows[i] for i in indices],
-            resample_round=refill,
+            resample_round=resample_round,
         )
 
     def _order(self, epoch: int) -> torch.Tensor:

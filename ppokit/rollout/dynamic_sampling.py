@@ -31,9 +31,9 @@ def resample(part: Part, rounds: int, ask: Callable[[int, int, set[int]], Part |
             missing, and the groups that were asked already; None where no prompt is left.
     """
     parts = [filter_groups(*part)]
-    for refill in range(1, rounds + 1):
+    for resample_round in range(1, rounds + 1):
         asked = {group for rollout, _ in parts for group in rollout.group_ids.tolist()}
-        more = ask(refill, count_groups(parts[:1]) - count_groups(parts, kept=True), asked)
+        more = ask(resample_round, count_groups(parts[:1]) - count_groups(parts, kept=True), asked)
         if more is None:
             break
         parts.append(filter_groups(*more))
@@ -63,13 +63,13 @@ def count_groups(parts: Sequence[Part], *, kept: bool = False) -> int:
 
 
 def concat(parts: Sequence[Part]) -> Part:
-    """Filtered parts, the refills last, as one, padded to the longest response and counted in the metrics."""
+    """Filtered parts as one, padded to the longest response and counted in the metrics."""
     rollout = concat_rollouts([rollout for rollout, _ in parts])
     rewards = concat_rewards([rewards for _, rewards in parts], rollout.response_ids.shape[1])
     asked, kept = count_groups(parts), count_groups(parts, kept=True)
     counts = {
         "groups/dropped": Sum(asked - kept),
-        "groups/refilled": Sum(asked - count_groups(parts[:1])),
+        "groups/resampled": Sum(asked - count_groups(parts[:1])),
         "groups/trained": Sum(kept),
     }
     return rollout, replace(rewards, metrics={**rewards.metrics, **counts})

@@ -64,7 +64,7 @@ def test_joining_pads_and_counts() -> None:
     assert rewards.scored.tolist() == [True] * 6
     assert as_numbers(rewards.metrics) == {
         "groups/dropped": 1.0,
-        "groups/refilled": 1.0,
+        "groups/resampled": 1.0,
         "groups/trained": 2.0,
         "reward/a/x": pytest.approx(4 / 6),
     }

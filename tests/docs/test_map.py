@@ -1,4 +1,4 @@
-"""docs/map.md names every package, and nothing that is not there."""
+"""docs/map.md names every package, and no page names what is not there."""
 
 from __future__ import annotations
 
@@ -49,3 +49,15 @@ def test_every_path_is_there(path: str) -> None:
 @pytest.mark.parametrize(("name", "path"), re.findall(r"`([\w.]+)` in\s+`([\w/]+\.py)`", PAGE))
 def test_every_name_is_defined(name: str, path: str) -> None:
     assert name in defined(REPOSITORY / path)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(f"docs/{p.name}" for p in (REPOSITORY / "docs").glob("*.md"))]
+)
+def test_what_a_page_calls_of_a_trainer_is_there(page: str) -> None:
+    source = (REPOSITORY / "ppokit" / "trainer.py").read_text(encoding="utf-8")
+    own = set(
+        re.findall(r"\bself\.([a-z]\w+)|    def ([a-z]\w+)\(|^    ([a-z]+) = \w+$", source, re.MULTILINE)
+    )
+    named = set(re.findall(r"\btrainer\.([a-z_]+)", read(page))) - {"py"}
+    assert sorted(named - {name for names in own for name in names}) == []

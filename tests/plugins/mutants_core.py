@@ -149,7 +149,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 '"groups/dropped": Sum(asked - kept)',
                 '"groups/dropped": Sum(kept)',
             ),
-            ("the first are counted as refills", "Sum(asked - count_groups(parts[:1]))", "Sum(asked)"),
+            ("the first are counted as resampled", "Sum(asked - count_groups(parts[:1]))", "Sum(asked)"),
             ("every round weighs the same", "Mean(metric, len(part.scores))", "Mean(metric, 1.0)"),
         ],
     ),

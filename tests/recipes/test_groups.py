@@ -69,7 +69,7 @@ def test_groups_of_equal_rewards_are_replaced(
         assert trained <= HARD
         assert line["groups/dropped"] == len(groups - trained)
         assert line["groups/trained"] == len(trained)
-        assert line["groups/refilled"] == len(groups) - 3
+        assert line["groups/resampled"] == len(groups) - 3
         assert len(trained) == 3 or len(groups) > 3
         # The mean reward is that of all that was sampled, or training would look worse as prompts get easy.
         assert line["reward/mean"] == pytest.approx(sum(row["score"] for row in rows) / len(rows), rel=1e-5)

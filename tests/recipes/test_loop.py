@@ -75,7 +75,7 @@ def test_readmes_loop_needs_its_resample(
 ) -> None:
     """The comparison above sees a loop that leaves dynamic sampling out."""
     PPOTrainer(Recipe.from_dict(preset_recipe(recipe_dict, "dapo", tmp_path / "theirs"))).train()
-    assert any(line["groups/refilled"] > 0 for line in metrics_of(tmp_path / "theirs"))
+    assert any(line["groups/resampled"] > 0 for line in metrics_of(tmp_path / "theirs"))
     lines = readme_loop().splitlines(keepends=True)
     without = "".join(line for line in lines if "trainer.resample" not in line)
     assert without != readme_loop()
