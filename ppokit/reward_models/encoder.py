@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
 from ppokit.reward_models.artifact import HEADS, read_settings
+from ppokit.reward_models.loading import load_encoder
 
 
 class ResponseEncoder(nn.Module):
@@ -77,16 +78,13 @@ def load_response_encoder(folder: Path, *, each: bool = False) -> ResponseEncode
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from transformers import AutoModel
 
     settings = read_settings(folder)
     layers = settings.layers if settings is not None else []
     if not layers:
         return None
+    encoder, _ = load_encoder(str(folder), f"reward model {str(folder)!r}")
     try:
-        encoder = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-        )
         weights = load_file(str(folder / HEADS))
         if not each:
             weights = {name: tensor.mean(dim=0, keepdim=True) for name, tensor in weights.items()}

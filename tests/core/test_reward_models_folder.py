@@ -94,6 +94,9 @@ def test_a_folder_that_is_broken(bert, tmp_path) -> None:
     heads.write_bytes(whole[:-20])
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_response_encoder(tmp_path / "made")
+    (tmp_path / "made" / "config.json").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded as an encoder in safetensors"):
+        load_response_encoder(tmp_path / "made")
 
 
 def test_a_folder_that_is_none(bert, tmp_path) -> None:
