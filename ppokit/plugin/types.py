@@ -248,7 +248,7 @@ class LossInputs:
     """What a loss sees of one micro-batch; every tensor is [B,R], with any numbers on padding.
 
     Attributes:
-        mask: real response tokens.
+        mask: tokens that the policy wrote itself, see `Rollout.loss_mask`.
         advantages: as estimated, whitened if the recipe says so.
         returns: targets of the value function; None without values.
         new_logprobs, entropy, values: of the policy being trained, with gradient; None where the loss
@@ -277,7 +277,7 @@ class LossOutput:
     Attributes:
         token_losses: [B,R], differentiable.
         metrics: [B,R] tensors by metric name (`policy/clip_fraction`); the core takes their mean
-            over the real tokens of the whole batch, over all micro-batches and processes.
+            over the batch's tokens that the policy wrote, over all micro-batches and processes.
     """
 
     token_losses: Tensor
