@@ -73,6 +73,7 @@ def spoilt(rollout: Rollout, advantages: Advantages) -> tuple[Rollout, Advantage
     wide_rollout = replace(
         rollout,
         response_mask=mask,
+        loss_mask=mask,
         response_ids=widen(rollout.response_ids, 9),
         sampler_logprobs=widen(rollout.sampler_logprobs, math.nan),
         ref_logprobs=widen(rollout.ref_logprobs, math.nan),
