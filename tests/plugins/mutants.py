@@ -77,6 +77,9 @@ def noticed(module: str, tests: str, source: str) -> int:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
+    # What the parent imported to find the sources is imported anew, with the variant among it.
+    for name in [n for n in sys.modules if n.partition(".")[0].startswith("ppokit")]:
+        del sys.modules[name]
     sys.meta_path.insert(0, Variant(module, source))
     # hypothesis is there before pytest could rewrite its assertions, which nobody looks at.
     quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]

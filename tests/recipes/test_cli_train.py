@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from ppokit import PPOTrainer, Recipe
@@ -57,7 +59,6 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]
         ({"path": "p.jsonl"}, '{"prompt": "Hi"\n', "row 1: not JSON"),
         ({"path": "p.jsonl"}, '{"prompt": 7}', "expected text"),
         ({"path": "p.jsonl"}, json.dumps({"prompt": "word " * 600}), "context holds 512"),
-        ({"path": "p.jsonl", "chat": True}, '{"prompt": "Hi"}', "no chat template"),
         ({"path": "p.jsonl", "colum": "prompt"}, '{"prompt": "Hi"}', "colum"),
         ({"path": "p.csv", "column": "question"}, "prompt\nHi\n", "no column 'question'"),
     ],
@@ -74,6 +75,22 @@ def test_prompts(
     if content is not None:
         (tmp_path / prompts["path"]).write_text(content)
     assert told in fails("train", recipe)
+
+
+def test_chat_without_a_template(
+    recipe_file: RecipeFile, tiny_model: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(tiny_model, plain)
+    tokenizer = AutoTokenizer.from_pretrained(plain)
+    tokenizer.chat_template = None
+    (plain / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(plain)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "Hi"}')
+    model = {"name": str(plain), "dtype": "float32"}
+    assert "no chat template" in fails(
+        "train", recipe_file(model=model, prompts={"path": "p.jsonl", "chat": True})
+    )
 
 
 def test_a_prompt_too_long_in_a_process_of_its_own(
@@ -292,12 +309,17 @@ def trained(recipe_file: RecipeFile, tmp_path: Path) -> Path:
 
 
 class TestGenerate:
-    def test_answers(self, trained: Path, ppokit: Ppokit) -> None:
+    def test_answers(self, trained: Path, tiny_model: Path, ppokit: Ppokit) -> None:
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32")
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        ids = tokenizer("Once upon a time", return_tensors="pt")["input_ids"]
+        generated = model.generate(ids, do_sample=False, max_new_tokens=10, pad_token_id=0)[0, ids.shape[1] :]
+        expected = tokenizer.decode(generated, skip_special_tokens=True)
         done = ppokit("generate", trained, "Once upon a time", "--base", "--greedy")
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         base, policy = done.stdout.splitlines()
-        assert base.startswith("base: , there was a little girl")
+        assert base == f"base: {expected.strip()}"
         assert policy.startswith("policy: ")
 
     def test_drawn_answers_follow_the_seed(self, trained: Path) -> None:
