@@ -235,7 +235,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("off by one in time", "(mask.cumsum(dim=1) - 1)", "mask.cumsum(dim=1)"),
             ("gaps are places", "mask.cumsum(dim=1) - 1", "(mask | True).cumsum(dim=1) - 1"),
             ("counted from the end", "mask.cumsum(dim=1) - 1", "mask.flip(1).cumsum(dim=1).flip(1) - 1"),
-            ("never discounted", "gamma**positions", "gamma ** (places * 0)"),
+            ("never discounted", "gamma**positions", "gamma ** (positions * 0)"),
             (
                 "the last reward alone",
                 "whole_reward(token_rewards, mask), upcast(values)",
