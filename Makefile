@@ -23,10 +23,10 @@ NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test faults lint check bench bench-kernels bench-algorithms bench-trl clean
+.PHONY: help setup quickstart test faults mutants lint check bench bench-kernels bench-algorithms bench-trl clean
 
 # The tests and the step benchmark use nothing from the network.
-test faults check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
+test faults mutants check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +61,9 @@ faults: export OMP_NUM_THREADS = 1
 faults: export PPOKIT_ALL_FAULTS = 1
 faults: setup  ## run every faulty plugin of ../shared/cases; `test` runs a quarter of them
 	$(BIN)/pytest tests/contract/test_plugin_faults.py
+
+mutants: setup  ## run the algorithms' tests against every wrong variant; `test` runs one per module
+	$(BIN)/python tests/plugins/mutants.py
 
 lint: setup  ## lint, format, types, layers and spelling; the workflow where actionlint is installed
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
     python mutants.py                   all of them
     python mutants.py gae ppo_clip      those of some modules
-    python mutants.py --each 2          the first two of each module: what the tests have time for
+    python mutants.py --each 1          the first of each module: what the tests have time for
 
 torch is imported once; each variant then runs in a child that this process forks, in which an import hook
 puts the variant's source in the place of the module's.
