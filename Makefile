@@ -23,10 +23,10 @@ NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test faults mutants lint check bench bench-kernels bench-algorithms bench-trl clean
+.PHONY: help setup quickstart test thorough faults mutants lint check bench bench-kernels bench-algorithms bench-trl clean
 
 # The tests and the step benchmark use nothing from the network.
-test faults mutants check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
+test thorough faults mutants check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,11 +55,15 @@ quickstart: setup  ## train the small demo model on the CPU and plot its reward
 # one thread each, since as many processes as there are cores run beside one another. In the order of conftest.py.
 test: export OMP_NUM_THREADS = 1
 test: setup  ## run the tests
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15
+	$(BIN)/pytest -m 'not thorough' -n auto --dist loadfile --no-loadscope-reorder --durations 15
+
+thorough: export OMP_NUM_THREADS = 1
+thorough: setup  ## run the tests that `test` leaves out: every preset learns, and such
+	$(BIN)/pytest -m thorough -n auto --dist loadfile --durations 15
 
 faults: export OMP_NUM_THREADS = 1
 faults: export PPOKIT_ALL_FAULTS = 1
-faults: setup  ## run every faulty plugin of ../shared/cases; `test` runs a quarter of them
+faults: setup  ## run every faulty plugin of ../shared/cases; `test` runs an eighth of them
 	$(BIN)/pytest tests/contract/test_plugin_faults.py
 
 mutants: setup  ## run the algorithms' tests against every wrong variant; `test` runs one per module
