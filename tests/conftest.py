@@ -23,8 +23,25 @@ SHARED = REPOSITORY.parent / "shared"
 NEEDS_SHARED = "needs ../shared"
 
 
+THOROUGH = (
+    "test_resume.py::test_resumed_equals_straight[4 bits]",
+    "test_resume.py::test_resumed_equals_straight[all weights]",
+    "test_two_processes.py::test_two_equal_one[2-policy_trunk]",
+    "test_two_processes.py::test_two_go_on_where_one_stopped",
+    "test_two_processes.py::test_accelerate_launch_is_the_same_program",
+    "test_two_processes.py::test_a_reward_that_fails_on_one_process_stops_both[0-",
+    "test_interrupts.py::test_while_a_reward_takes_its_time[later]",
+    "test_learning.py::test_reward_rises[all weights]",
+    "test_cli_ratings.py::test_real_files",
+)
+"""Tests of half a minute each whose like is among the others; `make thorough` runs them."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, then those that train: else one process ends with them alone."""
+    for item in items:
+        if any(name in item.nodeid for name in THOROUGH):
+            item.add_marker(pytest.mark.thorough)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "recipes"))
 
