@@ -63,7 +63,7 @@ thorough: setup  ## run the tests that `test` leaves out: every preset learns, a
 
 faults: export OMP_NUM_THREADS = 1
 faults: export PPOKIT_ALL_FAULTS = 1
-faults: setup  ## run every faulty plugin of ../shared/cases; `test` runs an eighth of them
+faults: setup  ## run every faulty plugin of ../shared/cases; `test` runs a sixteenth of them
 	$(BIN)/pytest tests/contract/test_plugin_faults.py
 
 mutants: setup  ## run the algorithms' tests against every wrong variant; `test` runs one per module

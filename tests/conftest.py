@@ -33,6 +33,7 @@ THOROUGH = (
     "test_interrupts.py::test_while_a_reward_takes_its_time[later]",
     "test_learning.py::test_reward_rises[all weights]",
     "test_cli_ratings.py::test_real_files",
+    "test_invariance.py::test_in_two_processes",
 )
 """Tests of half a minute each whose like is among the others; `make thorough` runs them."""
 

@@ -160,11 +160,8 @@ def standard_errors(rises: list[float]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "preset",
-    # One of each family in every run of the tests; the others take as long and share their parts.
-    [
-        name if name in ("ppo", "grpo", "dapo") else pytest.param(name, marks=pytest.mark.thorough)
-        for name in names()
-    ],
+    # With a value function and with groups; the others take as long and share their parts.
+    [name if name in ("ppo", "dapo") else pytest.param(name, marks=pytest.mark.thorough) for name in names()],
 )
 def test_it_learns(recipe_dict: RecipeDict, tmp_path: Path, preset: str) -> None:
     recipe = recipe_of(recipe_dict, preset)
