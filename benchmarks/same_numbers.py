@@ -21,14 +21,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-OPENERS = (
-    "Once upon a time",
-    "Lily went to the",
-    "One day, Tom",
-    "The dog was",
-    "There was a big",
-    "Mom said",
-)
+from algorithms import PROMPTS
+
 SEEDS = (0, 1, 2)
 COLUMNS = ("response_ids", "sampler_logprobs", "advantages", "token_rewards", "response")
 
@@ -38,10 +32,10 @@ def recipes(model: str, folder: Path) -> dict[str, dict[str, Any]]:
     from ppokit.config.presets import names
 
     prompts, ratings = folder / "prompts.jsonl", folder / "ratings.csv"
-    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in OPENERS))
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS))
     rows = [
         f'"{prompt}"," {word} the {k} day.",{(7 * i + 3 * k) % 5 + 1}'
-        for i, prompt in enumerate(OPENERS)
+        for i, prompt in enumerate(PROMPTS)
         for k, word in enumerate(("happy", "sad", "big"))
     ]
     ratings.write_text("\n".join(["prompt,response,rating", *rows]) + "\n")

@@ -166,7 +166,7 @@ def _build(recipe: Recipe, instances: list[RunComponent]) -> TrainerComponents:
         scorer=scorer,
         estimator=estimator,
         updater=updater,
-        estimator_name=component_name(recipe, recipe.advantages),
+        estimator_name=recipe.component_name(recipe.advantages),
         evaluation=evaluation,
         instances=[
             *components.instances,
@@ -206,7 +206,7 @@ class _Components:
         Raises:
             PluginError: the plugin failed, or asks to run where its kind cannot.
         """
-        where = component_name(self.recipe, choice)
+        where = self.recipe.component_name(choice)
         if choice.component.runs_on == "main" and choice.kind in ("advantages", "losses", "evaluators"):
             raise PluginError(
                 f"{where} has runs_on 'main'; {choice.kind} run on every process, so leave it at 'each'."
@@ -220,7 +220,7 @@ class _Components:
         """Keep what a chosen component has built; None where it is built on the main process alone."""
         if instance is not None:
             on_error = choice.settings.on_error if isinstance(choice.settings, ObserverSettings) else "stop"
-            where = component_name(self.recipe, choice)
+            where = self.recipe.component_name(choice)
             self.instances.append(RunComponent(self._key(choice), where, instance, on_error))
 
     def _key(self, choice: SelectedComponent) -> str:
@@ -230,24 +230,9 @@ class _Components:
         return next(k for n in itertools.count(1) if (k := key if n == 1 else f"{key}-{n}") not in known)
 
 
-_NOUNS = {
-    "rewards": "reward",
-    "losses": "loss",
-    "rollout": "rollout engine",
-    "evaluators": "evaluator",
-    "observers": "observer",
-}
-
-
-def component_name(recipe: Recipe, choice: SelectedComponent) -> str:
-    """How errors name a component."""
-    noun = _NOUNS.get(choice.kind, choice.kind)
-    return f"{noun} {choice.name!r} (plugin {choice.plugin}; recipe: {recipe.where(choice.key + '.use')})"
-
-
 def _provider(components: _Components, choice: SelectedComponent, *, is_main: bool) -> Provider:
     settings = cast(RewardSettings, choice.settings)
-    where = component_name(components.recipe, choice)
+    where = components.recipe.component_name(choice)
     provider: RewardProvider
     if choice.component.runs_on == "main" and not is_main:
         provider = Elsewhere()
@@ -264,7 +249,7 @@ def _provider(components: _Components, choice: SelectedComponent, *, is_main: bo
 
 def _loss(components: _Components, choice: SelectedComponent) -> WeightedLoss:
     settings = cast(LossSettings, choice.settings)
-    where = component_name(components.recipe, choice)
+    where = components.recipe.component_name(choice)
     loss = components.build(choice)
     if isinstance(loss, AdvantageWeighting) and settings.weight != 1.0:
         raise PluginError(
@@ -283,7 +268,7 @@ def _evaluation(components: _Components) -> Evaluation | None:
     held_out = read_held_out(recipe.settings.evaluation.prompts)
     evaluators = [
         NamedEvaluator(
-            choice.name, component_name(recipe, choice), components.build(choice), choice.component.needs
+            choice.name, recipe.component_name(choice), components.build(choice), choice.component.needs
         )
         for choice in recipe.evaluators
     ]

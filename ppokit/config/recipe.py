@@ -16,6 +16,14 @@ from ppokit.config.yaml_file import Document, KeyPath
 from ppokit.errors import RecipeError
 from ppokit.messages import listed
 
+_NOUNS = {
+    "rewards": "reward",
+    "losses": "loss",
+    "rollout": "rollout engine",
+    "evaluators": "evaluator",
+    "observers": "observer",
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -104,6 +112,11 @@ class Recipe:
         if override is not None:
             return f"{key}, override {override!r}"
         return f"{key}, {self.source}" + (f" line {line}" if line is not None else "")
+
+    def component_name(self, choice: SelectedComponent) -> str:
+        """How errors name a component: what it is, its plugin, and where the recipe names it."""
+        noun = _NOUNS.get(choice.kind, choice.kind)
+        return f"{noun} {choice.name!r} (plugin {choice.plugin}; recipe: {self.where(choice.key + '.use')})"
 
     def resolved(self) -> dict[str, Any]:
         """Plain data with all defaults filled in, plugins' options beside the core's keys.

@@ -133,7 +133,7 @@ def build_generator(recipe: Recipe, context: BuildContext, processes: Processes)
         PpokitError: the engine cannot be built.
     """
     choice, settings = recipe.engine, recipe.settings
-    where = f"rollout engine {choice.name!r} (plugin {choice.plugin}; recipe: {recipe.where('rollout.use')})"
+    where = recipe.component_name(choice)
     engine: RolloutEngine | None = None
     if choice.component.runs_on == "each" or processes.is_main:
         with plugin_call(where, "build"):
