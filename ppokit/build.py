@@ -28,7 +28,7 @@ from ppokit.plugin.protocols import AdvantageEstimator, AdvantageWeighting, Buil
 from ppokit.rewards.outcomes import Elsewhere, Provider
 from ppokit.rewards.scaling import Scaling
 from ppokit.rewards.scorer import Scorer
-from ppokit.rewards.worker import in_worker
+from ppokit.rewards.timed_worker import in_worker
 from ppokit.rollout.generate import ResponseGenerator, build_generator
 from ppokit.run.components import RunComponent, closed_on_error
 from ppokit.training.backend import Backend, ReplicatedBackend

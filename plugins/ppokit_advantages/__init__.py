@@ -1,1 +1,4 @@
-"""Built-in advantage estimators, one per module."""
+"""Built-in advantage estimators.
+
+A module each, registered as `advantages.NAME` under `entry-points` in pyproject.toml.
+"""

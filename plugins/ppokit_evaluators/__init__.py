@@ -1,1 +1,4 @@
-"""Built-in evaluators: what is measured of the policy during a run, without training on it."""
+"""Built-in evaluators: they measure the policy and train nothing.
+
+A module each, registered as `evaluators.NAME` under `entry-points` in pyproject.toml.
+"""

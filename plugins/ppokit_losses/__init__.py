@@ -1,1 +1,4 @@
-"""Built-in losses, one per module."""
+"""Built-in losses.
+
+A module each, registered as `losses.NAME` under `entry-points` in pyproject.toml.
+"""

@@ -1,1 +1,4 @@
-"""Built-in observers, one per module."""
+"""Built-in observers.
+
+A module each, registered as `observers.NAME` under `entry-points` in pyproject.toml.
+"""

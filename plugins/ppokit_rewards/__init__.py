@@ -1,1 +1,4 @@
-"""Built-in reward providers, one per module."""
+"""Built-in reward providers.
+
+A module each, registered as `rewards.NAME` under `entry-points` in pyproject.toml.
+"""

@@ -77,7 +77,7 @@ def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
 
 def _train(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
     from ppokit.cli.allocator import HeapTrimmer, keep_freed_memory
-    from ppokit.cli.display import Display
+    from ppokit.cli.train_view import Display
     from ppokit.trainer import PPOTrainer
 
     keep_freed_memory()

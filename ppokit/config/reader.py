@@ -10,6 +10,7 @@ from ppokit.config import environment
 from ppokit.config.evaluation_settings import EvaluationSettings
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.section import Section
+from ppokit.config.section_validation import keys_of, report_unknown, validate
 from ppokit.config.settings import (
     CHOSEN,
     LISTS,
@@ -19,7 +20,6 @@ from ppokit.config.settings import (
     Settings,
     Value,
 )
-from ppokit.config.validation import keys_of, report_unknown, validate
 from ppokit.config.yaml_file import Document, join
 from ppokit.errors import PluginError, PpokitError, plugin_call
 from ppokit.messages import listed, shown, suggest

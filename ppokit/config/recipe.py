@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ppokit.config import environment, presets, yaml_file
-from ppokit.config.checks import check, default_value
+from ppokit.config.cross_checks import check, default_value
 from ppokit.config.reader import RecipeReader
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import CHOSEN, SelectedComponent, Settings

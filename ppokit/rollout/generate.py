@@ -23,7 +23,7 @@ from ppokit.plugin.generation import (
 )
 from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.types import PromptBatch, Rollout
-from ppokit.rollout.validation import check_generation
+from ppokit.rollout.check_generation import check_generation
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ppokit.config.recipe import Recipe
 from ppokit.errors import NonFiniteError
 from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.run.checkpointer import Checkpointer
 from ppokit.run.components import RunComponent
 from ppokit.run.lifetime import Lifetime, while_handling
 from ppokit.run.provenance import provenance
 from ppokit.run.run_dir import RunDir
-from ppokit.run.snapshots import Checkpointer
 from ppokit.run.warnings import step_warnings
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ppokit.data.atomic import replacing, replacing_folder, write_text
 from ppokit.errors import PpokitWarning, RunFolderError, end_if_forked, first_line
 from ppokit.plugin.kl_estimators import kl
 from ppokit.plugin.types import Advantages, Rewards, Rollout
-from ppokit.run.checkpoints import list_checkpoints
+from ppokit.run.checkpoint_files import list_checkpoints
 from ppokit.run.plot import plot_run
 
 

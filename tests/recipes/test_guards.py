@@ -23,7 +23,7 @@ from ppokit.errors import (
 )
 from ppokit.models.roles import ModelRoles
 from ppokit.plugin.types import Rewards, Rollout
-from ppokit.run import snapshots
+from ppokit.run import checkpointer
 from ppokit.training.checks import check_first_kl, check_moved
 from runs import metrics_of
 
@@ -122,7 +122,7 @@ def test_what_went_wrong_first_is_told_though_the_save_fails_too(
         return score(rollout)
 
     monkeypatch.setattr(trainer, "score", fails_later)
-    monkeypatch.setattr(snapshots, "save_checkpoint", lambda *_: (_ for _ in ()).throw(full))
+    monkeypatch.setattr(checkpointer, "save_checkpoint", lambda *_: (_ for _ in ()).throw(full))
     with (
         pytest.raises(PluginError, match="the reward is gone"),
         pytest.warns(PpokitWarning, match="the last step is not saved: .*No space left"),

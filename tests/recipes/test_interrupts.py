@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import Interrupted
-from ppokit.run import snapshots
+from ppokit.run import checkpointer
 from runs import metrics_of
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -154,7 +154,7 @@ def test_signals_during_the_save_do_not_cut_it_short(
     recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
-    save = snapshots.save_checkpoint
+    save = checkpointer.save_checkpoint
 
     def pelted(*args: Any) -> Path:
         signal.raise_signal(signal.SIGTERM)
@@ -162,7 +162,7 @@ def test_signals_during_the_save_do_not_cut_it_short(
         signal.raise_signal(signal.SIGTERM)
         return saved
 
-    monkeypatch.setattr(snapshots, "save_checkpoint", pelted)
+    monkeypatch.setattr(checkpointer, "save_checkpoint", pelted)
     monkeypatch.setattr(trainer, "score", lambda rollout: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted):
         trainer.train()

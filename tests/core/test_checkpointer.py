@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ppokit.errors import PluginError, RunFolderError
-from ppokit.run.checkpoints import list_checkpoints, load_checkpoint
+from ppokit.run.checkpoint_files import list_checkpoints, load_checkpoint
+from ppokit.run.checkpointer import Checkpointer
 from ppokit.run.components import RunComponent
 from ppokit.run.run_dir import RunDir
-from ppokit.run.snapshots import Checkpointer
 from ppokit.training.optimizer import MasterWeights
 
 

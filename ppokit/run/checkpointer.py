@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppokit.errors import PpokitError, RunFolderError, plugin_call
-from ppokit.run.checkpoints import TrainState, damaged, load_checkpoint, save_checkpoint
+from ppokit.run.checkpoint_files import TrainState, damaged, load_checkpoint, save_checkpoint
+from ppokit.run.component_state import encode
 from ppokit.run.components import RunComponent
 from ppokit.run.run_dir import RunDir
-from ppokit.run.state import encode
 
 if TYPE_CHECKING:
     from torch import Tensor

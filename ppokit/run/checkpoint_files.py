@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ppokit.data.atomic import replacing_folder
 from ppokit.errors import RunFolderError
-from ppokit.run.state import decode
+from ppokit.run.component_state import decode
 
 _NAME = re.compile(r"step-(\d{6,})")
 

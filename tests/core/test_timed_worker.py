@@ -22,7 +22,7 @@ from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.types import Rollout
 from ppokit.rewards.outcomes import Provider
 from ppokit.rewards.scorer import Scorer
-from ppokit.rewards.worker import StatefulWorkerProvider, WorkerProvider, in_worker
+from ppokit.rewards.timed_worker import StatefulWorkerProvider, WorkerProvider, in_worker
 from test_generate import make_rollout, single_process
 
 SOURCE = """
@@ -238,7 +238,7 @@ def test_it_does_not_outlive_a_trainer_that_is_killed(here: Path) -> None:
     tests = Path(__file__).parent
     script = (
         f"import sys; sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}, {str(here)!r}]\n"
-        "import test_worker as t\n"
+        "import test_timed_worker as t\n"
         "t.worker_for().score(t.rollout('backtrack'))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=here)

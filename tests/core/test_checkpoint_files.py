@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ppokit.errors import RunFolderError
-from ppokit.run import checkpoints
-from ppokit.run.checkpoints import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
+from ppokit.run import checkpoint_files
+from ppokit.run.checkpoint_files import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
 from ppokit.training.optimizer import MasterWeights
 
 
@@ -70,7 +70,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: pyte
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.json, "dumps", full)
+        patch.setattr(checkpoint_files.json, "dumps", full)
         with pytest.raises(OSError, match="no space"):
             save_checkpoint(tmp_path, masters_after(2).state(), state_of(2), keep=1)
     assert [p.name for p in list_checkpoints(tmp_path)] == ["step-000001"]

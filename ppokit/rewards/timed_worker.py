@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from ppokit.config.settings import SelectedComponent
 
 _MAIN = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ppokit.rewards.worker import main; main()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from ppokit.rewards.timed_worker import main; main()"
 )
 # What a launcher tells the processes of a run; this is none of them.
 _LAUNCHER = (
