@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from ppokit.cli.options import Debug, DisablePlugin
-from ppokit.cli.ratings import Json, Seed
+from ppokit.cli.generate import recipe_of_run
+from ppokit.cli.options import Debug, DisablePlugin, Json, Seed
+from ppokit.cli.sections import show
 from ppokit.errors import DataError
 
 
@@ -56,9 +57,7 @@ def gain(
     if reward.resolve() == gold.resolve():
         raise DataError(f"--gold {gold} is the reward itself; expected another reward model.")
     from ppokit.cli.gain_view import gain_sections
-    from ppokit.cli.generate import recipe_of_run
     from ppokit.cli.reward_view import Bar
-    from ppokit.cli.sections import show
     from ppokit.reward_models.artifact import need_settings
     from ppokit.reward_models.gain import held_out_prompts, measure_gain
 

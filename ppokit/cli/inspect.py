@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ppokit.cli.options import Debug, DisablePlugin, Overrides, RecipePath
+from ppokit.cli.options import Debug, DisablePlugin, Json, Overrides, RecipePath
+from ppokit.cli.sections import Section, show
 
 if TYPE_CHECKING:
-    from ppokit.config.entries import Entry
     from ppokit.config.recipe import Recipe
     from ppokit.config.settings import SelectedComponent
 
@@ -49,11 +48,7 @@ def schema(disable_plugin: DisablePlugin = None, debug: Debug = False) -> None:
     typer.echo(json.dumps(recipe_schema(PluginRegistry(disable_plugin or ())), indent=2))
 
 
-def list_plugins(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    disable_plugin: DisablePlugin = None,
-    debug: Debug = False,
-) -> None:
+def list_plugins(as_json: Json = False, disable_plugin: DisablePlugin = None, debug: Debug = False) -> None:
     """List what is installed, importing none of it."""
     from ppokit.config.registry import PluginRegistry
 
@@ -66,30 +61,7 @@ def list_plugins(
         return
     columns = ("kind", "name", "from", "state", "summary")
     rows = [(e.kind, e.name, e.source, e.state, e.summary) for e in entries]
-    if sys.stdout.isatty():
-        _table(columns, rows)
-    else:
-        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-        for row in (columns, *rows):
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            typer.echo("  ".join(cells).rstrip())
-    _notes(entries)
-
-
-def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("kind", "state"))
-    for row in rows:
-        table.add_row(*map(Text, row))  # Text, since a plugin's words are no markup
-    Console(highlight=False).print(table)
-
-
-def _notes(entries: list[Entry]) -> None:
+    show([Section("", columns, rows, text_columns=len(columns))])
     for reason in dict.fromkeys(entry.reason for entry in entries if entry.reason):
         typer.echo(reason)
 

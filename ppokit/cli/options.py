@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from ppokit.errors import DataError
+from ppokit.messages import listed, suggest
+
+if TYPE_CHECKING:
+    from ppokit.ratings.records import RatingColumns
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)]
 Overrides = Annotated[
@@ -26,3 +32,43 @@ DisablePlugin = Annotated[
         show_default=False,
     ),
 ]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME=COLUMN",
+        help="Which column holds what, as in prompt=Question; NAME is prompt, response, rating, rater, item, "
+        "chosen, rejected, split or aspects; repeatable.",
+        show_default=False,
+    ),
+]
+OnBadRow = Annotated[
+    Literal["fail", "skip"],
+    typer.Option("--on-bad-row", help="Refuse a file with bad rows, or leave them out, counted."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(min=0, help="Another seed draws otherwise.")]
+
+
+def columns_of(options: list[str] | None) -> RatingColumns:
+    """What `--column` says.
+
+    Raises:
+        DataError: an option names no part of a rating, no column, or a part twice.
+    """
+    from ppokit.ratings.records import RatingColumns
+
+    known = list(RatingColumns.model_fields)
+    chosen: dict[str, Any] = {}
+    for text in options or ():
+        name, equals, column = text.partition("=")
+        if name not in known:
+            raise DataError(
+                f"--column {text}: expected {listed(known, 'or')} before the ={suggest(name, known) or '.'}"
+            )
+        if not equals or not column:
+            raise DataError(f"--column {text}: expected a column after the =, as in {name}=Question.")
+        if name in chosen and name != "aspects":
+            raise DataError(f"--column {text}: {name} was given {chosen[name]!r} before; expected it once.")
+        chosen[name] = (*chosen.get(name, ()), *column.split(",")) if name == "aspects" else column
+    return RatingColumns(**chosen)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ppokit.cli.options import Debug
-from ppokit.cli.ratings import BadRows, Column, OnBadRow, Seed
+from ppokit.cli.options import Column, Debug, OnBadRow, Seed, columns_of
+from ppokit.cli.ratings import scale_of
 from ppokit.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
 
 PORT = 8765
 MOST_STEPS = 10
-
-
-class Selects(StrEnum):
-    """Which items, where there are more than `--limit`."""
-
-    RANDOM = "random"
-    UNCERTAIN = "uncertain"
-    DIVERSE = "diverse"
 
 
 def rate(
@@ -66,12 +57,12 @@ def rate(
         int | None, typer.Option(min=1, help="Only so many responses or pairs.", show_default=False)
     ] = None,
     select: Annotated[
-        Selects,
+        Literal["random", "uncertain", "diverse"],
         typer.Option(
             help="Which ones, under --limit: any; those on which the heads of the model in --reward disagree "
             "most; or those that differ most."
         ),
-    ] = Selects.RANDOM,
+    ] = "random",
     reward: Annotated[
         Path | None,
         typer.Option(
@@ -85,7 +76,7 @@ def rate(
     ] = None,
     seed: Seed = 0,
     column: Column = None,
-    on_bad_row: OnBadRow = BadRows.FAIL,
+    on_bad_row: OnBadRow = "fail",
     host: Annotated[
         str, typer.Option(help="0.0.0.0 lets raters in from the network, without encryption.")
     ] = "127.0.0.1",
@@ -102,9 +93,9 @@ def rate(
             "--scale is for single responses; in --pairs raters say which is better. Leave one out."
         )
     low, high = _whole_scale(scale or "0-10")
-    if select is not Selects.RANDOM and limit is None:
-        raise DataError(f"--select {select.value} chooses some of the items; say how many by --limit.")
-    if (reward is not None) != (select is Selects.UNCERTAIN):
+    if select != "random" and limit is None:
+        raise DataError(f"--select {select} chooses some of the items; say how many by --limit.")
+    if (reward is not None) != (select == "uncertain"):
         raise DataError(
             "--select uncertain takes the items on which the heads of a reward model disagree: give --reward "
             "FOLDER, which `ppokit reward fit` writes."
@@ -127,7 +118,7 @@ def rate(
         raise DataError(f"--out {out} ends in {out.suffix or 'nothing'}; expected a file that ends in .csv.")
     items = _items(sources, pairs, seed, column, last, on_bad_row)
     with listen(host, port) as listening:  # before what may take minutes
-        queue = AssignmentQueue(choose(items, limit, select.value, seed, _uncertainty(reward)), per_item)
+        queue = AssignmentQueue(choose(items, limit, select, seed, _uncertainty(reward)), per_item)
         session = RatingSession(out, queue, SessionConfig(pairs, (low, high), seed))
         try:
             token = token_of(out)
@@ -139,9 +130,7 @@ def rate(
 
 
 def _whole_scale(text: str) -> tuple[int, int]:
-    from ppokit.cli.ratings import _scale
-
-    low, high = _scale(text)
+    low, high = scale_of(text)
     if low < 0 or low != int(low) or high != int(high) or high - low > MOST_STEPS:
         raise DataError(
             f"--scale {text}: expected two whole numbers from 0 up, at most {MOST_STEPS} apart, as in 1-5."
@@ -150,15 +139,14 @@ def _whole_scale(text: str) -> tuple[int, int]:
 
 
 def _items(
-    sources: list[Path], pairs: bool, seed: int, column: list[str] | None, last: int | None, bad: BadRows
+    sources: list[Path], pairs: bool, seed: int, column: list[str] | None, last: int | None, bad: OnBadRow
 ) -> list[Item]:
-    from ppokit.cli.ratings import _columns
     from ppokit.ratings.page.items import pair_items, read_source, single_items
 
     if len(set(sources)) < len(sources):
         raise DataError("a SOURCE was given twice; expected different ones.")
-    columns = _columns(column)
-    read = [read_source(source, columns, last=last, on_bad_row=bad.value) for source in sources]
+    columns = columns_of(column)
+    read = [read_source(source, columns, last=last, on_bad_row=bad) for source in sources]
     for source in read:
         skipped = [f"bad rows left out: {len(source.bad_rows):,}"] if source.bad_rows else []
         for note in (*source.notes, *skipped):
@@ -183,8 +171,4 @@ def _uncertainty(reward: Path | None) -> ScoreStd | None:
 
     need_settings(reward)  # a wrong folder is refused before torch is imported
 
-    def head_std(prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
-        stds: list[float] = uncertainty(reward, prompts, responses).tolist()
-        return stds
-
-    return head_std
+    return partial(uncertainty, reward)

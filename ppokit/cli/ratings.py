@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ppokit.cli.options import Debug
+from ppokit.cli.options import Column, Debug, Json, OnBadRow, Seed, columns_of
+from ppokit.cli.sections import show
 from ppokit.errors import DataError
 
 if TYPE_CHECKING:
-    from ppokit.ratings.table import RatingColumns, RatingTable
+    from ppokit.ratings.records import RatingTable
 
 File = Annotated[
     Path,
@@ -24,44 +25,7 @@ File = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="A new .csv file.", show_default=False)]
-Column = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--column",
-        metavar="NAME=COLUMN",
-        help="Which column holds what, as in prompt=Question; NAME is prompt, response, rating, rater, item, "
-        "chosen, rejected, split or aspects; repeatable.",
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Seed = Annotated[int, typer.Option(min=0, help="Another seed draws otherwise.")]
-
-
-class BadRows(StrEnum):
-    """What becomes of rows that cannot be used."""
-
-    FAIL = "fail"
-    SKIP = "skip"
-
-
-class Levels(StrEnum):
-    """What the distance between ratings means."""
-
-    INTERVAL = "interval"
-    ORDINAL = "ordinal"
-
-
-class Tools(StrEnum):
-    """Whose form of CSV."""
-
-    ARGILLA = "argilla"
-    LABEL_STUDIO = "label_studio"
-
-
-OnBadRow = Annotated[
-    BadRows, typer.Option("--on-bad-row", help="Refuse a file with bad rows, or leave them out, counted.")
-]
+Tool = Literal["argilla", "label_studio"]
 
 
 def check(
@@ -79,12 +43,11 @@ def check(
     Remarks, such as two ratings of one response by the same rater, leave the exit code 0.
     """
     from ppokit.cli.ratings_view import findings_sections
-    from ppokit.cli.sections import show
     from ppokit.ratings.findings import findings_of
     from ppokit.ratings.table import read_ratings
 
-    table = read_ratings(file, _columns(column), on_bad_row="skip")
-    findings = findings_of(table, _scale(scale) if scale is not None else None)
+    table = read_ratings(file, columns_of(column), on_bad_row="skip")
+    findings = findings_of(table, scale_of(scale) if scale is not None else None)
     good = len(table.ratings) + len(table.pairs)
     if as_json:
         typer.echo(
@@ -101,10 +64,11 @@ def check(
 def stats(
     file: File,
     column: Column = None,
-    on_bad_row: OnBadRow = BadRows.FAIL,
+    on_bad_row: OnBadRow = "fail",
     level: Annotated[
-        Levels, typer.Option(help="For alpha: distances on the scale count, or only the order.")
-    ] = Levels.INTERVAL,
+        Literal["interval", "ordinal"],
+        typer.Option(help="For alpha: distances on the scale count, or only the order."),
+    ] = "interval",
     seed: Seed = 0,
     as_json: Json = False,
     plot: Annotated[
@@ -114,14 +78,13 @@ def stats(
 ) -> None:
     """Say how far the ratings can be trusted: scale, coverage, agreement, each rater."""
     from ppokit.cli.ratings_view import stats_sections
-    from ppokit.cli.sections import show
     from ppokit.ratings.stats import stats_of
     from ppokit.ratings.table import read_ratings
 
     if plot is not None and plot.suffix.lower() != ".png":
         raise DataError(f"--plot {plot} ends in {plot.suffix or 'nothing'}; expected .png.")
-    table = read_ratings(file, _columns(column), on_bad_row=on_bad_row.value)
-    stats = stats_of(table, level=level.value, seed=seed)
+    table = read_ratings(file, columns_of(column), on_bad_row=on_bad_row)
+    stats = stats_of(table, level=level, seed=seed)
     if plot is not None:
         from ppokit.ratings.plot import plot as draw
 
@@ -133,7 +96,7 @@ def stats(
 
 
 def normalise(
-    file: File, out: Out, column: Column = None, on_bad_row: OnBadRow = BadRows.FAIL, debug: Debug = False
+    file: File, out: Out, column: Column = None, on_bad_row: OnBadRow = "fail", debug: Debug = False
 ) -> None:
     """One row per item: each rater's ratings as z-scores, their mean, and its standard error."""
     from ppokit.ratings.normalise import NORMALISED_COLUMNS
@@ -142,7 +105,7 @@ def normalise(
     from ppokit.ratings.writing import new_file, number, write_csv
 
     new_file(out)
-    table = read_ratings(file, _columns(column), on_bad_row=on_bad_row.value)
+    table = read_ratings(file, columns_of(column), on_bad_row=on_bad_row)
     items, notes = normalised(table)
     rows = (
         (i.prompt, i.response, number(i.rating), number(i.rating_se), i.ratings, i.item, i.split or "")
@@ -166,7 +129,7 @@ def split(
         float, typer.Option("--held-out", metavar="SHARE", help="Share of the prompts to hold out.")
     ] = 0.2,
     seed: Seed = 0,
-    on_bad_row: OnBadRow = BadRows.FAIL,
+    on_bad_row: OnBadRow = "fail",
     debug: Debug = False,
 ) -> None:
     """Split a file by prompt into train.csv and held_out.csv, with all of its columns.
@@ -183,8 +146,8 @@ def split(
     parts = {"train": out_dir / "train.csv", "held_out": out_dir / "held_out.csv"}
     for path in parts.values():
         new_file(path)
-    columns = _columns(column)
-    table = read_ratings(file, columns, on_bad_row=on_bad_row.value)
+    columns = columns_of(column)
+    table = read_ratings(file, columns, on_bad_row=on_bad_row)
     rows = {r.row: r.prompt for r in table.ratings} | {p.row: p.prompt for p in table.pairs}
     try:
         out = choose(rows.values(), held_out, seed)
@@ -201,12 +164,12 @@ def split(
 def export(
     file: File,
     out: Out,
-    to: Annotated[Tools, typer.Option("--to", help="The tool that is to read it.", show_default=False)],
+    to: Annotated[Tool, typer.Option("--to", help="The tool that is to read it.", show_default=False)],
     column: Column = None,
     unrated: Annotated[
         bool, typer.Option("--unrated", help="Each item once, without ratings, to be rated in the tool.")
     ] = False,
-    on_bad_row: OnBadRow = BadRows.FAIL,
+    on_bad_row: OnBadRow = "fail",
     debug: Debug = False,
 ) -> None:
     """Write ratings in the CSV form of Argilla or Label Studio."""
@@ -215,10 +178,10 @@ def export(
     from ppokit.ratings.writing import new_file
 
     new_file(out)
-    table = read_ratings(file, _columns(column), on_bad_row=on_bad_row.value)
-    count = write(table, out, to.value, unrated=unrated)
+    table = read_ratings(file, columns_of(column), on_bad_row=on_bad_row)
+    count = write(table, out, to, unrated=unrated)
     _print_notes(table, [])
-    typer.echo(f"{out}: {count:,} rows for {'Argilla' if to is Tools.ARGILLA else 'Label Studio'}")
+    typer.echo(f"{out}: {count:,} rows for {'Argilla' if to == 'argilla' else 'Label Studio'}")
 
 
 def import_(
@@ -226,9 +189,9 @@ def import_(
         Path, typer.Argument(metavar="FILE", help="A CSV that the tool exported.", show_default=False)
     ],
     out: Out,
-    tool: Annotated[Tools, typer.Option("--from", help="The tool that wrote it.", show_default=False)],
+    tool: Annotated[Tool, typer.Option("--from", help="The tool that wrote it.", show_default=False)],
     column: Column = None,
-    on_bad_row: OnBadRow = BadRows.FAIL,
+    on_bad_row: OnBadRow = "fail",
     debug: Debug = False,
 ) -> None:
     """Turn a CSV export of Argilla or Label Studio into ppokit's own columns.
@@ -239,7 +202,7 @@ def import_(
     from ppokit.ratings.writing import new_file, write_table
 
     new_file(out)
-    table = import_table(file, tool.value, _columns(column), on_bad_row=on_bad_row.value)
+    table = import_table(file, tool, columns_of(column), on_bad_row=on_bad_row)
     count = write_table(out, table)
     _print_notes(table, [])
     typer.echo(f"{out}: {count:,} {'pairs' if table.pairs else 'ratings'}")
@@ -255,29 +218,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _columns(options: list[str] | None) -> RatingColumns:
-    from ppokit.messages import listed, suggest
-    from ppokit.ratings.table import RatingColumns
-
-    known = list(RatingColumns.model_fields)
-    chosen: dict[str, Any] = {}
-    for text in options or ():
-        name, equals, column = text.partition("=")
-        if name not in known:
-            raise DataError(
-                f"--column {text}: expected {listed(known, 'or')} before the ={suggest(name, known) or '.'}"
-            )
-        if not equals or not column:
-            raise DataError(f"--column {text}: expected a column after the =, as in {name}=Question.")
-        if name in chosen and name != "aspects":
-            raise DataError(f"--column {text}: {name} was given {chosen[name]!r} before; expected it once.")
-        chosen[name] = (*chosen.get(name, ()), *column.split(",")) if name == "aspects" else column
-    return RatingColumns(**chosen)
-
-
-def _scale(text: str) -> tuple[float, float]:
-    import re
-
+def scale_of(text: str) -> tuple[float, float]:
+    """What `--scale` says."""
     number = r"(-?\d+(?:\.\d+)?)"
     match = re.fullmatch(f"{number}-{number}", text.strip())
     if match is None or float(match[1]) >= float(match[2]):

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from ppokit.cli.options import Debug
-from ppokit.cli.ratings import BadRows, Column, OnBadRow, Seed
+from ppokit.cli.options import Column, Debug, OnBadRow, Seed, columns_of
+from ppokit.cli.sections import show
 from ppokit.errors import DataError
-
-
-class Halves(StrEnum):
-    """Half of the raters."""
-
-    A = "a"
-    B = "b"
 
 
 def fit(
@@ -41,7 +33,7 @@ def fit(
     ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.", show_default=False)],
     column: Column = None,
-    on_bad_row: OnBadRow = BadRows.FAIL,
+    on_bad_row: OnBadRow = "fail",
     held_out: Annotated[
         float,
         typer.Option(
@@ -51,7 +43,7 @@ def fit(
         ),
     ] = 0.2,
     half: Annotated[
-        Halves | None,
+        Literal["a", "b"] | None,
         typer.Option(
             help="Fit to half of the raters; a model of the other half is a gold reward model.",
             show_default=False,
@@ -108,18 +100,16 @@ def fit(
     if lr is not None and not 0 < lr < 1:
         raise DataError(f"--lr {lr:g}; expected a number between 0 and 1, such as 1e-4.")
     from ppokit.cli.allocator import keep_freed_memory
-    from ppokit.cli.ratings import _columns
     from ppokit.cli.reward_view import Bar, report_sections
-    from ppokit.cli.sections import show
     from ppokit.ratings.table import read_for_fit
     from ppokit.reward_models.fit import reward_fit
     from ppokit.reward_models.methods import FitOptions
 
     keep_freed_memory()
-    table = read_for_fit(ratings, _columns(column), on_bad_row=on_bad_row.value)
+    table = read_for_fit(ratings, columns_of(column), on_bad_row=on_bad_row)
     options = FitOptions(
         held_out=held_out,
-        half=None if half is None else half.value,
+        half=half,
         epochs=epochs,
         lr=lr,
         batch_size=batch_size,

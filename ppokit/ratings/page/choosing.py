@@ -15,10 +15,12 @@ from ppokit.errors import DataError
 from ppokit.ratings.page.items import Item
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from scipy.sparse import csr_array
 
+    ScoreStd = Callable[[Sequence[str], Sequence[str]], ArrayLike]
+
 Select = Literal["random", "uncertain", "diverse"]
-ScoreStd = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 FEATURES = 1 << 16
 _WORD = re.compile(r"\w+|[^\w\s]")
 
