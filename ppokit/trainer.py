@@ -24,7 +24,7 @@ from ppokit.run.components import closed_on_error
 from ppokit.run.recorder import RunRecorder
 from ppokit.run.run_dir import RunDir
 from ppokit.run.signals import Signals
-from ppokit.training.advantages import estimate, select_trained
+from ppokit.training.advantages import estimate
 from ppokit.training.checks import FirstUpdate
 from ppokit.training.metrics import Clock, run_metrics, step_metrics
 
@@ -155,18 +155,17 @@ class PPOTrainer:
             epochs, minibatches: the recipe's, unless given.
         """
         self.current = self.step + 1
-        trained, chosen = select_trained(rollout, advantages)
         with self._phase("update"):
             # A signal must not come between the weights' step and its count, nor before it is reported.
             self.signals.defer()
             try:
                 stats = self.components.updater.update(
-                    trained, chosen, self.step, epochs=epochs, minibatches=minibatches
+                    rollout, advantages, self.step, epochs=epochs, minibatches=minibatches
                 )
             except NonFiniteError as error:
                 self.recorder.failed_step(self.current, rollout, advantages, error)
                 raise
-            self._first_update.check_updated(trained, chosen, stats, self.components.policy_hash)
+            self._first_update.check_updated(rollout, advantages, stats, self.components.policy_hash)
             self.step += 1
             self.checkpointer.snapshot(self.step)
             self.roles.clear_cache()

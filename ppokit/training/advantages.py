@@ -78,9 +78,18 @@ def estimate(
     )
 
 
-def select_trained(rollout: Rollout, advantages: Advantages) -> tuple[Rollout, Advantages]:
-    """The responses that are trained on, and their advantages."""
+def select_trained(
+    rollout: Rollout, advantages: Advantages, *, keep_old_logprobs: bool
+) -> tuple[Rollout, Advantages]:
+    """The responses that are trained on, and their advantages.
+
+    Args:
+        keep_old_logprobs: whether the old log-probabilities stay where some responses are left out. Those of
+            a pass before the update should not: in bfloat16 they hold for the micro-batches of that pass,
+            which the responses that are left out were part of, and the update takes them anew.
+    """
     if advantages.trained is None or bool(advantages.trained.all()):
         return rollout, advantages
     rows = advantages.trained.nonzero().flatten().tolist()
-    return rollout.select(rows), advantages.select(rows)
+    part = rollout.select(rows)
+    return part if keep_old_logprobs else replace(part, old_logprobs=None), advantages.select(rows)

@@ -15,6 +15,7 @@ from ppokit.models.roles import ModelRoles
 from ppokit.plugin.kl_estimators import kl
 from ppokit.plugin.masked import masked_whiten
 from ppokit.plugin.types import Advantages, Rollout
+from ppokit.training.advantages import select_trained
 from ppokit.training.aggregation import MetricAccumulator, token_weights
 from ppokit.training.backend import Backend
 from ppokit.training.gradients import TrainingData, accumulate_gradients
@@ -62,7 +63,7 @@ class Updater:
         epochs: int | None = None,
         minibatches: int | None = None,
     ) -> dict[str, float]:
-        """One step's training; returns metrics, means over all real tokens trained on.
+        """One step's training on the responses of `advantages.trained`; returns metrics over their tokens.
 
         After an error the weights are those before the step.
 
@@ -74,12 +75,15 @@ class Updater:
             NonFiniteError: a loss or gradient is not finite.
             PluginError: a loss broke its contract.
         """
-        epochs = epochs or self.settings.update.epochs
+        settings = self.settings.update
+        rollout, advantages = select_trained(
+            rollout, advantages, keep_old_logprobs=settings.old_logprobs == "sampler"
+        )
+        epochs = epochs or settings.epochs
         batches = self.microbatches.divide(rollout, step + 1, minibatches)
         if epochs * batches.minibatches == 1:
-            return self._train(
-                rollout, advantages, step, epochs, batches
-            )  # its only pass checks before it moves
+            # Its only pass checks before it moves.
+            return self._train(rollout, advantages, step, epochs, batches)
         with self.backend.rollback_on_error():
             return self._train(rollout, advantages, step, epochs, batches)
 

@@ -110,7 +110,7 @@ class Trained:
     Its numbers depend on what else is in the batch, as those of bfloat16 products do on much hardware.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype, old_logprobs: str = "trainer") -> None:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         lora = LoraSettings(r=4, alpha=8, target_modules="all-linear")
@@ -122,7 +122,11 @@ class Trained:
         self.forwarded = 0
         model.base_model.register_forward_hook(self._disturb, with_kwargs=True)
         settings = settings_of(
-            epochs=3, minibatches=4, learning_rate=1e-30, aggregation="sequence_mean_token_mean"
+            epochs=3,
+            minibatches=4,
+            learning_rate=1e-30,
+            aggregation="sequence_mean_token_mean",
+            old_logprobs=old_logprobs,
         )
         processes = single_process()
         self.batcher = MicroBatcher(settings.update, seed=0, processes=processes, device=self.roles.device)
@@ -149,6 +153,22 @@ class Trained:
 
 
 LENGTHS = [3, 24, 1, 7, 15, 12, 2, 24, 9, 18, 5, 11, 20, 6, 13, 22]
+
+
+@pytest.mark.parametrize("old_logprobs", ["trainer", "sampler"])
+def test_the_ratio_is_exactly_1_where_responses_were_left_out(tiny_model: Path, old_logprobs: str) -> None:
+    """A pass before the update saw them beside the others, in other batches than training's.
+
+    Those by the sampler are kept: they were asked for.
+    """
+    trained = Trained(tiny_model, torch.bfloat16, old_logprobs=old_logprobs)
+    rollout = rollout_of(LENGTHS)
+    rollout = replace(rollout, old_logprobs=trained.logprobs(trained.batcher.divide(rollout, 1)))
+    scored = torch.arange(len(rollout)) % 3 != 0
+    advantages = Advantages(torch.ones(rollout.response_ids.shape), trained=scored)
+    metrics = trained.updater.update(rollout, advantages, step=0)
+    assert (metrics["policy/clip_fraction"] == 0.0) == (old_logprobs == "trainer")
+    assert (metrics["policy/ratio_std_at_start"] == 0.0) == (old_logprobs == "trainer")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -18,6 +18,7 @@ from ppokit.config.presets import names
 from ppokit.config.registry import PluginRegistry
 from ppokit.data.batches import token_batch
 from ppokit.plugin.types import RewardOutput, Rollout
+from ppokit.training.microbatches import StepBatches
 from runs import OPENERS, REPOSITORY, lasting, metrics_of, rollouts_of, weights_of
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -238,16 +239,17 @@ def test_failed_samples_are_not_trained_on(recipe_dict: RecipeDict, tmp_path: Pa
         registry,
     )
     trainer = PPOTrainer(recipe)
-    trained: list[list[str]] = []
-    update = trainer.components.updater.update
+    divided: list[list[str]] = []
+    batcher = trainer.components.updater.microbatches
+    divide = batcher.divide
 
-    def watched(rollout: Rollout, *rest: Any, **more: Any) -> dict[str, float]:
-        trained.append(rollout.ids)
-        return update(rollout, *rest, **more)
+    def watched(rollout: Rollout, *rest: Any) -> StepBatches:
+        divided.append(rollout.ids)
+        return divide(rollout, *rest)
 
-    trainer.components.updater.update = watched  # type: ignore[method-assign]
+    batcher.divide = watched  # type: ignore[method-assign]
     trainer.train()
-    assert trained == [[f"000001-{prompt:04d}-001" for prompt in range(4)]]
+    assert divided[-1] == [f"000001-{prompt:04d}-001" for prompt in range(4)]
     (line,) = metrics_of(tmp_path / "run")
     assert line["reward/excluded"] == line["reward/flaky/failed"] == 0.5
     assert line["reward/mean"] == line["reward/flaky"] == (1 + 3 + 5 + 7) / 4
