@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ppokit.kernels import registry
 from ppokit.models.roles import ModelRoles
-from test_roles import logprobs, policy_params, roles_of, shake, tiny_gpt2, tiny_llama, token_batch
+from small_models import tiny_gpt2, tiny_llama
+from small_roles import logprobs, policy_params, roles_of, save_adapter, shake, token_batch
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings(
@@ -97,8 +98,6 @@ def test_a_model_that_it_does_not_fit_is_untouched(name: str, kernel: registry.K
 
 def test_a_fitted_adapter_that_is_added_later_is_fast_too(tmp_path: Any) -> None:
     from safetensors.torch import load_file, save_file
-
-    from test_roles import save_adapter
 
     save_adapter(tmp_path, ["q_proj"])
     file = tmp_path / "adapter_model.safetensors"

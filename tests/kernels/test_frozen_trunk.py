@@ -12,7 +12,8 @@ from ppokit.data.batches import TokenBatch
 from ppokit.kernels import frozen_trunk
 from ppokit.models.lora import adapter_of
 from ppokit.models.roles import ModelRoles
-from test_roles import LORA, policy_params, roles_of, shake, tiny_gpt2, tiny_llama, token_batch, value_params
+from small_models import tiny_gpt2, tiny_llama
+from small_roles import LORA, policy_params, roles_of, save_adapter, shake, token_batch, value_params
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -135,8 +136,6 @@ def test_where_it_does_not_apply(tmp_path: Any) -> None:
 
 
 def test_a_reference_with_an_adapter_shares_nothing(tmp_path: Any) -> None:
-    from test_roles import save_adapter
-
     save_adapter(tmp_path, "all-linear")
     roles = roles_of(lora=LORA.model_copy(update={"adapter": str(tmp_path)}))
     assert {adapter_of(n) for n, _ in roles.model.named_parameters()} >= {"policy", "reference", "value"}

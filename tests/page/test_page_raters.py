@@ -56,7 +56,7 @@ def test_who_waits_gets_what_others_give_back(tab: Callable[[], Page], serve: Se
 
 
 def test_agreement_is_shown(tab: Callable[[], Page], serve: Serve) -> None:
-    """2 2 and 4 8: alpha is 1/2, see test_rating_desk."""
+    """2 2 and 4 8: alpha is 1/2, see tests/ratings/test_session.py."""
     server = serve(numbered(2), "--per-item", 2)
     for name, given in (("ana", "24"), ("ben", "28")):
         page = tab()

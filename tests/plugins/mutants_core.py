@@ -7,7 +7,7 @@ from __future__ import annotations
 
 MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "ppokit.plugin.masked": (
-        "../core/test_masked.py test_monte_carlo.py test_ppo_clip.py",
+        "../plugin_api/test_masked.py test_monte_carlo.py test_ppo_clip.py",
         [
             (
                 "padding counts in the mean",
@@ -41,7 +41,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "ppokit.plugin.kl_estimators": (
-        "../core/test_kl_estimators.py test_kl_loss.py test_ppo_clip.py",
+        "../plugin_api/test_kl_estimators.py test_kl_loss.py test_ppo_clip.py",
         [
             (
                 "the other direction",
@@ -61,7 +61,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "ppokit.training.aggregation": (
-        "../core/test_update.py::TestTokenWeights",
+        "../training/test_update.py::TestTokenWeights",
         [
             ("padding counts in the tokens", "real / real.sum().clamp(min=1)", "real / real.numel()"),
             (
@@ -80,7 +80,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "ppokit.training.update": (
-        "../core/test_update.py::TestPasses::test_each_minibatch_is_whitened",
+        "../training/test_update.py::TestPasses::test_each_minibatch_is_whitened",
         [
             (
                 "whitened over the whole step",
@@ -90,7 +90,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "ppokit.training.gradients": (
-        "../core/test_update.py::TestCutting",
+        "../training/test_update.py::TestCutting",
         [
             (
                 "the normaliser is local",
@@ -100,7 +100,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "ppokit.training.advantages": (
-        "../core/test_advantages.py",
+        "../training/test_advantages.py",
         [
             (
                 "what is not scored counts",
@@ -122,7 +122,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "ppokit.rollout.dynamic_sampling": (
-        "../core/test_dynamic_sampling.py",
+        "../rollout/test_dynamic_sampling.py",
         [
             (
                 "groups that differ are dropped",

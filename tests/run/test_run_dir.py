@@ -16,7 +16,7 @@ from ppokit.errors import RunFolderError
 from ppokit.plugin.types import Advantages, Rewards
 from ppokit.run.provenance import provenance
 from ppokit.run.run_dir import RunDir
-from test_generate import make_rollout
+from rollouts import make_rollout
 
 
 def opened(tmp_path: Path) -> RunDir:

@@ -24,7 +24,7 @@ from ppokit.training.metrics import (
     rollout_metrics,
     value_metrics,
 )
-from test_generate import make_rollout
+from rollouts import make_rollout
 
 MASK = torch.tensor([[True, True], [True, False]])
 

@@ -23,7 +23,7 @@ from ppokit.rewards.outcomes import Elsewhere, Provider
 from ppokit.rewards.scaling import RunningVariance, Scale, Scaling
 from ppokit.rewards.scorer import Scorer
 from ppokit.training.metrics import as_numbers, rollout_metrics
-from test_generate import Other, make_rollout, single_process
+from rollouts import Other, make_rollout, single_process
 
 ROLLOUT = make_rollout([[1], [2], [3]], [[4, 5, 6], [7], [8, 9]])
 

@@ -1,6 +1,6 @@
 """docs/recipes.md has a table of every key of the core's; it is made of the settings.
 
-`python tests/core/test_recipe_docs.py` writes it anew.
+`python tests/docs/test_recipe_docs.py` writes it anew.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def parts(text: str) -> tuple[str, str, str]:
 
 def test_the_table_of_keys_is_that_of_the_settings() -> None:
     _, written, _ = parts(DOCS.read_text(encoding="utf-8"))
-    assert written == table(), "write it anew by: python tests/core/test_recipe_docs.py"
+    assert written == table(), "write it anew by: python tests/docs/test_recipe_docs.py"
 
 
 def test_every_metric_of_the_core_is_explained() -> None:

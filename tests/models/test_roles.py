@@ -13,13 +13,9 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
-    PreTrainedModel,
 )
 
 from ppokit.config.settings import LoraSettings
@@ -29,69 +25,23 @@ from ppokit.kernels import attention
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.shared_base import SharedBaseModel
+from small_models import tiny_gpt2, tiny_llama
+from small_roles import (
+    LORA,
+    logprobs,
+    policy_params,
+    roles_of,
+    save_adapter,
+    shake,
+    token_batch,
+)
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 torch.set_num_threads(1)  # on such small tensors, several threads mostly wait for each other
 CPU = torch.device("cpu")
-LORA = LoraSettings(r=4, alpha=8, target_modules="all-linear")
 MODES: tuple[ValueMode, ...] = ("own_adapter", "policy_trunk", "detached_trunk")
-
-
-def tiny_llama(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
-    """Two layers, 64 tokens, with random weights large enough for tokens to differ."""
-    torch.manual_seed(seed)
-    numbers = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-        "initializer_range": 0.2,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        **changes,
-    }
-    return LlamaForCausalLM(LlamaConfig(**numbers)).to(dtype).eval()
-
-
-def tiny_gpt2(seed: int = 0) -> PreTrainedModel:
-    """Biases everywhere, and Conv1D in the place of Linear."""
-    torch.manual_seed(seed)
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=64,
-            n_positions=64,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            initializer_range=0.2,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    ).eval()
-
-
-def token_batch(width: int = 5) -> TokenBatch:
-    """Three prompts and answers of different lengths."""
-    prompts = [[1, 7, 8, 9], [5], [1, 33]]
-    responses = torch.zeros(3, width, dtype=torch.long)
-    mask = torch.zeros(3, width, dtype=torch.bool)
-    for row, answer in enumerate([[10, 11, 12], [20, 21, 22, 23, 2], [40]]):
-        responses[row, : len(answer)] = torch.tensor(answer)
-        mask[row, : len(answer)] = True
-    return TokenBatch.build(prompts, responses, mask, CPU)
-
-
-def shake(params: Any, seed: int = 1) -> None:
-    """Random numbers in the place of LoRA's zeros."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for param in params:
-            param.copy_(torch.randn(param.shape, generator=generator) * 0.2)
 
 
 def by_row(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
@@ -104,32 +54,6 @@ def by_row(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
         logps = (model(input_ids=ids).logits[0].float() / temperature).log_softmax(-1)
         out[row, :n] = logps[first - 1 : first + n - 1].gather(-1, ids[0, first:, None]).squeeze(-1)
     return out
-
-
-def roles_of(model: PreTrainedModel | None = None, **changes: Any) -> ModelRoles:
-    settings: dict[str, Any] = {"lora": LORA, "value": "own_adapter", "reference": True, **changes}
-    return ModelRoles(model if model is not None else tiny_llama(), **settings)
-
-
-def logprobs(roles: ModelRoles, role: Any = "policy", batch: TokenBatch | None = None) -> Tensor:
-    return roles.logprobs(batch or token_batch(), role, temperature=1.0)[0]
-
-
-def policy_params(roles: ModelRoles) -> list[Tensor]:
-    return [param for name, param in roles.trainable.items() if roles.is_policy(name)]
-
-
-def value_params(roles: ModelRoles) -> list[Tensor]:
-    return [param for name, param in roles.trainable.items() if not roles.is_policy(name)]
-
-
-def save_adapter(folder: Path, targets: Any) -> PeftModel:
-    """A trained adapter of the tiny model, written by peft."""
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
-    model = get_peft_model(tiny_llama(), config)
-    shake([p for n, p in model.named_parameters() if "lora_" in n])
-    model.save_pretrained(str(folder))
-    return model.eval()
 
 
 class TestTokenBatch:

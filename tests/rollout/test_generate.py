@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,35 +18,7 @@ from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeed
 from ppokit.plugin.types import PromptBatch, Rollout
 from ppokit.rollout.generate import ResponseGenerator, pad
 from ppokit.seeds import seed_from
-
-
-def make_rollout(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], **changes: Any
-) -> Rollout:
-    """A rollout of these token ids."""
-    ids, mask = pad(responses)
-    count = len(responses)
-    return Rollout(
-        ids=[f"sample-{i}" for i in range(count)],
-        group_ids=torch.arange(count),
-        prompts=[f"prompt {i}" for i in range(count)],
-        responses=[f"response {i}" for i in range(count)],
-        rows=[{"row": i} for i in range(count)],
-        prompt_ids=[list(p) for p in prompts],
-        response_ids=ids,
-        response_mask=mask,
-        **{
-            "outcomes": ["finished"] * count,
-            "loss_mask": mask,
-            "policy_version": torch.zeros(count, dtype=torch.long),
-            "sampler_logprobs": torch.zeros(mask.shape),
-            **changes,
-        },
-    )
-
-
-def single_process() -> Processes:
-    return Processes(Accelerator(cpu=True))
+from rollouts import Other, make_rollout, single_process
 
 
 def test_pad_by_hand() -> None:
@@ -351,23 +323,6 @@ def test_select_takes_every_field() -> None:
     assert picked.values.tolist() == [[4, 5], [0, 1]]
     assert picked.ref_logprobs is None
     assert len(rollout.select([])) == 0
-
-
-class Other:
-    """Another process, which learns what the main one sent."""
-
-    count, is_main = 2, False
-
-    def __init__(self, sent: list[list[Any]]) -> None:
-        self.sent = iter(sent)
-        self.own: list[Any] = []
-
-    def share(self, total: int) -> range:
-        return range(total // 2, total)
-
-    def gather(self, items: list[Any]) -> list[Any]:
-        self.own.append(list(items))
-        return next(self.sent)
 
 
 def test_an_engine_on_the_main_process_answers_for_all() -> None:

@@ -24,7 +24,7 @@ from ppokit.training.losses import WeightedLoss
 from ppokit.training.microbatches import MicroBatcher
 from ppokit.training.schedule import learning_rate_at
 from ppokit.training.update import Updater
-from test_generate import make_rollout, single_process
+from rollouts import make_rollout, single_process
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

@@ -14,7 +14,7 @@ from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSetti
 from ppokit.errors import PluginError
 from ppokit.evaluation.evaluation import Evaluation, NamedEvaluator
 from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
-from test_generate import make_rollout
+from rollouts import make_rollout
 
 
 class Given:

@@ -14,7 +14,7 @@ from ppokit.errors import PluginError
 from ppokit.plugin.reductions import Sum
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.training.advantages import estimate
-from test_generate import make_rollout
+from rollouts import make_rollout
 
 ROLLOUT = make_rollout(
     [[1]] * 5,

@@ -22,7 +22,7 @@ from ppokit.training.losses import WeightedLoss
 from ppokit.training.microbatches import MicroBatcher, StepBatches
 from ppokit.training.update import Updater
 from ppokit_losses.gspo import GSPO, GSPOOptions
-from test_generate import make_rollout, single_process
+from rollouts import make_rollout, single_process
 from test_update import settings_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

@@ -23,7 +23,7 @@ from ppokit.plugin.types import Rollout
 from ppokit.rewards.outcomes import Provider
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.timed_worker import StatefulWorkerProvider, WorkerProvider, in_worker
-from test_generate import make_rollout, single_process
+from rollouts import make_rollout, single_process
 
 SOURCE = """
 import os, re, sys, time

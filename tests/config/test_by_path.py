@@ -15,7 +15,7 @@ from ppokit.config.recipe import Recipe
 from ppokit.config.registry import PluginRegistry
 from ppokit.errors import PluginError, RecipeError
 from ppokit.plugin import BuildContext
-from test_generate import make_rollout
+from rollouts import make_rollout
 
 CONTEXT = BuildContext(torch.device("cpu"), torch.float32, 0)
 SOURCE = """

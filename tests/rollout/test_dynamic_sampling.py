@@ -10,7 +10,7 @@ import torch
 from ppokit.plugin.types import Rewards, Rollout
 from ppokit.rollout.dynamic_sampling import concat, count_groups, filter_groups
 from ppokit.training.metrics import as_numbers
-from test_generate import make_rollout
+from rollouts import make_rollout
 
 
 def part(groups: list[int], scores: list[float], scored: list[bool] | None = None, width: int = 1) -> tuple:
