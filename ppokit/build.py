@@ -89,20 +89,20 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
     Raises:
         PpokitError: something that the recipe names cannot be used.
     """
-    instances: list[RunComponent] = []
-    with closed_on_error(instances):
-        return _build(recipe, instances)
-
-
-def _build(recipe: Recipe, instances: list[RunComponent]) -> TrainerComponents:
-    """Build the parts, and put what the recipe's components build into `instances`."""
     from accelerate import Accelerator
 
+    instances: list[RunComponent] = []
+    check_launch()
+    processes = Processes(Accelerator())
+    with closed_on_error(instances), processes.together():
+        return _build(recipe, processes, instances)
+
+
+def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) -> TrainerComponents:
+    """Build the parts, and put what the recipe's components build into `instances`."""
     settings = recipe.settings
     # LoRA's first numbers, and whatever a plugin draws.
     torch.manual_seed(settings.run.seed)
-    check_launch()
-    processes = Processes(Accelerator())
     table = read_prompts(settings.prompts)
     source = find_model(
         settings.model.name,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ppokit.errors import TrainingError
+from ppokit.errors import PluginError, PpokitError, TrainingError, in_one_paragraph
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,7 +58,10 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
 
 
 class Processes:
-    """Collectives over the processes of an Accelerator; each method is free in a single process."""
+    """Collectives over the processes of an Accelerator; each method is free in a single process.
+
+    Every exchange by `gather` can also carry what one process failed with: it then raises on all of them.
+    """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -65,18 +69,67 @@ class Processes:
         self.count: int = accelerator.num_processes
         self.is_main: bool = accelerator.is_main_process
         self.device: torch.device = accelerator.device
+        self._failure: PpokitError | None = None  # of any process, since the outermost `together` began
+        self._depth = 0
 
     def share(self, total: int) -> range:
         """This process's part of range(total): contiguous, in order of rank, as equal as can be."""
         return range(self.rank * total // self.count, (self.rank + 1) * total // self.count)
 
     def gather(self, items: Sequence[T]) -> list[T]:
-        """The items of all processes, in order of rank, on every process."""
+        """The items of all processes, in order of rank, on every process.
+
+        Raises:
+            PpokitError: another process failed inside `together`.
+        """
         if self.count == 1:
             return list(items)
-        parts: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(parts, list(items))
+        with self.together():
+            parts = [] if self._failure is not None else self._exchange(list(items))
         return [item for part in parts for item in part]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Where what is inside raises on one process, the others raise the same at their next `gather`.
+
+        They need not be inside: every process makes the same exchanges, and the failed one takes part in its
+        next one before it leaves.
+
+        Raises:
+            PpokitError: another process failed, also where what is inside caught it.
+        """
+        self._depth += 1
+        try:
+            yield
+            if self._failure is not None:
+                raise self._failure
+        except Exception as error:
+            if self.count > 1 and self._failure is None:
+                kind = PluginError if isinstance(error, PluginError) else PpokitError
+                text = str(error) if isinstance(error, PpokitError) else in_one_paragraph(error)
+                with suppress(PpokitError):  # the others have gone
+                    self._exchange([], (kind, text))
+            raise
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._failure = None
+
+    def _exchange(
+        self, items: list[Any], failure: tuple[type[PpokitError], str] | None = None
+    ) -> list[list[Any]]:
+        """The items of each process; the first failure of any becomes `_failure`."""
+        parts: list[Any] = [None] * self.count
+        try:
+            torch.distributed.all_gather_object(parts, (items, failure))
+        except RuntimeError as error:
+            self._failure = TrainingError(f"the exchange with the other processes failed: {error}")
+            raise self._failure from error
+        failures = [failure for _, failure in parts if failure is not None]
+        if failures:
+            kind, text = failures[0]
+            self._failure = kind(text)
+        return [items for items, _ in parts]
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Add up each tensor over all processes, in place, in one exchange."""
@@ -89,14 +142,6 @@ class Processes:
         for tensor in tensors:
             tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
             start += tensor.numel()
-
-    def any(self, flag: bool) -> bool:
-        """Whether any process raised the flag."""
-        return any(self.gather([flag]))
-
-    def wait(self) -> None:
-        """Wait for the others."""
-        self.accelerator.wait_for_everyone()
 
 
 def destroy_process_group() -> None:

@@ -7,9 +7,11 @@ Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from ppokit.build import build_trainer
 from ppokit.config.recipe import Recipe
@@ -27,6 +29,20 @@ from ppokit.run.signals import Signals
 from ppokit.training.advantages import estimate
 from ppokit.training.checks import FirstUpdate
 from ppokit.training.metrics import Clock, run_metrics, step_metrics
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _verb(method: Callable[Concatenate[PPOTrainer, P], T]) -> Callable[Concatenate[PPOTrainer, P], T]:
+    """A method that ends on every process where it raises on one: see `Processes.together`."""
+
+    @wraps(method)
+    def run(self: PPOTrainer, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.processes.together():
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class PPOTrainer:
@@ -61,7 +77,7 @@ class PPOTrainer:
         parts = self.components = build_trainer(recipe)
         self.roles, self.processes = parts.roles, parts.processes
         main, keep = self.processes.is_main, self.settings.run.keep_checkpoints
-        with closed_on_error(parts.instances):
+        with closed_on_error(parts.instances), self.processes.together():
             given = observers if main else ()
             self.recorder = RunRecorder(
                 self.run_dir, parts.instances, given, parts.backend, parts.save_policy, keep=keep, main=main
@@ -110,6 +126,7 @@ class PPOTrainer:
             self.evaluate()
         yield from self.components.prompts.steps(self.step, self.settings.run.steps)
 
+    @_verb
     def collect(self, prompts: PromptBatch) -> Rollout:
         """Answer the prompts, and compute what the recipe's components need of the answers."""
         self.current = self.step + 1
@@ -117,11 +134,13 @@ class PPOTrainer:
         self._first_update.check_collected(rollout)
         return rollout
 
+    @_verb
     def score(self, rollout: Rollout) -> Rewards:
         """Rewards of a rollout, all providers together."""
         with self._phase("reward"):
             return self.components.scorer.score(rollout)
 
+    @_verb
     def resample(self, rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
         """Drop groups of equal rewards and ask other prompts, where the recipe asks for dynamic sampling.
 
@@ -135,12 +154,14 @@ class PPOTrainer:
 
         return (rollout, rewards) if rounds is None else resample((rollout, rewards), rounds, ask)
 
+    @_verb
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         """Advantages of the responses that are trained on, whitened if the recipe says so; 0 elsewhere."""
         estimator, where = self.components.estimator, self.components.estimator_name
         needs, settings = self.recipe.advantages.component.needs, self.settings.advantages
         return estimate(estimator, rollout, rewards, settings=settings, needs=needs, where=where)
 
+    @_verb
     def update(
         self,
         rollout: Rollout,
@@ -171,6 +192,7 @@ class PPOTrainer:
             self.roles.clear_cache()
         return stats
 
+    @_verb
     def evaluate(self) -> dict[str, float]:
         """What the recipe's evaluators measure of the policy, when it is due; the report holds it too.
 
@@ -190,6 +212,7 @@ class PPOTrainer:
         self.recorder.evaluation(self.step, result.metrics, result.warnings, best=best)
         return result.metrics
 
+    @_verb
     def report(
         self, rollout: Rollout, rewards: Rewards, advantages: Advantages, stats: dict[str, float]
     ) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -53,6 +54,9 @@ class Other:
 
     def share(self, total: int) -> range:
         return range(total // 2, total)
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def gather(self, items: list[Any]) -> list[Any]:
         self.own.append(list(items))

@@ -81,17 +81,12 @@ def ask(provider: Provider, rollout: Rollout, processes: Processes, max_failed: 
         own = range(count if processes.is_main else 0)
     share = rollout.select(own)
     output: RewardOutput | None = None
-    failure, broken, cause = "", "", None
-    if len(share):
-        try:
+    failure = ""
+    with processes.together():
+        if len(share):
             # A view of its own: what a provider does to it changes nothing for others or for later steps.
             answer, failure = attempt(provider.where, lambda: provider.provider.score(_view(provider, share)))
             output = None if failure else _checked(answer, share, provider)
-        except PluginError as error:
-            broken, cause = str(error), error
-    # Every process takes part in every exchange, also one whose provider raised.
-    for message in processes.gather([broken] if broken else []):
-        raise PluginError(message) from cause
     if output is None:
         output = RewardOutput.of_scores(torch.zeros(len(share)), "failed")
     records = processes.gather([(failure, output)])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppokit.config.recipe import Recipe
 from ppokit.distributed import Processes
-from ppokit.errors import ModelError, PluginError, PpokitError, RolloutError, plugin_call
+from ppokit.errors import ModelError, RolloutError, plugin_call
 from ppokit.plugin.generation import (
     Generation,
     GenerationRequest,
@@ -76,18 +76,12 @@ class ResponseGenerator:
             prompts.select(share), n or 1, seeds, self.sampling, policy_logprobs, training
         )
         own_ids = ids[share.start * request.n : share.stop * request.n]
-        own, error = Generation([], [], [], []), None
-        try:
+        own = Generation([], [], [], [])
+        with self.processes.together():
             if self.engine is not None and len(request):
                 with plugin_call(self.where, "generate"):
                     own = self.engine.generate(policy, request)
                     check_generation(own, request, policy, own_ids)
-        except PpokitError as raised:
-            error = raised
-        # Every process takes part in every exchange, also one whose engine failed.
-        broken = self.processes.gather([] if error is None else [str(error)])
-        if broken:
-            raise error or PluginError(broken[0])
         if not policy_logprobs:
             own = replace(own, policy_logprobs=None)
         whole = _concat(self.processes.gather([completed(own, policy.version)] if len(request) else []))

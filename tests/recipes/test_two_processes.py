@@ -6,6 +6,7 @@ import json
 import math
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from ppokit import PPOTrainer, Recipe
 from runs import ENVIRONMENT, OPENERS, lasting, metrics_of, rollouts_of, run_ppokit, weights_of
@@ -166,3 +168,130 @@ def test_a_reward_that_fails_on_one_process_stops_both(
     assert done.returncode != 0
     assert told in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+FAILURES = """
+import os
+
+import torch
+
+from ppokit import hookimpl
+from ppokit.plugin import Advantages, LossOutput, RewardOutput
+
+RANK = int(os.environ["RANK"])
+
+
+def fail(rank, what):
+    if RANK == rank:
+        raise ValueError(f"{what} on {rank}")
+
+
+def estimator(rollout, rewards):
+    fail(1, "estimate")
+    return Advantages(torch.zeros(rollout.response_ids.shape))
+
+
+def loss(inputs):
+    fail(1, "loss")
+    return LossOutput(inputs.advantages * inputs.new_logprobs)
+
+
+loss.needs = {"new_logprobs"}
+
+
+def evaluator(view, step):
+    fail(1, "evaluate")
+    view.score(view.generate(["Once", "The dog", "Mom"]))
+    return {"one": 1.0}
+
+
+def deaf_evaluator(view, step):
+    if RANK == 0:
+        for _ in range(2):
+            try:
+                view.generate(["Once", "The dog", "Mom"])
+            except Exception:
+                pass
+    fail(1, "evaluate")
+    return {"one": 1.0}
+
+
+class Observer:
+    @hookimpl
+    def on_step(self):
+        fail(0, "on_step")
+
+
+class Reward:
+    def score(self, rollout):
+        return RewardOutput.from_values([float(len(text)) for text in rollout.responses])
+
+
+class BuildReward(Reward):
+    def __init__(self):
+        fail(0, "build")
+
+
+class PhaseReward(Reward):
+    @hookimpl
+    def on_phase(self, phase):
+        if phase == "update":
+            fail(1, "on_phase")
+
+
+class StateReward(Reward):
+    calls = 0
+
+    def state_dict(self):
+        self.calls += 1
+        if self.calls == 3:
+            fail(1, "state_dict")
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+"""
+
+
+def test_what_fails_on_one_process_ends_both(
+    recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Whatever its kind; and the processes are in step again afterwards."""
+    (tmp_path / "failures.py").write_text(FAILURES)
+    evaluate = {"every": 1, "evaluators": [{"use": "failures:evaluator"}]}
+    estimate = {"advantages": {"use": "failures:estimator"}, "losses": [{"use": "ppo_clip"}]}
+    cases: dict[str, tuple[dict[str, Any], str]] = {
+        "estimator": (estimate, "estimate on 1"),
+        "own_loop": (estimate, "estimate on 1"),
+        "evaluator": ({"evaluation": evaluate}, "evaluate on 1"),
+        "swallowed": (
+            {"evaluation": {**evaluate, "evaluators": [{"use": "failures:deaf_evaluator"}]}},
+            "evaluate on 1",
+        ),
+        "observer": ({"observers": [{"use": "failures:Observer", "on_error": "stop"}]}, "on_step on 0"),
+        "loss": ({"losses": [{"use": "failures:loss"}]}, "loss on 1"),
+        "build": ({"rewards": [{"use": "failures:BuildReward"}]}, "build on 0"),
+        "phase": ({"rewards": [{"use": "failures:PhaseReward"}]}, "on_phase on 1"),
+        "state": ({"rewards": [{"use": "failures:StateReward"}]}, "state_dict on 1"),
+        "good": ({}, "done"),
+    }
+    for name, (sections, _) in cases.items():
+        made = recipe_dict(**{**COMMON, **sections})
+        made["run"] = {"steps": 1, "out": str(tmp_path / "runs" / name), "sample_every": 0}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(made))
+    worker = Path(__file__).with_name("failure_worker.py")
+    files = [tmp_path / f"{name}.yaml" for name in cases]
+    done = subprocess.run(
+        [sys.executable, "-m", *torchrun(), str(worker), *map(str, files)],
+        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name, (_, expected) in cases.items():
+        on_first, on_second = ((tmp_path / f"{name}.{rank}").read_text() for rank in (0, 1))
+        assert expected in on_first, name
+        assert on_first == on_second, name
