@@ -138,15 +138,15 @@ def killed(folder: Path) -> None:
     """Print how many of 2,000 ratings by 20 raters survive."""
     began = time.perf_counter()
     with closing(PageServer(source(folder, 400), "--per-item", 5, out=folder / "ratings.csv")) as server:
-        done = soak(server, raters=20, kill_after=[700, 1_400])
+        soaked = soak(server, raters=20, kill_after=[700, 1_400])
         server.end()
     saved = [(row["rater"], row["item"], int(row["rating"])) for row in rows_of(server.out)]
-    lost = len(set(done.ratings) - set(saved))
-    strange = len(set(saved) - set(done.ratings)) + len(saved) - len(set(saved))
+    lost = len(set(soaked.ratings) - set(saved))
+    strange = len(set(saved) - set(soaked.ratings)) + len(saved) - len(set(saved))
     seconds = time.perf_counter() - began
-    print(f"20 raters, {len(done.ratings):,} ratings confirmed, server killed twice: {seconds:.0f} s")
-    print(f"  lost {lost}, saved twice or never given {strange}, calls sent again {done.sent_again}")
-    show("all", "20 raters at once", done.seconds)
+    print(f"20 raters, {len(soaked.ratings):,} ratings confirmed, server killed twice: {seconds:.0f} s")
+    print(f"  lost {lost}, saved twice or never given {strange}, calls sent again {soaked.sent_again}")
+    show("all", "20 raters at once", soaked.seconds)
     print()
 
 

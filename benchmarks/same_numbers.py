@@ -69,15 +69,15 @@ def recipes(model: str, folder: Path) -> dict[str, dict[str, Any]]:
             update={"epochs": 2, "learning_rate": 5e-4, "tokens_per_microbatch": 256},
         )
         for preset in names():
-            made = recipe(
+            preset_recipe = recipe(
                 seed,
                 preset=preset,
                 rollout={"max_new_tokens": 12, "stop": [".", ","], "prompts_per_step": 6},
                 rewards=count,
                 update={"learning_rate": 5e-3},
             )
-            del made["losses"]
-            by_name[f"{preset}/{seed}"] = made
+            del preset_recipe["losses"]
+            by_name[f"{preset}/{seed}"] = preset_recipe
     return {
         **by_name,
         "own_adapter/0": recipe(

@@ -226,12 +226,12 @@ def test_nothing_heavy_is_imported(args: list[str] | None, tmp_path: Path) -> No
         f"print('heavy:', [name for name in {HEAVY!r} if name in sys.modules])"
     )
     command = [sys.executable, "-c", program, *(["registry"] if args else [])]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
-    assert done.stdout.endswith("heavy: []\n"), done.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert completed.stdout.endswith("heavy: []\n"), completed.stderr
     if args == ["validate", "r.yaml"]:
-        assert done.stdout.startswith("r.yaml: OK")
+        assert completed.stdout.startswith("r.yaml: OK")
 
 
 def test_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "ppokit", "--version"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"ppokit {ppokit.__version__}\n"), done.stderr
+    completed = subprocess.run([sys.executable, "-m", "ppokit", "--version"], capture_output=True, text=True)
+    assert (completed.returncode, completed.stdout) == (0, f"ppokit {ppokit.__version__}\n"), completed.stderr

@@ -73,7 +73,7 @@ def test_keys_of_a_preset_can_be_overridden() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ("grop", "got 'grop' (text); expected cispo, dapo,"),
         ("grop", "did you mean 'grpo'?"),
@@ -82,9 +82,9 @@ def test_keys_of_a_preset_can_be_overridden() -> None:
         ("../recipe", "got '../recipe' (text)"),
     ],
 )
-def test_what_is_no_preset(value: Any, told: str) -> None:
+def test_what_is_no_preset(value: Any, message: str) -> None:
     document = plain({"preset": value})
     expand(document)
     (problem,) = document.problems
     assert problem.key == "preset"
-    assert told in problem.message
+    assert message in problem.message

@@ -162,9 +162,9 @@ def test_value_function(overrides: tuple[str, ...], value: str | None) -> None:
 
 def test_target_modules_are_a_pattern_or_names() -> None:
     assert load(r"lora.target_modules=.*\.q_proj").settings.lora is not None
-    (found,) = problems('lora.target_modules="["')
-    assert "lora.target_modules: " in found
-    assert "'[' is no regular expression: unterminated character set" in found
+    (messages,) = problems('lora.target_modules="["')
+    assert "lora.target_modules: " in messages
+    assert "'[' is no regular expression: unterminated character set" in messages
 
 
 def test_own_adapter_needs_lora() -> None:
@@ -178,17 +178,17 @@ def test_the_runs_folder_may_be_at_home(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("HOME", "/home/ada")
     assert load("run.out=~/runs/x").settings.run.out == "/home/ada/runs/x"
     assert load("run.out=runs/x").settings.run.out == "runs/x"
-    (found,) = problems("run.out=~nobody-here/x")
-    assert "run.out: " in found
-    assert "home directory" in found
+    (messages,) = problems("run.out=~nobody-here/x")
+    assert "run.out: " in messages
+    assert "home directory" in messages
 
 
 def test_four_bits_need_lora_and_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     in_four = replaced("{name: some/model}", "{name: some/model, load_in_4bit: true}")
     assert load(text=in_four).settings.model.load_in_4bit
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)
-    found = problems(text=in_four.replace("lora: {r: 8}\n", ""))
-    assert [problem.removeprefix("line 1, model.load_in_4bit: ") for problem in found] == [
+    messages = problems(text=in_four.replace("lora: {r: 8}\n", ""))
+    assert [problem.removeprefix("line 1, model.load_in_4bit: ") for problem in messages] == [
         "got true without lora, and a base in 4 bits does not train; expected a lora section",
         "got true, but bitsandbytes is not installed: pip install 'ppokit[quantized]'",
     ]
@@ -214,7 +214,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("model.name=''", "model.name: got '' (text); expected at least 1 characters"),
         ("model.name=3", "model.name: got 3; expected text"),
@@ -311,10 +311,10 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("extra=1", "extra: unknown key 'extra'; known keys are preset, model, lora, value, prompts"),
     ],
 )
-def test_one_problem(override: str, told: str) -> None:
+def test_one_problem(override: str, message: str) -> None:
     (problem,) = problems(override)
-    assert told in problem
-    if "is named" not in told and "is a metric of" not in told and "trains a value" not in told:
+    assert message in problem
+    if "is named" not in message and "is a metric of" not in message and "trains a value" not in message:
         assert problem.endswith(f"(from the override {override!r})")
 
 
@@ -409,7 +409,7 @@ def test_column_is_found(name: str, content: str, column: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("p.jsonl", "", "prompts.path: p.jsonl is empty; expected at least one row"),
         ("p.jsonl", "\n\n", "p.jsonl is empty"),
@@ -444,10 +444,10 @@ def test_column_is_found(name: str, content: str, column: str) -> None:
         ("p", "a\n", "p ends in nothing; expected"),
     ],
 )
-def test_bad_prompts_file(name: str, content: str | bytes, told: str) -> None:
+def test_bad_prompts_file(name: str, content: str | bytes, message: str) -> None:
     write(name, content)
     (problem,) = problems(f"prompts.path={name}")
-    assert told in problem
+    assert message in problem
 
 
 @pytest.mark.parametrize("path", ["gone.jsonl", "./gone", "/gone", "../gone", "~/gone-for-good"])
@@ -563,5 +563,5 @@ def test_loading_imports_nothing_heavy(folder: Path) -> None:
     )
     here = str(Path(fake_plugins.__file__).parent)
     program = f"import sys; sys.path.insert(0, {here!r})\n{script}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder)
-    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder)
+    assert (completed.stdout, completed.returncode) == ("[]\n", 0), completed.stderr

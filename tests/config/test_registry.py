@@ -217,7 +217,7 @@ def test_disabled_is_blocked_before_import(install: Install) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told", "cause"),
+    ("source", "message", "cause"),
     [
         ("raise RuntimeError('no luck')", "RuntimeError: no luck", RuntimeError),
         ("import cat_nowhere", "ModuleNotFoundError: No module named 'cat_nowhere'", ImportError),
@@ -225,7 +225,7 @@ def test_disabled_is_blocked_before_import(install: Install) -> None:
     ],
 )
 def test_broken_import_raises_when_named(
-    install: Install, source: str, told: str, cause: type[BaseException]
+    install: Install, source: str, message: str, cause: type[BaseException]
 ) -> None:
     install("b", {"rewards.b": "cat_b"}, {"cat_b": source})
     registry = PluginRegistry()
@@ -234,10 +234,10 @@ def test_broken_import_raises_when_named(
         PluginError, match=r"rewards 'b' \(plugin cat_b, b 1\.5\) cannot be imported"
     ) as caught:
         registry.component("rewards", "b")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert isinstance(caught.value.__cause__, cause)
     assert only(registry).state == "broken"
-    assert told in only(registry).reason
+    assert message in only(registry).reason
     with pytest.raises(PluginError, match="cannot be imported"):
         registry.component("rewards", "b")
 
@@ -247,7 +247,7 @@ NICE = "Component('w', None)"
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         (HEAD, "has no hook ppokit_reward_providers"),
         (HEAD + HOOK + "None\n", "or it returned None; expected a list of Component"),
@@ -268,18 +268,18 @@ NICE = "Component('w', None)"
         (HEAD + HOOK.replace("()", "(model)") + f"[{NICE}]\n", "PluginValidationError"),
     ],
 )
-def test_broken_contract_is_told(install: Install, source: str, told: str) -> None:
+def test_broken_contract_is_told(install: Install, source: str, message: str) -> None:
     install("w", {"rewards.w": "cat_w"}, {"cat_w": source})
     registry = PluginRegistry()
     with pytest.raises(PluginError) as caught:
         registry.component("rewards", "w")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).startswith("rewards 'w' (plugin cat_w, w 1.5)")
     assert only(registry).state == "broken"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         (
             "reward.x",
@@ -292,11 +292,11 @@ def test_broken_contract_is_told(install: Install, source: str, told: str) -> No
         ("rewards.x", "m:attribute", "'m:attribute' is not a module's name"),
     ],
 )
-def test_invalid_entry_point(name: str, value: str, told: str) -> None:
+def test_invalid_entry_point(name: str, value: str, message: str) -> None:
     registry = PluginRegistry(entry_points=[EntryPoint(name, value, "ppokit")])
     entry = only(registry)
     assert entry.state == "invalid"
-    assert told in entry.reason
+    assert message in entry.reason
     assert f"entry point {name!r} of unknown" in entry.reason
     with pytest.raises(PluginError, match="no rewards plugin 'x' is installed"):
         registry.component("rewards", "x")

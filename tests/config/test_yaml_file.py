@@ -13,7 +13,7 @@ import yaml
 from ppokit.config.yaml_file import Document, dump, override, parse, plain, read
 
 
-def told(document: Document) -> list[str]:
+def messages_of(document: Document) -> list[str]:
     return [str(problem) for problem in document.problems]
 
 
@@ -82,7 +82,7 @@ def test_a_problem_gets_the_line_of_the_nearest_key() -> None:
 
 def test_duplicate_keys_are_refused_with_both_lines() -> None:
     document = parse("a:\n  x: 1\n  y: 2\n  x: 3\na: 4\n")
-    assert told(document) == [
+    assert messages_of(document) == [
         "line 4, a.x: the key stands twice, on lines 2 and 4; keep one",
         "line 5, a: the key stands twice, on lines 1 and 5; keep one",
     ]
@@ -121,10 +121,10 @@ def test_anchors_work() -> None:
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    assert told(read(tmp_path / "none.yaml")) == ["cannot be read: No such file or directory"]
-    assert told(read(tmp_path)) == ["cannot be read: Is a directory"]
+    assert messages_of(read(tmp_path / "none.yaml")) == ["cannot be read: No such file or directory"]
+    assert messages_of(read(tmp_path)) == ["cannot be read: Is a directory"]
     (tmp_path / "latin.yaml").write_bytes(b"a: 1\nb: \xe9\n")
-    assert told(read(tmp_path / "latin.yaml")) == ["line 2, not UTF-8 text"]
+    assert messages_of(read(tmp_path / "latin.yaml")) == ["line 2, not UTF-8 text"]
     (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfa: 1\n")
     assert read(tmp_path / "bom.yaml").data == {"a": 1}
 
@@ -151,11 +151,11 @@ def overridden(*texts: str) -> Document:
 )
 def test_override(text: str, key: tuple[str | int, ...], value: Any) -> None:
     document = overridden(text)
-    assert told(document) == []
-    found: Any = document.data
+    assert messages_of(document) == []
+    node: Any = document.data
     for part in key:
-        found = found[part]
-    assert found == value
+        node = node[part]
+    assert node == value
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_later_overrides_win() -> None:
 def test_plain_refuses_what_yaml_cannot_hold() -> None:
     document = plain({"a": (1, 2), "b": {"when": datetime.date(2026, 1, 1)}, "c": {1: 2}})
     assert document.data["a"] == [1, 2]
-    assert told(document) == [
+    assert messages_of(document) == [
         "b.when: got a date; expected text, a number, a list or a mapping",
         "c: got the key 1; expected text",
     ]

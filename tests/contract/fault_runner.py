@@ -83,8 +83,8 @@ def run_case(folder: Path, model: str, name: str, case: dict[str, Any]) -> dict[
     deadline = time.monotonic() + SECONDS
     code: int | None = None
     while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
+        completed, status = os.waitpid(pid, os.WNOHANG)
+        if completed:
             code = os.waitstatus_to_exitcode(status)
             break
         time.sleep(0.01)
@@ -119,13 +119,13 @@ def _train(path: Path, output: Path, name: str, case: dict[str, Any]) -> None:
 
 def main() -> None:
     folder, model, cases, *names = sys.argv[1:]
-    place = Path(folder)
-    (place / "ppokit_faults").mkdir(exist_ok=True)
-    (place / INFO).mkdir(exist_ok=True)
-    (place / INFO / "METADATA").write_text("Metadata-Version: 2.1\nName: ppokit-faults\nVersion: 1.0\n")
-    (place / "ppokit_faults" / "__init__.py").write_text(VOWELS)
+    root = Path(folder)
+    (root / "ppokit_faults").mkdir(exist_ok=True)
+    (root / INFO).mkdir(exist_ok=True)
+    (root / INFO / "METADATA").write_text("Metadata-Version: 2.1\nName: ppokit-faults\nVersion: 1.0\n")
+    (root / "ppokit_faults" / "__init__.py").write_text(VOWELS)
     lines = [{"prompt": f"Once upon a time {i}", "answer": "yes", "tests": [1, 2]} for i in range(8)]
-    (place / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     sys.path.insert(0, folder)
     # What a run imports, so that a fork need not.
     import accelerate  # noqa: F401
@@ -144,7 +144,7 @@ def main() -> None:
     AutoModelForCausalLM.from_pretrained(model)
     every = json.loads(Path(cases).read_text())
     for name in names or every:
-        print(json.dumps(run_case(place, model, name, every[name])), flush=True)
+        print(json.dumps(run_case(root, model, name, every[name])), flush=True)
 
 
 if __name__ == "__main__":

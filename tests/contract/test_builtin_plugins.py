@@ -25,8 +25,8 @@ every_plugin = pytest.mark.parametrize(("name", "module"), ENTRY_POINTS.items())
 def component(name: str, module: str) -> Component:
     kind, _, use = name.partition(".")
     offered = getattr(import_module(module), HOOK_BY_KIND[kind])()
-    (found,) = [one for one in offered if one.name == use]
-    return found
+    (result,) = [one for one in offered if one.name == use]
+    return result
 
 
 def test_importing_them_imports_nothing_heavy() -> None:
@@ -35,9 +35,9 @@ def test_importing_them_imports_nothing_heavy() -> None:
         f"for module in {sorted(ENTRY_POINTS.values())!r}: importlib.import_module(module)\n"
         f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == []
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads(completed.stdout) == []
 
 
 @every_plugin

@@ -63,9 +63,9 @@ def chosen() -> list[str]:
 def results(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("faults")
     command = [sys.executable, RUNNER, folder, tiny_model, CASES, *chosen()]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = map(json.loads, done.stdout.splitlines())
+    completed = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    lines = map(json.loads, completed.stdout.splitlines())
     return {line["name"]: line for line in lines}
 
 

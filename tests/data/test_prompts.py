@@ -1,4 +1,4 @@
-"""Prompts: every row once an epoch, a pure function of the step, and bad rows named by number."""
+"""Prompts: every row once per epoch, a pure function of the step, and bad rows named by number."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def tokenizer(*, template: str | None = None, ends: bool = False) -> PreTrainedT
     single = "<s> $A </s>" if ends else "<s> $A"
     special = [("<s>", 0), ("</s>", 1)]
     backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=special)
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
-    made.chat_template = template
-    return made
+    fast_tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    fast_tokenizer.chat_template = template
+    return fast_tokenizer
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -65,8 +65,8 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("count", "per_step"), [(7, 3), (6, 3), (3, 5), (1, 4)])
 def test_every_row_once_an_epoch(count: int, per_step: int) -> None:
-    made = prompts(rows(count), per_step=per_step)
-    steps = [made.step(step) for step in range(3 * count)]
+    source = prompts(rows(count), per_step=per_step)
+    steps = [source.step(step) for step in range(3 * count)]
     assert all(len(batch) == per_step for batch in steps)
     seen = [i for batch in steps for i in batch.indices]
     for epoch in range(3):
@@ -74,8 +74,8 @@ def test_every_row_once_an_epoch(count: int, per_step: int) -> None:
 
 
 def test_the_order_differs_by_epoch_and_seed() -> None:
-    made, other = prompts(rows(20), per_step=20), prompts(rows(20), per_step=20, seed=1)
-    orders = [tuple(p.step(s).indices) for p in (made, other) for s in (0, 1)]
+    source, other = prompts(rows(20), per_step=20), prompts(rows(20), per_step=20, seed=1)
+    orders = [tuple(p.step(s).indices) for p in (source, other) for s in (0, 1)]
     assert len(set(orders)) == 4
 
 
@@ -95,10 +95,10 @@ def test_a_batch_carries_text_ids_and_every_column() -> None:
         assert ids == [0, WORDS.index(f"w{index}")]
 
 
-def encode_one(text: str, made: PreTrainedTokenizerFast, **options: Any) -> list[int]:
+def encode_one(text: str, tokenizer: PreTrainedTokenizerFast, **options: Any) -> list[int]:
     """Alone, which must be as in company."""
-    (ids,) = encode_prompts([text], made, **options)
-    assert encode_prompts([text, "w5 w6 w7", text], made, **options)[::2] == [ids, ids]
+    (ids,) = encode_prompts([text], tokenizer, **options)
+    assert encode_prompts([text, "w5 w6 w7", text], tokenizer, **options)[::2] == [ids, ids]
     return ids
 
 
@@ -112,11 +112,11 @@ class TestEncoding:
 
     def test_chat(self) -> None:
         """Special tokens come from the template alone."""
-        made = tokenizer(template=TEMPLATE, ends=True)
+        chat_tokenizer = tokenizer(template=TEMPLATE, ends=True)
         expected = ["user", ":", "w3", ";", "assistant", ":"]
-        assert encode_one("w3", made, chat=True) == [WORDS.index(w) for w in expected]
+        assert encode_one("w3", chat_tokenizer, chat=True) == [WORDS.index(w) for w in expected]
         expected = ["system", ":", "w1", ";", *expected]
-        assert encode_one("w3", made, chat=True, system="w1") == [WORDS.index(w) for w in expected]
+        assert encode_one("w3", chat_tokenizer, chat=True, system="w1") == [WORDS.index(w) for w in expected]
 
     def test_no_template(self) -> None:
         with pytest.raises(DataError, match=r"prompts\.chat: true, but .* has no chat template"):

@@ -45,9 +45,9 @@ def test_encodings(tmp_path: Path, encoded: bytes, notes: int) -> None:
 
 
 def test_windows_1252_shows_what_it_took_it_for(tmp_path: Path) -> None:
-    (note,) = rows_of(tmp_path, "prompt,rating\nun café noir,7\n".encode("cp1252")).notes
-    assert "Windows-1252" in note
-    assert "un café noir" in note
+    (message,) = rows_of(tmp_path, "prompt,rating\nun café noir,7\n".encode("cp1252")).notes
+    assert "Windows-1252" in message
+    assert "un café noir" in message
 
 
 @pytest.mark.parametrize("content", [b"prompt\n\x81\x8d\n", "prompt\nabc\n".encode("utf-16-le")])
@@ -121,8 +121,8 @@ def test_rows_within_a_cell_are_told(tmp_path: Path) -> None:
     """Two stray quotes make a cell that is well formed; a list or a poem is no suspect."""
     rows = rows_of(tmp_path, 'prompt,response,rating\na,"open,1\nb,c,2\nd,e,3\nf,end",4\n')
     assert rows.rows == [(2, ["a", "open,1\nb,c,2\nd,e,3\nf,end", "4"])]
-    (note,) = rows.notes
-    assert note.startswith("a cell of row 2 holds lines that could be rows of their own")
+    (message,) = rows.notes
+    assert message.startswith("a cell of row 2 holds lines that could be rows of their own")
     plain = 'prompt,response,rating\na,"one,\ntwo, three\nfour,\nfive, six, seven",1\n'
     poem = 'prompt,response,rating\na,"first\nA, b, and c.\nlast",1\n'
     assert rows_of(tmp_path, plain).notes == rows_of(tmp_path, poem).notes == []

@@ -132,8 +132,8 @@ def check_parses(command: Command) -> None:
             assert extra in extras
     else:
         assert program == "ppokit"
-        found, rest = leaf(words)
-        known = {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        result, rest = leaf(words)
+        known = {name for parameter in result.params for name in (*parameter.opts, *parameter.secondary_opts)}
         unknown = {word for word in rest if word.startswith("-")} - known - {"--help", "--version"}
         assert not unknown, f"there is no option {listed(unknown)}"
 

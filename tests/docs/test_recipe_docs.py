@@ -58,10 +58,10 @@ def table() -> str:
 
 def parts(text: str) -> tuple[str, str, str]:
     """Before the table, the table, after it."""
-    before, found, rest = text.partition(BEGIN)
+    before, result, rest = text.partition(BEGIN)
     lines = rest.splitlines(keepends=True)
     count = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
-    return before, found + "".join(lines[:count]), "".join(lines[count:])
+    return before, result + "".join(lines[:count]), "".join(lines[count:])
 
 
 def test_the_table_of_keys_is_that_of_the_settings() -> None:

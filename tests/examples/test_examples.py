@@ -16,11 +16,11 @@ pytestmark = pytest.mark.slow
 
 def call(*command: object, cwd: Path, path: Path | None = None) -> str:
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(path or "")}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, *map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
 def test_own_loop(tiny_model: Path, tmp_path: Path) -> None:

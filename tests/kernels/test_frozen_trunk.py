@@ -40,9 +40,9 @@ def rows_of(batch: TokenBatch, rows: list[int]) -> TokenBatch:
     prompts = [[1, 7, 8, 9], [5], [1, 33]]
     answers = [[10, 11, 12], [20, 21, 22, 23, 2], [40]]
     responses, mask = torch.zeros(len(rows), 7, dtype=torch.long), torch.zeros(len(rows), 7, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        responses[place, : len(answers[row])] = torch.tensor(answers[row])
-        mask[place, : len(answers[row])] = True
+    for index, row in enumerate(rows):
+        responses[index, : len(answers[row])] = torch.tensor(answers[row])
+        mask[index, : len(answers[row])] = True
     return TokenBatch.build([prompts[row] for row in rows], responses, mask, batch.input_ids.device)
 
 

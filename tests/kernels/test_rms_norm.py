@@ -51,13 +51,13 @@ def test_gradient_by_finite_differences() -> None:
     _, fused = both(torch.float32)
     x = torch.randn(1, H, requires_grad=True)
     sent = torch.randn(1, H)
-    (found,) = torch.autograd.grad((fused(x) * sent).sum(), x)
-    for place in range(0, H, 5):
+    (result,) = torch.autograd.grad((fused(x) * sent).sum(), x)
+    for index in range(0, H, 5):
         step = torch.zeros(1, H)
-        step[0, place] = 1e-2
+        step[0, index] = 1e-2
         with torch.no_grad():
             slope = ((fused(x + step) - fused(x - step)) * sent).sum() / 2e-2
-        assert found[0, place].item() == pytest.approx(slope.item(), abs=2e-3)
+        assert result[0, index].item() == pytest.approx(slope.item(), abs=2e-3)
 
 
 def test_a_frozen_weight_gets_no_gradient() -> None:

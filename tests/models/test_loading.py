@@ -57,8 +57,8 @@ def edit(file: Path, **changes: Any) -> None:
 
 class TestFindModel:
     def test_a_hub_id_keeps_its_revision(self) -> None:
-        found = find_model("org/name", revision="v1", trust_remote_code=True)
-        assert found == ModelSource("org/name", "org/name", "v1", True)
+        source = find_model("org/name", revision="v1", trust_remote_code=True)
+        assert source == ModelSource("org/name", "org/name", "v1", True)
         assert find_model("gpt2").where == "gpt2"
 
     def test_a_folder(self, stories: Path) -> None:

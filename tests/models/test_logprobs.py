@@ -50,10 +50,10 @@ def test_values_and_gradients_are_those_of_a_categorical(
 ) -> None:
     chunks_of(monkeypatch, 4)
     hidden, head, targets = case(10, bias=bias, dtype=torch.float32)
-    found, entropies = token_logprobs(hidden, head, targets, temperature=temperature, entropy=entropy)
+    result, entropies = token_logprobs(hidden, head, targets, temperature=temperature, entropy=entropy)
     expected, expected_entropies = oracle(hidden, head, targets, temperature)
-    assert found.dtype == entropies.dtype == torch.float32
-    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
+    assert result.dtype == entropies.dtype == torch.float32
+    torch.testing.assert_close(result, expected.float(), atol=1e-5, rtol=1e-5)
     if entropy == "none":
         assert entropies.tolist() == [0.0] * 10
     else:
@@ -61,7 +61,7 @@ def test_values_and_gradients_are_those_of_a_categorical(
     assert entropies.requires_grad == (entropy == "gradient")
 
     weights = torch.linspace(-1, 2, 10)
-    loss, wanted = (found * weights).sum(), (expected * weights).sum()
+    loss, wanted = (result * weights).sum(), (expected * weights).sum()
     if entropy == "gradient":
         loss = loss + (entropies * weights.flip(0)).sum()
         wanted = wanted + (expected_entropies * weights.flip(0)).sum()
@@ -82,11 +82,11 @@ def test_the_entropy_alone_has_its_gradient() -> None:
 def test_chunk_borders_change_nothing(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     hidden, head, targets = case(7, dtype=torch.float32)
     chunks_of(monkeypatch, rows)
-    found, entropies = token_logprobs(hidden, head, targets, temperature=0.9, entropy="gradient")
+    result, entropies = token_logprobs(hidden, head, targets, temperature=0.9, entropy="gradient")
     expected, expected_entropies = oracle(hidden, head, targets, 0.9)
-    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result, expected.float(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(entropies, expected_entropies.float(), atol=1e-5, rtol=1e-5)
-    ours = gradients((found + 2 * entropies).sum(), hidden, head)
+    ours = gradients((result + 2 * entropies).sum(), hidden, head)
     theirs = gradients((expected + 2 * expected_entropies).sum(), hidden, head)
     for mine, wanted in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, wanted, atol=2e-5, rtol=1e-4)
@@ -94,23 +94,23 @@ def test_chunk_borders_change_nothing(monkeypatch: pytest.MonkeyPatch, rows: int
 
 def test_no_tokens_at_all() -> None:
     hidden, head, targets = case(0, dtype=torch.float32)
-    found, entropies = token_logprobs(hidden, head, targets, temperature=1.0, entropy="gradient")
-    assert found.shape == entropies.shape == (0,)
-    for gradient in gradients((found + entropies).sum(), hidden, head):
+    result, entropies = token_logprobs(hidden, head, targets, temperature=1.0, entropy="gradient")
+    assert result.shape == entropies.shape == (0,)
+    for gradient in gradients((result + entropies).sum(), hidden, head):
         assert gradient.abs().sum().item() == 0.0
 
 
 def test_bf16_comes_out_as_float32_near_the_exact_numbers() -> None:
     hidden, head, targets = case(50, dtype=torch.bfloat16)
-    found, entropies = token_logprobs(hidden, head, targets, temperature=0.8, entropy="gradient")
+    result, entropies = token_logprobs(hidden, head, targets, temperature=0.8, entropy="gradient")
     exact_head = nn.Linear(H, V, dtype=torch.float64)
     exact_head.load_state_dict({k: v.double() for k, v in head.state_dict().items()})
     exact_hidden = hidden.detach().double().requires_grad_()
     expected, expected_entropies = oracle(exact_hidden, exact_head, targets, 0.8)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected.float(), atol=0.1, rtol=0.02)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, expected.float(), atol=0.1, rtol=0.02)
     torch.testing.assert_close(entropies, expected_entropies.float(), atol=0.1, rtol=0.02)
-    ours = gradients((found + entropies).sum(), hidden, head)
+    ours = gradients((result + entropies).sum(), hidden, head)
     theirs = gradients((expected + expected_entropies).sum(), exact_hidden, exact_head)
     for mine, wanted in zip(ours, theirs, strict=True):
         assert mine.dtype == torch.bfloat16
@@ -125,14 +125,14 @@ def test_a_logit_of_minus_infinity_rules_a_token_out() -> None:
     with torch.no_grad():
         head.bias[3] = -math.inf
     others = [v for v in range(V) if v != 3]
-    found, entropies = token_logprobs(hidden, head, targets, temperature=0.5, entropy="gradient")
+    result, entropies = token_logprobs(hidden, head, targets, temperature=0.5, entropy="gradient")
     logits = (hidden @ head.weight[others].T + head.bias[others]) / 0.5
     chosen = Categorical(logits=logits)
-    places = torch.tensor([others.index(int(t)) for t in targets])
-    torch.testing.assert_close(found, chosen.log_prob(places), atol=1e-5, rtol=1e-5)
+    positions = torch.tensor([others.index(int(t)) for t in targets])
+    torch.testing.assert_close(result, chosen.log_prob(positions), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(entropies, chosen.entropy(), atol=1e-5, rtol=1e-5)
-    (ours,) = torch.autograd.grad((found + entropies).sum(), hidden)
-    (theirs,) = torch.autograd.grad((chosen.log_prob(places) + chosen.entropy()).sum(), hidden)
+    (ours,) = torch.autograd.grad((result + entropies).sum(), hidden)
+    (theirs,) = torch.autograd.grad((chosen.log_prob(positions) + chosen.entropy()).sum(), hidden)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
@@ -140,9 +140,9 @@ def test_huge_logits_neither_overflow_nor_lose_the_target() -> None:
     hidden, head, targets = case(6, dtype=torch.float32)
     with torch.no_grad():
         head.weight.mul_(1e4)
-    found, entropies = token_logprobs(hidden, head, targets, temperature=1.0, entropy="gradient")
+    result, entropies = token_logprobs(hidden, head, targets, temperature=1.0, entropy="gradient")
     expected, _ = oracle(hidden, head, targets, 1.0)
-    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(result, expected.float(), rtol=1e-4, atol=1e-2)
     assert bool(entropies.isfinite().all())
 
 
@@ -160,10 +160,10 @@ def test_autograd_keeps_no_logits(monkeypatch: pytest.MonkeyPatch, entropy: Entr
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        found, entropies = token_logprobs(
+        result, entropies = token_logprobs(
             hidden, head, torch.zeros(rows, dtype=torch.long), temperature=1.0, entropy=entropy
         )
-        loss = (found + entropies).sum()
+        loss = (result + entropies).sum()
     assert sizes, "the hook must have seen something"
     assert max(sizes) <= max(hidden.numel(), head.weight.numel())
     loss.backward()
@@ -173,7 +173,7 @@ def test_autograd_keeps_no_logits(monkeypatch: pytest.MonkeyPatch, entropy: Entr
 def test_only_what_trains_gets_a_gradient() -> None:
     hidden, head, targets = case(3, dtype=torch.float32)
     head.requires_grad_(False)
-    found, _ = token_logprobs(hidden, head, targets, temperature=1.0, entropy="none")
-    found.sum().backward()
+    result, _ = token_logprobs(hidden, head, targets, temperature=1.0, entropy="none")
+    result.sum().backward()
     assert hidden.grad is not None
     assert head.weight.grad is None

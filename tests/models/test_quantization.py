@@ -124,21 +124,21 @@ def test_every_role_and_gradient_is_the_dequantised_models(
 ) -> None:
     """Also after sampling: a pass without gradients must not change what later ones give."""
     checkpoint: Path = request.getfixturevalue(model)
-    found = roles_of(in_four_bits(checkpoint), value, target_modules=targets)
+    actual = roles_of(in_four_bits(checkpoint), value, target_modules=targets)
     wanted = roles_of(dequantised(checkpoint), value, target_modules=targets)
-    assert found.trainable.keys() == wanted.trainable.keys()
+    assert actual.trainable.keys() == wanted.trainable.keys()
     for sampled in (False, True):
         if sampled:
             with torch.inference_mode():
-                found.sampler()(input_ids=token_batch().input_ids)
-        for came, expected in zip(passes(found), passes(wanted), strict=True):
-            torch.testing.assert_close(came, expected, atol=1e-4, rtol=1e-4)
-    for roles in (found, wanted):
+                actual.sampler()(input_ids=token_batch().input_ids)
+        for result, expected in zip(passes(actual), passes(wanted), strict=True):
+            torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
+    for roles in (actual, wanted):
         policy, _, values = passes(roles)
         (policy.sum() + values.square().sum()).backward()
     for name, param in wanted.trainable.items():
         assert param.grad.norm() > 0, name
-        torch.testing.assert_close(found.trainable[name].grad, param.grad, atol=1e-3, rtol=1e-3, msg=name)
+        torch.testing.assert_close(actual.trainable[name].grad, param.grad, atol=1e-3, rtol=1e-3, msg=name)
 
 
 def test_the_sampler_is_the_policy_on_the_base_itself(checkpoint: Path) -> None:
@@ -179,7 +179,7 @@ def test_layers_are_as_qlora_has_them_and_stay_so(checkpoint: Path) -> None:
 def test_a_pretrained_adapter_and_its_reference(checkpoint: Path, tmp_path: Path) -> None:
     roles_of(in_four_bits(checkpoint)).save_policy(tmp_path)
     adapter = str(tmp_path)
-    found, wanted = (
+    actual, wanted = (
         ModelRoles(
             model,
             lora=LoraSettings(r=4, alpha=8, target_modules="all-linear", adapter=adapter),
@@ -188,10 +188,10 @@ def test_a_pretrained_adapter_and_its_reference(checkpoint: Path, tmp_path: Path
         )
         for model in (in_four_bits(checkpoint), dequantised(checkpoint))
     )
-    policy, reference, _ = passes(found)
+    policy, reference, _ = passes(actual)
     torch.testing.assert_close(policy, reference)
     torch.testing.assert_close(policy, passes(wanted)[0], atol=1e-4, rtol=1e-4)
-    shift = found.logprobs(token_batch(), "base", temperature=1.0)[0] - policy
+    shift = actual.logprobs(token_batch(), "base", temperature=1.0)[0] - policy
     assert shift.abs().max() > 0.01
 
 
@@ -209,8 +209,8 @@ def test_byte_audit_by_hand(checkpoint: Path) -> None:
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_checkpoint_that_is_in_four_bits_already(checkpoint: Path, tmp_path: Path, asked: bool) -> None:
     """In the run's dtype, whichever it was saved in."""
-    made = in_four_bits(checkpoint, torch.bfloat16)
-    saved(made, tmp_path / "four")
+    model = in_four_bits(checkpoint, torch.bfloat16)
+    saved(model, tmp_path / "four")
     again = load_model(find_model(str(tmp_path / "four")), torch.float32, CPU, load_in_4bit=asked)
     assert quantization.is_4bit(again)
     assert (again.dtype, again.config.dtype) == (torch.float32, torch.float32)
@@ -218,15 +218,15 @@ def test_a_checkpoint_that_is_in_four_bits_already(checkpoint: Path, tmp_path: P
     plain = [p for p in again.parameters() if not isinstance(p, bitsandbytes.nn.Params4bit)]
     assert {param.dtype for param in plain} == {torch.float32}
     assert {param.dtype for param in roles_of(again).adapters} == {torch.float32}
-    for ours, theirs in zip(layers_of(again), layers_of(made), strict=True):
+    for ours, theirs in zip(layers_of(again), layers_of(model), strict=True):
         assert torch.equal(ours.weight.data, theirs.weight.data)
     assert bool(again(input_ids=token_batch().input_ids).logits.isfinite().all())
 
 
 def test_nothing_advises_to_install_another_package() -> None:
     code = "from ppokit import Recipe; import peft, sys; print('bitsandbytes' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("True\n", "")
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (completed.stdout, completed.stderr) == ("True\n", "")
 
 
 def test_what_stays_out_is_told(tmp_path: Path) -> None:

@@ -112,9 +112,9 @@ class TestPolicyAndReference:
         roles = roles_of()
         shake(policy_params(roles))
         batch = token_batch()
-        found, entropies = roles.logprobs(batch, "policy", temperature=0.6, entropy="value")
+        actual, entropies = roles.logprobs(batch, "policy", temperature=0.6, entropy="value")
         model = roles.sampler()
-        torch.testing.assert_close(found, by_row(model, batch, 0.6), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(actual, by_row(model, batch, 0.6), atol=1e-4, rtol=1e-4)
         logits = model(input_ids=batch.input_ids).logits[batch.rows, batch.positions] / 0.6
         expected = torch.distributions.Categorical(logits=logits).entropy()
         torch.testing.assert_close(entropies[batch.mask], expected, atol=1e-4, rtol=1e-4)
@@ -124,18 +124,18 @@ class TestPolicyAndReference:
     def test_padding_changes_nothing(self, extra: int) -> None:
         roles = roles_of()
         shake(roles.trainable.values())
-        narrow, wide = token_batch(), token_batch(5 + extra)
+        narrow, padded = token_batch(), token_batch(5 + extra)
         # A long neighbour adds padding to the input as well.
         mask = torch.zeros(4, 5 + extra, dtype=torch.bool)
-        mask[:3], mask[3] = wide.mask, True
+        mask[:3], mask[3] = padded.mask, True
         answers = torch.full((4, 5 + extra), 3)
-        answers[mask] = torch.cat([wide.targets, torch.full((5 + extra,), 4)])
-        beside = TokenBatch.build([[1, 7, 8, 9], [5], [1, 33], [6] * 20], answers, mask, CPU)
+        answers[mask] = torch.cat([padded.targets, torch.full((5 + extra,), 4)])
+        with_neighbour = TokenBatch.build([[1, 7, 8, 9], [5], [1, 33], [6] * 20], answers, mask, CPU)
         for compute in (lambda b: logprobs(roles, batch=b), roles.values):
             expected = compute(narrow)
-            torch.testing.assert_close(compute(wide)[:, :5], expected, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(compute(beside)[:3, :5], expected, atol=1e-5, rtol=1e-5)
-            assert compute(wide)[:, 5:].abs().sum().item() == 0.0
+            torch.testing.assert_close(compute(padded)[:, :5], expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(compute(with_neighbour)[:3, :5], expected, atol=1e-5, rtol=1e-5)
+            assert compute(padded)[:, 5:].abs().sum().item() == 0.0
 
     @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
     def test_a_pretrained_adapter_is_its_own_reference(self, tmp_path: Path, targets: Any) -> None:
@@ -381,11 +381,11 @@ class TestSampler:
         for turn in range(20):
             shake(policy_params(roles), seed=turn)
             merged = roles.sampler()
-        found = {n: p.clone() for n, p in merged.named_parameters()}
+        actual = {n: p.clone() for n, p in merged.named_parameters()}
         fresh = roles_of(tiny_llama(dtype=torch.bfloat16))
         shake(policy_params(fresh), seed=19)
         for name, param in fresh.sampler().named_parameters():
-            assert torch.equal(param, found[name]), name
+            assert torch.equal(param, actual[name]), name
         for param in policy_params(roles):
             param.data.zero_()
         pristine = dict(tiny_llama(dtype=torch.bfloat16).named_parameters())
@@ -415,8 +415,8 @@ def test_short_and_long_attention_agree() -> None:
     answers = torch.full((4, width), 3)
     answers[:3, :5].masked_scatter_(short.mask, short.targets)
     long = TokenBatch.build([[1, 7, 8, 9], [5], [1, 33], [6]], answers, mask, CPU)
-    found = logprobs(roles, batch=long)
-    torch.testing.assert_close(found[:3, :5], expected, atol=1e-5, rtol=1e-5)
+    actual = logprobs(roles, batch=long)
+    torch.testing.assert_close(actual[:3, :5], expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(logprobs(roles), expected)
 
 
@@ -506,7 +506,7 @@ def test_the_base_is_no_pretrained_adapter(tmp_path: Path) -> None:
     """Vectors of texts are the base's, also where the policy and its reference go on from an adapter."""
     save_adapter(tmp_path / "trained", "all-linear")
     spec = LoraSettings(r=4, alpha=8, target_modules="all-linear", adapter=str(tmp_path / "trained"))
-    found = SharedBaseModel(roles_of(lora=spec)).embed([[1, 7, 8]])
+    actual = SharedBaseModel(roles_of(lora=spec)).embed([[1, 7, 8]])
     with torch.no_grad():
         mean = tiny_llama().model(torch.tensor([[1, 7, 8]])).last_hidden_state[0].mean(dim=0)
-    torch.testing.assert_close(found[0], mean / mean.norm())
+    torch.testing.assert_close(actual[0], mean / mean.norm())

@@ -96,34 +96,34 @@ class Page:
 
     def text(self, selector: str) -> str:
         """As it is in the document, blanks and all."""
-        said: str = self.script("return document.querySelector(arguments[0]).textContent", selector)
-        return said
+        content: str = self.script("return document.querySelector(arguments[0]).textContent", selector)
+        return content
 
     def visible(self, name: str) -> bool:
-        found: bool = self.script(
+        is_visible: bool = self.script(
             "return document.getElementById(arguments[0])?.checkVisibility() ?? false", name
         )
-        return found
+        return is_visible
 
     def busy(self) -> bool:
-        found: bool = self.script("return document.body.classList.contains('busy')")
-        return found
+        is_busy: bool = self.script("return document.body.classList.contains('busy')")
+        return is_busy
 
     def chosen(self) -> str | None:
         """The label of the chosen number or answer."""
-        found: str | None = self.script(
+        result: str | None = self.script(
             "return document.querySelector('#choices input:checked')?.nextElementSibling.textContent ?? null"
         )
-        return found
+        return result
 
     def prompt(self) -> str:
         return self.text("#prompt")
 
     def responses(self) -> list[str]:
-        found: list[str] = self.script(
+        result: list[str] = self.script(
             "return [...document.querySelectorAll('.response .text')].map((e) => e.textContent)"
         )
-        return found
+        return result
 
     # ---- what the browser did
 
@@ -152,7 +152,7 @@ def strangers(addresses: list[str], link: str) -> list[str]:
 def until(condition: Callable[[], T], patience: float = PATIENCE) -> T:
     """Wait until something is so."""
     end = time.monotonic() + patience
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < end, "the page did not get there in time"
         time.sleep(0.02)
-    return found
+    return result

@@ -33,7 +33,7 @@ class PageServer:
         self.out = out
         self.port = 0
         self.link = ""
-        self.said = ""
+        self.output = ""
         self._process: subprocess.Popen[str] | None = None
         try:
             self.start()
@@ -51,12 +51,12 @@ class PageServer:
         reading = threading.Thread(target=_read, args=(self._process.stdout, lines), daemon=True)
         reading.start()
         self._lines, self._reading = lines, reading
-        self.said = ""
-        while not (found := re.search(r"http://\S+", self.said)):
+        self.output = ""
+        while not (match := re.search(r"http://\S+", self.output)):
             line = lines.get(timeout=PATIENCE)
-            assert line, f"ppokit rate ended: {self.said}"
-            self.said += line
-        self.link = found[0]
+            assert line, f"ppokit rate ended: {self.output}"
+            self.output += line
+        self.link = match[0]
         self.port = urlsplit(self.link).port or 0
 
     @property
@@ -79,11 +79,11 @@ class PageServer:
         code = self._process.wait(PATIENCE)
         self._reading.join(PATIENCE)
         while not self._lines.empty():
-            self.said += self._lines.get()
+            self.output += self._lines.get()
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._process = None
-        return code, self.said
+        return code, self.output
 
     def kill(self) -> None:
         """As a power cut would: it cannot finish anything."""
@@ -117,8 +117,8 @@ class Caller:
     def call(self, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
         """Status and what was answered."""
         sent = json.dumps({"rater": self.rater, **body}).encode()
-        status, _, said = self.request("POST", f"/api/{path}", sent, Authorization=f"Bearer {self.token}")
-        return status, json.loads(said)
+        status, _, answer = self.request("POST", f"/api/{path}", sent, Authorization=f"Bearer {self.token}")
+        return status, json.loads(answer)
 
     def close(self) -> None:
         self._connection.close()

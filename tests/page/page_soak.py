@@ -44,7 +44,7 @@ def soak(server: PageServer, raters: int, kill_after: list[int]) -> Soak:
             while True:
                 began = time.perf_counter()
                 try:
-                    status, said = caller.call(path, **body)
+                    status, answer = caller.call(path, **body)
                 except (OSError, http.client.HTTPException):
                     caller.close()
                     caller = Caller(server.port, server.token, name)
@@ -52,10 +52,10 @@ def soak(server: PageServer, raters: int, kill_after: list[int]) -> Soak:
                         done.sent_again += 1
                     time.sleep(0.1)
                     continue
-                assert status == 200, said
+                assert status == 200, answer
                 with lock:
                     done.seconds.append(time.perf_counter() - began)
-                return said
+                return answer
 
         shown = insist("state")["item"]
         number = 0

@@ -43,21 +43,21 @@ def test_a_session(serve: Serve, number: int) -> None:
     """A link to this machine, ratings, a signal: the files are there, and it ends well; then it goes on."""
     server = serve(ROWS, "--per-item", 2)
     assert server.link.startswith(f"http://127.0.0.1:{server.port}/?token=")
-    assert server.said.startswith("4 responses, 2 ratings each\n")
+    assert server.output.startswith("4 responses, 2 ratings each\n")
     caller = Caller(server.port, server.token, "ana")
     item = caller.call("state")[1]["item"]["id"]
     caller.call("act", kind="answer", key="12345678", item=item, value=10)
     caller.call("act", kind="flag", key="12345679", item=item, value=True)
-    code, said = server.end(number)  # with the connection still open, as a browser has
+    code, output = server.end(number)  # with the connection still open, as a browser has
     caller.close()
     assert code == 0
-    assert "ratings.csv: 1 ratings\n  ana: 1\nflagged, see ratings.flagged.csv: 1" in said
-    assert "Traceback" not in said
+    assert "ratings.csv: 1 ratings\n  ana: 1\nflagged, see ratings.flagged.csv: 1" in output
+    assert "Traceback" not in output
     assert [row["rating"] for row in rows_of(server.out)] == ["10"]
     link = server.link
     server.start()
     assert server.link == link
-    assert "goes on from 1 ratings" in server.said
+    assert "goes on from 1 ratings" in server.output
 
 
 def test_the_summary_tells_sources_apart(serve: Serve, tmp_path: Path) -> None:
@@ -71,15 +71,15 @@ def test_the_summary_tells_sources_apart(serve: Serve, tmp_path: Path) -> None:
         value = 9 if shown["responses"] == ["good"] else 1
         caller.call("act", kind="answer", key=f"1234567{number}", item=shown["id"], value=value)
     caller.close()
-    code, said = server.end()
+    code, output = server.end()
     assert code == 0
-    assert "by source (mean rating):" in said
-    assert "responses.csv: 9.00 of 1" in said
-    assert "other.csv: 1.00 of 1" in said
+    assert "by source (mean rating):" in output
+    assert "responses.csv: 9.00 of 1" in output
+    assert "other.csv: 1.00 of 1" in output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["none.csv"], "none.csv"),
         (["empty.csv"], "empty.csv"),
@@ -104,15 +104,15 @@ def test_the_summary_tells_sources_apart(serve: Serve, tmp_path: Path) -> None:
         (["good.csv", "--host", "no.such.host.invalid"], "--host no.such.host.invalid"),
     ],
 )
-def test_what_cannot_be_rated(arguments: list[str], said: str) -> None:
+def test_what_cannot_be_rated(arguments: list[str], message: str) -> None:
     """One paragraph, exit code 2, and nothing is left behind."""
     Path("empty.csv").touch()
     Path("binary.parquet").write_bytes(b"\x00\x01\x02" * 100)
     Path("bad.csv").write_text("prompt,response\n,r\n")
     Path("folder").mkdir()
     before = sorted(Path().rglob("*"))
-    told = refused(*arguments, "--out", "out.csv", "--port", "0")
-    assert said in told.partition("ppokit: error: ")[2]
+    stderr = refused(*arguments, "--out", "out.csv", "--port", "0")
+    assert message in stderr.partition("ppokit: error: ")[2]
     assert sorted(Path().rglob("*")) == before
 
 
@@ -120,23 +120,23 @@ def test_where_ratings_cannot_go() -> None:
     Path("file").touch()
     Path("theirs.csv").write_text("precious")
     Path("folder.csv").mkdir()
-    for out, said in [
+    for out, message in [
         ("out.txt", "expected a file that ends in .csv"),
         ("file/out.csv", "cannot be opened"),
         ("theirs.csv", "is there already, but not its log"),
         ("folder.csv", "is there already, but not its log"),
         ("/proc/nothing/out.csv", "cannot be opened"),
     ]:
-        assert said in refused("good.csv", "--out", out, "--port", 0)
+        assert message in refused("good.csv", "--out", out, "--port", 0)
     assert Path("theirs.csv").read_text() == "precious"
 
 
 def test_a_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        told = refused("good.csv", "--out", "out.csv", "--port", port)
-    assert f"--port {port} cannot be used" in told
-    assert "--port 0 takes any that is free" in told
+        stderr = refused("good.csv", "--out", "out.csv", "--port", port)
+    assert f"--port {port} cannot be used" in stderr
+    assert "--port 0 takes any that is free" in stderr
     assert not list(Path().glob("out*"))
 
 
@@ -150,8 +150,8 @@ def test_two_servers_on_one_file(serve: Serve) -> None:
 def test_other_terms_when_it_goes_on(serve: Serve) -> None:
     server = serve(ROWS)
     server.end()
-    told = refused("good.csv", "--out", server.out, "--scale", "1-5", "--port", 0)
-    assert "was begun with --scale 0-10, but this is with --scale 1-5" in told
+    stderr = refused("good.csv", "--out", server.out, "--scale", "1-5", "--port", 0)
+    assert "was begun with --scale 0-10, but this is with --scale 1-5" in stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -160,17 +160,17 @@ def test_a_signal_ends_it_however_early_it_comes(number: int) -> None:
     code = (
         "import signal, sys\n"
         "from ppokit.cli import main, rate_view\n"
-        "told = rate_view.began\n"
+        "original = rate_view.began\n"
         "def began(*arguments):\n"
-        "    told(*arguments)\n"
+        "    original(*arguments)\n"
         f"    signal.raise_signal({int(number)})\n"
         "rate_view.began = began\n"
         "sys.argv = ['ppokit', 'rate', 'good.csv', '--out', 'out.csv', '--port', '0']\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "http://127.0.0.1:" in done.stdout
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert completed.returncode == 0, completed.stderr
+    assert "http://127.0.0.1:" in completed.stdout
     assert Path("out.csv").is_file(), "its files are written all the same"
 
 
@@ -188,15 +188,15 @@ def test_nothing_reaches_out(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        said = ""
-        while not (link := re.search(r"http://127.0.0.1:(\d+)/\?token=(\S+)", said)):
-            said += process.stdout.readline()
+        output = ""
+        while not (link := re.search(r"http://127.0.0.1:(\d+)/\?token=(\S+)", output)):
+            output += process.stdout.readline()
         caller = Caller(int(link[1]), link[2], "ana")
         assert caller.call("state")[0] == 200
         caller.close()
         process.send_signal(signal.SIGINT)
-        said += process.stdout.read()
-    reached = [line for line in said.splitlines() if line.startswith("REACHED")]
+        output += process.stdout.read()
+    reached = [line for line in output.splitlines() if line.startswith("REACHED")]
     assert [line for line in reached if "'127.0.0.1'" not in line] == []
     assert reached  # the hook hears the address that is listened on
 
@@ -209,14 +209,14 @@ def test_help_reads_well_and_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'scipy', 'numpy', 'pyarrow', 'uvicorn', 'starlette'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    completed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     for option in ("--out", "--pairs", "--scale", "--per-item", "--select", "--host"):
-        assert option in done.stdout
+        assert option in completed.stdout
 
 
 def test_libraries_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ppokit.ratings.page.serving", raising=False)
     monkeypatch.delitem(sys.modules, "ppokit.cli.rate_view", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    told = refused("good.csv", "--out", "out.csv")
-    assert "needs the extra `ratings`: pip install 'ppokit[ratings]'" in told
+    stderr = refused("good.csv", "--out", "out.csv")
+    assert "needs the extra `ratings`: pip install 'ppokit[ratings]'" in stderr

@@ -97,7 +97,9 @@ def test_texts_are_texts(page: Page, serve: Serve, texts: tuple[str, ...], pairs
     assert page.text("#end-title") == "All is rated. Thank you."
     assert sorted(shown) == sorted(rows)
     assert strangers(page.requests(), server.link) == []
-    assert [said for said in page.complaints() if "Refused" in said or "violat" in said] == []
+    assert [
+        complaint for complaint in page.complaints() if "Refused" in complaint or "violat" in complaint
+    ] == []
     server.end()
     if not pairs:
         assert sorted((row["prompt"], row["response"]) for row in rows_of(server.out)) == sorted(rows)
@@ -127,11 +129,11 @@ def test_nothing_leaves_the_machine(page: Page, serve: Serve, other_site: tuple[
     page.requests()
     page.join(server.link, "ana")
     page.keys("f", "5", ENTER, "u", "?", "\ue00c")
-    made = page.requests()
+    requests = page.requests()
     assert {"/page.js", "/page.css", "/api/state", "/api/act"} <= {
-        a.removeprefix(server.link.split("/?")[0]) for a in made
+        a.removeprefix(server.link.split("/?")[0]) for a in requests
     }
-    assert strangers(made, server.link) == []
+    assert strangers(requests, server.link) == []
     tried = page.here().execute_async_script(
         "const [site, done] = arguments; const tried = {}; const broken = [];"
         "addEventListener('securitypolicyviolation', (e) => broken.push(e.effectiveDirective));"
@@ -192,6 +194,6 @@ def test_another_page_cannot_use_it(
         server.token,
     )
     assert got == ["TypeError", "TypeError", "TypeError", "no"]
-    assert any("frame" in said and own in said for said in page.complaints())
+    assert any("frame" in complaint and own in complaint for complaint in page.complaints())
     assert server.log.read_bytes() == before
     assert server.records("answer", "skip", "flag") == []

@@ -34,22 +34,22 @@ def test_by_keyboard(page: Page, serve: Serve, keys: tuple[str, str]) -> None:
     """The good one is chosen wherever it stands, with a tie in between; the good ones are in the file."""
     server = serve(twos(6), "--pairs")
     page.join(server.link, "ana")
-    places = []
+    positions = []
     expected = []
     for number in range(6):
         texts = page.responses()
-        place = next(n for n, text in enumerate(texts) if text.startswith("Good"))
+        index = next(n for n, text in enumerate(texts) if text.startswith("Good"))
         if number == 3:
             page.keys("t")
             assert page.chosen() == "Tie"
         else:
-            page.keys(keys[place])
-            assert page.chosen() == f"{'AB'[place]} is better"
-            expected.append((page.prompt(), texts[place], texts[1 - place]))
-            places.append(place)
+            page.keys(keys[index])
+            assert page.chosen() == f"{'AB'[index]} is better"
+            expected.append((page.prompt(), texts[index], texts[1 - index]))
+            positions.append(index)
         page.keys(ENTER)
     assert page.text("#end-title") == "All is rated. Thank you."
-    assert set(places) == {0, 1}  # by the seed, it stands on both sides
+    assert set(positions) == {0, 1}  # by the seed, it stands on both sides
     assert saved(server) == expected
     assert len(expected) == 5
 
@@ -76,17 +76,17 @@ def test_by_mouse(page: Page, serve: Serve) -> None:
 
 def fits(page: Page) -> bool:
     """Nothing is wider than the screen."""
-    wide: int = page.script("return document.documentElement.scrollWidth")
-    return wide <= PHONE
+    width: int = page.script("return document.documentElement.scrollWidth")
+    return width <= PHONE
 
 
 def targets(page: Page) -> list[tuple[str, float, float]]:
     """Name, width and height of what a finger has to hit."""
-    found: list[tuple[str, float, float]] = page.script(
+    sizes: list[tuple[str, float, float]] = page.script(
         "const all = document.querySelectorAll('#choices .choice, .actions button, #help-button');"
         "return [...all].map((e) => [e.textContent, e.offsetWidth, e.offsetHeight])"
     )
-    return found
+    return sizes
 
 
 def test_one_response_on_a_phone(page: Page, serve: Serve) -> None:

@@ -122,8 +122,8 @@ def test_a_confirmation_that_is_lost(page: Page, serve: Serve) -> None:
     page.join(server.link, "ana")
     page.script(
         "const real = window.fetch; let lost = 0;"
-        "window.fetch = async (...all) => { const said = await real(...all);"
-        " if (all[0].endsWith('act') && !lost++) throw new TypeError('lost'); return said; }"
+        "window.fetch = async (...all) => { const answer = await real(...all);"
+        " if (all[0].endsWith('act') && !lost++) throw new TypeError('lost'); return answer; }"
     )
     page.keys("6", ENTER)
     assert page.text("#mine") == "1 rated"

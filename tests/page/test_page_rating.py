@@ -41,8 +41,8 @@ def test_a_session_by_keyboard_alone(page: Page, serve: Serve) -> None:
     assert sorted(seen) == numbered(8)
     assert page.text("#end-title") == "All is rated. Thank you."
     assert values(server) == [7, 10, 4, 1, 10, 0, 10, 5]
-    code, said = server.end()
-    assert (code, "ana: 8" in said) == (0, True)
+    code, output = server.end()
+    assert (code, "ana: 8" in output) == (0, True)
     assert [(row["prompt"], row["response"]) for row in rows_of(server.out)] == seen
     assert [int(row["rating"]) for row in rows_of(server.out)] == values(server)
     assert {row["rater"] for row in rows_of(server.out)} == {"ana"}

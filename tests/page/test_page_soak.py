@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 def test_no_rating_is_lost(serve: Serve) -> None:
     server = serve([(f"Prompt {n % 50}", f"Response {n}") for n in range(400)], "--per-item", 5)
-    done = soak(server, raters=20, kill_after=[700, 1_400])
-    assert done.sent_again > 0  # the kills were felt
-    assert len(done.ratings) >= 2_000
+    soaked = soak(server, raters=20, kill_after=[700, 1_400])
+    assert soaked.sent_again > 0  # the kills were felt
+    assert len(soaked.ratings) >= 2_000
     answers = server.records("answer")
     assert len({record["key"] for record in answers}) == len(answers)
-    assert sorted((r["rater"], r["item"], r["value"]) for r in answers) == sorted(done.ratings)
+    assert sorted((r["rater"], r["item"], r["value"]) for r in answers) == sorted(soaked.ratings)
     assert server.end()[0] == 0
     rows = [(row["rater"], row["item"], int(row["rating"])) for row in rows_of(server.out)]
-    assert sorted(rows) == sorted(done.ratings)
+    assert sorted(rows) == sorted(soaked.ratings)
     # Leases end with the server: an item may get a rating too many then, and never one too few.
     counts = Counter(item for _, item, _ in rows)
     assert (len(counts), min(counts.values())) == (400, 5)

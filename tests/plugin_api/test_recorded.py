@@ -25,25 +25,29 @@ def policy(folder: Path, **changes: Any) -> Policy:
 
 def test_each_text_ends_with_the_models_end(tiny_model: Path) -> None:
     given = policy(tiny_model)
-    found = as_generation(TEXTS, given)
+    generation = as_generation(TEXTS, given)
     plain = [given.tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
-    assert found.response_ids == [[*ids, given.tokenizer.eos_token_id] for ids in plain]
-    assert found.response_ids[1] == [given.tokenizer.eos_token_id]
-    assert found.outcomes == ["finished"] * 3
-    assert found.texts == TEXTS
-    assert [len(numbers) for numbers in found.sampler_logprobs] == [len(ids) for ids in found.response_ids]
-    assert all(math.isnan(number) for numbers in found.sampler_logprobs for number in numbers)
+    assert generation.response_ids == [[*ids, given.tokenizer.eos_token_id] for ids in plain]
+    assert generation.response_ids[1] == [given.tokenizer.eos_token_id]
+    assert generation.outcomes == ["finished"] * 3
+    assert generation.texts == TEXTS
+    assert [len(numbers) for numbers in generation.sampler_logprobs] == [
+        len(ids) for ids in generation.response_ids
+    ]
+    assert all(math.isnan(number) for numbers in generation.sampler_logprobs for number in numbers)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_a_longer_one_is_truncated(tiny_model: Path, limit: int) -> None:
     whole = as_generation(TEXTS, policy(tiny_model))
-    found = as_generation(TEXTS, policy(tiny_model), limit)
-    assert found.response_ids == [ids[:limit] for ids in whole.response_ids]
-    assert found.outcomes == ["finished" if len(ids) <= limit else "truncated" for ids in whole.response_ids]
-    assert found.texts == TEXTS, "the whole text was rated"
+    generation = as_generation(TEXTS, policy(tiny_model), limit)
+    assert generation.response_ids == [ids[:limit] for ids in whole.response_ids]
+    assert generation.outcomes == [
+        "finished" if len(ids) <= limit else "truncated" for ids in whole.response_ids
+    ]
+    assert generation.texts == TEXTS, "the whole text was rated"
 
 
 def test_without_an_end_of_sequence_token_the_models_first_end_is_taken(tiny_model: Path) -> None:
-    found = as_generation(["Tom"], policy(tiny_model, eos_token=None))
-    assert found.response_ids[0][-1] == 2
+    generation = as_generation(["Tom"], policy(tiny_model, eos_token=None))
+    assert generation.response_ids[0][-1] == 2

@@ -17,8 +17,8 @@ def cases(draw: st.DrawFn, count: int) -> tuple[list[Tensor], Tensor]:
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 6))
     bits = draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    spread = draw(st.sampled_from([0.01, 0.3, 3.0, 20.0]))
-    tensors = [spread * torch.randn(rows, columns, generator=generator).double() for _ in range(count)]
+    scale = draw(st.sampled_from([0.01, 0.3, 3.0, 20.0]))
+    tensors = [scale * torch.randn(rows, columns, generator=generator).double() for _ in range(count)]
     return tensors, torch.tensor(bits).reshape(rows, columns)
 
 

@@ -57,10 +57,10 @@ def variants(each: int | None) -> Iterator[tuple[str, str, str, str]]:
     for module, (tests, changes) in {**ADVANTAGES, **LOSSES, **CORE}.items():
         source = source_of(module)
         yield module, tests, "", source
-        for place, (name, old, new) in enumerate(changes):
+        for index, (name, old, new) in enumerate(changes):
             if source.count(old) != 1:
                 raise SystemExit(f"{module}, {name!r}: {old!r} occurs {source.count(old)} times, expected 1")
-            if each is None or place < each:
+            if each is None or index < each:
                 yield module, tests, name, source.replace(old, new)
 
 
@@ -113,14 +113,14 @@ def main(wanted: Sequence[str], each: int | None) -> int:
             running[child] = (module, name)
         child, status = os.wait()
         module, name = running.pop(child)
-        found = os.waitstatus_to_exitcode(status)
+        exit_code = os.waitstatus_to_exitcode(status)
         if name:
-            counts[found] = counts.get(found, 0) + 1
-        if name and found == SURVIVED:
+            counts[exit_code] = counts.get(exit_code, 0) + 1
+        if name and exit_code == SURVIVED:
             faults.append(f"{module}: no test notices {name!r}")
-        elif (name and found not in counts) or found not in (SURVIVED, KILLED):
-            faults.append(f"{module}, {name or 'unchanged'!r}: the tests could not be run ({found})")
-        elif not name and found != SURVIVED:
+        elif (name and exit_code not in counts) or exit_code not in (SURVIVED, KILLED):
+            faults.append(f"{module}, {name or 'unchanged'!r}: the tests could not be run ({exit_code})")
+        elif not name and exit_code != SURVIVED:
             faults.append(f"{module}: its tests fail on the unchanged module")
     print(f"{counts[KILLED]} variants noticed")
     print("\n".join(faults))

@@ -42,13 +42,13 @@ def test_against_a_loop(case, gamma) -> None:
     rewards, values, mask = case
     advantages, returns = discounted(rewards, values, mask, gamma=gamma)
     for b in range(mask.shape[0]):
-        places = [t for t in range(mask.shape[1]) if mask[b, t]]
-        whole = sum(rewards[b, t].item() for t in places)
+        positions = [t for t in range(mask.shape[1]) if mask[b, t]]
+        whole = sum(rewards[b, t].item() for t in positions)
         for t in range(mask.shape[1]):
-            if t not in places:
+            if t not in positions:
                 assert advantages[b, t] == returns[b, t] == 0
                 continue
-            expected = gamma ** places.index(t) * whole
+            expected = gamma ** positions.index(t) * whole
             assert returns[b, t].item() == pytest.approx(expected, abs=1e-9)
             assert advantages[b, t].item() == pytest.approx(expected - values[b, t].item(), abs=1e-9)
 
@@ -57,23 +57,23 @@ def test_against_a_loop(case, gamma) -> None:
 @settings(deadline=None)
 def test_padding_changes_nothing(case) -> None:
     rewards, values, mask = case
-    found = discounted(rewards, values, mask, gamma=0.9)
+    result = discounted(rewards, values, mask, gamma=0.9)
     spoilt = discounted(spoiled(rewards, mask, 1e30), spoiled(values, mask, float("inf")), mask, gamma=0.9)
-    torch.testing.assert_close(spoilt, found)
+    torch.testing.assert_close(spoilt, result)
 
 
 def test_narrow_numbers_are_widened() -> None:
-    found = discounted(REWARDS.bfloat16(), VALUES.bfloat16(), MASK, gamma=0.99)
-    assert [x.dtype for x in found] == [torch.float32] * 2
-    torch.testing.assert_close(found, discounted(REWARDS, VALUES, MASK, gamma=0.99))
+    result = discounted(REWARDS.bfloat16(), VALUES.bfloat16(), MASK, gamma=0.99)
+    assert [x.dtype for x in result] == [torch.float32] * 2
+    torch.testing.assert_close(result, discounted(REWARDS, VALUES, MASK, gamma=0.99))
 
 
 def test_the_component(context, make_rollout) -> None:
     rollout, rewards = given_rewards(make_rollout(["a"] * 2, mask=MASK, values=VALUES), REWARDS)
-    found = Discounted(DiscountedOptions(gamma=0.5), context).estimate(rollout, rewards)
-    assert found.advantages.tolist() == [[3, 0, 0], [4, 0, -1]]
-    assert found.returns is not None
-    assert found.returns.tolist() == [[4, 2, 0], [8, 0, 4]]
+    result = Discounted(DiscountedOptions(gamma=0.5), context).estimate(rollout, rewards)
+    assert result.advantages.tolist() == [[3, 0, 0], [4, 0, -1]]
+    assert result.returns is not None
+    assert result.returns.tolist() == [[4, 2, 0], [8, 0, 4]]
     assert DiscountedOptions().gamma == 0.99
     (component,) = ppokit_advantage_estimators()
     assert component.needs == {"values"}

@@ -47,8 +47,8 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
     for value in (NAN, INF):
         dirty = after_masking(entropy, spoiled(numbers, mask, value), mask)
         clean = after_masking(entropy, numbers, mask)
-        for found, expected in zip(dirty, clean, strict=True):
-            assert found.tolist() == expected.tolist()
+        for result, expected in zip(dirty, clean, strict=True):
+            assert result.tolist() == expected.tolist()
 
 
 def test_the_entropy_is_asked_for_and_there_are_no_options() -> None:

@@ -19,14 +19,14 @@ BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MUL
 
 def run_blocks(text: str, namespace: dict[str, Any]) -> int:
     """Run each Python block and compare what it prints with the text block after it."""
-    found = BLOCK.findall(text)
-    assert len(found) == text.count("```python")
-    for code, expected in found:
+    blocks = BLOCK.findall(text)
+    assert len(blocks) == text.count("```python")
+    for code, expected in blocks:
         printed = io.StringIO()
         with redirect_stdout(printed):
             exec(compile(code, str(PAGE), "exec"), namespace)
         assert printed.getvalue() == expected, f"{PAGE.name}, the block\n{code}"
-    return len(found)
+    return len(blocks)
 
 
 @pytest.fixture

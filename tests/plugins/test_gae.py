@@ -164,7 +164,7 @@ def test_bootstrapping_is_one_more_token_worth_the_last_value(mask, seed, gamma,
     mask = torch.tensor(mask)
     rewards, values = draw(mask, seed)
     truncated = torch.arange(len(mask)) % 2 == 0
-    found = gae(rewards, values, mask, gamma=gamma, lam=lam, truncated=truncated)
+    result = gae(rewards, values, mask, gamma=gamma, lam=lam, truncated=truncated)
     longer = torch.zeros(len(mask), mask.shape[1] + 1, dtype=torch.float64)
     long_rewards, long_values, long_mask = longer.clone(), longer.clone(), longer.bool()
     long_rewards[:, :-1], long_values[:, :-1], long_mask[:, :-1] = rewards, values, mask
@@ -174,7 +174,7 @@ def test_bootstrapping_is_one_more_token_worth_the_last_value(mask, seed, gamma,
             long_rewards[b, -1] = long_values[b, -1] = last
             long_mask[b, -1] = True
     expected = gae(long_rewards, long_values, long_mask, gamma=gamma, lam=lam)
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(result, expected, strict=True):
         torch.testing.assert_close(ours, theirs[:, :-1], atol=1e-9, rtol=1e-9)
 
 
@@ -183,7 +183,7 @@ def test_the_option_reads_who_was_cut(context, make_rollout, make_rewards) -> No
     rollout = make_rollout(["a", "b"], mask=mask, values=torch.tensor([[4.0, 8.0]] * 2))
     rollout = dataclasses.replace(rollout, outcomes=["finished", "truncated"])
     rewards = make_rewards(torch.tensor([[1.0, 2.0]] * 2))
-    found = GAE(GAEOptions(gamma=0.5, lam=1.0, bootstrap_truncated=True), context).estimate(rollout, rewards)
-    assert found.advantages.tolist() == [[-2, -6], [0, -2]]
+    result = GAE(GAEOptions(gamma=0.5, lam=1.0, bootstrap_truncated=True), context).estimate(rollout, rewards)
+    assert result.advantages.tolist() == [[-2, -6], [0, -2]]
     plain = GAE(GAEOptions(gamma=0.5, lam=1.0), context).estimate(rollout, rewards)
     assert plain.advantages.tolist() == [[-2, -6]] * 2

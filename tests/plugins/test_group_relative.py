@@ -27,21 +27,21 @@ REWARDS, GROUPS = torch.tensor([6.0, 9, 3, 12, 1]), torch.tensor([5, 2, 5, 2, 8]
 
 def test_reference_without_deviation() -> None:
     """Groups [6, 3], [9, 12] and [1]."""
-    found = group_relative(REWARDS, GROUPS, normalise=False)
-    assert found.tolist() == [1.5, -1.5, -1.5, 1.5, 0]
+    result = group_relative(REWARDS, GROUPS, normalise=False)
+    assert result.tolist() == [1.5, -1.5, -1.5, 1.5, 0]
 
 
 @pytest.mark.parametrize(("variance", "deviation"), [("sample", math.sqrt(4.5)), ("population", 1.5)])
 def test_by_hand_with_deviation(variance, deviation) -> None:
     """Both groups lie 1.5 to each side of their mean."""
-    found = group_relative(REWARDS, GROUPS, normalise=True, variance=variance, epsilon=0.5)
+    result = group_relative(REWARDS, GROUPS, normalise=True, variance=variance, epsilon=0.5)
     one = 1.5 / (deviation + 0.5)
-    assert found.tolist() == pytest.approx([one, -one, -one, one, 0])
+    assert result.tolist() == pytest.approx([one, -one, -one, one, 0])
 
 
 def test_a_response_alone_in_its_group() -> None:
-    found = group_relative(REWARDS, GROUPS, normalise=True, singleton="keep")
-    assert found[4] == 1
+    result = group_relative(REWARDS, GROUPS, normalise=True, singleton="keep")
+    assert result[4] == 1
     assert group_relative(REWARDS, GROUPS, normalise=True, singleton="zero")[4] == 0
 
 
@@ -50,8 +50,8 @@ def test_a_response_alone_in_its_group() -> None:
 def test_equal_rewards_give_exactly_0(value, dtype) -> None:
     """Rounding of their mean is not blown up by a deviation of nearly 0."""
     rewards = torch.full((7,), value, dtype=dtype)
-    found = group_relative(rewards, torch.zeros(7, dtype=torch.long), normalise=True, epsilon=0.0)
-    assert found.tolist() == [0] * 7
+    result = group_relative(rewards, torch.zeros(7, dtype=torch.long), normalise=True, epsilon=0.0)
+    assert result.tolist() == [0] * 7
 
 
 @given(
@@ -80,10 +80,10 @@ def test_against_a_loop(case, normalise, variance, epsilon, singleton) -> None:
             count = len(others) - (1 if variance == "sample" else 0)
             advantage /= math.sqrt(sum((r - mean) ** 2 for r in others) / count) + epsilon
         expected.append(advantage)
-    found = group_relative(
+    result = group_relative(
         rewards, group_ids, normalise=normalise, variance=variance, epsilon=epsilon, singleton=singleton
     )
-    assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert result.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @given(case=grouped_cases(), shift=st.floats(-50, 50), scale=st.floats(0.1, 50))
@@ -100,14 +100,14 @@ def test_shift_and_scale_of_a_group_change_nothing(case, shift, scale) -> None:
 def test_a_permuted_batch_permutes_the_result(case, seed) -> None:
     rewards, group_ids = case
     order = torch.randperm(len(rewards), generator=torch.Generator().manual_seed(seed))
-    found = group_relative(rewards[order], group_ids[order], normalise=True)
-    torch.testing.assert_close(found, group_relative(rewards, group_ids, normalise=True)[order])
+    result = group_relative(rewards[order], group_ids[order], normalise=True)
+    torch.testing.assert_close(result, group_relative(rewards, group_ids, normalise=True)[order])
 
 
 def test_narrow_rewards_are_widened() -> None:
-    found = group_relative(REWARDS.bfloat16(), GROUPS, normalise=True)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, group_relative(REWARDS, GROUPS, normalise=True))
+    result = group_relative(REWARDS.bfloat16(), GROUPS, normalise=True)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, group_relative(REWARDS, GROUPS, normalise=True))
 
 
 def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(context, make_rollout) -> None:
@@ -115,9 +115,9 @@ def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(context
     mask = torch.tensor([[True, True, False], [True, False, True], [True, True, True]])
     token_rewards = torch.tensor([[1.0, 5, 90], [2, 90, 1], [1, 0, 7]])
     rollout, rewards = given_rewards(make_rollout(["a"] * 3, mask=mask), token_rewards, 4, 4, 9)
-    found = GroupRelative(GroupRelativeOptions(normalise=False), context).estimate(rollout, rewards)
-    assert found.advantages.tolist() == [[1.5, 1.5, 0], [-1.5, 0, -1.5], [0, 0, 0]]
-    assert found.returns is None
+    result = GroupRelative(GroupRelativeOptions(normalise=False), context).estimate(rollout, rewards)
+    assert result.advantages.tolist() == [[1.5, 1.5, 0], [-1.5, 0, -1.5], [0, 0, 0]]
+    assert result.returns is None
     kept = GroupRelative(GroupRelativeOptions(singleton="keep"), context).estimate(rollout, rewards)
     assert kept.advantages[2].tolist() == [8, 8, 8]
     options = GroupRelativeOptions(variance="population", epsilon=1.5)
@@ -129,9 +129,9 @@ def test_one_response_a_prompt_is_refused() -> None:
     (component,) = ppokit_advantage_estimators()
     assert component.check is not None
     unknown = CheckContext(columns=None)
-    (told,) = component.check(GroupRelativeOptions(), replace(unknown, responses_per_prompt=1))
-    assert "got rollout.responses_per_prompt 1" in told
-    assert "expected 2 or more" in told
+    (message,) = component.check(GroupRelativeOptions(), replace(unknown, responses_per_prompt=1))
+    assert "got rollout.responses_per_prompt 1" in message
+    assert "expected 2 or more" in message
     assert list(component.check(GroupRelativeOptions(), replace(unknown, responses_per_prompt=2))) == []
     assert list(component.check(GroupRelativeOptions(), unknown)) == []
 

@@ -80,10 +80,10 @@ def test_what_stands_on_padding_reaches_neither_the_loss_nor_the_gradient(case) 
         def clean(new):
             return gspo(new, tensors[1], tensors[2], mask, clip_low=0.2, clip_high=0.3)
 
-        for found, expected in zip(
+        for result, expected in zip(
             after_masking(loss, new, mask), after_masking(clean, tensors[0], mask), strict=True
         ):
-            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(result, expected)
 
 
 def test_a_single_token_is_ppos_clip() -> None:
@@ -215,8 +215,8 @@ def test_component_and_metrics(context, make_inputs) -> None:
     assert not any(metric.requires_grad for metric in output.metrics.values())
     assert output.metrics["policy/clip_fraction"][mask].tolist() == [0, 1, 0, 0]
     torch.testing.assert_close(output.metrics["policy/ratio"][mask], torch.tensor([MEAN] * 3 + [0.5]))
-    wide = GSPO(GSPOOptions(clip_low=0.05, clip_high=0.2), context).token_losses(inputs).token_losses
-    torch.testing.assert_close(wide[0, 1].item(), 0.95)
+    wider_clip = GSPO(GSPOOptions(clip_low=0.05, clip_high=0.2), context).token_losses(inputs).token_losses
+    torch.testing.assert_close(wider_clip[0, 1].item(), 0.95)
 
 
 def test_the_default_bounds_are_the_papers() -> None:

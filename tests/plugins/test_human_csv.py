@@ -102,16 +102,16 @@ class TestNearest:
         generator = torch.Generator().manual_seed(seed)
         similarities = torch.rand(3, 5, generator=generator) * 2 - 1
         rated = torch.rand(5, generator=generator) * 10
-        for row, found in zip(
+        for row, scores in zip(
             similarities.tolist(), human_csv(similarities, rated, k=k, floor=floor), strict=True
         ):
             best = sorted(zip(row, rated.tolist(), strict=True), reverse=True)[:k]
             weights = [max(0.0, s - floor) for s, _ in best]
             if sum(weights) == 0:
-                assert math.isnan(found.item())
+                assert math.isnan(scores.item())
                 continue
             expected = sum(w * y for w, (_, y) in zip(weights, best, strict=True)) / sum(weights)
-            assert found.item() == pytest.approx(expected, rel=1e-4)
+            assert scores.item() == pytest.approx(expected, rel=1e-4)
 
     def vectors(self, **known: list[float]) -> Callable[[Sequence[str]], Tensor]:
         def embed(texts: Sequence[str]) -> Tensor:
@@ -149,12 +149,12 @@ class TestNearest:
             floor=0.3,
             prompt_floor=floor,
         )
-        found = values(provider.score(make_rollout(["hi"], prompts=["ciao"])))
-        assert found == [None if expected is None else pytest.approx(expected)]
+        scores = values(provider.score(make_rollout(["hi"], prompts=["ciao"])))
+        assert scores == [None if expected is None else pytest.approx(expected)]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({}, "needs path"),
         ({"match": "nearest"}, "needs path"),
@@ -165,8 +165,8 @@ class TestNearest:
         ({"path": "x.csv", "columns": {"promt": "a"}}, "promt"),
     ],
 )
-def test_options(options, told) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_options(options, message) -> None:
+    with pytest.raises(ValidationError, match=message):
         HumanCSVOptions(**options)
 
 

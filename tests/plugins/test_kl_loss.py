@@ -48,11 +48,11 @@ def test_equals_the_definition_in_value_and_gradient(case) -> None:
     value = {"k1": [], "k2": [], "k3": []}
     slope = {"k1": [], "k2": [], "k3": []}
     for n, r in zip(new.flatten().tolist(), ref.flatten().tolist(), strict=True):
-        held = math.exp(min(r - n, 60))
+        ratio = math.exp(min(r - n, 60))
         for name, number, derivative in (
             ("k1", n - r, 1.0),
             ("k2", (n - r) ** 2 / 2, n - r),
-            ("k3", held - 1 + n - r, 1 - held),
+            ("k3", ratio - 1 + n - r, 1 - ratio),
         ):
             value[name].append(number)
             slope[name].append(derivative)
@@ -87,7 +87,7 @@ class TestGradientOverAWholeDistribution:
         torch.testing.assert_close(self.expected_gradient(estimator), wanted)
 
     def test_k2s_is_that_of_k1_in_the_reward(self) -> None:
-        """A reward of -k1 a token, in the policy gradient: sum of p * k1 * grad log p."""
+        """A reward of -k1 per token, in the policy gradient: sum of p * k1 * grad log p."""
         logits = self.logits.clone().requires_grad_()
         log_p = logits.log_softmax(0)
         k1 = (log_p - self.ref.log()).detach()
@@ -132,9 +132,9 @@ def test_far_policies_stay_finite_and_are_pulled_back(estimator, difference, dty
 @every_estimator
 def test_bfloat16_is_computed_in_float32(estimator) -> None:
     new, ref = torch.tensor([[-3.0]], dtype=torch.bfloat16), torch.tensor([[-0.10009765625]]).bfloat16()
-    wide = kl(new.float(), ref.float(), estimator=estimator)
+    upcast = kl(new.float(), ref.float(), estimator=estimator)
     assert kl(new, ref, estimator=estimator).dtype == torch.float32
-    assert kl(new, ref, estimator=estimator).tolist() == wide.tolist()
+    assert kl(new, ref, estimator=estimator).tolist() == upcast.tolist()
 
 
 @given(case=cases(2))
@@ -146,8 +146,8 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
             new, ref = (spoiled(x, mask, value) for x in tensors)
             dirty = after_masking(lambda x, r=ref, e=estimator: kl(x, r, estimator=e), new, mask)
             clean = after_masking(lambda x, e=estimator: kl(x, tensors[1], estimator=e), tensors[0], mask)
-            for found, expected in zip(dirty, clean, strict=True):
-                torch.testing.assert_close(found, expected)
+            for result, expected in zip(dirty, clean, strict=True):
+                torch.testing.assert_close(result, expected)
 
 
 @pytest.mark.parametrize(

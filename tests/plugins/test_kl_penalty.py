@@ -13,7 +13,7 @@ from ppokit_rewards.kl_penalty import KLPenalty, KLPenaltyOptions, adapted, kl_p
 
 
 def test_reference_token_rewards() -> None:
-    """beta .5, KL -.1 a token; the score of 1 at the end is the core's to add."""
+    """beta .5, KL -.1 per token; the score of 1 at the end is the core's to add."""
     logprobs, ref = torch.full((1, 3), -1.1), torch.full((1, 3), -1.0)
     scores = kl_penalty(logprobs, ref, torch.ones(1, 3, dtype=torch.bool), coefficient=0.5, estimator="k1")
     torch.testing.assert_close(scores, torch.tensor([[0.05, 0.05, 0.05]]))

@@ -23,8 +23,8 @@ from ppokit_advantages.leave_one_out import (
 
 def test_reference() -> None:
     """Groups [6, 3], [9, 12] and [1]."""
-    found = leave_one_out(torch.tensor([6.0, 9, 3, 12, 1]), torch.tensor([5, 2, 5, 2, 8]))
-    assert found.tolist() == [3, -3, -3, 3, 0]
+    result = leave_one_out(torch.tensor([6.0, 9, 3, 12, 1]), torch.tensor([5, 2, 5, 2, 8]))
+    assert result.tolist() == [3, -3, -3, 3, 0]
 
 
 @given(case=grouped_cases())
@@ -59,9 +59,9 @@ def test_a_permuted_batch_permutes_the_result(case, seed) -> None:
 
 def test_narrow_rewards_are_widened() -> None:
     rewards = torch.tensor([300.0, 1, 1], dtype=torch.bfloat16)
-    found = leave_one_out(rewards, torch.zeros(3, dtype=torch.long))
-    assert found.dtype == torch.float32
-    assert found.tolist() == [299, -149.5, -149.5]
+    result = leave_one_out(rewards, torch.zeros(3, dtype=torch.long))
+    assert result.dtype == torch.float32
+    assert result.tolist() == [299, -149.5, -149.5]
 
 
 def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(context, make_rollout) -> None:
@@ -69,15 +69,15 @@ def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(context
     rollout, rewards = given_rewards(
         make_rollout(["a"] * 2, mask=mask), torch.tensor([[1.0, 5, 90], [2, 90, 1]]), 4, 4
     )
-    found = LeaveOneOut(LeaveOneOutOptions(), context).estimate(rollout, rewards)
-    assert found.advantages.tolist() == [[3, 3, 0], [-3, 0, -3]]
-    assert found.returns is None
+    result = LeaveOneOut(LeaveOneOutOptions(), context).estimate(rollout, rewards)
+    assert result.advantages.tolist() == [[3, 3, 0], [-3, 0, -3]]
+    assert result.returns is None
 
 
 def test_one_response_a_prompt_is_refused() -> None:
     (component,) = ppokit_advantage_estimators()
     assert component.check is not None
     context = CheckContext(columns=None, responses_per_prompt=1)
-    (told,) = component.check(LeaveOneOutOptions(), context)
-    assert "expected 2 or more" in told
+    (message,) = component.check(LeaveOneOutOptions(), context)
+    assert "expected 2 or more" in message
     assert list(component.check(LeaveOneOutOptions(), replace(context, responses_per_prompt=4))) == []

@@ -32,8 +32,8 @@ def test_by_hand() -> None:
 def test_against_a_loop(case) -> None:
     rewards, values, mask = case
     advantages, returns = mean_baseline(rewards, values, mask)
-    places = mask.nonzero().tolist()
-    mean = sum(values[b, t].item() for b, t in places) / max(1, len(places))
+    positions = mask.nonzero().tolist()
+    mean = sum(values[b, t].item() for b, t in positions) / max(1, len(positions))
     for b in range(mask.shape[0]):
         for t in range(mask.shape[1]):
             if not mask[b, t]:
@@ -48,22 +48,22 @@ def test_against_a_loop(case) -> None:
 @settings(deadline=None)
 def test_padding_changes_nothing(case) -> None:
     rewards, values, mask = case
-    found = mean_baseline(rewards, values, mask)
+    result = mean_baseline(rewards, values, mask)
     spoilt = mean_baseline(spoiled(rewards, mask, 1e30), spoiled(values, mask, float("inf")), mask)
-    torch.testing.assert_close(spoilt, found)
+    torch.testing.assert_close(spoilt, result)
 
 
 def test_narrow_numbers_are_widened() -> None:
-    found = mean_baseline(REWARDS.bfloat16(), VALUES.bfloat16(), MASK)
-    assert [x.dtype for x in found] == [torch.float32] * 2
-    torch.testing.assert_close(found, mean_baseline(REWARDS, VALUES, MASK))
+    result = mean_baseline(REWARDS.bfloat16(), VALUES.bfloat16(), MASK)
+    assert [x.dtype for x in result] == [torch.float32] * 2
+    torch.testing.assert_close(result, mean_baseline(REWARDS, VALUES, MASK))
 
 
 def test_the_component(context, make_rollout) -> None:
     rollout, rewards = given_rewards(make_rollout(["a"] * 2, mask=MASK, values=VALUES), REWARDS)
-    found = MeanBaseline(MeanBaselineOptions(), context).estimate(rollout, rewards)
-    assert found.advantages.tolist() == [[1, 0, 0], [5, 0, 3]]
-    assert found.returns is not None
-    assert found.returns.tolist() == [[4, 3, 0], [8, 0, 6]]
+    result = MeanBaseline(MeanBaselineOptions(), context).estimate(rollout, rewards)
+    assert result.advantages.tolist() == [[1, 0, 0], [5, 0, 3]]
+    assert result.returns is not None
+    assert result.returns.tolist() == [[4, 3, 0], [8, 0, 6]]
     (component,) = ppokit_advantage_estimators()
     assert component.needs == {"values"}

@@ -29,8 +29,8 @@ def by_definition(rewards, mask, gamma):
 def test_by_hand() -> None:
     """1 + .5 (2 + .5 * 4) = 3, 2 + .5 * 4 = 4 and 4; the gap is no step."""
     mask = torch.tensor([[True, False, True, True]])
-    found = monte_carlo(torch.tensor([[1.0, 9, 2, 4]]), mask, gamma=0.5)
-    assert found.tolist() == [[3, 0, 4, 4]]
+    result = monte_carlo(torch.tensor([[1.0, 9, 2, 4]]), mask, gamma=0.5)
+    assert result.tolist() == [[3, 0, 4, 4]]
 
 
 @given(case=token_cases(), gamma=UNIT)
@@ -54,35 +54,37 @@ def test_it_is_gae_at_lam_1_without_a_critic(case, gamma) -> None:
 @settings(deadline=None)
 def test_padding_changes_nothing(case, gamma, extra) -> None:
     rewards, _, mask = case
-    found = monte_carlo(rewards, mask, gamma=gamma)
-    wide = torch.cat([rewards, rewards.new_full((len(rewards), extra), 7.0)], dim=1)
+    result = monte_carlo(rewards, mask, gamma=gamma)
+    padded = torch.cat([rewards, rewards.new_full((len(rewards), extra), 7.0)], dim=1)
     wide_mask = torch.cat([mask, mask.new_zeros(len(mask), extra)], dim=1)
-    torch.testing.assert_close(monte_carlo(wide, wide_mask, gamma=gamma)[:, : mask.shape[1]], found)
+    torch.testing.assert_close(monte_carlo(padded, wide_mask, gamma=gamma)[:, : mask.shape[1]], result)
     for value in (float("inf"), 1e30):
-        assert torch.equal(monte_carlo(spoiled(rewards, mask, value), mask, gamma=gamma), found)
-    assert found[~mask].abs().sum() == 0
+        assert torch.equal(monte_carlo(spoiled(rewards, mask, value), mask, gamma=gamma), result)
+    assert result[~mask].abs().sum() == 0
 
 
 def test_a_long_response_stays_finite() -> None:
     """gamma**-2000 would not be."""
     rewards = torch.ones(1, 2000)
-    found = monte_carlo(rewards, torch.ones(1, 2000, dtype=torch.bool), gamma=0.5)
-    assert found[0, 0] == pytest.approx(2.0)
-    assert found[0, -1] == 1
+    result = monte_carlo(rewards, torch.ones(1, 2000, dtype=torch.bool), gamma=0.5)
+    assert result[0, 0] == pytest.approx(2.0)
+    assert result[0, -1] == 1
 
 
 def test_narrow_rewards_are_widened() -> None:
-    found = monte_carlo(torch.full((1, 300), 1.0, dtype=torch.bfloat16), torch.ones(1, 300).bool(), gamma=1.0)
-    assert found.dtype == torch.float32
-    assert found[0, 0] == 300
+    result = monte_carlo(
+        torch.full((1, 300), 1.0, dtype=torch.bfloat16), torch.ones(1, 300).bool(), gamma=1.0
+    )
+    assert result.dtype == torch.float32
+    assert result[0, 0] == 300
 
 
 def test_the_component(context, make_rollout) -> None:
     mask = torch.tensor([[True, True, False]])
     rollout, rewards = given_rewards(make_rollout(["a"], mask=mask), torch.tensor([[1.0, 4, 90]]))
-    found = MonteCarlo(MonteCarloOptions(gamma=0.5), context).estimate(rollout, rewards)
-    assert found.advantages.tolist() == [[3, 4, 0]]
-    assert found.returns is None
+    result = MonteCarlo(MonteCarloOptions(gamma=0.5), context).estimate(rollout, rewards)
+    assert result.advantages.tolist() == [[3, 4, 0]]
+    assert result.returns is None
 
 
 @pytest.mark.parametrize("wrong", [{"gamma": -0.1}, {"gamma": 1.1}, {"lam": 1}])

@@ -16,10 +16,10 @@ from ppokit.config.registry import PluginRegistry
 
 
 def test_every_algorithm_has_five() -> None:
-    found = {module: len(changes) for module, (_, changes) in {**ADVANTAGES, **LOSSES}.items()}
+    counts = {module: len(changes) for module, (_, changes) in {**ADVANTAGES, **LOSSES}.items()}
     algorithms = [e for e in PluginRegistry().entries() if e.kind in ("advantages", "losses")]
     wanted = {e.module for e in algorithms if e.module.startswith("ppokit_")}
-    assert {module for module in wanted if found.get(module, 0) < 5} == set()
+    assert {module for module in wanted if counts.get(module, 0) < 5} == set()
 
 
 def test_every_variant_applies_to_the_source_of_today() -> None:
@@ -33,7 +33,7 @@ def test_every_variant_applies_to_the_source_of_today() -> None:
 @pytest.mark.slow
 def test_each_is_noticed() -> None:
     """One variant per module; `make mutants` runs all."""
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("mutants.py")), "--each", "1"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -41,4 +41,4 @@ def test_each_is_noticed() -> None:
         timeout=600,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr

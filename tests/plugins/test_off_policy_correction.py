@@ -85,8 +85,8 @@ def test_wide_bounds_make_another_policys_tokens_count_as_this_ones(mode) -> Non
     old = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
     sampler = torch.tensor([[0.2, 0.2, 0.6]], dtype=torch.float64)
     f = torch.tensor([[1.0, -2.0, 5.0]], dtype=torch.float64)
-    found = weights("token", mode, 10.0, 0.0, old.log(), sampler.log(), torch.ones(1, 3, dtype=torch.bool))
-    torch.testing.assert_close((sampler * found * f).sum(), (old * f).sum())
+    result = weights("token", mode, 10.0, 0.0, old.log(), sampler.log(), torch.ones(1, 3, dtype=torch.bool))
+    torch.testing.assert_close((sampler * result * f).sum(), (old * f).sum())
 
 
 @given(case=cases(2), level=st.sampled_from(["token", "sequence"]))
@@ -105,10 +105,10 @@ def test_what_stands_on_padding_changes_nothing(case, level) -> None:
 def test_far_policies_stay_finite(difference, level, dtype) -> None:
     old = torch.full((1, 3), difference, dtype=dtype)
     mask = torch.ones(1, 3, dtype=torch.bool)
-    found = weights(level, "truncate", 1e30, 0.0, old, torch.zeros_like(old), mask)
-    assert found.dtype == torch.float32
-    assert found.isfinite().all()
-    assert (found > 1e20).all() if difference > 0 else (found < 1e-20).all()
+    result = weights(level, "truncate", 1e30, 0.0, old, torch.zeros_like(old), mask)
+    assert result.dtype == torch.float32
+    assert result.isfinite().all()
+    assert (result > 1e20).all() if difference > 0 else (result < 1e-20).all()
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def test_infinite_logprobs_give_weights_within_the_bounds(case, infinite, level,
         row, column = number % old.shape[0], number % old.shape[1]
         old[row, column] = -INF if old_too else old[row, column]
         sampler[row, column] = -INF if sampler_too else sampler[row, column]
-    found = weights(level, mode, 2.0, 0.0, old, sampler, mask)
-    assert bool(((found >= 0) & (found <= 2.0)).all())
+    result = weights(level, mode, 2.0, 0.0, old, sampler, mask)
+    assert bool(((result >= 0) & (result <= 2.0)).all())
     impossible = (sampler == -INF) & mask
     if level == "sequence":
         impossible = impossible.any(dim=1, keepdim=True) & mask
-    assert (found[impossible] == (2.0 if mode == "truncate" else 0.0)).all()
+    assert (result[impossible] == (2.0 if mode == "truncate" else 0.0)).all()
 
 
 def test_the_metrics_of_infinite_logprobs_are_finite(context, make_inputs) -> None:
@@ -165,8 +165,8 @@ def test_the_metrics_of_infinite_logprobs_are_finite(context, make_inputs) -> No
 def test_bfloat16_is_computed_in_float32() -> None:
     old = torch.tensor([[1.0, 2**-9]], dtype=torch.bfloat16)  # their sum is not a bfloat16
     mask = torch.ones(1, 2, dtype=torch.bool)
-    found = weights("sequence", "truncate", 9.0, 0.0, old, torch.zeros_like(old), mask)
-    assert found[0, 0].item() == pytest.approx(math.exp(1 + 2**-9), rel=1e-6)
+    result = weights("sequence", "truncate", 9.0, 0.0, old, torch.zeros_like(old), mask)
+    assert result[0, 0].item() == pytest.approx(math.exp(1 + 2**-9), rel=1e-6)
 
 
 @pytest.mark.parametrize(

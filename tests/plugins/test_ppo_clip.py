@@ -59,16 +59,16 @@ def test_the_two_bounds_are_separate() -> None:
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 6)),
     seed=st.integers(0, 2**31),
-    spread=st.sampled_from([0.01, 0.3, 3.0, 25.0]),
+    scale=st.sampled_from([0.01, 0.3, 3.0, 25.0]),
     low=st.floats(0.01, 1),
     high=st.floats(0.01, 2),
     dual=st.none() | st.floats(1.01, 10),
 )
 @settings(deadline=None)
-def test_equals_the_definition(shape, seed, spread, low, high, dual) -> None:
+def test_equals_the_definition(shape, seed, scale, low, high, dual) -> None:
     generator = torch.Generator().manual_seed(seed)
     new, old, advantages = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
-    new, old = new * spread, old * spread
+    new, old = new * scale, old * scale
     got = ppo_clip(new, old, advantages, clip_low=low, clip_high=high, dual_clip=dual)
     torch.testing.assert_close(got, by_definition(new, old, advantages, low, high, dual))
 
@@ -152,10 +152,10 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
         def clean(new):
             return ppo_clip(new, tensors[1], tensors[2], clip_low=0.2, clip_high=0.3, dual_clip=3.0)
 
-        for found, expected in zip(
+        for result, expected in zip(
             after_masking(loss, new, mask), after_masking(clean, tensors[0], mask), strict=True
         ):
-            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(result, expected)
 
 
 def test_bfloat16_is_computed_in_float32() -> None:

@@ -92,7 +92,7 @@ def test_takes_any_sequence_of_numbers(make_rollout, returned) -> None:
 
 
 @pytest.mark.parametrize(
-    ("returned", "said"),
+    ("returned", "message"),
     [
         ([1.0], "returned 1 numbers; expected 2 numbers, one per response"),
         ([1.0, 2.0, 3.0], "returned 3 numbers; expected 2"),
@@ -105,8 +105,8 @@ def test_takes_any_sequence_of_numbers(make_rollout, returned) -> None:
         (torch.tensor(1.0), r"an array of shape \[\]"),
     ],
 )
-def test_anything_but_one_number_a_response_is_an_error(make_rollout, returned, said) -> None:
-    with pytest.raises(PluginError, match=f"reward function m:f .*{said}"):
+def test_anything_but_one_number_a_response_is_an_error(make_rollout, returned, message) -> None:
+    with pytest.raises(PluginError, match=f"reward function m:f .*{message}"):
         call(lambda responses: returned, make_rollout(["a", "b"]))
 
 
@@ -129,7 +129,7 @@ def test_none_abstains(here, context, make_rollout) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "arguments", "said"),
+    ("rows", "arguments", "message"),
     [
         ({"prompts": 1}, {}, "column 'prompts' clashes"),
         ({"responses": 1}, {}, "column 'responses' clashes"),
@@ -137,12 +137,12 @@ def test_none_abstains(here, context, make_rollout) -> None:
         ({}, {"prompts": 2}, "arguments.prompts clashes"),
     ],
 )
-def test_a_name_that_would_be_passed_twice_is_an_error(make_rollout, here, rows, arguments, said) -> None:
-    with pytest.raises(PluginError, match=said):
+def test_a_name_that_would_be_passed_twice_is_an_error(make_rollout, here, rows, arguments, message) -> None:
+    with pytest.raises(PluginError, match=message):
         call(lambda **given: [0.0], make_rollout(["a"], rows=[rows]), **arguments)
     options = PythonOptions(function="our_rewards:everything", arguments=arguments)
     (problem,) = check(options, CheckContext(columns=tuple(rows)))
-    assert said in problem
+    assert message in problem
 
 
 def test_an_empty_share_of_the_rollout_asks_nobody(make_rollout) -> None:
@@ -167,7 +167,7 @@ def test_finds_a_method_and_passes_arguments(here, context, make_rollout) -> Non
 
 
 @pytest.mark.parametrize(
-    ("options", "columns", "said"),
+    ("options", "columns", "message"),
     [
         ({"function": "no_such_module:f"}, None, "there is no module 'no_such_module'"),
         ({"function": "our_rewards.deeper.f"}, None, "there is no module 'our_rewards.deeper'"),
@@ -184,9 +184,9 @@ def test_finds_a_method_and_passes_arguments(here, context, make_rollout) -> Non
         ({"function": "our_rewards:right"}, ("id",), "needs 'answer', which is neither a column"),
     ],
 )
-def test_what_validation_says(here, options, columns, said) -> None:
+def test_what_validation_says(here, options, columns, message) -> None:
     (problem,) = check(PythonOptions(**options), CheckContext(columns=columns))
-    assert said in problem
+    assert message in problem
 
 
 def test_a_good_recipe_has_no_problems(here) -> None:

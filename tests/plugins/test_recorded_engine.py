@@ -91,18 +91,18 @@ def first(*numbers: float) -> torch.Tensor:
 
 def test_each_is_drawn_once_until_all_were(policy, context, ratings) -> None:
     """Three distinct responses; .9 of them is the last, .0 the first of what is left, and so on."""
-    found = respond(ratings, context, policy, batch(policy, "Tom ran"), first(0.9, 0.0, 0.0, 0.4, 0.99))
-    assert found.texts == ["home", "to the park", "away", "away", "home"]
+    generation = respond(ratings, context, policy, batch(policy, "Tom ran"), first(0.9, 0.0, 0.0, 0.4, 0.99))
+    assert generation.texts == ["home", "to the park", "away", "away", "home"]
     tokenizer = policy.tokenizer
-    for text, ids in zip(found.texts, found.response_ids, strict=True):
+    for text, ids in zip(generation.texts, generation.response_ids, strict=True):
         assert ids == [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
 def test_a_separator_is_trained_on_and_not_rated(policy, context, ratings) -> None:
-    found = respond(ratings, context, policy, batch(policy, "Lily sat"), first(0.1), separator=" ")
-    assert found.texts == ["down"]
+    generation = respond(ratings, context, policy, batch(policy, "Lily sat"), first(0.1), separator=" ")
+    assert generation.texts == ["down"]
     expected = policy.tokenizer(" down", add_special_tokens=False)["input_ids"]
-    assert found.response_ids[0][:-1] == expected
+    assert generation.response_ids[0][:-1] == expected
 
 
 def test_the_rest_is_sampled_as_ever(policy, context, ratings) -> None:
@@ -110,17 +110,17 @@ def test_the_rest_is_sampled_as_ever(policy, context, ratings) -> None:
     uniforms = torch.rand(2, 3, 12, generator=torch.Generator().manual_seed(0))
     uniforms[0, :, 0] = torch.tensor([0.49, 0.6, 0.1])
     both = batch(policy, "Tom ran", "The dog")
-    found = respond(ratings, context, policy, both, uniforms, recorded=0.5)
+    generation = respond(ratings, context, policy, both, uniforms, recorded=0.5)
     drawn = uniforms.clone()
     drawn[0, 1, 0] = 0.2  # .6 lies at a fifth of what is left of [0, 1) above .5
     plain = sampled(policy, both, drawn)
-    assert found.texts[0] == "home"
-    assert found.texts[2] == "to the park"
-    for place in (1, 3, 4, 5):
-        assert found.texts[place] == plain.texts[place]
-        assert found.response_ids[place] == plain.response_ids[place]
-        assert found.sampler_logprobs[place] == pytest.approx(plain.sampler_logprobs[place], abs=1e-4)
-    assert all(number != number for place in (0, 2) for number in found.sampler_logprobs[place])
+    assert generation.texts[0] == "home"
+    assert generation.texts[2] == "to the park"
+    for index in (1, 3, 4, 5):
+        assert generation.texts[index] == plain.texts[index]
+        assert generation.response_ids[index] == plain.response_ids[index]
+        assert generation.sampler_logprobs[index] == pytest.approx(plain.sampler_logprobs[index], abs=1e-4)
+    assert all(number != number for index in (0, 2) for number in generation.sampler_logprobs[index])
 
 
 def test_sampled_first_tokens_come_as_often_as_the_policy_says(policy, context, ratings) -> None:
@@ -128,10 +128,10 @@ def test_sampled_first_tokens_come_as_often_as_the_policy_says(policy, context, 
     count = 4000
     uniforms = torch.rand(1, count, 1, generator=torch.Generator().manual_seed(0))
     asked = batch(policy, "Tom ran")
-    found = respond(ratings, context, policy, asked, uniforms, recorded=0.5, max_new_tokens=1)
+    generation = respond(ratings, context, policy, asked, uniforms, recorded=0.5, max_new_tokens=1)
     first_tokens = [
         ids[0]
-        for ids, logprobs in zip(found.response_ids, found.sampler_logprobs, strict=True)
+        for ids, logprobs in zip(generation.response_ids, generation.sampler_logprobs, strict=True)
         if logprobs[0] == logprobs[0]
     ]
     with torch.no_grad():
@@ -156,8 +156,8 @@ def test_a_policy_asked_for_itself_does_not_read_out_what_others_wrote(policy, c
 def test_pairs_give_both_responses(policy, context, tmp_path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("prompt,chosen,rejected\nTom ran,home,away\n")
-    found = respond(str(path), context, policy, batch(policy, "Tom ran"), first(0.0, 0.0))
-    assert found.texts == ["home", "away"]
+    generation = respond(str(path), context, policy, batch(policy, "Tom ran"), first(0.0, 0.0))
+    assert generation.texts == ["home", "away"]
 
 
 def test_a_file_that_cannot_be_read_is_refused_before_anything_loads(unknown_columns, tmp_path) -> None:

@@ -112,10 +112,10 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
         def clean(new):
             return reinforce(new, tensors[1], tensors[2], importance_weight=True)
 
-        for found, expected in zip(
+        for result, expected in zip(
             after_masking(loss, new, mask), after_masking(clean, tensors[0], mask), strict=True
         ):
-            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(result, expected)
 
 
 def test_component_and_metrics(context, make_inputs) -> None:

@@ -14,8 +14,8 @@ from ppokit_advantages.remax import ReMax, ReMaxOptions, ppokit_advantage_estima
 
 
 def test_by_hand() -> None:
-    found = remax(torch.tensor([6.0, 3, -1]), torch.tensor([4.0, 4, 0.5]))
-    assert found.tolist() == [2, -1, -1.5]
+    result = remax(torch.tensor([6.0, 3, -1]), torch.tensor([4.0, 4, 0.5]))
+    assert result.tolist() == [2, -1, -1.5]
 
 
 def test_a_response_as_good_as_the_greedy_one_gives_0() -> None:
@@ -24,9 +24,9 @@ def test_a_response_as_good_as_the_greedy_one_gives_0() -> None:
 
 
 def test_narrow_rewards_are_widened() -> None:
-    found = remax(torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([0.001]))
-    assert found.dtype == torch.float32
-    assert abs(found.item() - 0.999) < 1e-6
+    result = remax(torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([0.001]))
+    assert result.dtype == torch.float32
+    assert abs(result.item() - 0.999) < 1e-6
 
 
 def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(context, make_rollout) -> None:
@@ -35,9 +35,9 @@ def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(context
         make_rollout(["a"] * 2, mask=mask), torch.tensor([[1.0, 5, 90], [2, 90, 1]])
     )
     rewards = replace(rewards, greedy_returns=torch.tensor([2.0, 7.0]))
-    found = ReMax(ReMaxOptions(), context).estimate(rollout, rewards)
-    assert found.advantages.tolist() == [[4, 4, 0], [-4, 0, -4]]
-    assert found.returns is None
+    result = ReMax(ReMaxOptions(), context).estimate(rollout, rewards)
+    assert result.advantages.tolist() == [[4, 4, 0], [-4, 0, -4]]
+    assert result.returns is None
 
 
 @given(case=token_cases())
@@ -46,13 +46,13 @@ def test_against_a_loop_whatever_stands_on_padding(context, make_rollout, case) 
     token_rewards, values, mask = case
     greedy = values.nan_to_num()[:, 0]
     rollout, rewards = given_rewards(make_rollout(["a"] * len(mask), mask=mask), token_rewards)
-    found = ReMax(ReMaxOptions(), context).estimate(rollout, replace(rewards, greedy_returns=greedy))
+    result = ReMax(ReMaxOptions(), context).estimate(rollout, replace(rewards, greedy_returns=greedy))
     for b in range(mask.shape[0]):
         real = [t for t in range(mask.shape[1]) if mask[b, t]]
         whole = sum(token_rewards[b, t].item() for t in real) - greedy[b].item()
         for t in range(mask.shape[1]):
             expected = pytest.approx(whole, abs=1e-9) if t in real else 0
-            assert found.advantages[b, t].item() == expected
+            assert result.advantages[b, t].item() == expected
 
 
 def test_it_asks_for_greedy_responses() -> None:

@@ -217,7 +217,7 @@ def test_dtype(context, llama, name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "options", "said"),
+    ("which", "options", "message"),
     [
         ("bert", {}, r"has 3 labels; choose one by `label` \(0: bad, 1: fair, 2: good\)"),
         ("bert", {"label": "great"}, "no label 'great'; expected one of 0: bad, 1: fair, 2: good"),
@@ -226,9 +226,9 @@ def test_dtype(context, llama, name) -> None:
         ("llama", {"activation": "softmax"}, "one label, whose softmax is always 1"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused(request, context, which, options, said) -> None:
+def test_what_does_not_fit_the_model_is_refused(request, context, which, options, message) -> None:
     folder = request.getfixturevalue(which)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         RewardModel(RewardModelOptions(model=str(folder), **options), context)
 
 
@@ -284,7 +284,7 @@ def test_code_of_the_models_own_is_not_run(tmp_path, llama, context) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         ("{prompt}", "has no {response}"),
         ("{answer} {response}", r"names \{answer\}"),
@@ -294,8 +294,8 @@ def test_code_of_the_models_own_is_not_run(tmp_path, llama, context) -> None:
         (["{prompt}", "x"], "has no {response}"),
     ],
 )
-def test_a_template_needs_the_response_and_knows_nothing_else(template, said) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_a_template_needs_the_response_and_knows_nothing_else(template, message) -> None:
+    with pytest.raises(ValidationError, match=message):
         RewardModelOptions(model="m", template=template)
 
 

@@ -104,10 +104,10 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
         def clean(new):
             return surrogate_clip_sum(new, tensors[1], tensors[2], clip=0.2)
 
-        for found, expected in zip(
+        for result, expected in zip(
             after_masking(loss, new, mask), after_masking(clean, tensors[0], mask), strict=True
         ):
-            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(result, expected)
 
 
 def test_component_and_metrics(context, make_inputs) -> None:
@@ -117,10 +117,10 @@ def test_component_and_metrics(context, make_inputs) -> None:
     torch.testing.assert_close(output.token_losses.detach(), torch.tensor([[1.0, 3.4, -3.9]]))
     assert output.token_losses.requires_grad
     assert output.metrics["policy/clip_fraction"].tolist() == [[0, 1, 1]]
-    wide = SurrogateClipSum(SurrogateClipSumOptions(clip=0.7), context).token_losses(inputs)
-    assert wide.metrics["policy/clip_fraction"].tolist() == [[0, 0, 1]]
+    wider_clip = SurrogateClipSum(SurrogateClipSumOptions(clip=0.7), context).token_losses(inputs)
+    assert wider_clip.metrics["policy/clip_fraction"].tolist() == [[0, 0, 1]]
     # -2 * -1.5 + .5 * 2;  3 * -1.5 + -.7 * -3
-    torch.testing.assert_close(wide.token_losses.detach(), torch.tensor([[1.0, 4.0, -2.4]]))
+    torch.testing.assert_close(wider_clip.token_losses.detach(), torch.tensor([[1.0, 4.0, -2.4]]))
 
 
 @pytest.mark.parametrize("wrong", [{"clip": 0}, {"clip": INF}, {"clip_low": 0.2}])

@@ -194,8 +194,10 @@ class TestResponses:
         self, policy: Policy, options: dict[str, Any]
     ) -> None:
         numbers, batch = uniforms(3, 2, 12, seed=5), prompts_of(policy)
-        found = respond(policy, batch, numbers, max_new_tokens=12, **options)
-        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.sampler_logprobs, strict=True)):
+        generation = respond(policy, batch, numbers, max_new_tokens=12, **options)
+        for index, (ids, logprobs) in enumerate(
+            zip(generation.response_ids, generation.sampler_logprobs, strict=True)
+        ):
             logps = distribution(policy, batch.prompt_ids[index // 2], ids, SamplingParams(**options))
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
             assert logprobs == pytest.approx(expected.tolist(), abs=1e-4)
@@ -206,9 +208,9 @@ class TestResponses:
 
     def test_greedy_is_that_of_transformers(self, policy: Policy) -> None:
         batch = prompts_of(policy)
-        found = respond(policy, batch, None, max_new_tokens=30, temperature=0.5)
-        assert len(found.response_ids) == 3
-        for prompt, ids in zip(batch.prompt_ids, found.response_ids, strict=True):
+        generation = respond(policy, batch, None, max_new_tokens=30, temperature=0.5)
+        assert len(generation.response_ids) == 3
+        for prompt, ids in zip(batch.prompt_ids, generation.response_ids, strict=True):
             whole = policy.model().generate(
                 torch.tensor([prompt]),
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -221,8 +223,10 @@ class TestResponses:
         """Nothing is inferred from ids: pad == eos, and both occur in prompts of several lengths."""
         plain = policy.tokenizer("The dog ran")["input_ids"]
         prompts = [[1, 2, *plain[1:]], [1, 0, 2, 2, *plain[1:]], [0, *plain], [2], plain]
-        found = respond(policy, of_ids(prompts), uniforms(5, 1, 10), max_new_tokens=10)
-        for prompt, ids, logprobs in zip(prompts, found.response_ids, found.sampler_logprobs, strict=True):
+        generation = respond(policy, of_ids(prompts), uniforms(5, 1, 10), max_new_tokens=10)
+        for prompt, ids, logprobs in zip(
+            prompts, generation.response_ids, generation.sampler_logprobs, strict=True
+        ):
             logps = distribution(policy, prompt, ids, SamplingParams())
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
@@ -236,49 +240,49 @@ class TestEnds:
             return respond(policy, of_ids([[1, 5]] * count), uniforms(count, 1, tokens), **options)
 
     def test_the_end_is_part_of_the_response(self, policy: Policy) -> None:
-        found = self.answers(policy, [[10, 2, 12], [11, 13], [14, 2]])
-        assert found.response_ids == [[10, 11, 14], [2], [12, 13, 2]]
-        assert finished(found) == [False, True, True]
-        assert [len(numbers) for numbers in found.sampler_logprobs] == [3, 1, 3]
+        generation = self.answers(policy, [[10, 2, 12], [11, 13], [14, 2]])
+        assert generation.response_ids == [[10, 11, 14], [2], [12, 13, 2]]
+        assert finished(generation) == [False, True, True]
+        assert [len(numbers) for numbers in generation.sampler_logprobs] == [3, 1, 3]
         eos = str(policy.tokenizer.eos_token)
-        assert not any(eos in text for text in found.texts)
-        assert found.texts[1] == ""
+        assert not any(eos in text for text in generation.texts)
+        assert generation.texts[1] == ""
 
     def test_an_end_at_the_last_token_is_an_end(self, policy: Policy) -> None:
-        found = self.answers(policy, [[10], [2]])
-        assert (found.response_ids, finished(found)) == ([[10, 2]], [True])
+        generation = self.answers(policy, [[10], [2]])
+        assert (generation.response_ids, finished(generation)) == ([[10, 2]], [True])
 
     def test_stop_token_ids(self, policy: Policy) -> None:
-        found = self.answers(policy, [[10, 40], [40]], stop_token_ids=(40,))
-        assert (found.response_ids, finished(found)) == ([[10, 40], [40]], [True, True])
+        generation = self.answers(policy, [[10, 40], [40]], stop_token_ids=(40,))
+        assert (generation.response_ids, finished(generation)) == ([[10, 40], [40]], [True, True])
 
     def test_stop_strings_are_cut_from_the_text(self, policy: Policy) -> None:
         words = policy.tokenizer(" cat dog sat", add_special_tokens=False)["input_ids"]
         whole = policy.tokenizer.decode(words)
         stop = whole[2:6]  # across tokens, not at a word's border
-        found = self.answers(policy, [[w] for w in words] + [[9]] * 3, stop=(stop, "never"))
-        assert finished(found) == [True]
-        assert found.texts == [whole[: whole.index(stop)]]
-        assert stop in policy.tokenizer.decode(found.response_ids[0])
-        assert stop not in policy.tokenizer.decode(found.response_ids[0][:-1])
+        generation = self.answers(policy, [[w] for w in words] + [[9]] * 3, stop=(stop, "never"))
+        assert finished(generation) == [True]
+        assert generation.texts == [whole[: whole.index(stop)]]
+        assert stop in policy.tokenizer.decode(generation.response_ids[0])
+        assert stop not in policy.tokenizer.decode(generation.response_ids[0][:-1])
         without = self.answers(policy, [[w] for w in words])
         assert (finished(without), without.texts) == ([False], [whole])
 
     def test_the_first_of_several_stop_strings_cuts(self, policy: Policy) -> None:
         words = policy.tokenizer(" cat", add_special_tokens=False)["input_ids"]
         text = policy.tokenizer.decode(words)
-        found = self.answers(policy, [[w] for w in words], stop=(text[-1], text[-2:]))
-        assert finished(found) == [True]
-        assert found.texts[0] in (text[:-2], text[: text.index(text[-1])])
-        assert text[-1] not in found.texts[0]
+        generation = self.answers(policy, [[w] for w in words], stop=(text[-1], text[-2:]))
+        assert finished(generation) == [True]
+        assert generation.texts[0] in (text[:-2], text[: text.index(text[-1])])
+        assert text[-1] not in generation.texts[0]
 
     def test_min_new_tokens(self, policy: Policy) -> None:
         """The end is ruled out for so many tokens and not one more."""
         script = [[2, 2]] * 4
-        found = self.answers(policy, script, min_new_tokens=3, max_new_tokens=4)
-        assert [len(ids) for ids in found.response_ids] == [4, 4]
-        assert all(2 not in ids[:3] and ids[3] == 2 for ids in found.response_ids)
-        assert finished(found) == [True, True]
+        generation = self.answers(policy, script, min_new_tokens=3, max_new_tokens=4)
+        assert [len(ids) for ids in generation.response_ids] == [4, 4]
+        assert all(2 not in ids[:3] and ids[3] == 2 for ids in generation.response_ids)
+        assert finished(generation) == [True, True]
 
 
 class TestWork:
@@ -288,18 +292,20 @@ class TestWork:
         # Prefill answers two rows, which stand for three responses each: none can end there.
         script = [[10, 10], [10, 2, 10, 10, 2, 10], [2, 10, 10, 2], [10, 10], [10, 10]]
         with forced(policy, script), watched(policy) as shapes:
-            found = respond(policy, batch, numbers, max_new_tokens=5)
+            generation = respond(policy, batch, numbers, max_new_tokens=5)
         width = max(map(len, batch.prompt_ids))
         assert shapes == [(2, width), (6, 1), (4, 1), (2, 1), (2, 1)]
-        assert [len(ids) for ids in found.response_ids] == [3, 2, 5, 5, 2, 3]
+        assert [len(ids) for ids in generation.response_ids] == [3, 2, 5, 5, 2, 3]
 
     def test_rows_that_stay_are_not_disturbed_by_those_that_leave(self, policy: Policy) -> None:
         """Ending at 40 different tokens makes responses leave at many places; each is still its own."""
         often = replace(policy, end_ids=frozenset(range(2, 512, 12)))
         numbers, batch = uniforms(3, 8, 30, seed=9), prompts_of(policy)
-        found = respond(often, batch, numbers, max_new_tokens=30)
-        assert len({len(ids) for ids in found.response_ids}) > 5
-        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.sampler_logprobs, strict=True)):
+        generation = respond(often, batch, numbers, max_new_tokens=30)
+        assert len({len(ids) for ids in generation.response_ids}) > 5
+        for index, (ids, logprobs) in enumerate(
+            zip(generation.response_ids, generation.sampler_logprobs, strict=True)
+        ):
             logps = distribution(policy, batch.prompt_ids[index // 8], ids, SamplingParams())
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
@@ -323,23 +329,25 @@ class TestWork:
         draw = torch.Generator().manual_seed(3)
         batch = of_ids([torch.randint(3, 512, (n,), generator=draw).tolist() for n in lengths])
         with watched(policy) as shapes:
-            found = respond(policy, batch, uniforms(9, 2, 8), max_new_tokens=8)
+            generation = respond(policy, batch, uniforms(9, 2, 8), max_new_tokens=8)
         read = [shape for shape in shapes if shape[1] > 1]
         assert read == ([(9, 100)] if sliding else [(3, 100), (4, 70), (2, 9)])
-        for index, (ids, logprobs) in enumerate(zip(found.response_ids, found.sampler_logprobs, strict=True)):
+        for index, (ids, logprobs) in enumerate(
+            zip(generation.response_ids, generation.sampler_logprobs, strict=True)
+        ):
             logps = distribution(policy, batch.prompt_ids[index // 2], ids, SamplingParams())
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
 
     def test_the_side_on_which_a_tokenizer_pads_does_not_matter(self, policy: Policy) -> None:
         """It is not saved with a tokenizer; prompts are padded here, by their lengths."""
-        made = []
+        generations = []
         for side in ("left", "right"):
             tokenizer = copy.deepcopy(policy.tokenizer)
             tokenizer.padding_side = side
             other = replace(policy, tokenizer=tokenizer)
-            made.append(respond(other, prompts_of(other), uniforms(3, 2, 6), max_new_tokens=6))
-        assert made[0] == made[1]
+            generations.append(respond(other, prompts_of(other), uniforms(3, 2, 6), max_new_tokens=6))
+        assert generations[0] == generations[1]
 
     def test_groups_of_like_length(self) -> None:
         """By hand: 5 x 200 tokens; a group holds 1000 / 4 tokens or more."""
@@ -361,7 +369,7 @@ class TestPolicyLogprobs:
         "narrowing", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_new_tokens": 6}], ids=lambda n: str(*n)
     )
     def test_are_those_of_the_whole_distribution(self, policy: Policy, narrowing: dict[str, Any]) -> None:
-        made = respond(
+        generation = respond(
             policy,
             prompts_of(policy),
             uniforms(3, 2, 6),
@@ -370,11 +378,11 @@ class TestPolicyLogprobs:
             policy_logprobs=True,
             **narrowing,
         )
-        assert made.policy_logprobs is not None
+        assert generation.policy_logprobs is not None
         ids = [ids for ids in prompts_of(policy).prompt_ids for _ in range(2)]
         plain = SamplingParams(max_new_tokens=6, temperature=0.8)
         for prompt, response, whole, drawn in zip(
-            ids, made.response_ids, made.policy_logprobs, made.sampler_logprobs, strict=True
+            ids, generation.response_ids, generation.policy_logprobs, generation.sampler_logprobs, strict=True
         ):
             rows = distribution(policy, prompt, response, plain)
             expected = rows[torch.arange(len(response)), response]
@@ -382,7 +390,7 @@ class TestPolicyLogprobs:
             if not narrowing:
                 assert whole == drawn
         if "top_k" in narrowing or "top_p" in narrowing:
-            assert made.policy_logprobs != made.sampler_logprobs
+            assert generation.policy_logprobs != generation.sampler_logprobs
 
 
 class TestGenerate:

@@ -38,8 +38,8 @@ def test_equals_the_definition(shape, seed, clip_range) -> None:
     for b in range(shape[0]):
         for t in range(shape[1]):
             v, o, target = values[b, t].item(), old[b, t].item(), returns[b, t].item()
-            held = min(max(v, o - clip_range), o + clip_range)
-            expected[b, t] = 0.5 * max((v - target) ** 2, (held - target) ** 2)
+            clipped = min(max(v, o - clip_range), o + clip_range)
+            expected[b, t] = 0.5 * max((v - target) ** 2, (clipped - target) ** 2)
     torch.testing.assert_close(value_clip(values, old, returns, clip_range=clip_range), expected)
 
 
@@ -81,10 +81,10 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
         def clean(values):
             return value_clip(values, tensors[1], tensors[2], clip_range=0.2)
 
-        for found, expected in zip(
+        for result, expected in zip(
             after_masking(loss, values, mask), after_masking(clean, tensors[0], mask), strict=True
         ):
-            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(result, expected)
 
 
 def test_bfloat16_is_computed_in_float32() -> None:

@@ -67,8 +67,8 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
         values, returns = (spoiled(x, mask, value) for x in tensors)
         dirty = after_masking(lambda v, r=returns: value_mse(v, r), values, mask)
         clean = after_masking(lambda v: value_mse(v, tensors[1]), tensors[0], mask)
-        for found, expected in zip(dirty, clean, strict=True):
-            torch.testing.assert_close(found, expected)
+        for result, expected in zip(dirty, clean, strict=True):
+            torch.testing.assert_close(result, expected)
 
 
 def test_component(context, make_inputs) -> None:

@@ -36,8 +36,8 @@ CODERS = """
 
 def long(text: str) -> tuple[np.ndarray, np.ndarray]:
     cells = [line.split() for line in text.strip().splitlines()]
-    found = [(i, float(cell)) for row in cells for i, cell in enumerate(row) if cell != "."]
-    items, values = zip(*found, strict=True)
+    result = [(i, float(cell)) for row in cells for i, cell in enumerate(row) if cell != "."]
+    items, values = zip(*result, strict=True)
     return np.array(items), np.array(values)
 
 
@@ -100,14 +100,14 @@ def test_weights_count_an_item_so_often(ratings: list[tuple[int, int]], level: s
     units = np.concatenate([[i] * len(vs) for i, vs in enumerate(values)])
     drawn = [vs for vs, w in zip(values, weights, strict=True) for _ in range(w)]
     flat = [v for vs in drawn for v in vs]
-    found = alpha_weighted(units, np.concatenate(values), weights[None].astype(float), level)[0]  # type: ignore[arg-type]
+    result = alpha_weighted(units, np.concatenate(values), weights[None].astype(float), level)[0]  # type: ignore[arg-type]
     if len(set(flat)) < 2:
-        assert np.isnan(found)
+        assert np.isnan(result)
         return
     domain = sorted(set(flat))
     counts = np.array([[vs.count(v) for v in domain] for vs in drawn])
     library = krippendorff.alpha(value_counts=counts, value_domain=domain, level_of_measurement=level)
-    assert found == pytest.approx(library, abs=1e-9)
+    assert result == pytest.approx(library, abs=1e-9)
 
 
 @pytest.mark.parametrize("level", ["interval", "ordinal"])
@@ -187,8 +187,8 @@ def test_weighted_ranks_are_those_of_repeated_items(rows: list[tuple[int, int, i
     repeated_x, repeated_y = np.repeat(x, weights), np.repeat(y, weights)
     assume(len(set(repeated_x)) > 1 and len(set(repeated_y)) > 1)
     w = weights.astype(float)
-    found = _correlation(_ranks(x, w), _ranks(y, w), w)
-    assert found == pytest.approx(stats.spearmanr(repeated_x, repeated_y).statistic, abs=1e-9)
+    result = _correlation(_ranks(x, w), _ranks(y, w), w)
+    assert result == pytest.approx(stats.spearmanr(repeated_x, repeated_y).statistic, abs=1e-9)
 
 
 def test_resamples_draw_as_many_items_as_there_are() -> None:

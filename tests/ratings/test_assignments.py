@@ -50,8 +50,8 @@ class Raters(RuleBasedStateMachine):
 
     def write(self, *records: dict[str, Any]) -> None:
         self.log += records
-        for made in records:
-            self.queue.apply(made)
+        for entry in records:
+            self.queue.apply(entry)
 
     def counts(self, item: str) -> int:
         return len({rater for _, rater, it, value in self.done if it == item and value is not None})
@@ -66,8 +66,8 @@ class Raters(RuleBasedStateMachine):
     def take(self, rater: str) -> None:
         free = [item for item in self.queue.order if self.free(item, rater)]
         got = self.queue.next_for(rater)
-        held = self.holds.get(rater, ("", 0))[0]
-        assert got == (held if held in free else free[0] if free else None)
+        assigned = self.holds.get(rater, ("", 0))[0]
+        assert got == (assigned if assigned in free else free[0] if free else None)
         self.holds.pop(rater, None)
         if got is not None:
             self.holds[rater] = (got, self.now + LEASE)
@@ -102,8 +102,8 @@ class Raters(RuleBasedStateMachine):
     @rule()
     def start_again(self) -> None:
         self.queue = board_of(self.count, self.per_item, lambda: self.now)
-        for made in self.log:
-            self.queue.apply(made)
+        for entry in self.log:
+            self.queue.apply(entry)
         self.late |= bool(self.holds)
         self.holds.clear()
 
@@ -147,8 +147,8 @@ def test_two_answers_of_one_rater_count_as_the_last() -> None:
     """Two tabs under one name; taking the last one back brings the first back."""
     queue = board_of(1, 2)
     for number, value in enumerate((3, 8)):
-        for made in record(queue, "answer", "ana", "i0", number, value=value):
-            queue.apply(made)
+        for entry in record(queue, "answer", "ana", "i0", number, value=value):
+            queue.apply(entry)
     assert ([a.value for a in queue.all_answers()], queue.done) == ([8], 1)
     queue.apply({"kind": "undo", "key": "k9", "rater": "ana", "of": "k1"})
     assert ([a.value for a in queue.all_answers()], queue.done) == ([3], 1)

@@ -135,15 +135,15 @@ def test_what_argilla_writes(tmp_path: Path, how: str) -> None:
     """`Dataset.to_csv` prints lists as NumPy does, without commas; pandas as Python does."""
     datasets.disable_progress_bars()
     path = tmp_path / ("a.jsonl" if how == "json lines" else "a.csv")
-    made = datasets.Dataset.from_dict(RECORDS)
+    dataset = datasets.Dataset.from_dict(RECORDS)
     if how == "datasets":
-        made.to_csv(str(path))
+        dataset.to_csv(str(path))
         assert "[5 4]" in path.read_text()
     elif how == "pandas":
-        pandas.DataFrame(made.to_list()).to_csv(path)
+        pandas.DataFrame(dataset.to_list()).to_csv(path)
         assert "[5, 4]" in path.read_text()
     else:
-        made.to_json(str(path))
+        dataset.to_json(str(path))
     table = import_table(path, "argilla")
     assert [(r.item, r.rating, r.rater) for r in table.ratings] == [
         ("r1", 5, "u-1"),

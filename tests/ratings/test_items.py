@@ -96,13 +96,13 @@ def test_ids_are_those_of_a_ratings_file(tmp_path: Path) -> None:
 )
 def test_pairs_within_one_source(texts: dict[str, list[str]], seed: int) -> None:
     """Each prompt gives as many pairs as it has different responses for, and no response stands in two."""
-    source = Source("a", [(prompt, text) for prompt, held in texts.items() for text in held])
+    source = Source("a", [(prompt, text) for prompt, responses in texts.items() for text in responses])
     items, _ = pair_items([source], seed)
-    for prompt, held in texts.items():
+    for prompt, responses in texts.items():
         used = [text for item in items if item.prompt == prompt for text in item.responses]
-        assert len(used) == 2 * (len(set(held)) // 2)
+        assert len(used) == 2 * (len(set(responses)) // 2)
         assert len(set(used)) == len(used)
-        assert set(used) <= set(held)
+        assert set(used) <= set(responses)
     assert pair_items([source], seed)[0] == items
 
 
@@ -112,16 +112,18 @@ def test_pairs_within_one_source(texts: dict[str, list[str]], seed: int) -> None
     st.lists(st.text("efgh", max_size=2), max_size=5),
 )
 def test_pairs_across_sources(one: list[str], two: list[str], three: list[str]) -> None:
-    held = {name: set(texts) for name, texts in zip("abc", (one, two, three), strict=True)}
-    items, _ = pair_items([Source(name, [("p", t) for t in texts]) for name, texts in held.items()], 0)
-    sources = sum(bool(texts) for texts in held.values())
+    texts_by_source = {name: set(texts) for name, texts in zip("abc", (one, two, three), strict=True)}
+    items, _ = pair_items(
+        [Source(name, [("p", t) for t in texts]) for name, texts in texts_by_source.items()], 0
+    )
+    sources = sum(bool(texts) for texts in texts_by_source.values())
     used: Counter[tuple[str, str]] = Counter()
     for item in items:
         if sources > 1:
             assert item.sources[0] != item.sources[1]
         assert item.responses[0] < item.responses[1]
         for text, source in zip(item.responses, item.sources, strict=True):
-            assert text in held[source]
+            assert text in texts_by_source[source]
             used[source, text] += 1
     assert max(used.values(), default=1) == 1
 
@@ -189,6 +191,6 @@ def test_diverse_takes_one_of_each_kind() -> None:
 
 def test_word_vectors_by_hand() -> None:
     """`a` in both of two texts, `b` twice in one: weights log 1 = 0 and (1 + log 2) log 3/2, alone."""
-    made = word_vectors(["a", "a b b"])
-    assert made[[0]].toarray().max() == pytest.approx(np.log(3 / 3))
-    assert sorted(made[[1]].toarray()[0])[-2:] == [0, pytest.approx(1)]
+    vectors = word_vectors(["a", "a b b"])
+    assert vectors[[0]].toarray().max() == pytest.approx(np.log(3 / 3))
+    assert sorted(vectors[[1]].toarray()[0])[-2:] == [0, pytest.approx(1)]

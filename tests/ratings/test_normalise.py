@@ -24,7 +24,7 @@ def table(*rows: tuple[str, float, str], split: str | None = None) -> RatingTabl
 
 def test_by_hand() -> None:
     """ann: 1, 3 has mean 2, sd 1: z -1, 1. ben: 0, 10, 5 has mean 5, sd sqrt(50/3): z -k, k, 0."""
-    items, told = normalise(
+    items, messages = normalise(
         table(
             ("a", 1, "ann"),
             ("b", 3, "ann"),
@@ -46,13 +46,13 @@ def test_by_hand() -> None:
     assert c.rating_se == pytest.approx((k - 1) / math.sqrt(2))
     assert [item.ratings for item in items] == [2, 2, 1]
     assert (a.item, a.response, a.split) == ("a", "a", "train")
-    assert told == []
+    assert messages == []
 
 
 def test_a_rater_who_never_varies() -> None:
-    items, told = normalise(table(("a", 7, "flat"), ("b", 7, "flat"), ("a", 1, "ann"), ("b", 2, "ann")))
+    items, messages = normalise(table(("a", 7, "flat"), ("b", 7, "flat"), ("a", 1, "ann"), ("b", 2, "ann")))
     assert [item.rating for item in items] == [-0.5, 0.5]
-    assert told == ["'flat' always gave the same number: z-scores of 0"]
+    assert messages == ["'flat' always gave the same number: z-scores of 0"]
 
 
 def test_one_rating_an_item_has_no_error() -> None:

@@ -57,16 +57,18 @@ class Server:
 
     def call(self, path: str, body: Any, token: str = TOKEN, **headers: str) -> tuple[int, dict[str, Any]]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        status, _, said = self.send("POST", f"/api/{path}", data, Authorization=f"Bearer {token}", **headers)
-        found: dict[str, Any] = json.loads(said)
-        return status, found
+        status, _, answer = self.send(
+            "POST", f"/api/{path}", data, Authorization=f"Bearer {token}", **headers
+        )
+        parsed: dict[str, Any] = json.loads(answer)
+        return status, parsed
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server") / "ratings.csv")
-    yield made
-    made.close()
+    running = Server(tmp_path_factory.mktemp("server") / "ratings.csv")
+    yield running
+    running.close()
 
 
 def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:
@@ -123,8 +125,8 @@ def test_calls_need_the_token(server: Server, path: str, token: str) -> None:
 def test_strange_hosts_are_refused(server: Server, host: str, status: int) -> None:
     """A stranger's name that leads to this machine would make their page and this one the same site."""
     named = host.format(port=server.port)
-    found, headers, _ = server.send("GET", f"/?token={TOKEN}", Host=named)
-    assert found == status
+    result, headers, _ = server.send("GET", f"/?token={TOKEN}", Host=named)
+    assert result == status
     assert "content-security-policy" in headers
 
 
@@ -180,15 +182,15 @@ def test_there_is_nothing_else(server: Server, path: str) -> None:
 
 def test_texts_are_json_and_nothing_else(server: Server) -> None:
     body = json.dumps({"rater": "texts"}).encode()
-    status, headers, said = server.send("POST", "/api/state", body, Authorization=f"Bearer {TOKEN}")
+    status, headers, answer = server.send("POST", "/api/state", body, Authorization=f"Bearer {TOKEN}")
     assert (status, headers["content-type"]) == (200, "application/json")
-    shown = json.loads(said)["item"]
+    shown = json.loads(answer)["item"]
     assert shown["responses"][0].startswith(TEXT)
-    assert b"secret model" not in said
+    assert b"secret model" not in answer
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (b"", "a JSON object"),
         (b"{", "a JSON object"),
@@ -211,10 +213,10 @@ def test_texts_are_json_and_nothing_else(server: Server) -> None:
         ),
     ],
 )
-def test_bodies_that_are_none(server: Server, body: Any, said: str) -> None:
+def test_bodies_that_are_none(server: Server, body: Any, message: str) -> None:
     status, answer = server.call("act", body)
     assert status == 400
-    assert said in answer["error"]
+    assert message in answer["error"]
 
 
 def test_a_body_without_end_is_not_read(server: Server) -> None:

@@ -232,8 +232,8 @@ def test_pairs_with_ties(out: Path) -> None:
         shown.append(session.rate("ana", value)["item"])
     session.session.close()
     texts = [dict(zip(item["values"], item["responses"], strict=True)) for item in shown[:3]]
-    made = [(row["prompt"], row["chosen"], row["rejected"]) for row in rows(out)]
-    assert made == [
+    choices = [(row["prompt"], row["chosen"], row["rejected"]) for row in rows(out)]
+    assert choices == [
         (shown[0]["prompt"], texts[0]["first"], texts[0]["second"]),
         (shown[2]["prompt"], texts[2]["second"], texts[2]["first"]),
     ]
@@ -257,11 +257,11 @@ def test_left_and_right_are_blind(tmp_path: Path) -> None:
         )
         shown = [session._shown(item.id, rater) for item in items]
         session.close()
-        for said, item in zip(shown, items, strict=True):
-            told = dict(zip(said["values"], said["responses"], strict=True))
-            assert (told["first"], told["second"]) == item.responses
-            assert set(said) == {"id", "prompt", "responses", "values", "flagged"}
-        return [said["values"][0] == "first" for said in shown]
+        for item_shown, item in zip(shown, items, strict=True):
+            response_by_value = dict(zip(item_shown["values"], item_shown["responses"], strict=True))
+            assert (response_by_value["first"], response_by_value["second"]) == item.responses
+            assert set(item_shown) == {"id", "prompt", "responses", "values", "flagged"}
+        return [item_shown["values"][0] == "first" for item_shown in shown]
 
     ana, ben, other = lefts("x", "ana", 0), lefts("y", "ben", 0), lefts("z", "ana", 1)
     for one in (ana, ben, other):
@@ -285,12 +285,12 @@ def test_the_log_tells_what_stood_on_the_left(out: Path) -> None:
 def test_raters_never_see_a_source(out: Path) -> None:
     for config, items in ((SINGLE, singles(2)), (PAIRS, pairs(2))):
         session = Session(out.with_name(f"{config.pairs}.csv"), items, config=config)
-        told = [
+        answers = [
             session.session.state("ana"),
             session.rate("ana", "tie" if config.pairs else 1),
             session.act("ana", "undo"),
         ]
-        assert "secret" not in str(told)
+        assert "secret" not in str(answers)
         session.session.close()
 
 
@@ -341,7 +341,7 @@ def test_names_that_are_none(out: Path, name: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"kind": "delete"}, "There is no action 'delete'"),
         ({"kind": None}, "There is no action None"),
@@ -362,7 +362,7 @@ def test_names_that_are_none(out: Path, name: Any) -> None:
         ({"kind": "flag", "value": 1}, "A flag is on or off, not 1"),
     ],
 )
-def test_what_a_page_would_not_send(out: Path, change: dict[str, Any], said: str) -> None:
+def test_what_a_page_would_not_send(out: Path, change: dict[str, Any], message: str) -> None:
     session = Session(out, singles(2))
     before = session.session.log.path.read_bytes()
     given = {
@@ -371,7 +371,7 @@ def test_what_a_page_would_not_send(out: Path, change: dict[str, Any], said: str
         "item": session.session.state("ana")["item"]["id"],
         "value": 5,
     }
-    with pytest.raises(RefusedError, match=said):
+    with pytest.raises(RefusedError, match=message):
         session.session.act("ana", **{**given, **change})
     assert session.session.log.path.read_bytes() == before
     assert counts(session.session) == []
@@ -425,12 +425,12 @@ def test_ratings_from_elsewhere_are_not_overwritten(out: Path) -> None:
 def test_a_session_goes_on_only_as_it_was_begun(out: Path) -> None:
     Session(out, singles(1)).session.close()
     before = (out.with_name("ratings.log.jsonl").read_bytes(), out.read_bytes())
-    for config, said in [
+    for config, message in [
         (SessionConfig(False, (1, 5), 0), "was begun with --scale 0-10, but this is with --scale 1-5"),
         (PAIRS, "was begun with --scale 0-10, but this is with --pairs"),
     ]:
         for _ in range(2):  # the first refusal lets go of the log
-            with pytest.raises(DataError, match=said):
+            with pytest.raises(DataError, match=message):
                 Session(out, pairs(1) if config.pairs else singles(1), config=config)
     assert (out.with_name("ratings.log.jsonl").read_bytes(), out.read_bytes()) == before
     Session(
@@ -440,7 +440,7 @@ def test_a_session_goes_on_only_as_it_was_begun(out: Path) -> None:
 
 def test_a_log_that_is_not_ours(out: Path) -> None:
     log = out.with_name("ratings.log.jsonl")
-    for text, said in [
+    for text, message in [
         ('{"kind": "begin", "version": 99}\n', "by another version of ppokit, or by another program"),
         ('{"kind": "answer"}\n', "by another version of ppokit, or by another program"),
         (
@@ -450,7 +450,7 @@ def test_a_log_that_is_not_ours(out: Path) -> None:
         ),
     ]:
         log.write_text(text)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             Session(out, singles(1))
         assert log.read_text() == text
 

@@ -38,12 +38,12 @@ def three_raters() -> RatingTable:
         ("b", 4, "ben"),
         ("c", 6, "ben"),
     ]
-    made = [rating(i, text, value, rater) for i, (text, value, rater) in enumerate(rows, 2)]
-    return table(*made, rating(8, "a", 9, "cy"))
+    ratings = [rating(i, text, value, rater) for i, (text, value, rater) in enumerate(rows, 2)]
+    return table(*ratings, rating(8, "a", 9, "cy"))
 
 
-def few(found: RatingTable) -> Stats:
-    return stats_of(found, replicates=50)
+def few(ratings: RatingTable) -> Stats:
+    return stats_of(ratings, replicates=50)
 
 
 def test_raters_by_hand() -> None:
@@ -59,20 +59,20 @@ def test_raters_by_hand() -> None:
 
 
 def test_counts_by_hand() -> None:
-    found = few(three_raters())
-    assert (found.rows, found.items, found.prompts, found.kind) == (7, 3, 3, "ratings")
-    assert found.ratings_an_item == {2: 2, 3: 1}
-    assert found.coverage == pytest.approx(7 / 9)
-    assert found.scale is not None
-    assert (found.scale.low, found.scale.high, found.scale.median, found.scale.whole) == (1, 9, 4, True)
-    assert found.scale.mean == pytest.approx(30 / 7)
-    assert found.agreement.items == 3
-    assert found.agreement.far_apart == pytest.approx(1 / 3)  # a: 9 - 1 is half of the scale or more
-    assert (found.duplicates, found.contradictions) == (0, 0)
+    stats = few(three_raters())
+    assert (stats.rows, stats.items, stats.prompts, stats.kind) == (7, 3, 3, "ratings")
+    assert stats.ratings_an_item == {2: 2, 3: 1}
+    assert stats.coverage == pytest.approx(7 / 9)
+    assert stats.scale is not None
+    assert (stats.scale.low, stats.scale.high, stats.scale.median, stats.scale.whole) == (1, 9, 4, True)
+    assert stats.scale.mean == pytest.approx(30 / 7)
+    assert stats.agreement.items == 3
+    assert stats.agreement.far_apart == pytest.approx(1 / 3)  # a: 9 - 1 is half of the scale or more
+    assert (stats.duplicates, stats.contradictions) == (0, 0)
 
 
 def test_what_one_rater_says_twice_counts_once() -> None:
-    found = few(
+    stats = few(
         table(
             rating(2, "a", 4, "ann"),
             rating(3, "a", 8, "ann"),
@@ -81,33 +81,33 @@ def test_what_one_rater_says_twice_counts_once() -> None:
             rating(6, "b", 1, "ben"),
         )
     )
-    assert (found.duplicates, found.contradictions) == (1, 1)
-    assert found.ratings_an_item == {2: 1, 1: 1}
-    ann, ben = found.raters
+    assert (stats.duplicates, stats.contradictions) == (1, 1)
+    assert stats.ratings_an_item == {2: 1, 1: 1}
+    ann, ben = stats.raters
     assert (ann.bias, ben.bias) == (1.0, -1.0)  # ann's 4 and 8 are one 6
 
 
 def test_ratings_without_raters_are_by_different_people() -> None:
-    found = few(
+    stats = few(
         table(
             *(rating(i, text, v, "") for i, (text, v) in enumerate([("a", 1), ("a", 3), ("b", 5), ("b", 5)]))
         )
     )
-    assert found.raters == ()
-    assert (found.duplicates, found.contradictions) == (0, 0)
-    assert found.coverage is None
-    assert found.ratings_an_item == {2: 2}
+    assert stats.raters == ()
+    assert (stats.duplicates, stats.contradictions) == (0, 0)
+    assert stats.coverage is None
+    assert stats.ratings_an_item == {2: 2}
     # D_o = (4 + 4) / 4 = 2; ordered pairs of 1, 3, 5, 5: 2 * (4 + 16 + 16 + 4 + 4) / 12 = 22/3.
-    assert found.agreement.alpha is not None
-    assert found.agreement.alpha.value == pytest.approx(1 - 2 / (22 / 3))
+    assert stats.agreement.alpha is not None
+    assert stats.agreement.alpha.value == pytest.approx(1 - 2 / (22 / 3))
 
 
 def test_two_responses_of_one_item_are_rated_apart() -> None:
     """As in a file that holds a pair in two rows."""
-    found = few(
+    stats = few(
         table(Rating(2, "p", "x", 1, "ann", "1", None, {}), Rating(3, "p", "y", 0, "ann", "1", None, {}))
     )
-    assert (found.items, found.duplicates, found.contradictions) == (2, 0, 0)
+    assert (stats.items, stats.duplicates, stats.contradictions) == (2, 0, 0)
 
 
 def pair(row: int, chosen: str, rejected: str, rater: str) -> Pair:
@@ -124,26 +124,26 @@ def test_pairs_by_hand() -> None:
         pair(6, "b", "aa", "ben"),
         pair(7, "aa", "b", "ann"),
     )
-    found = few(table(pairs=pairs))
-    assert (found.kind, found.rows, found.items, found.scale) == ("pairs", 6, 2, None)
-    assert found.longer_chosen == pytest.approx(3 / 6)
-    assert found.contradictions == 1
-    assert found.agreement.level == "nominal"
-    assert found.agreement.split_half is None
-    agreement = {rater.name: rater.agreement for rater in found.raters}
+    stats = few(table(pairs=pairs))
+    assert (stats.kind, stats.rows, stats.items, stats.scale) == ("pairs", 6, 2, None)
+    assert stats.longer_chosen == pytest.approx(3 / 6)
+    assert stats.contradictions == 1
+    assert stats.agreement.level == "nominal"
+    assert stats.agreement.split_half is None
+    agreement = {rater.name: rater.agreement for rater in stats.raters}
     # Who is split decides nothing: on long/short the others of ann and of ben are, on b/aa ann herself is.
     assert agreement == {"ann": None, "ben": None, "cy": 0.0}
-    assert found.raters[0].bias is None
+    assert stats.raters[0].bias is None
 
 
 def test_longer_texts_are_counted_where_lengths_differ() -> None:
     chosen = [("aaa", "b"), ("cc", "d"), ("e", "ff"), ("g", "h")]
-    found = few(table(pairs=tuple(pair(i, *texts, "") for i, texts in enumerate(chosen))))
-    assert found.longer_chosen == pytest.approx(2 / 3)
+    stats = few(table(pairs=tuple(pair(i, *texts, "") for i, texts in enumerate(chosen))))
+    assert stats.longer_chosen == pytest.approx(2 / 3)
 
 
 def test_pairs_agree_fully() -> None:
-    found = few(
+    stats = few(
         table(
             pairs=tuple(
                 pair(i, *t, r)
@@ -153,9 +153,9 @@ def test_pairs_agree_fully() -> None:
             )
         )
     )
-    assert found.agreement.alpha is not None
-    assert found.agreement.alpha.value == 1.0
-    assert [rater.agreement for rater in found.raters] == [1.0, 1.0]
+    assert stats.agreement.alpha is not None
+    assert stats.agreement.alpha.value == 1.0
+    assert [rater.agreement for rater in stats.raters] == [1.0, 1.0]
 
 
 def test_aspects_by_hand() -> None:
@@ -193,7 +193,7 @@ def test_every_rating_is_in_the_distribution(values: list[float]) -> None:
 
 def test_findings() -> None:
     rows = [rating(i, f"t{i}", i % 5, "ann", split="train") for i in range(10, 30)]
-    found = findings_of(
+    findings = findings_of(
         table(
             rating(2, "a", 3, "ann"),
             rating(3, "a", 3, "ann"),
@@ -207,11 +207,11 @@ def test_findings() -> None:
             Rating(40, "prompt c", "a slip", 3, "cat", "c", None, {}),
         )
     )
-    assert [(p.row, p.reason) for p in found.problems] == [
+    assert [(p.row, p.reason) for p in findings.problems] == [
         (8, "item 'a' is also in row 2, of another prompt; expected one prompt per item"),
         (40, "item 'c' is also in row 7, of another response; expected one per item"),
     ]
-    assert [(r.row, r.reason) for r in found.remarks] == [
+    assert [(r.row, r.reason) for r in findings.remarks] == [
         (3, "rater 'ann' decides differently in rows 2, 3 and 4: 3, 3 and 1, for the prompt 'prompt a'"),
         (6, "rater 'ben' decides the same in rows 5 and 6"),
         (7, "rating is 88; all others are from 0 to 4"),
@@ -222,19 +222,19 @@ def test_findings() -> None:
 
 
 def test_findings_of_a_known_scale_and_hostile_texts() -> None:
-    found = findings_of(
+    findings = findings_of(
         table(rating(2, "\x1b[31m", 3, "\x1b[2J"), rating(3, "\x1b[31m", 11, "\x1b[2J")), (1, 10)
     )
-    assert [(p.row, p.reason) for p in found.problems] == [(3, "rating is 11; expected 1 to 10")]
-    assert "\x1b" not in found.remarks[0].reason
+    assert [(p.row, p.reason) for p in findings.problems] == [(3, "rating is 11; expected 1 to 10")]
+    assert "\x1b" not in findings.remarks[0].reason
 
 
-@pytest.mark.parametrize(("value", "told"), [(8, []), (9, []), (10, [30]), (-4, [30])])
-def test_a_rating_far_away(value: float, told: list[int]) -> None:
+@pytest.mark.parametrize(("value", "rows_reported"), [(8, []), (9, []), (10, [30]), (-4, [30])])
+def test_a_rating_far_away(value: float, rows_reported: list[int]) -> None:
     """Of twenty ratings from 1 to 5, which are 4 apart at most, one is farther than that from all others."""
     rows = [rating(i, f"t{i}", i % 5 + 1, "ann") for i in range(10, 30)]
-    found = findings_of(table(*rows, rating(30, "t30", value, "ann")))
-    assert [remark.row for remark in found.remarks] == told
+    findings = findings_of(table(*rows, rating(30, "t30", value, "ann")))
+    assert [remark.row for remark in findings.remarks] == rows_reported
 
 
 def test_the_ends_of_a_scale_belong_to_it() -> None:
@@ -250,25 +250,25 @@ def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("kind", ["ratings", "one rating", "pairs", "many raters"])
 def test_plots(tmp_path: Path, kind: str) -> None:
-    made = {
+    ratings = {
         "ratings": three_raters(),
         "one rating": table(rating(2, "a", 1, "$x_{$ \x07")),
         "pairs": table(pairs=(pair(2, "a", "b", "ann"), pair(3, "a", "b", "ben"))),
         "many raters": table(*(rating(i, f"t{i % 7}", i % 13, f"rater {i}") for i in range(60))),
     }[kind]
-    plot(few(made), made, tmp_path / "s.png")
+    plot(few(ratings), ratings, tmp_path / "s.png")
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(DataError, match="cannot be written"):
-        plot(few(made), made, tmp_path / "none" / "s.png")
+        plot(few(ratings), ratings, tmp_path / "none" / "s.png")
 
 
 def test_real_ratings_where_they_are(shared_ratings: Path) -> None:
     """600 responses by three raters each, in a file whose item column numbers the rows."""
-    found = stats_of(read_ratings(shared_ratings / "chat_engagement.csv"))
-    assert found.ratings_an_item == {3: 600}
-    assert found.coverage == 1.0
-    assert found.agreement.alpha is not None
-    assert found.agreement.split_half is not None
+    stats = stats_of(read_ratings(shared_ratings / "chat_engagement.csv"))
+    assert stats.ratings_an_item == {3: 600}
+    assert stats.coverage == 1.0
+    assert stats.agreement.alpha is not None
+    assert stats.agreement.split_half is not None
     # ICC(1) of a balanced design is alpha but for 1/n: (MSB - MSW) / (MSB + 2 MSW).
     groups: dict[tuple[str, str], list[float]] = {}
     for r in read_ratings(shared_ratings / "chat_engagement.csv").ratings:
@@ -277,8 +277,8 @@ def test_real_ratings_where_they_are(shared_ratings: Path) -> None:
     between = 3 * x.mean(axis=1).var(ddof=1)
     within = x.var(axis=1, ddof=1).mean()
     icc = (between - within) / (between + 2 * within)
-    assert found.agreement.alpha.value == pytest.approx(icc, abs=0.001)
-    low, high = found.agreement.alpha.low, found.agreement.alpha.high
+    assert stats.agreement.alpha.value == pytest.approx(icc, abs=0.001)
+    low, high = stats.agreement.alpha.low, stats.agreement.alpha.high
     assert low is not None
     assert high is not None
     assert low < icc < high

@@ -255,7 +255,7 @@ def test_a_column_of_pairs_is_read_as_choices_where_it_is_plain(tmp_path: Path) 
     path.write_text(PAIRED)
     table = read_for_fit(path, RatingColumns(), on_bad_row="fail")
     assert [(pair.chosen, pair.rejected) for pair in pairs_of(table)] == [("good", "bad"), ("fine", "poor")]
-    assert any("rows of one 'pair' are read as a choice" in note for note in table.notes)
+    assert any("rows of one 'pair' are read as a choice" in message for message in table.notes)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def recipe_dict(tiny_model: Path, tmp_path: Path) -> Callable[..., dict[str, Any
         prompts = tmp_path / "prompts.jsonl"
         lines = [json.dumps({"prompt": text, "number": i}) for i, text in enumerate(OPENERS)]
         prompts.write_text("\n".join(lines) + "\n")
-        made = {
+        defaults = {
             "model": {"name": str(tiny_model), "dtype": "float32"},
             "lora": {"r": 4},
             "prompts": {"path": str(prompts)},
@@ -51,7 +51,7 @@ def recipe_dict(tiny_model: Path, tmp_path: Path) -> Callable[..., dict[str, Any
             "update": {"learning_rate": 3e-3, "epochs": 2},
             "run": {"steps": 3, "out": str(tmp_path / "run"), "sample_every": 0},
         }
-        return {**made, **sections}
+        return {**defaults, **sections}
 
     return make
 

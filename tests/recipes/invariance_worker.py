@@ -21,13 +21,13 @@ def one_step(recipe: Recipe, change: Change | None = None) -> dict[str, Tensor]:
     torch.set_num_threads(1)
     trainer = PPOTrainer(recipe)
     master_weights = trainer.components.backend.master_weights
-    found: dict[str, Tensor] = {}
+    recorded: dict[str, Tensor] = {}
     step = master_weights.step
 
     def watched(learning_rate: float) -> None:
-        if not found:
+        if not recorded:
             gradients = master_weights.gradients()
-            found.update({n: g.clone() for n, g in zip(master_weights.weights, gradients, strict=True)})
+            recorded.update({n: g.clone() for n, g in zip(master_weights.weights, gradients, strict=True)})
         step(learning_rate)
 
     master_weights.step = watched  # type: ignore[method-assign]
@@ -37,7 +37,7 @@ def one_step(recipe: Recipe, change: Change | None = None) -> dict[str, Tensor]:
         rollout, rewards = change(rollout, rewards)
     stats = trainer.update(rollout, trainer.estimate(rollout, rewards))
     losses = {name: torch.tensor(number) for name, number in stats.items() if name.startswith("loss/")}
-    return {**found, **losses}
+    return {**recorded, **losses}
 
 
 if __name__ == "__main__":

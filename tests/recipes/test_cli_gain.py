@@ -88,15 +88,15 @@ def test_a_gain_by_the_reward_and_by_a_gold_model(trained: Path, tiny_model: Pat
     policies = load_policy(recipe, None), load_policy(recipe, Path("run/policy"))
     before, after = (policy.generate(HELD_OUT, n=4) for policy in policies)
     asked = [prompt for prompt in HELD_OUT for _ in range(4)]
-    found = {}
+    scores_of = {}
     for side, folder in (("reward", "a"), ("gold", "b")):
         for name, answers in (("before", before), ("after", after)):
             scores = Scorer(Path(folder)).score(asked, answers.responses)
             assert result[side][name] == pytest.approx(float(scores.mean()), abs=1e-4)
-            found[side, name] = scores
-        rise = found[side, "after"].mean() - found[side, "before"].mean()
+            scores_of[side, name] = scores
+        rise = scores_of[side, "after"].mean() - scores_of[side, "before"].mean()
         assert result[side]["gain"]["value"] == pytest.approx(
-            float(rise / found[side, "before"].std(ddof=1)), abs=1e-3
+            float(rise / scores_of[side, "before"].std(ddof=1)), abs=1e-3
         )
     # Of a gain that may be chance, nobody can tell what share is real.
     assert (result["agreed"] is None) == (result["reward"]["gain"]["low"] <= 0)
@@ -113,8 +113,8 @@ def test_a_gain_by_the_reward_and_by_a_gold_model(trained: Path, tiny_model: Pat
         for model, sign in ((policy, 1), (base, -1)):
             with torch.no_grad():
                 logits = model(input_ids=ids).logits[0]
-            for place, token in enumerate(answer):
-                total += sign * float(logits[len(start) + place - 1].log_softmax(-1)[token])
+            for index, token in enumerate(answer):
+                total += sign * float(logits[len(start) + index - 1].log_softmax(-1)[token])
     assert result["kl_response"] == pytest.approx(total / len(asked), abs=1e-3)
 
 
@@ -130,7 +130,7 @@ def test_a_model_agrees_with_itself_and_is_no_gold_model(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (("gain", "run", "--reward", "a", "--gold", "./a"), "is the reward itself"),
         (("gain", "run", "--reward", "a", "--gold", "nowhere"), "nowhere: no ppokit_reward.json"),
@@ -138,7 +138,7 @@ def test_a_model_agrees_with_itself_and_is_no_gold_model(trained: Path) -> None:
     ],
 )
 def test_what_cannot_be_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = {"version": 2, "base": "x", "kind": "encoder", "template": ["{response}"], "max_length": 8}
@@ -147,4 +147,4 @@ def test_what_cannot_be_compared(
         Path(folder, "ppokit_reward.json").write_text(json.dumps({**settings, "score": "s", "layers": [0]}))
     code, _, err = run(*args, "--prompts", "p.jsonl")
     assert code == 2
-    assert said in err
+    assert message in err

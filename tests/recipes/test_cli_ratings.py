@@ -103,14 +103,14 @@ def test_stats() -> None:
 
 
 def test_stats_as_json_at_another_level_and_seed() -> None:
-    found = json.loads(run("stats", str(SAMPLE), "--json")[1])
+    default = json.loads(run("stats", str(SAMPLE), "--json")[1])
     ordinal = json.loads(run("stats", str(SAMPLE), "--json", "--level", "ordinal")[1])
     other = json.loads(run("stats", str(SAMPLE), "--json", "--seed", "1")[1])
-    assert found["agreement"]["alpha"]["value"] == other["agreement"]["alpha"]["value"]
-    assert found["agreement"]["alpha"]["low"] != other["agreement"]["alpha"]["low"]
-    assert found["agreement"]["alpha"]["value"] != ordinal["agreement"]["alpha"]["value"]
+    assert default["agreement"]["alpha"]["value"] == other["agreement"]["alpha"]["value"]
+    assert default["agreement"]["alpha"]["low"] != other["agreement"]["alpha"]["low"]
+    assert default["agreement"]["alpha"]["value"] != ordinal["agreement"]["alpha"]["value"]
     assert ordinal["agreement"]["level"] == "ordinal"
-    assert [rater["name"] for rater in found["raters"]] == ["ana", "ben", "chloe"]
+    assert [rater["name"] for rater in default["raters"]] == ["ana", "ben", "chloe"]
 
 
 def test_stats_refuses_bad_rows_or_counts_them() -> None:
@@ -161,16 +161,16 @@ def test_split_keeps_all_columns_and_rows() -> None:
     code, out, _ = run("split", "s.csv", "parts", "--held-out", "0.3", "--column", "prompt=Q")
     assert code == 0
     assert "held_out.csv:" in out
-    train, held = rows_of("parts/train.csv"), rows_of("parts/held_out.csv")
+    train, held_out = rows_of("parts/train.csv"), rows_of("parts/held_out.csv")
     assert list(train[0]) == ["Q", "response", "rating", "extra"]
-    assert len(train) + len(held) == 41
-    prompts = [{same_prompt(row["Q"]) for row in part} for part in (train, held)]
+    assert len(train) + len(held_out) == 41
+    prompts = [{same_prompt(row["Q"]) for row in part} for part in (train, held_out)]
     assert prompts[0].isdisjoint(prompts[1])
     assert len(prompts[1]) == 3
     assert run("split", "s.csv", "parts", "--column", "prompt=Q")[0] == 2
     other = run("split", "s.csv", "more", "--held-out", "0.3", "--column", "prompt=Q", "--seed", "1")
     assert other[0] == 0
-    assert rows_of("more/held_out.csv") != held
+    assert rows_of("more/held_out.csv") != held_out
 
 
 def test_what_is_split_off_a_european_spreadsheet_can_be_read() -> None:
@@ -178,11 +178,11 @@ def test_what_is_split_off_a_european_spreadsheet_can_be_read() -> None:
     rows = "p;r;7,5;8,5;1,5\nq;1,5;2;;1,5\ns;t;+0,5; 1,0 ;x\n"
     Path("euro.csv").write_text("prompt;response;rating;wit;note\n" + rows)
     assert run("split", "euro.csv", "out", "--column", "aspects=wit")[0] == 0
-    found = {row["prompt"]: row for part in ("train", "held_out") for row in rows_of(f"out/{part}.csv")}
-    assert [found[p]["rating"] for p in "pqs"] == ["7.5", "2", "+0.5"]
-    assert [found[p]["wit"] for p in "pqs"] == ["8.5", "", " 1.0 "]
-    assert [found[p]["note"] for p in "pqs"] == ["1,5", "1,5", "x"]
-    assert found["q"]["response"] == "1,5"
+    result = {row["prompt"]: row for part in ("train", "held_out") for row in rows_of(f"out/{part}.csv")}
+    assert [result[p]["rating"] for p in "pqs"] == ["7.5", "2", "+0.5"]
+    assert [result[p]["wit"] for p in "pqs"] == ["8.5", "", " 1.0 "]
+    assert [result[p]["note"] for p in "pqs"] == ["1,5", "1,5", "x"]
+    assert result["q"]["response"] == "1,5"
     assert run("check", "out/train.csv")[0] == run("check", "out/held_out.csv")[0] == 0
 
 
@@ -238,8 +238,8 @@ def test_help_imports_nothing_heavy() -> None:
         "print([m for m in ('torch', 'scipy', 'krippendorff', 'numpy', 'pydantic', 'ppokit.ratings.table') "
         "if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("name", REAL)

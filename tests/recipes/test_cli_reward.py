@@ -108,8 +108,8 @@ def rewards_of(
 
 
 def report_of(folder: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Path(folder) / "report.json").read_text())
-    return found
+    report: dict[str, Any] = json.loads((Path(folder) / "report.json").read_text())
+    return report
 
 
 def test_a_causal_base_becomes_an_adapter_that_a_recipe_loads(tiny_model: Path, ratings: Path) -> None:
@@ -168,9 +168,9 @@ def test_an_encoder_gets_heads_that_a_recipe_loads(minilm: str, ratings: Path) -
     assert next(halved.model.encoder.parameters()).dtype == torch.bfloat16
     assert rewards_of(Path("made"), prompts, responses, halved) == pytest.approx(scores, abs=0.2)
     assert list(check(RewardModelOptions(model="./made"), cast(CheckContext, None))) == []
-    spread = uncertainty("made", prompts, responses)
-    assert spread.shape == (3,)
-    assert (spread > 0).all()
+    std = uncertainty("made", prompts, responses)
+    assert std.shape == (3,)
+    assert (std > 0).all()
 
 
 def test_texts_that_are_cut_are_told(tiny_model: Path, ratings: Path) -> None:
@@ -204,7 +204,7 @@ def test_halves_of_the_raters(tiny_model: Path, ratings: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (("--half", "a", "--column", "rater=one"), "names one rater, 'x'; expected at least two"),
         (("--held-out", "1"), "expected a share between 0 and 1"),
@@ -214,7 +214,7 @@ def test_halves_of_the_raters(tiny_model: Path, ratings: Path) -> None:
         (("--column", "split=kind"), "the split column holds 'gold'"),
     ],
 )
-def test_errors_come_before_any_model(tmp_path: Path, args: tuple[str, ...], said: str) -> None:
+def test_errors_come_before_any_model(tmp_path: Path, args: tuple[str, ...], message: str) -> None:
     rows = "".join(f"p{i},r,{i},{'ab'[i % 2]},x,gold\n" for i in range(20))
     Path("file.csv").write_text(f"prompt,response,rating,rater,one,kind\n{rows}")
     Path("taken").mkdir()
@@ -222,7 +222,7 @@ def test_errors_come_before_any_model(tmp_path: Path, args: tuple[str, ...], sai
     given = ("--out", "made") if "--out" not in args else ()
     code, _, err = run("file.csv", "--model", "./no-model", *given, *args)
     assert code == 2
-    assert said in err
+    assert message in err
     assert not Path("made").exists()
 
 
@@ -241,9 +241,9 @@ def test_a_model_that_is_none(ratings: Path) -> None:
 def test_an_adapter_whose_base_has_gone(tiny_model: Path, ratings: Path) -> None:
     run(ratings, "--model", tiny_model, "--out", "made", "--epochs", 1, "--no-curve")
     path = Path("made") / "adapter_config.json"
-    said = json.loads(path.read_text())
-    assert Path(said["base_model_name_or_path"]) == tiny_model.resolve()
-    path.write_text(json.dumps({**said, "base_model_name_or_path": "/gone/base"}))
+    config = json.loads(path.read_text())
+    assert Path(config["base_model_name_or_path"]) == tiny_model.resolve()
+    path.write_text(json.dumps({**config, "base_model_name_or_path": "/gone/base"}))
     with pytest.raises(Exception, match="an adapter on the model in /gone/base, and there is no such folder"):
         rewards_of(Path("made"), ["a"], ["b"])
 
@@ -254,9 +254,9 @@ def test_a_recipe_trains_with_what_was_fitted(
     run(ratings, "--model", tiny_model, "--out", "made", "--epochs", 1, "--no-curve")
     reward = {"use": "reward_model", "model": str(tmp_path / "made")}
     recipe = recipe_file(rewards=[reward], run={"steps": 1, "out": "run", "sample_every": 0})
-    done = run_ppokit("train", recipe, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "reward" in done.stdout
+    completed = run_ppokit("train", recipe, cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert "reward" in completed.stdout
 
 
 def test_a_bar_counts_to_its_end() -> None:
@@ -270,7 +270,7 @@ def test_a_bar_counts_to_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "message"),
     [
         (0.01, 0.2, "still rises"),
         (-0.05, 0.01, "levelled off"),
@@ -278,8 +278,8 @@ def test_a_bar_counts_to_its_end() -> None:
         (None, None, "Too few"),
     ],
 )
-def test_whether_to_rate_more(low: float | None, high: float | None, said: str) -> None:
-    assert said in worth(Estimate(0.005, low, high))
+def test_whether_to_rate_more(low: float | None, high: float | None, message: str) -> None:
+    assert message in worth(Estimate(0.005, low, high))
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -300,11 +300,11 @@ def test_real_ratings_rise_above_chance(minilm: str, shared_ratings: Path) -> No
         rows = list(csv.DictReader(file))
     kept = {row["item"] for row in rows if row["split"] == "train"}
     chosen = set(sorted(kept)[:400])
-    held = {"validation": set(), "test": set()}  # type: ignore[var-annotated]
+    held_out = {"validation": set(), "test": set()}  # type: ignore[var-annotated]
     for row in rows:
-        if row["split"] in held and len(held[row["split"]]) < 120:
-            held[row["split"]].add(row["item"])
-    chosen |= held["validation"] | held["test"]
+        if row["split"] in held_out and len(held_out[row["split"]]) < 120:
+            held_out[row["split"]].add(row["item"])
+    chosen |= held_out["validation"] | held_out["test"]
     with Path("some.csv").open("w", encoding="utf-8", newline="") as file:
         out = csv.DictWriter(file, list(rows[0]))
         out.writeheader()

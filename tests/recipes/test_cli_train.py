@@ -51,7 +51,7 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]
 
 
 @pytest.mark.parametrize(
-    ("prompts", "content", "told"),
+    ("prompts", "content", "message"),
     [
         ({"path": "none.jsonl"}, None, "there is no file none.jsonl"),
         ({"path": "p.jsonl", "column": "question"}, '{"prompt": "Hi"}', "no column 'question'"),
@@ -69,12 +69,12 @@ def test_prompts(
     fails: Callable[..., str],
     prompts: dict[str, Any],
     content: str | None,
-    told: str,
+    message: str,
 ) -> None:
     recipe = recipe_file(prompts=prompts)
     if content is not None:
         (tmp_path / prompts["path"]).write_text(content)
-    assert told in fails("train", recipe)
+    assert message in fails("train", recipe)
 
 
 def test_chat_without_a_template(
@@ -98,18 +98,18 @@ def test_a_prompt_too_long_in_a_process_of_its_own(
 ) -> None:
     """Where transformers might have its say on stderr as well."""
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "word " * 600}))
-    done = ppokit("train", recipe_file(prompts={"path": str(tmp_path / "p.jsonl")}))
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "context holds 512" in done.stderr
+    completed = ppokit("train", recipe_file(prompts={"path": str(tmp_path / "p.jsonl")}))
+    assert completed.returncode == 2
+    assert len(completed.stderr.splitlines()) == 1, completed.stderr
+    assert "context holds 512" in completed.stderr
 
 
 def test_keys(recipe_file: RecipeFile, fails: Callable[..., str]) -> None:
-    said = fails("train", recipe_file(), "run.stepps=3", "rewards.0.patern=x", "update.epochs=none")
-    assert "3 problems" in said
-    assert "steps" in said
-    assert "pattern" in said
-    assert "update.epochs" in said
+    output = fails("train", recipe_file(), "run.stepps=3", "rewards.0.patern=x", "update.epochs=none")
+    assert "3 problems" in output
+    assert "steps" in output
+    assert "pattern" in output
+    assert "update.epochs" in output
 
 
 def test_no_such_recipe(fails: Callable[..., str], tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_model_is_no_causal_lm(
     )
     BertModel(tiny).save_pretrained(tmp_path / "bert")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "bert")
-    said = fails("train", recipe_file(model={"name": str(tmp_path / "bert")}))
-    assert "BertModel, which is no causal language model" in said
+    output = fails("train", recipe_file(model={"name": str(tmp_path / "bert")}))
+    assert "BertModel, which is no causal language model" in output
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "commands"),
+    ("name", "message", "commands"),
     [
         ("./none", "has no config.json", ("train", "validate")),
         ("~nobody-here/x", "determine home directory", ("train", "validate")),
@@ -142,12 +142,12 @@ def test_model_is_no_causal_lm(
     ],
 )
 def test_model_not_found(
-    recipe_file: RecipeFile, fails: Callable[..., str], name: str, told: str, commands: tuple[str, ...]
+    recipe_file: RecipeFile, fails: Callable[..., str], name: str, message: str, commands: tuple[str, ...]
 ) -> None:
     for command in commands:
-        said = fails(command, recipe_file(model={"name": name}))
-        assert told in said
-        assert "model.name: " in said
+        output = fails(command, recipe_file(model={"name": name}))
+        assert message in output
+        assert "model.name: " in output
 
 
 def test_lora_adapts_nothing(recipe_file: RecipeFile, fails: Callable[..., str]) -> None:
@@ -155,7 +155,7 @@ def test_lora_adapts_nothing(recipe_file: RecipeFile, fails: Callable[..., str])
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("return [1.0]", "returned 1 numbers; expected 8 numbers, one per response"),
         ("return [float('nan')] * len(responses)", "expected a finite number"),
@@ -172,15 +172,15 @@ def test_rewards(
     reward_module: Callable[[str], None],
     fails: Callable[..., str],
     body: str,
-    told: str,
+    message: str,
 ) -> None:
     reward_module(f"def reward(responses):\n    {body}\n")
     timeout = 0.5 if "sleep" in body else None
     rewards = [{"use": "python", "function": "my_rewards:reward", "timeout": timeout}]
-    said = fails("train", recipe_file(rewards=rewards))
-    assert told in said
-    assert "rewards[0]" in said
-    assert "recipe.yaml line" in said
+    output = fails("train", recipe_file(rewards=rewards))
+    assert message in output
+    assert "rewards[0]" in output
+    assert "recipe.yaml line" in output
 
 
 def test_a_reward_that_raises_later_leaves_a_run_to_go_on_with(
@@ -195,9 +195,9 @@ def test_a_reward_that_raises_later_leaves_a_run_to_go_on_with(
         "        raise ValueError('the judge is out')\n"
         "    return [float(len(text)) for text in responses]\n"
     )
-    done = ppokit("train", recipe_file(rewards=[{"use": "python", "function": "my_rewards:reward"}]))
-    assert done.returncode == 2
-    assert done.stderr.startswith("ppokit: error: reward 'python'")
+    completed = ppokit("train", recipe_file(rewards=[{"use": "python", "function": "my_rewards:reward"}]))
+    assert completed.returncode == 2
+    assert completed.stderr.startswith("ppokit: error: reward 'python'")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
     (tmp_path / "mended").touch()
     again = ppokit("train", "--resume", tmp_path / "run")
@@ -209,9 +209,9 @@ class TestOut:
     def test_not_empty(self, recipe_file: RecipeFile, tmp_path: Path, fails: Callable[..., str]) -> None:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "thesis.txt").write_text("mine")
-        said = fails("train", recipe_file())
-        assert "is not empty" in said
-        assert "--resume" not in said
+        output = fails("train", recipe_file())
+        assert "is not empty" in output
+        assert "--resume" not in output
         (tmp_path / "run" / "checkpoints" / "step-000001").mkdir(parents=True)
         assert "--resume" in fails("train", recipe_file())
 
@@ -221,8 +221,8 @@ class TestOut:
 
     def test_below_a_file(self, recipe_file: RecipeFile, tmp_path: Path, fails: Callable[..., str]) -> None:
         (tmp_path / "file").write_text("mine")
-        said = fails("train", recipe_file(), f"run.out={tmp_path / 'file' / 'deep' / 'run'}")
-        assert "is not a writable folder" in said
+        output = fails("train", recipe_file(), f"run.out={tmp_path / 'file' / 'deep' / 'run'}")
+        assert "is not a writable folder" in output
 
     def test_an_awkward_place(
         self,
@@ -240,10 +240,10 @@ class TestOut:
         recipe = recipe_file(rewards=[{"use": "python", "function": "my_rewards:reward"}])
         overrides = ("run.out=my run", "run.steps=1", "run.sample_every=1")
         few = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
-        done = ppokit("train", recipe, *overrides, environment=few)
-        assert done.returncode == 0, done.stderr
-        assert "run      my run" in done.stdout
-        assert "try it   ppokit generate 'my run' \"your prompt\" --base" in done.stdout
+        completed = ppokit("train", recipe, *overrides, environment=few)
+        assert completed.returncode == 0, completed.stderr
+        assert "run      my run" in completed.stdout
+        assert "try it   ppokit generate 'my run' \"your prompt\" --base" in completed.stdout
         assert (tmp_path / "my run" / "policy" / "adapter_config.json").is_file()
         monkeypatch.chdir(tmp_path)
         again = CliRunner().invoke(app, ["train", "--resume", "my run"])
@@ -256,8 +256,8 @@ class TestOut:
 
     def test_empty_is_fine(self, recipe_file: RecipeFile, tmp_path: Path, ppokit: Ppokit) -> None:
         (tmp_path / "run").mkdir()
-        done = ppokit("train", recipe_file(), "run.steps=1")
-        assert done.returncode == 0, done.stderr
+        completed = ppokit("train", recipe_file(), "run.steps=1")
+        assert completed.returncode == 0, completed.stderr
 
 
 class TestResume:
@@ -275,7 +275,7 @@ class TestResume:
         assert "recipe.yaml" in fails("train", "--resume", tmp_path)
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "message"),
         [
             ("run.out=elsewhere", "a run goes on in its folder"),
             ("run={steps: 5, out: elsewhere}", "a run goes on in its folder"),
@@ -284,10 +284,10 @@ class TestResume:
         ],
     )
     def test_what_a_resumed_run_would_not_heed(
-        self, change: str, told: str, fails: Callable[..., str], recipe_file: RecipeFile, tmp_path: Path
+        self, change: str, message: str, fails: Callable[..., str], recipe_file: RecipeFile, tmp_path: Path
     ) -> None:
         (tmp_path / "a=b.yaml").write_text("run: {}")
-        assert told in fails("train", change, "--resume", recipe_file().parent)
+        assert message in fails("train", change, "--resume", recipe_file().parent)
 
     def test_neither_recipe_nor_resume(self) -> None:
         result = CliRunner().invoke(app, ["train", "--debug"])
@@ -296,10 +296,10 @@ class TestResume:
 
 
 def test_debug_shows_the_traceback(recipe_file: RecipeFile, ppokit: Ppokit) -> None:
-    done = ppokit("train", "--debug", recipe_file(model={"name": "nobody/nothing-at-all"}))
-    assert done.returncode == 2
-    assert "Traceback (most recent call last)" in done.stderr
-    assert done.stderr.rstrip().splitlines()[-1].startswith("ppokit: error: model.name")
+    completed = ppokit("train", "--debug", recipe_file(model={"name": "nobody/nothing-at-all"}))
+    assert completed.returncode == 2
+    assert "Traceback (most recent call last)" in completed.stderr
+    assert completed.stderr.rstrip().splitlines()[-1].startswith("ppokit: error: model.name")
 
 
 @pytest.fixture
@@ -315,10 +315,10 @@ class TestGenerate:
         ids = tokenizer("Once upon a time", return_tensors="pt")["input_ids"]
         generated = model.generate(ids, do_sample=False, max_new_tokens=10, pad_token_id=0)[0, ids.shape[1] :]
         expected = tokenizer.decode(generated, skip_special_tokens=True)
-        done = ppokit("generate", trained, "Once upon a time", "--base", "--greedy")
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        base, policy = done.stdout.splitlines()
+        completed = ppokit("generate", trained, "Once upon a time", "--base", "--greedy")
+        assert completed.returncode == 0, completed.stderr
+        assert completed.stderr == ""
+        base, policy = completed.stdout.splitlines()
         assert base == f"base: {expected.strip()}"
         assert policy.startswith("policy: ")
 
@@ -355,15 +355,15 @@ class TestGenerate:
 
 def test_plain_output(recipe_file: RecipeFile, ppokit: Ppokit) -> None:
     run = yaml.safe_load(recipe_file().read_text())["run"]
-    done = ppokit("train", recipe_file(run={**run, "sample_every": 1}))
-    assert done.returncode == 0
-    assert done.stderr == ""
-    assert ESCAPE not in done.stdout
-    assert "\r" not in done.stdout
-    lines = done.stdout.splitlines()
+    completed = ppokit("train", recipe_file(run={**run, "sample_every": 1}))
+    assert completed.returncode == 0
+    assert completed.stderr == ""
+    assert ESCAPE not in completed.stdout
+    assert "\r" not in completed.stdout
+    lines = completed.stdout.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("step ")] == ["1/3", "2/3", "3/3"]
     assert "Before and after, likeliest tokens only:" in lines
-    assert re.search(r"^reward \S+ -> \S+ in 3 steps$", done.stdout, re.MULTILINE)
+    assert re.search(r"^reward \S+ -> \S+ in 3 steps$", completed.stdout, re.MULTILINE)
 
 
 def test_an_evaluation_is_shown(recipe_file: RecipeFile, tmp_path: Path, ppokit: Ppokit) -> None:
@@ -371,9 +371,9 @@ def test_an_evaluation_is_shown(recipe_file: RecipeFile, tmp_path: Path, ppokit:
     (tmp_path / "held_out.jsonl").write_text('{"prompt": "Once"}\n')
     run = yaml.safe_load(recipe_file().read_text())["run"]
     section = {"every": 5, "prompts": {"path": "held_out.jsonl"}, "evaluators": [{"use": "rewards"}]}
-    done = ppokit("train", recipe_file(run={**run, "steps": 1}, evaluation=section))
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if "eval/rewards/mean" in line]
+    completed = ppokit("train", recipe_file(run={**run, "steps": 1}, evaluation=section))
+    assert completed.returncode == 0, completed.stderr
+    lines = [line for line in completed.stdout.splitlines() if "eval/rewards/mean" in line]
     assert [line.split()[:2] for line in lines] == [["step", "0/1"], ["step", "1/1"]]
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     for line, numbers in zip(lines, map(json.loads, metrics), strict=True):
@@ -391,11 +391,11 @@ def test_terminal_output(recipe_file: RecipeFile, tmp_path: Path) -> None:
         stderr=slave,
     )
     os.close(slave)
-    said, until = b"", time.monotonic() + 90
+    output, until = b"", time.monotonic() + 90
     try:
         while time.monotonic() < until:
             if select.select([master], [], [], 1)[0]:
-                said += os.read(master, 65536)
+                output += os.read(master, 65536)
     except OSError as error:  # how Linux says that the other side has closed
         if error.errno != errno.EIO:
             raise
@@ -403,8 +403,8 @@ def test_terminal_output(recipe_file: RecipeFile, tmp_path: Path) -> None:
         os.close(master)
         if process.poll() is None and time.monotonic() >= until:
             process.kill()
-    assert process.wait(timeout=30) == 0, said.decode()
-    text = said.decode()
+    assert process.wait(timeout=30) == 0, output.decode()
+    text = output.decode()
     assert "━" in text, "a progress bar"
     assert re.search(r"step \d: (sampling|update)", text)
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h"), "the cursor is back"

@@ -160,9 +160,11 @@ def test_an_observer_that_fails_is_warned_of_once(
     recipe_dict: RecipeDict, tmp_path: Path, components: list[Any]
 ) -> None:
     observers = [{"use": "my_components:Fails"}]
-    with pytest.warns(PpokitWarning, match=r"observer 'Fails' .*on_step failed: ValueError: broken") as told:
+    with pytest.warns(
+        PpokitWarning, match=r"observer 'Fails' .*on_step failed: ValueError: broken"
+    ) as message:
         PPOTrainer(recipe_of(recipe_dict, tmp_path / "run", observers=observers)).train()
-    assert len([w for w in told if issubclass(w.category, PpokitWarning)]) == 1
+    assert len([w for w in message if issubclass(w.category, PpokitWarning)]) == 1
     assert [line["step"] for line in metrics_of(tmp_path / "run")] == [1, 2]
 
 

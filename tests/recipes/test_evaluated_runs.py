@@ -92,8 +92,8 @@ def test_training_is_the_same_without_it(
     without = run(given, tmp_path / "without")
     assert with_it.components.policy_hash() == without.components.policy_hash()
     expected = [lasting(line) for line in metrics_of(tmp_path / "without")]
-    found = [lasting(line) for line in metrics_of(tmp_path / "with") if line["step"] > 0]
-    assert [{k: v for k, v in line.items() if not k.startswith("eval/")} for line in found] == expected
+    evaluated = [lasting(line) for line in metrics_of(tmp_path / "with") if line["step"] > 0]
+    assert [{k: v for k, v in line.items() if not k.startswith("eval/")} for line in evaluated] == expected
 
 
 def test_a_resumed_run_evaluates_as_if_it_had_not_stopped(

@@ -44,11 +44,11 @@ def logprobs_of(model: Any, first: list[int], rest: list[int]) -> list[float]:
 
 def mean_logprobs(model: Any, tokenizer: Any, responses: list[str]) -> list[float]:
     """Of each response after its prompt."""
-    found = []
+    response_ids = []
     for prompt, response in zip(PROMPTS, responses, strict=False):
         rest = tokenizer(response, add_special_tokens=False)["input_ids"]
-        found.append(sum(logprobs_of(model, tokenizer(prompt)["input_ids"], rest)) / len(rest))
-    return found
+        response_ids.append(sum(logprobs_of(model, tokenizer(prompt)["input_ids"], rest)) / len(rest))
+    return response_ids
 
 
 def test_what_people_liked_becomes_likelier(trainer: PPOTrainer, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_what_people_liked_becomes_likelier(trainer: PPOTrainer, tmp_path: Path)
     metrics = trainer.fit(PROMPTS, GOOD + BAD, RATINGS, epochs=10)
     after = gap()
     assert after > before + 0.1
-    # Eight responses in mini-batches of four (8 a step in two mini-batches), ten times.
+    # Eight responses in mini-batches of four (8 per step in two mini-batches), ten times.
     assert metrics["update/passes"] == 20
     assert metrics["reward/mean"] == pytest.approx(5.0)
     assert trainer.step == 1
@@ -136,7 +136,7 @@ def test_predict_is_what_transformers_gives(trainer: PPOTrainer, tiny_model: Pat
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"responses": GOOD}, "got 8 prompts, 4 responses and 8 rewards"),
         ({"prompts": [], "responses": [], "rewards": []}, "got 0 prompts"),
@@ -148,17 +148,17 @@ def test_predict_is_what_transformers_gives(trainer: PPOTrainer, tiny_model: Pat
     ],
 )
 def test_what_cannot_be_trained_on_is_refused(
-    trainer: PPOTrainer, tmp_path: Path, changes: dict[str, Any], told: str
+    trainer: PPOTrainer, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     given = {"prompts": PROMPTS, "responses": GOOD + BAD, "rewards": RATINGS, **changes}
-    with pytest.raises(DataError, match=rf"^fit: .*{told}|{told}"):
+    with pytest.raises(DataError, match=rf"^fit: .*{message}|{message}"):
         trainer.fit(**given)
     assert trainer.step == 0
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("estimator", "prompts", "told"),
+    ("estimator", "prompts", "message"),
     [
         ("remax", PROMPTS, "'remax' compare with a greedy response to each prompt, which nobody rated"),
         (
@@ -169,11 +169,11 @@ def test_what_cannot_be_trained_on_is_refused(
     ],
 )
 def test_an_estimator_that_recorded_responses_cannot_serve_is_refused(
-    recipe_dict: RecipeDict, tmp_path: Path, estimator: str, prompts: list[str], told: str
+    recipe_dict: RecipeDict, tmp_path: Path, estimator: str, prompts: list[str], message: str
 ) -> None:
     recipe = recipe_dict(advantages={"use": estimator}, losses=[{"use": "ppo_clip"}])
     trainer = PPOTrainer(Recipe.from_dict(recipe))
-    with pytest.raises(DataError, match=rf"^fit: .*{told}"):
+    with pytest.raises(DataError, match=rf"^fit: .*{message}"):
         trainer.fit(prompts, GOOD + BAD, RATINGS)
     assert trainer.step == 0
     assert not (tmp_path / "run").exists()

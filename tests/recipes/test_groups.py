@@ -111,10 +111,10 @@ def test_the_bound_holds(recipe_dict: RecipeDict, reward_module: Reward, tmp_pat
         }
         trainer = PPOTrainer(recipe(recipe_dict, tmp_path, f"run{bound}", rollout=rollout))
         before = trainer.components.backend.master_weights.hash(trainer.roles.is_policy)
-        found = trainer.collect(next(trainer.prompts))
-        found, rewards = trainer.resample(found, trainer.score(found))
-        assert len(found.group_ids.unique()) == asked
-        trainer.update(found, trainer.estimate(found, rewards))
+        batch = trainer.collect(next(trainer.prompts))
+        batch, rewards = trainer.resample(batch, trainer.score(batch))
+        assert len(batch.group_ids.unique()) == asked
+        trainer.update(batch, trainer.estimate(batch, rewards))
         assert trainer.components.backend.master_weights.hash(trainer.roles.is_policy) == before
 
 

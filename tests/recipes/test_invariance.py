@@ -28,7 +28,7 @@ TOLERANCE = 1e-5
 
 def recipe_of(recipe_dict: RecipeDict, preset: str, **update: Any) -> dict[str, Any]:
     """Responses of many lengths, some of them cut; a KL penalty, so that token rewards count."""
-    made = recipe_dict(
+    recipe = recipe_dict(
         preset=preset,
         rollout={"max_new_tokens": 14, "stop": [".", ","], "prompts_per_step": 5},
         rewards=[
@@ -37,23 +37,23 @@ def recipe_of(recipe_dict: RecipeDict, preset: str, **update: Any) -> dict[str, 
         ],
         update={"learning_rate": 1e-3, "epochs": 1, "minibatches": 1, **update},
     )
-    del made["losses"]
-    return made
+    del recipe["losses"]
+    return recipe
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """To 1e-5 of the whole gradient's norm, and of each loss."""
-    assert found.keys() == expected.keys()
+    assert result.keys() == expected.keys()
     losses = [name for name in expected if name.startswith("loss/")]
     assert losses
     for name in losses:
-        assert float(found[name]) == pytest.approx(float(expected[name]), rel=TOLERANCE, abs=1e-6), name
+        assert float(result[name]) == pytest.approx(float(expected[name]), rel=TOLERANCE, abs=1e-6), name
 
     def flat(numbers: dict[str, Tensor]) -> Tensor:
         return torch.cat([numbers[name].flatten() for name in sorted(expected) if name not in losses])
 
     assert float(flat(expected).norm()) > 1e-4, "else this shows nothing"
-    assert float((flat(found) - flat(expected)).norm() / flat(expected).norm()) < TOLERANCE
+    assert float((flat(result) - flat(expected)).norm() / flat(expected).norm()) < TOLERANCE
 
 
 def padded(rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
@@ -65,8 +65,8 @@ def padded(rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
         filler = {torch.bool: False, torch.int64: 7}.get(value.dtype, 1e6)
         return nn.functional.pad(value, (0, 3), value=filler)
 
-    wide = replace(rollout, **{f.name: widen(getattr(rollout, f.name)) for f in fields(Rollout)})
-    return wide, replace(rewards, token_rewards=widen(rewards.token_rewards))
+    padded_rollout = replace(rollout, **{f.name: widen(getattr(rollout, f.name)) for f in fields(Rollout)})
+    return padded_rollout, replace(rewards, token_rewards=widen(rewards.token_rewards))
 
 
 def turned(rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
@@ -94,7 +94,7 @@ def test_in_two_processes(recipe_dict: RecipeDict, tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump(recipe_of(recipe_dict, preset)))
         paths.append(path)
     worker = Path(__file__).with_name("invariance_worker.py")
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", *torchrun(), str(worker), str(tmp_path), *map(str, paths)],
         env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
         cwd=tmp_path,
@@ -103,7 +103,7 @@ def test_in_two_processes(recipe_dict: RecipeDict, tmp_path: Path) -> None:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     for path in paths:
         both = load_file(path.with_suffix(".safetensors"))
         assert_same(both, one_step(Recipe.load(path)))

@@ -121,10 +121,10 @@ def test_the_samplers_logprobs_serve_as_well(
         for key in ("kl/k1", "kl/k3", "policy/approx_kl", "loss/ppo_clip", "grad_norm"):
             assert mine[key] == pytest.approx(line[key], rel=1e-2, abs=1e-5), key
     assert ours[-1]["kl/k3"] > 1e-4
-    expected, found = (weights_of(tmp_path / name, 3) for name in ("trainer", "sampler"))
+    expected, actual = (weights_of(tmp_path / name, 3) for name in ("trainer", "sampler"))
     for name, weight in expected.items():
         if name.startswith("weights/"):
-            torch.testing.assert_close(found[name], weight, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(actual[name], weight, atol=1e-4, rtol=1e-3)
 
 
 def test_verbs_without_report_write_nothing(recipe_dict: RecipeDict, tmp_path: Path) -> None:
@@ -182,11 +182,11 @@ def test_a_third_partys_distribution(
     for rows in rollouts_of(tmp_path / "run").values():
         for row in rows:
             length = len(row["response_ids"])
-            assert row["token_rewards"] == [0.5 if place < 3 else 0.0 for place in range(length)]
+            assert row["token_rewards"] == [0.5 if index < 3 else 0.0 for index in range(length)]
             assert row["reward/early"] == min(length, 3)
             assert row["outcome/early"] == "scored"
-    told = json.loads((tmp_path / "run" / "provenance.json").read_text())
-    assert told["plugins"]["rewards[0]"] == "their_reward, their-reward 1.5"
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert provenance["plugins"]["rewards[0]"] == "their_reward, their-reward 1.5"
 
 
 def test_every_column_arrives(

@@ -29,14 +29,14 @@ def recipe_of(recipe_dict: RecipeDict, preset: str, **sections: Any) -> dict[str
 
     Clauses end at a comma or a full stop, so that there are responses which were not cut.
     """
-    made = recipe_dict(
+    recipe = recipe_dict(
         preset=preset,
         rollout={"max_new_tokens": 12, "stop": [".", ","], "prompts_per_step": len(OPENERS)},
         rewards=[{"use": "pattern", "pattern": "a", "mode": "count", "clip": [0, 3]}],
         update={"learning_rate": 5e-3},
     )
-    del made["losses"]
-    return {**made, **sections}
+    del recipe["losses"]
+    return {**recipe, **sections}
 
 
 @every_preset
@@ -45,12 +45,12 @@ def test_it_is_a_recipe_of_ordinary_keys(
 ) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe_of(recipe_dict, preset)))
-    done = ppokit("validate", path, "--resolved")
-    assert done.returncode == 0, done.stderr
-    resolved = yaml.safe_load(done.stdout)
+    completed = ppokit("validate", path, "--resolved")
+    assert completed.returncode == 0, completed.stderr
+    resolved = yaml.safe_load(completed.stdout)
     assert "preset" not in resolved
     again = tmp_path / "resolved.yaml"
-    again.write_text(done.stdout)
+    again.write_text(completed.stdout)
     assert Recipe.load(again) == Recipe.load(path)
     changed = Recipe.load(
         path, ["losses.0.weight=0.25", "rollout.responses_per_prompt=6", "update.minibatches=1"]
@@ -60,7 +60,7 @@ def test_it_is_a_recipe_of_ordinary_keys(
 
 
 @pytest.mark.parametrize(
-    ("preset", "sections", "key", "told"),
+    ("preset", "sections", "key", "message"),
     [
         (
             "grpo",
@@ -103,19 +103,25 @@ def test_it_is_a_recipe_of_ordinary_keys(
     ],
 )
 def test_what_it_cannot_do_is_refused_with_its_line(
-    recipe_dict: RecipeDict, ppokit: Ppokit, tmp_path: Path, preset: str, sections: Any, key: str, told: str
+    recipe_dict: RecipeDict,
+    ppokit: Ppokit,
+    tmp_path: Path,
+    preset: str,
+    sections: Any,
+    key: str,
+    message: str,
 ) -> None:
     """Before anything loads: there is no such model."""
-    made = recipe_of(recipe_dict, preset, model={"name": "nobody/nothing"}, rollout={}, **{})
-    made.update(sections)
-    if not made["rollout"]:
-        del made["rollout"]
+    recipe = recipe_of(recipe_dict, preset, model={"name": "nobody/nothing"}, rollout={}, **{})
+    recipe.update(sections)
+    if not recipe["rollout"]:
+        del recipe["rollout"]
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(made))
+    path.write_text(yaml.safe_dump(recipe))
     lines = [line.split(":")[0] for line in path.read_text().splitlines()]
-    done = ppokit("validate", path)
-    assert done.returncode == 2, done.stdout
-    (problem,) = [line for line in done.stderr.splitlines() if told in line]
+    completed = ppokit("validate", path)
+    assert completed.returncode == 2, completed.stdout
+    (problem,) = [line for line in completed.stderr.splitlines() if message in line]
     number = int(problem.split("line ")[1].split(",")[0])
     while not lines[number - 1] or lines[number - 1][0] in " -":
         number -= 1

@@ -41,9 +41,9 @@ def choose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Cho
     def run(*options: object) -> Chosen:
         out = tmp_path / f"ratings{len(served)}.csv"
         arguments = ["rate", tmp_path / "run", "--out", out, "--port", 0, "--limit", COUNT, *options]
-        done = CliRunner().invoke(app, list(map(str, arguments)))
-        assert done.exit_code == 0, done.output
-        assert f"{COUNT} of " in done.stdout
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == 0, result.output
+        assert f"{COUNT} of " in result.stdout
         queue = served[-1].queue
         return [(queue.items[item].prompt, queue.items[item].responses[0]) for item in queue.order]
 
@@ -51,8 +51,8 @@ def choose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Cho
 
 
 def command(*arguments: object) -> None:
-    done = CliRunner().invoke(app, list(map(str, arguments)))
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
 
 
 def radius(all_rows: Chosen, chosen: Chosen) -> float:
@@ -85,8 +85,8 @@ def test_select(
     assert random != choose("--seed", 1)
 
     uncertain = choose("--select", "uncertain", "--reward", reward)
-    spread = uncertainty(reward, [p for p, _ in rows], [r for _, r in rows])
-    widest = [rows[place] for place in np.argsort(-spread)[:COUNT]]
+    std = uncertainty(reward, [p for p, _ in rows], [r for _, r in rows])
+    widest = [rows[index] for index in np.argsort(-std)[:COUNT]]
     assert set(uncertain) == set(widest)
 
     diverse = choose("--select", "diverse")

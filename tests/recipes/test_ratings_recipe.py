@@ -55,7 +55,7 @@ def ratings(tmp_path: Path) -> str:
 def make(recipe_dict: RecipeDict, ratings: str) -> RecipeDict:
     """A recipe whose responses are the file's, rewarded by their ratings."""
 
-    def made(**sections: Any) -> dict[str, Any]:
+    def make_recipe(**sections: Any) -> dict[str, Any]:
         given = {
             "prompts": {"path": ratings, "distinct": True},
             "rollout": {
@@ -76,7 +76,7 @@ def make(recipe_dict: RecipeDict, ratings: str) -> RecipeDict:
         }
         return recipe_dict(**given)
 
-    return made
+    return make_recipe
 
 
 def test_rated_responses_are_the_rollouts(make: RecipeDict, tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ def test_a_trained_policy_does_not_read_out_what_people_wrote(make: RecipeDict, 
     recipe = Recipe.from_dict(make())
     Path(ratings).unlink()
     written = {row["response"] for row in csv.DictReader(io.StringIO(CSV))}
-    said = load_policy(recipe, None).generate(["Once upon a time", "The dog was"], n=1).responses
-    assert not written & set(said)
-    assert said == load_policy(recipe, None).generate(["Once upon a time", "The dog was"], n=1).responses
+    responses = load_policy(recipe, None).generate(["Once upon a time", "The dog was"], n=1).responses
+    assert not written & set(responses)
+    assert responses == load_policy(recipe, None).generate(["Once upon a time", "The dog was"], n=1).responses
 
 
 def test_the_bases_hidden_states_are_those_of_transformers(make: RecipeDict, tiny_model: Path) -> None:
@@ -165,8 +165,8 @@ def test_the_bases_hidden_states_are_those_of_transformers(make: RecipeDict, tin
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     ids = [tokenizer(text)["input_ids"] or [tokenizer.eos_token_id] for text in texts]
-    found = SharedBaseModel(trainer.roles).embed(ids)
-    for row, tokens in zip(found, ids, strict=True):
+    embeddings = SharedBaseModel(trainer.roles).embed(ids)
+    for row, tokens in zip(embeddings, ids, strict=True):
         with torch.no_grad():
             mean = model.model(torch.tensor([tokens])).last_hidden_state[0].mean(dim=0)
         torch.testing.assert_close(row, mean / mean.norm(), atol=1e-5, rtol=1e-4)
@@ -188,10 +188,10 @@ def test_a_bad_file_is_refused_before_anything_loads(make: RecipeDict, ratings: 
     Path(ratings).write_text(CSV.replace(",10,ann", ",ten,ann"))
     with pytest.raises(RecipeError) as caught:
         Recipe.from_dict(make())
-    told = str(caught.value)
-    assert told.count("row 5") == 2, "the engine and the reward read it"
-    assert "rewards[0]" in told
-    assert "rollout" in told
+    message = str(caught.value)
+    assert message.count("row 5") == 2, "the engine and the reward read it"
+    assert "rewards[0]" in message
+    assert "rollout" in message
 
 
 def test_left_out_rows_are_told_once_and_in_plain_words(
@@ -205,12 +205,12 @@ def test_left_out_rows_are_told_once_and_in_plain_words(
         rewards=[{"use": "human_csv", "path": ratings, "on_bad_row": "skip"}],
     )
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(sections))
-    found = ppokit("validate", "recipe.yaml")
-    assert found.returncode == 0, found.stderr
-    told = [line for line in found.stderr.splitlines() if "left out" in line]
-    assert told == [line for line in told if line.startswith("ppokit: warning: ")]
-    assert len(told) == 1
-    assert "row 9: rating is 'many'" in told[0]
+    completed = ppokit("validate", "recipe.yaml")
+    assert completed.returncode == 0, completed.stderr
+    warning_lines = [line for line in completed.stderr.splitlines() if "left out" in line]
+    assert warning_lines == [line for line in warning_lines if line.startswith("ppokit: warning: ")]
+    assert len(warning_lines) == 1
+    assert "row 9: rating is 'many'" in warning_lines[0]
 
 
 def test_the_canary_is_measured_and_warns(
@@ -323,10 +323,10 @@ def test_a_canary_that_lacks_a_rewards_column_is_refused(
         Recipe.from_dict(
             recipe_dict(rewards=rewards, evaluation={"evaluators": [{"use": "canary", "path": ratings}]})
         )
-    told = str(caught.value)
-    assert f"evaluation.evaluators[0]: path: {ratings}: rewards[0] cannot score it" in told
-    assert "needs 'number'" in told
-    assert told.count("needs 'number'") == 1
+    message = str(caught.value)
+    assert f"evaluation.evaluators[0]: path: {ratings}: rewards[0] cannot score it" in message
+    assert "needs 'number'" in message
+    assert message.count("needs 'number'") == 1
 
 
 def test_a_step_without_any_reward_is_told(

@@ -53,17 +53,17 @@ class StopIn:
             raise StopError
 
 
-def assert_same(found: Path, expected: Path, steps: int) -> None:
-    lines = metrics_of(found)
+def assert_same(result: Path, expected: Path, steps: int) -> None:
+    lines = metrics_of(result)
     assert [line["step"] for line in lines] == list(range(1, steps + 1))
     assert [lasting(line) for line in lines] == [lasting(line) for line in metrics_of(expected)]
-    assert rollouts_of(found) == rollouts_of(expected)
-    ours, theirs = weights_of(found, steps), weights_of(expected, steps)
+    assert rollouts_of(result) == rollouts_of(expected)
+    ours, theirs = weights_of(result, steps), weights_of(expected, steps)
     assert ours.keys() == theirs.keys()
     different = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
     assert not different
     state = f"checkpoints/step-{steps:06d}/state.json"
-    assert (found / state).read_text() == (expected / state).read_text()
+    assert (result / state).read_text() == (expected / state).read_text()
 
 
 def settings(out: Path, steps: int = 6) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def test_resumed_equals_straight(
     assert len(set(coefficients)) == 6, "the controller is meant to move"
 
     # Broken after a step, and while the step after a checkpoint is scored.
-    for name, breaker, done in (
+    for name, breaker, completed in (
         ("after", StopAfter(4), 4),
         ("scored", StopIn(5, "update"), 4),
         ("early", StopIn(2, "reward"), 1),
@@ -113,7 +113,7 @@ def test_resumed_equals_straight(
         with pytest.raises(PluginError, match="StopError"):
             PPOTrainer(recipe, observers=[breaker]).train()
         resumed = PPOTrainer(Recipe.load(out / "recipe.yaml"), resume=out)
-        assert resumed.step == done
+        assert resumed.step == completed
         resumed.train()
         assert_same(out, straight, 6)
 
@@ -140,10 +140,10 @@ def test_more_steps_by_override(
     straight, grown = tmp_path / "straight", tmp_path / "grown"
     PPOTrainer(Recipe.from_dict(recipe_dict(rewards=REWARDS, run=settings(straight, 5)))).train()
     PPOTrainer(Recipe.from_dict(recipe_dict(rewards=REWARDS, run=settings(grown, 3)))).train()
-    done = ppokit("train", "--resume", grown, "run.steps=5")
-    assert done.returncode == 0, done.stderr
-    assert "step 4/5" in done.stdout
-    assert "step 3/5" not in done.stdout
+    completed = ppokit("train", "--resume", grown, "run.steps=5")
+    assert completed.returncode == 0, completed.stderr
+    assert "step 4/5" in completed.stdout
+    assert "step 3/5" not in completed.stdout
     assert_same(grown, straight, 5)
     assert "steps: 5" in (grown / "recipe.yaml").read_text()
 

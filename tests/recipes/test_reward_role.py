@@ -72,15 +72,15 @@ def test_it_scores_as_on_a_base_of_its_own(
     before = trainer.components.backend.master_weights.hash(trainer.roles.is_policy)
     for prompts in trainer.prompts:
         rollout = trainer.collect(prompts)
-        found = trainer.score(rollout)
-        torch.testing.assert_close(found.breakdown["shared"], found.breakdown["own"], atol=1e-4, rtol=1e-4)
+        result = trainer.score(rollout)
+        torch.testing.assert_close(result.breakdown["shared"], result.breakdown["own"], atol=1e-4, rtol=1e-4)
         ids = trainer.components.tokenizer(
             [f"{p} {r.removeprefix(' ')}" for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
         )["input_ids"]
         expected = scored(reward_folder, tiny_model, ids)
-        assert found.breakdown["shared"].tolist() == pytest.approx(expected, abs=1e-4)
+        assert result.breakdown["shared"].tolist() == pytest.approx(expected, abs=1e-4)
         assert len(set(expected)) > 4
-        trainer.update(rollout, trainer.estimate(rollout, found))
+        trainer.update(rollout, trainer.estimate(rollout, result))
     assert trainer.components.backend.master_weights.hash(trainer.roles.is_policy) != before
 
 
@@ -90,9 +90,9 @@ def test_human_csv_gives_the_same_score(recipe_dict: RecipeDict, reward_folder: 
         {"use": "reward_model", "model": reward_folder, "weight": 0.0},
     ]
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
-    found = trainer.score(trainer.collect(next(trainer.prompts)))
-    assert found.breakdown["human_csv"].tolist() == found.breakdown["reward_model"].tolist()
-    assert found.metrics["reward/human_csv/coverage"] == Mean(1.0, len(found.scores))
+    scored = trainer.score(trainer.collect(next(trainer.prompts)))
+    assert scored.breakdown["human_csv"].tolist() == scored.breakdown["reward_model"].tolist()
+    assert scored.metrics["reward/human_csv/coverage"] == Mean(1.0, len(scored.scores))
 
 
 def test_it_takes_no_timeout(recipe_dict: RecipeDict, reward_folder: str) -> None:
@@ -166,7 +166,7 @@ class TestRefusals:
             SharedBaseModel(trainer.roles).reward(Path(folder), [[1, 2]])
 
     @pytest.mark.parametrize(
-        ("sections", "told"),
+        ("sections", "message"),
         [
             (
                 {"lora": {"r": 4, "value_adapter": "nowhere"}},
@@ -201,12 +201,12 @@ class TestRefusals:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         sections: Any,
-        told: str,
+        message: str,
     ) -> None:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(RecipeError) as caught:
             Recipe.from_dict(recipe_dict(**sections))
-        assert told in str(caught.value)
+        assert message in str(caught.value)
 
     def test_no_lora(self, recipe_dict: RecipeDict, reward_folder: str) -> None:
         losses = [{"use": "ppo_clip"}, {"use": "value_clip"}]

@@ -44,9 +44,9 @@ def test_a_run_and_its_policy(recipe_dict: RecipeDict, tiny_model: Path, tmp_pat
     # Any program that knows peft loads it, on the base as it came.
     plain = AutoPeftModelForCausalLM.from_pretrained(str(run / "policy"))
     saved = load_file(run / "policy" / "adapter_model.safetensors")
-    found = {n: p for n, p in plain.named_parameters() if "lora_" in n}
-    assert len(found) == len(saved) > 0
-    for name, param in found.items():
+    lora_params = {n: p for n, p in plain.named_parameters() if "lora_" in n}
+    assert len(lora_params) == len(saved) > 0
+    for name, param in lora_params.items():
         assert torch.equal(param, saved[name.replace(".default", "")].float()), name
 
 

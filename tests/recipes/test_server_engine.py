@@ -132,9 +132,9 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(recipe_dict: RecipeDict, tmp_pat
         trainer.end()
     recipe = recipe_of(recipe_dict, url, tmp_path / "half", steps=4)
     PPOTrainer(recipe, resume=tmp_path / "half").train()
-    expected, found = (weights_of(tmp_path / name, 4) for name in ("whole", "half"))
+    expected, actual = (weights_of(tmp_path / name, 4) for name in ("whole", "half"))
     for name, weight in expected.items():
-        assert torch.equal(found[name], weight), name
+        assert torch.equal(actual[name], weight), name
 
 
 def test_too_many_failures_end_the_run(recipe_dict: RecipeDict, tmp_path: Path, url: str) -> None:

@@ -60,9 +60,9 @@ def run(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         # So that two steps make a difference that greedy logits show.
         "update.learning_rate=1e-3",
     ]
-    done = ppokit("train", "recipes/quickstart.yaml", *small)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    completed = ppokit("train", "recipes/quickstart.yaml", *small)
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stderr == ""
     return out
 
 
@@ -78,10 +78,10 @@ def test_folder(run: Path) -> None:
     }
     assert (run / "reward.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
-    told = json.loads((run / "provenance.json").read_text())
-    assert {"started", "command", "python", "versions", "plugins", "machine", "hashes"} <= told.keys()
-    assert told["versions"]["torch"] == torch.__version__
-    assert told["plugins"]["rewards[0]"].startswith("ppokit_rewards.sentiment, ppokit ")
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert {"started", "command", "python", "versions", "plugins", "machine", "hashes"} <= provenance.keys()
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert provenance["plugins"]["rewards[0]"].startswith("ppokit_rewards.sentiment, ppokit ")
 
 
 def test_recipe_resolves_to_itself(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +161,11 @@ def test_policy_loads_with_plain_peft(run: Path) -> None:
 
 
 def test_generate(run: Path) -> None:
-    done = ppokit("generate", run, "The morning began with", "--base", "--greedy", "--max-new-tokens", "6")
-    assert done.returncode == 0, done.stderr
-    base, policy = done.stdout.splitlines()
+    completed = ppokit(
+        "generate", run, "The morning began with", "--base", "--greedy", "--max-new-tokens", "6"
+    )
+    assert completed.returncode == 0, completed.stderr
+    base, policy = completed.stdout.splitlines()
     assert base.startswith("base: ")
     assert policy.startswith("policy: ")
     assert len(base) > len("base: ")

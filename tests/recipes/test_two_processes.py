@@ -49,22 +49,22 @@ def torchrun() -> list[str]:
     return ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
 
 
-def assert_close(found: Path, expected: Path, steps: int) -> None:
+def assert_close(result: Path, expected: Path, steps: int) -> None:
     """Equal but for the order in which floats were added up; weights within a fiftieth of a step of AdamW.
 
     Where a gradient is near 0, AdamW makes a step of the learning rate's size out of its rounding.
     """
     a_step = max(line.get("learning_rate", 0) for line in metrics_of(expected))
-    for ours, theirs in zip(metrics_of(found), metrics_of(expected), strict=True):
+    for ours, theirs in zip(metrics_of(result), metrics_of(expected), strict=True):
         assert ours.keys() == theirs.keys()
         for key, number in lasting(theirs).items():
             assert math.isclose(ours[key], number, rel_tol=1e-3, abs_tol=2e-5), (key, ours[key], number)
-    ours_all, theirs_all = rollouts_of(found), rollouts_of(expected)
+    ours_all, theirs_all = rollouts_of(result), rollouts_of(expected)
     assert [r["response"] for rows in ours_all.values() for r in rows] == [
         r["response"] for rows in theirs_all.values() for r in rows
     ]
     theirs_weights = weights_of(expected, steps)
-    for name, tensor in weights_of(found, steps).items():
+    for name, tensor in weights_of(result, steps).items():
         if name.startswith("weights/"):
             torch.testing.assert_close(tensor, theirs_weights[name], rtol=1e-3, atol=a_step / 50, msg=name)
 
@@ -90,8 +90,10 @@ def test_two_evaluate_as_one(recipe_file: RecipeFile, tmp_path: Path) -> None:
     }
     recipe = recipe_file(**COMMON, evaluation=evaluation)
     for name, launcher in (("one", []), ("two", torchrun())):
-        done = launch(launcher, "train", recipe, f"run.out={tmp_path / name}", "run.steps=2", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        completed = launch(
+            launcher, "train", recipe, f"run.out={tmp_path / name}", "run.steps=2", cwd=tmp_path
+        )
+        assert completed.returncode == 0, completed.stderr
     assert [line["step"] for line in metrics_of(tmp_path / "two")] == [0, 1, 2]
     assert_close(tmp_path / "two", tmp_path / "one", 2)
     best = [json.loads((tmp_path / n / "policy-best" / "best.json").read_text()) for n in ("one", "two")]
@@ -130,9 +132,9 @@ def test_accelerate_launch_is_the_same_program(recipe_file: RecipeFile, tmp_path
     recipe = recipe_file(**COMMON)
     train_alone(recipe, tmp_path / "one")
     launcher = ["accelerate.commands.launch", "--config_file", str(config)]
-    done = launch(launcher, "train", recipe, f"run.out={tmp_path / 'two'}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "float32 on 2 x cpu," in done.stdout
+    completed = launch(launcher, "train", recipe, f"run.out={tmp_path / 'two'}", cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert "float32 on 2 x cpu," in completed.stdout
     assert_close(tmp_path / "two", tmp_path / "one", 3)
 
 
@@ -147,7 +149,7 @@ def reward(responses):
 
 
 @pytest.mark.parametrize(
-    ("rank", "does", "told"),
+    ("rank", "does", "message"),
     [(1, "raise KeyError('no answer')", "no answer"), (0, "return [1.0]", "returned 1 numbers")],
 )
 def test_a_reward_that_fails_on_one_process_stops_both(
@@ -156,17 +158,17 @@ def test_a_reward_that_fails_on_one_process_stops_both(
     tmp_path: Path,
     rank: int,
     does: str,
-    told: str,
+    message: str,
 ) -> None:
     reward_module(FAILS_ON_ONE.format(rank=rank, does=does))
     rewards = [{"use": "python", "function": "my_rewards:reward"}]
     started = time.monotonic()
-    done = launch(
+    completed = launch(
         torchrun(), "train", recipe_file(**{**COMMON, "rewards": rewards}), cwd=tmp_path, timeout=60
     )
     assert time.monotonic() - started < 45
-    assert done.returncode != 0
-    assert told in done.stderr
+    assert completed.returncode != 0
+    assert message in completed.stderr
     assert not (tmp_path / "run").exists()
 
 

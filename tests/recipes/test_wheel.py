@@ -30,11 +30,11 @@ PACKAGES = (
 
 
 def call(*command: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, *map(str, command)], capture_output=True, text=True, env=env, cwd=cwd, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "-q")
     call("-m", "pip", "wheel", *options, "-w", folder, REPOSITORY)
-    (found,) = folder.glob("*.whl")
-    return found
+    (result,) = folder.glob("*.whl")
+    return result
 
 
 def test_it_holds_every_module(wheel: Path) -> None:
@@ -76,8 +76,8 @@ def test_it_works_elsewhere(wheel: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert all(path.startswith(str(site)) for path in where.split())
-    told = json.loads(call("-m", "ppokit", "plugins", "list", "--json", env=env, cwd=tmp_path))
-    listed = {f"{entry['kind']}.{entry['name']}": entry for entry in told}
+    plugins = json.loads(call("-m", "ppokit", "plugins", "list", "--json", env=env, cwd=tmp_path))
+    listed = {f"{entry['kind']}.{entry['name']}": entry for entry in plugins}
     for name, module in PROJECT["entry-points"]["ppokit"].items():
         assert listed[name]["module"] == module
         assert listed[name]["state"] == "ok", listed[name]

@@ -50,11 +50,11 @@ def save_llama(path: Path) -> None:
 def samples_of(count, seed=0) -> list[Sample]:
     """The planted rule: 1 where the response is one of the first four letters, else -1."""
     rng = np.random.default_rng(seed)
-    made = []
+    samples = []
     for i in range(count):
         letter, *prompt = rng.choice(list("abcdefgh"), rng.integers(2, 8))
-        made.append(Sample(f"{i} {' '.join(prompt)}", str(letter), 1.0 if letter in "abcd" else -1.0, 1.0))
-    return made
+        samples.append(Sample(f"{i} {' '.join(prompt)}", str(letter), 1.0 if letter in "abcd" else -1.0, 1.0))
+    return samples
 
 
 def choices_of(count, seed=0) -> list[Choice]:

@@ -48,8 +48,8 @@ def test_a_model_that_tells_nothing_apart_is_refused() -> None:
 def test_the_share_that_is_agreed_on() -> None:
     """Half of it on every prompt, whichever prompts are drawn; the means' ratio, not the ratios' mean."""
     gains = np.linspace(0.5, 2, 40)
-    found = measures.ratio(gains / 2, gains, PROMPTS, seed=0)
-    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    result = measures.ratio(gains / 2, gains, PROMPTS, seed=0)
+    assert (result.value, result.low, result.high) == pytest.approx((0.5, 0.5, 0.5))
     assert measures.ratio(np.array([1.0, 1]), np.array([1.0, 3]), ["p", "q"], seed=0).value == 0.5
 
 
@@ -57,9 +57,9 @@ def test_the_interval_is_that_of_a_mean() -> None:
     """Standard error 1 / sqrt(n) where the deviation is 1: 1.96 of them on either side."""
     numbers = np.random.default_rng(1).normal(size=400)
     numbers = (numbers - numbers.mean()) / numbers.std()
-    found = measures.mean(numbers, [str(i) for i in range(400)], seed=0)
-    assert found.value == pytest.approx(0, abs=1e-12)
-    assert (found.low, found.high) == pytest.approx((-1.96 / 20, 1.96 / 20), abs=0.012)
+    result = measures.mean(numbers, [str(i) for i in range(400)], seed=0)
+    assert result.value == pytest.approx(0, abs=1e-12)
+    assert (result.low, result.high) == pytest.approx((-1.96 / 20, 1.96 / 20), abs=0.012)
 
 
 def recipe(path: Path) -> Any:
@@ -85,15 +85,15 @@ def test_what_the_run_was_trained_on_is_left_out(tmp_path: Path) -> None:
         held_out_prompts(run, str(held_out), "prompt")
 
 
-def found(low: float | None, agreed: Estimate | None) -> Gain:
+def gain_of(low: float | None, agreed: Estimate | None) -> Gain:
     first = Side("a", 0.0, 0.5, 0.5, Estimate(1.0, low, 2.0))
     return Gain("run", 40, 4, first, replace(first, model="b\x1b[31m"), agreed, 0.01, 0.2, 20, 21, ["a note"])
 
 
 def test_what_a_person_is_told() -> None:
-    gain = found(0.5, Estimate(0.62, 0.41, 0.8))
+    gain = gain_of(0.5, Estimate(0.62, 0.41, 0.8))
     assert agreement(gain) == "The gold reward model agrees with 62 % of the gain (41 to 80 %)."
-    assert "not certainly gained" in agreement(found(-0.1, None))
+    assert "not certainly gained" in agreement(gain_of(-0.1, None))
     overview, sides, moved = gain_sections(gain)
     assert ("note", "a note") in overview.rows
     assert sides.rows[0] == ("reward: a", "0.000", "0.500", "+1.000", "0.500 to 2.000")
@@ -117,6 +117,6 @@ def test_only_the_halves_of_one_file_have_no_rater_in_common(
     for name, report in (("one", one), ("other", other)):
         (tmp_path / name).mkdir()
         if report is not None:
-            told = {"source": report[0], "settings": {"half": report[1]}}
-            (tmp_path / name / "report.json").write_text(json.dumps(told))
+            report_dict = {"source": report[0], "settings": {"half": report[1]}}
+            (tmp_path / name / "report.json").write_text(json.dumps(report_dict))
     assert _two_halves(_fitted_to(tmp_path / "one"), _fitted_to(tmp_path / "other")) is independent

@@ -23,21 +23,21 @@ def drawn(samples: int, features: int, seed: int = 0) -> tuple[np.ndarray, np.nd
 def test_ridge_solves_the_normal_equations(samples, features, penalty) -> None:
     """(Z'WZ / N + penalty I) v = Z'W y / N with a column of ones that is not penalised, for each head."""
     z, ratings, weights = drawn(samples, features)
-    found = Problem(z, ratings).solve(weights, penalty)
-    wide = np.column_stack([z, np.ones(samples)])
+    solution = Problem(z, ratings).solve(weights, penalty)
+    design = np.column_stack([z, np.ones(samples)])
     free = np.diag([penalty] * features + [0.0])
     for head in range(2):
         w = weights[:, [head]] / samples
-        expected = np.linalg.solve(wide.T @ (w * wide) + free, wide.T @ (w[:, 0] * ratings))
-        np.testing.assert_allclose(found[:, head], expected, atol=2e-4 * np.abs(expected).max())
+        expected = np.linalg.solve(design.T @ (w * design) + free, design.T @ (w[:, 0] * ratings))
+        np.testing.assert_allclose(solution[:, head], expected, atol=2e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("samples", "features"), [(60, 7), (12, 40)])
 def test_choices_are_solved_as_newton_solves_them(samples, features) -> None:
     z, _, weights = drawn(samples, features)
     penalty = 1e-2
-    found = Problem(z, None).solve(weights, penalty)
-    assert (found[-1] == 0).all()
+    solution = Problem(z, None).solve(weights, penalty)
+    assert (solution[-1] == 0).all()
     for head in range(2):
         v, w = np.zeros(features), weights[:, head] / samples
         for _ in range(30):
@@ -45,7 +45,7 @@ def test_choices_are_solved_as_newton_solves_them(samples, features) -> None:
             slope = -z.T @ (w * chance) + 2 * penalty * v
             curve = z.T @ ((w * chance * (1 - chance))[:, None] * z) + 2 * penalty * np.eye(features)
             v = v - np.linalg.solve(curve, slope)
-        np.testing.assert_allclose(found[:-1, head], v, atol=2e-4 * np.abs(v).max())
+        np.testing.assert_allclose(solution[:-1, head], v, atol=2e-4 * np.abs(v).max())
 
 
 def test_where_it_starts_does_not_matter() -> None:

@@ -34,11 +34,11 @@ def probe_on(model: Any, heads: int = 3, max_length: int = 32) -> Probe:
     return Probe(find_base(str(model)), heads=heads, max_length=max_length, device=torch.device("cpu"))
 
 
-def solved_on(model: Any, fit: Any, validation: Any, held: Any, heads: int = 3) -> tuple[Any, Any]:
+def solved_on(model: Any, fit: Any, validation: Any, held_out: Any, heads: int = 3) -> tuple[Any, Any]:
     """What was tried, and the scores of held-out samples."""
     probe = probe_on(model, heads)
-    probe.read(probe.encode([*fit, *validation, *held]), lambda _: None)
-    return probe.solve(fit, validation, seed=0), probe.scores(held)
+    probe.read(probe.encode([*fit, *validation, *held_out]), lambda _: None)
+    return probe.solve(fit, validation, seed=0), probe.scores(held_out)
 
 
 def test_it_reads_the_means_of_the_responses_hidden_states(bert) -> None:
@@ -48,15 +48,15 @@ def test_it_reads_the_means_of_the_responses_hidden_states(bert) -> None:
     texts = [("a b c d e f", "g h"), ("a", "b c d e"), ("c", "")]
     encoded = probe.texts.encode(*zip(*texts, strict=True))
     with torch.inference_mode():
-        found = probe.model.features(**probe.texts.batch(encoded, "cpu"))
-    for row, (prompt, response) in zip(found, texts, strict=True):
+        features = probe.model.features(**probe.texts.batch(encoded, "cpu"))
+    for row, (prompt, response) in zip(features, texts, strict=True):
         given = tokenizer(prompt, response, return_tensors="pt")
         with torch.inference_mode():
             states = model(**given, output_hidden_states=True).hidden_states
         count = len(response.split()) + 1
         mean = torch.cat([state[0, -count:].mean(dim=0) for state in states])
         torch.testing.assert_close(row, torch.cat([mean, np.log1p(count) * mean]), atol=1e-5, rtol=1e-5)
-    assert found.shape == (3, 2 * 3 * 32)
+    assert features.shape == (3, 2 * 3 * 32)
 
 
 def test_which_tokens_are_the_responses(bert, tmp_path) -> None:
@@ -81,11 +81,11 @@ def test_which_tokens_are_the_responses(bert, tmp_path) -> None:
 
 @pytest.mark.parametrize("heads", [1, 4])
 def test_it_learns_a_planted_rule(bert, heads) -> None:
-    held = samples_of(80, 2)
-    tried, (scores, others) = solved_on(bert, samples_of(160), samples_of(40, 1), held, heads)
+    held_out = samples_of(80, 2)
+    tried, (scores, others) = solved_on(bert, samples_of(160), samples_of(40, 1), held_out, heads)
     assert others is None
     assert scores.shape == (80, heads)
-    assert np.corrcoef(scores.mean(1), [sample.rating for sample in held])[0, 1] > 0.9
+    assert np.corrcoef(scores.mean(1), [sample.rating for sample in held_out])[0, 1] > 0.9
     assert [one.penalty for one in tried] == list(probes.PENALTIES)
     assert min(one.validation_loss for one in tried) < 0.3
     # A smaller penalty fits what it is fitted to better, always.
@@ -93,8 +93,8 @@ def test_it_learns_a_planted_rule(bert, heads) -> None:
 
 
 def test_it_learns_from_choices(bert) -> None:
-    held = choices_of(80, 7)
-    _, (chosen, rejected) = solved_on(bert, choices_of(200), choices_of(50, 5), held)
+    held_out = choices_of(80, 7)
+    _, (chosen, rejected) = solved_on(bert, choices_of(200), choices_of(50, 5), held_out)
     assert (chosen.mean(1) > rejected.mean(1)).mean() > 0.9
 
 
@@ -138,12 +138,12 @@ def test_numbers_that_are_not_finite(bert) -> None:
 
 
 def test_each_text_is_read_once(bert) -> None:
-    samples, told = samples_of(20), []
+    samples, progress = samples_of(20), []
     probe = probe_on(bert)
     encoded = probe.encode([*samples, *samples[:7]])
     assert len(encoded) == 20
-    probe.read(encoded, told.append)
-    assert sum(told) == sum(len(one["input_ids"]) for one in encoded.values())
+    probe.read(encoded, progress.append)
+    assert sum(progress) == sum(len(one["input_ids"]) for one in encoded.values())
 
 
 def test_a_deep_encoder_is_read_at_even_distances(tmp_path) -> None:

@@ -60,14 +60,14 @@ def test_spearman_and_its_interval() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=400)
     scores = truth + rng.normal(size=400)
-    found = m.spearman(scores, truth, [str(i) for i in range(400)], seed=0)
+    result = m.spearman(scores, truth, [str(i) for i in range(400)], seed=0)
     ranks = [np.argsort(np.argsort(x)) for x in (scores, truth)]
-    assert found.value == pytest.approx(np.corrcoef(*ranks)[0, 1])
-    assert found.low is not None
-    assert found.high is not None
+    assert result.value == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert result.low is not None
+    assert result.high is not None
     # The standard error of a correlation of about .7 over 400 is about .026.
-    assert 0.03 < found.value - found.low < 0.09
-    assert 0.03 < found.high - found.value < 0.09
+    assert 0.03 < result.value - result.low < 0.09
+    assert 0.03 < result.high - result.value < 0.09
 
 
 def test_an_interval_draws_prompts_and_not_responses() -> None:
@@ -84,33 +84,33 @@ def test_an_interval_draws_prompts_and_not_responses() -> None:
 
 
 def test_an_interval_of_nothing() -> None:
-    found = m.spearman(np.ones(5), np.arange(5.0), list("abcde"), seed=0)
-    assert math.isnan(found.value)
-    assert found.low is None
+    result = m.spearman(np.ones(5), np.arange(5.0), list("abcde"), seed=0)
+    assert math.isnan(result.value)
+    assert result.low is None
     assert m.spearman(np.arange(4.0), np.arange(4.0), ["a"] * 4, seed=0).low is None
 
 
 def test_calibration_finds_the_line() -> None:
     scores = np.linspace(-1, 1, 20)
-    found = m.calibration(scores, 0.5 * scores + 2)
-    assert (found.slope, found.intercept) == pytest.approx((0.5, 2))
-    assert [b.count for b in found.bins] == [4] * 5
-    assert [b.rating for b in found.bins] == pytest.approx([0.5 * b.score + 2 for b in found.bins])
-    assert found.bins[0].score < found.bins[-1].score
+    result = m.calibration(scores, 0.5 * scores + 2)
+    assert (result.slope, result.intercept) == pytest.approx((0.5, 2))
+    assert [b.count for b in result.bins] == [4] * 5
+    assert [b.rating for b in result.bins] == pytest.approx([0.5 * b.score + 2 for b in result.bins])
+    assert result.bins[0].score < result.bins[-1].score
 
 
 def test_choices_calibrated_by_hand() -> None:
     """Margins of +-1, right in 3 of 4: the likeliest factor makes sigmoid(factor) .75, so it is log 3."""
     margins = np.array([1.0, 1, 1, -1] * 10)
-    found = m.choice_calibration(margins)
-    assert found.slope == pytest.approx(math.log(3), abs=1e-4)
-    assert sum(b.rating * b.count for b in found.bins) == 30
-    assert {round(b.score, 6) for b in found.bins} == {round(1 / (1 + math.exp(-1)), 6)}
+    result = m.choice_calibration(margins)
+    assert result.slope == pytest.approx(math.log(3), abs=1e-4)
+    assert sum(b.rating * b.count for b in result.bins) == 30
+    assert {round(b.score, 6) for b in result.bins} == {round(1 / (1 + math.exp(-1)), 6)}
 
 
 def test_accuracy_of_choices_counts_ties_half() -> None:
-    found = m.choice_accuracy(np.array([2.0, 0, -1, 1]), list("abcd"), seed=0)
-    assert (found.value, found.pairs) == (2.5 / 4, 4)
+    result = m.choice_accuracy(np.array([2.0, 0, -1, 1]), list("abcd"), seed=0)
+    assert (result.value, result.pairs) == (2.5 / 4, 4)
 
 
 def test_gains() -> None:
@@ -142,20 +142,20 @@ def test_agreement_of_choices_by_hand() -> None:
     def pair(prompt, chosen, rater) -> Pair:
         return Pair(2, prompt, chosen, "b" if chosen == "a" else "a", rater, f"{prompt}", None)
 
-    said = [("p0", "a", "x"), ("p0", "a", "y"), ("p0", "b", "z"), ("p1", "a", ""), ("p1", "a", "")]
-    said += [
+    choices = [("p0", "a", "x"), ("p0", "a", "y"), ("p0", "b", "z"), ("p1", "a", ""), ("p1", "a", "")]
+    choices += [
         ("p2", "a", "x"),
         ("p2", "b", "y"),
         ("alone", "a", "x"),
         ("twice", "a", "x"),
         ("twice", "b", "x"),
     ]
-    alike = m.choice_agreement(RatingTable("f", [], [pair(*one) for one in said], []), seed=0)
-    assert alike is not None
-    assert alike.value == pytest.approx((1 / 3 + 1 + 0) / 3)
+    agreement = m.choice_agreement(RatingTable("f", [], [pair(*one) for one in choices], []), seed=0)
+    assert agreement is not None
+    assert agreement.value == pytest.approx((1 / 3 + 1 + 0) / 3)
     rows = [
         Rating(2, prompt, response, float(response == chosen), rater, prompt, None, {})
-        for prompt, chosen, rater in said
+        for prompt, chosen, rater in choices
         for response in ("a", "b")
     ]
     assert m.choice_agreement(RatingTable("f", rows, [], []), seed=0) is None  # two pairs left are too few
@@ -167,11 +167,11 @@ def test_agreement_of_choices_by_hand() -> None:
 def test_quality_takes_the_mean_of_the_heads_and_their_std() -> None:
     samples = [Sample(f"p{i}", "r", float(i), 1.0) for i in range(10)]
     scores = np.arange(10.0)[:, None] + np.array([-1.0, 1.0])
-    found = quality_of(samples, scores, None, 0)
-    assert found.spearman is not None
-    assert found.spearman.value == pytest.approx(1)
-    assert found.calibration.slope == pytest.approx(1)
-    assert found.heads_std == pytest.approx(1)
+    result = quality_of(samples, scores, None, 0)
+    assert result.spearman is not None
+    assert result.spearman.value == pytest.approx(1)
+    assert result.calibration.slope == pytest.approx(1)
+    assert result.heads_std == pytest.approx(1)
     assert quality_of(samples, scores[:, :1], None, 0).heads_std is None
 
 
@@ -181,9 +181,9 @@ def test_quality_of_choices() -> None:
         np.array([[1.0, 1], [1, 3], [0, 0], [0, 0]]),
         np.array([[0.0, 0], [3, 3], [1, 1], [0, 0]]),
     )
-    found = quality_of(samples, chosen, rejected, 0)
-    assert found.spearman is None
-    assert found.pairs is not None
-    assert found.pairs.value == 1.5 / 4
-    assert found.main.value == found.pairs.value
-    assert found.heads_std == pytest.approx((0 + 1 + 0 + 0) / 4)
+    result = quality_of(samples, chosen, rejected, 0)
+    assert result.spearman is None
+    assert result.pairs is not None
+    assert result.pairs.value == 1.5 / 4
+    assert result.main.value == result.pairs.value
+    assert result.heads_std == pytest.approx((0 + 1 + 0 + 0) / 4)

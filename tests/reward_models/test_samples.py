@@ -67,7 +67,7 @@ def test_what_a_split_column_does_not_name_is_taken_from_train() -> None:
     parts = parts_of(many(["train", "test"], count=20), share=0.2, seed=0)
     assert (len(parts.fit), len(parts.validation), len(parts.test)) == (16, 4, 20)
     assert {s.prompt[:5] for s in parts.validation} == {"train"}
-    assert any("names no validation" in note for note in parts.notes)
+    assert any("names no validation" in message for message in parts.notes)
 
 
 def test_a_split_of_unknown_name() -> None:
@@ -82,7 +82,7 @@ def test_what_leaks_into_a_held_out_part_is_not_fitted() -> None:
     parts = parts_of(table_of([*many(["train", "validation", "test"]).ratings, leaking]), share=0.2, seed=0)
     assert all(same_prompt(s.prompt) != "test 3" for s in parts.fit)
     assert [s.prompt for s in parts.test] == [f"test {i}" for i in range(6)]
-    assert any(note.startswith("1 samples left out") for note in parts.notes)
+    assert any(message.startswith("1 samples left out") for message in parts.notes)
 
 
 @given(st.lists(st.integers(0, 40), min_size=60, max_size=90), st.integers(0, 5))
@@ -132,7 +132,9 @@ def test_a_slip_in_the_item_column_makes_no_choices() -> None:
     both = [*rows, *(rating(f"p{i}", "other", 5.0, item=f"i{i}") for i in range(30))]
     parts = parts_of(table_of(both), share=0.4, seed=0)
     assert parts.pairs
-    assert any("items have several responses each" in note and "10 with a" in note for note in parts.notes)
+    assert any(
+        "items have several responses each" in message and "10 with a" in message for message in parts.notes
+    )
 
 
 def test_a_table_of_pairs() -> None:

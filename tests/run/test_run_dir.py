@@ -186,8 +186,8 @@ def test_the_policy_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_provenance_names_versions_and_plugins() -> None:
-    found = provenance({"rewards[0]": "acme 1.0"}, {"recipe": "abc"})
-    assert found["versions"]["torch"] == torch.__version__
-    assert found["plugins"] == {"rewards[0]": "acme 1.0"}
-    assert found["hashes"] == {"recipe": "abc"}
-    json.dumps(found)
+    result = provenance({"rewards[0]": "acme 1.0"}, {"recipe": "abc"})
+    assert result["versions"]["torch"] == torch.__version__
+    assert result["plugins"] == {"rewards[0]": "acme 1.0"}
+    assert result["hashes"] == {"recipe": "abc"}
+    json.dumps(result)

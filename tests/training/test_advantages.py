@@ -60,18 +60,18 @@ def run(
 
 
 def test_padding_is_0_and_the_rest_is_as_estimated() -> None:
-    found = run(Fixed(), rewards())
-    assert found.advantages.tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0], [-2, -4, 0], [8, 0, 0]]
-    assert found.returns is not None
-    assert found.returns.tolist() == [[10, 20, 30], [40, 0, 0], [50, 60, 0], [-20, -40, 0], [80, 0, 0]]
-    assert found.trained is not None
-    assert found.trained.tolist() == [True] * 5
+    result = run(Fixed(), rewards())
+    assert result.advantages.tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0], [-2, -4, 0], [8, 0, 0]]
+    assert result.returns is not None
+    assert result.returns.tolist() == [[10, 20, 30], [40, 0, 0], [50, 60, 0], [-20, -40, 0], [80, 0, 0]]
+    assert result.trained is not None
+    assert result.trained.tolist() == [True] * 5
 
 
 def test_the_estimator_sees_only_what_counts() -> None:
     estimator = Fixed()
     given = rewards([True, False, True, False, True])
-    found = run(estimator, given)
+    result = run(estimator, given)
     rollout, seen = estimator.seen[0]
     assert rollout.ids == ["sample-0", "sample-2", "sample-4"]
     assert seen.scores.tolist() == [0, 2, 4]
@@ -79,40 +79,40 @@ def test_the_estimator_sees_only_what_counts() -> None:
     assert seen.greedy_returns.tolist() == [0, 4, 8]
     assert seen.breakdown["a"].tolist() == [0, 2, 4]
     assert seen.outcomes["a"] == ("scored",) * 3
-    assert found.trained is not None
-    assert found.trained.tolist() == [True, False, True, False, True]
-    assert found.advantages.tolist() == [[1, 2, 3], [0, 0, 0], [5, 6, 0], [0, 0, 0], [8, 0, 0]]
+    assert result.trained is not None
+    assert result.trained.tolist() == [True, False, True, False, True]
+    assert result.advantages.tolist() == [[1, 2, 3], [0, 0, 0], [5, 6, 0], [0, 0, 0], [8, 0, 0]]
 
 
 def test_cut_responses_count_in_the_estimate_and_not_in_the_loss() -> None:
     estimator = Fixed()
-    found = run(estimator, rewards(), mask_truncated=True)
+    result = run(estimator, rewards(), mask_truncated=True)
     assert len(estimator.seen[0][0]) == 5
-    assert found.trained is not None
-    assert found.trained.tolist() == [True, True, False, True, False]
-    assert found.advantages.tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0], [-2, -4, 0], [0, 0, 0]]
-    assert found.metrics["advantages/masked_truncated"] == pytest.approx(2 / 5)
+    assert result.trained is not None
+    assert result.trained.tolist() == [True, True, False, True, False]
+    assert result.advantages.tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0], [-2, -4, 0], [0, 0, 0]]
+    assert result.metrics["advantages/masked_truncated"] == pytest.approx(2 / 5)
 
 
 def test_an_estimator_may_leave_responses_out() -> None:
-    found = run(Fixed(trained=torch.tensor([True, False, True, True, False])), rewards())
-    assert found.trained is not None
-    assert found.trained.tolist() == [True, False, True, True, False]
-    assert found.advantages[1].tolist() == [0, 0, 0]
+    result = run(Fixed(trained=torch.tensor([True, False, True, True, False])), rewards())
+    assert result.trained is not None
+    assert result.trained.tolist() == [True, False, True, True, False]
+    assert result.advantages[1].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("variance", "squares"), [("sample", 1 / 5), ("population", 1 / 6)])
 def test_whitening_is_over_the_tokens_trained_on(variance: Any, squares: float) -> None:
     """Real tokens of uncut responses: 1, 2, 3, 4, -2, -4, whose mean is 2/3."""
-    found = run(Fixed(), rewards(), whiten="batch", mask_truncated=True, whiten_variance=variance)
+    result = run(Fixed(), rewards(), whiten="batch", mask_truncated=True, whiten_variance=variance)
     numbers = [1.0, 2.0, 3.0, 4.0, -2.0, -4.0]
     mean = 4 / 6
     deviation = (sum((n - mean) ** 2 for n in numbers) * squares) ** 0.5
-    whitened = found.advantages[torch.tensor([0, 1, 3])][
+    whitened = result.advantages[torch.tensor([0, 1, 3])][
         torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
     ]
     assert whitened.tolist() == pytest.approx([(n - mean) / deviation for n in numbers])
-    assert found.advantages[2].tolist() == [0, 0, 0]
+    assert result.advantages[2].tolist() == [0, 0, 0]
 
 
 def test_minibatch_whitening_is_left_to_the_update() -> None:
@@ -122,14 +122,14 @@ def test_minibatch_whitening_is_left_to_the_update() -> None:
 
 
 def test_nothing_counts() -> None:
-    found = run(Fixed(), rewards([False] * 5))
-    assert found.advantages.abs().sum() == 0
-    assert found.trained is not None
-    assert not found.trained.any()
+    result = run(Fixed(), rewards([False] * 5))
+    assert result.advantages.abs().sum() == 0
+    assert result.trained is not None
+    assert not result.trained.any()
 
 
 @pytest.mark.parametrize(
-    ("changes", "came"),
+    ("changes", "got"),
     [
         ({"advantages": torch.zeros(5)}, r"advantages of shape \[5\]; expected \[5, 3\]"),
         ({"returns": torch.zeros(5, 4)}, r"returns of shape \[5, 4\]; expected \[5, 3\]"),
@@ -141,8 +141,8 @@ def test_nothing_counts() -> None:
         ({"trained": torch.ones(5)}, r"trained of shape \[5\] and torch.float32; expected \[5\]"),
     ],
 )
-def test_a_broken_estimator_is_named(changes: dict[str, Tensor], came: str) -> None:
-    with pytest.raises(PluginError, match=rf"^advantages 'fixed' \(plugin acme.*{came}"):
+def test_a_broken_estimator_is_named(changes: dict[str, Tensor], got: str) -> None:
+    with pytest.raises(PluginError, match=rf"^advantages 'fixed' \(plugin acme.*{got}"):
         run(Fixed(**changes), rewards())
 
 
@@ -150,11 +150,11 @@ def test_the_estimator_sees_what_it_named_and_nothing_that_others_did() -> None:
     numbers = torch.zeros(ROLLOUT.response_ids.shape)
     rollout = replace(ROLLOUT, values=numbers, ref_logprobs=numbers, old_logprobs=numbers)
     estimator = Fixed()
-    found = run(estimator, rewards(), rollout=rollout, needs={"ref_logprobs"})
+    result = run(estimator, rewards(), rollout=rollout, needs={"ref_logprobs"})
     seen = estimator.seen[0][0]
     assert seen.ref_logprobs is not None
     assert seen.values is seen.old_logprobs is seen.greedy is None
-    assert "value/explained_variance" in found.metrics, "measured by the core all the same"
+    assert "value/explained_variance" in result.metrics, "measured by the core all the same"
 
 
 @pytest.mark.parametrize("error", [ValueError("no rewards"), KeyError("x"), SystemExit(0)])

@@ -41,9 +41,9 @@ def built(name: str, options: dict[str, Any]) -> list[WeightedLoss]:
     (component,) = import_module(f"ppokit_losses.{name}").ppokit_losses()
     context = BuildContext(torch.device("cpu"), torch.float32, 0)
     loss = component.build(component.options(**options), context)
-    found = [WeightedLoss(name, f"loss {name!r}", loss, 1.0, component.needs)]
+    losses = [WeightedLoss(name, f"loss {name!r}", loss, 1.0, component.needs)]
     # Weights show in another loss's gradient alone.
-    return [*built("reinforce", {}), *found] if isinstance(loss, AdvantageWeighting) else found
+    return [*built("reinforce", {}), *losses] if isinstance(loss, AdvantageWeighting) else losses
 
 
 def a_batch(bench: Bench) -> tuple[Rollout, Advantages]:
@@ -52,8 +52,8 @@ def a_batch(bench: Bench) -> tuple[Rollout, Advantages]:
     generator = torch.Generator().manual_seed(3)
     logprobs = bench.logprobs(rollout)
 
-    def near(spread: float) -> Tensor:
-        return logprobs + spread * torch.randn(logprobs.shape, generator=generator)
+    def near(scale: float) -> Tensor:
+        return logprobs + scale * torch.randn(logprobs.shape, generator=generator)
 
     # A reference much nearer would leave little of the gradient of the KL but the rounding of log p.
     tensors = {"sampler_logprobs": near(0.1), "ref_logprobs": near(0.3) + 2.0}
@@ -67,8 +67,8 @@ def spoilt(rollout: Rollout, advantages: Advantages) -> tuple[Rollout, Advantage
 
     def widen(tensor: Tensor | None, filler: float) -> Tensor:
         assert tensor is not None
-        wide = torch.cat([tensor, torch.full((len(tensor), 5), filler).to(tensor.dtype)], dim=1)
-        return wide.where(mask, torch.full((), filler, dtype=tensor.dtype))
+        widened = torch.cat([tensor, torch.full((len(tensor), 5), filler).to(tensor.dtype)], dim=1)
+        return widened.where(mask, torch.full((), filler, dtype=tensor.dtype))
 
     wide_rollout = replace(
         rollout,
@@ -96,13 +96,13 @@ def test_cutting_order_and_padding_change_nothing(
 
     changed = Bench(tiny_model, built(name, options), aggregation=aggregation, tokens_per_microbatch=30)
     order = [4, 0, 6, 2, 5, 1, 3]
-    found = changed.updater.update(*spoilt(rollout.select(order), advantages.select(order)), step=0)
+    result = changed.updater.update(*spoilt(rollout.select(order), advantages.select(order)), step=0)
 
     assert_same(changed.gradients[0], plain.gradients[0])
-    assert set(found) == set(expected)
+    assert set(result) == set(expected)
     for metric, number in expected.items():
         assert math.isfinite(number), metric
-        assert found[metric] == pytest.approx(number, rel=1e-4, abs=1e-6), metric
+        assert result[metric] == pytest.approx(number, rel=1e-4, abs=1e-6), metric
 
 
 def test_the_surrogate_clip_sum_moves_nothing_where_an_update_begins(tiny_model: Path) -> None:

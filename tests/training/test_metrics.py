@@ -32,10 +32,10 @@ MASK = torch.tensor([[True, True], [True, False]])
 def test_explained_variance_by_hand() -> None:
     """Returns 1, 2, 3: variance 2/3. Errors 0, 1, -1: variance 2/3. Nothing explained."""
     returns = torch.tensor([[1.0, 2.0], [3.0, 99.0]])
-    found = value_metrics(torch.tensor([[1.0, 1.0], [4.0, math.nan]]), returns, MASK)
-    assert found["value/explained_variance"] == pytest.approx(0.0, abs=1e-6)
-    assert found["value/mean"] == pytest.approx(2.0)
-    assert found["value/return_mean"] == pytest.approx(2.0)
+    metrics = value_metrics(torch.tensor([[1.0, 1.0], [4.0, math.nan]]), returns, MASK)
+    assert metrics["value/explained_variance"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["value/mean"] == pytest.approx(2.0)
+    assert metrics["value/return_mean"] == pytest.approx(2.0)
     perfect = value_metrics(returns + 5, returns, MASK)  # a constant offset is no variance
     assert perfect["value/explained_variance"] == pytest.approx(1.0)
     nothing = value_metrics(returns, torch.full((2, 2), 3.0), MASK)  # to foretell
@@ -46,15 +46,15 @@ def test_explained_variance_by_hand() -> None:
 
 
 def test_advantages_by_hand() -> None:
-    found = advantage_metrics(Advantages(torch.tensor([[1.0, 2.0], [6.0, 99.0]])), MASK)
-    assert found == {
+    metrics = advantage_metrics(Advantages(torch.tensor([[1.0, 2.0], [6.0, 99.0]])), MASK)
+    assert metrics == {
         "advantages/mean": pytest.approx(3.0),
         "advantages/std": pytest.approx(math.sqrt(14 / 3)),
     }
 
 
 def rewards(**changes: object) -> Rewards:
-    made = Rewards(
+    defaults = Rewards(
         token_rewards=torch.zeros(2, 2),
         scores=torch.tensor([1.0, 5.0]),
         breakdown={"a": torch.tensor([2.0, math.nan])},
@@ -63,13 +63,13 @@ def rewards(**changes: object) -> Rewards:
         trained=torch.tensor([True, True]),
         metrics={"reward/a/abstained": 0.5},
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(defaults, **changes)  # type: ignore[arg-type]
 
 
 def test_a_rollout_by_hand() -> None:
     rollout = make_rollout([[1], [2]], [[4, 5], [6]], outcomes=["finished", "truncated"])
-    found = rollout_metrics(rollout, rewards())
-    assert found == {
+    metrics = rollout_metrics(rollout, rewards())
+    assert metrics == {
         "reward/mean": 3.0,
         "response/length": 1.5,
         "response/finished": 0.5,
@@ -80,8 +80,8 @@ def test_a_rollout_by_hand() -> None:
 
 def test_what_is_excluded_has_no_part_in_the_mean() -> None:
     rollout = make_rollout([[1], [2]], [[4, 5], [6]])
-    found = rollout_metrics(rollout, rewards(scored=torch.tensor([True, False])))
-    assert (found["reward/mean"], found["reward/excluded"]) == (1.0, 0.5)
+    metrics = rollout_metrics(rollout, rewards(scored=torch.tensor([True, False])))
+    assert (metrics["reward/mean"], metrics["reward/excluded"]) == (1.0, 0.5)
     none = rollout_metrics(rollout, rewards(scored=torch.tensor([False, False])))
     assert math.isnan(none["reward/mean"])
 

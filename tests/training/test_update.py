@@ -155,9 +155,9 @@ class Bench:
         step = self.master_weights.step
 
         def watched(learning_rate: float) -> None:
-            found = self.master_weights.gradients()
+            actual = self.master_weights.gradients()
             self.gradients.append(
-                {n: g.clone() for n, g in zip(self.master_weights.weights, found, strict=True)}
+                {n: g.clone() for n, g in zip(self.master_weights.weights, actual, strict=True)}
             )
             self.rates.append(learning_rate)
             step(learning_rate)
@@ -251,11 +251,11 @@ class TestCutting:
             cut = Bench(
                 tiny_model, both_losses(), value, aggregation=aggregation, tokens_per_microbatch=tokens
             )
-            found = cut.updater.update(rollout, advantages, step=0)
+            actual = cut.updater.update(rollout, advantages, step=0)
             assert_same(cut.gradients[0], whole.gradients[0])
-            assert set(found) == set(expected)
+            assert set(actual) == set(expected)
             for name, number in expected.items():
-                assert found[name] == pytest.approx(number, rel=1e-4, abs=1e-6), name
+                assert actual[name] == pytest.approx(number, rel=1e-4, abs=1e-6), name
 
     @pytest.mark.parametrize("foreign", [False, True], ids=["own", "with a tool's tokens"])
     def test_the_gradient_is_that_of_the_loss_as_written(self, tiny_model: Path, foreign: bool) -> None:
@@ -332,9 +332,9 @@ class TestCutting:
             widen(t, math.nan).where(mask, torch.tensor(math.nan))
             for t in (advantages.advantages, advantages.returns)
         ]
-        wide = Bench(tiny_model, both_losses(), tokens_per_microbatch=40)
-        wide.updater.update(wide_rollout, Advantages(*spoilt), step=0)
-        assert_same(wide.gradients[0], plain.gradients[0])
+        padded = Bench(tiny_model, both_losses(), tokens_per_microbatch=40)
+        padded.updater.update(wide_rollout, Advantages(*spoilt), step=0)
+        assert_same(padded.gradients[0], plain.gradients[0])
 
 
 class TestPasses:
@@ -342,16 +342,16 @@ class TestPasses:
         """Over three epochs, so that the old ones differ from the new ones."""
         rollout, advantages = samples()
         changes = {"epochs": 3, "tokens_per_microbatch": 40, "learning_rate": 1e-3}
-        found = Bench(tiny_model, both_losses(), **changes)
+        actual = Bench(tiny_model, both_losses(), **changes)
         given = Bench(tiny_model, both_losses(), **changes)
-        metrics = found.updater.update(rollout, advantages, step=0)
+        metrics = actual.updater.update(rollout, advantages, step=0)
         before = given.logprobs(rollout)
         expected = given.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
         assert metrics["policy/approx_kl"] > 1e-4
         assert expected.pop("policy/ratio_std_at_start") < 1e-4, "what those of a pass before differ by"
         for name, number in expected.items():
             assert metrics[name] == pytest.approx(number, rel=2e-3, abs=1e-5), name
-        assert_same(found.gradients[1], given.gradients[1], relative=2e-3)
+        assert_same(actual.gradients[1], given.gradients[1], relative=2e-3)
         assert metrics["update/passes"] == 3
 
     def test_the_kl_is_that_of_the_policy_that_sampled(self, tiny_model: Path) -> None:
@@ -367,9 +367,9 @@ class TestPasses:
         before = bench.logprobs(rollout)
         reference = before - 0.1 * torch.arange(before.shape[1])
         metrics = bench.updater.update(replace(rollout, ref_logprobs=reference), advantages, step=0)
-        places = torch.arange(before.shape[1]).expand(before.shape)[rollout.response_mask].float()
-        assert metrics["kl/k1"] == pytest.approx(float(0.1 * places.mean()), rel=1e-4)
-        k3 = (-0.1 * places).exp() - 1 + 0.1 * places
+        positions = torch.arange(before.shape[1]).expand(before.shape)[rollout.response_mask].float()
+        assert metrics["kl/k1"] == pytest.approx(float(0.1 * positions.mean()), rel=1e-4)
+        k3 = (-0.1 * positions).exp() - 1 + 0.1 * positions
         assert metrics["kl/k3"] == pytest.approx(float(k3.mean()), rel=1e-3)
         known = replace(rollout, ref_logprobs=reference, old_logprobs=before)
         again = bench.updater.update(known, advantages, step=1)
@@ -415,25 +415,25 @@ class TestPasses:
         rollout, advantages = samples()
         weights = torch.rand(rollout.response_ids.shape) + 0.5
         weights[~rollout.response_mask] = math.nan
-        place = {float(row[0]): i for i, row in enumerate(advantages.advantages)}
+        row_of = {float(row[0]): i for i, row in enumerate(advantages.advantages)}
 
         def advantage_weights(inputs: LossInputs) -> AdvantageWeights:
-            rows = [place[float(row[0])] for row in inputs.advantages]
-            found = weights[rows][:, : inputs.mask.shape[1]]
-            return AdvantageWeights(found, {"test/weight": found})
+            rows = [row_of[float(row[0])] for row in inputs.advantages]
+            actual = weights[rows][:, : inputs.mask.shape[1]]
+            return AdvantageWeights(actual, {"test/weight": actual})
 
         reweighing = weighted(Weighing(advantage_weights), "new_logprobs", "old_logprobs", name="weighing")
-        found = Bench(tiny_model, [*both_losses(), reweighing], tokens_per_microbatch=40)
-        metrics = found.updater.update(rollout, advantages, step=0)
+        actual = Bench(tiny_model, [*both_losses(), reweighing], tokens_per_microbatch=40)
+        metrics = actual.updater.update(rollout, advantages, step=0)
         expected = Bench(tiny_model, both_losses())
         product = (advantages.advantages * weights).nan_to_num()
         expected.updater.update(rollout, replace(advantages, advantages=product), step=0)
-        assert_same(found.gradients[0], expected.gradients[0])
+        assert_same(actual.gradients[0], expected.gradients[0])
         assert metrics["test/weight"] == pytest.approx(float(weights[rollout.response_mask].mean()), rel=1e-5)
         assert "loss/weighing" not in metrics
 
     @pytest.mark.parametrize(
-        ("make", "came"),
+        ("make", "got"),
         [
             (lambda i: i.mask.float(), "returned a Tensor; expected AdvantageWeights"),
             (lambda i: AdvantageWeights(torch.ones(2)), r"returned weights of shape \[2\]; expected"),
@@ -441,10 +441,10 @@ class TestPasses:
             (lambda i: AdvantageWeights(i.mask / 0.0), "weights below 0 or not finite"),
         ],
     )
-    def test_weights_that_break_their_contract(self, tiny_model: Path, make: Any, came: str) -> None:
+    def test_weights_that_break_their_contract(self, tiny_model: Path, make: Any, got: str) -> None:
         rollout, advantages = samples(2)
         bench = Bench(tiny_model, [weighted(Weighing(make), "new_logprobs", "old_logprobs")])
-        with pytest.raises(PluginError, match=rf"^loss 'loss' \(plugin acme 1.0.*{came}"):
+        with pytest.raises(PluginError, match=rf"^loss 'loss' \(plugin acme 1.0.*{got}"):
             bench.updater.update(rollout, advantages, step=0)
 
     def test_more_minibatches_than_samples(self, tiny_model: Path) -> None:
@@ -477,9 +477,9 @@ class TestPasses:
         rollout, advantages = samples()
         free, clipped = (Bench(tiny_model, both_losses(), max_grad_norm=n) for n in (1e9, 0.01))
         expected = free.updater.update(rollout, advantages, step=0)["grad_norm"]
-        found = clipped.updater.update(rollout, advantages, step=0)["grad_norm"]
+        actual = clipped.updater.update(rollout, advantages, step=0)["grad_norm"]
         assert expected > 0.01
-        assert found == pytest.approx(expected)
+        assert actual == pytest.approx(expected)
         norm = torch.stack([g.norm() for g in clipped.gradients[0].values()]).norm().item()
         assert norm == pytest.approx(0.01, rel=1e-4)
         assert_same(
@@ -544,7 +544,7 @@ class TestFailures:
         assert bench.gradients == []
 
     @pytest.mark.parametrize(
-        ("make", "came"),
+        ("make", "got"),
         [
             (lambda i: LossOutput(i.new_logprobs.sum()), r"token_losses of shape \[\]; expected \[7, 12\]"),
             (
@@ -555,10 +555,10 @@ class TestFailures:
             (lambda i: i.new_logprobs, "a Tensor; expected a LossOutput"),
         ],
     )
-    def test_a_loss_that_breaks_its_contract(self, tiny_model: Path, make: Any, came: str) -> None:
+    def test_a_loss_that_breaks_its_contract(self, tiny_model: Path, make: Any, got: str) -> None:
         rollout, advantages = samples()
         bench = Bench(tiny_model, [weighted(Given(make), "new_logprobs", "old_logprobs")])
-        with pytest.raises(PluginError, match=rf"acme 1\.0; recipe: losses\[0\]\.use.* returned {came}"):
+        with pytest.raises(PluginError, match=rf"acme 1\.0; recipe: losses\[0\]\.use.* returned {got}"):
             bench.updater.update(rollout, advantages, step=0)
 
     @pytest.mark.parametrize("method", ["token_losses", "advantage_weights"])
