@@ -240,7 +240,8 @@ def _provider(components: _Components, choice: SelectedComponent, *, is_main: bo
         provider = components.build(choice)
     else:
         context = replace(components.context, base=None)
-        provider = in_worker(choice, settings.use, context, where, settings.timeout)
+        disabled = components.recipe.disabled
+        provider = in_worker(choice, settings.use, context, where, settings.timeout, disabled)
         components.add(choice, provider)
     scaling = Scaling(settings.scale, settings.clip)
     needs, runs_on = choice.component.needs, choice.component.runs_on

@@ -36,6 +36,7 @@ class Recipe:
         lines: line of each key in the file, from 1.
         overrides: by key, the override that set it.
         references: by path, the texts with `${NAME}` in them, as the recipe has them.
+        disabled: plugins that were left out of account.
     """
 
     settings: Settings
@@ -49,6 +50,7 @@ class Recipe:
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False)
     references: Mapping[KeyPath, str] = field(default_factory=dict, compare=False)
+    disabled: tuple[str, ...] = field(default=(), compare=False)
 
     @staticmethod
     def load(
@@ -170,6 +172,7 @@ def _resolve(document: Document, source: str, registry: PluginRegistry, check_da
         lines=document.lines,
         overrides=document.overrides,
         references=document.references,
+        disabled=registry.disabled,
     )
     try:
         recipe.resolved()

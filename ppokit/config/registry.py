@@ -41,7 +41,8 @@ class PluginRegistry:
     ) -> None:
         self._entries = entries.read(entries.installed() if entry_points is None else entry_points)
         self._loaded: dict[tuple[str, str], tuple[Component, str]] = {}
-        for word in disabled:
+        self.disabled = tuple(disabled)
+        for word in self.disabled:
             self._disable(word)
         self._mark_rivals()
 

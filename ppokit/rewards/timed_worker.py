@@ -1,15 +1,15 @@
 """A reward provider in a process of its own, which is ended where a call takes longer than its `timeout`.
 
-A thread cannot be stopped, and code in C that holds the interpreter's lock, such as a regular expression that
-backtracks, also keeps the main thread from hearing of signals. The process builds the provider from what the
-recipe names, as every process of a run does. It never outlives the trainer: however that ends, the kernel
-ends the process. After a time-out the next call starts a new one, with the state of the last call that
-returned.
+A thread cannot be stopped, and code in C that holds the interpreter's lock, such as a regular expression
+that backtracks, also keeps the main thread from hearing of signals. The process (`worker_process`) builds the
+provider from what the recipe names, as every process of a run does, and hears of the run's events. It never
+outlives the trainer: however that ends, the kernel ends the process. After a time-out the next call starts a
+new one, with the state of the last call that returned.
 """
 
 from __future__ import annotations
 
-import fcntl
+import inspect
 import json
 import os
 import pickle  # between a process and the one that it started; nothing else is unpickled
@@ -18,24 +18,24 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import wraps
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from ppokit import errors
-from ppokit.errors import PluginError, PpokitError, plugin_call
-from ppokit.plugin.hookspecs import EVENTS
-from ppokit.plugin.protocols import BuildContext, Stateful
+from ppokit.errors import PluginError, PpokitError
+from ppokit.plugin.hookspecs import Events, hookimpl
+from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.types import RewardOutput, Rollout
-from ppokit.rewards.outcomes import attempt
 
 if TYPE_CHECKING:
     from ppokit.config.settings import SelectedComponent
 
 _MAIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from ppokit.rewards.timed_worker import main; main()"
+    "from ppokit.rewards.worker_process import main; main()"
 )
 # What a launcher tells the processes of a run; this is none of them.
 _LAUNCHER = (
@@ -51,7 +51,12 @@ _GRACE_S = 2.0  # for what a plugin does at exit
 
 
 def in_worker(
-    choice: SelectedComponent, use: str, context: BuildContext, where: str, timeout: float
+    choice: SelectedComponent,
+    use: str,
+    context: BuildContext,
+    where: str,
+    timeout: float,
+    disabled: Sequence[str] = (),
 ) -> WorkerProvider:
     """The provider that a recipe names, in a process of its own.
 
@@ -61,24 +66,38 @@ def in_worker(
         context: for the component's `build`; a base cannot be shared with another process.
         where: how errors name it.
         timeout: seconds of a call; building is not limited.
+        disabled: plugins that `use` does not mean.
 
     Raises:
-        PpokitError: it cannot be built, or has methods for events, which another process does not hear.
+        PpokitError: it cannot be built.
     """
+    options = choice.options.model_dump(by_alias=True)
     try:
-        spec = pickle.dumps((choice.kind, use, choice.options.model_dump(by_alias=True), context, where))
+        spec = pickle.dumps((choice.kind, use, options, context, where, tuple(disabled)))
     except Exception as error:
         raise PluginError(
             f"{where}: its options cannot be sent to the process that a timeout needs: {error}"
         ) from error
     worker = _Worker(spec)
-    if worker.events:
-        worker.end()
-        raise PluginError(
-            f"{where} implements {', '.join(worker.events)}, which a reward with a timeout does not hear, in "
-            "a process of its own; leave the timeout out."
-        )
-    return (StatefulWorkerProvider if worker.stateful else WorkerProvider)(worker, timeout)
+    base = StatefulWorkerProvider if worker.stateful else WorkerProvider
+    heard = {event: _forward(event, names) for event, names in worker.events.items()}
+    provider: WorkerProvider = type(base.__name__, (base,), heard)(worker, timeout)
+    return provider
+
+
+def _forward(event: str, names: Sequence[str]) -> Callable[..., None]:
+    """A method that passes an event on with the arguments that the provider's own method names."""
+    specification = getattr(Events, event)
+    given = list(inspect.signature(specification).parameters)[1:]
+
+    @wraps(specification)
+    def forward(self: WorkerProvider, *values: Any) -> None:
+        # A mapping that refuses changes cannot be sent.
+        sent = {k: dict(v) if isinstance(v, Mapping) else v for k, v in zip(given, values, strict=True)}
+        self.worker.tell(event, [sent[name] for name in names], self.timeout)
+
+    method: Callable[..., None] = hookimpl(forward)
+    return method
 
 
 class WorkerProvider:
@@ -96,7 +115,7 @@ class WorkerProvider:
             ChildProcessError: the process ended.
             PpokitError: what the provider raised.
         """
-        output: RewardOutput = self.worker.call("score", rollout, self.timeout)
+        output: RewardOutput = self.worker.call("score", [rollout], self.timeout)
         return output
 
     def close(self) -> None:
@@ -113,7 +132,7 @@ class StatefulWorkerProvider(WorkerProvider):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As the provider's."""
-        self.worker.call("load_state_dict", state, self.timeout)
+        self.worker.call("load_state_dict", [state], self.timeout)
 
 
 class _Worker:
@@ -121,20 +140,26 @@ class _Worker:
 
     Attributes:
         stateful: whether the provider has `state_dict` and `load_state_dict`.
-        events: the events for which it has methods.
+        events: arguments that it names, by the events for which it has methods.
         state: of the provider, after the last call that returned.
     """
 
     def __init__(self, spec: bytes) -> None:
         self._spec = spec
         self._process: _Process | None = None
+        self._run_start: Sequence[Any] | None = None  # a process that is started later hears of it too
         self.state: Mapping[str, Any] | None = None
         self._start()
 
-    def call(self, method: str, argument: object, timeout: float | None) -> Any:
+    def tell(self, event: str, arguments: Sequence[Any], timeout: float | None) -> None:
+        self.call(event, arguments, timeout)
+        if event == "on_run_start":
+            self._run_start = arguments
+
+    def call(self, method: str, arguments: Sequence[Any], timeout: float | None) -> Any:
         process = self._process or self._start()
         try:
-            value, self.state = process.exchange((method, argument), timeout)
+            value, self.state = process.exchange((method, arguments), timeout)
         except BaseException as error:  # also a signal's: an answer to come would be taken for the next one's
             if not isinstance(error, PpokitError):
                 self.end(kill=True)
@@ -151,9 +176,11 @@ class _Worker:
         try:
             (self.stateful, self.events), initial = process.exchange(None, None)
             if self.stateful and self.state is not None:
-                process.exchange(("load_state_dict", self.state), None)
+                process.exchange(("load_state_dict", [self.state]), None)
             else:
                 self.state = initial
+            if self._run_start is not None:
+                process.exchange(("on_run_start", self._run_start), None)
         except BaseException:
             process.end(kill=True)
             raise
@@ -216,54 +243,3 @@ def _end(
             os.killpg(popen.pid, signal.SIGKILL)
         popen.wait()
     os.close(lifeline)  # ends what is left of its group
-
-
-def main() -> None:
-    """The process: build the provider, then answer requests until the trainer closes its end."""
-    connection, lifeline = Connection(int(sys.argv[2])), int(sys.argv[3])
-    # When the last writer of the pipe has gone the kernel sends SIGIO, which ends the group.
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    try:
-        kind, use, options, context, where = pickle.loads(connection.recv_bytes())
-        provider = _build(kind, use, options, context, where)
-    except PpokitError as error:
-        connection.send_bytes(pickle.dumps((type(error).__name__, str(error), None)))
-        return
-    events = [event for event in EVENTS if callable(getattr(provider, event, None))]
-    _reply(connection, "", (isinstance(provider, Stateful), events), provider, where)
-    while True:
-        try:
-            method, argument = pickle.loads(connection.recv_bytes())
-        except (EOFError, ConnectionError):
-            return
-        try:
-            value, failure = attempt(where, lambda: getattr(provider, method)(argument))  # noqa: B023
-            kind = "RewardError" if failure else ""
-            value = failure or value
-        except PluginError as error:
-            kind, value = "PluginError", str(error)
-        _reply(connection, kind, value, provider, where)
-        sys.stdout.flush()
-
-
-def _build(kind: str, use: str, options: Mapping[str, Any], context: BuildContext, where: str) -> Any:
-    import torch
-
-    from ppokit.config.registry import PluginRegistry
-
-    torch.manual_seed(context.seed)
-    with plugin_call(where, "build"):
-        component, _ = PluginRegistry().component(kind, use)
-        return component.build(component.options.model_validate(options), context)
-
-
-def _reply(connection: Connection, kind: str, value: object, provider: Any, where: str) -> None:
-    try:
-        with plugin_call(where, "state_dict"):
-            state = provider.state_dict() if isinstance(provider, Stateful) else None
-        message = pickle.dumps((kind, value, state))
-    except Exception as error:
-        text = str(error) if isinstance(error, PluginError) else f"its answer cannot be sent: {error}"
-        message = pickle.dumps(("PluginError", text, None))
-    connection.send_bytes(message)

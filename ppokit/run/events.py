@@ -6,7 +6,6 @@ with `on_error: warn` does not keep the others from hearing of the event.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -15,11 +14,9 @@ from typing import Any
 import pluggy
 
 from ppokit.errors import PluginError, PpokitError, PpokitWarning, in_one_paragraph, plugin_call
-from ppokit.messages import listed, suggest
-from ppokit.plugin.hookspecs import EVENTS, PROJECT, Events
+from ppokit.plugin.event_methods import event_methods
+from ppokit.plugin.hookspecs import PROJECT, Events
 from ppokit.run.components import RunComponent
-
-_MARK = f"{PROJECT}_impl"
 
 
 class EventHooks:
@@ -41,7 +38,7 @@ class EventHooks:
         # pluggy calls the last that was registered first.
         for component in reversed(components):
             listener = _Listener()
-            for name in _event_methods(component):
+            for name in event_methods(component.instance, component.where):
                 setattr(listener, name, getattr(component.instance, name))
             try:
                 self._manager.register(listener, name=component.key)
@@ -76,48 +73,3 @@ class EventHooks:
 
 class _Listener:
     """The marked methods of one component: pluggy would read its other attributes as well."""
-
-
-def _event_methods(component: RunComponent) -> list[str]:
-    """Names of the methods that implement an event."""
-    instance, where = component.instance, component.where
-    names = []
-    for name in sorted({*dir(type(instance)), *getattr(instance, "__dict__", {})}):
-        if not name.startswith("on_"):
-            continue
-        function = inspect.getattr_static(instance, name)
-        options = getattr(getattr(function, "__func__", function), _MARK, None)
-        if options is None:
-            if name in EVENTS:
-                raise PluginError(
-                    f"{where} has the method {name} without @hookimpl above it; mark or rename it."
-                )
-            continue
-        if name not in EVENTS:
-            raise PluginError(
-                f"{where} marks {name} with @hookimpl, which is no event{suggest(name, EVENTS)}; "
-                f"events are {listed(EVENTS)}."
-            )
-        if options.get("wrapper") or options.get("hookwrapper"):
-            raise PluginError(f"{where}: {name} is a wrapper; events cannot be wrapped.")
-        _check_arguments(where, name, getattr(instance, name))
-        names.append(name)
-    return names
-
-
-def _check_arguments(where: str, event: str, method: Any) -> None:
-    """Every argument must be one that the event gives; pluggy passes none that has a default."""
-    given = [name for name in inspect.signature(getattr(Events, event)).parameters if name != "self"]
-    for name, argument in inspect.signature(method).parameters.items():
-        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
-            continue
-        if argument.default is not argument.empty and name in given:
-            raise PluginError(
-                f"{where}: {event} gives its argument {name!r} a default, and would never get another; "
-                "drop the default."
-            )
-        if argument.default is argument.empty and name not in given:
-            raise PluginError(
-                f"{where}: {event} has the argument {name!r}, which this event does not give"
-                f"{suggest(name, given)}; it gives {listed(given)}."
-            )

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fake_plugins import distribution
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import RewardSettings, SelectedComponent
 from ppokit.errors import PluginError, PpokitError, RewardError
@@ -23,6 +24,8 @@ from ppokit.plugin.types import Rollout
 from ppokit.rewards.outcomes import Provider
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.timed_worker import StatefulWorkerProvider, WorkerProvider, in_worker
+from ppokit.run.components import RunComponent
+from ppokit.run.events import EventHooks
 from rollouts import make_rollout, single_process
 
 SOURCE = """
@@ -70,12 +73,36 @@ class Counts(R):
         self.calls = state["calls"]
 
 class Hears(R):
+    heard = ()
     @hookimpl
+    def on_run_start(self, steps, recipe):
+        self.heard = (*self.heard, f"start of {steps} for {recipe['run']['out']}")
+    @hookimpl
+    def on_step(self, step, metrics, rewards):
+        if metrics["reward/mean"] < 0:
+            raise KeyError("below 0")
+        if metrics["reward/mean"] > 9:
+            time.sleep(600)
+        self.heard = (*self.heard, f"{step}: {metrics['reward/mean']}, {rewards}")
+    def state_dict(self):
+        return {"heard": self.heard}
+    def load_state_dict(self, state):
+        self.heard = tuple(state["heard"])
+    def close(self):
+        Path("closed").write_text("; ".join(self.heard))
+
+class Unmarked(R):
     def on_step(self, step): pass
 
 plain = Component("plain", R, O)
+
+@hookimpl
+def ppokit_reward_providers():
+    return [Component("twin", R, O)]
+
 counts = Component("counts", Counts, O)
 hears = Component("hears", Hears, O)
+unmarked = Component("unmarked", Unmarked, O)
 """
 WHERE = "reward 'timed' (plugin acme 1.0; recipe: rewards[0].use)"
 LENGTHS = [10.0, 10.0, 10.0]  # of "response 0", ...
@@ -196,7 +223,7 @@ def test_a_signal_ends_the_call(here: Path, worker: WorkerProvider) -> None:
 
 
 def test_it_is_closed_with_the_run(here: Path, worker: WorkerProvider) -> None:
-    assert type(worker) is WorkerProvider
+    assert not isinstance(worker, StatefulWorkerProvider)
     assert scorer(worker).score(rollout()).scores.tolist() == LENGTHS
     process = pid(here)
     worker.close()
@@ -209,13 +236,57 @@ def test_it_is_closed_with_the_run(here: Path, worker: WorkerProvider) -> None:
     [
         ("plain", "no model", "there is no such model"),
         ("plain", "leaves", "build failed: SystemExit: 0"),
-        ("hears", "well", "implements on_step, which a reward with a timeout does not hear"),
+        ("unmarked", "well", "has the method on_step without @hookimpl"),
     ],
 )
 def test_what_goes_wrong_while_it_is_built_names_it(here: Path, name: str, build: str, message: str) -> None:
     with pytest.raises(PpokitError, match=rf"reward 'timed' \(plugin acme 1\.0.*{message}"):
         worker_for(name, build)
     assert is_gone(pid(here))
+
+
+def test_it_hears_of_events(here: Path) -> None:
+    """With the arguments that it names; one that is started later hears of the run's start as well."""
+    worker = worker_for("hears")
+    hooks = EventHooks([RunComponent("rewards/timed", WHERE, worker)])
+
+    def step(number: int, mean: float) -> None:
+        hooks.emit(
+            "on_step",
+            step=number,
+            rollout=rollout(),
+            rewards=f"rewards {number}",
+            advantages=object,  # what is not named is not sent
+            metrics={"reward/mean": mean},
+        )
+
+    hooks.emit("on_run_start", step=0, steps=3, folder=here, recipe={"run": {"out": "runs/a"}})
+    step(1, 0.5)
+    assert worker.score(rollout()).scores.tolist() == LENGTHS
+    with pytest.raises(PluginError, match=r"reward 'timed' \(plugin acme.*on_step failed: KeyError: 'below"):
+        step(2, -1.0)
+    worker.timeout = 1.0
+    with pytest.raises(PluginError, match=r"reward 'timed' .*on_step failed: TimeoutError: no answer in 1 s"):
+        step(2, 10.0)
+    worker.timeout = 60.0
+    step(3, 1.5)
+    worker.close()
+    start = "start of 3 for runs/a"
+    assert (here / "closed").read_text() == f"{start}; 1: 0.5, rewards 1; {start}; 3: 1.5, rewards 3"
+
+
+def test_a_disabled_plugin_is_disabled_there(here: Path) -> None:
+    """Of two that offer one name, `--disable-plugin` has chosen."""
+    for package in ("one-dist", "two-dist"):
+        distribution(here, package, {"rewards.twin": "worker_rewards"}, {})
+    use, disabled = "twin", ["rewards.twin@two-dist"]
+    component, plugin = PluginRegistry(disabled).component("rewards", use)
+    settings = RewardSettings(use=use, timeout=60.0)
+    choice = SelectedComponent("rewards", "rewards[0]", use, settings, component, component.options(), plugin)
+    context = BuildContext(torch.device("cpu"), torch.float32, 0)
+    worker = in_worker(choice, use, context, WHERE, 60.0, disabled)
+    assert worker.score(rollout()).scores.tolist() == LENGTHS
+    worker.close()
 
 
 def test_state_outlives_the_process(here: Path) -> None:

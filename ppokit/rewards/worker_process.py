@@ -1,0 +1,90 @@
+"""The process of a reward with a `timeout`: it builds the provider and answers the trainer's requests.
+
+Started by `timed_worker`, which says what for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle  # between a process and the one that it started; nothing else is unpickled
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ppokit.errors import PluginError, PpokitError, plugin_call
+from ppokit.plugin.event_methods import event_methods
+from ppokit.plugin.protocols import BuildContext, Stateful
+from ppokit.rewards.outcomes import attempt
+
+
+def main() -> None:
+    """The process: build the provider, then answer requests until the trainer closes its end."""
+    connection, lifeline = Connection(int(sys.argv[2])), int(sys.argv[3])
+    # When the last writer of the pipe has gone the kernel sends SIGIO, which ends the group.
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    try:
+        kind, use, options, context, where, disabled = pickle.loads(connection.recv_bytes())
+        provider = _build(kind, use, options, context, where, disabled)
+        events = event_methods(provider, where)
+    except PpokitError as error:
+        connection.send_bytes(pickle.dumps((type(error).__name__, str(error), None)))
+        return
+    _reply(connection, "", (isinstance(provider, Stateful), events), provider, where)
+    while True:
+        try:
+            method, arguments = pickle.loads(connection.recv_bytes())
+        except (EOFError, ConnectionError):
+            _close(provider, where)
+            return
+        try:
+            value, failure = attempt(where, lambda: getattr(provider, method)(*arguments))  # noqa: B023
+            kind = ""
+            if failure:
+                of_score = method == "score"
+                kind = "RewardError" if of_score else "PluginError"
+                value = failure if of_score else f"{method} failed: {failure}"
+        except PluginError as error:
+            kind, value = "PluginError", str(error)
+        _reply(connection, kind, value, provider, where)
+        sys.stdout.flush()
+
+
+def _build(
+    kind: str,
+    use: str,
+    options: Mapping[str, Any],
+    context: BuildContext,
+    where: str,
+    disabled: Sequence[str],
+) -> Any:
+    import torch
+
+    from ppokit.config.registry import PluginRegistry
+
+    torch.manual_seed(context.seed)
+    with plugin_call(where, "build"):
+        component, _ = PluginRegistry(disabled).component(kind, use)
+        return component.build(component.options.model_validate(options), context)
+
+
+def _close(provider: Any, where: str) -> None:
+    try:
+        with plugin_call(where, "close"):
+            if callable(close := getattr(provider, "close", None)):
+                close()
+    except PpokitError as error:  # nobody waits for an answer any more
+        print(f"ppokit: warning: {error}", file=sys.stderr)
+
+
+def _reply(connection: Connection, kind: str, value: object, provider: Any, where: str) -> None:
+    try:
+        with plugin_call(where, "state_dict"):
+            state = provider.state_dict() if isinstance(provider, Stateful) else None
+        message = pickle.dumps((kind, value, state))
+    except Exception as error:
+        text = str(error) if isinstance(error, PluginError) else f"its answer cannot be sent: {error}"
+        message = pickle.dumps(("PluginError", text, None))
+    connection.send_bytes(message)
