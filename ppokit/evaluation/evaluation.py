@@ -119,7 +119,7 @@ class Evaluation:
                 return False
             raise PluginError(
                 f"evaluation.best: got {name!r}; expected a metric of this recipe's evaluation: "
-                f"{listed(metrics)}{suggest(name, metrics)}."
+                f"{listed(metrics)}{suggest(name, metrics) or '.'}"
             )
         sign = 1 if self.settings.best_is == "highest" else -1
         better = self.best is None or sign * metrics[name] > sign * self.best

@@ -108,7 +108,7 @@ def test_other_processes_keep_no_policy() -> None:
 def test_a_best_that_nothing_reports_is_told_before_training() -> None:
     asked = evaluation(lambda view, step: {"rougeL": 1.0}, best="eval/e0/rougel")
     with pytest.raises(
-        PluginError, match=r"got 'eval/e0/rougel'.*eval/e0/rougeL; did you mean 'eval/e0/rougeL'"
+        PluginError, match=r"got 'eval/e0/rougel'.*eval/e0/rougeL; did you mean 'eval/e0/rougeL'\?$"
     ):
         asked.measure(0, view())
 
