@@ -19,6 +19,7 @@ import json
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import create_model
@@ -47,6 +48,19 @@ def is_path(use: str) -> bool:
     return ":" in use
 
 
+def file_hint(use: str) -> str:
+    """What to write where `use` names a file, such as `./my_rewards.py`; empty where it does not."""
+    file, _, attribute = use.partition(":")
+    if not file.endswith(".py") and "/" not in file:
+        return ""
+    parts = PurePath(file.removesuffix(".py")).parts
+    if not all(part.isidentifier() for part in parts):
+        parts = parts[-1:]
+    return (
+        f"; a file is named as a module and what stands in it: use: {'.'.join(parts)}:{attribute or 'thing'}"
+    )
+
+
 def load_path(kind: str, path: str, reward_function: Callable[[], Component]) -> tuple[Component, str]:
     """The component at a path, and how errors name it: `my_module:attribute, /home/me/my_module.py`.
 
@@ -59,6 +73,8 @@ def load_path(kind: str, path: str, reward_function: Callable[[], Component]) ->
         PluginError: there is nothing of use at the path.
     """
     module, _, attribute = path.partition(":")
+    if hint := file_hint(path):
+        raise PluginError(f"{path!r} is a file's path{hint}")
     if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
         raise PluginError(f"{path!r} is no path; expected module:attribute, such as my_rewards:brief")
     thing = import_attribute(path)

@@ -100,6 +100,8 @@ class PluginRegistry:
         return allowed[0]
 
     def _unknown(self, kind: str, use: str) -> str:
+        if hint := by_path.file_hint(use):
+            return f"{use!r} is a file's path{hint}"
         known = self.names(kind)
         name = use.partition("@")[0]
         known_uses = {e.use for e in self._entries if (e.kind, e.state) != (kind, "invalid")}

@@ -104,6 +104,26 @@ def test_a_class_gets_its_options(registry: PluginRegistry) -> None:
         ("rewards", "one_file:nothing", "has no 'nothing'"),
         ("rewards", "nowhere:x", "there is no module 'nowhere', neither in"),
         ("rewards", "one_file:", "is no path; expected module:attribute"),
+        (
+            "rewards",
+            "./one_file.py",
+            "is a file's path; a file is named as a module and what stands in it: use: one_file:thing",
+        ),
+        (
+            "rewards",
+            "one_file.py:brief",
+            "is a file's path; a file is named as a module and what stands in it: use: one_file:brief",
+        ),
+        (
+            "losses",
+            "lib/one_file.py:moved",
+            "is a file's path; a file is named as a module and what stands in it: use: lib.one_file:moved",
+        ),
+        (
+            "losses",
+            "../one_file.py",
+            "is a file's path; a file is named as a module and what stands in it: use: one_file:thing",
+        ),
         ("rewards", "one_file:number", "is a int; expected a Component, a class or a function"),
         ("advantages", "one_file:Watcher", "is a class without the method 'estimate'"),
         (
