@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import signal
@@ -136,6 +137,11 @@ class Display:
             self._print(f"\nreward {self.first:.3f} -> {self.last:.3f} in {trainer.step} steps")
         self._print(f"plot     {folder / 'reward.png'}")
         self._print(f"policy   {folder / 'policy'}")
+        best = folder / "policy-best"
+        if best.exists():
+            kept = json.loads((best / "best.json").read_text(encoding="utf-8"))
+            metric = trainer.settings.evaluation and trainer.settings.evaluation.best
+            self._print(f"best     {best} (step {kept['step']}, {metric} {kept['value']:.3f})")
         self._print(f'try it   ppokit generate {shlex.quote(str(folder))} "your prompt" --base')
 
     def _sample(self, rollout: Rollout, rewards: Rewards) -> None:
