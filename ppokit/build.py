@@ -7,32 +7,29 @@ import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ppokit.config.components import BuiltComponent, SelectedComponent
 from ppokit.config.recipe import Recipe
-from ppokit.config.settings import LossSettings, ObserverSettings, RewardSettings, SelectedComponent
 from ppokit.data.prompt_rows import read_prompts
 from ppokit.data.prompts import Prompts
 from ppokit.distributed import Processes, check_launch
-from ppokit.errors import ModelError, PluginError, plugin_call
-from ppokit.evaluation.evaluation import Evaluation, NamedEvaluator
+from ppokit.errors import ModelError, PluginError
+from ppokit.evaluation.evaluation import Evaluation
 from ppokit.evaluation.view import read_held_out
 from ppokit.models import quantization
 from ppokit.models.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.shared_base import DeferredBase, SharedBaseModel
-from ppokit.plugin.protocols import AdvantageEstimator, AdvantageWeighting, BuildContext, Need, RewardProvider
-from ppokit.rewards.outcomes import Elsewhere, Provider
-from ppokit.rewards.scaling import Scaling
+from ppokit.plugin.protocols import AdvantageWeighting, BuildContext, Need
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.timed_worker import in_worker
 from ppokit.rollout.generate import ResponseGenerator, build_generator
 from ppokit.run.components import RunComponent, closed_on_error
 from ppokit.training.backend import Backend, ReplicatedBackend
-from ppokit.training.losses import WeightedLoss
 from ppokit.training.microbatches import MicroBatcher
 from ppokit.training.update import Updater
 
@@ -45,7 +42,6 @@ class TrainerComponents:
     """Everything that a trainer works with.
 
     Attributes:
-        estimator_name: how errors name the estimator.
         instances: what every component of the recipe's has built on this process, in the recipe's
             order, and the scorer, which has state too.
         needs_before_update: what must be computed of a rollout before its rewards and advantages.
@@ -62,8 +58,7 @@ class TrainerComponents:
     backend: Backend
     generator: ResponseGenerator
     scorer: Scorer
-    estimator: AdvantageEstimator
-    estimator_name: str
+    estimator: BuiltComponent
     updater: Updater
     evaluation: Evaluation | None
     instances: list[RunComponent]
@@ -116,9 +111,9 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
     dtype = pick_dtype(settings.model.dtype, processes.device)
     base = DeferredBase(tokenizer, config)
     context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, base=base)
-    components = _Components(recipe, context, instances)
+    components = _Components(recipe, context, instances, is_main=processes.is_main)
     generator = build_generator(recipe, context, processes)
-    components.add(recipe.engine, generator.engine)
+    components.add(generator.engine)
     prompts = Prompts(
         table,
         tokenizer,
@@ -128,17 +123,18 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         context=getattr(config.get_text_config(), "max_position_embeddings", None),
         max_new_tokens=settings.rollout.max_new_tokens,
     )
-    scorer = Scorer(
-        [_provider(components, choice, is_main=processes.is_main) for choice in recipe.rewards],
-        processes,
-        settings.run.max_failed_rewards,
-    )
-    estimator: AdvantageEstimator = components.build(recipe.advantages)
-    losses = [_loss(components, choice) for choice in recipe.losses]
-    evaluation = _evaluation(components)
+    rewards = [components.build_reward(reward) for reward in recipe.rewards]
+    scorer = Scorer(rewards, processes, settings.run.max_failed_rewards)
+    estimator = components.build(recipe.advantages)
+    losses = [components.build_loss(loss) for loss in recipe.losses]
+    evaluation: Evaluation | None = None
+    if settings.evaluation is not None:
+        held_out = read_held_out(settings.evaluation.prompts)
+        evaluators = [components.build(evaluator) for evaluator in recipe.evaluators]
+        evaluation = Evaluation(settings.evaluation, settings.run.steps, evaluators, held_out)
     if processes.is_main:
-        for choice in recipe.observers:
-            components.build(choice)
+        for observer in recipe.observers:
+            components.build(observer)
     model = load_model(source, dtype, processes.device, load_in_4bit=settings.model.load_in_4bit)
     torch.manual_seed(settings.run.seed)
     roles = ModelRoles(
@@ -166,7 +162,6 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         scorer=scorer,
         estimator=estimator,
         updater=updater,
-        estimator_name=recipe.component_name(recipe.advantages),
         evaluation=evaluation,
         instances=[
             *components.instances,
@@ -174,7 +169,7 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
             *([] if evaluation is None else [RunComponent("evaluation", "the evaluation", evaluation)]),
         ],
         needs_before_update=_needs_before_update(recipe, roles.value_mode),
-        reward_needs=frozenset(need for choice in recipe.rewards for need in choice.component.needs),
+        reward_needs=frozenset(need for reward in rewards for need in reward.needs),
         end_ids=end_ids(tokenizer, model),
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
         audit=byte_audit(roles, backend.bytes, responses * rollout_tokens),
@@ -182,11 +177,11 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
 
 
 def _needs_before_update(recipe: Recipe, value_mode: ValueMode | None) -> frozenset[Need]:
-    choices = (recipe.engine, *recipe.rewards, recipe.advantages)
-    needs: set[Need] = {need for choice in choices for need in choice.component.needs}
+    before = (recipe.engine, *recipe.rewards, recipe.advantages)
+    needs: set[Need] = {need for selected in before for need in selected.needs}
     # The losses' old values and references; old log-probabilities are the update's to take, unless the pass
     # that computes the values, or the sampler, gives them for nothing.
-    needs.update(need for loss in recipe.losses for need in loss.component.needs & {"values", "ref_logprobs"})
+    needs.update(need for loss in recipe.losses for need in loss.needs & {"values", "ref_logprobs"})
     update = recipe.settings.update
     for_nothing = update.old_logprobs == "sampler" or ("values" in needs and value_mode != "own_adapter")
     if update.minibatches > 1 and "old_logprobs" in recipe.needs and for_nothing:
@@ -197,83 +192,58 @@ def _needs_before_update(recipe: Recipe, value_mode: ValueMode | None) -> frozen
 class _Components:
     """Builds the recipe's components, each through one guard, and keeps what they built."""
 
-    def __init__(self, recipe: Recipe, context: BuildContext, instances: list[RunComponent]) -> None:
-        self.recipe, self.context, self.instances = recipe, context, instances
+    def __init__(
+        self, recipe: Recipe, context: BuildContext, instances: list[RunComponent], *, is_main: bool
+    ) -> None:
+        self.context, self.instances, self.is_main = context, instances, is_main
+        self.disabled = recipe.disabled
 
-    def build(self, choice: SelectedComponent, context: BuildContext | None = None) -> Any:
-        """The object of a chosen component.
+    def build(self, selected: SelectedComponent) -> BuiltComponent:
+        """A component with its object.
 
         Raises:
             PluginError: the plugin failed, or asks to run where its kind cannot.
         """
-        where = self.recipe.component_name(choice)
-        if choice.component.runs_on == "main" and choice.kind in ("advantages", "losses", "evaluators"):
+        if selected.runs_on == "main" and selected.kind in ("advantages", "losses", "evaluators"):
             raise PluginError(
-                f"{where} has runs_on 'main'; {choice.kind} run on every process, so leave it at 'each'."
+                f"{selected.where} has runs_on 'main'; {selected.kind} run on every process, so leave it at "
+                "'each'."
             )
-        with plugin_call(where, "build"):
-            instance = choice.component.build(choice.options, context or self.context)
-        self.add(choice, instance)
-        return instance
+        return self.add(selected.build(self.context, is_main=self.is_main))
 
-    def add(self, choice: SelectedComponent, instance: Any) -> None:
-        """Keep what a chosen component has built; None where it is built on the main process alone."""
-        if instance is not None:
-            on_error = choice.settings.on_error if isinstance(choice.settings, ObserverSettings) else "stop"
-            where = self.recipe.component_name(choice)
-            self.instances.append(RunComponent(self._key(choice), where, instance, on_error))
+    def build_reward(self, selected: SelectedComponent) -> BuiltComponent:
+        """A reward; in a process of its own where it has a timeout."""
+        elsewhere = selected.runs_on == "main" and not self.is_main
+        if selected.settings.timeout is None or elsewhere:
+            return self.build(selected)
+        return self.add(selected.built(in_worker(selected, replace(self.context, base=None), self.disabled)))
 
-    def _key(self, choice: SelectedComponent) -> str:
+    def build_loss(self, selected: SelectedComponent) -> BuiltComponent:
+        """A loss.
+
+        Raises:
+            PluginError: it has a weight that would do nothing.
+        """
+        loss, weight = self.build(selected), selected.settings.weight
+        if isinstance(loss.instance, AdvantageWeighting) and weight != 1.0:
+            raise PluginError(
+                f"{loss.where} weighs the advantages of the other losses and adds none: "
+                f"{loss.key}.weight {weight:g} would do nothing; leave it out."
+            )
+        return loss
+
+    def add(self, built: BuiltComponent) -> BuiltComponent:
+        """Keep what a component has built."""
+        if built.instance is not None:
+            on_error: Any = built.settings.on_error if built.kind == "observers" else "stop"
+            self.instances.append(RunComponent(self._key(built), built.where, built.instance, on_error))
+        return built
+
+    def _key(self, selected: SelectedComponent) -> str:
         """`observers/tracker`, and `observers/tracker-2` for a second of the same name."""
-        key = f"{choice.kind}/{choice.name}"
+        key = f"{selected.kind}/{selected.name}"
         known = {component.key for component in self.instances}
         return next(k for n in itertools.count(1) if (k := key if n == 1 else f"{key}-{n}") not in known)
-
-
-def _provider(components: _Components, choice: SelectedComponent, *, is_main: bool) -> Provider:
-    settings = cast(RewardSettings, choice.settings)
-    where = components.recipe.component_name(choice)
-    provider: RewardProvider
-    if choice.component.runs_on == "main" and not is_main:
-        provider = Elsewhere()
-    elif settings.timeout is None:
-        provider = components.build(choice)
-    else:
-        context = replace(components.context, base=None)
-        disabled = components.recipe.disabled
-        provider = in_worker(choice, settings.use, context, where, settings.timeout, disabled)
-        components.add(choice, provider)
-    scaling = Scaling(settings.scale, settings.clip)
-    needs, runs_on = choice.component.needs, choice.component.runs_on
-    return Provider(choice.name, where, provider, settings.weight, scaling, needs, runs_on)
-
-
-def _loss(components: _Components, choice: SelectedComponent) -> WeightedLoss:
-    settings = cast(LossSettings, choice.settings)
-    where = components.recipe.component_name(choice)
-    loss = components.build(choice)
-    if isinstance(loss, AdvantageWeighting) and settings.weight != 1.0:
-        raise PluginError(
-            f"{where} weighs the advantages of the other losses and adds none: "
-            f"{choice.key}.weight {settings.weight:g} would do nothing; leave it out."
-        )
-    return WeightedLoss(
-        name=choice.name, where=where, loss=loss, weight=settings.weight, needs=choice.component.needs
-    )
-
-
-def _evaluation(components: _Components) -> Evaluation | None:
-    recipe = components.recipe
-    if recipe.settings.evaluation is None:
-        return None
-    held_out = read_held_out(recipe.settings.evaluation.prompts)
-    evaluators = [
-        NamedEvaluator(
-            choice.name, recipe.component_name(choice), components.build(choice), choice.component.needs
-        )
-        for choice in recipe.evaluators
-    ]
-    return Evaluation(recipe.settings.evaluation, recipe.settings.run.steps, evaluators, held_out)
 
 
 def _sha256(text: str) -> str:

@@ -157,9 +157,7 @@ class PPOTrainer:
     @_verb
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         """Advantages of the responses that are trained on, whitened if the recipe says so; 0 elsewhere."""
-        estimator, where = self.components.estimator, self.components.estimator_name
-        needs, settings = self.recipe.advantages.component.needs, self.settings.advantages
-        return estimate(estimator, rollout, rewards, settings=settings, needs=needs, where=where)
+        return estimate(self.components.estimator, rollout, rewards)
 
     @_verb
     def update(

@@ -13,8 +13,8 @@ from ppokit.cli.options import Debug, DisablePlugin, Json, Overrides, RecipePath
 from ppokit.cli.sections import Section, show
 
 if TYPE_CHECKING:
+    from ppokit.config.components import SelectedComponent
     from ppokit.config.recipe import Recipe
-    from ppokit.config.settings import SelectedComponent
 
 
 def validate(
@@ -79,8 +79,9 @@ def _summary(recipe: Recipe) -> str:
         "losses": _weighted(recipe.losses),
         "run": f"{settings.run.steps} steps of {shape}, into {settings.run.out}",
     }
-    return "\n".join([f"{recipe.source}: OK", *(f"  {key:<11}{text}" for key, text in lines.items())])
+    head = f"{recipe.document.source}: OK"
+    return "\n".join([head, *(f"  {key:<11}{text}" for key, text in lines.items())])
 
 
-def _weighted(choices: Sequence[SelectedComponent]) -> str:
-    return ", ".join(f"{choice.name} x {getattr(choice.settings, 'weight', 1):g}" for choice in choices)
+def _weighted(components: Sequence[SelectedComponent]) -> str:
+    return ", ".join(f"{selected.name} x {selected.settings.weight:g}" for selected in components)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ppokit.config.components import SelectedComponent
 from ppokit.config.evaluation_checks import check_evaluation, component_check
 from ppokit.config.prompt_settings import PromptFileSettings, PromptSettings
 from ppokit.config.settings import (
     LoraSettings,
     ModelSettings,
     RolloutSettings,
-    SelectedComponent,
     UpdateSettings,
 )
 from ppokit.config.yaml_file import Document
@@ -26,7 +27,7 @@ from ppokit.plugin.protocols import CheckContext
 
 def check(
     sections: Mapping[str, Any],
-    choices: Mapping[str, Sequence[SelectedComponent | None]],
+    by_kind: Mapping[str, Sequence[SelectedComponent | None]],
     document: Document,
     *,
     data: bool,
@@ -35,16 +36,16 @@ def check(
 
     Args:
         sections: validated sections by key; one that is invalid is left out.
-        choices: by kind; None for one that is invalid.
+        by_kind: by kind; None for one that is invalid.
         document: notes the problems.
         data: whether to look at prompts and ask the plugins for theirs, which training needs.
     """
-    _value(sections, choices, document)
-    _names(choices, document)
+    _value(sections, by_kind, document)
+    _names(by_kind, document)
     _minibatches(sections, document)
     _groups(sections.get("rollout"), document)
     _adapter(sections.get("lora"), sections.get("value"), document)
-    _value_adapter(sections.get("lora"), choices, document)
+    _value_adapter(sections.get("lora"), by_kind, document)
     if not data:
         return
     _model(sections, document)
@@ -57,14 +58,13 @@ def check(
         chat=isinstance(prompts, PromptSettings) and prompts.chat,
         prompt_column=prompts.column if isinstance(prompts, PromptSettings) else "prompt",
     )
-    for kind in choices:
-        for choice in choices[kind]:
-            if choice is not None and kind != "evaluators":
-                for sentence in component_check(choice, context):
-                    document.report(choice.key, sentence)
+    for selected in filter(None, chain(*by_kind.values())):
+        if selected.kind != "evaluators":
+            for sentence in component_check(selected, context):
+                document.report(selected.key, sentence)
     check_evaluation(
         sections.get("evaluation"),
-        choices,
+        by_kind,
         context,
         lambda held_out: _columns(held_out, "evaluation.prompts", document),
         document,
@@ -79,18 +79,18 @@ def default_value(lora: bool, needs: frozenset[str]) -> str | None:
 
 
 def _value(
-    sections: Mapping[str, Any], choices: Mapping[str, Sequence[SelectedComponent | None]], document: Document
+    sections: Mapping[str, Any], by_kind: Mapping[str, Sequence[SelectedComponent | None]], document: Document
 ) -> None:
     if sections.get("value") == "own_adapter" and "lora" in sections and sections["lora"] is None:
         document.report(
             "value",
             "got own_adapter without lora; expected policy_trunk or detached_trunk, or a lora section",
         )
-    estimator = next(iter(choices.get("advantages", ())), None)
-    if estimator is None or "values" in estimator.component.needs:
+    estimator = next(iter(by_kind["advantages"]), None)
+    if estimator is None or "values" in estimator.needs:
         return
-    for loss in choices.get("losses", ()):
-        if loss is not None and "values" in loss.component.needs:
+    for loss in filter(None, by_kind["losses"]):
+        if "values" in loss.needs:
             document.report(
                 f"{loss.key}.use",
                 f"the loss {loss.component.name!r} trains a value function, but the advantages "
@@ -102,7 +102,7 @@ def _value(
 _REWARD_METRICS = ("mean", "excluded", "greedy_mean")  # under `reward/`, beside those of each reward's name
 
 
-def _names(choices: Mapping[str, Sequence[SelectedComponent | None]], document: Document) -> None:
+def _names(by_kind: Mapping[str, Sequence[SelectedComponent | None]], document: Document) -> None:
     for kind, advice in {
         "rewards": "give one of them a name:",
         "losses": "give one of them a name:",
@@ -110,17 +110,15 @@ def _names(choices: Mapping[str, Sequence[SelectedComponent | None]], document: 
         "observers": "list it once",
     }.items():
         seen: dict[str, str] = {}
-        for choice in choices.get(kind, ()):
-            if choice is None:
-                continue
-            if choice.name in seen:
-                document.report(choice.key, f"{seen[choice.name]} is named {choice.name!r} as well; {advice}")
-            if kind == "rewards" and choice.name in _REWARD_METRICS:
+        for selected in filter(None, by_kind[kind]):
+            name, key = selected.name, selected.key
+            if name in seen:
+                document.report(key, f"{seen[name]} is named {name!r} as well; {advice}")
+            if kind == "rewards" and name in _REWARD_METRICS:
                 document.report(
-                    choice.key,
-                    f"reward/{choice.name} is a metric of ppokit's own; give this reward another name:",
+                    key, f"reward/{name} is a metric of ppokit's own; give this reward another name:"
                 )
-            seen.setdefault(choice.name, choice.key)
+            seen.setdefault(name, key)
 
 
 def _minibatches(sections: Mapping[str, Any], document: Document) -> None:
@@ -186,12 +184,12 @@ def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:
 
 
 def _value_adapter(
-    lora: LoraSettings | None, choices: Mapping[str, Sequence[SelectedComponent | None]], document: Document
+    lora: LoraSettings | None, by_kind: Mapping[str, Sequence[SelectedComponent | None]], document: Document
 ) -> None:
-    chosen = [choice for group in choices.values() for choice in group]
+    chosen = list(chain(*by_kind.values()))
     if lora is None or lora.value_adapter is None or None in chosen:
         return
-    if not any(choice is not None and "values" in choice.component.needs for choice in chosen):
+    if not any("values" in selected.needs for selected in filter(None, chosen)):
         document.report(
             "lora.value_adapter",
             "no estimator or loss of this recipe needs a value function, so nothing would begin as that "

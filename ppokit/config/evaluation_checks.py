@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from ppokit.config.components import SelectedComponent
 from ppokit.config.evaluation_settings import EvaluationSettings
 from ppokit.config.prompt_settings import PromptFileSettings
-from ppokit.config.settings import SelectedComponent
 from ppokit.config.yaml_file import Document
 from ppokit.errors import PpokitError, plugin_call
 from ppokit.messages import listed, suggest
@@ -19,7 +19,7 @@ EVALUATOR_NEEDS = frozenset({"old_logprobs", "ref_logprobs"})
 
 def check_evaluation(
     evaluation: EvaluationSettings | None,
-    choices: Mapping[str, Sequence[SelectedComponent | None]],
+    by_kind: Mapping[str, Sequence[SelectedComponent | None]],
     training: CheckContext,
     columns: Callable[[PromptFileSettings], tuple[str, ...] | None],
     document: Document,
@@ -28,12 +28,12 @@ def check_evaluation(
 
     Args:
         evaluation: None where it is invalid or not there.
-        choices: by kind; None for one that is invalid.
+        by_kind: by kind; None for one that is invalid.
         training: what the other components' checks are given.
         columns: of a file of prompts; reports what is wrong with it.
         document: collects the problems.
     """
-    evaluators = [choice for choice in choices.get("evaluators", ()) if choice is not None]
+    evaluators = [selected for selected in by_kind["evaluators"] if selected is not None]
     if evaluation is None:
         return
 
@@ -41,7 +41,7 @@ def check_evaluation(
         """What the rewards find wrong with these columns and not with the training prompts'."""
         problems = []
         context = replace(training, columns=tuple(held_out))
-        for reward in filter(None, choices.get("rewards", ())):
+        for reward in filter(None, by_kind["rewards"]):
             known = component_check(reward, training)
             new = [problem for problem in component_check(reward, context) if problem not in known]
             problems += [f"{reward.key} cannot score it: {problem}" for problem in new]
@@ -53,17 +53,17 @@ def check_evaluation(
         training_columns=training.columns,
         check_rewards=check_rewards,
     )
-    for choice in evaluators:
-        if unusable := choice.component.needs - EVALUATOR_NEEDS:
+    for selected in evaluators:
+        if unusable := selected.needs - EVALUATOR_NEEDS:
             document.report(
-                f"{choice.key}.use",
-                f"the evaluator {choice.component.name!r} needs {listed(sorted(unusable))}; expected "
+                f"{selected.key}.use",
+                f"the evaluator {selected.component.name!r} needs {listed(sorted(unusable))}; expected "
                 f"{listed(sorted(EVALUATOR_NEEDS))} at most",
             )
-        for sentence in component_check(choice, context):
-            document.report(choice.key, sentence)
-    if None not in choices.get("evaluators", ()):
-        _best(evaluation.best, [choice.name for choice in evaluators], document)
+        for sentence in component_check(selected, context):
+            document.report(selected.key, sentence)
+    if None not in by_kind["evaluators"]:
+        _best(evaluation.best, [selected.name for selected in evaluators], document)
 
 
 def _best(best: str | None, names: Sequence[str], document: Document) -> None:
@@ -79,13 +79,13 @@ def _best(best: str | None, names: Sequence[str], document: Document) -> None:
         )
 
 
-def component_check(choice: SelectedComponent, context: CheckContext) -> list[str]:
+def component_check(selected: SelectedComponent, context: CheckContext) -> list[str]:
     """What the component itself finds wrong."""
-    if choice.component.check is None:
+    if selected.component.check is None:
         return []
     try:
-        with plugin_call(f"plugin {choice.plugin}", "check"):
-            problems = choice.component.check(choice.options, context)
+        with plugin_call(f"plugin {selected.plugin}", "check"):
+            problems = selected.component.check(selected.options, context)
             return [problems] if isinstance(problems, str) else list(problems)
     except PpokitError as error:  # a plugin's fault must not hide the recipe's other problems
         return [str(error)]

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from ppokit.config import environment
+from ppokit.config.components import SelectedComponent
 from ppokit.config.evaluation_settings import EvaluationSettings
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.section import Section
@@ -16,7 +17,6 @@ from ppokit.config.settings import (
     LISTS,
     OPTIONAL,
     SECTIONS,
-    SelectedComponent,
     Settings,
     Value,
 )
@@ -25,6 +25,14 @@ from ppokit.errors import PluginError, PpokitError, plugin_call
 from ppokit.messages import listed, shown, suggest
 
 _INVALID = object()
+_NOUNS = {
+    "rewards": "reward",
+    "advantages": "advantages",
+    "losses": "loss",
+    "rollout": "rollout engine",
+    "evaluators": "evaluator",
+    "observers": "observer",
+}
 
 
 class RecipeReader:
@@ -66,7 +74,7 @@ class RecipeReader:
         if name in LISTS:
             return self._list(name, name, content, required)
         if name in CHOSEN:
-            return self._choice(name, name, content)
+            return self._chosen(name, name, content)
         if name in OPTIONAL and content is None:
             return None
         if name == "evaluation":
@@ -107,11 +115,11 @@ class RecipeReader:
         if required and not content:
             self.document.report(key, "got an empty list; expected at least one entry")
             return _INVALID
-        items = [self._choice(kind, join(key, i), item) for i, item in enumerate(content)]
+        items = [self._chosen(kind, join(key, i), item) for i, item in enumerate(content)]
         return _INVALID if any(item is _INVALID for item in items) else items
 
-    def _choice(self, kind: str, key: str, content: Any) -> Any:
-        """The core's settings of one section; its choice goes to `choices`, None where it is invalid."""
+    def _chosen(self, kind: str, key: str, content: Any) -> Any:
+        """The core's settings of one section; its component goes to `selected`, None where it is invalid."""
         if not isinstance(content, dict):
             self.document.report(key, f"got {shown(content)}; expected a mapping with use:")
             self.selected[kind].append(None)
@@ -127,7 +135,10 @@ class RecipeReader:
             return settings or _INVALID
         component, options, plugin = chosen
         name = getattr(settings, "name", None) or component.name
-        self.selected[kind].append(SelectedComponent(kind, key, name, settings, component, options, plugin))
+        recipe = self.document.where(join(key, "use"))
+        where = f"{_NOUNS[kind]} {name!r} (plugin {plugin}; recipe: {recipe})"
+        selected = SelectedComponent(kind, key, name, settings, component, options, plugin, where)
+        self.selected[kind].append(selected)
         return settings
 
     def _component(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSettings
 from ppokit.config.prompt_settings import PromptSettings
 from ppokit.config.section import Name, Section, Text, at_home
 from ppokit.plugin.generation import SamplingParams
 from ppokit.plugin.masked import Variance
-from ppokit.plugin.protocols import Component
 
 Value = Literal["own_adapter", "policy_trunk", "detached_trunk"]
 FastPaths = Literal["auto", "off"]
@@ -252,26 +250,3 @@ OPTIONAL = frozenset({"lora", "value", "evaluation"})
 
 LISTS = frozenset({"rewards", "losses", "observers"})
 """Sections that are lists."""
-
-
-@dataclass(frozen=True)
-class SelectedComponent:
-    """A component that the recipe names with `use:`.
-
-    Attributes:
-        kind: `rewards`, `advantages`, `losses`, `rollout`, `evaluators` or `observers`.
-        key: where the recipe names it, e.g. `rewards[0]` or `evaluation.evaluators[0]`.
-        name: its own `name:`, or that of the component.
-        settings: the core's keys of its section.
-        component: what the plugin offers.
-        options: the plugin's keys, validated.
-        plugin: how errors name the plugin: `ppokit_rewards.sentiment, ppokit 0.1.0`.
-    """
-
-    kind: str
-    key: str
-    name: str
-    settings: Section
-    component: Component = field(compare=False)  # each registry has its own; `plugin` tells which
-    options: BaseModel
-    plugin: str

@@ -38,6 +38,7 @@ class Document:
         problems: collected until all of them are raised at once.
         references: by path, a text with `${NAME}` in it as the recipe has it.
         hidden: what such a text became, and the text, which stands in messages in its place.
+        source: the file, or `recipe`.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     references: dict[KeyPath, str] = field(default_factory=dict)
     hidden: dict[str, str] = field(default_factory=dict)
+    source: str = "recipe"
 
     def report(self, key: str, message: str) -> None:
         """Collect a problem, on the line of the key or of the nearest key above it."""
@@ -56,6 +58,13 @@ class Document:
         if override is not None:
             message = f"{message} (from the override {override!r})"
         self.problems.append(Problem(key, message, line))
+
+    def where(self, key: str) -> str:
+        """A key and where it stands: `rewards[0].use, recipes/quickstart.yaml line 9`."""
+        override, line = origin(key, self.lines, self.overrides)
+        if override is not None:
+            return f"{key}, override {override!r}"
+        return f"{key}, {self.source}" + (f" line {line}" if line is not None else "")
 
 
 def origin(key: str, lines: Mapping[str, int], overrides: Mapping[str, str]) -> tuple[str | None, int | None]:
@@ -105,16 +114,18 @@ def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text_node)
 
 
-def read(path: Path) -> Document:
+def read(path: str) -> Document:
     """Read a recipe's file; what cannot be read is a problem of the document."""
+    file = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        document = parse(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        return Document(problems=[Problem("", "not UTF-8 text", line)])
+        line = file.read_bytes()[: error.start].count(b"\n") + 1
+        document = Document(problems=[Problem("", "not UTF-8 text", line)])
     except OSError as error:
-        return Document(problems=[Problem("", f"cannot be read: {error.strerror or error}")])
-    return parse(text)
+        document = Document(problems=[Problem("", f"cannot be read: {error.strerror or error}")])
+    document.source = path
+    return document
 
 
 def parse(text: str) -> Document:

@@ -10,30 +10,13 @@ import torch
 
 from ppokit.errors import PluginError, plugin_call
 from ppokit.messages import listed, suggest
-from ppokit.plugin.protocols import Evaluator
 from ppokit.training.metrics import as_numbers, component_metrics
 
 if TYPE_CHECKING:
+    from ppokit.config.components import BuiltComponent
     from ppokit.config.evaluation_settings import EvaluationSettings
     from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
     from ppokit.plugin.protocols import Need
-
-
-@dataclass(frozen=True)
-class NamedEvaluator:
-    """An evaluator of the recipe's.
-
-    Attributes:
-        name: in metrics, `eval/<name>/...`.
-        where: how errors name it.
-        evaluator: the object.
-        needs: what must be computed of the rollouts that it asks for.
-    """
-
-    name: str
-    where: str
-    evaluator: Evaluator
-    needs: frozenset[Need] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ class Evaluation:
         self,
         settings: EvaluationSettings,
         steps: int,
-        evaluators: Sequence[NamedEvaluator],
+        evaluators: Sequence[BuiltComponent],
         held_out: HeldOutPrompts,
     ) -> None:
         self.settings = settings
@@ -84,7 +67,7 @@ class Evaluation:
     @property
     def needs(self) -> frozenset[Need]:
         """What any evaluator needs."""
-        return frozenset(need for named in self.evaluators for need in named.needs)
+        return frozenset(need for evaluator in self.evaluators for need in evaluator.needs)
 
     def is_due(self, step: int) -> bool:
         """Whether the policy after so many steps is to be evaluated, and was not yet."""
@@ -99,11 +82,11 @@ class Evaluation:
         metrics: dict[str, float] = {}
         # An evaluator that draws must not change what training draws after it.
         with torch.random.fork_rng():
-            for named in self.evaluators:
-                with plugin_call(named.where, "evaluate"):
-                    reported = named.evaluator.evaluate(replace(view, seen=named.needs), step)
+            for evaluator in self.evaluators:
+                with plugin_call(evaluator.where, "evaluate"):
+                    reported = evaluator.instance.evaluate(replace(view, seen=evaluator.needs), step)
                 checked = component_metrics(
-                    reported, named.where, responses=1, prefix=f"eval/{named.name}/", taken=metrics
+                    reported, evaluator.where, responses=1, prefix=f"eval/{evaluator.name}/", taken=metrics
                 )
                 metrics.update(as_numbers(checked))
         self.measured = step

@@ -9,62 +9,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar, cast, get_args
+from dataclasses import replace
+from typing import TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
 
+from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
 from ppokit.errors import PluginError, PpokitError, RewardError, in_one_paragraph, plugin_call
 from ppokit.plugin.needs import only_needed
-from ppokit.plugin.protocols import Need, RewardProvider
 from ppokit.plugin.types import Outcome, RewardOutput, Rollout
-from ppokit.rewards.scaling import Scaling
 from ppokit.training.metrics import UNSCORED, Reduction, component_metrics, merge
 
 T = TypeVar("T")
 
 
-@dataclass
-class Provider:
-    """A reward provider as the recipe uses it.
-
-    Attributes:
-        name: in metrics and in the rollouts' files.
-        where: how errors name it: recipe key, file and line, plugin.
-        provider: the object.
-        weight: factor of its scores in the sum of rewards.
-        scaling: what is done to its scores before the weight.
-        needs: what it sees of a rollout beside texts, tokens and rows.
-        runs_on: see `Component`; where it is `main`, others have an `Elsewhere`.
-    """
-
-    name: str
-    where: str
-    provider: RewardProvider
-    weight: float = 1.0
-    scaling: Scaling = field(default_factory=Scaling)
-    needs: frozenset[Need] = frozenset()
-    runs_on: Literal["each", "main"] = "each"
-
-    def __post_init__(self) -> None:
-        if not callable(getattr(self.provider, "score", None)):
-            raise PluginError(
-                f"{self.where} built a {type(self.provider).__name__}; expected an object with a method "
-                "score(rollout)."
-            )
-
-
-class Elsewhere:
-    """Stands for a provider that the main process alone has; it is asked for nothing."""
-
-    def score(self, rollout: Rollout) -> RewardOutput:
-        raise AssertionError("the main process asks it for all responses")
-
-
-def ask(provider: Provider, rollout: Rollout, processes: Processes, max_failed: float) -> RewardOutput:
-    """A provider's output for the whole rollout: each process asks for its share, every one gets all.
+def ask(reward: BuiltComponent, rollout: Rollout, processes: Processes, max_failed: float) -> RewardOutput:
+    """A reward's output for the whole rollout: each process asks for its share, every one gets all.
 
     Args:
         max_failed: the largest share of the responses that may fail.
@@ -77,7 +39,7 @@ def ask(provider: Provider, rollout: Rollout, processes: Processes, max_failed: 
     """
     count = len(rollout)
     own = processes.share(count)
-    if provider.runs_on == "main":
+    if reward.runs_on == "main":
         own = range(count if processes.is_main else 0)
     share = rollout.select(own)
     output: RewardOutput | None = None
@@ -85,8 +47,8 @@ def ask(provider: Provider, rollout: Rollout, processes: Processes, max_failed: 
     with processes.together():
         if len(share):
             # A view of its own: what a provider does to it changes nothing for others or for later steps.
-            answer, failure = attempt(provider.where, lambda: provider.provider.score(_view(provider, share)))
-            output = None if failure else _checked(answer, share, provider)
+            answer, failure = attempt(reward.where, lambda: reward.instance.score(_view(reward, share)))
+            output = None if failure else _checked(answer, share, reward)
     if output is None:
         output = RewardOutput.of_scores(torch.zeros(len(share)), "failed")
     records = processes.gather([(failure, output)])
@@ -95,7 +57,7 @@ def ask(provider: Provider, rollout: Rollout, processes: Processes, max_failed: 
     if failed / max(1, count) > max_failed:  # not by a product: 0.29 * 100 is below 29
         first = next((failure for failure, _ in records if failure), "it reported them as failed")
         raise RewardError(
-            f"{provider.where} failed for {failed} of {count} responses, more than "
+            f"{reward.where} failed for {failed} of {count} responses, more than "
             f"run.max_failed_rewards allows ({max_failed:g} of them). First cause: {first}"
         )
     return merged
@@ -117,7 +79,7 @@ def attempt(where: str, call: Callable[[], T]) -> tuple[T | None, str]:
         return None, str(cause) if isinstance(cause, PpokitError) else in_one_paragraph(cause)
 
 
-def _checked(output: object, rollout: Rollout, provider: Provider) -> RewardOutput:
+def _checked(output: object, rollout: Rollout, reward: BuiltComponent) -> RewardOutput:
     """What a provider returned of a rollout, as float32 on the CPU, without gradient; 0 where not scored.
 
     Raises:
@@ -126,7 +88,7 @@ def _checked(output: object, rollout: Rollout, provider: Provider) -> RewardOutp
     b, r = rollout.response_ids.shape
 
     def broken(actual: str, expected: str) -> PluginError:
-        return PluginError(f"{provider.where} returned {actual}; expected {expected}.")
+        return PluginError(f"{reward.where} returned {actual}; expected {expected}.")
 
     def numbers(name: str, given: object, shape: list[int], axes: str) -> Tensor:
         if not isinstance(given, Tensor):
@@ -167,15 +129,15 @@ def _checked(output: object, rollout: Rollout, provider: Provider) -> RewardOutp
             f"{whole[index].item()} for sample {rollout.ids[index]} (response {response!r})",
             "a finite number, or the outcome abstained or failed",
         )
-    prefix = f"reward/{provider.name}/"
+    prefix = f"reward/{reward.name}/"
     taken = [prefix + outcome for outcome in UNSCORED]
-    metrics = component_metrics(output.metrics, provider.where, responses=b, prefix=prefix, taken=taken)
+    metrics = component_metrics(output.metrics, reward.where, responses=b, prefix=prefix, taken=taken)
     return RewardOutput(scores, tuple(outcomes), tokens, metrics)
 
 
-def _view(provider: Provider, share: Rollout) -> Rollout:
+def _view(reward: BuiltComponent, share: Rollout) -> Rollout:
     """A share of a rollout as a provider sees it: a copy, rows included, of what it needs."""
-    seen = only_needed(share, provider.needs)
+    seen = only_needed(share, reward.needs)
     copied = seen.select(range(len(seen)))
     greedy = None if seen.greedy is None else seen.greedy.select(range(len(seen.greedy)))
     return replace(copied, rows=[deepcopy(row) for row in seen.rows], greedy=greedy)

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
-from ppokit.errors import RewardError
+from ppokit.errors import PluginError, RewardError
 from ppokit.plugin.reductions import Mean, Metric
 from ppokit.plugin.types import Outcome, Rewards, Rollout
-from ppokit.rewards.outcomes import Provider, ask
+from ppokit.rewards.outcomes import ask
+from ppokit.rewards.scaling import Scaling
 
 
 class Scorer:
@@ -24,12 +26,22 @@ class Scorer:
 
     Args:
         max_failed: the largest share of a rollout's responses for which a provider may fail.
+
+    Raises:
+        PluginError: a reward has built what cannot score.
     """
 
-    def __init__(self, providers: Sequence[Provider], processes: Processes, max_failed: float) -> None:
-        self.providers = list(providers)
+    def __init__(self, rewards: Sequence[BuiltComponent], processes: Processes, max_failed: float) -> None:
+        self.rewards = [(reward, Scaling(reward.settings.scale, reward.settings.clip)) for reward in rewards]
         self.processes = processes
         self.max_failed = max_failed
+        for reward in rewards:
+            elsewhere = reward.runs_on == "main" and not processes.is_main
+            if not elsewhere and not callable(getattr(reward.instance, "score", None)):
+                raise PluginError(
+                    f"{reward.where} built a {type(reward.instance).__name__}; expected an object with a "
+                    "method score(rollout)."
+                )
 
     def score(self, rollout: Rollout, *, learn: bool = True) -> Rewards:
         """Rewards of a rollout; each process scores its share, every one gets all of them.
@@ -97,31 +109,29 @@ class Scorer:
         breakdown: dict[str, Tensor] = {}
         outcomes: dict[str, tuple[Outcome, ...]] = {}
         metrics: dict[str, Metric] = {}
-        some_weight = any(provider.weight for provider in self.providers)
+        some_weight = any(reward.settings.weight for reward, _ in self.rewards)
         some_sequence = False
-        for provider in self.providers:
-            output = ask(provider, rollout, self.processes, self.max_failed)
+        for reward, scaling in self.rewards:
+            output, weight = ask(reward, rollout, self.processes, self.max_failed), reward.settings.weight
             scored = torch.tensor([outcome == "scored" for outcome in output.outcomes], dtype=torch.bool)
             raw, tokens = output.scores, output.token_scores
             whole = raw if tokens is None else raw + tokens.sum(dim=1)
-            breakdown[provider.name] = whole.where(scored, torch.full((), float("nan")))
+            breakdown[reward.name] = whole.where(scored, torch.full((), float("nan")))
             try:
-                scaled, scaled_tokens = provider.scaling.apply(raw, tokens, scored, learn=learn)
+                scaled, scaled_tokens = scaling.apply(raw, tokens, scored, learn=learn)
             except ValueError as error:
-                raise RewardError(f"{provider.where}: {error}") from error
-            scores += provider.weight * scaled
+                raise RewardError(f"{reward.where}: {error}") from error
+            scores += weight * scaled
             if scaled_tokens is not None:
-                token_rewards += provider.weight * scaled_tokens
-            if provider.weight or not some_weight:  # without a weight it only watches
+                token_rewards += weight * scaled_tokens
+            if weight or not some_weight:  # without a weight it only watches
                 by_sequence = tokens is None or bool(raw.any())
                 some_sequence |= by_sequence
                 judged[int(by_sequence)] |= scored
                 some_failed |= torch.tensor([o == "failed" for o in output.outcomes], dtype=torch.bool)
-            outcomes[provider.name] = output.outcomes
+            outcomes[reward.name] = output.outcomes
             metrics.update(output.metrics)
-        # The last token that the policy wrote.
-        last = (rollout.loss_mask * torch.arange(rollout.loss_mask.shape[1])).amax(dim=1)
-        token_rewards[torch.arange(len(rollout)), last] += scores
+        token_rewards[last_tokens(rollout.loss_mask)] += scores
         # Where sequence scores are given, a response without one has none: not that of its penalty, 0.
         has_reward = judged[int(some_sequence)] & ~some_failed
         return Rewards(
@@ -136,10 +146,18 @@ class Scorer:
 
     def state_dict(self) -> dict[str, Any]:
         """What scores are scaled by, by provider."""
-        return {p.name: p.scaling.state_dict() for p in self.providers if p.scaling.scale != "none"}
+        return {
+            reward.name: scaling.state_dict() for reward, scaling in self.rewards if scaling.scale != "none"
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        for provider in self.providers:
-            if provider.name in state:
-                provider.scaling.load_state_dict(state[provider.name])
+        for reward, scaling in self.rewards:
+            if reward.name in state:
+                scaling.load_state_dict(state[reward.name])
+
+
+def last_tokens(loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and positions of the last token that the policy wrote of each response."""
+    rows, width = loss_mask.shape
+    return torch.arange(rows), (loss_mask * torch.arange(width)).amax(dim=1)

@@ -31,7 +31,7 @@ from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.types import RewardOutput, Rollout
 
 if TYPE_CHECKING:
-    from ppokit.config.settings import SelectedComponent
+    from ppokit.config.components import SelectedComponent
 
 _MAIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -51,29 +51,21 @@ _GRACE_S = 2.0  # for what a plugin does at exit
 
 
 def in_worker(
-    choice: SelectedComponent,
-    use: str,
-    context: BuildContext,
-    where: str,
-    timeout: float,
-    disabled: Sequence[str] = (),
+    reward: SelectedComponent, context: BuildContext, disabled: Sequence[str] = ()
 ) -> WorkerProvider:
     """The provider that a recipe names, in a process of its own.
 
     Args:
-        choice: the recipe's, with its validated options.
-        use: how the recipe names it.
+        reward: the recipe's, with a timeout for its calls; building is not limited.
         context: for the component's `build`; a base cannot be shared with another process.
-        where: how errors name it.
-        timeout: seconds of a call; building is not limited.
         disabled: plugins that `use` does not mean.
 
     Raises:
         PpokitError: it cannot be built.
     """
-    options = choice.options.model_dump(by_alias=True)
+    options, where = reward.options.model_dump(by_alias=True), reward.where
     try:
-        spec = pickle.dumps((choice.kind, use, options, context, where, tuple(disabled)))
+        spec = pickle.dumps((reward.kind, reward.settings.use, options, context, where, tuple(disabled)))
     except Exception as error:
         raise PluginError(
             f"{where}: its options cannot be sent to the process that a timeout needs: {error}"
@@ -81,7 +73,7 @@ def in_worker(
     worker = _Worker(spec)
     base = StatefulWorkerProvider if worker.stateful else WorkerProvider
     heard = {event: _forward(event, names) for event, names in worker.events.items()}
-    provider: WorkerProvider = type(base.__name__, (base,), heard)(worker, timeout)
+    provider: WorkerProvider = type(base.__name__, (base,), heard)(worker, reward.settings.timeout)
     return provider
 
 

@@ -1,53 +1,30 @@
-"""What a trainer does without a loop: fit to recorded, rated responses, and answer.
+"""What a trainer does without a loop: one PPO update on recorded, rated responses, and answers.
 
-The functions are methods of `PPOTrainer`.
+The public functions are methods of `PPOTrainer`.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from ppokit.config.recipe import Recipe
-from ppokit.distributed import Processes
-from ppokit.plugin.types import Advantages, RewardOutput, Rewards, Rollout
-from ppokit.rewards.outcomes import Provider
-from ppokit.rewards.scorer import Scorer
-from ppokit.rollout.collect import Collector
-from ppokit.rollout.policy import Prediction
-from ppokit.rollout.recorded import check_estimator, check_given
+import torch
 
+from ppokit.errors import DataError
+from ppokit.plugin.protocols import CheckContext
+from ppokit.plugin.types import Outcome, Rewards, Rollout
+from ppokit.rewards.scorer import last_tokens
 
-class Verbs(Protocol):
-    """What is used of a trainer.
-
-    Attributes:
-        step: the step that was done last.
-        current: the step that is being done.
-    """
-
-    recipe: Recipe
-    processes: Processes
-    collector: Collector
-    step: int
-    current: int
-
-    def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages: ...
-
-    def update(
-        self, rollout: Rollout, advantages: Advantages, *, epochs: int | None, minibatches: int | None
-    ) -> dict[str, float]: ...
-
-    def report(
-        self, rollout: Rollout, rewards: Rewards, advantages: Advantages, stats: dict[str, float]
-    ) -> dict[str, float]: ...
-
-    def save(self) -> None: ...
+if TYPE_CHECKING:
+    from ppokit.config.components import SelectedComponent
+    from ppokit.rollout.policy import Prediction
+    from ppokit.trainer import PPOTrainer
 
 
 def fit_recorded(
-    trainer: Verbs,
+    trainer: PPOTrainer,
     prompts: Sequence[str],
     responses: Sequence[str],
     rewards: Sequence[float],
@@ -74,9 +51,9 @@ def fit_recorded(
     check_estimator(trainer.recipe.advantages, prompts)
     settings = trainer.recipe.settings
     per_step = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
-    minibatches = max(1, math.ceil(len(responses) / max(1, per_step // settings.update.minibatches)))
+    minibatches = math.ceil(len(responses) / (per_step // settings.update.minibatches))
     rollout = recorded_rollout(trainer, prompts, responses, minibatches=minibatches)
-    given = given_rewards(rollout, rewards, trainer.processes)
+    given = given_rewards(rollout, rewards)
     advantages = trainer.estimate(rollout, given)
     stats = trainer.update(rollout, advantages, epochs=epochs, minibatches=minibatches)
     metrics = trainer.report(rollout, given, advantages, stats)
@@ -85,29 +62,74 @@ def fit_recorded(
 
 
 def recorded_rollout(
-    trainer: Verbs, prompts: Sequence[str], responses: Sequence[str], *, minibatches: int | None = None
+    trainer: PPOTrainer, prompts: Sequence[str], responses: Sequence[str], *, minibatches: int | None = None
 ) -> Rollout:
     """Recorded responses, one per prompt, with what is needed of them; mini-batches as in `update`."""
     trainer.current = trainer.step + 1
     return trainer.collector.recorded(prompts, responses, trainer.current, minibatches=minibatches)
 
 
-def predict_next(trainer: Verbs, prompts: Sequence[str]) -> list[Prediction]:
+def predict_next(trainer: PPOTrainer, prompts: Sequence[str]) -> list[Prediction]:
     """Next-token probabilities and a greedy response of the policy as it is now, per prompt."""
     return trainer.collector.view(trainer.current).predict(prompts)
 
 
-def answer_greedily(trainer: Verbs, prompts: Sequence[str]) -> list[str]:
+def answer_greedily(trainer: PPOTrainer, prompts: Sequence[str]) -> list[str]:
     """Greedy responses of the policy as it is now, one per prompt."""
     return trainer.collector.view(trainer.current).generate(prompts).responses
 
 
-def given_rewards(rollout: Rollout, numbers: Sequence[float], processes: Processes) -> Rewards:
+def given_rewards(rollout: Rollout, numbers: Sequence[float]) -> Rewards:
     """One number per response, in the rollout's order, as its reward."""
-    by_id = dict(zip(rollout.ids, map(float, numbers), strict=True))
+    scores, scored = torch.tensor(list(map(float, numbers))), torch.ones(len(rollout), dtype=torch.bool)
+    token_rewards = torch.zeros(rollout.response_ids.shape)
+    token_rewards[last_tokens(rollout.loss_mask)] += scores
+    outcome: Outcome = "scored"
+    outcomes = {"given": (outcome,) * len(rollout)}
+    return Rewards(token_rewards, scores, {"given": scores}, outcomes, scored=scored, trained=scored)
 
-    class Given:
-        def score(self, share: Rollout) -> RewardOutput:
-            return RewardOutput.from_values([by_id[name] for name in share.ids])
 
-    return Scorer([Provider("given", "fit", Given())], processes, 0.0).score(rollout)
+def check_given(
+    prompts: Sequence[str], responses: Sequence[str], rewards: Sequence[float], epochs: int
+) -> None:
+    """What fit is given can be trained on.
+
+    Raises:
+        DataError: lengths differ, nothing was given, a text is no text, or a reward no finite number.
+    """
+    sizes = (len(prompts), len(responses), len(rewards))
+    if len(set(sizes)) != 1 or not sizes[0]:
+        raise DataError(
+            f"fit: got {sizes[0]} prompts, {sizes[1]} responses and {sizes[2]} rewards; expected as many of "
+            "each, at least one."
+        )
+    for name, texts in (("prompts", prompts), ("responses", responses)):
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"fit: {name}[{index}] is {text!r}; expected text.")
+    for index, number in enumerate(rewards):
+        if isinstance(number, bool) or not torch.tensor(float(number)).isfinite():
+            raise DataError(f"fit: rewards[{index}] is {number!r}; expected a finite number, in float32 too.")
+    if epochs < 1:
+        raise DataError(f"fit: got epochs={epochs}; expected 1 or more.")
+
+
+def check_estimator(estimator: SelectedComponent, prompts: Sequence[str]) -> None:
+    """The estimator can do with recorded responses, and with as many to a prompt as there are.
+
+    Raises:
+        DataError: it cannot.
+    """
+    component = estimator.component
+    if "greedy" in component.needs:
+        raise DataError(
+            f"fit: the advantages {component.name!r} compare with a greedy response to each prompt, which "
+            "nobody rated. Choose another estimator in the recipe, such as gae or group_relative."
+        )
+    most = max(Counter(prompts).values())
+    faults = () if component.check is None else component.check(estimator.options, CheckContext(None, most))
+    for fault in faults:
+        raise DataError(
+            f"fit: at most {most} of the responses answer the same prompt, which the advantages "
+            f"{component.name!r} cannot do with: {fault}"
+        )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ppokit.config.components import BuiltComponent
 from ppokit.config.recipe import Recipe
 from ppokit.distributed import Processes
 from ppokit.errors import ModelError, RolloutError, plugin_call
@@ -18,7 +19,6 @@ from ppokit.plugin.generation import (
     GenerationRequest,
     PolicyHandle,
     ResponseSeeds,
-    RolloutEngine,
     SamplingParams,
 )
 from ppokit.plugin.protocols import BuildContext
@@ -31,15 +31,10 @@ class ResponseGenerator:
     """The recipe's rollout engine, and all that is the same in each of its calls.
 
     Attributes:
-        where: how errors name the engine.
-        engine: None on other processes where it runs on the main one.
-        runs_on: see `Component`.
         max_failed: largest share of failed responses in a call.
     """
 
-    engine: RolloutEngine | None
-    where: str
-    runs_on: Literal["each", "main"]
+    engine: BuiltComponent
     sampling: SamplingParams
     max_failed: float
     processes: Processes
@@ -78,9 +73,9 @@ class ResponseGenerator:
         own_ids = ids[share.start * request.n : share.stop * request.n]
         own = Generation([], [], [], [])
         with self.processes.together():
-            if self.engine is not None and len(request):
-                with plugin_call(self.where, "generate"):
-                    own = self.engine.generate(policy, request)
+            if self.engine.instance is not None and len(request):
+                with plugin_call(self.engine.where, "generate"):
+                    own = self.engine.instance.generate(policy, request)
                     check_generation(own, request, policy, own_ids)
         if not policy_logprobs:
             own = replace(own, policy_logprobs=None)
@@ -90,14 +85,14 @@ class ResponseGenerator:
 
     def close(self) -> None:
         """Let the engine close what it holds open."""
-        close = getattr(self.engine, "close", None)
+        close = getattr(self.engine.instance, "close", None)
         if close is not None:
-            with plugin_call(self.where, "close"):
+            with plugin_call(self.engine.where, "close"):
                 close()
 
     def _share(self, prompts: int) -> range:
         """Which of so many prompts this process answers."""
-        if self.runs_on == "main":
+        if self.engine.runs_on == "main":
             return range(prompts if self.processes.is_main else 0)
         return self.processes.share(prompts)
 
@@ -114,7 +109,7 @@ class ResponseGenerator:
         if len(failed) / max(1, len(ids)) > self.max_failed:  # not by a product: 0.29 * 100 is below 29
             first = failed[0]
             raise RolloutError(
-                f"{self.where} failed for {len(failed)} of {len(ids)} responses, more than "
+                f"{self.engine.where} failed for {len(failed)} of {len(ids)} responses, more than "
                 f"run.max_failed_responses allows ({self.max_failed:g} of them). First: sample {ids[first]}: "
                 f"{generation.texts[first] or 'it gave no cause'}"
             )
@@ -126,20 +121,8 @@ def build_generator(recipe: Recipe, context: BuildContext, processes: Processes)
     Raises:
         PpokitError: the engine cannot be built.
     """
-    choice, settings = recipe.engine, recipe.settings
-    where = recipe.component_name(choice)
-    engine: RolloutEngine | None = None
-    if choice.component.runs_on == "each" or processes.is_main:
-        with plugin_call(where, "build"):
-            engine = choice.component.build(choice.options, context)
-    return ResponseGenerator(
-        engine=engine,
-        where=where,
-        runs_on=choice.component.runs_on,
-        sampling=settings.rollout.sampling,
-        max_failed=settings.run.max_failed_responses,
-        processes=processes,
-    )
+    engine, settings = recipe.engine.build(context, is_main=processes.is_main), recipe.settings
+    return ResponseGenerator(engine, settings.rollout.sampling, settings.run.max_failed_responses, processes)
 
 
 def _sample_ids(prompts: PromptBatch, n: int | None, step: int) -> list[str]:

@@ -59,7 +59,7 @@ class RunRecorder:
         Returns: the step that was done last.
         """
         if checkpoint is None:
-            plugins = {choice.key: choice.plugin for choice in recipe.selected}
+            plugins = {selected.key: selected.plugin for selected in recipe.selected}
             self.run_dir.begin(recipe.to_yaml(), provenance(plugins, hashes))
             return 0
         self.run_dir.check_prompts(hashes["prompts"], recipe.settings.prompts.path)

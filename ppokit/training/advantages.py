@@ -10,43 +10,31 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ppokit.config.settings import AdvantageSettings
+from ppokit.config.components import BuiltComponent
 from ppokit.errors import plugin_call
 from ppokit.plugin.masked import masked_whiten
 from ppokit.plugin.needs import only_needed
-from ppokit.plugin.protocols import AdvantageEstimator, Need
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.training.checks import check_estimate
 from ppokit.training.metrics import advantage_metrics, as_numbers, component_metrics, value_metrics
 
 
-def estimate(
-    estimator: AdvantageEstimator,
-    rollout: Rollout,
-    rewards: Rewards,
-    *,
-    settings: AdvantageSettings,
-    needs: frozenset[Need],
-    where: str,
-) -> Advantages:
+def estimate(estimator: BuiltComponent, rollout: Rollout, rewards: Rewards) -> Advantages:
     """Advantages of a rollout, whitened if the settings say so, and which responses are trained on.
 
     A response is left out if `rewards.trained` leaves it out, if the estimator says so, or if it was
     truncated and `mask_truncated` is set; a truncated one still counts in its group's baseline.
 
-    Args:
-        needs: what the estimator sees beside the rewards.
-        where: how errors name it.
-
     Raises:
         PluginError: the estimator failed, or broke its contract.
     """
+    where, settings = estimator.where, estimator.settings
     rows = rewards.trained.nonzero().flatten().tolist()
     if not rows:
         return Advantages(torch.zeros(rollout.response_ids.shape), trained=rewards.trained)
     kept, scored = rollout.select(rows), rewards.select(rows)
     with plugin_call(where, "estimate"):
-        result = estimator.estimate(only_needed(kept, needs), scored)
+        result = estimator.instance.estimate(only_needed(kept, estimator.needs), scored)
     check_estimate(result, kept, where)
     returns = None if result.returns is None else result.returns.detach()
     result = replace(result, advantages=result.advantages.detach(), returns=returns)
@@ -73,9 +61,7 @@ def estimate(
         return whole
 
     returns = None if result.returns is None else of_all(result.returns)
-    return replace(
-        result, advantages=of_all(advantages), returns=returns, metrics=metrics, trained=whole_trained
-    )
+    return Advantages(of_all(advantages), returns, metrics, whole_trained)
 
 
 def select_trained(

@@ -8,23 +8,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ppokit.config.components import BuiltComponent
 from ppokit.errors import PluginError, plugin_call
 from ppokit.plugin.needs import only_needed
-from ppokit.plugin.protocols import AdvantageWeighting, Loss, Need
+from ppokit.plugin.protocols import AdvantageWeighting, Need
 from ppokit.plugin.types import AdvantageWeights, LossInputs, LossOutput
 from ppokit.training.aggregation import MetricAccumulator
 from ppokit.training.metrics import check_metric_name
-
-
-@dataclass(frozen=True)
-class WeightedLoss:
-    """A loss as the recipe uses it; `where` is how errors name it."""
-
-    name: str
-    where: str
-    loss: Loss | AdvantageWeighting
-    weight: float
-    needs: frozenset[Need]
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class LossGroup:
         needs: of all its losses.
     """
 
-    losses: tuple[WeightedLoss, ...]
+    losses: tuple[BuiltComponent, ...]
     policy: bool
     value: bool
     needs: frozenset[Need]
@@ -66,13 +56,13 @@ class LossGroup:
             accumulator.add("policy/entropy", inputs.entropy.detach(), inputs.mask)
         total = zero
         for loss in self.losses:
-            if isinstance(loss.loss, AdvantageWeighting):
-                inputs = _weighed(loss, loss.loss, inputs, accumulator)
+            if isinstance(loss.instance, AdvantageWeighting):
+                inputs = _weighed(loss, inputs, accumulator)
         for loss in self.losses:
-            if isinstance(loss.loss, AdvantageWeighting):
+            if isinstance(loss.instance, AdvantageWeighting):
                 continue
             with plugin_call(loss.where, "token_losses"):
-                output = loss.loss.token_losses(only_needed(inputs, loss.needs))
+                output = loss.instance.token_losses(only_needed(inputs, loss.needs))
             _check(loss, output, inputs)
             tokens = output.token_losses.where(inputs.mask, zero)
             part = (tokens * weights).sum()
@@ -81,11 +71,11 @@ class LossGroup:
                 return Failure(f"loss {loss.name!r} is {part.item()}", rows)
             accumulator.add_sum(f"loss/{loss.name}", part.item())
             _add_metrics(loss, output.metrics, inputs.mask, accumulator)
-            total = total + loss.weight * part
+            total = total + loss.settings.weight * part
         return total
 
 
-def grouped(losses: Sequence[WeightedLoss], *, one_trunk: bool) -> list[LossGroup]:
+def grouped(losses: Sequence[BuiltComponent], *, one_trunk: bool) -> list[LossGroup]:
     """Losses of the value alone pass through the value adapter by themselves: half the memory.
 
     Args:
@@ -109,12 +99,10 @@ def grouped(losses: Sequence[WeightedLoss], *, one_trunk: bool) -> list[LossGrou
     ]
 
 
-def _weighed(
-    loss: WeightedLoss, reweighing: AdvantageWeighting, inputs: LossInputs, accumulator: MetricAccumulator
-) -> LossInputs:
+def _weighed(loss: BuiltComponent, inputs: LossInputs, accumulator: MetricAccumulator) -> LossInputs:
     """The inputs with weighed advantages."""
     with plugin_call(loss.where, "advantage_weights"):
-        output = reweighing.advantage_weights(only_needed(inputs, loss.needs))
+        output = loss.instance.advantage_weights(only_needed(inputs, loss.needs))
     if not isinstance(output, AdvantageWeights):
         raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected AdvantageWeights.")
     _check_shapes(loss, {"weights": output.weights, **output.metrics}, inputs)
@@ -126,7 +114,7 @@ def _weighed(
 
 
 def _add_metrics(
-    loss: WeightedLoss, metrics: Mapping[str, Tensor], mask: Tensor, accumulator: MetricAccumulator
+    loss: BuiltComponent, metrics: Mapping[str, Tensor], mask: Tensor, accumulator: MetricAccumulator
 ) -> None:
     """What a loss reports; as `loss/<its name>/<metric>` where another component reports under that name."""
     for name, numbers in metrics.items():
@@ -137,13 +125,13 @@ def _add_metrics(
             raise PluginError(f"{loss.where} returned the metric {name!r} with numbers that are not finite.")
 
 
-def _check(loss: WeightedLoss, output: object, inputs: LossInputs) -> None:
+def _check(loss: BuiltComponent, output: object, inputs: LossInputs) -> None:
     if not isinstance(output, LossOutput):
         raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected a LossOutput.")
     _check_shapes(loss, {"token_losses": output.token_losses, **output.metrics}, inputs)
 
 
-def _check_shapes(loss: WeightedLoss, named: Mapping[str, Tensor], inputs: LossInputs) -> None:
+def _check_shapes(loss: BuiltComponent, named: Mapping[str, Tensor], inputs: LossInputs) -> None:
     expected = list(inputs.mask.shape)
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):

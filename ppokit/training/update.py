@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
 from ppokit.models.roles import ModelRoles
 from ppokit.plugin.kl_estimators import kl
@@ -19,7 +20,7 @@ from ppokit.training.advantages import select_trained
 from ppokit.training.aggregation import MetricAccumulator, token_weights
 from ppokit.training.backend import Backend
 from ppokit.training.gradients import TrainingData, accumulate_gradients
-from ppokit.training.losses import WeightedLoss, grouped
+from ppokit.training.losses import grouped
 from ppokit.training.metrics import KL_ESTIMATORS
 from ppokit.training.microbatches import MicroBatcher, StepBatches
 from ppokit.training.schedule import learning_rate_at
@@ -41,7 +42,7 @@ class Updater:
         self,
         roles: ModelRoles,
         backend: Backend,
-        losses: Sequence[WeightedLoss],
+        losses: Sequence[BuiltComponent],
         microbatches: MicroBatcher,
         settings: Settings,
         processes: Processes,

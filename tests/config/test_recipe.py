@@ -100,10 +100,10 @@ def test_a_good_recipe() -> None:
 
 def test_where() -> None:
     recipe = load("run.steps=7")
-    assert recipe.where("rewards[0].use") == "rewards[0].use, r.yaml line 10"
-    assert recipe.where("rewards[1].name") == "rewards[1].name, r.yaml line 14"
-    assert recipe.where("run.steps") == "run.steps, override 'run.steps=7'"
-    assert recipe.where("observers") == "observers, r.yaml"
+    assert recipe.document.where("rewards[0].use") == "rewards[0].use, r.yaml line 10"
+    assert recipe.document.where("rewards[1].name") == "rewards[1].name, r.yaml line 14"
+    assert recipe.document.where("run.steps") == "run.steps, override 'run.steps=7'"
+    assert recipe.document.where("observers") == "observers, r.yaml"
 
 
 @pytest.mark.parametrize("overrides", [(), ("lora=null",), ("rewards.0.words=[a, '3e-6', no]",)])

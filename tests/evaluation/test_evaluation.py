@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from components import built
 from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSettings
 from ppokit.errors import PluginError
-from ppokit.evaluation.evaluation import Evaluation, NamedEvaluator
+from ppokit.evaluation.evaluation import Evaluation
 from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
 from rollouts import make_rollout
 
@@ -29,7 +30,7 @@ class Given:
 
 
 def evaluation(*reports: Callable[[Any, int], Any], steps: int = 7, **settings: Any) -> Evaluation:
-    named = [NamedEvaluator(f"e{i}", f"evaluator 'e{i}'", Given(r)) for i, r in enumerate(reports)]
+    named = [built("evaluators", Given(r), f"e{i}", where=f"evaluator 'e{i}'") for i, r in enumerate(reports)]
     section = EvaluationSettings(evaluators=[EvaluatorSettings(use="x")], **settings)
     return Evaluation(section, steps, named, HeldOutPrompts([], []))
 
@@ -160,7 +161,7 @@ def test_an_evaluator_sees_what_it_needs_alone() -> None:
 
     both = evaluation(look, look)
     both.evaluators = [
-        replace(named, needs=frozenset({need}))
+        replace(named, component=replace(named.component, needs=frozenset({need})))
         for named, need in zip(both.evaluators, ("old_logprobs", "ref_logprobs"), strict=True)
     ]
     assert both.measure(1, asked).warnings == ["look", "look"]

@@ -101,7 +101,7 @@ def test_the_ratio_is_against_the_policy_as_fit_began(
         for group in trainer.components.updater.groups
         for loss in group.losses
         if loss.name == "ppo_clip"
-    ).loss
+    ).instance
     seen: dict[float, set[float]] = {}
     real = clip.token_losses
 

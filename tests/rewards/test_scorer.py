@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from components import built
+from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
 from ppokit.errors import PluginError, RewardError
 from ppokit.plugin.reductions import Mean
 from ppokit.plugin.types import RewardOutput, Rewards, Rollout
-from ppokit.rewards.outcomes import Elsewhere, Provider
-from ppokit.rewards.scaling import RunningVariance, Scale, Scaling
+from ppokit.rewards.scaling import RunningVariance
 from ppokit.rewards.scorer import Scorer
 from ppokit.training.metrics import as_numbers, rollout_metrics
 from rollouts import Other, make_rollout, single_process
@@ -43,19 +44,12 @@ def tokens(numbers: Tensor, *scores: float) -> Reward:
     )
 
 
-def provider(
-    reward: Any,
-    name: str = "one",
-    weight: float = 1.0,
-    scale: Scale = "none",
-    clip: tuple[float, float] | None = None,
-    **changes: Any,
-) -> Provider:
+def provider(reward: Any, name: str = "one", weight: float = 1.0, **changes: Any) -> BuiltComponent:
     where = f"reward {name!r} (plugin acme 1.0; recipe: rewards[0].use)"
-    return Provider(name, where, reward, weight, Scaling(scale, clip), **changes)
+    return built("rewards", reward, name, where=where, weight=weight, **changes)
 
 
-def score(*providers: Provider, max_failed: float = 0.0, rollout: Rollout = ROLLOUT) -> Rewards:
+def score(*providers: BuiltComponent, max_failed: float = 0.0, rollout: Rollout = ROLLOUT) -> Rewards:
     return Scorer(providers, single_process(), max_failed).score(rollout)
 
 
@@ -280,7 +274,7 @@ def test_greedy_responses_are_scaled_as_the_sampled_ones_are(scale: Any, divisor
     assert rewards.scores.tolist() == pytest.approx([3 * (n - shift) / divisor for n in (1, 3, 5)])
     assert as_numbers(rewards.metrics)["reward/greedy_mean"] == pytest.approx(3 * (30.0 - shift) / divisor)
     if scale == "running":
-        assert scorer.providers[0].scaling.variance.count == 3
+        assert scorer.rewards[0][1].variance.count == 3
 
 
 def test_token_rewards_count_in_the_greedy_return_and_a_missing_one_leaves_its_group_out() -> None:
@@ -419,7 +413,7 @@ def test_a_provider_on_the_main_process_scores_for_all() -> None:
     rewards = Scorer([reward], Main(Accelerator(cpu=True)), 0.0).score(ROLLOUT)
     assert rewards.scores.tolist() == [1, 0, 3]
     other = Other(sent)
-    same = Scorer([replace(reward, provider=Elsewhere())], other, 0.0).score(ROLLOUT)  # type: ignore[arg-type]
+    same = Scorer([replace(reward, instance=None)], other, 0.0).score(ROLLOUT)  # type: ignore[arg-type]
     assert not other.own[0][0][1].outcomes
     assert (same.scores.tolist(), same.outcomes) == (rewards.scores.tolist(), rewards.outcomes)
 
@@ -435,7 +429,7 @@ def test_an_object_without_score_is_refused_before_it_is_asked() -> None:
     with pytest.raises(
         PluginError, match=r"^reward 'one' \(plugin acme 1\.0.*built a NoneType.*score\(rollout\)"
     ):
-        provider(None)
+        score(provider(None))
 
 
 def test_a_response_that_failed_is_shown_to_nobody_and_has_no_reward() -> None:

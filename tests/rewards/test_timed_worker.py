@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from components import built
 from fake_plugins import distribution
+from ppokit.config.components import SelectedComponent
 from ppokit.config.registry import PluginRegistry
-from ppokit.config.settings import RewardSettings, SelectedComponent
+from ppokit.config.settings import RewardSettings
 from ppokit.errors import PluginError, PpokitError, RewardError
 from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.types import Rollout
-from ppokit.rewards.outcomes import Provider
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.timed_worker import StatefulWorkerProvider, WorkerProvider, in_worker
 from ppokit.run.components import RunComponent
@@ -119,9 +120,9 @@ def worker_for(name: str = "plain", build: str = "well", timeout: float = 60.0) 
     component, plugin = PluginRegistry().component("rewards", use)
     settings = RewardSettings(use=use, timeout=timeout)
     options = component.options.model_validate({"build": build})
-    choice = SelectedComponent("rewards", "rewards[0]", "timed", settings, component, options, plugin)
+    reward = SelectedComponent("rewards", "rewards[0]", "timed", settings, component, options, plugin, WHERE)
     context = BuildContext(torch.device("cpu"), torch.float32, 0)
-    return in_worker(choice, use, context, WHERE, timeout)
+    return in_worker(reward, context)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def worker(folder: Path) -> Iterator[WorkerProvider]:
 
 
 def scorer(worker: WorkerProvider) -> Scorer:
-    return Scorer([Provider("timed", WHERE, worker)], single_process(), 0.0)
+    return Scorer([built("rewards", worker, "timed", where=WHERE)], single_process(), 0.0)
 
 
 def pid(folder: Path) -> int:
@@ -282,9 +283,10 @@ def test_a_disabled_plugin_is_disabled_there(here: Path) -> None:
     use, disabled = "twin", ["rewards.twin@two-dist"]
     component, plugin = PluginRegistry(disabled).component("rewards", use)
     settings = RewardSettings(use=use, timeout=60.0)
-    choice = SelectedComponent("rewards", "rewards[0]", use, settings, component, component.options(), plugin)
+    options = component.options()
+    reward = SelectedComponent("rewards", "rewards[0]", use, settings, component, options, plugin, WHERE)
     context = BuildContext(torch.device("cpu"), torch.float32, 0)
-    worker = in_worker(choice, use, context, WHERE, 60.0, disabled)
+    worker = in_worker(reward, context, disabled)
     assert worker.score(rollout()).scores.tolist() == LENGTHS
     worker.close()
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from components import built
 from policies import policy_of
 from ppokit.data.batches import sequence_lengths, token_batch
 from ppokit.distributed import Processes
@@ -114,11 +115,12 @@ class Decoder:
 PROMPTS = PromptBatch([7, 3], ["seven", "three"], [[1, 7], [1]], [{"x": "a"}, {"x": "b"}])
 
 
+WHERE = "rollout engine 'fake' (plugin fake 1.0; recipe: rollout.use, my.yaml line 3)"
+
+
 def ask(engine: Any, *, max_failed: float = 0.0, **sampling: Any) -> Rollout:
     generator = ResponseGenerator(
-        engine=engine,
-        where="rollout engine 'fake' (plugin fake 1.0; recipe: rollout.use, my.yaml line 3)",
-        runs_on="each",
+        engine=built("rollout", engine, where=WHERE),
         sampling=SamplingParams(**{"max_new_tokens": 4, **sampling}),
         max_failed=max_failed,
         processes=single_process(),
@@ -301,9 +303,9 @@ def test_a_stop_token_that_the_model_does_not_have() -> None:
 def test_an_engine_is_closed_once_it_has_something_to_close() -> None:
     closed: list[bool] = []
     engine: Any = Engine()
-    ResponseGenerator(engine, "", "each", SamplingParams(), 0.0, single_process()).close()
+    ResponseGenerator(built("rollout", engine), SamplingParams(), 0.0, single_process()).close()
     engine.close = lambda: closed.append(True)
-    ResponseGenerator(engine, "", "each", SamplingParams(), 0.0, single_process()).close()
+    ResponseGenerator(built("rollout", engine), SamplingParams(), 0.0, single_process()).close()
     assert closed == [True]
 
 
@@ -338,7 +340,7 @@ def test_an_engine_on_the_main_process_answers_for_all() -> None:
 
     def ask_on(engine: Any, processes: Any) -> Rollout:
         sampling = SamplingParams(max_new_tokens=4)
-        generator = ResponseGenerator(engine, "", "main", sampling, 0.0, processes)
+        generator = ResponseGenerator(built("rollout", engine, runs_on="main"), sampling, 0.0, processes)
         return generator.generate(policy, PROMPTS, n=2, seed=4, step=3)
 
     engine = Engine()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppokit.config.settings import AdvantageSettings
+from components import built
 from ppokit.errors import PluginError
 from ppokit.plugin.reductions import Sum
 from ppokit.plugin.types import Advantages, Rewards, Rollout
@@ -55,8 +55,8 @@ def run(
     estimator: Any, given: Rewards, *, rollout: Rollout = ROLLOUT, needs: Any = (), **settings: Any
 ) -> Advantages:
     where = "advantages 'fixed' (plugin acme 1.0; recipe: advantages.use)"
-    chosen = AdvantageSettings(**settings)
-    return estimate(estimator, rollout, given, settings=chosen, needs=frozenset(needs), where=where)
+    chosen = built("advantages", estimator, "fixed", needs, where=where, **settings)
+    return estimate(chosen, rollout, given)
 
 
 def test_padding_is_0_and_the_rest_is_as_estimated() -> None:

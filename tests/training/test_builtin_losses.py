@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from components import built as as_built
+from ppokit.config.components import BuiltComponent
 from ppokit.plugin.protocols import AdvantageWeighting, BuildContext
 from ppokit.plugin.types import Advantages, Rollout
-from ppokit.training.losses import WeightedLoss
 from test_update import Bench, assert_same, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -37,11 +38,11 @@ LOSSES: list[tuple[str, dict[str, Any]]] = [
 ids = ["-".join([name, *map(str, options.values())]) for name, options in LOSSES]
 
 
-def built(name: str, options: dict[str, Any]) -> list[WeightedLoss]:
+def built(name: str, options: dict[str, Any]) -> list[BuiltComponent]:
     (component,) = import_module(f"ppokit_losses.{name}").ppokit_losses()
     context = BuildContext(torch.device("cpu"), torch.float32, 0)
     loss = component.build(component.options(**options), context)
-    losses = [WeightedLoss(name, f"loss {name!r}", loss, 1.0, component.needs)]
+    losses = [as_built("losses", loss, name, component.needs)]
     # Weights show in another loss's gradient alone.
     return [*built("reinforce", {}), *losses] if isinstance(loss, AdvantageWeighting) else losses
 

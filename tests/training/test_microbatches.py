@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from components import built
 from ppokit.config.settings import LoraSettings
 from ppokit.models.roles import ModelRoles
 from ppokit.plugin.types import Advantages, Rollout
 from ppokit.training.backend import ReplicatedBackend
-from ppokit.training.losses import WeightedLoss
 from ppokit.training.microbatches import MicroBatcher, StepBatches
 from ppokit.training.update import Updater
 from ppokit_losses.gspo import GSPO, GSPOOptions
@@ -131,7 +131,7 @@ class Trained:
         processes = single_process()
         self.batcher = MicroBatcher(settings.update, seed=0, processes=processes, device=self.roles.device)
         needs: Any = frozenset({"new_logprobs", "old_logprobs"})
-        loss = WeightedLoss("gspo", "loss 'gspo'", GSPO(GSPOOptions(), None), 1.0, needs)  # type: ignore[arg-type]
+        loss = built("losses", GSPO(GSPOOptions(), None), "gspo", needs)  # type: ignore[arg-type]
         backend = ReplicatedBackend(self.roles, processes, weight_decay=0.0)
         self.updater = Updater(
             self.roles,

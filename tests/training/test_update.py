@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from components import built
+from ppokit.config.components import BuiltComponent
 from ppokit.config.settings import LoraSettings, Settings
 from ppokit.data.batches import TokenBatch
 from ppokit.errors import PluginError, TrainingError
@@ -20,7 +22,6 @@ from ppokit.models.roles import ModelRoles
 from ppokit.plugin.types import Advantages, AdvantageWeights, LossInputs, LossOutput, Rollout
 from ppokit.training.aggregation import token_weights
 from ppokit.training.backend import ReplicatedBackend
-from ppokit.training.losses import WeightedLoss
 from ppokit.training.microbatches import MicroBatcher
 from ppokit.training.schedule import learning_rate_at
 from ppokit.training.update import Updater
@@ -107,12 +108,12 @@ class Weighing:
         self.advantage_weights = make
 
 
-def weighted(loss: Any, *needs: Any, weight: float = 1.0, name: str = "loss") -> WeightedLoss:
+def weighted(loss: Any, *needs: Any, weight: float = 1.0, name: str = "loss") -> BuiltComponent:
     where = f"loss {name!r} (plugin acme 1.0; recipe: losses[0].use, r.yaml line 3)"
-    return WeightedLoss(name, where, loss, weight, frozenset(needs))
+    return built("losses", loss, name, needs, where=where, weight=weight)
 
 
-def both_losses() -> list[WeightedLoss]:
+def both_losses() -> list[BuiltComponent]:
     return [
         weighted(PolicyLoss(), "new_logprobs", "old_logprobs", name="policy"),
         weighted(ValueLoss(), "values", weight=0.3, name="value"),
@@ -124,7 +125,7 @@ class Bench:
     """An updater whose applied gradients are kept."""
 
     def __init__(
-        self, folder: Path, losses: Sequence[WeightedLoss], value: Any = "own_adapter", **changes: Any
+        self, folder: Path, losses: Sequence[BuiltComponent], value: Any = "own_adapter", **changes: Any
     ) -> None:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -382,12 +383,12 @@ class TestPasses:
         before = bench.logprobs(rollout)
         metrics = bench.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
         assert metrics["update/passes"] == len(bench.gradients) == 6
-        sizes = [len(inputs.mask) for inputs in losses[0].loss.seen]  # type: ignore[attr-defined]
+        sizes = [len(inputs.mask) for inputs in losses[0].instance.seen]
         assert sorted(sizes) == [2, 2, 2, 2, 3, 3]
         assert sum(sizes) == 14
         # Each epoch sees every advantage once: each row of them is recognised by its first number.
         firsts = sorted(advantages.advantages[:, 0].tolist())
-        seen = [n for i in losses[0].loss.seen for n in i.advantages[:, 0].tolist()]  # type: ignore[attr-defined]
+        seen = [n for i in losses[0].instance.seen for n in i.advantages[:, 0].tolist()]
         assert sorted(seen[:7]) == sorted(seen[7:]) == firsts
         assert seen[:7] != seen[7:]
 
@@ -460,7 +461,7 @@ class TestPasses:
         before = bench.logprobs(rollout)
         bench.updater.update(rollout, advantages, step=0, minibatches=3)
         rows = {float(row[0]): i for i, row in enumerate(advantages.advantages)}
-        seen = losses[0].loss.seen  # type: ignore[attr-defined]
+        seen = losses[0].instance.seen
         assert len(seen) == 3
         for inputs in seen:
             expected = before[[rows[float(row[0])] for row in inputs.advantages]]
@@ -587,7 +588,7 @@ class TestFailures:
             bench.updater.update(*samples(2), step=0)
 
     def test_two_losses_with_the_same_metric_keep_their_own(self, tiny_model: Path) -> None:
-        def reporting(number: float, name: str) -> WeightedLoss:
+        def reporting(number: float, name: str) -> BuiltComponent:
             loss = Given(
                 lambda i: LossOutput(-i.new_logprobs, {"a/b": torch.full_like(i.new_logprobs, number)})
             )
@@ -618,7 +619,7 @@ class TestGroups:
         losses = both_losses()
         bench = Bench(tiny_model, losses)
         bench.updater.update(rollout, advantages, step=0)
-        (policy,), (value,) = losses[0].loss.seen, losses[1].loss.seen  # type: ignore[attr-defined]
+        (policy,), (value,) = losses[0].instance.seen, losses[1].instance.seen
         assert policy.values is None
         assert value.new_logprobs is value.entropy is value.old_logprobs is None
         assert [group.needs for group in bench.updater.groups] == [
