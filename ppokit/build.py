@@ -31,6 +31,7 @@ from ppokit.rollout.generate import ResponseGenerator, build_generator
 from ppokit.run.components import RunComponent, closed_on_error
 from ppokit.training.backend import Backend, ReplicatedBackend
 from ppokit.training.microbatches import MicroBatcher
+from ppokit.training.parity import ParityCheck
 from ppokit.training.update import Updater
 
 if TYPE_CHECKING:
@@ -149,7 +150,14 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         raise ModelError("lora.target_modules: no parameter is left to train.")
     backend = ReplicatedBackend(roles, processes, weight_decay=settings.update.weight_decay)
     batcher = MicroBatcher(settings.update, seed=settings.run.seed, processes=processes, device=roles.device)
-    updater = Updater(roles, backend, losses, batcher, settings, processes)
+    parity = ParityCheck(
+        roles,
+        processes,
+        temperature=settings.rollout.temperature,
+        engine=generator.where,
+        limit=settings.rollout.max_logprob_gap,
+    )
+    updater = Updater(roles, backend, losses, batcher, settings, processes, parity)
     rollout_tokens = prompts.longest + settings.rollout.max_new_tokens
     responses = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
     return TrainerComponents(

@@ -74,6 +74,12 @@ class RolloutSettings(Section, SamplingParams):
         description="Drop prompts whose responses all have the same reward, and replace them by new ones "
         "up to this many times per step. Not set: keep all.",
     )
+    max_logprob_gap: float | None = Field(
+        default=None,
+        gt=0,
+        description="Largest difference between the sampler's log-probabilities and the trainer's, in nats "
+        "per token (root mean square), beyond which a step is not taken. Not set: what the dtype explains.",
+    )
 
     @property
     def sampling(self) -> SamplingParams:

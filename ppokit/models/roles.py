@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ppokit.config.settings import FastPaths, LoraSettings
 
-Role = Literal["policy", "reference", "value"]
+Role = Literal["policy", "reference", "value", "base"]
 ValueMode = Literal["own_adapter", "policy_trunk", "detached_trunk"]
 
 
@@ -125,9 +125,14 @@ class ModelRoles:
     # What the roles compute
 
     def logprobs(
-        self, batch: TokenBatch, role: Role, *, temperature: float, entropy: Entropy = "none"
+        self,
+        batch: TokenBatch,
+        role: Role,
+        *,
+        temperature: float,
+        entropy: Entropy = "none",
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies of the response tokens under policy or reference.
+        """Log-probabilities and entropies of the response tokens under policy, reference or base.
 
         Returns: two tensors [b,R], float32, 0 on padding.
         """
@@ -156,10 +161,10 @@ class ModelRoles:
         )
         return batch.scatter(logprobs), batch.scatter(entropies)
 
-    def _head_of(self, role: Role) -> nn.Module:
+    def _head_of(self, role: str) -> nn.Module:
         """The reference of a fully trained model has a frozen head, as it has a frozen trunk."""
         owner = self.model
-        if role == "reference" and self.frozen_copy is not None:
+        if role in ("reference", "base") and self.frozen_copy is not None:
             owner = self.frozen_copy
         head: nn.Module = owner.get_output_embeddings()
         return head
@@ -175,7 +180,7 @@ class ModelRoles:
         """[b,T,H] final hidden states.
 
         Args:
-            role: a `Role`, `base` for the base without any adapter, or the name of an adapter that was added.
+            role: a `Role`, whose `base` has no adapter, or the name of an adapter that was added.
         """
         model = self.model
         if role in ("reference", "base") and self.frozen_copy is not None:

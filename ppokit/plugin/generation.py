@@ -47,6 +47,12 @@ class SamplingParams(BaseModel):
         default=(), description="Token ids that end a response."
     )
 
+    @property
+    def whole_vocabulary(self) -> bool:
+        """Whether tokens are drawn from the policy's own distribution: nothing is ruled out."""
+        limits = (self.top_k, None if self.top_p == 1.0 else self.top_p, self.min_p)
+        return self.min_new_tokens == 0 and limits == (None, None, None)
+
     @field_validator("min_new_tokens")
     @classmethod
     def _below_the_longest(cls, value: int, info: ValidationInfo) -> int:
@@ -108,7 +114,8 @@ class GenerationRequest:
         n: responses per prompt.
         seeds: the randomness of each response; None asks for greedy ones: the likeliest token each time.
         sampling: how tokens are drawn.
-        policy_logprobs: whether `Generation.policy_logprobs` will be used.
+        policy_logprobs: whether `Generation.policy_logprobs` will be used: to compare the sampler with the trainer,
+            and as old log-probabilities (`update.old_logprobs: sampler`).
         training: False where the policy is asked for itself, as in an evaluation: an engine that takes
             responses from elsewhere then lets the policy answer.
     """

@@ -76,6 +76,9 @@ class Rollout:
         policy_version: [B] int64; number of updates of the policy that wrote each response.
         sampler_logprobs: [B,R] float32, as the engine sampled them; of recorded responses those under
             the reference, as if the untrained policy had written them.
+        policy_logprobs: [B,R] float32 by the engine, under the policy that it was given, at the sampling
+            temperature and over the whole vocabulary; NaN on what it did not sample; None where it knows
+            none.
         old_logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by a
             forward like those that train, or by the sampler's (`update.old_logprobs`); None where
             nothing needs them before the update.
@@ -96,6 +99,7 @@ class Rollout:
     outcomes: list[ResponseOutcome]
     policy_version: Tensor
     sampler_logprobs: Tensor
+    policy_logprobs: Tensor | None = None
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     values: Tensor | None = None

@@ -123,7 +123,7 @@ class Collector:
                 n=None if greedy else settings.rollout.responses_per_prompt,
                 seed=settings.run.seed,
                 step=step,
-                policy_logprobs=settings.update.old_logprobs == "sampler" and "old_logprobs" in self.needs,
+                policy_logprobs=not greedy,
             )
 
     def computed(
@@ -138,6 +138,9 @@ class Collector:
         roles = self.roles
         temperature = self.settings.rollout.temperature
         computed: dict[str, Any] = {}
+        known, by_sampler = rollout.policy_logprobs, self.settings.update.old_logprobs == "sampler"
+        if by_sampler and "old_logprobs" in needs and known is not None and not known.isnan().any():
+            rollout = replace(rollout, old_logprobs=known)
         wanted = needs if rollout.old_logprobs is None else needs - {"old_logprobs"}
         pair: frozenset[Need] = frozenset({"old_logprobs", "values"})
         if pair <= wanted and roles.value_mode != "own_adapter":  # both of one trunk, in one pass
@@ -157,10 +160,10 @@ class Collector:
             )
         if "values" in wanted:
             computed["values"] = self._forward("values", batches, roles.values)
-        known = computed.get("ref_logprobs", computed.get("old_logprobs"))
-        if known is not None:  # of recorded responses nobody knows better
+        stand_in = computed.get("ref_logprobs", computed.get("old_logprobs"))
+        if stand_in is not None:  # of recorded responses nobody knows better
             drawn = rollout.sampler_logprobs
-            computed["sampler_logprobs"] = known.where(drawn.isnan(), drawn)
+            computed["sampler_logprobs"] = stand_in.where(drawn.isnan(), drawn)
         return replace(rollout, **computed)
 
     def _policy_logprobs(self, batch: TokenBatch) -> Tensor:

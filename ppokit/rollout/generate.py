@@ -79,6 +79,8 @@ class ResponseGenerator:
                     check_generation(own, request, policy, own_ids)
         if not policy_logprobs:
             own = replace(own, policy_logprobs=None)
+        elif own.policy_logprobs is None and self.sampling.whole_vocabulary:
+            own = replace(own, policy_logprobs=own.sampler_logprobs)
         whole = _concat(self.processes.gather([completed(own, policy.version)] if len(request) else []))
         self._check_failed(whole, ids)
         return build_rollout(prompts, whole, ids, request.n)
@@ -190,7 +192,7 @@ def build_rollout(prompts: PromptBatch, generation: Generation, ids: list[str], 
         outcomes=list(generation.outcomes),
         policy_version=torch.tensor(generation.policy_version, dtype=torch.long),
         sampler_logprobs=padded(generation.sampler_logprobs),
-        old_logprobs=None if policy_logprobs is None else padded(policy_logprobs),
+        policy_logprobs=None if policy_logprobs is None else padded(policy_logprobs),
     )
 
 

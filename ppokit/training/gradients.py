@@ -31,6 +31,7 @@ class TrainingData:
     Attributes:
         advantages: whitened, where the recipe says so.
         old_logprobs: [B,R]; rows of NaN are filled by the first pass over them, before which no weight moves.
+        first_logprobs: [B,R]; filled by the passes before any weight has moved.
         weights: [B,R] of each token in the loss.
         before_first_step: whether no weight has moved since the rollout.
     """
@@ -38,6 +39,7 @@ class TrainingData:
     rollout: Rollout
     advantages: Advantages
     old_logprobs: Tensor
+    first_logprobs: Tensor
     weights: Tensor
     before_first_step: bool
 
@@ -109,6 +111,8 @@ def _inputs(
         batch, policy=group.policy, value=group.value, temperature=temperature, entropy=entropy_kind
     )
     if logprobs is not None:
+        if data.before_first_step:
+            data.first_logprobs[indices] = logprobs.detach().cpu()
         if bool(data.old_logprobs[indices].isnan().any()):
             data.old_logprobs[indices] = logprobs.detach().cpu()
         elif data.before_first_step:

@@ -23,6 +23,7 @@ from ppokit.training.gradients import TrainingData, accumulate_gradients
 from ppokit.training.losses import grouped
 from ppokit.training.metrics import KL_ESTIMATORS
 from ppokit.training.microbatches import MicroBatcher, StepBatches
+from ppokit.training.parity import ParityCheck
 from ppokit.training.schedule import learning_rate_at
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Updater:
         backend: owns the weights.
         microbatches: those of the step, which the passes before the update had too.
         settings: the recipe's.
+        parity: compares the sampler with the policy that trains, before a weight moves.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Updater:
         microbatches: MicroBatcher,
         settings: Settings,
         processes: Processes,
+        parity: ParityCheck,
     ) -> None:
         self.roles = roles
+        self.parity = parity
         self.backend = backend
         self.microbatches = microbatches
         self.settings = settings
@@ -73,6 +77,7 @@ class Updater:
             epochs, minibatches: the recipe's, unless given.
 
         Raises:
+            TrainingError: the sampler answered with another policy.
             NonFiniteError: a loss or gradient is not finite.
             PluginError: a loss broke its contract.
         """
@@ -94,6 +99,9 @@ class Updater:
         """The passes over a rollout."""
         settings, accumulator = self.settings.update, MetricAccumulator(advantages.metrics)
         old = self._old_logprobs(rollout, batches)
+        by_sampler = settings.old_logprobs == "sampler"
+        first = torch.full_like(old, math.nan) if by_sampler else old.clone()
+        logprob_gap: float | None = None
         learning_rate = learning_rate_at(settings, step, self.settings.run.steps)
         passes, stopped = 0, False
         for epoch in range(epochs):
@@ -102,12 +110,15 @@ class Updater:
                     rollout=rollout,
                     advantages=self._whitened(advantages, rollout.loss_mask, minibatch),
                     old_logprobs=old,
+                    first_logprobs=first,
                     weights=self._weights(rollout.loss_mask, minibatch),
                     before_first_step=passes == 0,
                 )
                 approx_kl = accumulate_gradients(
                     data, micros, self.groups, self.backend, self.processes, self.temperature, accumulator
                 )
+                if passes == 0:
+                    logprob_gap = self.parity.check(rollout, first, version=step)
                 if settings.target_kl is not None and approx_kl > settings.target_kl:
                     stopped = True
                     break
@@ -120,6 +131,8 @@ class Updater:
         metrics = accumulator.means(self.processes)
         if "policy/ratio_std_at_start" in metrics:
             metrics["policy/ratio_std_at_start"] = math.sqrt(metrics["policy/ratio_std_at_start"])
+        if logprob_gap is not None:
+            metrics["rollout/logprob_gap"] = logprob_gap
         metrics["update/passes"] = float(passes)
         metrics["learning_rate"] = learning_rate
         if settings.target_kl is not None:

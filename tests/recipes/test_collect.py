@@ -16,7 +16,7 @@ RecipeDict = Callable[..., dict[str, Any]]
 
 
 @pytest.mark.parametrize(
-    ("old_logprobs", "minibatches", "rewards", "asked"),
+    ("old_logprobs", "minibatches", "rewards", "used"),
     [
         ("trainer", 1, ["kl_penalty"], False),
         ("sampler", 1, ["kl_penalty"], True),
@@ -24,13 +24,13 @@ RecipeDict = Callable[..., dict[str, Any]]
         ("sampler", 2, [], True),
     ],
 )
-def test_policy_logprobs_are_asked_for_where_they_are_used(
+def test_the_samplers_logprobs_are_the_old_ones_where_they_are_used(
     recipe_dict: RecipeDict,
     monkeypatch: pytest.MonkeyPatch,
     old_logprobs: str,
     minibatches: int,
     rewards: list[str],
-    asked: bool,
+    used: bool,
 ) -> None:
     requests: list[GenerationRequest] = []
     generate = TransformersEngine.generate
@@ -50,10 +50,12 @@ def test_policy_logprobs_are_asked_for_where_they_are_used(
     with PPOTrainer(Recipe.from_dict(sections)) as trainer:
         rollout = trainer.collect(next(trainer.prompts))
     (request,) = requests
-    assert request.policy_logprobs is asked
+    assert request.policy_logprobs  # at the least to compare them with the trainer's
     assert request.training
     assert request.seeds is not None
-    assert (rollout.old_logprobs is not None) is (asked or bool(rewards))
+    assert rollout.policy_logprobs is not None
+    assert (rollout.old_logprobs is not None) is (used or bool(rewards))
+    assert (rollout.old_logprobs is not None and rollout.old_logprobs.equal(rollout.policy_logprobs)) is used
 
 
 def test_the_version_is_the_number_of_updates(recipe_dict: RecipeDict, tmp_path: Path) -> None:

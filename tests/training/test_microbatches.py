@@ -20,6 +20,7 @@ from ppokit.models.roles import ModelRoles
 from ppokit.plugin.types import Advantages, Rollout
 from ppokit.training.backend import ReplicatedBackend
 from ppokit.training.microbatches import MicroBatcher, StepBatches
+from ppokit.training.parity import ParityCheck
 from ppokit.training.update import Updater
 from ppokit_losses.gspo import GSPO, GSPOOptions
 from rollouts import make_rollout, single_process
@@ -140,6 +141,7 @@ class Trained:
             self.batcher,
             settings,
             processes,
+            ParityCheck(self.roles, processes, temperature=0.9, engine="rollout engine", limit=None),
         )
 
     def _disturb(self, _: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:

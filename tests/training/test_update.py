@@ -23,6 +23,7 @@ from ppokit.plugin.types import Advantages, AdvantageWeights, LossInputs, LossOu
 from ppokit.training.aggregation import token_weights
 from ppokit.training.backend import ReplicatedBackend
 from ppokit.training.microbatches import MicroBatcher
+from ppokit.training.parity import ParityCheck
 from ppokit.training.schedule import learning_rate_at
 from ppokit.training.update import Updater
 from rollouts import make_rollout, single_process
@@ -150,6 +151,7 @@ class Bench:
             self.microbatches,
             settings,
             processes,
+            ParityCheck(self.roles, processes, temperature=0.9, engine="rollout engine", limit=None),
         )
         self.gradients: list[dict[str, Tensor]] = []
         self.rates: list[float] = []

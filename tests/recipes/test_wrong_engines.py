@@ -1,0 +1,117 @@
+"""Engines that answer with another policy than the one that trains are found before a weight moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from ppokit import PPOTrainer, Recipe
+from ppokit.errors import TrainingError
+from ppokit.models.roles import ModelRoles
+from ppokit_rollouts import transformers_engine
+from ppokit_rollouts.transformers_engine import TransformersEngine
+
+RecipeDict = Callable[..., dict[str, Any]]
+
+
+def disturbed_forward(change: Callable[..., None]) -> Any:
+    forward = transformers_engine._Decoding._forward
+
+    def disturbed(self: Any, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        arguments = {"mask": mask, "positions": positions}
+        change(arguments, input_ids)
+        return forward(self, input_ids, arguments["mask"], arguments["positions"], cache)
+
+    return disturbed
+
+
+def attend_to_padding(arguments: dict[str, Tensor], input_ids: Tensor) -> None:
+    arguments["mask"] = torch.ones_like(arguments["mask"])
+
+
+def lose_count(arguments: dict[str, Tensor], input_ids: Tensor) -> None:
+    if input_ids.shape[1] == 1:
+        arguments["positions"] = arguments["positions"] + 40
+
+
+def trainer_of(recipe_dict: RecipeDict, **sections: Any) -> PPOTrainer:
+    rewards = [{"use": "pattern", "pattern": "a", "mode": "count"}]
+    return PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards, **sections)))
+
+
+@pytest.mark.parametrize("cause", ["positions", "cache"])
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_wrong_forwards(
+    recipe_dict: RecipeDict, monkeypatch: pytest.MonkeyPatch, cause: str, minibatches: int
+) -> None:
+    change = {"positions": attend_to_padding, "cache": lose_count}[cause]
+    monkeypatch.setattr(transformers_engine._Decoding, "_forward", disturbed_forward(change))
+    # One group of prompts, so that the shorter ones are padded.
+    monkeypatch.setattr(transformers_engine, "supports_concat", lambda _: False)
+    with trainer_of(recipe_dict, update={"minibatches": minibatches}) as trainer:
+        before = trainer.components.policy_hash()
+        with pytest.raises(TrainingError, match=rf"float32 explains 0\.001\. What fits: (the )?{cause}"):
+            trainer.train()
+        assert trainer.components.policy_hash() == before, "nothing was trained"
+
+
+def test_another_prompt(recipe_dict: RecipeDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate = TransformersEngine.generate
+
+    def doubled(self: Any, policy: Any, request: Any) -> Any:
+        prompts = replace(request.prompts, prompt_ids=[ids[:1] + ids for ids in request.prompts.prompt_ids])
+        return generate(self, policy, replace(request, prompts=prompts))
+
+    monkeypatch.setattr(TransformersEngine, "generate", doubled)
+    with (
+        trainer_of(recipe_dict) as trainer,
+        pytest.raises(TrainingError, match="What fits: the prompt's template, or other weights"),
+    ):
+        trainer.train()
+
+
+@pytest.mark.parametrize("old_logprobs", ["trainer", "sampler"])
+def test_an_engine_that_lost_its_adapter(
+    recipe_dict: RecipeDict, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, old_logprobs: str
+) -> None:
+    """Unseen while the adapter is 0; found once it has learned, before it learns from it."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    monkeypatch.setattr(ModelRoles, "sampler", lambda self: base)
+    update = {"learning_rate": 0.02, "old_logprobs": old_logprobs, "minibatches": 2}
+    run = {"steps": 3, "out": "unused"}
+    recipe = recipe_dict(update=update)
+    recipe["run"] = {**recipe["run"], **{"steps": run["steps"]}}
+    with PPOTrainer(Recipe.from_dict(recipe)) as trainer:
+        with pytest.raises(TrainingError, match="What fits: the adapter: these are"):
+            trainer.train()
+        assert trainer.step in (1, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        {},
+        {"top_p": 0.8, "min_new_tokens": 4, "temperature": 0.7},
+        {"top_k": 5},
+    ],
+    ids=["plain", "top-p", "top-k"],
+)
+def test_the_right_engine_is_within_what_the_dtype_explains(
+    recipe_dict: RecipeDict, dtype: str, rollout: dict[str, Any]
+) -> None:
+    recipe = recipe_dict(update={"learning_rate": 0.01, "minibatches": 2})
+    recipe["model"] = {**recipe["model"], "dtype": dtype}
+    recipe["rollout"] = {**recipe["rollout"], **rollout}
+    with PPOTrainer(Recipe.from_dict(recipe)) as trainer:
+        for _, prompts in zip(range(3), trainer.prompts, strict=False):
+            sampled = trainer.collect(prompts)
+            stats = trainer.update(sampled, trainer.estimate(sampled, trainer.score(sampled)))
+            assert 0 < stats["rollout/logprob_gap"] < (2e-5 if dtype == "float32" else 0.1)
