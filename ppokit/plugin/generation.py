@@ -114,8 +114,8 @@ class GenerationRequest:
         n: responses per prompt.
         seeds: the randomness of each response; None asks for greedy ones: the likeliest token each time.
         sampling: how tokens are drawn.
-        policy_logprobs: whether `Generation.policy_logprobs` will be used: to compare the sampler with the trainer,
-            and as old log-probabilities (`update.old_logprobs: sampler`).
+        policy_logprobs: whether `Generation.policy_logprobs` will be used: to compare the sampler with the
+            trainer, and as old log-probabilities (`update.old_logprobs: sampler`).
         training: False where the policy is asked for itself, as in an evaluation: an engine that takes
             responses from elsewhere then lets the policy answer.
     """
