@@ -15,7 +15,6 @@ from pydantic import Field
 
 from ppokit.plugin import (
     Advantages,
-    BuildContext,
     Component,
     Options,
     Rewards,
@@ -47,21 +46,16 @@ def discounted(token_rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: fl
     return (returns - values).where(mask, zero), returns.where(mask, zero)
 
 
-class DiscountedOptions(Options):
+class Discounted(Options):
     gamma: float = Field(0.99, ge=0, le=1, description="Discount of one place in the response.")
-
-
-class Discounted:
-    def __init__(self, options: DiscountedOptions, context: BuildContext) -> None:
-        self.options = options
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         assert rollout.values is not None, "`needs` names values"
         return Advantages(
-            *discounted(rewards.token_rewards, rollout.values, rollout.loss_mask, gamma=self.options.gamma)
+            *discounted(rewards.token_rewards, rollout.values, rollout.loss_mask, gamma=self.gamma)
         )
 
 
 @hookimpl
 def ppokit_advantage_estimators() -> list[Component]:
-    return [Component("discounted", Discounted, options=DiscountedOptions, needs=frozenset({"values"}))]
+    return [Component("discounted", options=Discounted, needs=frozenset({"values"}))]

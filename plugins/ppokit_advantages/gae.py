@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin import Advantages, BuildContext, Component, Options, Rewards, Rollout, hookimpl, upcast
+from ppokit.plugin import Advantages, Component, Options, Rewards, Rollout, hookimpl, upcast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ def gae(
     return advantages.where(mask, zero), (advantages + values).where(mask, zero)
 
 
-class GAEOptions(Options):
+class GAE(Options):
     gamma: float = Field(1.0, ge=0, le=1, description="Discount of a reward that is one token away.")
     lam: float = Field(
         0.95, ge=0, le=1, description="0 trusts the value function, 1 trusts the rewards that came."
@@ -71,24 +71,19 @@ class GAEOptions(Options):
         False, description="Let the last value stand for what a truncated response would still have earned."
     )
 
-
-class GAE:
-    def __init__(self, options: GAEOptions, context: BuildContext) -> None:
-        self.options = options
-
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         assert rollout.values is not None, "`needs` names values"
         advantages, returns = gae(
             rewards.token_rewards,
             rollout.values,
             rollout.loss_mask,
-            gamma=self.options.gamma,
-            lam=self.options.lam,
-            truncated=rollout.truncated if self.options.bootstrap_truncated else None,
+            gamma=self.gamma,
+            lam=self.lam,
+            truncated=rollout.truncated if self.bootstrap_truncated else None,
         )
         return Advantages(advantages, returns)
 
 
 @hookimpl
 def ppokit_advantage_estimators() -> list[Component]:
-    return [Component("gae", GAE, options=GAEOptions, needs=frozenset({"values"}))]
+    return [Component("gae", options=GAE, needs=frozenset({"values"}))]

@@ -19,7 +19,6 @@ from pydantic import Field
 
 from ppokit.plugin import (
     Advantages,
-    BuildContext,
     CheckContext,
     Component,
     Options,
@@ -74,7 +73,7 @@ def group_relative(
     return advantages.to(rewards.dtype)
 
 
-class GroupRelativeOptions(Options):
+class GroupRelative(Options):
     normalise: bool = Field(
         True, description="Divide by the group's standard deviation (GRPO); false is Dr. GRPO."
     )
@@ -88,20 +87,14 @@ class GroupRelativeOptions(Options):
         "0, or its reward as it is.",
     )
 
-
-class GroupRelative:
-    def __init__(self, options: GroupRelativeOptions, context: BuildContext) -> None:
-        self.options = options
-
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
-        options = self.options
         advantages = group_relative(
             whole_reward(rewards.token_rewards, rollout.loss_mask),
             rollout.group_ids,
-            normalise=options.normalise,
-            variance=options.variance,
-            epsilon=options.epsilon,
-            singleton=options.singleton,
+            normalise=self.normalise,
+            variance=self.variance,
+            epsilon=self.epsilon,
+            singleton=self.singleton,
         )
         return Advantages(broadcast_to_tokens(advantages, rollout.loss_mask))
 
@@ -117,4 +110,4 @@ def needs_a_group(options: Options, context: CheckContext) -> Iterator[str]:
 
 @hookimpl
 def ppokit_advantage_estimators() -> list[Component]:
-    return [Component("group_relative", GroupRelative, options=GroupRelativeOptions, check=needs_a_group)]
+    return [Component("group_relative", options=GroupRelative, check=needs_a_group)]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from ppokit.plugin import (
     Advantages,
-    BuildContext,
     Component,
     Options,
     Rewards,
@@ -47,14 +46,7 @@ def leave_one_out(rewards: Tensor, group_ids: Tensor) -> Tensor:
     return advantages.to(rewards.dtype)
 
 
-class LeaveOneOutOptions(Options):
-    """None."""
-
-
-class LeaveOneOut:
-    def __init__(self, options: LeaveOneOutOptions, context: BuildContext) -> None:
-        pass
-
+class LeaveOneOut(Options):
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         whole = whole_reward(rewards.token_rewards, rollout.loss_mask)
         return Advantages(broadcast_to_tokens(leave_one_out(whole, rollout.group_ids), rollout.loss_mask))
@@ -62,4 +54,4 @@ class LeaveOneOut:
 
 @hookimpl
 def ppokit_advantage_estimators() -> list[Component]:
-    return [Component("leave_one_out", LeaveOneOut, options=LeaveOneOutOptions, check=needs_a_group)]
+    return [Component("leave_one_out", options=LeaveOneOut, check=needs_a_group)]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ppokit.plugin import (
     Advantages,
-    BuildContext,
     Component,
     Options,
     Rewards,
@@ -43,14 +42,7 @@ def mean_baseline(token_rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[
     return advantages.where(mask, advantages.new_zeros(())), returns
 
 
-class MeanBaselineOptions(Options):
-    """None."""
-
-
-class MeanBaseline:
-    def __init__(self, options: MeanBaselineOptions, context: BuildContext) -> None:
-        pass
-
+class MeanBaseline(Options):
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         assert rollout.values is not None, "`needs` names values"
         return Advantages(*mean_baseline(rewards.token_rewards, rollout.values, rollout.loss_mask))
@@ -58,6 +50,4 @@ class MeanBaseline:
 
 @hookimpl
 def ppokit_advantage_estimators() -> list[Component]:
-    return [
-        Component("mean_baseline", MeanBaseline, options=MeanBaselineOptions, needs=frozenset({"values"}))
-    ]
+    return [Component("mean_baseline", options=MeanBaseline, needs=frozenset({"values"}))]

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from ppokit.plugin import (
     Advantages,
-    BuildContext,
     Component,
     Options,
     Rewards,
@@ -40,18 +39,13 @@ def monte_carlo(token_rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
     return reward_to_go(token_rewards, mask, gamma=gamma)
 
 
-class MonteCarloOptions(Options):
+class MonteCarlo(Options):
     gamma: float = Field(1.0, ge=0, le=1, description="Discount of a reward that is one token away.")
 
-
-class MonteCarlo:
-    def __init__(self, options: MonteCarloOptions, context: BuildContext) -> None:
-        self.options = options
-
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
-        return Advantages(monte_carlo(rewards.token_rewards, rollout.loss_mask, gamma=self.options.gamma))
+        return Advantages(monte_carlo(rewards.token_rewards, rollout.loss_mask, gamma=self.gamma))
 
 
 @hookimpl
 def ppokit_advantage_estimators() -> list[Component]:
-    return [Component("monte_carlo", MonteCarlo, options=MonteCarloOptions)]
+    return [Component("monte_carlo", options=MonteCarlo)]

@@ -19,7 +19,6 @@ from pydantic import Field
 
 from ppokit.plugin import (
     Advantages,
-    BuildContext,
     CheckContext,
     Component,
     Options,
@@ -74,17 +73,12 @@ def reinforce_plus_plus(
     return centered / (deviation + epsilon)
 
 
-class ReinforcePlusPlusOptions(Options):
+class ReinforcePlusPlus(Options):
     gamma: float = Field(1.0, ge=0, le=1, description="Discount of a reward that is one token away.")
     baseline: Baseline = Field(
         "none", description="group_mean takes off the mean reward of the prompt's responses."
     )
     epsilon: float = Field(1e-8, ge=0, allow_inf_nan=False, description="Added to the deviation.")
-
-
-class ReinforcePlusPlus:
-    def __init__(self, options: ReinforcePlusPlusOptions, context: BuildContext) -> None:
-        self.options = options
 
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         return Advantages(
@@ -92,20 +86,18 @@ class ReinforcePlusPlus:
                 rewards.token_rewards,
                 rollout.loss_mask,
                 rollout.group_ids,
-                gamma=self.options.gamma,
-                baseline=self.options.baseline,
-                epsilon=self.options.epsilon,
+                gamma=self.gamma,
+                baseline=self.baseline,
+                epsilon=self.epsilon,
             )
         )
 
 
-def _check(options: ReinforcePlusPlusOptions, context: CheckContext) -> Iterator[str]:
+def _check(options: ReinforcePlusPlus, context: CheckContext) -> Iterator[str]:
     if options.baseline == "group_mean":
         yield from needs_a_group(options, context)
 
 
 @hookimpl
 def ppokit_advantage_estimators() -> list[Component]:
-    return [
-        Component("reinforce_plus_plus", ReinforcePlusPlus, options=ReinforcePlusPlusOptions, check=_check)
-    ]
+    return [Component("reinforce_plus_plus", options=ReinforcePlusPlus, check=_check)]

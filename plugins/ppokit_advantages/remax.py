@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from ppokit.plugin import (
     Advantages,
-    BuildContext,
     Component,
     Options,
     Rewards,
@@ -41,14 +40,7 @@ def remax(rewards: Tensor, greedy_rewards: Tensor) -> Tensor:
     return upcast(rewards) - upcast(greedy_rewards)
 
 
-class ReMaxOptions(Options):
-    """None."""
-
-
-class ReMax:
-    def __init__(self, options: ReMaxOptions, context: BuildContext) -> None:
-        pass
-
+class ReMax(Options):
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         assert rewards.greedy_returns is not None, "`needs` names greedy"
         whole = whole_reward(rewards.token_rewards, rollout.loss_mask)
@@ -57,4 +49,4 @@ class ReMax:
 
 @hookimpl
 def ppokit_advantage_estimators() -> list[Component]:
-    return [Component("remax", ReMax, options=ReMaxOptions, needs=frozenset({"greedy"}))]
+    return [Component("remax", options=ReMax, needs=frozenset({"greedy"}))]

@@ -46,7 +46,7 @@ def standard_error(means: Sequence[float]) -> float:
     return math.sqrt(sum((x - mean) ** 2 for x in means) / (n - 1) / n)
 
 
-class RewardsOptions(Options):
+class HeldOutRewards(Options):
     samples: PositiveInt | None = Field(
         default=None, description="Responses per prompt; one greedy response each, if not given."
     )
@@ -58,7 +58,7 @@ class RewardsOptions(Options):
     )
 
     @model_validator(mode="after")
-    def _enough(self) -> RewardsOptions:
+    def _enough(self) -> HeldOutRewards:
         if self.pass_at and self.threshold is None:
             raise ValueError("pass_at needs threshold: the score from which on a response has passed")
         if self.threshold is not None and not self.pass_at:
@@ -69,13 +69,8 @@ class RewardsOptions(Options):
             )
         return self
 
-
-class HeldOutRewards:
-    def __init__(self, options: RewardsOptions) -> None:
-        self.options = options
-
     def evaluate(self, view: EvaluationView, step: int) -> dict[str, float]:
-        rollout = view.generate(n=self.options.samples)
+        rollout = view.generate(n=self.samples)
         rewards = view.score(rollout)
         groups = rollout.group_ids.tolist()
         metrics = {"scored": float(rewards.scored.float().mean()), **self._mean(rewards, groups)}
@@ -90,10 +85,10 @@ class HeldOutRewards:
             return {}
         means = [sum(scores) / len(scores) for scores in by_prompt]
         metrics = {"mean": sum(means) / len(means), "std_error": standard_error(means)}
-        threshold = self.options.threshold
+        threshold = self.threshold
         if threshold is not None:
             passed = [[score >= threshold for score in scores] for scores in by_prompt]
-            metrics.update({f"pass@{k}": pass_at(k, passed) for k in self.options.pass_at})
+            metrics.update({f"pass@{k}": pass_at(k, passed) for k in self.pass_at})
         return metrics
 
 
@@ -106,7 +101,7 @@ def _by_prompt(scores: Tensor, scored: Tensor, groups: Sequence[int]) -> list[li
     return list(prompts.values())
 
 
-def check(options: RewardsOptions, context: CheckContext) -> Iterable[str]:
+def check(options: HeldOutRewards, context: CheckContext) -> Iterable[str]:
     if context.columns == ():
         yield "needs held-out prompts; expected evaluation.prompts"
     elif context.columns is not None:
@@ -115,8 +110,4 @@ def check(options: RewardsOptions, context: CheckContext) -> Iterable[str]:
 
 @hookimpl
 def ppokit_evaluators() -> list[Component]:
-    return [
-        Component(
-            "rewards", lambda options, context: HeldOutRewards(options), options=RewardsOptions, check=check
-        )
-    ]
+    return [Component("rewards", options=HeldOutRewards, check=check)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl, upcast
+from ppokit.plugin import Component, LossInputs, LossOutput, Options, hookimpl, upcast
 from ppokit_losses.ratios import token_ratio
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def cispo(
     return -weight.detach() * advantages * upcast(new_logprobs)
 
 
-class CISPOOptions(Options):
+class CISPO(Options):
     clip_low: float = Field(
         1.0,
         gt=0,
@@ -55,15 +55,10 @@ class CISPOOptions(Options):
         4.0, gt=0, allow_inf_nan=False, description="A ratio weighs at most 1 + clip_high."
     )
 
-
-class CISPO:
-    def __init__(self, options: CISPOOptions, context: BuildContext) -> None:
-        self.options = options
-
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         assert inputs.new_logprobs is not None, "`needs` names them"
         assert inputs.old_logprobs is not None, "`needs` names them"
-        low, high = self.options.clip_low, self.options.clip_high
+        low, high = self.clip_low, self.clip_high
         loss = cispo(
             inputs.new_logprobs, inputs.old_logprobs, inputs.advantages, clip_low=low, clip_high=high
         )
@@ -74,6 +69,4 @@ class CISPO:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [
-        Component("cispo", CISPO, options=CISPOOptions, needs=frozenset({"new_logprobs", "old_logprobs"}))
-    ]
+    return [Component("cispo", options=CISPO, needs=frozenset({"new_logprobs", "old_logprobs"}))]

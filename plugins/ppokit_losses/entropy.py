@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl
+from ppokit.plugin import Component, LossInputs, LossOutput, Options, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,14 +27,7 @@ def entropy(entropy: Tensor) -> Tensor:
     return -entropy
 
 
-class EntropyOptions(Options):
-    """None: the coefficient is the recipe's `weight`."""
-
-
-class Entropy:
-    def __init__(self, options: EntropyOptions, context: BuildContext) -> None:
-        pass
-
+class Entropy(Options):
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         assert inputs.entropy is not None, "`needs` names entropy"
         return LossOutput(entropy(inputs.entropy))
@@ -42,4 +35,4 @@ class Entropy:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [Component("entropy", Entropy, options=EntropyOptions, needs=frozenset({"entropy"}))]
+    return [Component("entropy", options=Entropy, needs=frozenset({"entropy"}))]

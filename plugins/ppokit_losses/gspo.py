@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl
+from ppokit.plugin import Component, LossInputs, LossOutput, Options, hookimpl
 from ppokit_losses.ratios import sequence_ratio
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def gspo(
     return (-real * ratio).maximum(-real * clipped)
 
 
-class GSPOOptions(Options):
+class GSPO(Options):
     clip_low: float = Field(
         3e-4, gt=0, le=1, description="The sequence's ratio earns nothing below 1 - clip_low."
     )
@@ -66,15 +66,10 @@ class GSPOOptions(Options):
         description="The sequence's ratio earns nothing above 1 + clip_high.",
     )
 
-
-class GSPO:
-    def __init__(self, options: GSPOOptions, context: BuildContext) -> None:
-        self.options = options
-
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         assert inputs.new_logprobs is not None, "`needs` names them"
         assert inputs.old_logprobs is not None, "`needs` names them"
-        low, high = self.options.clip_low, self.options.clip_high
+        low, high = self.clip_low, self.clip_high
         advantages, mask = inputs.advantages, inputs.mask
         loss = gspo(inputs.new_logprobs, inputs.old_logprobs, advantages, mask, clip_low=low, clip_high=high)
         ratio = sequence_ratio(inputs.new_logprobs.detach(), inputs.old_logprobs, mask)
@@ -85,4 +80,4 @@ class GSPO:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [Component("gspo", GSPO, options=GSPOOptions, needs=frozenset({"new_logprobs", "old_logprobs"}))]
+    return [Component("gspo", options=GSPO, needs=frozenset({"new_logprobs", "old_logprobs"}))]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Need, Options, hookimpl, upcast
+from ppokit.plugin import Component, LossInputs, LossOutput, Need, Options, hookimpl, upcast
 from ppokit.plugin import kl as estimate
 
 if TYPE_CHECKING:
@@ -50,22 +50,17 @@ def kl(new_logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLLossEstimator
     return estimate(new.detach(), ref, estimator="k3") + (k2 - k2.detach())
 
 
-class KLOptions(Options):
+class KL(Options):
     estimator: KLLossEstimator = Field(
         "k3",
         description="k3: as in GRPO; k2: the gradient of KL(policy || reference); k3_with_k2_gradient: the "
         "value of k3, the gradient of k2; k1: no gradient on average.",
     )
 
-
-class KL:
-    def __init__(self, options: KLOptions, context: BuildContext) -> None:
-        self.options = options
-
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         assert inputs.new_logprobs is not None, "`needs` names them"
         assert inputs.ref_logprobs is not None, "`needs` names ref_logprobs"
-        loss = kl(inputs.new_logprobs, inputs.ref_logprobs, estimator=self.options.estimator)
+        loss = kl(inputs.new_logprobs, inputs.ref_logprobs, estimator=self.estimator)
         new = inputs.new_logprobs.detach()
         # Not `kl/k1`: that is the core's, of the policy that sampled; this is of the policy being trained.
         metrics = {
@@ -78,4 +73,4 @@ class KL:
 @hookimpl
 def ppokit_losses() -> list[Component]:
     needs: frozenset[Need] = frozenset({"new_logprobs", "ref_logprobs"})
-    return [Component("kl", KL, options=KLOptions, needs=needs)]
+    return [Component("kl", options=KL, needs=needs)]

@@ -30,9 +30,9 @@ from pydantic import Field, model_validator
 
 from ppokit.plugin import (
     AdvantageWeights,
-    BuildContext,
     Component,
     LossInputs,
+    Need,
     Options,
     hookimpl,
     kl,
@@ -113,7 +113,7 @@ def _kept(ratio: Tensor, cap: float, floor: float) -> Tensor:
     return (ratio >= floor) & (ratio <= cap)
 
 
-class OffPolicyCorrectionOptions(Options):
+class OffPolicyCorrection(Options):
     level: Level = Field("token", description="One weight per token, or one per response (sequence).")
     mode: Mode = Field(
         "truncate", description="truncate weights to the cap, or mask what is beyond the bounds."
@@ -124,47 +124,37 @@ class OffPolicyCorrectionOptions(Options):
     )
 
     @model_validator(mode="after")
-    def _floor_has_an_effect(self) -> OffPolicyCorrectionOptions:
+    def _floor_has_an_effect(self) -> OffPolicyCorrection:
         if self.mode == "truncate" and self.floor > 0:
             raise ValueError(f"floor {self.floor:g} has an effect with mode: mask only; remove it")
         return self
 
-
-class OffPolicyCorrection:
-    def __init__(self, options: OffPolicyCorrectionOptions, context: BuildContext) -> None:
-        self.options = options
-
     def advantage_weights(self, inputs: LossInputs) -> AdvantageWeights:
         assert inputs.old_logprobs is not None, "`needs` names them"
-        old, sampler, mask, options = inputs.old_logprobs, inputs.sampler_logprobs, inputs.mask, self.options
+        old, sampler, mask = inputs.old_logprobs, inputs.sampler_logprobs, inputs.mask
         weights = off_policy_correction(
             old,
             sampler,
             mask,
-            level=options.level,
-            mode=options.mode,
-            cap=options.cap,
-            floor=options.floor,
+            level=self.level,
+            mode=self.mode,
+            cap=self.cap,
+            floor=self.floor,
         )
-        ratio = _ratio(old, sampler, mask, options.level)
+        ratio = _ratio(old, sampler, mask, self.level)
         metrics = {
             "off_policy/weight": weights,
             "off_policy/kl_k3": _kl(old, sampler),
             "off_policy/unknown": sampler.isnan().to(ratio.dtype),
         }
-        if options.mode == "truncate":
-            metrics["off_policy/truncated"] = (ratio > options.cap).to(ratio.dtype)
+        if self.mode == "truncate":
+            metrics["off_policy/truncated"] = (ratio > self.cap).to(ratio.dtype)
         else:
-            metrics["off_policy/masked"] = (~_kept(ratio, options.cap, options.floor)).to(ratio.dtype)
+            metrics["off_policy/masked"] = (~_kept(ratio, self.cap, self.floor)).to(ratio.dtype)
         return AdvantageWeights(weights, metrics)
 
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    component = Component(
-        "off_policy_correction",
-        OffPolicyCorrection,
-        options=OffPolicyCorrectionOptions,
-        needs=frozenset({"new_logprobs", "old_logprobs"}),
-    )
-    return [component]
+    needs: frozenset[Need] = frozenset({"new_logprobs", "old_logprobs"})
+    return [Component("off_policy_correction", options=OffPolicyCorrection, needs=needs)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl
+from ppokit.plugin import Component, LossInputs, LossOutput, Options, hookimpl
 from ppokit_losses.ratios import token_ratio
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def ppo_clip(
     return loss.minimum(-advantages * dual_clip).where(advantages < 0, loss)
 
 
-class PPOClipOptions(Options):
+class PPOClip(Options):
     clip_low: float = Field(0.2, gt=0, le=1, description="The ratio earns nothing below 1 - clip_low.")
     clip_high: float = Field(
         0.2, gt=0, allow_inf_nan=False, description="The ratio earns nothing above 1 + clip_high."
@@ -63,15 +63,10 @@ class PPOClipOptions(Options):
         "Not set: no such bound.",
     )
 
-
-class PPOClip:
-    def __init__(self, options: PPOClipOptions, context: BuildContext) -> None:
-        self.options = options
-
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         assert inputs.new_logprobs is not None, "`needs` names them"
         assert inputs.old_logprobs is not None, "`needs` names them"
-        low, high, dual = self.options.clip_low, self.options.clip_high, self.options.dual_clip
+        low, high, dual = self.clip_low, self.clip_high, self.dual_clip
         advantages = inputs.advantages
         loss = ppo_clip(
             inputs.new_logprobs,
@@ -94,8 +89,4 @@ class PPOClip:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [
-        Component(
-            "ppo_clip", PPOClip, options=PPOClipOptions, needs=frozenset({"new_logprobs", "old_logprobs"})
-        )
-    ]
+    return [Component("ppo_clip", options=PPOClip, needs=frozenset({"new_logprobs", "old_logprobs"}))]

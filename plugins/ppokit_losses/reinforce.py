@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl, upcast
+from ppokit.plugin import Component, LossInputs, LossOutput, Need, Options, hookimpl, upcast
 from ppokit_losses.ratios import token_ratio
 
 if TYPE_CHECKING:
@@ -42,21 +42,16 @@ def reinforce(
     return loss
 
 
-class ReinforceOptions(Options):
+class Reinforce(Options):
     importance_weight: bool = Field(
         False,
         description="Multiply by the importance ratio, as a constant: for more than one pass over a rollout.",
     )
 
-
-class Reinforce:
-    def __init__(self, options: ReinforceOptions, context: BuildContext) -> None:
-        self.options = options
-
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         assert inputs.new_logprobs is not None, "`needs` names them"
         assert inputs.old_logprobs is not None, "`needs` names them"
-        weigh = self.options.importance_weight
+        weigh = self.importance_weight
         loss = reinforce(inputs.new_logprobs, inputs.old_logprobs, inputs.advantages, importance_weight=weigh)
         return LossOutput(
             loss, {"policy/ratio": token_ratio(inputs.new_logprobs.detach(), inputs.old_logprobs)}
@@ -65,11 +60,5 @@ class Reinforce:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [
-        Component(
-            "reinforce",
-            Reinforce,
-            options=ReinforceOptions,
-            needs=frozenset({"new_logprobs", "old_logprobs"}),
-        )
-    ]
+    needs: frozenset[Need] = frozenset({"new_logprobs", "old_logprobs"})
+    return [Component("reinforce", options=Reinforce, needs=needs)]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl, upcast
+from ppokit.plugin import Component, LossInputs, LossOutput, Need, Options, hookimpl, upcast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ def surrogate_clip_sum(
     return -advantages * new + (new - upcast(old_logprobs)).clamp(-clip, clip) * advantages
 
 
-class SurrogateClipSumOptions(Options):
+class SurrogateClipSum(Options):
     clip: float = Field(
         0.2,
         gt=0,
@@ -52,15 +52,10 @@ class SurrogateClipSumOptions(Options):
         description="Bound of the log-ratio in the second term, in nats; within it there is no gradient.",
     )
 
-
-class SurrogateClipSum:
-    def __init__(self, options: SurrogateClipSumOptions, context: BuildContext) -> None:
-        self.options = options
-
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         assert inputs.new_logprobs is not None, "`needs` names them"
         assert inputs.old_logprobs is not None, "`needs` names them"
-        clip = self.options.clip
+        clip = self.clip
         loss = surrogate_clip_sum(inputs.new_logprobs, inputs.old_logprobs, inputs.advantages, clip=clip)
         beyond = (upcast(inputs.new_logprobs.detach()) - upcast(inputs.old_logprobs)).abs() > clip
         return LossOutput(loss, {"policy/clip_fraction": beyond.to(loss.dtype)})
@@ -68,10 +63,5 @@ class SurrogateClipSum:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    component = Component(
-        "surrogate_clip_sum",
-        SurrogateClipSum,
-        options=SurrogateClipSumOptions,
-        needs=frozenset({"new_logprobs", "old_logprobs"}),
-    )
-    return [component]
+    needs: frozenset[Need] = frozenset({"new_logprobs", "old_logprobs"})
+    return [Component("surrogate_clip_sum", options=SurrogateClipSum, needs=needs)]

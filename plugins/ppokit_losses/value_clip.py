@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl, upcast
+from ppokit.plugin import Component, LossInputs, LossOutput, Options, hookimpl, upcast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ def _squared_errors(
     return (values - returns).square(), (clipped - returns).square()
 
 
-class ValueClipOptions(Options):
+class ValueClip(Options):
     clip_range: float = Field(
         0.2,
         gt=0,
@@ -48,16 +48,11 @@ class ValueClipOptions(Options):
         description="How far a value may move from the value before the update, in units of reward.",
     )
 
-
-class ValueClip:
-    def __init__(self, options: ValueClipOptions, context: BuildContext) -> None:
-        self.options = options
-
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         assert inputs.values is not None, "`needs` names values"
         assert inputs.old_values is not None, "`needs` names values"
         assert inputs.returns is not None, "an estimator without returns cannot train a value function"
-        clip_range = self.options.clip_range
+        clip_range = self.clip_range
         loss = value_clip(inputs.values, inputs.old_values, inputs.returns, clip_range=clip_range)
         free, clipped = _squared_errors(inputs.values.detach(), inputs.old_values, inputs.returns, clip_range)
         return LossOutput(loss, {"value/clip_fraction": (clipped > free).to(free.dtype)})
@@ -65,4 +60,4 @@ class ValueClip:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [Component("value_clip", ValueClip, options=ValueClipOptions, needs=frozenset({"values"}))]
+    return [Component("value_clip", options=ValueClip, needs=frozenset({"values"}))]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.plugin import BuildContext, Component, LossInputs, LossOutput, Options, hookimpl, upcast
+from ppokit.plugin import Component, LossInputs, LossOutput, Options, hookimpl, upcast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,14 +29,7 @@ def value_mse(values: Tensor, returns: Tensor) -> Tensor:
     return 0.5 * (upcast(values) - upcast(returns)).square()
 
 
-class ValueMSEOptions(Options):
-    """None: the coefficient is the recipe's `weight`."""
-
-
-class ValueMSE:
-    def __init__(self, options: ValueMSEOptions, context: BuildContext) -> None:
-        pass
-
+class ValueMSE(Options):
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         assert inputs.values is not None, "`needs` names values"
         assert inputs.returns is not None, "an estimator without returns cannot train a value function"
@@ -45,4 +38,4 @@ class ValueMSE:
 
 @hookimpl
 def ppokit_losses() -> list[Component]:
-    return [Component("value_mse", ValueMSE, options=ValueMSEOptions, needs=frozenset({"values"}))]
+    return [Component("value_mse", options=ValueMSE, needs=frozenset({"values"}))]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, Component, Options, RewardOutput, Rollout, hookimpl
+from ppokit.plugin import Component, Options, RewardOutput, Rollout, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ def length(n: Tensor, *, target: int, tolerance: int = 0) -> Tensor:
     return (1 - off.float() / target).clamp(min=-1)
 
 
-class LengthOptions(Options):
+class Length(Options):
     target: int = Field(gt=0, description="The length that scores 1.")
     tolerance: int = Field(
         0, ge=0, description="So far from the target, in either direction, still scores 1."
@@ -44,25 +44,18 @@ class LengthOptions(Options):
         "words, parted by white space; or characters.",
     )
 
-
-class Length:
-    def __init__(self, options: LengthOptions, context: BuildContext) -> None:
-        self.options = options
-
     def score(self, rollout: Rollout) -> RewardOutput:
         lengths = self._lengths(rollout)
-        return RewardOutput.of_scores(
-            length(lengths, target=self.options.target, tolerance=self.options.tolerance)
-        )
+        return RewardOutput.of_scores(length(lengths, target=self.target, tolerance=self.tolerance))
 
     def _lengths(self, rollout: Rollout) -> Tensor:
-        if self.options.unit == "tokens":
+        if self.unit == "tokens":
             return rollout.lengths
-        words = self.options.unit == "words"
+        words = self.unit == "words"
         counts = [len(text.split()) if words else len(text) for text in rollout.responses]
         return rollout.lengths.new_tensor(counts)
 
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("length", Length, options=LengthOptions)]
+    return [Component("length", options=Length)]

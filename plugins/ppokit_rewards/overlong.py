@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin import (
-    BuildContext,
     CheckContext,
     Component,
     Options,
@@ -39,28 +38,21 @@ def overlong(n: Tensor, *, limit: int, buffer: int) -> Tensor:
     return -(n.float() - (limit - buffer)).clamp(min=0, max=buffer) / buffer
 
 
-class OverlongOptions(Options):
+class Overlong(Options):
     limit: int = Field(
         gt=0, description="Tokens from which on the score is -1, such as rollout.max_new_tokens."
     )
     buffer: int = Field(gt=0, description="Tokens before the limit over which the score falls from 0.")
 
-
-class Overlong:
-    def __init__(self, options: OverlongOptions, context: BuildContext) -> None:
-        self.options = options
-
     def score(self, rollout: Rollout) -> RewardOutput:
-        return RewardOutput.of_scores(
-            overlong(rollout.lengths, limit=self.options.limit, buffer=self.options.buffer)
-        )
+        return RewardOutput.of_scores(overlong(rollout.lengths, limit=self.limit, buffer=self.buffer))
 
 
-def _check(options: OverlongOptions, context: CheckContext) -> Iterator[str]:
+def _check(options: Overlong, context: CheckContext) -> Iterator[str]:
     if options.buffer > options.limit:
         yield f"got buffer {options.buffer} and limit {options.limit}; expected a buffer within the limit"
 
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("overlong", Overlong, options=OverlongOptions, check=_check)]
+    return [Component("overlong", options=Overlong, check=_check)]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ppokit.plugin import BuildContext, CheckContext, Component, Options, RewardOutput, Rollout, hookimpl
+from ppokit.plugin import CheckContext, Component, Options, RewardOutput, Rollout, hookimpl
 
 
 def sentiment(texts: Sequence[str]) -> list[float]:
@@ -32,29 +32,24 @@ def _analyzer() -> Any:
     return SentimentIntensityAnalyzer()
 
 
-class SentimentOptions(Options):
+class Sentiment(Options):
     text: Literal["response", "prompt_and_response"] = Field(
         "response",
         description="What is scored: the response alone, or the prompt, a space, and the response.",
     )
 
-
-class Sentiment:
-    def __init__(self, options: SentimentOptions, context: BuildContext) -> None:
-        self.options = options
-
     def score(self, rollout: Rollout) -> RewardOutput:
         texts = rollout.responses
-        if self.options.text == "prompt_and_response":
+        if self.text == "prompt_and_response":
             texts = [f"{p} {r}" for p, r in zip(rollout.prompts, texts, strict=True)]
         return RewardOutput.from_values(sentiment(texts))
 
 
-def check(options: SentimentOptions, context: CheckContext) -> Iterable[str]:
+def check(options: Sentiment, context: CheckContext) -> Iterable[str]:
     if find_spec("vaderSentiment") is None:
         yield "the package vaderSentiment is not installed: pip install 'ppokit[demo]'"
 
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("sentiment", Sentiment, options=SentimentOptions, check=check)]
+    return [Component("sentiment", options=Sentiment, check=check)]

@@ -100,7 +100,8 @@ class Component:
 
     Attributes:
         name: what stands behind `use:`; also the last part of the entry point's name.
-        build: makes the object from validated options.
+        build: makes the object from validated options; without it they are the object themselves, and have
+            the methods of its kind.
         options: pydantic model of the keys beside `use`; derive it from `Options`.
         needs: what the core must compute for it. `old_logprobs`: of the policy before the update;
             `new_logprobs`: of the policy being trained, with gradient, for losses;
@@ -115,7 +116,7 @@ class Component:
     """
 
     name: str
-    build: Callable[[Any, BuildContext], Any]
+    build: Callable[[Any, BuildContext], Any] = lambda options, context: options
     options: type[BaseModel] = Options
     needs: frozenset[Need] = field(default_factory=frozenset)
     check: Callable[[Any, CheckContext], Iterable[str]] | None = None
@@ -245,20 +246,3 @@ class Stateful(Protocol):
     def state_dict(self) -> Mapping[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
-__all__ = [
-    "AdvantageEstimator",
-    "AdvantageWeighting",
-    "BuildContext",
-    "CheckContext",
-    "Component",
-    "EvaluationView",
-    "Evaluator",
-    "Loss",
-    "Need",
-    "Options",
-    "RewardProvider",
-    "SharedBase",
-    "Stateful",
-]

@@ -152,7 +152,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "return reward_to_go(token_rewards, mask, gamma=gamma)",
                 "return token_rewards.where(mask, token_rewards.new_zeros(()))",
             ),
-            ("the option is not read", "gamma=self.options.gamma", "gamma=1.0"),
+            ("the option is not read", "gamma=self.gamma", "gamma=1.0"),
         ],
     ),
     "ppokit_advantages.reinforce_plus_plus": (

@@ -133,7 +133,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "token_ratio(new_logprobs, 0 * old_logprobs)",
             ),
             ("narrow", "* upcast(new_logprobs)", "* new_logprobs"),
-            ("the option is not read", "weigh = self.options.importance_weight", "weigh = False"),
+            ("the option is not read", "weigh = self.importance_weight", "weigh = False"),
         ],
     ),
     "ppokit_losses.surrogate_clip_sum": (

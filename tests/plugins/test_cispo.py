@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from loss_checks import INF, NAN, after_masking, cases, spoiled
-from ppokit_losses.cispo import CISPO, CISPOOptions, cispo
+from ppokit_losses.cispo import CISPO, cispo
 from ppokit_losses.reinforce import reinforce
 
 # ratio, advantage, log p_new; with bounds .8 and 1.2 the weights are .8, 1, 1.2
@@ -46,7 +46,7 @@ def test_by_hand() -> None:
 
 
 def test_the_defaults_have_no_lower_bound_and_count_a_ratio_as_at_most_5() -> None:
-    options = CISPOOptions()
+    options = CISPO()
     bounds = {"clip_low": options.clip_low, "clip_high": options.clip_high}
     ratios = torch.tensor([[0.001, 4.0, 400.0]])
     _, slope = both(NEW, NEW - ratios.log(), -torch.ones(1, 3), **bounds)
@@ -136,20 +136,20 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
             torch.testing.assert_close(result, expected)
 
 
-def test_component_and_metrics(context, make_inputs) -> None:
+def test_component_and_metrics(make_inputs) -> None:
     new = NEW.clone().requires_grad_()
     inputs = make_inputs(new_logprobs=new, old_logprobs=NEW - RATIOS.log(), advantages=ADVANTAGES)
-    output = CISPO(CISPOOptions(clip_low=0.3, clip_high=0.25), context).token_losses(inputs)
+    output = CISPO(clip_low=0.3, clip_high=0.25).token_losses(inputs)
     torch.testing.assert_close(output.token_losses.detach(), torch.tensor([[0.7, -2.0, 1.25]]))
     assert output.token_losses.requires_grad
     assert output.metrics["policy/clip_fraction"].tolist() == [[1, 0, 1]]
     torch.testing.assert_close(output.metrics["policy/ratio"], RATIOS)
     assert not any(metric.requires_grad for metric in output.metrics.values())
-    free = CISPO(CISPOOptions(), context).token_losses(inputs)
+    free = CISPO().token_losses(inputs)
     assert free.metrics["policy/clip_fraction"].tolist() == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize("wrong", [{"clip_low": 0}, {"clip_low": 1.5}, {"clip_high": INF}, {"clip": 0.2}])
 def test_options_are_bounded(wrong) -> None:
     with pytest.raises(ValidationError):
-        CISPOOptions(**wrong)
+        CISPO(**wrong)

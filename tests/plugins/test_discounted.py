@@ -12,7 +12,6 @@ from estimator_checks import given as given_rewards
 from estimator_checks import spoiled, token_cases
 from ppokit_advantages.discounted import (
     Discounted,
-    DiscountedOptions,
     discounted,
     ppokit_advantage_estimators,
 )
@@ -68,13 +67,13 @@ def test_narrow_numbers_are_widened() -> None:
     torch.testing.assert_close(result, discounted(REWARDS, VALUES, MASK, gamma=0.99))
 
 
-def test_the_component(context, make_rollout) -> None:
+def test_the_component(make_rollout) -> None:
     rollout, rewards = given_rewards(make_rollout(["a"] * 2, mask=MASK, values=VALUES), REWARDS)
-    result = Discounted(DiscountedOptions(gamma=0.5), context).estimate(rollout, rewards)
+    result = Discounted(gamma=0.5).estimate(rollout, rewards)
     assert result.advantages.tolist() == [[3, 0, 0], [4, 0, -1]]
     assert result.returns is not None
     assert result.returns.tolist() == [[4, 2, 0], [8, 0, 4]]
-    assert DiscountedOptions().gamma == 0.99
+    assert Discounted().gamma == 0.99
     (component,) = ppokit_advantage_estimators()
     assert component.needs == {"values"}
 
@@ -82,4 +81,4 @@ def test_the_component(context, make_rollout) -> None:
 @pytest.mark.parametrize("wrong", [{"gamma": -0.1}, {"gamma": 1.1}])
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):
-        DiscountedOptions(**wrong)
+        Discounted(**wrong)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from pydantic import ValidationError
 
 from loss_checks import INF, NAN, after_masking, cases, spoiled
-from ppokit_losses.entropy import Entropy, EntropyOptions, entropy, ppokit_losses
+from ppokit_losses.entropy import Entropy, entropy, ppokit_losses
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -26,14 +26,14 @@ def test_the_gradient_is_minus_1_on_every_token() -> None:
     assert torch.autograd.gradcheck(entropy, (given_entropy,))
 
 
-def test_a_step_against_the_gradient_raises_the_entropy(context, make_inputs) -> None:
+def test_a_step_against_the_gradient_raises_the_entropy(make_inputs) -> None:
     logits = torch.tensor([[[2.0, 0.0, -1.0]]], requires_grad=True)  # [1,1,V]
 
     def entropy_of(logits):
         return -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
 
     before = entropy_of(logits)
-    output = Entropy(EntropyOptions(), context).token_losses(make_inputs(entropy=before))
+    output = Entropy().token_losses(make_inputs(entropy=before))
     output.token_losses.sum().backward()
     assert logits.grad is not None
     after = entropy_of(logits.detach() - 0.1 * logits.grad)
@@ -54,4 +54,4 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
 def test_the_entropy_is_asked_for_and_there_are_no_options() -> None:
     assert ppokit_losses()[0].needs == {"entropy"}
     with pytest.raises(ValidationError):
-        EntropyOptions(coefficient=0.01)
+        Entropy(coefficient=0.01)

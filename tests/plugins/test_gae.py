@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ppokit_advantages.gae import GAE, GAEOptions, gae
+from ppokit_advantages.gae import GAE, gae
 
 UNIT = st.floats(0, 1)
 MASKS = st.integers(1, 9).flatmap(
@@ -133,18 +133,18 @@ def test_bfloat16_is_computed_in_float32() -> None:
     assert returns[0, 0].item() == 1000
 
 
-def test_component_estimates_by_its_options(context, make_rollout, make_rewards) -> None:
+def test_component_estimates_by_its_options(make_rollout, make_rewards) -> None:
     rollout = make_rollout(["a"], values=row(0.5, 1.0, 1.5))
-    estimator = GAE(GAEOptions(gamma=1.0, lam=0.5), context)
+    estimator = GAE(gamma=1.0, lam=0.5)
     result = estimator.estimate(rollout, make_rewards(row(1.0, 2.0, 3.0)))
     torch.testing.assert_close(result.returns, row(3.625, 4.25, 3.0))
 
 
 def test_options() -> None:
-    assert (GAEOptions().gamma, GAEOptions().lam) == (1.0, 0.95)
+    assert (GAE().gamma, GAE().lam) == (1.0, 0.95)
     for wrong in ({"gamma": 1.1}, {"lam": -0.1}, {"gamma": math.nan}, {"lambda": 0.9}):
         with pytest.raises(ValidationError):
-            GAEOptions(**wrong)
+            GAE(**wrong)
 
 
 def test_a_cut_response_bootstraps_from_its_last_value() -> None:
@@ -178,12 +178,12 @@ def test_bootstrapping_is_one_more_token_worth_the_last_value(mask, seed, gamma,
         torch.testing.assert_close(ours, theirs[:, :-1], atol=1e-9, rtol=1e-9)
 
 
-def test_the_option_reads_who_was_cut(context, make_rollout, make_rewards) -> None:
+def test_the_option_reads_who_was_cut(make_rollout, make_rewards) -> None:
     mask = torch.ones(2, 2, dtype=torch.bool)
     rollout = make_rollout(["a", "b"], mask=mask, values=torch.tensor([[4.0, 8.0]] * 2))
     rollout = dataclasses.replace(rollout, outcomes=["finished", "truncated"])
     rewards = make_rewards(torch.tensor([[1.0, 2.0]] * 2))
-    result = GAE(GAEOptions(gamma=0.5, lam=1.0, bootstrap_truncated=True), context).estimate(rollout, rewards)
+    result = GAE(gamma=0.5, lam=1.0, bootstrap_truncated=True).estimate(rollout, rewards)
     assert result.advantages.tolist() == [[-2, -6], [0, -2]]
-    plain = GAE(GAEOptions(gamma=0.5, lam=1.0), context).estimate(rollout, rewards)
+    plain = GAE(gamma=0.5, lam=1.0).estimate(rollout, rewards)
     assert plain.advantages.tolist() == [[-2, -6]] * 2

@@ -17,7 +17,6 @@ from estimator_checks import grouped_cases
 from ppokit.plugin.protocols import CheckContext
 from ppokit_advantages.group_relative import (
     GroupRelative,
-    GroupRelativeOptions,
     group_relative,
     ppokit_advantage_estimators,
 )
@@ -110,18 +109,18 @@ def test_narrow_rewards_are_widened() -> None:
     torch.testing.assert_close(result, group_relative(REWARDS, GROUPS, normalise=True))
 
 
-def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(context, make_rollout) -> None:
+def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(make_rollout) -> None:
     """A KL penalty among the token rewards counts; padding neither counts nor gets anything."""
     mask = torch.tensor([[True, True, False], [True, False, True], [True, True, True]])
     token_rewards = torch.tensor([[1.0, 5, 90], [2, 90, 1], [1, 0, 7]])
     rollout, rewards = given_rewards(make_rollout(["a"] * 3, mask=mask), token_rewards, 4, 4, 9)
-    result = GroupRelative(GroupRelativeOptions(normalise=False), context).estimate(rollout, rewards)
+    result = GroupRelative(normalise=False).estimate(rollout, rewards)
     assert result.advantages.tolist() == [[1.5, 1.5, 0], [-1.5, 0, -1.5], [0, 0, 0]]
     assert result.returns is None
-    kept = GroupRelative(GroupRelativeOptions(singleton="keep"), context).estimate(rollout, rewards)
+    kept = GroupRelative(singleton="keep").estimate(rollout, rewards)
     assert kept.advantages[2].tolist() == [8, 8, 8]
-    options = GroupRelativeOptions(variance="population", epsilon=1.5)
-    scaled = GroupRelative(options, context).estimate(rollout, rewards)
+    options = GroupRelative(variance="population", epsilon=1.5)
+    scaled = options.estimate(rollout, rewards)
     assert scaled.advantages[0, 0] == pytest.approx(0.5)
 
 
@@ -129,11 +128,11 @@ def test_one_response_a_prompt_is_refused() -> None:
     (component,) = ppokit_advantage_estimators()
     assert component.check is not None
     unknown = CheckContext(columns=None)
-    (message,) = component.check(GroupRelativeOptions(), replace(unknown, responses_per_prompt=1))
+    (message,) = component.check(GroupRelative(), replace(unknown, responses_per_prompt=1))
     assert "got rollout.responses_per_prompt 1" in message
     assert "expected 2 or more" in message
-    assert list(component.check(GroupRelativeOptions(), replace(unknown, responses_per_prompt=2))) == []
-    assert list(component.check(GroupRelativeOptions(), unknown)) == []
+    assert list(component.check(GroupRelative(), replace(unknown, responses_per_prompt=2))) == []
+    assert list(component.check(GroupRelative(), unknown)) == []
 
 
 @pytest.mark.parametrize(
@@ -141,4 +140,4 @@ def test_one_response_a_prompt_is_refused() -> None:
 )
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):
-        GroupRelativeOptions(**wrong)
+        GroupRelative(**wrong)

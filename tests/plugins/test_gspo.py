@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from loss_checks import INF, NAN, after_masking, cases, spoiled
 from ppokit.training.aggregation import token_weights
-from ppokit_losses.gspo import GSPO, GSPOOptions, gspo
+from ppokit_losses.gspo import GSPO, gspo
 
 RATIOS = torch.tensor([[0.5, 1.0, 1.5]])
 ADVANTAGES = torch.tensor([[1.0, -1.0, 2.0]])
@@ -202,28 +202,28 @@ def test_rows_without_tokens_and_permutations() -> None:
     torch.testing.assert_close(permuted, loss[order])
 
 
-def test_component_and_metrics(context, make_inputs) -> None:
+def test_component_and_metrics(make_inputs) -> None:
     new = torch.cat([RATIOS, RATIOS]).log().requires_grad_()
     mask = torch.tensor([[True, True, True], [True, False, False]])
     inputs = make_inputs(
         new_logprobs=new, old_logprobs=torch.zeros(2, 3), advantages=ADVANTAGES.repeat(2, 1), mask=mask
     )
-    output = GSPO(GSPOOptions(), context).token_losses(inputs)
+    output = GSPO().token_losses(inputs)
     expected = torch.tensor([[-MEAN, 0.9997, -2 * MEAN], [-0.5, 0.0, 0.0]])
     torch.testing.assert_close(output.token_losses.detach(), expected)
     assert output.token_losses.requires_grad
     assert not any(metric.requires_grad for metric in output.metrics.values())
     assert output.metrics["policy/clip_fraction"][mask].tolist() == [0, 1, 0, 0]
     torch.testing.assert_close(output.metrics["policy/ratio"][mask], torch.tensor([MEAN] * 3 + [0.5]))
-    wider_clip = GSPO(GSPOOptions(clip_low=0.05, clip_high=0.2), context).token_losses(inputs).token_losses
+    wider_clip = GSPO(clip_low=0.05, clip_high=0.2).token_losses(inputs).token_losses
     torch.testing.assert_close(wider_clip[0, 1].item(), 0.95)
 
 
 def test_the_default_bounds_are_the_papers() -> None:
-    assert (GSPOOptions().clip_low, GSPOOptions().clip_high) == (3e-4, 4e-4)
+    assert (GSPO().clip_low, GSPO().clip_high) == (3e-4, 4e-4)
 
 
 @pytest.mark.parametrize("wrong", [{"clip_low": 0}, {"clip_low": 1.5}, {"clip_high": INF}, {"clip": 0.2}])
 def test_options_are_bounded(wrong) -> None:
     with pytest.raises(ValidationError):
-        GSPOOptions(**wrong)
+        GSPO(**wrong)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ppokit_evaluators.rewards import HeldOutRewards, RewardsOptions, pass_at, standard_error
+from ppokit_evaluators.rewards import HeldOutRewards, pass_at, standard_error
 
 
 @pytest.mark.parametrize(("n", "c", "k"), list(itertools.product([4], [0, 1, 2, 4], [1, 2, 4])))
@@ -56,8 +56,8 @@ class View:
 
 def test_metrics() -> None:
     view = View([True, True, True, False])
-    options = RewardsOptions(samples=2, pass_at=(1, 2), threshold=3)
-    metrics = HeldOutRewards(options).evaluate(view, 0)  # type: ignore[arg-type]
+    options = HeldOutRewards(samples=2, pass_at=(1, 2), threshold=3)
+    metrics = options.evaluate(view, 0)  # type: ignore[arg-type]
     assert view.asked == [2]
     assert metrics == {
         "scored": 0.75,
@@ -70,7 +70,7 @@ def test_metrics() -> None:
 
 
 def test_nothing_scored() -> None:
-    assert HeldOutRewards(RewardsOptions()).evaluate(View([False] * 4), 0) == {"scored": 0}  # type: ignore[arg-type]
+    assert HeldOutRewards().evaluate(View([False] * 4), 0) == {"scored": 0}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -86,4 +86,4 @@ def test_nothing_scored() -> None:
 )
 def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        RewardsOptions(**options)
+        HeldOutRewards(**options)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from pydantic import ValidationError
 
 from loss_checks import INF, NAN, after_masking, cases, spoiled
-from ppokit_losses.kl import KL, KLOptions, kl, ppokit_losses
+from ppokit_losses.kl import KL, kl, ppokit_losses
 
 ESTIMATORS = ["k1", "k2", "k3", "k3_with_k2_gradient"]
 LOGPROBS = torch.tensor([[-1.0, -1.0, -1.0]])
@@ -154,9 +154,9 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
     ("estimator", "expected"),
     [("k1", -1.0), ("k2", 0.5), ("k3", math.e - 2), ("k3_with_k2_gradient", math.e - 2)],
 )
-def test_component_and_metrics(context, make_inputs, estimator, expected) -> None:
+def test_component_and_metrics(make_inputs, estimator, expected) -> None:
     inputs = make_inputs(new_logprobs=LOGPROBS.clone().requires_grad_(), ref_logprobs=REF)
-    output = KL(KLOptions(estimator=estimator), context).token_losses(inputs)
+    output = KL(estimator=estimator).token_losses(inputs)
     assert output.token_losses.requires_grad
     assert output.token_losses[0, 0].item() == pytest.approx(expected)
     assert not any(metric.requires_grad for metric in output.metrics.values())
@@ -166,7 +166,7 @@ def test_component_and_metrics(context, make_inputs, estimator, expected) -> Non
 
 
 def test_the_default_is_that_of_grpo_and_the_reference_is_asked_for() -> None:
-    assert KLOptions().estimator == "k3"
+    assert KL().estimator == "k3"
     assert ppokit_losses()[0].needs == {"new_logprobs", "ref_logprobs"}
 
 
@@ -178,4 +178,4 @@ def test_unknown_estimators_are_named() -> None:
 @pytest.mark.parametrize("wrong", [{"estimator": "k4"}, {"coefficient": 0.1}])
 def test_options_are_checked(wrong) -> None:
     with pytest.raises(ValidationError):
-        KLOptions(**wrong)
+        KL(**wrong)

@@ -15,7 +15,6 @@ from ppokit.plugin.protocols import CheckContext
 from ppokit_advantages.group_relative import group_relative
 from ppokit_advantages.leave_one_out import (
     LeaveOneOut,
-    LeaveOneOutOptions,
     leave_one_out,
     ppokit_advantage_estimators,
 )
@@ -64,12 +63,12 @@ def test_narrow_rewards_are_widened() -> None:
     assert result.tolist() == [299, -149.5, -149.5]
 
 
-def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(context, make_rollout) -> None:
+def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(make_rollout) -> None:
     mask = torch.tensor([[True, True, False], [True, False, True]])
     rollout, rewards = given_rewards(
         make_rollout(["a"] * 2, mask=mask), torch.tensor([[1.0, 5, 90], [2, 90, 1]]), 4, 4
     )
-    result = LeaveOneOut(LeaveOneOutOptions(), context).estimate(rollout, rewards)
+    result = LeaveOneOut().estimate(rollout, rewards)
     assert result.advantages.tolist() == [[3, 3, 0], [-3, 0, -3]]
     assert result.returns is None
 
@@ -78,6 +77,6 @@ def test_one_response_a_prompt_is_refused() -> None:
     (component,) = ppokit_advantage_estimators()
     assert component.check is not None
     context = CheckContext(columns=None, responses_per_prompt=1)
-    (message,) = component.check(LeaveOneOutOptions(), context)
+    (message,) = component.check(LeaveOneOut(), context)
     assert "expected 2 or more" in message
-    assert list(component.check(LeaveOneOutOptions(), replace(context, responses_per_prompt=4))) == []
+    assert list(component.check(LeaveOneOut(), replace(context, responses_per_prompt=4))) == []

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ppokit_rewards.length import Length, LengthOptions, length
+from ppokit_rewards.length import Length, length
 
 
 def test_by_hand() -> None:
@@ -22,16 +22,16 @@ def test_within_the_tolerance_is_on_target() -> None:
 @pytest.mark.parametrize(
     ("unit", "expected"), [("tokens", [0.5, 0.0]), ("words", [0.75, 0.0]), ("characters", [-1.0, 0.0])]
 )
-def test_units(context, make_rollout, unit, expected) -> None:
+def test_units(make_rollout, unit, expected) -> None:
     mask = torch.tensor([[True, True, False, False], [False, False, False, False]])
     rollout = make_rollout(["one two  three", ""], mask=mask)
-    output = Length(LengthOptions(target=4, unit=unit), context).score(rollout)
+    output = Length(target=4, unit=unit).score(rollout)
     assert output.scores.tolist() == expected
     assert output.outcomes == ("scored", "scored")
 
 
-def test_tolerance_reaches_the_score(context, make_rollout) -> None:
-    output = Length(LengthOptions(target=4, tolerance=1), context).score(make_rollout(["a"]))
+def test_tolerance_reaches_the_score(make_rollout) -> None:
+    output = Length(target=4, tolerance=1).score(make_rollout(["a"]))
     assert output.scores.tolist() == [1.0]
 
 
@@ -40,4 +40,4 @@ def test_tolerance_reaches_the_score(context, make_rollout) -> None:
 )
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):
-        LengthOptions(**wrong)
+        Length(**wrong)

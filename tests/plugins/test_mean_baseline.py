@@ -10,7 +10,6 @@ from estimator_checks import given as given_rewards
 from estimator_checks import spoiled, token_cases
 from ppokit_advantages.mean_baseline import (
     MeanBaseline,
-    MeanBaselineOptions,
     mean_baseline,
     ppokit_advantage_estimators,
 )
@@ -59,9 +58,9 @@ def test_narrow_numbers_are_widened() -> None:
     torch.testing.assert_close(result, mean_baseline(REWARDS, VALUES, MASK))
 
 
-def test_the_component(context, make_rollout) -> None:
+def test_the_component(make_rollout) -> None:
     rollout, rewards = given_rewards(make_rollout(["a"] * 2, mask=MASK, values=VALUES), REWARDS)
-    result = MeanBaseline(MeanBaselineOptions(), context).estimate(rollout, rewards)
+    result = MeanBaseline().estimate(rollout, rewards)
     assert result.advantages.tolist() == [[1, 0, 0], [5, 0, 3]]
     assert result.returns is not None
     assert result.returns.tolist() == [[4, 3, 0], [8, 0, 6]]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from estimator_checks import given as given_rewards
 from estimator_checks import spoiled, token_cases
 from ppokit_advantages.gae import gae
-from ppokit_advantages.monte_carlo import MonteCarlo, MonteCarloOptions, monte_carlo
+from ppokit_advantages.monte_carlo import MonteCarlo, monte_carlo
 
 UNIT = st.floats(0, 1)
 
@@ -79,10 +79,10 @@ def test_narrow_rewards_are_widened() -> None:
     assert result[0, 0] == 300
 
 
-def test_the_component(context, make_rollout) -> None:
+def test_the_component(make_rollout) -> None:
     mask = torch.tensor([[True, True, False]])
     rollout, rewards = given_rewards(make_rollout(["a"], mask=mask), torch.tensor([[1.0, 4, 90]]))
-    result = MonteCarlo(MonteCarloOptions(gamma=0.5), context).estimate(rollout, rewards)
+    result = MonteCarlo(gamma=0.5).estimate(rollout, rewards)
     assert result.advantages.tolist() == [[3, 4, 0]]
     assert result.returns is None
 
@@ -90,4 +90,4 @@ def test_the_component(context, make_rollout) -> None:
 @pytest.mark.parametrize("wrong", [{"gamma": -0.1}, {"gamma": 1.1}, {"lam": 1}])
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):
-        MonteCarloOptions(**wrong)
+        MonteCarlo(**wrong)

@@ -14,7 +14,6 @@ from loss_checks import INF, NAN, cases, spoiled
 from ppokit.plugin.protocols import AdvantageWeighting
 from ppokit_losses.off_policy_correction import (
     OffPolicyCorrection,
-    OffPolicyCorrectionOptions,
     off_policy_correction,
 )
 
@@ -152,12 +151,12 @@ def test_infinite_logprobs_give_weights_within_the_bounds(case, infinite, level,
     assert (result[impossible] == (2.0 if mode == "truncate" else 0.0)).all()
 
 
-def test_the_metrics_of_infinite_logprobs_are_finite(context, make_inputs) -> None:
+def test_the_metrics_of_infinite_logprobs_are_finite(make_inputs) -> None:
     old, sampler = OLD.clone(), SAMPLER.clone()
     old[0, 0] = sampler[0, 1] = old[1, 2] = sampler[1, 2] = -INF
     inputs = make_inputs(old_logprobs=old, sampler_logprobs=sampler, mask=MASK)
     for mode in ("truncate", "mask"):
-        weighing = OffPolicyCorrection(OffPolicyCorrectionOptions(mode=mode), context)
+        weighing = OffPolicyCorrection(mode=mode)
         for name, numbers in weighing.advantage_weights(inputs).metrics.items():
             assert numbers[MASK].isfinite().all(), name
 
@@ -173,15 +172,13 @@ def test_bfloat16_is_computed_in_float32() -> None:
     ("level", "expected"),
     [("token", [[2.0, 1.0, 1.5], [1.0, 0, 1.0]]), ("sequence", [[2.0, 2.0, 2.0], [1.0, 0, 1.0]])],
 )
-def test_tokens_whose_sampler_knows_no_logprob_are_not_corrected(
-    context, make_inputs, level, expected
-) -> None:
+def test_tokens_whose_sampler_knows_no_logprob_are_not_corrected(make_inputs, level, expected) -> None:
     sampler = SAMPLER.clone()
     sampler[0, 1] = NAN  # known in this row: 2.5 and 1.5, product 3.75
     sampler[1] = NAN
     torch.testing.assert_close(weights(level, "truncate", 2.0, sampler=sampler), torch.tensor(expected))
     inputs = make_inputs(old_logprobs=OLD, sampler_logprobs=sampler, mask=MASK)
-    metrics = OffPolicyCorrection(OffPolicyCorrectionOptions(), context).advantage_weights(inputs).metrics
+    metrics = OffPolicyCorrection().advantage_weights(inputs).metrics
     assert metrics["off_policy/unknown"][MASK].tolist() == [0, 1, 0, 1, 1]
     assert metrics["off_policy/kl_k3"][MASK].isfinite().all()
 
@@ -206,11 +203,11 @@ def test_weights_carry_no_gradient() -> None:
         ({"level": "sequence", "cap": 1.2}, [1.2] * 5, "truncated", [1] * 5),
     ],
 )
-def test_component_and_metrics(context, make_inputs, options, expected, name, share) -> None:
+def test_component_and_metrics(make_inputs, options, expected, name, share) -> None:
     inputs = make_inputs(
         old_logprobs=spoiled(OLD, MASK, NAN), sampler_logprobs=spoiled(SAMPLER, MASK, NAN), mask=MASK
     )
-    component = OffPolicyCorrection(OffPolicyCorrectionOptions(**options), context)
+    component = OffPolicyCorrection(**options)
     assert isinstance(component, AdvantageWeighting)
     assert not hasattr(component, "token_losses")
     output = component.advantage_weights(inputs)
@@ -231,9 +228,9 @@ def test_component_and_metrics(context, make_inputs, options, expected, name, sh
 )
 def test_options_are_bounded(wrong) -> None:
     with pytest.raises(ValidationError):
-        OffPolicyCorrectionOptions(**wrong)
+        OffPolicyCorrection(**wrong)
 
 
 def test_a_floor_without_an_effect_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"floor 0.5 has an effect with mode: mask only; remove it"):
-        OffPolicyCorrectionOptions(floor=0.5)
+        OffPolicyCorrection(floor=0.5)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ppokit_rewards.overlong import Overlong, OverlongOptions, overlong, ppokit_reward_providers
+from ppokit_rewards.overlong import Overlong, overlong, ppokit_reward_providers
 
 
 def test_by_hand() -> None:
@@ -24,9 +24,9 @@ def test_against_the_formula_as_written(limit: int, buffer: int, n: int) -> None
     assert overlong(torch.tensor([n]), limit=limit, buffer=buffer).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_real_tokens_count(context, make_rollout) -> None:
+def test_real_tokens_count(make_rollout) -> None:
     mask = torch.tensor([[True, True, True, True], [True, False, True, False], [False] * 4])
-    output = Overlong(OverlongOptions(limit=4, buffer=2), context).score(make_rollout(["a"] * 3, mask=mask))
+    output = Overlong(limit=4, buffer=2).score(make_rollout(["a"] * 3, mask=mask))
     assert output.scores.tolist() == [-1, 0, 0]
     assert output.outcomes == ("scored",) * 3
 
@@ -34,12 +34,12 @@ def test_real_tokens_count(context, make_rollout) -> None:
 @pytest.mark.parametrize("wrong", [{}, {"limit": 0, "buffer": 1}, {"limit": 5, "buffer": 0}, {"limit": 5}])
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):
-        OverlongOptions(**wrong)
+        Overlong(**wrong)
 
 
 def test_a_buffer_beyond_the_limit_is_refused(unknown_columns) -> None:
     (component,) = ppokit_reward_providers()
     assert component.check is not None
-    assert list(component.check(OverlongOptions(limit=5, buffer=5), unknown_columns)) == []
-    (sentence,) = component.check(OverlongOptions(limit=5, buffer=6), unknown_columns)
+    assert list(component.check(Overlong(limit=5, buffer=5), unknown_columns)) == []
+    (sentence,) = component.check(Overlong(limit=5, buffer=6), unknown_columns)
     assert "buffer 6 and limit 5" in sentence

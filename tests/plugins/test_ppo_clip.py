@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from loss_checks import after_masking, cases, spoiled
 from ppokit.plugin.masked import masked_mean
-from ppokit_losses.ppo_clip import PPOClip, PPOClipOptions, ppo_clip
+from ppokit_losses.ppo_clip import PPOClip, ppo_clip
 
 FAR = [50.0, -50.0, 500.0, -500.0]
 
@@ -166,12 +166,12 @@ def test_bfloat16_is_computed_in_float32() -> None:
     assert loss.item() == pytest.approx(-math.exp(0.0078125), abs=1e-7)
 
 
-def test_metrics(context, make_inputs) -> None:
+def test_metrics(make_inputs) -> None:
     ratios = torch.tensor([[1.5, 1.5, 0.5, 0.5, 1.0, 5.0]])
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, -1.0]])
     new = ratios.log().requires_grad_()
     inputs = make_inputs(new_logprobs=new, old_logprobs=torch.zeros(1, 6), advantages=advantages)
-    output = PPOClip(PPOClipOptions(dual_clip=3.0), context).token_losses(inputs)
+    output = PPOClip(dual_clip=3.0).token_losses(inputs)
     assert output.token_losses.requires_grad
     metrics = output.metrics
     assert not any(metric.requires_grad for metric in metrics.values())
@@ -180,15 +180,15 @@ def test_metrics(context, make_inputs) -> None:
     torch.testing.assert_close(metrics["policy/ratio"], ratios)
 
 
-def test_component_uses_its_options(context, make_inputs) -> None:
+def test_component_uses_its_options(make_inputs) -> None:
     inputs = make_inputs(
         new_logprobs=torch.tensor([[0.5, 1.5, 10.0]]).log(),
         old_logprobs=torch.zeros(1, 3),
         advantages=torch.tensor([[-1.0, 1.0, -1.0]]),
     )
-    loss = PPOClip(PPOClipOptions(clip_low=0.1, clip_high=0.3, dual_clip=4.0), context)
+    loss = PPOClip(clip_low=0.1, clip_high=0.3, dual_clip=4.0)
     torch.testing.assert_close(loss.token_losses(inputs).token_losses, torch.tensor([[0.9, -1.3, 4.0]]))
-    assert "policy/dual_clip_fraction" not in PPOClip(PPOClipOptions(), context).token_losses(inputs).metrics
+    assert "policy/dual_clip_fraction" not in PPOClip().token_losses(inputs).metrics
 
 
 @pytest.mark.parametrize(
@@ -196,4 +196,4 @@ def test_component_uses_its_options(context, make_inputs) -> None:
 )
 def test_options_are_bounded(wrong) -> None:
     with pytest.raises(ValidationError):
-        PPOClipOptions(**wrong)
+        PPOClip(**wrong)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from pydantic import ValidationError
 
 from loss_checks import INF, NAN, after_masking, cases, spoiled
-from ppokit_losses.reinforce import Reinforce, ReinforceOptions, reinforce
+from ppokit_losses.reinforce import Reinforce, reinforce
 
 RATIOS = torch.tensor([[0.5, 1.0, 4.0]])
 ADVANTAGES = torch.tensor([[1.0, -1.0, 2.0]])
@@ -118,18 +118,18 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
             torch.testing.assert_close(result, expected)
 
 
-def test_component_and_metrics(context, make_inputs) -> None:
+def test_component_and_metrics(make_inputs) -> None:
     new = NEW.clone().requires_grad_()
     inputs = make_inputs(new_logprobs=new, old_logprobs=NEW - RATIOS.log(), advantages=ADVANTAGES)
-    plain = Reinforce(ReinforceOptions(), context).token_losses(inputs)
+    plain = Reinforce().token_losses(inputs)
     torch.testing.assert_close(plain.token_losses.detach(), torch.tensor([[1.0, -2.0, 1.0]]))
     assert plain.token_losses.requires_grad
     torch.testing.assert_close(plain.metrics["policy/ratio"], RATIOS)
     assert not plain.metrics["policy/ratio"].requires_grad
-    weighed = Reinforce(ReinforceOptions(importance_weight=True), context).token_losses(inputs)
+    weighed = Reinforce(importance_weight=True).token_losses(inputs)
     torch.testing.assert_close(weighed.token_losses.detach(), torch.tensor([[0.5, -2.0, 4.0]]))
 
 
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValidationError):
-        ReinforceOptions(clip=0.2)
+        Reinforce(clip=0.2)

@@ -16,7 +16,6 @@ from estimator_checks import spoiled, token_cases
 from ppokit.plugin.protocols import CheckContext
 from ppokit_advantages.reinforce_plus_plus import (
     ReinforcePlusPlus,
-    ReinforcePlusPlusOptions,
     ppokit_advantage_estimators,
     reinforce_plus_plus,
 )
@@ -120,11 +119,11 @@ def test_narrow_rewards_are_widened() -> None:
     torch.testing.assert_close(result, reinforce_plus_plus(REWARDS, MASK, GROUPS, gamma=1.0))
 
 
-def test_the_component(context, make_rollout) -> None:
+def test_the_component(make_rollout) -> None:
     rollout, rewards = given_rewards(make_rollout(["a"] * 2, mask=MASK), REWARDS, 4, 4)
     for baseline in ("none", "group_mean"):
-        options = ReinforcePlusPlusOptions(gamma=0.5, baseline=baseline, epsilon=0.25)
-        result = ReinforcePlusPlus(options, context).estimate(rollout, rewards)
+        options = ReinforcePlusPlus(gamma=0.5, baseline=baseline, epsilon=0.25)
+        result = options.estimate(rollout, rewards)
         expected = by_definition(REWARDS, MASK, GROUPS, 0.5, baseline, 0.25)
         torch.testing.assert_close(result.advantages, expected)
         assert result.returns is None
@@ -134,8 +133,8 @@ def test_only_the_baseline_needs_a_group() -> None:
     (component,) = ppokit_advantage_estimators()
     assert component.check is not None
     one = CheckContext(columns=None, responses_per_prompt=1)
-    assert list(component.check(ReinforcePlusPlusOptions(), one)) == []
-    based = ReinforcePlusPlusOptions(baseline="group_mean")
+    assert list(component.check(ReinforcePlusPlus(), one)) == []
+    based = ReinforcePlusPlus(baseline="group_mean")
     (message,) = component.check(based, one)
     assert "expected 2 or more" in message
     assert list(component.check(based, replace(one, responses_per_prompt=2))) == []
@@ -144,4 +143,4 @@ def test_only_the_baseline_needs_a_group() -> None:
 @pytest.mark.parametrize("wrong", [{"gamma": 1.1}, {"baseline": "batch"}, {"epsilon": -1}])
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):
-        ReinforcePlusPlusOptions(**wrong)
+        ReinforcePlusPlus(**wrong)

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("vaderSentiment")
 
 import ppokit_rewards.sentiment as module
-from ppokit_rewards.sentiment import Sentiment, SentimentOptions, check, sentiment
+from ppokit_rewards.sentiment import Sentiment, check, sentiment
 
 
 def test_numbers_of_the_package_itself() -> None:
@@ -17,8 +17,8 @@ def test_numbers_of_the_package_itself() -> None:
     assert scores == pytest.approx([0.8316, -0.5461, 0.0, 0.0])
 
 
-def test_one_score_a_response_in_order(context, make_rollout) -> None:
-    output = Sentiment(SentimentOptions(), context).score(make_rollout(["I love it", "I hate it", ""]))
+def test_one_score_a_response_in_order(make_rollout) -> None:
+    output = Sentiment().score(make_rollout(["I love it", "I hate it", ""]))
     assert output.scores.dtype == torch.float32
     assert output.scores.shape == (3,)
     assert output.scores[0] > 0 > output.scores[1]
@@ -26,20 +26,20 @@ def test_one_score_a_response_in_order(context, make_rollout) -> None:
     assert output.outcomes == ("scored",) * 3
 
 
-def test_text_says_whether_the_prompt_counts(context, make_rollout) -> None:
+def test_text_says_whether_the_prompt_counts(make_rollout) -> None:
     rollout = make_rollout(["the table"], prompts=["I love"])
-    assert Sentiment(SentimentOptions(), context).score(rollout).scores.item() == 0
-    both = Sentiment(SentimentOptions(text="prompt_and_response"), context).score(rollout)
+    assert Sentiment().score(rollout).scores.item() == 0
+    both = Sentiment(text="prompt_and_response").score(rollout)
     assert both.scores.item() == pytest.approx(sentiment(["I love the table"])[0])
     assert both.scores.item() > 0
 
 
-def test_an_empty_share_of_the_rollout(context, make_rollout) -> None:
-    assert Sentiment(SentimentOptions(), context).score(make_rollout([])).scores.shape == (0,)
+def test_an_empty_share_of_the_rollout(make_rollout) -> None:
+    assert Sentiment().score(make_rollout([])).scores.shape == (0,)
 
 
 def test_a_missing_extra_is_a_problem(monkeypatch, unknown_columns) -> None:
-    assert list(check(SentimentOptions(), unknown_columns)) == []
+    assert list(check(Sentiment(), unknown_columns)) == []
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    (problem,) = check(SentimentOptions(), unknown_columns)
+    (problem,) = check(Sentiment(), unknown_columns)
     assert "pip install 'ppokit[demo]'" in problem

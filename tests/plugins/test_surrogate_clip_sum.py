@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from loss_checks import INF, NAN, after_masking, cases, spoiled
-from ppokit_losses.surrogate_clip_sum import SurrogateClipSum, SurrogateClipSumOptions, surrogate_clip_sum
+from ppokit_losses.surrogate_clip_sum import SurrogateClipSum, surrogate_clip_sum
 
 # log-ratios: inside; beyond the upper end; beyond the lower end
 LOG_RATIOS = torch.tensor([[0.1, 0.5, -1.0]])
@@ -110,14 +110,14 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
             torch.testing.assert_close(result, expected)
 
 
-def test_component_and_metrics(context, make_inputs) -> None:
+def test_component_and_metrics(make_inputs) -> None:
     new = (OLD + LOG_RATIOS).requires_grad_()
     inputs = make_inputs(new_logprobs=new, old_logprobs=OLD, advantages=ADVANTAGES)
-    output = SurrogateClipSum(SurrogateClipSumOptions(), context).token_losses(inputs)
+    output = SurrogateClipSum().token_losses(inputs)
     torch.testing.assert_close(output.token_losses.detach(), torch.tensor([[1.0, 3.4, -3.9]]))
     assert output.token_losses.requires_grad
     assert output.metrics["policy/clip_fraction"].tolist() == [[0, 1, 1]]
-    wider_clip = SurrogateClipSum(SurrogateClipSumOptions(clip=0.7), context).token_losses(inputs)
+    wider_clip = SurrogateClipSum(clip=0.7).token_losses(inputs)
     assert wider_clip.metrics["policy/clip_fraction"].tolist() == [[0, 0, 1]]
     # -2 * -1.5 + .5 * 2;  3 * -1.5 + -.7 * -3
     torch.testing.assert_close(wider_clip.token_losses.detach(), torch.tensor([[1.0, 4.0, -2.4]]))
@@ -126,4 +126,4 @@ def test_component_and_metrics(context, make_inputs) -> None:
 @pytest.mark.parametrize("wrong", [{"clip": 0}, {"clip": INF}, {"clip_low": 0.2}])
 def test_options_are_bounded(wrong) -> None:
     with pytest.raises(ValidationError):
-        SurrogateClipSumOptions(**wrong)
+        SurrogateClipSum(**wrong)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from loss_checks import after_masking, cases, spoiled
-from ppokit_losses.value_clip import ValueClip, ValueClipOptions, value_clip
+from ppokit_losses.value_clip import ValueClip, value_clip
 
 # v, old, target: inside the range; moved past it towards the target; moved past it away from the target
 VALUES = torch.tensor([[1.1, 2.0, 0.0]])
@@ -93,9 +93,9 @@ def test_bfloat16_is_computed_in_float32() -> None:
     assert loss[0, 1].item() == pytest.approx(0.32, rel=1e-6)  # bfloat16 would give 0.3203
 
 
-def test_component_and_metrics(context, make_inputs) -> None:
+def test_component_and_metrics(make_inputs) -> None:
     inputs = make_inputs(values=VALUES.clone().requires_grad_(), old_values=OLD, returns=RETURNS)
-    output = ValueClip(ValueClipOptions(clip_range=0.5), context).token_losses(inputs)
+    output = ValueClip(clip_range=0.5).token_losses(inputs)
     torch.testing.assert_close(output.token_losses.detach(), torch.tensor([[0.405, 0.125, 2.0]]))
     fraction = output.metrics["value/clip_fraction"]
     assert fraction.tolist() == [[0, 1, 0]]
@@ -105,4 +105,4 @@ def test_component_and_metrics(context, make_inputs) -> None:
 @pytest.mark.parametrize("wrong", [{"clip_range": 0}, {"clip_range": math.inf}, {"range": 1}])
 def test_options_are_bounded(wrong) -> None:
     with pytest.raises(ValidationError):
-        ValueClipOptions(**wrong)
+        ValueClip(**wrong)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from loss_checks import INF, NAN, after_masking, cases, spoiled
 from ppokit_losses.value_clip import value_clip
-from ppokit_losses.value_mse import ValueMSE, ValueMSEOptions, ppokit_losses, value_mse
+from ppokit_losses.value_mse import ValueMSE, ppokit_losses, value_mse
 
 VALUES = torch.tensor([[1.1, 2.0, 0.0]])
 RETURNS = torch.tensor([[2.0, 2.0, 3.0]])
@@ -71,9 +71,9 @@ def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
             torch.testing.assert_close(result, expected)
 
 
-def test_component(context, make_inputs) -> None:
+def test_component(make_inputs) -> None:
     inputs = make_inputs(values=VALUES.clone().requires_grad_(), returns=RETURNS)
-    output = ValueMSE(ValueMSEOptions(), context).token_losses(inputs)
+    output = ValueMSE().token_losses(inputs)
     torch.testing.assert_close(output.token_losses.detach(), torch.tensor([[0.405, 0.0, 4.5]]))
     assert output.token_losses.requires_grad
     assert ppokit_losses()[0].needs == {"values"}
@@ -81,4 +81,4 @@ def test_component(context, make_inputs) -> None:
 
 def test_options_are_none() -> None:
     with pytest.raises(ValidationError):
-        ValueMSEOptions(clip_range=0.2)
+        ValueMSE(clip_range=0.2)

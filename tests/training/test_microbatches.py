@@ -22,7 +22,7 @@ from ppokit.training.backend import ReplicatedBackend
 from ppokit.training.microbatches import MicroBatcher, StepBatches
 from ppokit.training.parity import ParityCheck
 from ppokit.training.update import Updater
-from ppokit_losses.gspo import GSPO, GSPOOptions
+from ppokit_losses.gspo import GSPO
 from rollouts import make_rollout, single_process
 from test_update import settings_of
 
@@ -132,7 +132,7 @@ class Trained:
         processes = single_process()
         self.batcher = MicroBatcher(settings.update, seed=0, processes=processes, device=self.roles.device)
         needs: Any = frozenset({"new_logprobs", "old_logprobs"})
-        loss = built("losses", GSPO(GSPOOptions(), None), "gspo", needs)  # type: ignore[arg-type]
+        loss = built("losses", GSPO(), "gspo", needs)  # type: ignore[arg-type]
         backend = ReplicatedBackend(self.roles, processes, weight_decay=0.0)
         self.updater = Updater(
             self.roles,
