@@ -154,7 +154,7 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         roles,
         processes,
         temperature=settings.rollout.temperature,
-        engine=generator.where,
+        engine=generator.engine.where,
         limit=settings.rollout.max_logprob_gap,
     )
     updater = Updater(roles, backend, losses, batcher, settings, processes, parity)
