@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ppokit.models.loading import cache_folder
+from ppokit.models.gguf import cache_folder
 
 SPECIAL = ("<unk>", "<s>", "</s>")
 CHAT_TEMPLATE = (

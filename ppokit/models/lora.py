@@ -1,22 +1,108 @@
-"""LoRA adapters of several roles on one base, through peft."""
+"""LoRA adapters of several roles on one base, through peft: attached, loaded, switched, saved."""
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
 from ppokit.kernels.frozen_trunk import layers_of
+from ppokit.models.pretrained import peft_warnings, pretrained_adapter
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ppokit.config.settings import LoraSettings
+
+
+class RoleAdapters:
+    """The adapters `policy`, `value` and `reference` on a model, and others that are added.
+
+    Args:
+        model: a causal LM, whose layers are wrapped in place.
+        reference: whether the reference will be asked for; it has an adapter where the policy starts from
+            a pre-trained one.
+        own_value: whether the value function has an adapter of its own; if not, it uses the policy's.
+
+    Raises:
+        ModelError: there is nothing to adapt, or a pre-trained adapter is of another kind.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, lora: LoraSettings, *, reference: bool, own_value: bool
+    ) -> None:
+        self.model = model
+        self.own_value = own_value
+        self.peft: Any = attach(model, lora, reference=reference, value=own_value)
+        self.has_reference = reference and lora.adapter is not None
+        self._collect()
+        if not self.trainable:
+            raise ModelError(f"lora.target_modules: {lora.target_modules!r} adapts no module of the model.")
+
+    def activate(self, role: str) -> None:
+        """Switch every adapted module to a role; what trains keeps requires_grad throughout.
+
+        Args:
+            role: `policy`, `value`, `reference`, `base` for no adapter, or the name of one that was added.
+        """
+        adapter: str | None = role
+        if role == "value" and not self.own_value:
+            adapter = "policy"
+        if role == "base" or (role == "reference" and not self.has_reference):
+            adapter = None
+        for module in self._adapted:
+            if adapter is not None and module.active_adapters != [adapter]:
+                module.set_adapter(adapter)
+            if module.disable_adapters != (adapter is None):
+                module.enable_adapters(adapter is not None)
+        for param in self.trainable.values():
+            param.requires_grad_(True)
+
+    def add_fitted(self, folder: Path, name: str, *, key: str) -> FittedHead:
+        """Load the adapter of a fitted reward model, frozen; see `load_fitted`."""
+        head = load_fitted(self.peft, folder, name, key=key)
+        self._adapted = _adapted(self.model)
+        return head
+
+    def replace_value(self, folder: Path, *, key: str) -> FittedHead:
+        """Let the value adapter start as a fitted reward model's.
+
+        Returns: that model's head.
+        """
+        self.peft.delete_adapter("value")
+        head = self.add_fitted(folder, "value", key=key)
+        self._collect()
+        return head
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """The LoRA matrices of all roles."""
+        return [p for m in self._adapted for n, p in m.named_parameters() if "lora_" in n]
+
+    def save_policy(self, folder: Path) -> None:
+        """Write the policy's adapter into a folder."""
+        self.peft.save_pretrained(str(folder), selected_adapters=["policy"])
+        own = folder / "policy"  # where peft puts an adapter of that name
+        for file in own.iterdir():
+            file.replace(folder / file.name)
+        own.rmdir()
+
+    def _collect(self) -> None:
+        """Find the adapted modules and the parameters that train."""
+        self._adapted = _adapted(self.model)
+        # Not by requires_grad: activating an adapter turns it off for the others.
+        owners = ("policy", "value") if self.own_value else ("policy",)
+        self.trainable = {
+            name: param for name, param in self.model.named_parameters() if adapter_of(name) in owners
+        }
+        for param in self.trainable.values():
+            param.requires_grad_(True)
 
 
 def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> Any:
@@ -32,7 +118,7 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
     Raises:
         ModelError: peft finds nothing to adapt, or the pre-trained adapter is of another kind.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     def config() -> Any:
         return LoraConfig(
@@ -44,8 +130,13 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
             wrapped = get_peft_model(model, config(), "policy", autocast_adapter_dtype=False)
         else:
             _check_adapter(lora.adapter)
-            wrapped = PeftModel.from_pretrained(
-                model, lora.adapter, "policy", is_trainable=True, autocast_adapter_dtype=False
+            wrapped = pretrained_adapter(
+                model,
+                lora.adapter,
+                "lora.adapter",
+                adapter_name="policy",
+                is_trainable=True,
+                autocast_adapter_dtype=False,
             )
             if reference:
                 wrapped.load_adapter(lora.adapter, "reference", autocast_adapter_dtype=False)
@@ -118,33 +209,20 @@ def load_fitted(wrapped: Any, folder: Path, name: str, *, key: str) -> FittedHea
     with peft_warnings(), _naming(key):
         wrapped.add_adapter(name, config, autocast_adapter_dtype=False)
         layers = {n: t for n, t in state.items() if "lora_" in n}
+        other_base = f"{key}: the adapter in {folder} was fitted on another base model than this"
         try:
             result = set_peft_model_state_dict(wrapped, layers, adapter_name=name)
         except RuntimeError as error:
-            result = None
-            reason = first_line(error)
-    own = [n for n, _ in wrapped.named_parameters() if adapter_of(n) == name]
-    if result is None or result.unexpected_keys or len(own) != len(layers):
-        why = reason if result is None else f"{len(layers)} of its matrices meet {len(own)} of the model's"
-        raise ModelError(f"{key}: the adapter in {folder} was fitted on another base model than this: {why}")
-    for parameter_name, parameter in wrapped.named_parameters():
-        if adapter_of(parameter_name) == name:
-            parameter.requires_grad_(False)
+            raise ModelError(f"{other_base}: {first_line(error)}") from error
+    own = [param for n, param in wrapped.named_parameters() if adapter_of(n) == name]
+    if result.unexpected_keys or len(own) != len(layers):
+        raise ModelError(f"{other_base}: {len(layers)} of its matrices meet {len(own)} of the model's")
+    for param in own:
+        param.requires_grad_(False)
     wrapped.eval()  # it was fitted with dropout
     bias = next((t for n, t in heads.items() if n.endswith("bias") and t.shape == (1,)), None)
     weight = weights[0].float()
     return FittedHead(weight, weight.new_zeros(1) if bias is None else bias.float())
-
-
-@contextmanager
-def peft_warnings() -> Iterator[None]:
-    """Suppress warnings of peft that a user can do nothing about."""
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 for a property by its old name.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        # It sets what it warns of by itself, for models such as GPT-2.
-        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
-        yield
 
 
 def adapter_of(name: str) -> str | None:
@@ -174,3 +252,7 @@ def _naming(key: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ModelError(f"{key}: {error}") from error
+
+
+def _adapted(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if hasattr(module, "lora_A")]

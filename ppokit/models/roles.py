@@ -25,11 +25,10 @@ from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.kernels import frozen_trunk, lora_linear, registry
 from ppokit.models import quantization
-from ppokit.models.loading import quiet
 from ppokit.models.logprobs import Entropy, check_head, token_logprobs
-from ppokit.models.lora import FittedHead, adapter_of
+from ppokit.models.lora import FittedHead, RoleAdapters, adapter_of
 from ppokit.models.merged import MergedSampler
-from ppokit.models.role_adapters import RoleAdapters
+from ppokit.models.pretrained import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

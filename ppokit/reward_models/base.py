@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
 from ppokit.models.loading import find_model, pick_dtype
-from ppokit.models.lora import peft_warnings
 from ppokit.models.names import files_of
+from ppokit.models.pretrained import explained, peft_warnings
+from ppokit.reward_models.artifact import HEADS
 from ppokit.reward_models.loading import head_of, load_classifier, load_text_tokenizer, token_limit
-from ppokit.reward_models.texts import Layout, Texts
+from ppokit.reward_models.texts import Texts
 
 Kind = Literal["encoder", "causal"]
 TEMPLATE = ("{prompt} {response}",)
@@ -48,14 +49,11 @@ def find_base(name: str) -> Base:
     """
     from transformers import AutoConfig
 
-    where = _packaged_folder(name) if _is_packaged_folder(name) else find_model(name).where
-    try:
+    packaged = name.startswith("package:") and not name.endswith(".gguf")
+    where = _packaged_folder(name) if packaged else find_model(name).where
+    expected = "a hub id, a folder saved by save_pretrained, package:DIST/FOLDER or package:DIST/FILE.gguf"
+    with explained(f"--model {name}: its configuration", expected=expected):
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"--model {name}: its configuration cannot be read: {first_line(error)} Expected a hub id, a "
-            "folder saved by save_pretrained, package:DIST/FOLDER or package:DIST/FILE.gguf."
-        ) from error
     if getattr(config, "quantization_config", None):
         raise ModelError(
             f"--model {name}: its weights are quantised; expected the checkpoint that it was made of. A "
@@ -94,6 +92,24 @@ class Heads(nn.Linear):
         return one
 
 
+def load_heads(folder: Path) -> Heads:
+    """The heads of a folder that `ppokit reward fit` made.
+
+    Raises:
+        ModelError: they cannot be loaded.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(str(folder / HEADS))
+        heads = Heads(weights["weight"].shape[1], weights["weight"].shape[0], bias="bias" in weights)
+        heads.load_state_dict(weights)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"reward model {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+    return heads
+
+
 class Fitted:
     """A causal LM as a sequence classifier, with an adapter, and `Heads` in the place of its last layer.
 
@@ -120,7 +136,7 @@ class Fitted:
         model.set_submodule(name, Heads(features, heads, bias=old.bias is not None).to(device))
         self.model = _with_lora(model, lora_r)
         limit = token_limit(self.model, self.tokenizer)
-        self.texts = Texts(self.tokenizer, Layout(TEMPLATE, min(max_length, limit or max_length)))
+        self.texts = Texts(self.tokenizer, TEMPLATE, min(max_length, limit or max_length))
 
     @property
     def heads(self) -> Heads:
@@ -160,16 +176,11 @@ def _with_lora(model: Any, r: int) -> Any:
             raise ModelError(f"LoRA finds nothing to adapt: {first_line(error)}") from error
 
 
-def _is_packaged_folder(name: str) -> bool:
-    return name.startswith("package:") and not name.endswith(".gguf")
-
-
 def _packaged_folder(name: str) -> str:
     package, _, inside = name.removeprefix("package:").partition("/")
     files = files_of(package, f"--model {name}")
     folders = {str(f.parent): Path(str(f.locate())).parent for f in files if f.name == "config.json"}
-    for folder, path in folders.items():
-        if folder == inside:
-            return str(path)
+    if inside in folders:
+        return str(folders[inside])
     have = ", ".join(sorted(folders)) or "no folder with a config.json"
     raise ModelError(f"--model {name}: the package {package!r} ships {have}; expected one of these.")

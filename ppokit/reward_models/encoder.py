@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppokit.errors import ModelError, first_line
+from ppokit.errors import ModelError
 from ppokit.reward_models.artifact import HEADS, read_settings
+from ppokit.reward_models.base import load_heads
 from ppokit.reward_models.loading import load_encoder
 
 
@@ -76,26 +77,13 @@ def load_response_encoder(folder: Path, *, each: bool = False) -> ResponseEncode
     Raises:
         ModelError: it cannot be loaded.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     settings = read_settings(folder)
     layers = settings.layers if settings is not None else []
     if not layers:
         return None
-    encoder, _ = load_encoder(str(folder), f"reward model {str(folder)!r}")
-    try:
-        weights = load_file(str(folder / HEADS))
-        if not each:
-            weights = {name: tensor.mean(dim=0, keepdim=True) for name, tensor in weights.items()}
-        heads = nn.Linear(weights["weight"].shape[1], weights["weight"].shape[0])
-        heads.load_state_dict(weights)
-        config = encoder.config.get_text_config()
-        if (
-            heads.in_features != 2 * len(layers) * config.hidden_size
-            or max(layers) > config.num_hidden_layers
-        ):
-            raise ValueError(f"its {HEADS} and its encoder do not belong together")
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"reward model {str(folder)!r} cannot be loaded: {first_line(error)}") from error
-    return ResponseEncoder(encoder, layers, heads).eval().requires_grad_(False)
+    subject = f"reward model {str(folder)!r}"
+    encoder, _ = load_encoder(str(folder), subject)
+    heads, config = load_heads(folder), encoder.config.get_text_config()
+    if heads.in_features != 2 * len(layers) * config.hidden_size or max(layers) > config.num_hidden_layers:
+        raise ModelError(f"{subject} cannot be loaded: its {HEADS} and its encoder do not belong together")
+    return ResponseEncoder(encoder, layers, heads if each else heads.mean()).eval().requires_grad_(False)

@@ -8,8 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ppokit.errors import DataError
 from ppokit.messages import listed
 from ppokit.ratings.records import RatingTable
@@ -30,9 +28,8 @@ from ppokit.reward_models.samples import half_of, parts_of, subset
 from ppokit.reward_models.training import Epoch
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from ppokit.ratings.arrays import Floats
 
-    Floats = NDArray[np.float64]
 
 CURVE = (0.25, 0.5, 1.0)
 LEAST_CURVE = 32  # samples; below, a part of them says nothing
@@ -82,38 +79,33 @@ def reward_fit(table: RatingTable, model: str, out: Path, options: FitOptions, l
         margins.append((scores if others is None else scores - others).mean(axis=1))
         main = quality_of(parts.test, scores, others, options.seed).main
         points.append(CurvePoint(share, len(samples), main.value, main.low, main.high))
-    score = SCORES["bradley_terry" if parts.pairs else "regression"]
-    reports: list[Report] = []
-
-    def fill(folder: Path) -> None:
+    objective = "bradley_terry" if parts.pairs else "regression"
+    score = SCORES[objective]
+    with folders.writing(out) as folder:
         folders.save(method.fitted, folder, score)
         # From the files, as training will score: what is reported is what was saved.
         quality = method.measure(folder)
         gain = gain_of(parts.test, margins[-1], margins[-2], options.seed) if len(margins) > 1 else None
-        reports.append(
-            Report(
-                source=table.source,
-                model=model,
-                kind=method.base.kind,
-                objective="bradley_terry" if parts.pairs else "regression",
-                score=score,
-                sizes={name: size_of(getattr(parts, name)) for name in ("fit", "validation", "test")},
-                quality=quality,
-                agreement=agreement_of(parts.table, options.seed, pairs=parts.pairs),
-                curve=points,
-                gain=gain,
-                history=list(history),
-                settings=method.settings(len(parts.fit)),
-                notes=[*table.notes, *parts.notes, *method.notes],
-                seconds=round(time.perf_counter() - started, 1),
-                cpu_seconds=round(time.process_time() - cpu, 1),
-            )
+        report = Report(
+            source=table.source,
+            model=model,
+            kind=base.kind,
+            objective=objective,
+            score=score,
+            sizes={name: size_of(getattr(parts, name)) for name in ("fit", "validation", "test")},
+            quality=quality,
+            agreement=agreement_of(parts.table, options.seed, pairs=parts.pairs),
+            curve=points,
+            gain=gain,
+            history=list(history),
+            settings=method.settings(len(parts.fit)),
+            notes=[*table.notes, *parts.notes, *method.notes],
+            seconds=round(time.perf_counter() - started, 1),
+            cpu_seconds=round(time.process_time() - cpu, 1),
         )
-        reports[0].write(folder / "report.json")
-        draw(reports[0], folder / "learning_curve.png")
-
-    folders.write(out, fill)
-    return reports[0]
+        report.write(folder / "report.json")
+        draw(report, folder / "learning_curve.png")
+    return report
 
 
 SCORES = {

@@ -31,9 +31,8 @@ from ppokit.reward_models.saved import Scorer
 from ppokit.rollout.policy import load_policy
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from ppokit.ratings.arrays import Floats
 
-    Floats = NDArray[np.float64]
 
 AT_ONCE = 16  # prompts that are answered together
 SHARED = (

@@ -21,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float64]
+    from ppokit.ratings.arrays import Floats
 
 STEPS = 1000
 _RANK = 1e-12  # of the largest eigenvalue: what is below is rounding

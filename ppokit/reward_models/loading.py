@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError
-from ppokit.models.loading import explained, quiet
-from ppokit.models.lora import peft_warnings
+from ppokit.models.pretrained import explained, pretrained_adapter, pretrained_model, pretrained_tokenizer
 
+SAFE = {"use_safetensors": True, "trust_remote_code": False}
 _NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 
@@ -24,17 +24,13 @@ def load_text_tokenizer(where: str, subject: str) -> Any:
     Raises:
         ModelError: it cannot be loaded, or has no token to pad with.
     """
-    from transformers import AutoTokenizer
-
-    with explained(f"{subject}: its tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            where, trust_remote_code=False, padding_side="right", truncation_side="left"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        if tokenizer.pad_token_id is None:
-            raise ModelError(f"{subject}: its tokenizer has no token to pad with.")
-    return tokenizer
+    return pretrained_tokenizer(
+        where,
+        f"{subject}: its tokenizer",
+        trust_remote_code=False,
+        padding_side="right",
+        truncation_side="left",
+    )
 
 
 def load_classifier(where: str, subject: str, dtype: str, **options: Any) -> tuple[Any, list[str]]:
@@ -49,8 +45,9 @@ def load_classifier(where: str, subject: str, dtype: str, **options: Any) -> tup
     """
     from transformers import AutoModelForSequenceClassification
 
-    return _load(
-        AutoModelForSequenceClassification, where, subject, "a sequence classifier", dtype=dtype, **options
+    kind = " as a sequence classifier in safetensors"
+    return pretrained_model(
+        AutoModelForSequenceClassification, where, subject, kind, **SAFE, dtype=dtype, **options
     )
 
 
@@ -62,7 +59,8 @@ def load_encoder(where: str, subject: str) -> tuple[Any, list[str]]:
     """
     from transformers import AutoModel
 
-    return _load(AutoModel, where, subject, "an encoder", dtype=torch.float32)
+    kind = " as an encoder in safetensors"
+    return pretrained_model(AutoModel, where, subject, kind, **SAFE, dtype=torch.float32)
 
 
 def with_fitted_adapter(model: Any, folder: str | Path, subject: str) -> Any:
@@ -71,15 +69,14 @@ def with_fitted_adapter(model: Any, folder: str | Path, subject: str) -> Any:
     Raises:
         ModelError: the adapter cannot be loaded, or has no trained head.
     """
-    from peft import PeftModel
     from safetensors import safe_open
 
     in_float32(head_of(model, subject)[1])
-    with explained(f"{subject}: its adapter"), peft_warnings():
-        with safe_open(str(Path(folder) / "adapter_model.safetensors"), "pt") as file:
-            if all("lora_" in key for key in file.keys()):  # noqa: SIM118
-                raise ValueError("the adapter has no trained head")
-        return PeftModel.from_pretrained(model, str(folder))
+    weights = str(Path(folder) / "adapter_model.safetensors")
+    with explained(f"{subject}: its adapter"), safe_open(weights, "pt") as file:
+        if all("lora_" in key for key in file.keys()):  # noqa: SIM118
+            raise ValueError("the adapter has no trained head")
+    return pretrained_adapter(model, folder, subject)
 
 
 def head_of(model: Any, subject: str) -> tuple[str, nn.Linear]:
@@ -118,11 +115,3 @@ def token_limit(model: Any, tokenizer: Any) -> int | None:
                 used = module.padding_idx + 1
         limits.append(positions - used)
     return min(limits, default=None)
-
-
-def _load(auto: Any, where: str, subject: str, kind: str, **options: Any) -> tuple[Any, list[str]]:
-    with explained(subject, f" as {kind} in safetensors"), quiet():
-        model, info = auto.from_pretrained(
-            where, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
-        )
-    return model, sorted(info["missing_keys"])

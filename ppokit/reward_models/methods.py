@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 
 from ppokit.reward_models import saved as folders
 from ppokit.reward_models.base import Base, Fitted
 from ppokit.reward_models.probe import Probe, Tried
 from ppokit.reward_models.report import Quality, quality_of
-from ppokit.reward_models.samples import Choice, Half, Parts
+from ppokit.reward_models.samples import Half, Parts, responses_of
 from ppokit.reward_models.texts import lengths
 from ppokit.reward_models.training import EVALUATION_COST, Epoch, Plan, encode, predict, train
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from ppokit.ratings.arrays import Floats
 
-    Floats = NDArray[np.float64]
 
 RATE, BATCH_SIZE, LORA_R = 3e-4, 32, 16
 MAX_LENGTH = {"encoder": 128, "causal": 256}
@@ -98,7 +96,7 @@ class Method:
             "threads": torch.get_num_threads(),
         }
 
-    def note_cuts(self, sizes: Sequence[int], limit: int) -> None:
+    def note_truncated(self, sizes: Sequence[int], limit: int) -> None:
         """Tell of texts that may have lost their beginning. sizes: tokens of each"""
         full = sum(size >= limit for size in sizes)
         if full:
@@ -110,15 +108,10 @@ class Method:
     def measure(self, folder: Path) -> Quality:
         """Quality on the test part of the model in a folder."""
         scorer = folders.Scorer(folder, heads=True, device=self.device)
-        test: Sequence[Any] = self.components.test
+        test = self.components.test
         prompts = [sample.prompt for sample in test]
-        if isinstance(test[0], Choice):
-            chosen = scorer.score(prompts, [choice.chosen for choice in test])
-            rejected = scorer.score(prompts, [choice.rejected for choice in test])
-            return quality_of(test, chosen, rejected, self.options.seed)
-        return quality_of(
-            test, scorer.score(prompts, [sample.response for sample in test]), None, self.options.seed
-        )
+        scores = [scorer.score(prompts, texts) for texts in responses_of(test)]
+        return quality_of(test, scores[0], scores[1] if len(scores) > 1 else None, self.options.seed)
 
 
 class Solving(Method):
@@ -132,7 +125,7 @@ class Solving(Method):
             [*self.components.fit, *self.components.validation, *self.components.test]
         )
         sizes = lengths(list(encoded.values()))
-        self.note_cuts(sizes, self.fitted.texts.layout.max_length)
+        self.note_truncated(sizes, self.fitted.texts.max_length)
         self.listener.on_start(sum(sizes))
         self.fitted.read(encoded, self.listener.on_advance)
 
@@ -176,7 +169,7 @@ class Training(Method):
             epoch = whole.tokens + self.validation.tokens * EVALUATION_COST
             total += epoch * self.plan(len(samples)).epochs
         sizes = lengths(whole.first) + lengths(whole.second or [])
-        self.note_cuts(sizes, self.fitted.texts.layout.max_length)
+        self.note_truncated(sizes, self.fitted.texts.max_length)
         self.listener.on_start(round(total))
 
     def fresh(self) -> Fitted:

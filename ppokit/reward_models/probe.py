@@ -11,20 +11,20 @@ import numpy as np
 import torch
 
 from ppokit.errors import ModelError, TrainingError, first_line
-from ppokit.models.loading import quiet
+from ppokit.models.pretrained import quiet
 from ppokit.plugin.batching import token_batches
 from ppokit.reward_models.base import Base, Heads
 from ppokit.reward_models.encoder import ResponseEncoder
 from ppokit.reward_models.linear import Problem, Scale, mean_loss
 from ppokit.reward_models.loading import load_encoder, load_text_tokenizer, token_limit
 from ppokit.reward_models.samples import Choice, Sample, grouped
-from ppokit.reward_models.texts import Advance, Encoded, Layout, Texts, lengths
+from ppokit.reward_models.texts import Advance, Encoded, Texts, lengths
 from ppokit.reward_models.training import bootstrap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float64]
+    from ppokit.ratings.arrays import Floats
 
 TEMPLATE = ("{prompt}", "{response}")
 PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
@@ -74,7 +74,7 @@ class Probe:
         self.heads = Heads(features, heads, bias=True).to(device)
         self.model = ResponseEncoder(encoder, layers, self.heads).eval().requires_grad_(False)
         limit = token_limit(encoder, self.tokenizer) or max_length
-        self.texts = Texts(self.tokenizer, Layout(TEMPLATE, min(max_length, limit)))
+        self.texts = Texts(self.tokenizer, TEMPLATE, min(max_length, limit))
         self._try()
         self._row: dict[tuple[str, str], int] = {}
         self._features = np.zeros((0, features), np.float32)
@@ -86,7 +86,7 @@ class Probe:
 
     def encode(self, samples: Sequence[Any]) -> dict[tuple[str, str], Encoded]:
         """Token ids of prompts with responses, each once."""
-        texts = list(dict.fromkeys(text for sample in samples for text in _texts(sample)))
+        texts = list(dict.fromkeys((sample.prompt, text) for sample in samples for text in sample.texts))
         encoded = self.texts.encode([prompt for prompt, _ in texts], [response for _, response in texts])
         return dict(zip(texts, encoded, strict=True))
 
@@ -164,7 +164,7 @@ class Probe:
         self.tokenizer.save_pretrained(folder)
 
     def _of(self, samples: Sequence[Any], which: int) -> NDArray[np.float32]:
-        return self._features[[self._row[_texts(sample)[which]] for sample in samples]]
+        return self._features[[self._row[sample.prompt, sample.texts[which]] for sample in samples]]
 
     def _scaled(self, samples: Sequence[Any], scale: Scale) -> Floats:
         """Scaled features, of choices their differences. [N,D]"""
@@ -178,12 +178,6 @@ def _ratings(samples: Sequence[Any]) -> Floats | None:
 
 def _weights(samples: Sequence[Any]) -> Floats:
     return np.array([1.0 if isinstance(sample, Choice) else sample.weight for sample in samples])
-
-
-def _texts(sample: Sample | Choice) -> list[tuple[str, str]]:
-    if isinstance(sample, Choice):
-        return [(sample.prompt, sample.chosen), (sample.prompt, sample.rejected)]
-    return [(sample.prompt, sample.response)]
 
 
 def _encoder(base: Base) -> Any:

@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppokit.ratings.agreement import LEAST_ITEMS, Estimate, rank_correlation, spearman_brown, split_half
-from ppokit.ratings.arrays import arrays_of
+from ppokit.ratings.agreement import LEAST_ITEMS, Estimate, rank_correlation
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.splitting import same_prompt
 from ppokit.ratings.table import pairs_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+    from ppokit.ratings.arrays import Floats, Ints
 
 REPLICATES = 1000
 BINS = 5
@@ -31,16 +28,9 @@ _MOST_PAIRS = 2000  # responses whose every pair is counted at once; 4 million c
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of pairs.
+class Share(Estimate):
+    """A share of pairs, and how many could be decided."""
 
-    Attributes:
-        pairs: how many could be decided.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
     pairs: int
 
 
@@ -96,8 +86,7 @@ def spearman_gain(
 
 def choice_gain(more: Floats, fewer: Floats, groups: Sequence[str], *, seed: int) -> Estimate:
     """How much oftener the first margins are right than the second, on the same draws of prompts. All [N]"""
-    better = _right(more) - _right(fewer)
-    return _bootstrap(lambda p: float(better[p].mean()), groups, seed)
+    return mean(_right(more) - _right(fewer), groups, seed=seed)
 
 
 def pair_accuracy(scores: Floats, ratings: Floats) -> float:
@@ -131,7 +120,7 @@ def pair_accuracies(
     if different:
         # 100 replicates: each compares every pair again.
         estimate = _bootstrap(lambda p: pair_accuracy(a[p], b[p]), keys[drawn].tolist(), seed, replicates=100)
-        overall = Share(estimate.value, estimate.low, estimate.high, different)
+        overall = Share(**vars(estimate), pairs=different)
     right, count = [], []
     for key in np.unique(keys):
         indices = np.flatnonzero(keys == key)
@@ -143,7 +132,7 @@ def pair_accuracies(
         return overall, None
     r, n = np.array(right), np.array(count)
     estimate = _bootstrap(lambda p: float(r[p].sum() / n[p].sum()), [str(i) for i in range(len(n))], seed)
-    return overall, Share(estimate.value, estimate.low, estimate.high, int(n.sum()))
+    return overall, Share(**vars(estimate), pairs=int(n.sum()))
 
 
 def choice_accuracy(margins: Floats, groups: Sequence[str], *, seed: int) -> Share:
@@ -153,9 +142,7 @@ def choice_accuracy(margins: Floats, groups: Sequence[str], *, seed: int) -> Sha
         margins: score of the chosen response minus that of the other. [N]
         groups: the prompt of each. [N]
     """
-    right = _right(margins)
-    estimate = _bootstrap(lambda indices: float(right[indices].mean()), groups, seed)
-    return Share(estimate.value, estimate.low, estimate.high, len(margins))
+    return Share(**vars(mean(_right(margins), groups, seed=seed)), pairs=len(margins))
 
 
 def calibration(scores: Floats, ratings: Floats) -> Calibration:
@@ -179,20 +166,10 @@ def choice_calibration(margins: Floats) -> Calibration:
         bounds=(-MOST_SLOPE, MOST_SLOPE),
         method="bounded",
     )
-    # Choices that are all foretold, or hardly any of them at all, have no best factor.
+    # Choices that are all predicted, or hardly any of them at all, have no best factor.
     slope = float(estimate.x) if abs(estimate.x) < 0.99 * MOST_SLOPE else float("nan")
     chance = expit(np.abs(margins))
     return Calibration(slope, 0.0, _bins(chance, _right(margins)))
-
-
-def agreement(table: RatingTable, *, seed: int) -> tuple[Estimate | None, Estimate | None]:
-    """The raters' split-half Spearman correlation, and by Spearman-Brown that of two such panels.
-
-    Both None where too few items have two ratings.
-    """
-    arrays = arrays_of(table)
-    half = split_half(arrays.items, arrays.values, seed=seed)
-    return half, None if half is None else spearman_brown(half)
 
 
 def choice_agreement(table: RatingTable, *, seed: int) -> Estimate | None:
@@ -207,13 +184,13 @@ def choice_agreement(table: RatingTable, *, seed: int) -> Estimate | None:
     for number, pair in enumerate(pairs):
         choices = votes.setdefault((pair.prompt, frozenset((pair.chosen, pair.rejected))), {})
         choices.setdefault(pair.rater or number, pair.chosen)  # a rater once; each row that names none
-    prompts, alike = [], []
+    prompts, same = [], []
     for (prompt, _), choices in votes.items():
         m, most = len(choices), max(Counter(choices.values()).values())
         if m > 1:
             prompts.append(prompt)
-            alike.append((most * (most - 1) + (m - most) * (m - most - 1)) / (m * (m - 1)))
-    return mean(np.array(alike), prompts, seed=seed) if len(alike) >= LEAST_ITEMS else None
+            same.append((most * (most - 1) + (m - most) * (m - most - 1)) / (m * (m - 1)))
+    return mean(np.array(same), prompts, seed=seed) if len(same) >= LEAST_ITEMS else None
 
 
 def mean(numbers: Floats, groups: Sequence[str], *, seed: int) -> Estimate:
@@ -236,7 +213,7 @@ def _bins(scores: Floats, ratings: Floats) -> list[Bin]:
 
 
 def _bootstrap(
-    statistic: Callable[[NDArray[np.int64]], float],
+    statistic: Callable[[Ints], float],
     groups: Sequence[str],
     seed: int,
     replicates: int = REPLICATES,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppokit.ratings.agreement import Estimate, rank_correlation
+from ppokit.ratings.agreement import Estimate, rank_correlation, spearman_brown, split_half
+from ppokit.ratings.arrays import arrays_of
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.splitting import same_prompt
 from ppokit.reward_models import quality as measures
@@ -19,12 +20,9 @@ from ppokit.reward_models.quality import Calibration, Share
 from ppokit.reward_models.samples import Choice, Sample
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from ppokit.ratings.arrays import Floats
     from ppokit.reward_models.probe import Tried
     from ppokit.reward_models.training import Epoch
-
-    Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Quality:
         if self.spearman is not None:
             return self.spearman
         assert self.pairs is not None
-        return Estimate(self.pairs.value, self.pairs.low, self.pairs.high)
+        return self.pairs
 
 
 @dataclass(frozen=True)
@@ -82,14 +80,14 @@ class Agreement:
     Attributes:
         split_half: Spearman correlation of two halves of the raters; None for choices.
         two_panels: what two panels of all raters would reach, by Spearman-Brown; None for choices.
-        alike: for choices, how often two raters of a pair prefer the same response; None for ratings.
+        same_choice: for choices, how often two raters of a pair prefer the same response; None for ratings.
         ceiling: what a model can be expected to reach at most: the square root of `two_panels`; for choices,
             see `choice_ceiling`.
     """
 
     split_half: Estimate | None
     two_panels: Estimate | None
-    alike: Estimate | None
+    same_choice: Estimate | None
     ceiling: float
 
 
@@ -178,15 +176,17 @@ def gain_of(samples: Sequence[Any], more: Floats, fewer: Floats, seed: int) -> E
 def agreement_of(table: RatingTable, seed: int, *, pairs: bool) -> Agreement | None:
     """The raters' own agreement, where responses have several ratings, or pairs several choices."""
     if pairs:
-        alike = measures.choice_agreement(table, seed=seed)
-        return None if alike is None else Agreement(None, None, alike, choice_ceiling(alike.value))
-    half, panels = measures.agreement(table, seed=seed)
-    if half is None or panels is None:
+        same = measures.choice_agreement(table, seed=seed)
+        return None if same is None else Agreement(None, None, same, choice_ceiling(same.value))
+    arrays = arrays_of(table)
+    half = split_half(arrays.items, arrays.values, seed=seed)
+    if half is None:
         return None
+    panels = spearman_brown(half)
     return Agreement(half, panels, None, math.sqrt(max(0.0, panels.value)))
 
 
-def choice_ceiling(alike: float) -> float:
+def choice_ceiling(same_choice: float) -> float:
     """How many single choices a model can predict at most, given how often two raters agree.
 
         (1 + sqrt(2 a - 1)) / 2
@@ -195,7 +195,7 @@ def choice_ceiling(alike: float) -> float:
     the best guess is right with max(p, 1 - p), which is that. Over pairs of different p it is an upper bound,
     since it is concave in a.
     """
-    return (1 + math.sqrt(max(0.0, 2 * alike - 1))) / 2
+    return (1 + math.sqrt(max(0.0, 2 * same_choice - 1))) / 2
 
 
 def _finite(value: Any) -> Any:

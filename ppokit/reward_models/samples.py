@@ -18,7 +18,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from ppokit.ratings.records import Pair, Rating, RatingTable
 from ppokit.ratings.repeats import holds_choices, responses_of_items
 from ppokit.ratings.splitting import held_out, same_prompt
 from ppokit.ratings.table import pairs_of
+
+if TYPE_CHECKING:
+    from ppokit.ratings.arrays import Floats, Ints
 
 Half = Literal["a", "b"]
 FIT, VALIDATION, TEST = "fit", "validation", "test"
@@ -55,6 +58,10 @@ class Sample:
     rating: float
     weight: float
 
+    @property
+    def texts(self) -> tuple[str]:
+        return (self.response,)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -63,6 +70,10 @@ class Choice:
     prompt: str
     chosen: str
     rejected: str
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        return self.chosen, self.rejected
 
 
 @dataclass(frozen=True)
@@ -169,9 +180,14 @@ def subset(samples: Sequence[Sample] | Sequence[Choice], share: float, seed: int
     return [sample for sample in samples if same_prompt(sample.prompt) in chosen]
 
 
+def responses_of(samples: Sequence[Sample] | Sequence[Choice]) -> list[list[str]]:
+    """The responses; or the chosen ones, and the rejected ones."""
+    return list(map(list, zip(*(sample.texts for sample in samples), strict=True)))
+
+
 def grouped(
     samples: Sequence[Sample] | Sequence[Choice],
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+) -> Ints:
     """A number for each sample's prompt, from 0. [N]"""
     return np.unique([same_prompt(sample.prompt) for sample in samples], return_inverse=True)[1]
 
@@ -201,7 +217,7 @@ def _choices_noted(table: RatingTable) -> str:
     return f"items have several responses each, so choices between these are fitted{left}"
 
 
-def _weights(items: Sequence[Normalised]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _weights(items: Sequence[Normalised]) -> Floats:
     """[items], with mean 1; all 1 where no item has two ratings."""
     squares = np.array([item.rating_se or 0.0 for item in items]) ** 2
     if not squares.any():

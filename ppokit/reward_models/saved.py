@@ -11,7 +11,8 @@ report.json, learning_curve.png         how good it is
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from ppokit.reward_models.texts import lengths
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ppokit.reward_models.base import Fitted, Heads
+    from ppokit.reward_models.base import Fitted
     from ppokit.reward_models.probe import Probe
 
 
@@ -45,18 +46,16 @@ def new_folder(path: Path) -> None:
         raise DataError(f"--out {path} cannot be made: {parent} is not a folder that can be written to.")
 
 
-def write(path: Path, fill: Callable[[Path], None]) -> None:
-    """Write a new folder whole or not at all.
-
-    Args:
-        fill: puts the files into the folder that it is given.
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A folder to put files into, which becomes `path`, whole or not at all.
 
     Raises:
         DataError: it cannot be written, or something stands there by now.
     """
     try:
         with replacing_folder(path) as tmp_folder:
-            fill(tmp_folder)
+            yield tmp_folder
             new_folder(path)  # the fit took its time
     except OSError as error:
         raise DataError(f"--out {path} cannot be written: {first_line(error)}") from error
@@ -69,11 +68,10 @@ def save(fitted: Fitted | Probe, folder: Path, score: str) -> None:
     heads = {name: p.detach().float().cpu().contiguous() for name, p in fitted.heads.named_parameters()}
     save_file(heads, str(folder / HEADS), {"format": "pt"})
     fitted.save(folder)
-    layout = fitted.texts.layout
-    base = fitted.base
+    base, texts = fitted.base, fitted.texts
     name = base.where if Path(base.name).expanduser().is_dir() else base.name
     settings = FittedSettings(
-        VERSION, name, base.kind, list(layout.template), layout.max_length, score, list(fitted.layers)
+        VERSION, name, base.kind, list(texts.template), texts.max_length, score, list(fitted.layers)
     )
     settings.write(folder)
 
@@ -93,14 +91,18 @@ class Scorer:
     def __init__(self, folder: Path, *, heads: bool = False, device: Any = None) -> None:
         import torch
 
+        from ppokit.models.pretrained import quiet
+        from ppokit.reward_models.encoder import load_response_encoder
         from ppokit.reward_models.loading import load_text_tokenizer
-        from ppokit.reward_models.texts import Layout, Texts
+        from ppokit.reward_models.texts import Texts
 
         self.settings = need_settings(folder)
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = load_text_tokenizer(str(folder), f"reward model {str(folder)!r}")
-        self.texts = Texts(tokenizer, Layout(tuple(self.settings.template), self.settings.max_length))
-        self.model = _load(folder, self.settings, self.device, each=heads)
+        self.texts = Texts(tokenizer, self.settings.template, self.settings.max_length)
+        with quiet():
+            model = load_response_encoder(folder, each=heads) or _causal(folder, self.settings, each=heads)
+        self.model: Any = model.to(self.device).eval().requires_grad_(False)
         self.model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         self.model.config.pad_token_id = tokenizer.pad_token_id
 
@@ -132,8 +134,11 @@ def uncertainty(folder: str | Path, prompts: Sequence[str], responses: Sequence[
     Raises:
         ModelError: it is no such folder, or was fitted with a single head.
     """
+    from ppokit.reward_models.base import load_heads
+
     path = Path(folder).expanduser()
-    if _heads(path).out_features < 2:
+    need_settings(path)
+    if load_heads(path).out_features < 2:
         raise ModelError(
             f"{folder} was fitted with one head, which has no standard deviation; fit with --heads 5."
         )
@@ -142,42 +147,13 @@ def uncertainty(folder: str | Path, prompts: Sequence[str], responses: Sequence[
     return np.asarray(Scorer(path, heads=True).score(prompts, responses).std(axis=1))
 
 
-def _heads(folder: Path) -> Heads:
-    import torch
-    from safetensors.torch import load_file
-
-    from ppokit.reward_models.base import Heads
-
-    need_settings(folder)
-    try:
-        weights = load_file(str(folder / HEADS))
-    except OSError as error:
-        raise ModelError(f"{folder}: {HEADS} cannot be read: {first_line(error)}") from error
-    heads = Heads(weights["weight"].shape[1], weights["weight"].shape[0], bias="bias" in weights)
-    with torch.no_grad():
-        for name, parameter in heads.named_parameters():
-            parameter.copy_(weights[name])
-    return heads
-
-
-def _load(folder: Path, settings: FittedSettings, device: Any, *, each: bool) -> Any:
-    from ppokit.models.loading import quiet
-    from ppokit.reward_models.encoder import load_response_encoder
-
-    with quiet():
-        model = load_response_encoder(folder, each=each)
-    if model is None:
-        model = _causal(folder, settings, _heads(folder) if each else None)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _causal(folder: Path, settings: FittedSettings, heads: Heads | None) -> Any:
-    from ppokit.reward_models.base import find_base
+def _causal(folder: Path, settings: FittedSettings, *, each: bool) -> Any:
+    from ppokit.reward_models.base import find_base, load_heads
     from ppokit.reward_models.loading import head_of, load_classifier, with_fitted_adapter
 
     subject = f"reward model {str(folder)!r}"
     base, _ = load_classifier(find_base(settings.base).where, subject, "auto", num_labels=1)
     model = with_fitted_adapter(base, folder, subject)
-    if heads is not None:
-        model.set_submodule(head_of(model, subject)[0], heads)
+    if each:
+        model.set_submodule(head_of(model, subject)[0], load_heads(folder))
     return model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ppokit.reward_models.templates import encode, padding_of
@@ -16,38 +15,25 @@ Encoded = dict[str, list[int]]
 _MULTIPLE = 8  # a CPU prepares its kernels anew for every width
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a text is made and truncated.
+class Texts:
+    """How texts are made and truncated.
 
-    Attributes:
+    Args:
+        tokenizer: any of transformers'; it must have a pad token.
         template: of `{prompt}` and `{response}`; two templates are joined as a pair by the tokenizer, the
             second of which is the response.
         max_length: tokens that are read, counted from the end; of a pair the prompt is truncated first.
     """
 
-    template: tuple[str, ...]
-    max_length: int
-
-
-class Texts:
-    """A tokenizer with a layout.
-
-    Args:
-        tokenizer: any of transformers'; it must have a pad token.
-        layout: how texts are made.
-    """
-
-    def __init__(self, tokenizer: Any, layout: Layout) -> None:
-        self.tokenizer, self.layout = tokenizer, layout
+    def __init__(self, tokenizer: Any, template: Sequence[str], max_length: int) -> None:
+        self.tokenizer, self.template, self.max_length = tokenizer, template, max_length
         tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
-        self.pad = padding_of(tokenizer, marked=len(layout.template) > 1)
+        self.pad = padding_of(tokenizer, marked=len(template) > 1)
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Encoded]:
         """Token ids and so on of each text, not padded; of a pair also which are the response's."""
-        layout = self.layout
         encoded, _ = encode(
-            self.tokenizer, layout.template, prompts, responses, limit=layout.max_length, pad=self.pad
+            self.tokenizer, self.template, prompts, responses, limit=self.max_length, pad=self.pad
         )
         return encoded
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from torch import Tensor, nn
 from ppokit.errors import TrainingError
 from ppokit.plugin.batching import length_batches, shuffled_batches, token_batches
 from ppokit.reward_models.base import Fitted, trainable
-from ppokit.reward_models.samples import Choice, Sample, grouped
+from ppokit.reward_models.samples import Choice, grouped, responses_of
 from ppokit.reward_models.texts import Advance, Encoded, lengths
+
+if TYPE_CHECKING:
+    from ppokit.ratings.arrays import Ints
 
 HEAD_RATE = 10.0  # the head starts at nothing, the trunk does not
 WARMUP = 0.1
@@ -66,7 +69,7 @@ class Encodings:
     second: list[Encoded] | None
     ratings: Tensor
     weights: Tensor
-    groups: np.ndarray[Any, np.dtype[np.int64]]
+    groups: Ints
 
     @property
     def sizes(self) -> list[int]:
@@ -99,14 +102,12 @@ def encode(fitted: Fitted, samples: Sequence[Any]) -> Encodings:
     texts = fitted.texts
     prompts = [sample.prompt for sample in samples]
     groups = grouped(samples)
+    encoded = [texts.encode(prompts, responses) for responses in responses_of(samples)]
     if isinstance(samples[0], Choice):
-        first = texts.encode(prompts, [choice.chosen for choice in samples])
-        second = texts.encode(prompts, [choice.rejected for choice in samples])
         ones = torch.ones(len(samples))
-        return Encodings(first, second, ones, ones, groups)
-    assert isinstance(samples[0], Sample)
+        return Encodings(encoded[0], encoded[1], ones, ones, groups)
     return Encodings(
-        texts.encode(prompts, [sample.response for sample in samples]),
+        encoded[0],
         None,
         torch.tensor([sample.rating for sample in samples], dtype=torch.float32),
         torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
@@ -180,9 +181,7 @@ def patience(epochs: int) -> int:
     return math.ceil(epochs / 2)
 
 
-def bootstrap(
-    groups: np.ndarray[Any, np.dtype[np.int64]], heads: int, generator: np.random.Generator
-) -> Tensor:
+def bootstrap(groups: Ints, heads: int, generator: np.random.Generator) -> Tensor:
     """How often each head draws each sample; a prompt's samples go together. All 1 for a single head.
 
     Args:

@@ -16,10 +16,10 @@ from ppokit.config.prompt_settings import PromptSettings
 from ppokit.config.recipe import Recipe
 from ppokit.data.prompts import encode_prompts
 from ppokit.distributed import Processes
-from ppokit.errors import ModelError, first_line
+from ppokit.errors import ModelError
 from ppokit.models import quantization
 from ppokit.models.loading import ModelSource, end_ids, find_model, load_model, load_tokenizer, pick_dtype
-from ppokit.models.lora import peft_warnings
+from ppokit.models.pretrained import pretrained_adapter
 from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.types import PromptBatch, Rollout
 from ppokit.rollout.generate import ResponseGenerator, build_generator
@@ -218,11 +218,12 @@ def load_policy(recipe: Recipe, folder: Path | None) -> PolicyView:
     if folder is None and settings.lora is not None and settings.lora.adapter is not None:
         adapter = Path(settings.lora.adapter)
     model = load_model(source, dtype, device, load_in_4bit=settings.model.load_in_4bit)
-    if adapter is not None and quantization.is_4bit(model):
-        model = _with_adapter(model, adapter).get_base_model().eval()
-    elif adapter is not None:
+    if adapter is not None:
+        in_4bit = quantization.is_4bit(model)
+        base = model if in_4bit else model.float()
+        wrapped = pretrained_adapter(base, adapter, "the policy", autocast_adapter_dtype=False)
         # Rounded once, after this, as the sampler of the run was.
-        model = _with_adapter(model.float(), adapter).merge_and_unload().to(dtype).eval()
+        model = (wrapped.get_base_model() if in_4bit else wrapped.merge_and_unload().to(dtype)).eval()
     context = BuildContext(device=device, dtype=dtype, seed=settings.run.seed)
     generator = build_generator(recipe, context, Processes(Accelerator()))
     saved = folder or adapter
@@ -263,16 +264,3 @@ def _logprobs(model: PreTrainedModel, rollout: Rollout, temperature: float) -> T
         scaled = (logits.float() / temperature).log_softmax(dim=-1)
         whole[row, mask] = scaled.gather(1, response[:, None])[:, 0].cpu()
     return whole.where(rollout.loss_mask, torch.zeros(())).clone()
-
-
-def _with_adapter(model: PreTrainedModel, adapter: Path) -> Any:
-    """The model as a PeftModel with an adapter on, in the model's own dtype."""
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    with peft_warnings():
-        try:
-            return PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            first = first_line(error)
-            raise ModelError(f"the policy {adapter} cannot be loaded: {first}") from error

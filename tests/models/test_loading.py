@@ -25,10 +25,10 @@ from transformers import (
 )
 
 from ppokit.errors import ModelError
-from ppokit.models import loading
+from ppokit.models import gguf
+from ppokit.models.gguf import cache_folder
 from ppokit.models.loading import (
     ModelSource,
-    cache_folder,
     end_ids,
     find_model,
     load_config,
@@ -187,8 +187,8 @@ class TestConversion:
                 raise ModelError("broken")
             (folder / "config.json").write_text("{}")
 
-        monkeypatch.setattr(loading, "packaged_file", lambda name: (weights, weights.read_text()))
-        monkeypatch.setattr(loading, "_convert", convert)
+        monkeypatch.setattr(gguf, "packaged_file", lambda name: (weights, weights.read_text()))
+        monkeypatch.setattr(gguf, "_convert", convert)
         monkeypatch.setenv("PPOKIT_CACHE", str(tmp_path / "cache"))
         return calls
 
@@ -218,13 +218,13 @@ class TestConversion:
         self, calls: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The second waits for the first, instead of removing what it is writing."""
-        convert = loading._convert
+        convert = gguf._convert
 
         def slowly(source: Path, folder: Path, name: str) -> None:
             time.sleep(0.3)
             convert(source, folder, name)
 
-        monkeypatch.setattr(loading, "_convert", slowly)
+        monkeypatch.setattr(gguf, "_convert", slowly)
         with ThreadPoolExecutor() as pool:
             results = list(pool.map(find_model, ["package:acme/tiny.gguf"] * 2))
         assert len(calls) == 1
@@ -256,7 +256,7 @@ class TestSmolLM2:
     """The demo model, from its GGUF file."""
 
     def test_the_cache_is_used_again(self, source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(loading, "_convert", lambda *_: pytest.fail("converted twice"))
+        monkeypatch.setattr(gguf, "_convert", lambda *_: pytest.fail("converted twice"))
         assert find_model(GGUF) == source
         assert Path(source.where).is_relative_to(cache_folder())
 

@@ -21,7 +21,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ppokit.models.lora import peft_warnings
+from ppokit.models.pretrained import peft_warnings
 from ppokit.plugin import Component, Generation, GenerationRequest, Options, PolicyHandle
 
 TOOL = (5, 7)

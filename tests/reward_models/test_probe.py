@@ -170,7 +170,7 @@ def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path) -> N
     RobertaModel(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path, pad_token="[PAD]")
     probe = probe_on(tmp_path, max_length=256)
-    assert probe.texts.layout.max_length == 19
+    assert probe.texts.max_length == 19
     probe.read(probe.encode([Sample("a " * 30, "b " * 30, 0.0, 1.0)]), lambda _: None)
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("scipy")
 
 from ppokit.ratings.records import Pair, Rating, RatingTable
 from ppokit.reward_models import quality as m
-from ppokit.reward_models.report import choice_ceiling, quality_of
+from ppokit.reward_models.report import agreement_of, choice_ceiling, quality_of
 from ppokit.reward_models.samples import Choice, Sample
 
 small = st.integers(-3, 3).map(float)
@@ -130,10 +130,11 @@ def test_agreement_of_ratings() -> None:
         return Rating(i, f"p{i}", response, value, rater, item, None, {})
 
     agreed = [row(i, "r", float(i), rater, str(i)) for i in range(8) for rater in ("a", "b")]
-    half, panels = m.agreement(RatingTable("f", agreed, [], []), seed=0)
-    assert half is not None
-    assert panels is not None
-    assert (half.value, panels.value) == pytest.approx((1, 1))
+    found = agreement_of(RatingTable("f", agreed, [], []), 0, pairs=False)
+    assert found is not None
+    assert found.split_half is not None
+    assert found.two_panels is not None
+    assert (found.split_half.value, found.two_panels.value, found.ceiling) == pytest.approx((1, 1, 1))
 
 
 def test_agreement_of_choices_by_hand() -> None:

@@ -42,6 +42,11 @@ def solved(model: str, heads: int) -> tuple[Any, np.ndarray]:
     return probe, probe.scores(held_out)[0]
 
 
+def save(fitted, path) -> None:
+    with folder.writing(path) as tmp_folder:
+        folder.save(fitted, tmp_folder, "a score")
+
+
 @pytest.fixture(params=["bert", "llama"])
 def make(request) -> Any:
     model = request.getfixturevalue(request.param)
@@ -51,7 +56,7 @@ def make(request) -> Any:
 def test_a_folder_gives_the_same_scores(make, tmp_path) -> None:
     """One head, each head and their standard deviation, as before it was saved."""
     fitted, scores = make(3)
-    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
+    save(fitted, tmp_path / "made")
     texts = [s.prompt for s in samples_of(12, 2)], [s.response for s in samples_of(12, 2)]
     again = folder.Scorer(tmp_path / "made", heads=True).score(*texts)
     assert scores.std(axis=0).min() > 0.01
@@ -65,14 +70,14 @@ def test_a_folder_gives_the_same_scores(make, tmp_path) -> None:
 
 def test_a_folder_of_one_head_has_no_std(make, tmp_path) -> None:
     fitted, _ = make(1)
-    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
+    save(fitted, tmp_path / "made")
     with pytest.raises(ModelError, match="fitted with one head"):
         folder.uncertainty(tmp_path / "made", ["a"], ["b"])
 
 
 def test_a_folder_of_another_version(bert, tmp_path) -> None:
     fitted, _ = solved(bert, 1)
-    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
+    save(fitted, tmp_path / "made")
     settings = tmp_path / "made" / SETTINGS
     settings_dict = json.loads(settings.read_text())
     del settings_dict["layers"]
@@ -85,7 +90,7 @@ def test_a_folder_of_another_version(bert, tmp_path) -> None:
 def test_a_folder_that_is_broken(bert, tmp_path) -> None:
     """Heads of another encoder, and a file that was cut short."""
     fitted, _ = solved(bert, 2)
-    folder.write(tmp_path / "made", lambda path: folder.save(fitted, path, "a score"))
+    save(fitted, tmp_path / "made")
     heads = tmp_path / "made" / HEADS
     whole = heads.read_bytes()
     save_file({"weight": torch.zeros(2, 5), "bias": torch.zeros(2)}, heads)
@@ -108,15 +113,19 @@ def test_a_folder_that_is_none(bert, tmp_path) -> None:
         folder.new_folder(tmp_path / "taken")
     with pytest.raises(DataError, match=r"cannot be made: .*file is not a folder"):
         folder.new_folder(tmp_path / "taken" / "file" / "made")
-    with pytest.raises(DataError, match="cannot be written"):
-        folder.write(tmp_path / "taken" / "file" / "made", lambda path: None)
+    with (
+        pytest.raises(DataError, match="cannot be written"),
+        folder.writing(tmp_path / "taken" / "file" / "made"),
+    ):
+        pass
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path) -> None:
-    def fill(path) -> None:
-        (path / "half").touch()
-        raise OSError("the disk is full")
+    def fill() -> None:
+        with folder.writing(tmp_path / "out") as path:
+            (path / "half").touch()
+            raise OSError("the disk is full")
 
     with pytest.raises(DataError, match="the disk is full"):
-        folder.write(tmp_path / "out", fill)
+        fill()
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,114 @@
+"""Tokenizers, models and adapters by `from_pretrained`, and what it raises in one paragraph.
+
+`subject` is what is loaded, as an error begins; options are those of `from_pretrained`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ppokit.errors import ModelError, first_line
+
+_EXPECTED = "a hub id, a folder saved by save_pretrained, or package:DISTRIBUTION/FILE.gguf"
+
+
+def pretrained_tokenizer(where: str, subject: str, **options: Any) -> Any:
+    """A tokenizer that can pad: where it has no pad token, the one that ends a sequence or is unknown serves.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no token to pad with.
+    """
+    from transformers import AutoTokenizer
+
+    with explained(subject):
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token_id is None:
+            raise ModelError(f"{subject} has no token to pad with.")
+    return tokenizer
+
+
+def pretrained_model(
+    auto: Any, where: str, subject: str, kind: str = "", **options: Any
+) -> tuple[Any, list[str]]:
+    """A model of any of transformers' Auto classes, and which of its weights the files lack.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    with explained(subject, kind), quiet():
+        model, info = auto.from_pretrained(where, output_loading_info=True, **options)
+    return model, sorted(info["missing_keys"])
+
+
+def pretrained_adapter(model: Any, folder: str | Path, subject: str, **options: Any) -> Any:
+    """The model as a PeftModel with the adapter of a folder on.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from peft import PeftModel
+
+    expected = "a folder with adapter_config.json and adapter_model.safetensors, for this model"
+    with explained(f"{subject}: the adapter {folder}", expected=expected), peft_warnings():
+        return PeftModel.from_pretrained(model, str(folder), **options)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no reports of transformers' own: the run's terminal is ours."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def explained(subject: str, kind: str = "", expected: str = _EXPECTED) -> Iterator[None]:
+    """Turn what transformers or peft raises for a missing or unreadable model into one paragraph.
+
+    Args:
+        subject: what is loaded, as an error begins.
+        kind: what it is loaded as, such as ` as an encoder`.
+        expected: what can be loaded.
+
+    Raises:
+        ModelError: anything but a lack of memory was raised.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file raises what the library that reads it likes
+        first = first_line(error)
+        if not isinstance(error, OSError | ValueError):
+            first = f"{type(error).__name__}: {first}"
+        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+        raise ModelError(
+            f"{subject} cannot be loaded{kind}: {first} Expected {expected}."
+            + (" HF_HUB_OFFLINE is set, so nothing is fetched from the hub." if offline else "")
+        ) from error
+
+
+@contextmanager
+def peft_warnings() -> Iterator[None]:
+    """Suppress warnings of peft that a user can do nothing about."""
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property by its old name.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        # It sets what it warns of by itself, for models such as GPT-2.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        yield
