@@ -16,21 +16,18 @@ from ppokit.errors import DataError
 
 
 def gain(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     reward: Annotated[
         Path,
         typer.Option(
             metavar="FOLDER",
             help="The reward model that the run was trained with, made by ppokit reward fit.",
-            show_default=False,
         ),
     ],
     gold: Annotated[
         Path,
         typer.Option(
-            metavar="FOLDER",
-            help="A gold reward model: one that was fitted to other raters (--half b).",
-            show_default=False,
+            metavar="FOLDER", help="A gold reward model: one that was fitted to other raters (--half b)."
         ),
     ],
     prompts: Annotated[
@@ -39,7 +36,6 @@ def gain(
             metavar="FILE",
             help="Held-out prompts, as a recipe's prompts.path; those that the run was trained on are left "
             "out.",
-            show_default=False,
         ),
     ],
     prompt_column: Annotated[str, typer.Option(metavar="NAME", help="Column that holds them.")] = "prompt",

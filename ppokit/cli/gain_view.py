@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.cli.reward_view import interval
-from ppokit.cli.sections import Section, printable
+from ppokit.cli.sections import Section, interval, printable
 
 if TYPE_CHECKING:
     from ppokit.reward_models.gain import Gain

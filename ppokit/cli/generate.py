@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to answer.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to answer.")],
     base: Annotated[bool, typer.Option("--base", help="Let the untrained model answer too.")] = False,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer; the run's own by default.", show_default=False)
+        int | None, typer.Option(min=1, help="Longest answer; the run's own by default.")
     ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Likeliest tokens instead of drawn ones.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws another answer.")] = 0,

@@ -13,13 +13,11 @@ from ppokit.messages import listed, suggest
 if TYPE_CHECKING:
     from ppokit.ratings.records import RatingColumns
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="KEY=VALUE",
-        help="Set keys of the recipe, as in run.steps=10 or rewards.0.weight=0.5.",
-        show_default=False,
+        metavar="KEY=VALUE", help="Set keys of the recipe, as in run.steps=10 or rewards.0.weight=0.5."
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback too.")]
@@ -29,7 +27,6 @@ DisablePlugin = Annotated[
         "--disable-plugin",
         metavar="NAME",
         help="Block a plugin before it is imported: NAME, KIND.NAME or KIND.NAME@DISTRIBUTION; repeatable.",
-        show_default=False,
     ),
 ]
 Column = Annotated[
@@ -39,7 +36,6 @@ Column = Annotated[
         metavar="NAME=COLUMN",
         help="Which column holds what, as in prompt=Question; NAME is prompt, response, rating, rater, item, "
         "chosen, rejected, split or aspects; repeatable.",
-        show_default=False,
     ),
 ]
 OnBadRow = Annotated[

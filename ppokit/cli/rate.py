@@ -28,7 +28,6 @@ def rate(
             help="Folders of runs, or files (.csv, .tsv, .jsonl, .json, .parquet) with prompt and response, "
             "or with prompt, chosen and rejected. With several, raters compare them without knowing which is "
             "which.",
-            show_default=False,
         ),
     ],
     out: Annotated[
@@ -36,7 +35,6 @@ def rate(
         typer.Option(
             metavar="CSV",
             help="Where the ratings go. A session that is there goes on; no other file is overwritten.",
-            show_default=False,
         ),
     ],
     pairs: Annotated[
@@ -50,12 +48,8 @@ def rate(
             show_default="0-10; none with --pairs",
         ),
     ] = None,
-    per_item: Annotated[
-        int, typer.Option("--per-item", min=1, help="How many raters each response or pair gets.")
-    ] = 1,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many responses or pairs.", show_default=False)
-    ] = None,
+    per_item: Annotated[int, typer.Option(min=1, help="How many raters each response or pair gets.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many responses or pairs.")] = None,
     select: Annotated[
         Literal["random", "uncertain", "diverse"],
         typer.Option(
@@ -65,15 +59,9 @@ def rate(
     ] = "random",
     reward: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="What `ppokit reward fit` wrote, for --select uncertain.",
-            show_default=False,
-        ),
+        typer.Option(metavar="FOLDER", help="What `ppokit reward fit` wrote, for --select uncertain."),
     ] = None,
-    last: Annotated[
-        int | None, typer.Option(min=1, help="Only the last steps of each run.", show_default=False)
-    ] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Only the last steps of each run.")] = None,
     seed: Seed = 0,
     column: Column = None,
     on_bad_row: OnBadRow = "fail",

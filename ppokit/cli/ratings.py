@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from ppokit.ratings.records import RatingTable
 
 File = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE", help="Ratings or pairs: .csv, .tsv, .jsonl, .json or .parquet.", show_default=False
-    ),
+    Path, typer.Argument(metavar="FILE", help="Ratings or pairs: .csv, .tsv, .jsonl, .json or .parquet.")
 ]
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="A new .csv file.", show_default=False)]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="A new .csv file.")]
 Tool = Literal["argilla", "label_studio"]
 
 
@@ -32,8 +29,7 @@ def check(
     file: File,
     column: Column = None,
     scale: Annotated[
-        str | None,
-        typer.Option(metavar="LOW-HIGH", help="Ratings that there may be, as in 0-10.", show_default=False),
+        str | None, typer.Option(metavar="LOW-HIGH", help="Ratings that there may be, as in 0-10.")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -71,9 +67,7 @@ def stats(
     ] = "interval",
     seed: Seed = 0,
     as_json: Json = False,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw it into this file too.", show_default=False)
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw it into this file too.")] = None,
     debug: Debug = False,
 ) -> None:
     """Say how far the ratings can be trusted: scale, coverage, agreement, each rater."""
@@ -119,15 +113,10 @@ def normalise(
 def split(
     file: File,
     out_dir: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT_DIR", help="A folder for train.csv and held_out.csv.", show_default=False
-        ),
+        Path, typer.Argument(metavar="OUT_DIR", help="A folder for train.csv and held_out.csv.")
     ],
     column: Column = None,
-    held_out: Annotated[
-        float, typer.Option("--held-out", metavar="SHARE", help="Share of the prompts to hold out.")
-    ] = 0.2,
+    held_out: Annotated[float, typer.Option(metavar="SHARE", help="Share of the prompts to hold out.")] = 0.2,
     seed: Seed = 0,
     on_bad_row: OnBadRow = "fail",
     debug: Debug = False,
@@ -164,7 +153,7 @@ def split(
 def export(
     file: File,
     out: Out,
-    to: Annotated[Tool, typer.Option("--to", help="The tool that is to read it.", show_default=False)],
+    to: Annotated[Tool, typer.Option(help="The tool that is to read it.")],
     column: Column = None,
     unrated: Annotated[
         bool, typer.Option("--unrated", help="Each item once, without ratings, to be rated in the tool.")
@@ -185,11 +174,9 @@ def export(
 
 
 def import_(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A CSV that the tool exported.", show_default=False)
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A CSV that the tool exported.")],
     out: Out,
-    tool: Annotated[Tool, typer.Option("--from", help="The tool that wrote it.", show_default=False)],
+    tool: Annotated[Tool, typer.Option("--from", help="The tool that wrote it.")],
     column: Column = None,
     on_bad_row: OnBadRow = "fail",
     debug: Debug = False,

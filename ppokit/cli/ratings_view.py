@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ppokit.cli.sections import Section, printable
+from ppokit.cli.sections import Section, interval, number, percent, printable
 
 if TYPE_CHECKING:
     from ppokit.data.tables import BadRow
-    from ppokit.ratings.agreement import Estimate
     from ppokit.ratings.findings import Findings
     from ppokit.ratings.stats import Bar, Stats
 
@@ -35,7 +34,7 @@ def stats_sections(stats: Stats) -> list[Section]:
                     last=bar is stats.distribution[-1],
                 ),
                 f"{bar.count:,}",
-                _percent(bar.count / total),
+                percent(bar.count / total),
             )
             for bar in stats.distribution
         ]
@@ -66,14 +65,14 @@ def _overview(stats: Stats) -> list[tuple[str, str]]:
         ("", ", ".join(f"{n:,} rated {_times(size)}" for size, n in list(stats.ratings_an_item.items())[:6])),
     ]
     if stats.coverage is not None:
-        rows.append(("coverage", f"{_percent(stats.coverage)} of all raters times items"))
+        rows.append(("coverage", f"{percent(stats.coverage)} of all raters times items"))
     if stats.scale is not None:
         scale = stats.scale
         kind = "whole numbers" if scale.whole else f"{scale.different:,} different numbers"
         rows.append(("scale", f"{scale.low:g} to {scale.high:g}, {kind}"))
         rows.append(("", f"mean {scale.mean:.2f}, median {scale.median:g}, std {scale.std:.2f}"))
     if stats.longer_chosen is not None:
-        rows.append(("length", f"the longer text was chosen in {_percent(stats.longer_chosen)} of pairs"))
+        rows.append(("length", f"the longer text was chosen in {percent(stats.longer_chosen)} of pairs"))
     if stats.splits:
         rows.append(("splits", ", ".join(f"{printable(k)} {n:,}" for k, n in stats.splits.items())))
     if stats.raters:
@@ -97,10 +96,10 @@ def _agreement(stats: Stats) -> Section:
         ("Spearman-Brown, for panels of all raters", agreement.all_raters),
     ):
         if estimate is not None:
-            rows.append((name, _number(estimate.value, ".3f"), _interval(estimate)))
+            rows.append((name, number(estimate.value), interval(estimate.low, estimate.high)))
     if agreement.far_apart is not None:
         what = "disputed items" if stats.kind == "pairs" else "items with ratings half the scale apart"
-        rows.append((what, _percent(agreement.far_apart), ""))
+        rows.append((what, percent(agreement.far_apart), ""))
     alpha = agreement.alpha
     verdict = "Alpha is unknown: all ratings are equal." if alpha is None else _verdict(alpha.value)
     return Section(title, ("", "", "95 % interval"), rows, after=verdict)
@@ -124,7 +123,7 @@ def _raters(stats: Stats) -> Section:
                 printable(rater.name),
                 f"{rater.ratings:,}",
                 f"{rater.compared:,}",
-                "-" if rater.agreement is None else _percent(rater.agreement),
+                "-" if rater.agreement is None else percent(rater.agreement),
             )
             for rater in shown
         ]
@@ -134,11 +133,11 @@ def _raters(stats: Stats) -> Section:
         (
             printable(rater.name),
             f"{rater.ratings:,}",
-            _number(rater.mean, ".2f"),
-            _number(rater.std, ".2f"),
+            number(rater.mean, ".2f"),
+            number(rater.std, ".2f"),
             f"{rater.compared:,}",
-            _number(rater.bias, "+.2f"),
-            _number(rater.agreement, ".2f"),
+            number(rater.bias, "+.2f"),
+            number(rater.agreement, ".2f"),
         )
         for rater in shown
     ]
@@ -151,9 +150,9 @@ def _aspects(stats: Stats) -> Section:
         (
             printable(aspect.name),
             f"{aspect.ratings:,}",
-            _number(aspect.mean, ".2f"),
-            _number(aspect.std, ".2f"),
-            _number(aspect.spearman, ".2f"),
+            number(aspect.mean, ".2f"),
+            number(aspect.std, ".2f"),
+            number(aspect.spearman, ".2f"),
         )
         for aspect in stats.aspects
     ]
@@ -179,23 +178,6 @@ def _rows(title: str, bad: Sequence[BadRow]) -> Section:
     if len(bad) > SHOWN_ROWS:
         rows.append(("", f"and {len(bad) - SHOWN_ROWS:,} more; --json lists all"))
     return Section(title, ("", ""), list(rows), text_columns=2)
-
-
-def _interval(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "unknown"
-    return f"{_number(estimate.low, '.3f')} to {_number(estimate.high, '.3f')}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _number(value: float | None, form: str) -> str:
-    if value is None:
-        return "-"
-    text = format(value, form)
-    return format(0.0, form) if float(text) == 0 else text  # zero has no sign
 
 
 def _plural(word: str, count: int) -> str:

@@ -15,11 +15,7 @@ from ppokit.errors import DataError
 def fit(
     ratings: Annotated[
         Path,
-        typer.Argument(
-            metavar="RATINGS",
-            help="Ratings or pairs: .csv, .tsv, .jsonl, .json or .parquet.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="RATINGS", help="Ratings or pairs: .csv, .tsv, .jsonl, .json or .parquet."),
     ],
     model: Annotated[
         str,
@@ -28,62 +24,45 @@ def fit(
             help="What to start from: an encoder, which gets heads alone, or a causal LM, which gets a "
             "head and a LoRA adapter. "
             "Hub id, folder, package:DIST/FOLDER or package:DIST/FILE.gguf.",
-            show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
     column: Column = None,
     on_bad_row: OnBadRow = "fail",
     held_out: Annotated[
         float,
         typer.Option(
-            "--held-out",
             metavar="SHARE",
             help="Share of the prompts to hold out; a split column in the file goes before it.",
         ),
     ] = 0.2,
     half: Annotated[
         Literal["a", "b"] | None,
-        typer.Option(
-            help="Fit to half of the raters; a model of the other half is a gold reward model.",
-            show_default=False,
-        ),
+        typer.Option(help="Fit to half of the raters; a model of the other half is a gold reward model."),
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Of a causal LM's adapter, at most; by default about 96 steps, in 2 to 10 epochs.",
-            show_default=False,
+            min=1, help="Of a causal LM's adapter, at most; by default about 96 steps, in 2 to 10 epochs."
         ),
     ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Of a causal LM's adapter; by default 3e-4.", show_default=False)
-    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Of a causal LM's adapter; by default 3e-4.")] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", min=1, help="Texts a step, of a causal LM; by default 32.", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Texts a step, of a causal LM; by default 32.")
     ] = None,
     max_length: Annotated[
         int | None,
         typer.Option(
-            "--max-length",
             min=8,
             help="Tokens of a text that are read, from its end; by default 128 for an encoder, 256 for a "
             "causal LM.",
-            show_default=False,
         ),
     ] = None,
     heads: Annotated[
         int, typer.Option(min=1, help="The standard deviation of their scores is the model's uncertainty.")
     ] = 5,
     lora_r: Annotated[
-        int | None,
-        typer.Option(
-            "--lora-r", min=1, help="Rank of a causal LM's adapter; by default 16.", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Rank of a causal LM's adapter; by default 16.")
     ] = None,
     curve: Annotated[
         bool, typer.Option("--curve/--no-curve", help="Fit to a quarter and a half of the ratings too.")

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ppokit.cli.sections import Section, printable
+from ppokit.cli.sections import Section, interval, percent, printable
 
 if TYPE_CHECKING:
     from ppokit.ratings.agreement import Estimate
     from ppokit.reward_models.probe import Tried
-    from ppokit.reward_models.quality import Share
     from ppokit.reward_models.report import Quality, Report
     from ppokit.reward_models.training import Epoch
 
@@ -115,13 +114,14 @@ def _quality(report: Report, pairs: bool) -> Section:
     quality: Quality = report.quality
     rows: list[tuple[str, str, str]] = []
     if quality.spearman is not None:
-        rows.append(("Spearman with the mean rating", *estimate_cells(quality.spearman)))
+        rows.append(("Spearman with the mean rating", *_estimate(quality.spearman)))
     for name, share in (
         ("choices that it makes as people did" if pairs else "pairs that it orders right", quality.pairs),
         ("pairs of responses to one prompt", quality.pairs_of_a_prompt),
     ):
         if share is not None:
-            rows.append((name, *_share(share)))
+            value, ends = _percent(share)
+            rows.append((name, value, f"{ends}, of {share.pairs:,}"))
     slope = f"{quality.calibration.slope:.2f}" if math.isfinite(quality.calibration.slope) else "unknown"
     rows.append(("calibration: slope, 1 is right", slope, ""))
     if quality.heads_std is not None:
@@ -132,12 +132,11 @@ def _quality(report: Report, pairs: bool) -> Section:
     if report.agreement is not None:
         agreement = report.agreement
         if agreement.split_half is not None:
-            rows.append(("raters: Spearman between halves", *estimate_cells(agreement.split_half)))
+            rows.append(("raters: Spearman between halves", *_estimate(agreement.split_half)))
             rows.append(("raters: what that allows a model", f"{agreement.ceiling:.2f}", ""))
-        if agreement.alike is not None:
-            alike = agreement.alike
-            rows.append(("raters: two choose alike", *_percent(alike.value, alike.low, alike.high)))
-            rows.append(("raters: what that allows a model", f"{100 * agreement.ceiling:.1f} %", ""))
+        if agreement.same_choice is not None:
+            rows.append(("raters: two choose alike", *_percent(agreement.same_choice)))
+            rows.append(("raters: what that allows a model", percent(agreement.ceiling), ""))
     else:
         thing = "a pair" if pairs else "anything"
         after = f"How far people agree is unknown: hardly {thing} in the test part was rated twice."
@@ -155,8 +154,9 @@ def _curve(report: Report, things: str) -> Section:
         (f"{point.samples:,}", f"{point.value:.3f}", interval(point.low, point.high))
         for point in report.curve
     ]
+    measure = "pair accuracy" if report.objective == "bradley_terry" else "Spearman"
     note = "" if report.gain is None else worth(report.gain)
-    return Section("Learning curve", (things, report_main(report), "95 % interval"), rows, after=note)
+    return Section("Learning curve", (things, measure, "95 % interval"), rows, after=note)
 
 
 def worth(gain: Estimate) -> str:
@@ -169,24 +169,11 @@ def worth(gain: Estimate) -> str:
     return f"{change} Too few prompts are held out to tell whether it rises."
 
 
-def report_main(report: Report) -> str:
-    """Name of the number that the learning curve shows."""
-    return "pair accuracy" if report.objective == "bradley_terry" else "Spearman"
-
-
-def estimate_cells(estimate: Estimate) -> tuple[str, str]:
+def _estimate(estimate: Estimate) -> tuple[str, str]:
     return f"{estimate.value:.3f}", interval(estimate.low, estimate.high)
 
 
-def _share(share: Share) -> tuple[str, str]:
-    value, interval = _percent(share.value, share.low, share.high)
-    return value, f"{interval}, of {share.pairs:,}"
-
-
-def _percent(value: float, low: float | None, high: float | None) -> tuple[str, str]:
-    interval = "unknown" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
-    return f"{100 * value:.1f} %", interval
-
-
-def interval(low: float | None, high: float | None) -> str:
-    return "unknown" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+def _percent(share: Estimate) -> tuple[str, str]:
+    if share.low is None or share.high is None:
+        return percent(share.value), "unknown"
+    return percent(share.value), f"{100 * share.low:.1f} to {percent(share.high)}"

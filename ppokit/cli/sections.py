@@ -96,6 +96,24 @@ def _bar(share: float) -> str:
     return "█" * (eighths // 8) + part or ("▏" if share else "")
 
 
+def number(value: float | None, form: str = ".3f") -> str:
+    """A number as it is shown; `-` for None."""
+    if value is None:
+        return "-"
+    text = format(value, form)
+    return format(0.0, form) if float(text) == 0 else text  # zero has no sign
+
+
+def percent(share: float) -> str:
+    """A share from 0 to 1 as it is shown."""
+    return f"{100 * share:.1f} %"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """The ends of an interval as they are shown."""
+    return "unknown" if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
 def printable(text: str) -> str:
     """A text that a terminal shows and does not obey."""
     return (

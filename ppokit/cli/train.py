@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ppokit.cli.options import Debug, DisablePlugin, Overrides
 from ppokit.errors import RunFolderError
 
+if TYPE_CHECKING:
+    from ppokit.config.recipe import Recipe
+
 COMPARED_PROMPTS = 3
 
 
 def train(
     recipe: Annotated[
-        Path | None,
-        typer.Argument(metavar="RECIPE", help="A YAML recipe; none with --resume.", show_default=False),
+        Path | None, typer.Argument(metavar="RECIPE", help="A YAML recipe; none with --resume.")
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume", metavar="RUN", help="Go on with the run in this folder.", show_default=False
-        ),
+        Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder.")
     ] = None,
     disable_plugin: DisablePlugin = None,
     debug: Debug = False,
@@ -59,23 +58,19 @@ def train(
                 f"--resume {resume}: got run.out {loaded.settings.run.out}; a run goes on in its folder; "
                 "leave it out, or copy the folder and resume the copy."
             )
-    _run(loaded, resume)
-
-
-def _run(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
     from ppokit.run.run_dir import RunDir
 
     if resume is None:
-        RunDir.check_new(Path(recipe.settings.run.out))  # before seconds go into imports
+        RunDir.check_new(Path(loaded.settings.run.out))  # before seconds go into imports
     from ppokit.distributed import destroy_process_group
 
     try:
-        _train(recipe, resume)
+        _train(loaded, resume)
     finally:
         destroy_process_group()
 
 
-def _train(recipe, resume: Path | None) -> None:  # type: ignore[no-untyped-def]
+def _train(recipe: Recipe, resume: Path | None) -> None:
     from ppokit.cli.allocator import HeapTrimmer, keep_freed_memory
     from ppokit.cli.train_view import Display
     from ppokit.trainer import PPOTrainer
