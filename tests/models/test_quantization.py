@@ -15,11 +15,8 @@ from transformers import (
     BitsAndBytesConfig,
     FalconConfig,
     FalconForCausalLM,
-    LlamaConfig,
     LlamaForCausalLM,
-    MixtralConfig,
     MixtralForCausalLM,
-    Qwen2Config,
     Qwen2ForCausalLM,
 )
 
@@ -31,6 +28,7 @@ from ppokit.models.loading import find_model, load_config, load_model
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles
 from ppokit.reward_models.base import find_base
+from small_models import tiny
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -62,15 +60,13 @@ def saved(model: Any, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three layers with large random weights, not quantised."""
-    torch.manual_seed(0)
-    return saved(LlamaForCausalLM(LlamaConfig(**SIZES)), tmp_path_factory.mktemp("plain"))
+    return saved(tiny(LlamaForCausalLM, **SIZES), tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
 def with_biases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with biases at queries, keys and values."""
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(Qwen2Config(**SIZES))
+    model = tiny(Qwen2ForCausalLM, **SIZES)
     for name, param in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(param)
@@ -231,8 +227,7 @@ def test_nothing_advises_to_install_another_package() -> None:
 
 def test_what_stays_out_is_told(tmp_path: Path) -> None:
     """Experts are no linear layers: 3 x 4 x 3 x 512 x 256 numbers beside 3 x 2 x (256 + 128) x 256."""
-    config = MixtralConfig(**SIZES, num_local_experts=4)
-    saved(MixtralForCausalLM(config), tmp_path)
+    saved(tiny(MixtralForCausalLM, **SIZES, num_local_experts=4), tmp_path)
     with pytest.warns(
         PpokitWarning, match=r"model\.load_in_4bit: 89% of the inner weights .* the largest .*experts"
     ):

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     LlamaForCausalLM,
-    MixtralConfig,
     MixtralForCausalLM,
 )
 
@@ -25,7 +24,7 @@ from ppokit.kernels import attention
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.shared_base import SharedBaseModel
-from small_models import tiny_gpt2, tiny_llama
+from small_models import tiny, tiny_gpt2, tiny_llama
 from small_roles import (
     LORA,
     logprobs,
@@ -473,10 +472,7 @@ def test_building_gives_no_warning() -> None:
 
 @pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
 def test_an_adapter_on_experts_cannot_be_merged() -> None:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2}
-    model = MixtralForCausalLM(MixtralConfig(**sizes, **heads)).eval()
+    model = tiny(MixtralForCausalLM, vocab_size=64, num_key_value_heads=2, num_local_experts=2)
     with pytest.raises(ModelError, match=r"lora\.target_modules: .*experts, a MixtralExperts, .* attention"):
         roles_of(model)
 

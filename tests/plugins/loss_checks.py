@@ -35,3 +35,18 @@ def after_masking(loss: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor) -> 
 def spoiled(x: Tensor, mask: Tensor, value: float) -> Tensor:
     """x with this value on padding."""
     return x.where(mask, torch.full_like(x, value))
+
+
+def assert_padding_is_ignored(
+    loss: Callable[..., Tensor],
+    case: tuple[list[Tensor], Tensor],
+    values: tuple[float, ...] = (NAN, INF),
+    **tolerances: float,
+) -> None:
+    """Losses of real tokens, and their gradients in the first tensor, do not depend on values on padding."""
+    tensors, mask = case
+    expected = after_masking(lambda x: loss(x, *tensors[1:]), tensors[0], mask)
+    for value in values:
+        first, *others = (spoiled(x, mask, value) for x in tensors)
+        result = after_masking(lambda x, others=others: loss(x, *others), first, mask)
+        torch.testing.assert_close(result, expected, **tolerances)

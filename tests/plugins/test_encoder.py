@@ -6,23 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
+from transformers import RobertaModel
 
 from ppokit.errors import ModelError
 from ppokit_rewards.encoder import Encoder
-from test_reward_model import words
+from small_models import save_tiny
 
 CPU = torch.device("cpu")
 
 
 def encoder(folder: Path) -> Encoder:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    config = RobertaConfig(vocab_size=20, max_position_embeddings=10, pad_token_id=0, **sizes)
-    RobertaModel(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=words(), pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
-        folder
-    )
+    save_tiny(folder, RobertaModel, {"pad_token": "[PAD]"}, max_position_embeddings=10, pad_token_id=0)
     return Encoder(str(folder), CPU)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from pydantic import ValidationError
 
-from loss_checks import INF, NAN, after_masking, cases, spoiled
+from loss_checks import assert_padding_is_ignored, cases
 from ppokit_losses.reinforce import Reinforce, reinforce
 
 RATIOS = torch.tensor([[0.5, 1.0, 4.0]])
@@ -102,20 +103,7 @@ def test_gradcheck() -> None:
 @given(case=cases(3))
 @settings(deadline=None)
 def test_what_stands_on_padding_reaches_no_real_token(case) -> None:
-    tensors, mask = case
-    for value in (NAN, INF):
-        new, old, advantages = (spoiled(x, mask, value) for x in tensors)
-
-        def loss(new, old=old, advantages=advantages):
-            return reinforce(new, old, advantages, importance_weight=True)
-
-        def clean(new):
-            return reinforce(new, tensors[1], tensors[2], importance_weight=True)
-
-        for result, expected in zip(
-            after_masking(loss, new, mask), after_masking(clean, tensors[0], mask), strict=True
-        ):
-            torch.testing.assert_close(result, expected)
+    assert_padding_is_ignored(partial(reinforce, importance_weight=True), case)
 
 
 def test_component_and_metrics(make_inputs) -> None:

@@ -8,84 +8,46 @@ import shutil
 import pytest
 import torch
 from pydantic import ValidationError
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    BertConfig,
     BertForSequenceClassification,
-    LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
     RobertaForSequenceClassification,
 )
 
 from ppokit.plugin import ModelError, Sum
 from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
+from small_models import ENCODER_TOKENS, save_tiny
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", *"abcdefgh"]
 TEXTS = ["a b c d e f", "b", "c a", "h g f e d c b a a b", "", "a </s>", "d d d"]
 ALONE = "{response}"
 
 
-def words() -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return tokenizer
+def save_llama(folder, kind=LlamaForSequenceClassification, **settings):
+    """Its tokenizer has no pad token and adds nothing to a text."""
+    sizes = {"max_position_embeddings": 64, "eos_token_id": 4, **settings}
+    return save_tiny(folder, kind, {"eos_token": "</s>"}, **sizes)
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    """One label; its tokenizer has no pad token and adds nothing to a text."""
+    """One label."""
     return save_llama(tmp_path_factory.mktemp("llama"), num_labels=1)
-
-
-def save_llama(folder, kind=LlamaForSequenceClassification, **settings):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(
-        vocab_size=len(WORDS), max_position_embeddings=64, eos_token_id=4, **sizes, **settings
-    )
-    kind(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=words(), eos_token="</s>", unk_token="[UNK]").save_pretrained(
-        folder
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     """Three named labels, a pad token, pairs, and at most 12 tokens."""
-    folder = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
     labels = dict(enumerate(["bad", "fair", "good"]))
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
+    return save_tiny(
+        tmp_path_factory.mktemp("bert"),
+        BertForSequenceClassification,
+        ENCODER_TOKENS,
         max_position_embeddings=12,
         id2label=labels,
         label2id={name: i for i, name in labels.items()},
         initializer_range=0.5,
     )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer = words()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    ).save_pretrained(folder)
-    return folder
 
 
 def score(context, rollout, **options):
@@ -179,19 +141,8 @@ def test_truncation_keeps_the_end_and_is_counted(context, make_rollout, bert) ->
 
 def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path, context, make_rollout) -> None:
     """Its table of 12 starts behind the padding index 0: 11 tokens fit, a twelfth would be out of range."""
-    config = RobertaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=12,
-        type_vocab_size=1,
-        pad_token_id=0,
-        num_labels=1,
-    )
-    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
-    PreTrainedTokenizerFast(tokenizer_object=words(), pad_token="[PAD]").save_pretrained(tmp_path)
+    sizes = {"max_position_embeddings": 12, "type_vocab_size": 1, "pad_token_id": 0, "num_labels": 1}
+    save_tiny(tmp_path, RobertaForSequenceClassification, {"pad_token": "[PAD]"}, **sizes)
     rollout = make_rollout(["h " * 9 + "a b c", "h " * 8 + "a b c"])
     output = score(context, rollout, model=tmp_path, template=ALONE)
     assert output.metrics == {"truncated": Sum(1)}

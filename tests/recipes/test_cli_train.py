@@ -120,12 +120,11 @@ def test_no_such_recipe(fails: Callable[..., str], tmp_path: Path) -> None:
 def test_model_is_no_causal_lm(
     recipe_file: RecipeFile, tiny_model: Path, tmp_path: Path, fails: Callable[..., str]
 ) -> None:
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from transformers import AutoTokenizer, BertModel
 
-    tiny = BertConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=512
-    )
-    BertModel(tiny).save_pretrained(tmp_path / "bert")
+    from small_models import tiny
+
+    tiny(BertModel, vocab_size=512).save_pretrained(tmp_path / "bert")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "bert")
     output = fails("train", recipe_file(model={"name": str(tmp_path / "bert")}))
     assert "BertModel, which is no causal language model" in output

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,8 +17,7 @@ from invariance_worker import one_step
 from ppokit import Recipe
 from ppokit.config.presets import names
 from ppokit.plugin.types import Rewards, Rollout
-from runs import ENVIRONMENT
-from test_two_processes import torchrun
+from runs import run_worker
 
 RecipeDict = Callable[..., dict[str, Any]]
 TOLERANCE = 1e-5
@@ -93,17 +90,7 @@ def test_in_two_processes(recipe_dict: RecipeDict, tmp_path: Path) -> None:
         path = tmp_path / f"{preset}.yaml"
         path.write_text(yaml.safe_dump(recipe_of(recipe_dict, preset)))
         paths.append(path)
-    worker = Path(__file__).with_name("invariance_worker.py")
-    completed = subprocess.run(
-        [sys.executable, "-m", *torchrun(), str(worker), str(tmp_path), *map(str, paths)],
-        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert completed.returncode == 0, completed.stderr
+    run_worker("invariance_worker.py", tmp_path, *paths, cwd=tmp_path, timeout=300)
     for path in paths:
         both = load_file(path.with_suffix(".safetensors"))
         assert_same(both, one_step(Recipe.load(path)))

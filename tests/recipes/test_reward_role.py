@@ -12,7 +12,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    LlamaConfig,
     LlamaForSequenceClassification,
 )
 
@@ -22,6 +21,7 @@ from ppokit.errors import ModelError, RecipeError
 from ppokit.models.shared_base import SharedBaseModel
 from ppokit.plugin import Mean
 from ppokit.reward_models.artifact import VERSION, FittedSettings
+from small_models import tiny
 
 RecipeDict = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -147,15 +147,8 @@ def test_a_resumed_run_keeps_both(recipe_dict: RecipeDict, reward_folder: str, t
 class TestRefusals:
     def test_another_base(self, recipe_dict: RecipeDict, tiny_model: Path, tmp_path: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-        config = LlamaConfig(
-            vocab_size=512,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_labels=1,
-        )
-        folder = fitted(LlamaForSequenceClassification(config), tokenizer, tmp_path / "other")
+        other = tiny(LlamaForSequenceClassification, vocab_size=512, num_labels=1)
+        folder = fitted(other, tokenizer, tmp_path / "other")
         with pytest.raises(
             ModelError, match=r"lora.value_adapter: the adapter in .* was fitted on another base"
         ):

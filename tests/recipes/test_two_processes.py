@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,18 @@ import torch
 import yaml
 
 from ppokit import PPOTrainer, Recipe
-from runs import ENVIRONMENT, OPENERS, lasting, metrics_of, rollouts_of, run_ppokit, weights_of
+from runs import (
+    ENVIRONMENT,
+    OPENERS,
+    free_port,
+    lasting,
+    metrics_of,
+    rollouts_of,
+    run_ppokit,
+    run_worker,
+    torchrun,
+    weights_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -32,21 +41,11 @@ COMMON: dict[str, Any] = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def launch(
     launcher: list[str], *arguments: object, cwd: Path, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
     return run_ppokit(*arguments, cwd=cwd, timeout=timeout, launcher=launcher, environment=environment)
-
-
-def torchrun() -> list[str]:
-    return ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
 
 
 def assert_close(result: Path, expected: Path, steps: int) -> None:
@@ -278,21 +277,11 @@ def test_what_fails_on_one_process_ends_both(
         "good": ({}, "done"),
     }
     for name, (sections, _) in cases.items():
-        made = recipe_dict(**{**COMMON, **sections})
-        made["run"] = {"steps": 1, "out": str(tmp_path / "runs" / name), "sample_every": 0}
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(made))
-    worker = Path(__file__).with_name("failure_worker.py")
+        recipe = recipe_dict(**{**COMMON, **sections})
+        recipe["run"] = {"steps": 1, "out": str(tmp_path / "runs" / name), "sample_every": 0}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
     files = [tmp_path / f"{name}.yaml" for name in cases]
-    done = subprocess.run(
-        [sys.executable, "-m", *torchrun(), str(worker), *map(str, files)],
-        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_worker("failure_worker.py", *files, cwd=tmp_path, timeout=120)
     for name, (_, expected) in cases.items():
         on_first, on_second = ((tmp_path / f"{name}.{rank}").read_text() for rank in (0, 1))
         assert expected in on_first, name

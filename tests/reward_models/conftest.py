@@ -7,17 +7,21 @@ import pytest
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory) -> str:
-    from fit_models import save_bert
+    """An encoder without a head."""
+    from transformers import BertModel
 
-    path = tmp_path_factory.mktemp("bert")
-    save_bert(path)
-    return str(path)
+    from small_models import ENCODER_TOKENS, save_tiny
+
+    sizes = {"max_position_embeddings": 48, "initializer_range": 0.3}
+    return str(save_tiny(tmp_path_factory.mktemp("bert"), BertModel, ENCODER_TOKENS, **sizes))
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory) -> str:
-    from fit_models import save_llama
+    """A causal LM whose tokenizer has no pad token."""
+    from transformers import LlamaForCausalLM
 
-    path = tmp_path_factory.mktemp("llama")
-    save_llama(path)
-    return str(path)
+    from small_models import save_tiny
+
+    sizes = {"max_position_embeddings": 48, "initializer_range": 0.3}
+    return str(save_tiny(tmp_path_factory.mktemp("llama"), LlamaForCausalLM, {"eos_token": "</s>"}, **sizes))

@@ -13,21 +13,20 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BartModel,
-    BertConfig,
     BertModel,
-    RobertaConfig,
     RobertaModel,
 )
 
 pytest.importorskip("scipy")
 
-from fit_models import SIZES, WORDS, choices_of, samples_of, save_tokenizer
+from planted_samples import choices_of, samples_of
 from ppokit.errors import ModelError, TrainingError
 from ppokit.reward_models import probe as probes
 from ppokit.reward_models.base import find_base
 from ppokit.reward_models.probe import Probe
 from ppokit.reward_models.samples import Sample
 from ppokit.reward_models.templates import RESPONSE_MASK, response_mask
+from small_models import WORDS, save_tiny, save_tokenizer
 
 
 def probe_on(model: Any, heads: int = 3, max_length: int = 32) -> Probe:
@@ -147,9 +146,7 @@ def test_each_text_is_read_once(bert) -> None:
 
 
 def test_a_deep_encoder_is_read_at_even_distances(tmp_path) -> None:
-    config = BertConfig(**{**SIZES, "hidden_size": 8, "num_hidden_layers": 15}, vocab_size=len(WORDS))
-    BertModel(config).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path, pad_token="[PAD]")
+    save_tiny(tmp_path, BertModel, {"pad_token": "[PAD]"}, hidden_size=8, num_hidden_layers=15)
     probe = probe_on(tmp_path)
     assert probe.layers == [0, 2, 4, 6, 9, 11, 13, 15]
     assert probe.heads.in_features == 2 * 8 * 8
@@ -157,18 +154,13 @@ def test_a_deep_encoder_is_read_at_even_distances(tmp_path) -> None:
 
 def test_a_wide_encoder_is_read_at_fewer_places(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(probes, "MOST_FEATURES", 2 * 32 * 3)
-    BertModel(BertConfig(**{**SIZES, "num_hidden_layers": 6}, vocab_size=len(WORDS))).save_pretrained(
-        tmp_path
-    )
-    save_tokenizer(tmp_path, pad_token="[PAD]")
+    save_tiny(tmp_path, BertModel, {"pad_token": "[PAD]"}, num_hidden_layers=6)
     assert probe_on(tmp_path).layers == [0, 3, 6]
 
 
 def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path) -> None:
     """Of 20 positions the first token takes the one after the padding index, here 0."""
-    config = RobertaConfig(**SIZES, vocab_size=len(WORDS), max_position_embeddings=20, pad_token_id=0)
-    RobertaModel(config).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path, pad_token="[PAD]")
+    save_tiny(tmp_path, RobertaModel, {"pad_token": "[PAD]"}, max_position_embeddings=20, pad_token_id=0)
     probe = probe_on(tmp_path, max_length=256)
     assert probe.texts.max_length == 19
     probe.read(probe.encode([Sample("a " * 30, "b " * 30, 0.0, 1.0)]), lambda _: None)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 pytest.importorskip("scipy")
 
-from fit_models import samples_of
+from planted_samples import samples_of
 from ppokit.errors import DataError, ModelError
 from ppokit.reward_models import saved as folder
 from ppokit.reward_models.artifact import HEADS, SETTINGS

@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("scipy")
 
-from fit_models import choices_of, samples_of
+from planted_samples import choices_of, samples_of
 from ppokit.errors import ModelError, TrainingError
 from ppokit.reward_models import training
 from ppokit.reward_models.base import Fitted, Heads, find_base

@@ -16,7 +16,7 @@ from components import built as as_built
 from ppokit.config.components import BuiltComponent
 from ppokit.plugin.protocols import AdvantageWeighting, BuildContext
 from ppokit.plugin.types import Advantages, Rollout
-from test_update import Bench, assert_same, samples
+from update_bench import Bench, assert_same, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 

@@ -24,7 +24,7 @@ from ppokit.training.parity import ParityCheck
 from ppokit.training.update import Updater
 from ppokit_losses.gspo import GSPO
 from rollouts import make_rollout, single_process
-from test_update import settings_of
+from update_bench import settings_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 torch.set_num_threads(1)
