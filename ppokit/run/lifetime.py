@@ -95,7 +95,7 @@ class Lifetime:
                         save()  # what a run that is done may have lost
                 except BaseException as error:
                     end_if_forked(self._pid, "the run")
-                    with signals.deferred():
+                    with signals.saving():
                         if begun() or isinstance(error, Interrupted | NonFiniteError):
                             with while_handling(error, "the last step is not saved"):
                                 save()

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from ppokit.distributed import Processes
 from ppokit.errors import Interrupted
-from ppokit.run.watchdog import watchdog
+from ppokit.run.watchdog import APART_S, watchdog
 
 _SAVING_S = 10.0
 
@@ -21,16 +21,19 @@ class Signals:
     """Raises `Interrupted` at once, except while deferred, or among several processes at `check`.
 
     Several processes may not leave alone, or the others would wait for them for ever: each notes its
-    signal, and all leave together at the next `check`. A second signal does not wait. Once
-    `Interrupted` is on its way signals are ignored for some seconds, so that the last step can be saved: a
-    launcher may send two. One that comes later ends the process, and so does one that Python cannot answer.
+    signal, and all leave together at the next `check`. A second signal does not wait. While the last step is
+    saved signals are ignored for some seconds; one that comes later ends the process, and so does one that
+    Python cannot answer. A plugin may catch `Interrupted`: a second signal then raises it again, and a third
+    ends the process. Two within a moment, as a launcher may send them, are one.
     """
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
         self.pending = 0
         self._deferred = 0
-        self._leaving_since: float | None = None
+        self._heard, self._heard_at = 0, 0.0  # signals, and when the last of them came
+        self._leaving = False  # `Interrupted` has been raised
+        self._saving_since: float | None = None
         self._answer: Callable[[], None] = lambda: None
 
     @contextmanager
@@ -39,7 +42,8 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.pending, self._deferred, self._leaving_since = 0, 0, None
+        self.pending, self._deferred, self._heard = 0, 0, 0
+        self._leaving, self._saving_since = False, None
         with watchdog() as self._answer:
             before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
             try:
@@ -56,6 +60,14 @@ class Signals:
             yield
         finally:
             self._deferred -= 1
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Let the last step be saved; after `Interrupted`, signals are ignored for some seconds."""
+        if self._leaving:
+            self._saving_since = time.monotonic()
+        with self.deferred():
+            yield
 
     def defer(self) -> None:
         """Let everything finish until `resume`, whatever calls and blocks lie between."""
@@ -75,17 +87,25 @@ class Signals:
             self._leave(numbers[0])
 
     def _leave(self, number: int) -> NoReturn:
-        self._leaving_since = time.monotonic()
+        self._leaving = True
         raise Interrupted(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._answer()
-        again = bool(self.pending)
+        now = time.monotonic()
         self.pending = number
-        if self._leaving_since is not None:
-            if time.monotonic() - self._leaving_since > _SAVING_S:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
+        if self._saving_since is not None:
+            if now - self._saving_since > _SAVING_S:
+                self._end(number)
             return
-        if again or (not self._deferred and self.processes.count == 1):
+        if self._leaving and now - self._heard_at < APART_S:
+            return
+        self._heard, self._heard_at = self._heard + 1, now
+        if self._heard > 2:
+            self._end(number)
+        elif self._heard == 2 or (not self._deferred and self.processes.count == 1):
             self._leave(number)
+
+    def _end(self, number: int) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 # A launcher and a terminal may send the same signal within a moment: those are one.
-_APART_S = 0.5
+APART_S = 0.5
 _ANSWER_S = 3.0
 _ANSWER = 0
 
@@ -53,7 +53,7 @@ def watchdog() -> Iterator[Callable[[], None]]:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _WATCH, str(os.getpid()), str(_APART_S), str(_ANSWER_S)],
+        [sys.executable, "-I", "-S", "-c", _WATCH, str(os.getpid()), str(APART_S), str(_ANSWER_S)],
         stdin=read_end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -188,10 +188,50 @@ def test_a_signal_long_after_the_way_out_began_ends_the_process(monkeypatch: pyt
     ended: list[int] = []
     monkeypatch.setattr("ppokit.run.signals._SAVING_S", 0.0)
     monkeypatch.setattr(signal, "raise_signal", ended.append)
-    with pytest.raises(Interrupted), signals_of().caught():  # noqa: PT012
+    signals = signals_of()
+    with pytest.raises(Interrupted), signals.caught():  # noqa: PT012
         try:
             send(signal.SIGTERM)
         finally:
-            send(signal.SIGINT)
+            with signals.saving():
+                send(signal.SIGINT)
             assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert ended == [signal.SIGINT]
+
+
+DEAF = """
+import time
+from ppokit.run.signals import Signals
+
+
+class Alone:
+    count = 1
+
+
+with Signals(Alone()).caught():
+    print("begun", flush=True)
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException as error:
+            print(type(error).__name__, flush=True)
+"""
+
+
+def test_a_third_signal_ends_a_process_in_which_a_plugin_catches_everything() -> None:
+    process = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)  # as by a launcher: still one
+            time.sleep(1)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=5) == -signal.SIGINT
+        assert process.stdout.read() == "Interrupted\n" * 2
+    finally:
+        process.kill()
+        process.communicate()
