@@ -80,8 +80,8 @@ class Events:
     """What happens in a run, for components of every kind and for the observers given to `PPOTrainer`.
 
     Every process tells the components that it has; observers are on the main process alone. Steps count
-    from 1. What is handed out is for reading: a metrics mapping refuses changes, and tensors are not to be
-    changed either. State that follows from a step is changed in `on_step`: the checkpoint is taken after it.
+    from 1. What a method is handed is its own copy, so that its changes reach nobody; a mapping refuses them.
+    State that follows from a step is changed in `on_step`: the checkpoint is taken after it.
     """
 
     @hookspec

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from types import MappingProxyType
 from typing import Any
 
@@ -46,21 +47,17 @@ class EventHooks:
                 raise PluginError(f"{component.where}: {in_one_paragraph(error)}") from error
 
     def emit(self, event: str, **arguments: Any) -> None:
-        """Call every implementation of an event with the arguments that it names.
+        """Call every implementation of an event with copies of the arguments that it names.
 
         Raises:
             PpokitError: one failed, and the run is to stop for it, once all have been called.
         """
         failure: PpokitError | None = None
-        given = {
-            name: MappingProxyType(dict(value)) if isinstance(value, Mapping) else value
-            for name, value in arguments.items()
-        }
         for implementation in reversed(getattr(self._manager.hook, event).get_hookimpls()):
             component = self._by_key[implementation.plugin_name]
             try:
                 with plugin_call(component.where, event):
-                    implementation.function(*(given[name] for name in implementation.argnames))
+                    implementation.function(*(_own(arguments[name]) for name in implementation.argnames))
             except PpokitError as error:
                 if component.on_error == "stop":
                     failure = failure or error
@@ -69,6 +66,11 @@ class EventHooks:
                     warnings.warn(f"{error}; the run goes on without it", PpokitWarning, stacklevel=2)
         if failure is not None:
             raise failure
+
+
+def _own(value: Any) -> Any:
+    """A copy for one implementation: others, and a loop of the user's own, go on with what there was."""
+    return MappingProxyType(deepcopy(dict(value))) if isinstance(value, Mapping) else deepcopy(value)
 
 
 class _Listener:

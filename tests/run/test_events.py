@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 import pytest
+import torch
 
 from ppokit.errors import PluginError, PpokitWarning
 from ppokit.plugin import hookimpl
 from ppokit.plugin.hookspecs import EVENTS
+from ppokit.plugin.types import Advantages, Rollout
 from ppokit.run.components import RunComponent
 from ppokit.run.events import EventHooks
+from rollouts import make_rollout
 
 
 def hooks(*instances: Any, on_error: Any = "stop") -> EventHooks:
@@ -77,6 +81,48 @@ def test_what_one_does_to_the_metrics_another_does_not_see() -> None:
         event_hooks.emit("on_step", step=1, metrics=metrics)
     assert calls == [("ear", 1, {"reward/mean": 0.5})]
     assert metrics == {"reward/mean": 0.5}
+
+
+def test_what_one_does_to_a_rollout_changes_nothing_for_others() -> None:
+    """Neither for a reward that learns from the step after it, nor for a loop of the user's own."""
+    seen: list[Any] = []
+
+    class Vandal:
+        @hookimpl
+        def on_step(self, rollout: Rollout, advantages: Advantages) -> None:
+            rollout.response_ids.zero_()
+            rollout.loss_mask.numpy()[:] = False
+            rollout.rows[0]["row"] = "changed"
+            rollout.responses.clear()
+            advantages.advantages.fill_(math.nan)
+
+        @hookimpl
+        def on_run_start(self, recipe: Any) -> None:
+            recipe["run"]["steps"] = 0
+
+    class Reader:
+        @hookimpl
+        def on_step(self, rollout: Rollout, advantages: Advantages) -> None:
+            seen.append((rollout, advantages))
+
+        @hookimpl
+        def on_run_start(self, recipe: Any) -> None:
+            seen.append(recipe)
+
+    rollout, advantages = make_rollout([[1], [2]], [[4, 5], [6]]), Advantages(torch.ones(2, 2))
+    recipe = {"run": {"steps": 3}}
+    event_hooks = hooks(Vandal(), Reader())
+    event_hooks.emit("on_run_start", step=0, steps=3, folder=None, recipe=recipe)
+    event_hooks.emit("on_step", step=1, rollout=rollout, advantages=advantages)
+    (given, read), known = seen[1], make_rollout([[1], [2]], [[4, 5], [6]])
+    for one in (rollout, given):
+        assert one.response_ids.tolist() == known.response_ids.tolist()
+        assert one.loss_mask.tolist() == known.loss_mask.tolist()
+        assert (one.rows, one.responses) == (known.rows, known.responses)
+    for numbers in (advantages, read):
+        assert numbers.advantages.tolist() == [[1, 1], [1, 1]]
+    assert recipe == {"run": {"steps": 3}}
+    assert seen[0] == recipe
 
 
 class Broken:
