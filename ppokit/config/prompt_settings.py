@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ppokit.config.section import Section, Text
+from ppokit.data.cell_types import CellType
 from ppokit.data.tables import OnBadRow
 
 
@@ -14,6 +15,11 @@ class PromptFileSettings(Section):
     )
     column: Text = Field(default="prompt", description="Column that holds the prompts.")
     split: Text = Field(default="train", description="Split of the data set.")
+    types: dict[Text, CellType] = Field(
+        default={},
+        description="Types of other columns, such as {answer: float}: text, int, float or bool. Not set: as "
+        "they stand in the file, where each cell of a CSV is text and an empty one is None.",
+    )
     distinct: bool = Field(
         default=False, description="Keep each prompt once, with its first row; for files of ratings."
     )

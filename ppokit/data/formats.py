@@ -20,8 +20,6 @@ from ppokit.messages import listed, suggest
 
 DELIMITERS = (",", ";", "\t")
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
-_CANONICAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:e[+-]\d+)?", re.ASCII)
-_LONGEST_NUMBER = 25  # characters; a longer run of digits is a name of something
 
 
 @dataclass(frozen=True)
@@ -85,46 +83,17 @@ class Table:
             .rstrip()
         )  # fmt: skip
 
-    def records(self, keep_text: Collection[str] = ()) -> list[dict[str, Any]]:
+    def records(self) -> list[dict[str, Any]]:
         """Each row as a dictionary; an empty cell of a CSV is None.
-
-        A column of a CSV becomes numbers where that changes nothing: each of its cells is written just as
-        the number would be (`72`, `-0.5`), so `007` and `1.10` stay text, and with them their columns.
-        Where semicolons or tabs stand between the cells, `7,5` is read as 7.5.
-
-        Args:
-            keep_text: columns that stay text.
 
         Raises:
             DataError: two columns have the same name.
         """
-        columns: dict[str, list[Any]] = {}
-        for i, name in enumerate(self.header):
-            if name:
-                self.index(name)
-                cells = [row[i] for _, row in self.rows]
-                if self.of_text:
-                    cells = [cell or None for cell in cells]
-                    cells = cells if name in keep_text else self._numbers(cells)
-                columns[name] = cells
-        return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-
-    def _numbers(self, cells: list[Any]) -> list[Any]:
-        numbers: list[int | float | None] = []
-        for cell in cells:
-            number = None if cell is None else _canonical_number(cell, self.decimal_comma)
-            if number is None and cell is not None:
-                return cells
-            numbers.append(number)
-        return numbers
-
-
-def _canonical_number(cell: str, decimal_comma: bool) -> int | float | None:
-    text = cell.replace(",", ".") if decimal_comma and "." not in cell else cell
-    if len(text) > _LONGEST_NUMBER or not _CANONICAL.fullmatch(text):
-        return None
-    number = int(text) if text.lstrip("-").isdigit() else float(text)
-    return number if str(number) == text else None
+        names = {name: self.index(name) for name in self.header if name}
+        empty = "" if self.of_text else None
+        return [
+            {name: None if row[i] == empty else row[i] for name, i in names.items()} for _, row in self.rows
+        ]
 
 
 def parse_csv(text: str, path: str, known: Collection[str]) -> Table:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ppokit.data.cell_types import CellType, read_cell
 from ppokit.data.tables import BadRow, Table, load_table, refuse_bad_rows, undecodable, warn_of_bad_rows
 from ppokit.errors import DataError, PpokitWarning
 from ppokit.messages import shorten
@@ -52,11 +53,17 @@ def usable_prompts(table: Table, settings: PromptFileSettings) -> Table:
         DataError: the column is missing, no row is left, or one is bad under `on_bad_row: fail`.
     """
     index = table.index(settings.column)
+    types = {
+        table.index(name, "Its type is in the section's types."): kind
+        for name, kind in settings.types.items()
+    }
     rows: list[tuple[int, list[Any]]] = []
     bad = list(table.bad)
     seen: set[str] = set()
     for number, cells in table.rows:
         fault = _fault(table, cells, index)
+        if fault is None and types:
+            cells, fault = _typed(table, cells, types)
         if fault is not None:
             bad.append(BadRow(number, fault))
         elif not settings.distinct or cells[index] not in seen:
@@ -67,6 +74,17 @@ def usable_prompts(table: Table, settings: PromptFileSettings) -> Table:
     if not rows:
         raise DataError(f"{table.source} has a header but no rows; expected at least one prompt")
     return replace(table, rows=rows, bad=bad)
+
+
+def _typed(table: Table, cells: list[Any], types: Mapping[int, CellType]) -> tuple[list[Any], str | None]:
+    """The cells as their columns' types, or what is wrong with one."""
+    typed = list(cells)
+    for index, kind in types.items():
+        try:
+            typed[index] = read_cell(cells[index], kind, decimal_comma=table.decimal_comma)
+        except ValueError as error:
+            return cells, f"{table.header[index]} is {shorten(repr(cells[index]))}; {error}"
+    return typed, None
 
 
 def _fault(table: Table, cells: list[Any], index: int) -> str | None:

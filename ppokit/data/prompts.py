@@ -86,7 +86,7 @@ class Prompts:
     ) -> None:
         self.settings = settings
         self.per_step, self.seed = rollout.prompts_per_step, run.seed
-        self.rows: list[Mapping[str, Any]] = list(table.records(keep_text={settings.column}))
+        self.rows: list[Mapping[str, Any]] = list(table.records())
         self.texts: list[str] = [row[settings.column] for row in self.rows]
         self._numbers = [number for number, _ in table.rows]
         self._tokenizer, self._context, self._max_new_tokens = tokenizer, context, max_new_tokens

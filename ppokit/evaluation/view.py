@@ -48,7 +48,7 @@ def read_held_out(settings: HeldOutPromptSettings | None) -> HeldOutPrompts:
     if settings is None:
         return HeldOutPrompts([], [])
     table = read_prompts(settings, key="evaluation.prompts")
-    rows = list(table.records(keep_text={settings.column}))[: settings.limit]
+    rows = table.records()[: settings.limit]
     return HeldOutPrompts([row[settings.column] for row in rows], rows)
 
 

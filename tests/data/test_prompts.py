@@ -192,7 +192,7 @@ class TestBadRows:
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
-    return load_table(path, "train", {"prompt"}).records(keep_text={"prompt"})
+    return load_table(path, "train", {"prompt"}).records()
 
 
 class TestFiles:
@@ -211,39 +211,57 @@ class TestFiles:
         path = self.write(tmp_path, "p.jsonl", "\ufeff" + text + '\n\n{"prompt": "d", "n": 1}\n')
         assert read_rows(path) == [{"prompt": "a\u2028b\x85c", "n": None}, {"prompt": "d", "n": 1}]
 
-    def test_only_an_empty_cell_is_missing(self, tmp_path: Path) -> None:
-        """Texts that spreadsheets' readers take for a missing number are texts; numbers stay numbers."""
-        path = self.write(tmp_path, "p.csv", "prompt,label,n\nNA,null,1.5\nNone,,\nn/a,x,2\n")
-        assert read_rows(path) == [
-            {"prompt": "NA", "label": "null", "n": 1.5},
-            {"prompt": "None", "label": None, "n": None},
-            {"prompt": "n/a", "label": "x", "n": 2.0},
+    def test_cells_of_a_csv_are_texts(self, tmp_path: Path) -> None:
+        """Also those that look like numbers or like a missing one; only an empty cell is missing."""
+        text = "prompt,id,price,label,answer\n1,007,1.10,null,72\nNA,42,2.5,,\n"
+        assert read_rows(self.write(tmp_path, "p.csv", text)) == [
+            {"prompt": "1", "id": "007", "price": "1.10", "label": "null", "answer": "72"},
+            {"prompt": "NA", "id": "42", "price": "2.5", "label": None, "answer": None},
         ]
 
-    def test_numbers_that_would_change_stay_text(self, tmp_path: Path) -> None:
-        """A column is numbers where each cell is written as the number would be, whatever is empty."""
-        text = "prompt,id,price,answer,big,share,sign\n"
-        text += "a,007,1.10,72,12345678901234567890123456,1e-05,-0\nb,42,2.5,,1,.5,+1\n"
-        first, second = read_rows(self.write(tmp_path, "p.csv", text))
-        assert first == {
-            "prompt": "a", "id": "007", "price": "1.10", "answer": 72, "big": "12345678901234567890123456",
-            "share": "1e-05", "sign": "-0",
-        }  # fmt: skip
-        assert second["answer"] is None
-        assert isinstance(first["answer"], int)
-        assert (second["id"], second["price"], second["share"]) == ("42", "2.5", ".5")
-
-    def test_decimal_commas_where_semicolons_stand_between_cells(self, tmp_path: Path) -> None:
-        path = self.write(tmp_path, "p.csv", "prompt;score\na, b;7,5\nc;-1\n")
-        assert read_rows(path) == [{"prompt": "a, b", "score": 7.5}, {"prompt": "c", "score": -1}]
-        path = self.write(tmp_path, "q.csv", 'prompt,score\na,"7,5"\n')
-        assert read_rows(path) == [{"prompt": "a", "score": "7,5"}]
-
-    def test_prompts_that_are_numbers_are_text(self, tmp_path: Path) -> None:
-        assert read_rows(self.write(tmp_path, "p.csv", "prompt\n1\n2\n")) == [
-            {"prompt": "1"},
-            {"prompt": "2"},
+    @pytest.mark.parametrize(("name", "between", "half"), [("p.csv", ",", "0.5"), ("q.csv", ";", "0,5")])
+    def test_columns_of_a_type(self, tmp_path: Path, name: str, between: str, half: str) -> None:
+        lines = (
+            ["prompt", "n", "x", "y"],
+            ["7", "1", half, "yes"],
+            ["b", " -2 ", "1e-3", "FALSE"],
+            ["c", "", "", ""],
+        )
+        path = self.write(tmp_path, name, "\n".join(between.join(cells) for cells in lines))
+        settings = PromptSettings(path=path, types={"n": "int", "x": "float", "y": "bool"})
+        assert read_prompts(settings).records() == [
+            {"prompt": "7", "n": 1, "x": 0.5, "y": True},
+            {"prompt": "b", "n": -2, "x": 0.001, "y": False},
+            {"prompt": "c", "n": None, "x": None, "y": None},
         ]
+
+    def test_types_hold_for_every_format(self, tmp_path: Path) -> None:
+        path = self.write(
+            tmp_path, "p.jsonl", '{"prompt": "a", "n": 1, "id": 7}\n{"prompt": "b", "n": "2.5"}\n'
+        )
+        rows = read_prompts(PromptSettings(path=path, types={"n": "float", "id": "text"})).records()
+        assert rows == [{"prompt": "a", "n": 1.0, "id": "7"}, {"prompt": "b", "n": 2.5, "id": None}]
+        assert isinstance(rows[0]["n"], float)
+
+    def test_a_cell_of_another_type_is_a_bad_row(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "p.csv", "prompt,n,x,y\na,1.5,1,1\nb,1,inf,0\nc,1,1,maybe\nd,1,1,no\n")
+        settings = {"path": path, "types": {"n": "int", "x": "float", "y": "bool"}}
+        with pytest.raises(DataError) as caught:
+            read_prompts(PromptSettings.model_validate(settings))
+        for line in (
+            "row 2: n is '1.5'; expected a whole number",
+            "row 3: x is 'inf'; expected a number",
+            "row 4: y is 'maybe'; expected true or false",
+        ):
+            assert line in str(caught.value)
+        with pytest.warns(PpokitWarning, match="bad rows left out: 3"):
+            kept = read_prompts(PromptSettings.model_validate({**settings, "on_bad_row": "skip"}))
+        assert kept.records() == [{"prompt": "d", "n": 1, "x": 1.0, "y": False}]
+
+    def test_a_type_of_no_column(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "p.csv", "prompt,answer\na,1\n")
+        with pytest.raises(DataError, match=r"no column 'anwser'; .* did you mean 'answer'\?"):
+            read_prompts(PromptSettings(path=path, types={"anwser": "int"}))
 
     def test_two_columns_of_one_name(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"2 columns 'n' \(2 and 3, from the left\); rename all but one"):
@@ -256,7 +274,7 @@ class TestFiles:
             kept = read_prompts(PromptSettings(path=str(tmp_path / "p.csv")))
         assert kept.rows == [(2, ["un café noir", "1"])]
         (tmp_path / "q.tsv").write_bytes("\ufeffprompt\tn\nα\t1\n".encode("utf-16-le"))
-        assert read_rows(str(tmp_path / "q.tsv")) == [{"prompt": "α", "n": 1}]
+        assert read_rows(str(tmp_path / "q.tsv")) == [{"prompt": "α", "n": "1"}]
 
     def test_bad_rows_are_counted(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "p.csv", "prompt,n\na,1\n,2\nb,2,3\nc,3\n")
@@ -286,7 +304,7 @@ class TestFiles:
 
     def test_csv(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "p.csv", 'prompt,n\n"a, ""b""\nc",1\nd,2\n')
-        assert read_rows(path) == [{"prompt": 'a, "b"\nc', "n": 1}, {"prompt": "d", "n": 2}]
+        assert read_rows(path) == [{"prompt": 'a, "b"\nc', "n": "1"}, {"prompt": "d", "n": "2"}]
 
     def test_lines_of_a_csv_that_end_in_a_comma(self, tmp_path: Path) -> None:
         """By default pandas takes the first of three columns as the rows' names, and shifts the others."""
