@@ -122,7 +122,6 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         settings.rollout,
         settings.run,
         context=getattr(config.get_text_config(), "max_position_embeddings", None),
-        max_new_tokens=settings.rollout.max_new_tokens,
     )
     rewards = [components.build_reward(reward) for reward in recipe.rewards]
     scorer = Scorer(rewards, processes, settings.run.max_failed_rewards)

@@ -25,6 +25,7 @@ from ppokit.plugin import (
     DataError,
     Generation,
     GenerationRequest,
+    Need,
     PolicyHandle,
     as_generation,
     hookimpl,
@@ -147,8 +148,5 @@ def _build(options: RecordedOptions, context: BuildContext) -> RecordedEngine:
 
 @hookimpl
 def ppokit_rollout_engines() -> list[Component]:
-    return [
-        Component(
-            "recorded", _build, options=RecordedOptions, needs=frozenset({"ref_logprobs"}), check=_check
-        )
-    ]
+    needs: frozenset[Need] = frozenset({"ref_logprobs"})
+    return [Component("recorded", _build, RecordedOptions, needs, _check)]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ppokit.plugin import (
-    BuildContext,
     Component,
     Generation,
     GenerationRequest,
@@ -262,10 +261,12 @@ def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
 
 
-def _build(options: TransformersOptions, context: BuildContext) -> TransformersEngine:
-    return TransformersEngine(options)
-
-
 @hookimpl
 def ppokit_rollout_engines() -> list[Component]:
-    return [Component(name="transformers", build=_build, options=TransformersOptions)]
+    return [
+        Component(
+            name="transformers",
+            build=lambda options, context: TransformersEngine(options),
+            options=TransformersOptions,
+        )
+    ]

@@ -35,7 +35,7 @@ def generate(
     for name, folder in [("base", None)] * base + [("policy", run / "policy")]:
         view = load_policy(recipe, folder)
         (text,) = view.generate([prompt], n=None if greedy else 1, seed=seed).responses
-        view.close()
+        view.generator.close()
         answers.append((name, text.strip()))
     for name, text in answers:
         typer.echo(f"{name}: {text}" if base else text)

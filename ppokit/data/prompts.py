@@ -62,7 +62,6 @@ class Prompts:
         tokenizer: of the policy.
         settings, rollout, run: sections of the recipe.
         context: the longest sequence that the model takes; None where it has no limit.
-        max_new_tokens: room that a response needs.
 
     Attributes:
         texts: of each row.
@@ -82,14 +81,13 @@ class Prompts:
         run: RunSettings,
         *,
         context: int | None,
-        max_new_tokens: int,
     ) -> None:
         self.settings = settings
         self.per_step, self.seed = rollout.prompts_per_step, run.seed
         self.rows: list[Mapping[str, Any]] = list(table.records())
         self.texts: list[str] = [row[settings.column] for row in self.rows]
         self._numbers = [number for number, _ in table.rows]
-        self._tokenizer, self._context, self._max_new_tokens = tokenizer, context, max_new_tokens
+        self._tokenizer, self._context, self._max_new_tokens = tokenizer, context, rollout.max_new_tokens
         self._cached_order: tuple[int, torch.Tensor] | None = None
         if settings.chat and not getattr(tokenizer, "chat_template", None):
             raise DataError(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ppokit.data.prompt_rows import read_prompts
@@ -134,8 +133,7 @@ def held_out_view(components: TrainerComponents, collector: Collector, step: int
     """
     assert components.evaluation is not None
     settings = collector.settings
-    unannounced = copy(collector)
-    unannounced.phase = lambda name: nullcontext()  # an evaluation is one phase
+    unannounced = replace(collector, phase=lambda name: nullcontext())  # an evaluation is one phase
     return HeldOutView(
         policy=unannounced.view(step + 1),
         collector=unannounced,

@@ -151,8 +151,8 @@ def measure_gain(
         # k1 of each response: the sum over its tokens of log p_trained - log p_base.
         kl += (trained.logprobs(after[-1]) - base.logprobs(after[-1])).sum(dim=1).tolist()
         advance(len(some))
-    base.close()
-    trained.close()
+    base.generator.close()
+    trained.generator.close()
     asked = [prompt for prompt in prompts for _ in range(responses)]
     texts = [[text for part in parts for text in part.responses] for parts in (before, after)]
     lengths = [[n for part in parts for n in part.lengths.tolist()] for parts in (before, after)]

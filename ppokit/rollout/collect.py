@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from ppokit.training.microbatches import MicroBatcher, StepBatches
 
 
+@dataclass(frozen=True)
 class Collector:
     """Answers prompts with the policy as it is, and computes what is needed of the answers.
 
-    Args:
+    Attributes:
         generator: the recipe's rollout engine.
         roles: the models.
         tokenizer: theirs.
@@ -38,25 +39,14 @@ class Collector:
         phase: times a phase of a step by its name.
     """
 
-    def __init__(
-        self,
-        generator: ResponseGenerator,
-        roles: ModelRoles,
-        tokenizer: PreTrainedTokenizerBase,
-        policy_hash: Callable[[], str],
-        microbatches: MicroBatcher,
-        settings: Settings,
-        needs: frozenset[Need],
-        phase: Callable[[str], AbstractContextManager[None]],
-    ) -> None:
-        self.generator = generator
-        self.roles = roles
-        self.tokenizer = tokenizer
-        self.policy_hash = policy_hash
-        self.microbatches = microbatches
-        self.settings = settings
-        self.needs = needs
-        self.phase = phase
+    generator: ResponseGenerator
+    roles: ModelRoles
+    tokenizer: PreTrainedTokenizerBase
+    policy_hash: Callable[[], str]
+    microbatches: MicroBatcher
+    settings: Settings
+    needs: frozenset[Need]
+    phase: Callable[[str], AbstractContextManager[None]]
 
     def policy(self, step: int) -> Policy:
         """The policy's handle in a step, from 1; each step before it was one update."""
@@ -95,24 +85,20 @@ class Collector:
         responses: Sequence[str],
         step: int,
         *,
-        needs: frozenset[Need] | None = None,
         minibatches: int | None = None,
-        separator: str = "",
-        rows: Sequence[Mapping[str, Any]] | None = None,
     ) -> Rollout:
         """Recorded responses, one per prompt, with the policy's log-probabilities and what is needed of them.
 
         Args:
             step: from 1.
-            needs, minibatches: the recipe's, unless given.
-            separator, rows: see `recorded_rollout`.
+            minibatches: the recipe's, unless given.
 
         Raises:
-            DataError: a text is missing, or leaves no room in the model's context.
+            DataError: a prompt is empty, or leaves no room for its response in the model's context.
         """
-        rollout = self.view(step).recorded(prompts, responses, step=step, separator=separator, rows=rows)
-        wanted: set[Need] = {"old_logprobs", *(self.needs if needs is None else needs)}
-        return self.computed(rollout, frozenset(wanted), self.microbatches.divide(rollout, step, minibatches))
+        rollout = self.view(step).recorded(prompts, responses, step=step)
+        batches = self.microbatches.divide(rollout, step, minibatches)
+        return self.computed(rollout, self.needs | {"old_logprobs"}, batches)
 
     def _answered(self, prompts: PromptBatch, step: int, *, greedy: bool) -> Rollout:
         settings = self.settings

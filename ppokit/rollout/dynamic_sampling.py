@@ -7,8 +7,8 @@ stays in the step's records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,44 +75,34 @@ def concat(parts: Sequence[Part]) -> Part:
     return rollout, replace(rewards, metrics={**rewards.metrics, **counts})
 
 
+def _concat(values: Sequence[Any], width: int) -> Any:
+    """One field of several rollouts or rewards as one, padded to `width` response tokens; None stays."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(
+            [nn.functional.pad(v, (0, width - v.shape[1])) if v.dim() == 2 else v for v in values]
+        )
+    if isinstance(first, Mapping):
+        return {name: _concat([value[name] for value in values], width) for name in first}
+    if isinstance(first, Rollout):
+        return concat_rollouts(values)
+    return None if first is None else type(first)(item for value in values for item in value)
+
+
 def concat_rollouts(parts: Sequence[Rollout]) -> Rollout:
     """Rollouts as one, padded to the longest response."""
     width = max(part.response_ids.shape[1] for part in parts)
-    joined: dict[str, Any] = {}
-    for field in fields(Rollout):
-        values = [getattr(part, field.name) for part in parts]
-        if isinstance(values[0], Tensor):
-            joined[field.name] = torch.cat([_padded(value, width) for value in values])
-        elif isinstance(values[0], Rollout):
-            joined[field.name] = concat_rollouts(values)
-        else:
-            joined[field.name] = None if values[0] is None else [item for value in values for item in value]
-    return replace(parts[0], **joined)
-
-
-def _padded(numbers: Tensor, width: int) -> Tensor:
-    return nn.functional.pad(numbers, (0, width - numbers.shape[1])) if numbers.dim() == 2 else numbers
+    return Rollout(**{name: _concat([vars(part)[name] for part in parts], width) for name in vars(parts[0])})
 
 
 def concat_rewards(parts: Sequence[Rewards], width: int) -> Rewards:
     """Rewards of several rollouts as one, padded to `width` response tokens; metrics by their reduction."""
-    greedy = [part.greedy_returns for part in parts if part.greedy_returns is not None]
-    return Rewards(
-        token_rewards=torch.cat([_padded(part.token_rewards, width) for part in parts]),
-        scores=torch.cat([part.scores for part in parts]),
-        breakdown={name: torch.cat([part.breakdown[name] for part in parts]) for name in parts[0].breakdown},
-        outcomes={
-            name: tuple(outcome for part in parts for outcome in part.outcomes[name])
-            for name in parts[0].outcomes
-        },
-        scored=torch.cat([part.scored for part in parts]),
-        trained=torch.cat([part.trained for part in parts]),
-        metrics=merge(
-            {
-                name: metric if isinstance(metric, Reduction) else Mean(metric, len(part.scores))
-                for name, metric in part.metrics.items()
-            }
-            for part in parts
-        ),
-        greedy_returns=torch.cat(greedy) if greedy else None,
+    metrics = merge(
+        {
+            name: metric if isinstance(metric, Reduction) else Mean(metric, len(part.scores))
+            for name, metric in part.metrics.items()
+        }
+        for part in parts
     )
+    joined = {name: [vars(part)[name] for part in parts] for name in vars(parts[0]) if name != "metrics"}
+    return Rewards(metrics=metrics, **{name: _concat(values, width) for name, values in joined.items()})

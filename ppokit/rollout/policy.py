@@ -16,14 +16,14 @@ from ppokit.config.prompt_settings import PromptSettings
 from ppokit.config.recipe import Recipe
 from ppokit.data.prompts import encode_prompts
 from ppokit.distributed import Processes
-from ppokit.errors import ModelError
+from ppokit.errors import DataError, ModelError
 from ppokit.models import quantization
 from ppokit.models.loading import ModelSource, end_ids, find_model, load_model, load_tokenizer, pick_dtype
 from ppokit.models.pretrained import pretrained_adapter
 from ppokit.plugin.protocols import BuildContext
+from ppokit.plugin.recorded import as_generation
 from ppokit.plugin.types import PromptBatch, Rollout
-from ppokit.rollout.generate import ResponseGenerator, build_generator
-from ppokit.rollout.recorded import recorded_rollout
+from ppokit.rollout.generate import ResponseGenerator, build_generator, build_rollout, completed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -133,12 +133,8 @@ class PolicyView:
         Raises:
             ModelError: a prompt is empty, or leaves no room for a response in the model's context.
         """
-        batch = PromptBatch(
-            list(range(len(prompts))),
-            list(prompts),
-            self._encoded(prompts),
-            [{}] * len(prompts) if rows is None else list(rows),
-        )
+        indices, encoded = list(range(len(prompts))), self._encoded(prompts)
+        batch = PromptBatch(indices, list(prompts), encoded, _rows(prompts, rows))
         return self.generator.generate(self.policy, batch, n=n, seed=seed, step=step, training=False)
 
     def recorded(
@@ -150,16 +146,32 @@ class PolicyView:
         separator: str = "",
         rows: Sequence[Mapping[str, Any]] | None = None,
     ) -> Rollout:
-        """Responses that were written before, one per prompt; see `recorded_rollout`."""
-        return recorded_rollout(
-            prompts,
-            responses,
-            policy=self.policy,
-            settings=self.prompts,
-            step=step,
-            separator=separator,
-            rows=rows,
-        )
+        """Responses that were written before, one per prompt; equal prompts share a group.
+
+        Args:
+            step: from 1.
+            separator: what stands between a plain prompt and its response.
+            rows: a row of data per prompt, for rewards that read columns.
+
+        Raises:
+            DataError: a prompt is empty, or leaves no room for its response in the model's context.
+        """
+        context = self.policy.context_length
+        encoded = self._tokens(prompts)
+        generation = as_generation(responses, self.policy, separator=separator)
+        for index, (prompt, response) in enumerate(zip(encoded, generation.response_ids, strict=True)):
+            if not prompt:
+                raise DataError(f"fit: prompt {index} is empty; expected at least one token.")
+            if context is not None and len(prompt) + len(response) > context:
+                raise DataError(
+                    f"fit: prompt and response {index} have {len(prompt)} and {len(response)} tokens; the "
+                    f"model's context holds {context}. Shorten or drop them."
+                )
+        first: dict[str, int] = {}
+        groups = [first.setdefault(prompt, index) for index, prompt in enumerate(prompts)]
+        batch = PromptBatch(groups, list(prompts), encoded, _rows(prompts, rows))
+        ids = [f"{step:06d}-fit-{index:06d}" for index in range(len(prompts))]
+        return build_rollout(batch, completed(generation, self.policy.version), ids, 1)
 
     def predict(self, prompts: Sequence[str]) -> list[Prediction]:
         """Next-token probabilities and a greedy response per prompt."""
@@ -175,16 +187,14 @@ class PolicyView:
             predictions.append(Prediction(prompt, text, probabilities, likeliest))
         return predictions
 
-    def close(self) -> None:
-        """Let the rollout engine close what it holds open."""
-        self.generator.close()
+    def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        chat, system = self.prompts.chat, self.prompts.system
+        return encode_prompts(prompts, self.policy.tokenizer, chat=chat, system=system)
 
     def _encoded(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts that leave room for an answer."""
         longest, context = self.generator.sampling.max_new_tokens, self.policy.context_length
-        encoded = encode_prompts(
-            prompts, self.policy.tokenizer, chat=self.prompts.chat, system=self.prompts.system
-        )
+        encoded = self._tokens(prompts)
         for ids in encoded:
             if not ids:
                 raise ModelError("the prompt is empty; expected at least one token.")
@@ -194,6 +204,10 @@ class PolicyView:
                     f"context holds {context}. Shorten the prompt, or lower max_new_tokens."
                 )
         return encoded
+
+
+def _rows(prompts: Sequence[str], rows: Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
+    return [{}] * len(prompts) if rows is None else list(rows)
 
 
 def load_policy(recipe: Recipe, folder: Path | None) -> PolicyView:

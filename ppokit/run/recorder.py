@@ -14,10 +14,15 @@ from ppokit.run.components import RunComponent
 from ppokit.run.lifetime import Lifetime, while_handling
 from ppokit.run.provenance import provenance
 from ppokit.run.run_dir import RunDir
-from ppokit.run.warnings import step_warnings
 
 if TYPE_CHECKING:
     from ppokit.training.backend import Backend
+
+
+_NOTHING_SCORED = (
+    "no response of this step has a reward, so nothing was learnt from it: the recipe's rewards "
+    "abstained from, or failed for, every one"
+)
 
 
 class RunRecorder:
@@ -73,7 +78,8 @@ class RunRecorder:
         """Write a step's numbers and samples, emit `on_step`, and take a snapshot after it."""
         if self.is_main:
             self.run_dir.open()
-            self._warn(step, step_warnings(rewards))
+            if not bool(rewards.scored.any()):
+                self._warn(step, [_NOTHING_SCORED])
             self.run_dir.add_metrics(step, metrics)
             self.run_dir.add_rollout(step, rollout, rewards, advantages)
         event: dict[str, Any] = {"rollout": rollout, "rewards": rewards, "advantages": advantages}

@@ -24,24 +24,7 @@ Forward = tuple[Tensor | None, Tensor | None, Tensor | None]
 """Log-probabilities, entropies and values of a batch's response tokens, [b,R] each, float32, 0 on padding."""
 
 
-class WeightState(Protocol):
-    """Weights and moments that a checkpoint holds."""
-
-    def state(self) -> Mapping[str, Tensor]:
-        """The trained weights and the optimizer's moments: `weights/NAME`, `exp_avg/NAME`, ..."""
-        ...
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave.
-
-        Raises:
-            KeyError: a weight is missing.
-            ValueError: a weight is unknown, or of another shape.
-        """
-        ...
-
-
-class Backend(WeightState, Protocol):
+class Backend(Protocol):
     """The trained weights with their optimizer. Every process makes the same calls in the same order."""
 
     @property
@@ -80,6 +63,19 @@ class Backend(WeightState, Protocol):
         """SHA-256 over the chosen weights, by name."""
         ...
 
+    def state(self) -> Mapping[str, Tensor]:
+        """The trained weights and the optimizer's moments: `weights/NAME`, `exp_avg/NAME`, ..."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave.
+
+        Raises:
+            KeyError: a weight is missing.
+            ValueError: a weight is unknown, or of another shape.
+        """
+        ...
+
     def rollback_on_error(self) -> AbstractContextManager[None]:
         """Take back every step made inside if an error ends it."""
         ...
@@ -89,7 +85,7 @@ class Backend(WeightState, Protocol):
         ...
 
 
-class ReplicatedBackend:
+class ReplicatedBackend(MasterWeights):
     """All weights on every process.
 
     Args:
@@ -98,16 +94,8 @@ class ReplicatedBackend:
     """
 
     def __init__(self, roles: ModelRoles, processes: Processes, *, weight_decay: float) -> None:
+        super().__init__(roles.trainable, weight_decay=weight_decay)
         self.roles, self.processes = roles, processes
-        self.master_weights = MasterWeights(roles.trainable, weight_decay=weight_decay)
-
-    @property
-    def steps(self) -> int:
-        return self.master_weights.steps
-
-    @property
-    def bytes(self) -> int:
-        return self.master_weights.bytes
 
     def forward(
         self, batch: TokenBatch, *, policy: bool, value: bool, temperature: float, entropy: Entropy
@@ -121,10 +109,10 @@ class ReplicatedBackend:
     def backward(self, loss: Tensor) -> bool:
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        return self.master_weights.finite()
+        return self.finite()
 
     def clip(self, max_norm: float) -> float:
-        gradients = self.master_weights.gradients()
+        gradients = self.gradients()
         self.processes.sum(gradients)
         norm = torch.stack(torch._foreach_norm(gradients, 2, torch.float64)).norm()
         if norm > max_norm:
@@ -132,23 +120,8 @@ class ReplicatedBackend:
         return float(norm)
 
     def step(self, learning_rate: float) -> None:
-        self.master_weights.step(learning_rate)
-        self.master_weights.zero()
-
-    def zero(self) -> None:
-        self.master_weights.zero()
-
-    def hash(self, chosen: Callable[[str], bool]) -> str:
-        return self.master_weights.hash(chosen)
-
-    def state(self) -> Mapping[str, Tensor]:
-        return self.master_weights.state()
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.master_weights.load_state(state)
-
-    def rollback_on_error(self) -> AbstractContextManager[None]:
-        return self.master_weights.rollback_on_error()
+        super().step(learning_rate)
+        self.zero()
 
     def save_policy(self, folder: Path) -> None:
         self.roles.save_policy(folder)

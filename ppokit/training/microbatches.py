@@ -141,24 +141,20 @@ class MicroBatcher:
         for response_ids, batches in self._divided:
             if response_ids is rollout.response_ids and batches.minibatches == count:
                 return batches
-        batches = StepBatches(
-            rollout,
-            minibatches=count,
-            tokens=self.settings.tokens_per_microbatch,
-            seed=lambda epoch: seed_from(self.seed, step - 1, epoch),
-            processes=self.processes,
-            device=self.device,
-        )
+        batches = self._batches(rollout, count, lambda epoch: seed_from(self.seed, step - 1, epoch))
         self._divided.append((rollout.response_ids, batches))
         return batches
 
     def whole(self, rollout: Rollout) -> StepBatches:
         """The micro-batches of a rollout that nothing trains on."""
+        return self._batches(rollout, 1, lambda epoch: epoch)
+
+    def _batches(self, rollout: Rollout, minibatches: int, seed: Callable[[int], int]) -> StepBatches:
         return StepBatches(
             rollout,
-            minibatches=1,
+            minibatches=minibatches,
             tokens=self.settings.tokens_per_microbatch,
-            seed=lambda epoch: epoch,
+            seed=seed,
             processes=self.processes,
             device=self.device,
         )

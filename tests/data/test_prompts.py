@@ -52,10 +52,9 @@ def prompts(rows: list[dict[str, Any]], **changes: Any) -> Prompts:
         table(rows),
         options.pop("tokenizer", None) or tokenizer(),
         PromptSettings(path="data", chat=options["chat"]),
-        RolloutSettings(prompts_per_step=options["per_step"]),
+        RolloutSettings(prompts_per_step=options["per_step"], max_new_tokens=4),
         RunSettings(steps=options["steps"], seed=options["seed"], out="run"),
         context=options["context"],
-        max_new_tokens=4,
     )
 
 

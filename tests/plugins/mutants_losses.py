@@ -267,7 +267,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "kl(_known(sampler_logprobs, old), old,",
                 "kl(old, _known(sampler_logprobs, old),",
             ),
-            ("the share of what is kept", "(~_kept(ratio, options.cap", "(_kept(ratio, options.cap"),
+            ("the share of what is kept", "(~_kept(ratio, self.cap", "(_kept(ratio, self.cap"),
         ],
     ),
 }

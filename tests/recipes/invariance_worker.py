@@ -20,7 +20,7 @@ def one_step(recipe: Recipe, change: Change | None = None) -> dict[str, Tensor]:
     """Gradient by parameter, and each loss, of a step on what `change` makes of its batch."""
     torch.set_num_threads(1)
     trainer = PPOTrainer(recipe)
-    master_weights = trainer.components.backend.master_weights
+    master_weights = trainer.components.backend
     recorded: dict[str, Tensor] = {}
     step = master_weights.step
 

@@ -110,12 +110,12 @@ def test_the_bound_holds(recipe_dict: RecipeDict, reward_module: Reward, tmp_pat
             "dynamic_sampling": bound,
         }
         trainer = PPOTrainer(recipe(recipe_dict, tmp_path, f"run{bound}", rollout=rollout))
-        before = trainer.components.backend.master_weights.hash(trainer.roles.is_policy)
+        before = trainer.components.backend.hash(trainer.roles.is_policy)
         batch = trainer.collect(next(trainer.prompts))
         batch, rewards = trainer.resample(batch, trainer.score(batch))
         assert len(batch.group_ids.unique()) == asked
         trainer.update(batch, trainer.estimate(batch, rewards))
-        assert trainer.components.backend.master_weights.hash(trainer.roles.is_policy) == before
+        assert trainer.components.backend.hash(trainer.roles.is_policy) == before
 
 
 def test_a_resumed_run_refills_with_the_same_prompts(
@@ -192,7 +192,7 @@ def test_cut_responses_can_be_left_out(recipe_dict: RecipeDict, tmp_path: Path) 
         rollout={"max_new_tokens": 2, "prompts_per_step": 4, "responses_per_prompt": 2},
     )
     trainer = PPOTrainer(Recipe.from_dict(given))
-    before = trainer.components.backend.master_weights.hash(trainer.roles.is_policy)
+    before = trainer.components.backend.hash(trainer.roles.is_policy)
     trainer.train()
-    assert trainer.components.backend.master_weights.hash(trainer.roles.is_policy) == before
+    assert trainer.components.backend.hash(trainer.roles.is_policy) == before
     assert [line["advantages/masked_truncated"] for line in metrics_of(tmp_path / "run")] == [1.0] * 3

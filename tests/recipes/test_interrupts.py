@@ -174,8 +174,8 @@ def test_a_second_signal_does_not_wait_and_saves_nothing_half_done(
     recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict()))
-    step = trainer.components.backend.master_weights.step
-    weights = trainer.components.backend.master_weights.weights
+    step = trainer.components.backend.step
+    weights = trainer.components.backend.weights
     before = {name: weight.detach().clone() for name, weight in weights.items()}
 
     def interrupted(learning_rate: float) -> None:
@@ -183,7 +183,7 @@ def test_a_second_signal_does_not_wait_and_saves_nothing_half_done(
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(trainer.components.backend.master_weights, "step", interrupted)
+    monkeypatch.setattr(trainer.components.backend, "step", interrupted)
     with pytest.raises(Interrupted):
         trainer.train()
     saved = load_file(tmp_path / "run" / "checkpoints" / "step-000000" / "weights.safetensors")

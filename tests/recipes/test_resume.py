@@ -231,14 +231,14 @@ def test_an_update_cut_short_is_no_checkpoint(recipe_dict: RecipeDict, tmp_path:
     PPOTrainer(Recipe.from_dict(recipe_dict(run={**run, "out": str(straight)}))).train()
     recipe = Recipe.from_dict(recipe_dict(run={**run, "out": str(broken)}))
     trainer = PPOTrainer(recipe)
-    step = trainer.components.backend.master_weights.step
+    step = trainer.components.backend.step
 
     def fail(learning_rate: float) -> None:
         step(learning_rate)
-        if trainer.components.backend.master_weights.steps == 5:  # of two per step
+        if trainer.components.backend.steps == 5:  # of two per step
             raise StopError
 
-    trainer.components.backend.master_weights.step = fail  # type: ignore[method-assign]
+    trainer.components.backend.step = fail  # type: ignore[method-assign]
     with pytest.raises(StopError):
         trainer.train()
     assert [path.name for path in (broken / "checkpoints").iterdir()] == ["step-000002"]

@@ -69,7 +69,7 @@ def test_it_scores_as_on_a_base_of_its_own(
         {"use": "reward_model", "model": reward_folder, "name": "own", "weight": 0.0},
     ]
     trainer = PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
-    before = trainer.components.backend.master_weights.hash(trainer.roles.is_policy)
+    before = trainer.components.backend.hash(trainer.roles.is_policy)
     for prompts in trainer.prompts:
         rollout = trainer.collect(prompts)
         result = trainer.score(rollout)
@@ -81,7 +81,7 @@ def test_it_scores_as_on_a_base_of_its_own(
         assert result.breakdown["shared"].tolist() == pytest.approx(expected, abs=1e-4)
         assert len(set(expected)) > 4
         trainer.update(rollout, trainer.estimate(rollout, result))
-    assert trainer.components.backend.master_weights.hash(trainer.roles.is_policy) != before
+    assert trainer.components.backend.hash(trainer.roles.is_policy) != before
 
 
 def test_human_csv_gives_the_same_score(recipe_dict: RecipeDict, reward_folder: str) -> None:
@@ -139,9 +139,7 @@ def test_a_resumed_run_keeps_both(recipe_dict: RecipeDict, reward_folder: str, t
     PPOTrainer(recipe("parts", 1)).train()
     rest = PPOTrainer(recipe("parts", 3), resume=tmp_path / "parts")
     rest.train()
-    assert rest.components.backend.master_weights.hash(
-        lambda name: True
-    ) == whole.components.backend.master_weights.hash(lambda name: True)
+    assert rest.components.backend.hash(lambda name: True) == whole.components.backend.hash(lambda name: True)
 
 
 class TestRefusals:

@@ -130,7 +130,7 @@ class Bench:
                     param.copy_(torch.randn(param.shape, generator=generator) * 0.05)
         processes, settings = single_process(), settings_of(**changes)
         self.backend = ReplicatedBackend(self.roles, processes, weight_decay=0.0)
-        self.master_weights = self.backend.master_weights
+        self.master_weights = self.backend
         self.microbatches = MicroBatcher(
             settings.update, seed=0, processes=processes, device=self.roles.device
         )
