@@ -80,16 +80,9 @@ class _WarningFormat:
         self.quiet = quiet
         self.printed: set[str] = set()
 
-    def __call__(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        line: str | None = None,
-    ) -> str:
+    def __call__(self, message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
         if not issubclass(category, PpokitWarning):
-            return _python_format(message, category, filename, lineno, line)
+            return _python_format(message, category, *args, **kwargs)
         text = str(message)
         if self.quiet or text in self.printed:
             return ""

@@ -27,6 +27,22 @@ def keep_freed_memory() -> None:
         mallopt(_TOP_PAD, 64 * 2**20)
 
 
+def resident_bytes() -> int:
+    """Bytes of this process in memory; 0 elsewhere than on Linux."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_back() -> None:
+    """Give the kernel all pages without a block in use; elsewhere than on Linux with glibc, nothing."""
+    malloc_trim = _libc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(ctypes.c_size_t(0))
+
+
 class HeapTrimmer:
     """An observer that gives freed memory back when it has piled up, so that a run's memory does not grow.
 
@@ -42,10 +58,9 @@ class HeapTrimmer:
     GROWTH = 1.1
 
     def __init__(
-        self, resident: Callable[[], int] | None = None, trim: Callable[[], None] | None = None
+        self, resident: Callable[[], int] = resident_bytes, trim: Callable[[], None] = give_back
     ) -> None:
-        self._resident = resident or resident_bytes
-        self._trim = trim or give_back
+        self._resident, self._trim = resident, trim
         self._steps = self._needed = 0
 
     @hookimpl
@@ -56,22 +71,6 @@ class HeapTrimmer:
             self._needed = max(self._needed, resident)
         elif resident > self.GROWTH * self._needed:
             self._trim()
-
-
-def resident_bytes() -> int:
-    """Bytes of this process in memory; 0 elsewhere than on Linux."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def give_back() -> None:
-    """Give the kernel all pages without a block in use; elsewhere than on Linux with glibc, nothing."""
-    malloc_trim = _libc("malloc_trim")
-    if malloc_trim is not None:
-        malloc_trim(ctypes.c_size_t(0))
 
 
 def _libc(name: str) -> Callable[..., int] | None:

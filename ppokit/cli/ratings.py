@@ -44,7 +44,7 @@ def check(
 
     table = read_ratings(file, columns_of(column), on_bad_row="skip")
     findings = findings_of(table, scale_of(scale) if scale is not None else None)
-    good = len(table.ratings) + len(table.pairs)
+    good = len(table.rows)
     if as_json:
         typer.echo(
             json.dumps(
@@ -137,7 +137,7 @@ def split(
         new_file(path)
     columns = columns_of(column)
     table = read_ratings(file, columns, on_bad_row=on_bad_row)
-    rows = {r.row: r.prompt for r in table.ratings} | {p.row: p.prompt for p in table.pairs}
+    rows = {row.row: row.prompt for row in table.rows}
     try:
         out = choose(rows.values(), held_out, seed)
     except DataError as error:

@@ -22,23 +22,10 @@ def stats_sections(stats: Stats) -> list[Section]:
     """Statistics as sections."""
     sections = [Section("", ("", ""), _overview(stats), text_columns=2)]
     if stats.distribution:
-        most, total = (
-            max(bar.count for bar in stats.distribution),
-            sum(bar.count for bar in stats.distribution),
-        )
-        rows = [
-            (
-                _range(
-                    bar,
-                    whole=stats.scale is not None and stats.scale.whole,
-                    last=bar is stats.distribution[-1],
-                ),
-                f"{bar.count:,}",
-                percent(bar.count / total),
-            )
-            for bar in stats.distribution
-        ]
-        bars = [bar.count / most for bar in stats.distribution]
+        counts = [bar.count for bar in stats.distribution]
+        names = [_range(bar, stats) for bar in stats.distribution]
+        rows = [(name, f"{n:,}", percent(n / sum(counts))) for name, n in zip(names, counts, strict=True)]
+        bars = [count / max(counts) for count in counts]
         sections.append(Section("Distribution", ("rating", "ratings", "share"), rows, bars))
     sections.append(_agreement(stats))
     if stats.raters:
@@ -48,11 +35,12 @@ def stats_sections(stats: Stats) -> list[Section]:
     return sections
 
 
-def _range(bar: Bar, whole: bool, last: bool) -> str:
+def _range(bar: Bar, stats: Stats) -> str:
     if bar.low == bar.high:
         return f"{bar.low:g}"
     # The upper end belongs to the next bar, which whole numbers can say.
-    return f"{bar.low:g} to {bar.high - (whole and not last):g}"
+    whole = stats.scale is not None and stats.scale.whole and bar is not stats.distribution[-1]
+    return f"{bar.low:g} to {bar.high - whole:g}"
 
 
 def _overview(stats: Stats) -> list[tuple[str, str]]:

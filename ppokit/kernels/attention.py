@@ -47,12 +47,11 @@ def install(model: PreTrainedModel) -> bool:
         for implementation in ("eager", IMPLEMENTATION):
             model.set_attn_implementation(implementation)
             states.append(model.base_model(input_ids=probe, use_cache=False).last_hidden_state.float())
+        expected, actual = states
+        distance = (actual - expected).norm() / expected.norm().clamp(min=1e-12)
+        agrees = bool(distance < (0.05 if model.dtype == torch.bfloat16 else 1e-3))
     except (TypeError, ValueError, RuntimeError):
-        model.set_attn_implementation("sdpa")
-        return False
-    expected, actual = states
-    distance = (actual - expected).norm() / expected.norm().clamp(min=1e-12)
-    agrees = bool(distance < (0.05 if model.dtype == torch.bfloat16 else 1e-3))
+        agrees = False
     if not agrees:
         model.set_attn_implementation("sdpa")
     return agrees

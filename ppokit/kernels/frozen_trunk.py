@@ -86,13 +86,17 @@ class FrozenTrunkCache:
     Args:
         model: a causal LM; its lower layers are changed in place.
         count: how many of them are lower ones.
+
+    Attributes:
+        skip: whether they are being left out.
+        bytes: of the states that are kept.
     """
 
     def __init__(self, model: Any, count: int) -> None:
         self._base = model.base_model
         layers = layers_of(model)
         self._lower = layers[:count]
-        self._skip = self._watch = False
+        self.skip = self._watch = False
         self._watched: Tensor | None = None
         self._states: dict[tuple[int, ...], Tensor] = {}
         self.bytes = 0
@@ -122,9 +126,9 @@ class FrozenTrunkCache:
             for row, key in enumerate(_texts(batch)):
                 if key not in self._states:
                     self._states[key] = self._watched[row, : len(key)].clone()
-                    self.bytes += _size(self._states[key])
+                    self.bytes += self._states[key].nbytes
         while self.bytes > MOST_BYTES:
-            self.bytes -= _size(self._states.pop(next(iter(self._states))))
+            self.bytes -= self._states.pop(next(iter(self._states))).nbytes
 
     def get(self, batch: TokenBatch) -> Tensor | None:
         """The states in the middle, 0 on padding. [b,T,H]; None where one of the texts is not kept."""
@@ -139,11 +143,11 @@ class FrozenTrunkCache:
 
     def forward_from(self, states: Tensor) -> Any:
         """The base's output from states in the middle on."""
-        self._skip = True
+        self.skip = True
         try:
             return self._base(inputs_embeds=states, use_cache=False)
         finally:
-            self._skip = False
+            self.skip = False
 
     @torch.no_grad()
     def agrees(self) -> bool:
@@ -159,12 +163,8 @@ class FrozenTrunkCache:
             return False
         return bool((half - whole).norm() <= 1e-5 * whole.norm())
 
-    def skips(self) -> bool:
-        """Whether the lower layers are being left out."""
-        return self._skip
-
     def _on_input(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self._watch and not self._skip:
+        if self._watch and not self.skip:
             self._watched = inputs[0].detach()
 
     @contextmanager
@@ -177,14 +177,9 @@ class FrozenTrunkCache:
 
 
 def _forward(layer: Any, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
-    if layer.frozen_trunk.skips():
+    if layer.frozen_trunk.skip:
         return hidden_states
     return type(layer).forward(layer, hidden_states, *args, **options)
-
-
-def _size(states: Tensor) -> int:
-    """Bytes."""
-    return states.numel() * states.element_size()
 
 
 def _texts(batch: TokenBatch) -> list[tuple[int, ...]]:

@@ -36,4 +36,4 @@ def byte_audit(roles: ModelRoles, optimizer_bytes: int, cache_tokens: int) -> di
 def _size(tensors: Iterable[Tensor]) -> int:
     """Bytes of different tensors; tied ones count once."""
     different = {id(t): t for t in tensors}.values()
-    return sum(t.numel() * t.element_size() + scale_bytes(t) for t in different)
+    return sum(t.nbytes + scale_bytes(t) for t in different)

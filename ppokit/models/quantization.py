@@ -146,6 +146,6 @@ def scale_bytes(weight: Any) -> int:
     """Bytes of a weight's block scales, which are stored with it; 0 for one that is not quantised."""
     state, total = getattr(weight, "quant_state", None), 0
     while state is not None:
-        total += state.absmax.numel() * state.absmax.element_size()
+        total += state.absmax.nbytes
         state = getattr(state, "state2", None)
     return total

@@ -13,7 +13,7 @@ sampler    the base with the policy's adapter merged into copies of the targeted
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -49,6 +49,9 @@ class ModelRoles:
         reference: whether the reference will be asked for.
         fast_paths: `off` computes by transformers' and peft's own code throughout.
 
+    Attributes:
+        trainable: every parameter that training moves, by name.
+
     Raises:
         ModelError: LoRA finds nothing to adapt, a base in 4 bits has no LoRA, or the architecture does
             something to its logits that the chunked head would miss.
@@ -83,7 +86,10 @@ class ModelRoles:
         self.value_head = self._new_value_head() if value else None
         if lora is not None and lora.value_adapter is not None and self.value_head is not None:
             self._start_value(Path(lora.value_adapter))
-        self._trainable = dict(self._named_trainable())
+        adapters = self._adapters
+        self.trainable = dict(model.named_parameters()) if adapters is None else dict(adapters.trainable)
+        if self.value_head is not None:
+            self.trainable |= {f"value_head.{n}": param for n, param in self.value_head.named_parameters()}
         self._activate("base")
         if fast_paths == "auto":
             registry.install(model, registry.TRAINING)
@@ -242,25 +248,11 @@ class ModelRoles:
         return [] if self._adapters is None else self._adapters.matrices
 
     @property
-    def merged(self) -> list[Tensor]:
+    def merged(self) -> Sequence[Tensor]:
         """The sampler's own copies of the adapted weights."""
-        return [] if self._merged is None else list(self._merged.weights)
+        return [] if self._merged is None else self._merged.weights
 
     # What trains, and what is saved
-
-    def _named_trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        if self._adapters is None:
-            yield from self.model.named_parameters()
-        else:
-            yield from self._adapters.trainable.items()
-        if self.value_head is not None:
-            for name, param in self.value_head.named_parameters():
-                yield f"value_head.{name}", param
-
-    @property
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Every parameter that training moves, by name."""
-        return self._trainable
 
     def is_policy(self, name: str) -> bool:
         """Whether a trainable parameter belongs to the policy."""

@@ -107,9 +107,8 @@ class DeferredBase:
         self.texts: SharedBaseModel | None = None
 
     def embed(self, texts: Sequence[str]) -> Tensor:
-        end = self.tokenizer.eos_token_id
         encoded = self.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
-        empty = [0 if end is None else int(end)]
+        empty = [self.tokenizer.eos_token_id]
         return self._loaded().embed([list(ids)[: self.limit] or empty for ids in encoded])
 
     def reward(self, folder: str, token_ids: Sequence[Sequence[int]]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,7 +43,7 @@ def arrays_of(table: RatingTable) -> Arrays:
     rating is taken as another person's. A pair becomes 1 where the chosen text sorts first, else 0: raters
     agree on an item where their numbers are equal.
     """
-    rows: Sequence = table.ratings or table.pairs  # type: ignore[type-arg]
+    rows = table.rows
     # A file that holds a pair in two rows has two responses per item; each is rated on its own.
     items = _codes([(row.item, "" if isinstance(row, Pair) else row.response) for row in rows])[0]
     raters, rater_names = _codes([row.rater for row in rows])
@@ -61,6 +61,14 @@ def arrays_of(table: RatingTable) -> Arrays:
     )
     means = np.bincount(inverse, values) / counts
     return Arrays(items[first], raters[first], means, rater_names)
+
+
+def extremes(codes: Ints, values: Floats) -> tuple[Floats, Floats]:
+    """The smallest and the largest value of each code from 0; inf and -inf where it has none. [N], [N]"""
+    low, high = np.full(codes.max() + 1, np.inf), np.full(codes.max() + 1, -np.inf)
+    np.minimum.at(low, codes, values)
+    np.maximum.at(high, codes, values)
+    return low, high
 
 
 def _codes(words: list[Word]) -> tuple[Ints, tuple[Word, ...]]:

@@ -52,17 +52,15 @@ def findings_of(table: RatingTable, scale: tuple[float, float] | None = None) ->
         named = {problem.row for problem in problems}
         problems += [odd for odd in _odd_responses(table) if odd.row not in named]
     remarks = [BadRow(repeat.rows[1], _repeat(repeat)) for repeat in repeats_of(table)]
-    rows = [(r.row, r.prompt, r.split) for r in table.ratings]
-    rows += [(p.row, p.prompt, p.split) for p in table.pairs]
+    rows = [(row.row, row.prompt, row.split) for row in table.rows]
     remarks += [
         BadRow(row, f"its prompt is in split {mine!r}, and in row {first} in {other!r}")
         for row, first, mine, other in leaks(rows)
     ]
     if scale is None:
         remarks += _far_away(table)
-    raters = [(r.row, r.rater) for r in table.ratings] + [(p.row, p.rater) for p in table.pairs]
-    if any(rater for _, rater in raters):
-        remarks += [BadRow(row, "does not say who rated") for row, rater in raters if not rater]
+    if any(row.rater for row in table.rows):
+        remarks += [BadRow(row.row, "does not say who rated") for row in table.rows if not row.rater]
     remarks += [BadRow(r.row, "its response is empty") for r in table.ratings if not r.response.strip()]
     return Findings(_sorted(problems), _sorted(remarks))
 

@@ -75,13 +75,9 @@ def export(table: RatingTable, path: str | Path, tool: Tool, *, unrated: bool = 
         header = ("id" if tool == "argilla" else "item", "prompt", *fields)
         return write_csv(path, header, ([harmless(cell) for cell in key] for key in items))
     if tool == "argilla":
-        header = (
-            "id",
-            "prompt",
-            *fields,
-            *(f"{question}.responses{end}" for end in ("", ".users", ".status")),
-        )
-        return write_csv(path, header, _argilla_rows(items, bool(table.pairs)))
+        answers = [f"{question}.responses{end}" for end in ("", ".users", ".status")]
+        rows = _argilla_rows(items, bool(table.pairs))
+        return write_csv(path, ("id", "prompt", *fields, *answers), rows)
     header = ("annotation_id", "annotator", "id", "item", "prompt", *fields, question)
     return write_csv(path, header, _label_studio_rows(items, bool(table.pairs)))
 

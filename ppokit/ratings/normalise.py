@@ -18,7 +18,7 @@ import numpy as np
 
 from ppokit.errors import DataError
 from ppokit.messages import listed
-from ppokit.ratings.arrays import arrays_of
+from ppokit.ratings.arrays import arrays_of, extremes
 from ppokit.ratings.records import Rating, RatingTable
 
 if TYPE_CHECKING:
@@ -111,9 +111,7 @@ def z_scores(raters: Ints, values: Floats) -> tuple[Floats, list[int]]:
     count = np.bincount(codes)
     centred = values - (np.bincount(codes, values) / count)[codes]
     std = np.sqrt(np.bincount(codes, centred**2) / count)
-    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
-    np.minimum.at(low, codes, values)
-    np.maximum.at(high, codes, values)
+    low, high = extremes(codes, values)
     flat = low == high
     z = np.where(flat[codes], 0.0, centred / np.where(flat, 1.0, std)[codes])
     return z, [int(name) for name in names[flat]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppokit.data.atomic import replacing
 from ppokit.errors import DataError, first_line
 from ppokit.ratings.agreement import deal_halves, shared
 from ppokit.ratings.arrays import arrays_of
@@ -26,9 +27,6 @@ def plot(stats: Stats, table: RatingTable, path: str | Path) -> None:
     Raises:
         DataError: the picture cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
     from matplotlib.figure import Figure
 
     panels = [_by_item]
@@ -55,7 +53,8 @@ def plot(stats: Stats, table: RatingTable, path: str | Path) -> None:
         fontsize=11,
     )
     try:
-        figure.savefig(path, format="png")
+        with replacing(Path(path)) as tmp_path:
+            figure.savefig(tmp_path, format="png")
     except OSError as error:
         raise DataError(f"--plot {path} cannot be written: {first_line(error)}") from error
 

@@ -35,6 +35,11 @@ class RatingColumns(BaseModel):
     split: str | None = None
     aspects: tuple[str, ...] = ()
 
+    @property
+    def known(self) -> set[str]:
+        """The columns by which a file of ratings or pairs is recognised."""
+        return {self.prompt, self.response, self.rating, self.chosen, self.rejected}
+
 
 @dataclass(frozen=True, slots=True)
 class Rating:
@@ -87,3 +92,8 @@ class RatingTable:
     pairs: list[Pair]
     bad_rows: list[BadRow]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[Rating] | list[Pair]:
+        """The ratings, or the pairs."""
+        return self.ratings or self.pairs

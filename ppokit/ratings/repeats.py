@@ -72,10 +72,8 @@ def mixed_items(table: RatingTable) -> list[tuple[int, int, str]]:
     """
     seen: dict[str, tuple[int, str]] = {}
     mixed = []
-    rows: list[tuple[int, str, str]] = [(r.row, r.item, r.prompt) for r in table.ratings]
-    rows += [(p.row, p.item, p.prompt) for p in table.pairs]
-    for row, item, prompt in rows:
-        first, known = seen.setdefault(item, (row, prompt))
-        if known != prompt:
-            mixed.append((row, first, item))
+    for row in table.rows:
+        first, known = seen.setdefault(row.item, (row.row, row.prompt))
+        if known != row.prompt:
+            mixed.append((row.row, first, row.item))
     return mixed

@@ -17,11 +17,12 @@ from ppokit.ratings.agreement import (
     Estimate,
     Level,
     alpha,
+    rank_correlation,
     shared,
     spearman_brown,
     split_half,
 )
-from ppokit.ratings.arrays import Arrays, arrays_of
+from ppokit.ratings.arrays import Arrays, arrays_of, extremes
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.repeats import repeats_of
 
@@ -158,16 +159,15 @@ def stats_of(
     sizes, items = np.unique(counts, return_counts=True)
     everyone_named = len(arrays.rater_names) > 1 and bool((arrays.raters >= 0).all())
     texts = [(p.chosen, p.rejected) for p in table.pairs if len(p.chosen) != len(p.rejected)]
-    rows = [(r.prompt, r.split) for r in table.ratings] + [(p.prompt, p.split) for p in table.pairs]
     return Stats(
         source=table.source,
         kind="pairs" if are_pairs else "ratings",
-        rows=len(rows),
+        rows=len(table.rows),
         bad_rows=len(table.bad_rows),
         notes=tuple(table.notes),
-        prompts=len({prompt for prompt, _ in rows}),
+        prompts=len({row.prompt for row in table.rows}),
         items=len(counts),
-        splits=dict(Counter(split for _, split in rows if split is not None)),
+        splits=dict(Counter(row.split for row in table.rows if row.split is not None)),
         scale=None if are_pairs else _scale(values),
         distribution=() if are_pairs else distribution(values),
         ratings_an_item={int(size): int(number) for size, number in zip(sizes, items, strict=True)},
@@ -219,9 +219,7 @@ def _agreement(arrays: Arrays, level: Level, are_pairs: bool, seed: int, replica
     apart = None
     width = np.ptp(arrays.values)
     if number and width > 0:
-        low, high = np.full(items.max() + 1, np.inf), np.full(items.max() + 1, -np.inf)
-        np.minimum.at(low, items, arrays.values[chosen])
-        np.maximum.at(high, items, arrays.values[chosen])
+        low, high = extremes(items, arrays.values[chosen])
         apart = float(np.mean((high - low)[np.isfinite(low)] >= width / 2))
     return Agreement(
         # Of two values, distances are equal, so that the level says nothing.
@@ -235,33 +233,27 @@ def _agreement(arrays: Arrays, level: Level, are_pairs: bool, seed: int, replica
 
 
 def _aspects(table: RatingTable) -> tuple[Aspect, ...]:
-    from scipy.stats import rankdata
-
     aspects = []
     for name in table.ratings[0].aspects if table.ratings else ():
         pairs = [(r.aspects[name], r.rating) for r in table.ratings if r.aspects[name] is not None]
         if not pairs:
             continue
         x, y = np.array(pairs, float).T
-        both = np.ptp(x) > 0 and np.ptp(y) > 0
-        spearman = float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]) if both else None
+        rho = rank_correlation(x, y)
         std = float(x.std(ddof=1)) if len(x) > 1 else 0.0
-        aspects.append(Aspect(name, len(x), float(x.mean()), std, spearman))
+        aspects.append(Aspect(name, len(x), float(x.mean()), std, None if math.isnan(rho) else rho))
     return tuple(aspects)
 
 
 def _raters(arrays: Arrays, are_pairs: bool) -> tuple[Rater, ...]:
-    from scipy.stats import rankdata
-
     counts = np.bincount(arrays.items)[arrays.items]
     sums = np.bincount(arrays.items, arrays.values)[arrays.items]
     with np.errstate(divide="ignore", invalid="ignore"):
         others = (sums - arrays.values) / (counts - 1)
     order = np.argsort(arrays.raters, kind="stable")
-    ends = np.searchsorted(arrays.raters[order], np.arange(len(arrays.rater_names) + 1))
+    starts = np.searchsorted(arrays.raters[order], np.arange(len(arrays.rater_names)))
     raters = []
-    for number, name in enumerate(arrays.rater_names):
-        mine = order[ends[number] : ends[number + 1]]
+    for name, mine in zip(arrays.rater_names, np.split(order, starts)[1:], strict=True):
         values = arrays.values[mine]
         both = mine[counts[mine] >= 2]
         own, other = arrays.values[both], others[both]
@@ -271,8 +263,8 @@ def _raters(arrays: Arrays, are_pairs: bool) -> tuple[Rater, ...]:
             agreement = float(np.mean((own > 0.5) == (other > 0.5), where=decided)) if decided.any() else None
         elif len(both):
             bias = float((own - other).mean())
-            if len(both) > 2 and np.ptp(own) > 0 and np.ptp(other) > 0:
-                agreement = float(np.corrcoef(rankdata(own), rankdata(other))[0, 1])
+            rho = rank_correlation(own, other) if len(both) > 2 else math.nan
+            agreement = None if math.isnan(rho) else rho
         raters.append(
             Rater(
                 name=name,

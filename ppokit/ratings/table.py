@@ -53,7 +53,7 @@ def read_ratings(
         DataError: the file cannot be read, lacks a column, has a bad row under `fail`, or no good row.
     """
     columns = columns or RatingColumns()
-    return table_of(read_table(path, _known(columns)), columns, on_bad_row=on_bad_row)
+    return table_of(read_table(path, columns.known), columns, on_bad_row=on_bad_row)
 
 
 def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
@@ -67,7 +67,7 @@ def read_with_cells(
     path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow
 ) -> tuple[RatingTable, dict[int, dict[str, Any]]]:
     """As `read_ratings`, and every cell by the number of its row and the name of its column."""
-    source = read_table(path, _known(columns))
+    source = read_table(path, columns.known)
     table = table_of(source, columns, on_bad_row=on_bad_row)
     return table, {number: dict(zip(source.header, cells, strict=True)) for number, cells in source.rows}
 
@@ -77,7 +77,7 @@ def read_for_fit(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadR
 
     That is: no `item`, in each two responses to one prompt, and two different ratings in all, as 0 and 1.
     """
-    source = read_table(path, _known(columns))
+    source = read_table(path, columns.known)
     table = table_of(source, columns, on_bad_row=on_bad_row)
     if columns.item is not None or "item" in source.header or "pair" not in source.header:
         return table
@@ -150,7 +150,3 @@ def pairs_of(table: RatingTable) -> list[Pair]:
                 if a.rating > b.rating and a.response != b.response:
                     pairs.append(Pair(a.row, a.prompt, a.response, b.response, a.rater, a.item, a.split))
     return pairs
-
-
-def _known(columns: RatingColumns) -> set[str]:
-    return {columns.prompt, columns.response, columns.rating, columns.chosen, columns.rejected}

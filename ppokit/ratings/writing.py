@@ -87,9 +87,7 @@ def write_rows(path: str | Path, source: str | Path, columns: RatingColumns, kep
         columns: as the file was read with; they decide between delimiters.
         kept: numbers of the rows.
     """
-    table = read_table(
-        source, {columns.prompt, columns.response, columns.rating, columns.chosen, columns.rejected}
-    )
+    table = read_table(source, columns.known)
     names = {columns.rating, *columns.aspects} if table.decimal_comma else set()
     numbers = [index for index, name in enumerate(table.header) if name in names]
 

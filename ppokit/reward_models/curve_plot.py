@@ -18,9 +18,6 @@ def draw(report: Report, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.2, 3.8), layout="constrained", dpi=150)

@@ -80,7 +80,7 @@ class Method:
     """What the fits of one command share, by either way."""
 
     def __init__(self, base: Base, parts: Parts, options: FitOptions, listener: Listener) -> None:
-        self.base, self.components, self.options, self.listener = base, parts, options, listener
+        self.base, self.parts, self.options, self.listener = base, parts, options, listener
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.max_length = options.max_length or MAX_LENGTH[base.kind]
         self.notes: list[str] = []
@@ -108,7 +108,7 @@ class Method:
     def measure(self, folder: Path) -> Quality:
         """Quality on the test part of the model in a folder."""
         scorer = folders.Scorer(folder, heads=True, device=self.device)
-        test = self.components.test
+        test = self.parts.test
         prompts = [sample.prompt for sample in test]
         scores = [scorer.score(prompts, texts) for texts in responses_of(test)]
         return quality_of(test, scores[0], scores[1] if len(scores) > 1 else None, self.options.seed)
@@ -121,20 +121,18 @@ class Solving(Method):
         """Read every text, once for all fits."""
         o = self.options
         self.fitted = Probe(self.base, heads=o.heads, max_length=self.max_length, device=self.device)
-        encoded = self.fitted.encode(
-            [*self.components.fit, *self.components.validation, *self.components.test]
-        )
+        encoded = self.fitted.encode([*self.parts.fit, *self.parts.validation, *self.parts.test])
         sizes = lengths(list(encoded.values()))
         self.note_truncated(sizes, self.fitted.texts.max_length)
         self.listener.on_start(sum(sizes))
         self.fitted.read(encoded, self.listener.on_advance)
 
     def fit(self, samples: Sequence[Any]) -> list[Tried]:
-        return self.fitted.solve(samples, self.components.validation, self.options.seed)
+        return self.fitted.solve(samples, self.parts.validation, self.options.seed)
 
     def test(self) -> tuple[Floats, Floats | None]:
         """Scores of each head on the test part, see `quality_of`."""
-        return self.fitted.scores(self.components.test)
+        return self.fitted.scores(self.parts.test)
 
 
 class Training(Method):
@@ -153,7 +151,7 @@ class Training(Method):
     def plan(self, samples: int) -> Plan:
         o = self.options
         batch_size = o.batch_size or BATCH_SIZE
-        if self.components.pairs:
+        if self.parts.pairs:
             batch_size = max(1, batch_size // 2)
         steps = math.ceil(samples / batch_size)
         epochs = o.epochs or min(max(math.ceil(STEPS / steps), FEWEST_EPOCHS), MOST_EPOCHS)
@@ -162,7 +160,7 @@ class Training(Method):
     def prepare(self, sets: Sequence[Sequence[Any]]) -> None:
         """Tell the listener how much there is to do."""
         self.fitted = self.fresh()
-        self.validation = encode(self.fitted, self.components.validation)
+        self.validation = encode(self.fitted, self.parts.validation)
         total = 0.0
         for samples in sets:
             whole = encode(self.fitted, samples)  # the last set is all of them
@@ -201,6 +199,6 @@ class Training(Method):
 
     def test(self) -> tuple[Floats, Floats | None]:
         """Scores of each head on the test part, see `quality_of`."""
-        encodings = encode(self.fitted, self.components.test)
+        encodings = encode(self.fitted, self.parts.test)
         second = None if encodings.second is None else predict(self.fitted, encodings.second).double().numpy()
         return predict(self.fitted, encodings.first).double().numpy(), second

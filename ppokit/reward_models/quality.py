@@ -220,8 +220,7 @@ def _bootstrap(
 ) -> Estimate:
     keys = np.unique([same_prompt(group) for group in groups], return_inverse=True)[1]
     order = np.argsort(keys, kind="stable")
-    starts = np.append(np.searchsorted(keys[order], np.arange(keys.max() + 1)), len(keys))
-    members = [order[starts[i] : starts[i + 1]] for i in range(len(starts) - 1)]
+    members = np.split(order, np.searchsorted(keys[order], np.arange(1, keys.max() + 1)))
     value = statistic(np.arange(len(keys)))
     generator = np.random.default_rng(seed)
     drawn = []

@@ -25,7 +25,7 @@ import numpy as np
 from ppokit.errors import DataError
 from ppokit.messages import listed
 from ppokit.ratings.normalise import Normalised, normalise
-from ppokit.ratings.records import Pair, Rating, RatingTable
+from ppokit.ratings.records import Pair, RatingTable
 from ppokit.ratings.repeats import holds_choices, responses_of_items
 from ppokit.ratings.splitting import held_out, same_prompt
 from ppokit.ratings.table import pairs_of
@@ -106,14 +106,13 @@ def half_of(table: RatingTable, half: Half) -> RatingTable:
     Raises:
         DataError: fewer than two raters are named.
     """
-    rows: list[Rating | Pair] = [*table.ratings, *table.pairs]
-    counts = Counter(row.rater for row in rows if row.rater)
+    counts = Counter(row.rater for row in table.rows if row.rater)
     if len(counts) < 2:
         who = f"one rater, {next(iter(counts))!r}" if counts else "no rater"
         raise DataError(f"--half {half}: {table.source} names {who}; expected at least two to deal out.")
     ordered = sorted(counts, key=lambda name: (-counts[name], hashlib.sha256(name.encode()).digest()))
     kept = set(ordered["ab".index(half) :: 2])
-    unnamed = len(rows) - counts.total()
+    unnamed = len(table.rows) - counts.total()
     left_out = [f"{unnamed:,} rows left out, since they name no rater"] if unnamed else []
     return replace(
         table,

@@ -201,12 +201,8 @@ class AssignmentQueue:
 def counting(raters: Iterable[Sequence[Action]]) -> list[Action]:
     """The answers that count, oldest first: of what each rater did, oldest first, the last to each item."""
     last = {(done.rater, done.item): done for actions in raters for done in actions if done.value is not None}
-    return sorted(last.values(), key=_number)
+    return sorted(last.values(), key=lambda action: action.number)
 
 
 def _answer(actions: list[Action]) -> Action | None:
     return next((action for action in reversed(actions) if action.value is not None), None)
-
-
-def _number(action: Action) -> int:
-    return action.number

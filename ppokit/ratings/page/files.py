@@ -8,12 +8,12 @@ ratings.token          what the page's link ends with, so that it stays the same
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ppokit.data.atomic import replacing
 from ppokit.errors import DataError, first_line
 from ppokit.ratings.page.assignments import Action
 from ppokit.ratings.page.items import Item
@@ -41,14 +41,12 @@ def token_of(out: Path) -> str:
     path = out.with_name(f"{out.stem}.token")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            token = path.read_text(encoding="ascii").strip()
-        else:
-            token = secrets.token_urlsafe(16)
-            with os.fdopen(opened, "w", encoding="ascii") as file:
-                file.write(token + "\n")
+        if not path.exists():
+            with replacing(path) as tmp_path:
+                tmp_path.touch()
+                tmp_path.chmod(0o600)  # before there is anything in it
+                tmp_path.write_text(secrets.token_urlsafe(16) + "\n", encoding="ascii")
+        token = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be used: {first_line(error)}") from error
     if len(token) < 16 or not token.replace("-", "").replace("_", "").isalnum():
