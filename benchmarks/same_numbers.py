@@ -129,7 +129,7 @@ def numbers_of(run: Path) -> dict[str, Any]:
     }
 
 
-def record(out: Path, wanted: list[str]) -> int:
+def record(out: Path, selected: list[str]) -> int:
     """Train every recipe and write its numbers."""
     import torch
 
@@ -143,7 +143,7 @@ def record(out: Path, wanted: list[str]) -> int:
     numbers = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, recipe in recipes(str(tiny_model_folder()), Path(folder)).items():
-            if wanted and not name.startswith(tuple(wanted)):
+            if selected and not name.startswith(tuple(selected)):
                 continue
             run = Path(folder) / name.replace("/", "-")
             recipe["run"]["out"] = str(run)

@@ -30,7 +30,7 @@ def token_batch(width: int = 5) -> TokenBatch:
     return TokenBatch.build(prompts, responses, mask, CPU)
 
 
-def shake(params: Any, seed: int = 1) -> None:
+def randomize(params: Any, seed: int = 1) -> None:
     """Random numbers in the place of LoRA's zeros."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -59,6 +59,6 @@ def save_adapter(folder: Path, targets: Any) -> PeftModel:
     """A trained adapter of the tiny model, written by peft."""
     config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
     model = get_peft_model(tiny_llama(), config)
-    shake([p for n, p in model.named_parameters() if "lora_" in n])
+    randomize([p for n, p in model.named_parameters() if "lora_" in n])
     model.save_pretrained(str(folder))
     return model.eval()

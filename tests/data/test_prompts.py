@@ -63,7 +63,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("count", "per_step"), [(7, 3), (6, 3), (3, 5), (1, 4)])
-def test_every_row_once_an_epoch(count: int, per_step: int) -> None:
+def test_every_row_once_per_epoch(count: int, per_step: int) -> None:
     source = prompts(rows(count), per_step=per_step)
     steps = [source.step(step) for step in range(3 * count)]
     assert all(len(batch) == per_step for batch in steps)

@@ -138,7 +138,7 @@ def test_lines_of_a_broken_cell_are_no_rows(tmp_path: Path) -> None:
 
 
 def test_a_file_of_broken_quotes_is_not_read_to_its_end_from_each(tmp_path: Path) -> None:
-    """4,000 rows, by the lines that the reader was given: two thousand a row at most."""
+    """4,000 rows, by the lines that the reader was given: two thousand per row at most."""
     text = "prompt,rating\n" + 'x",y,"z\n' * 4_000
     assert len(rows_of(tmp_path, text).bad) == 4_000
 

@@ -124,8 +124,8 @@ def check_parses(command: Command) -> None:
         program, *words = words[words.index("-m") + 1 :]
     if program == "make":
         targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
-        wanted = {word for word in words if "=" not in word}
-        assert wanted <= targets, f"the Makefile has no {wanted - targets}"
+        named = {word for word in words if "=" not in word}
+        assert named <= targets, f"the Makefile has no {named - targets}"
     elif program == "pip":
         extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
         for extra in re.findall(r"ppokit\[(\w+)\]", command.text):

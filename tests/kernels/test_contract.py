@@ -11,7 +11,7 @@ from torch import Tensor
 from ppokit.kernels import registry
 from ppokit.models.roles import ModelRoles
 from small_models import tiny_gpt2, tiny_llama
-from small_roles import logprobs, policy_params, roles_of, save_adapter, shake, token_batch
+from small_roles import logprobs, policy_params, randomize, roles_of, save_adapter, token_batch
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings(
@@ -30,7 +30,7 @@ def traces(model: Any) -> list[str]:
 
 def four_layers(dtype: torch.dtype = torch.float32, **changes: Any) -> ModelRoles:
     roles = roles_of(tiny_llama(num_hidden_layers=4, dtype=dtype), **changes)
-    shake(roles.trainable.values())
+    randomize(roles.trainable.values())
     return roles
 
 

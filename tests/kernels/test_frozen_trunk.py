@@ -13,17 +13,17 @@ from ppokit.kernels import frozen_trunk
 from ppokit.models.lora import adapter_of
 from ppokit.models.roles import ModelRoles
 from small_models import tiny_gpt2, tiny_llama
-from small_roles import LORA, policy_params, roles_of, save_adapter, shake, token_batch, value_params
+from small_roles import LORA, policy_params, randomize, roles_of, save_adapter, token_batch, value_params
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
-def shaken(**changes: Any) -> ModelRoles:
+def randomized(**changes: Any) -> ModelRoles:
     """Four layers, the value adapter on two of them, nothing at its zeros."""
     roles = roles_of(tiny_llama(num_hidden_layers=4), **changes)
-    shake(value_params(roles))
-    shake(policy_params(roles), seed=2)
+    randomize(value_params(roles))
+    randomize(policy_params(roles), seed=2)
     return roles
 
 
@@ -55,14 +55,14 @@ def gradients(roles: ModelRoles, batch: TokenBatch) -> tuple[Tensor, list[Tensor
 
 def whole(batch: TokenBatch) -> tuple[Tensor, list[Tensor]]:
     """What a model says that keeps nothing."""
-    roles = shaken()
+    roles = randomized()
     frozen_trunk.remove(roles.model)
     return gradients(roles, batch)
 
 
 @pytest.mark.parametrize("first", ["reference", "value"])
 def test_later_passes_start_in_the_middle_with_the_same_numbers(first: Any) -> None:
-    roles, batch = shaken(), token_batch()
+    roles, batch = randomized(), token_batch()
     calls = calls_of(roles)
     roles.hidden(batch, first)
     assert calls == [0, 1, 2, 3]
@@ -79,7 +79,7 @@ def test_later_passes_start_in_the_middle_with_the_same_numbers(first: Any) -> N
 
 def test_other_roles_are_not_touched() -> None:
     """The policy's lower layers have an adapter; the reference is asked for anew."""
-    roles, batch = shaken(), token_batch()
+    roles, batch = randomized(), token_batch()
     before = {role: roles.hidden(batch, role).detach() for role in ("policy", "reference")}
     calls = calls_of(roles)
     for role, states in before.items():
@@ -89,7 +89,7 @@ def test_other_roles_are_not_touched() -> None:
 
 def test_texts_are_found_in_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """In another order and width; a text that is not known asks for a whole pass."""
-    roles, batch = shaken(), token_batch()
+    roles, batch = randomized(), token_batch()
     roles.hidden(rows_of(batch, [0, 1]), "reference")
     calls = calls_of(roles)
     swapped, _ = gradients(roles, rows_of(batch, [1, 0]))
@@ -103,7 +103,7 @@ def test_texts_are_found_in_other_batches(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_nothing_is_kept_beyond_the_step_or_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    roles, batch = shaken(), token_batch()
+    roles, batch = randomized(), token_batch()
     calls = calls_of(roles)
     roles.hidden(batch, "reference")
     roles.clear_cache()
@@ -127,7 +127,7 @@ def test_where_it_does_not_apply(tmp_path: Any) -> None:
     assert frozen_trunk.cache_of(gpt2.model) is None
     layers = frozen_trunk.layers_of(gpt2.model)
     assert not any("forward" in vars(layer) or layer._forward_pre_hooks for layer in layers)
-    shake(value_params(gpt2))
+    randomize(value_params(gpt2))
     values = gpt2.values(token_batch())
     torch.testing.assert_close(gpt2.values(token_batch()), values, atol=0, rtol=0)
     assert frozen_trunk.cache_of(roles_of(value="policy_trunk").model) is None

@@ -44,9 +44,9 @@ def test_equals_the_formula(dtype: torch.dtype, bound: float) -> None:
     exact = [t.detach().double().requires_grad_(t.requires_grad) for t in (x, weight, a, b)]
     sent = torch.randn(7, 4, dtype=torch.float64).to(dtype)
     out = LoraLinear.apply(x, weight, a, b, 0.7)
-    wanted = exact[0] @ exact[1].T + 0.7 * (exact[0] @ exact[2].T) @ exact[3].T
+    expected = exact[0] @ exact[1].T + 0.7 * (exact[0] @ exact[2].T) @ exact[3].T
     ours = [out, *torch.autograd.grad(out, [x, a, b], sent)]
-    theirs = [wanted, *torch.autograd.grad(wanted, [exact[0], *exact[2:]], sent.double())]
+    theirs = [expected, *torch.autograd.grad(expected, [exact[0], *exact[2:]], sent.double())]
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.dtype == dtype
         assert (mine.double() - other).norm() <= bound * other.norm()

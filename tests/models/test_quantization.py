@@ -175,7 +175,7 @@ def test_layers_are_as_qlora_has_them_and_stay_so(checkpoint: Path) -> None:
 def test_a_pretrained_adapter_and_its_reference(checkpoint: Path, tmp_path: Path) -> None:
     roles_of(in_four_bits(checkpoint)).save_policy(tmp_path)
     adapter = str(tmp_path)
-    actual, wanted = (
+    actual, expected = (
         ModelRoles(
             model,
             lora=LoraSettings(r=4, alpha=8, target_modules="all-linear", adapter=adapter),
@@ -186,7 +186,7 @@ def test_a_pretrained_adapter_and_its_reference(checkpoint: Path, tmp_path: Path
     )
     policy, reference, _ = passes(actual)
     torch.testing.assert_close(policy, reference)
-    torch.testing.assert_close(policy, passes(wanted)[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(policy, passes(expected)[0], atol=1e-4, rtol=1e-4)
     shift = actual.logprobs(token_batch(), "base", temperature=1.0)[0] - policy
     assert shift.abs().max() > 0.01
 

@@ -29,9 +29,9 @@ from small_roles import (
     LORA,
     logprobs,
     policy_params,
+    randomize,
     roles_of,
     save_adapter,
-    shake,
     token_batch,
 )
 
@@ -99,7 +99,7 @@ class TestPolicyAndReference:
     def test_adapters_off_is_the_pristine_base(self) -> None:
         pristine = copy.deepcopy(tiny_llama())
         roles = roles_of()
-        shake(roles.trainable.values())
+        randomize(roles.trainable.values())
         reference = logprobs(roles, "reference")
         assert torch.equal(
             reference, roles_of(pristine).logprobs(token_batch(), "reference", temperature=1.0)[0]
@@ -109,7 +109,7 @@ class TestPolicyAndReference:
 
     def test_temperature_and_entropy(self) -> None:
         roles = roles_of()
-        shake(policy_params(roles))
+        randomize(policy_params(roles))
         batch = token_batch()
         actual, entropies = roles.logprobs(batch, "policy", temperature=0.6, entropy="value")
         model = roles.sampler()
@@ -122,7 +122,7 @@ class TestPolicyAndReference:
     @pytest.mark.parametrize("extra", [1, 7, 40])
     def test_padding_changes_nothing(self, extra: int) -> None:
         roles = roles_of()
-        shake(roles.trainable.values())
+        randomize(roles.trainable.values())
         narrow, padded = token_batch(), token_batch(5 + extra)
         # A long neighbour adds padding to the input as well.
         mask = torch.zeros(4, 5 + extra, dtype=torch.bool)
@@ -162,7 +162,7 @@ class TestPolicyAndReference:
         """Its layers have biases, which peft's own forward computes, dropout included."""
         config = LoraConfig(r=4, target_modules=["c_attn", "c_fc"], task_type="CAUSAL_LM", lora_dropout=0.5)
         adapted = get_peft_model(tiny_gpt2(), config)
-        shake([p for n, p in adapted.named_parameters() if "lora_" in n])
+        randomize([p for n, p in adapted.named_parameters() if "lora_" in n])
         adapted.save_pretrained(str(tmp_path))
         batch = token_batch()
         roles = roles_of(
@@ -195,7 +195,7 @@ class TestValue:
         batch = token_batch()
         roles = roles_of(value=mode)
         assert roles.values(batch).abs().sum().item() == 0.0
-        shake(roles.trainable.values())
+        randomize(roles.trainable.values())
         head = roles.value_head
         assert head is not None
         wanted = "value" if mode == "own_adapter" else "policy"
@@ -211,7 +211,7 @@ class TestValue:
     @pytest.mark.parametrize("mode", MODES)
     def test_where_the_gradient_goes(self, mode: ValueMode, together: bool) -> None:
         roles = roles_of(value=mode)
-        shake(roles.trainable.values())
+        randomize(roles.trainable.values())
         batch = token_batch()
         values = roles.logprobs_and_values(batch, temperature=1.0)[2] if together else roles.values(batch)
         values.square().sum().backward()
@@ -255,7 +255,7 @@ class TestValue:
     def test_the_roles_do_not_switch_off_each_others_training(self) -> None:
         """trl#6700: whichever role comes last, everything that trains still does."""
         roles = roles_of()
-        shake(roles.trainable.values())
+        randomize(roles.trainable.values())
         batch = token_batch()
         for order in (("policy", "value", "reference"), ("reference", "value", "policy")):
             for role in order:
@@ -317,7 +317,7 @@ class TestLora:
         config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
         twin = get_peft_model(twin_base, config).eval()
         pairs = dict(roles.trainable)
-        shake(pairs.values())
+        randomize(pairs.values())
         own = {n.replace(".default.", ".policy."): p for n, p in twin.base_model.model.named_parameters()}
         with torch.no_grad():
             for name, param in pairs.items():
@@ -341,7 +341,7 @@ class TestLora:
         base.save_pretrained(tmp_path / "base")
         base = type(base).from_pretrained(tmp_path / "base").eval()  # so that the adapter names its base
         roles = roles_of(base)
-        shake(roles.trainable.values())
+        randomize(roles.trainable.values())
         for _ in range(2):  # as for a server, into the same folder
             roles.save_policy(tmp_path / "run")
         assert not [path for path in (tmp_path / "run").iterdir() if path.is_dir()]
@@ -352,7 +352,7 @@ class TestLora:
 
     def test_the_saved_policy_without_lora_is_a_checkpoint(self, tmp_path: Path) -> None:
         roles = roles_of(lora=None, value="policy_trunk")
-        shake([roles.trainable["model.norm.weight"]])
+        randomize([roles.trainable["model.norm.weight"]])
         roles.save_policy(tmp_path)
         loaded = LlamaForCausalLM.from_pretrained(tmp_path).eval()
         torch.testing.assert_close(by_row(loaded, token_batch()), logprobs(roles), atol=1e-4, rtol=1e-4)
@@ -366,7 +366,7 @@ class TestSampler:
         base = {n: p.detach().clone() for n, p in roles.model.named_parameters() if "lora_" not in n}
         batch = token_batch()
         for turn in range(20):
-            shake(policy_params(roles), seed=turn)
+            randomize(policy_params(roles), seed=turn)
             model = roles.sampler()
         torch.testing.assert_close(by_row(model, batch), logprobs(roles), atol=1e-4, rtol=1e-4)
         for name, param in roles.model.named_parameters():
@@ -378,11 +378,11 @@ class TestSampler:
         """trl#6688: after any number of merges the weights are those of one."""
         roles = roles_of(tiny_llama(dtype=torch.bfloat16))
         for turn in range(20):
-            shake(policy_params(roles), seed=turn)
+            randomize(policy_params(roles), seed=turn)
             merged = roles.sampler()
         actual = {n: p.clone() for n, p in merged.named_parameters()}
         fresh = roles_of(tiny_llama(dtype=torch.bfloat16))
-        shake(policy_params(fresh), seed=19)
+        randomize(policy_params(fresh), seed=19)
         for name, param in fresh.sampler().named_parameters():
             assert torch.equal(param, actual[name]), name
         for param in policy_params(roles):
@@ -405,7 +405,7 @@ class TestSampler:
 def test_short_and_long_attention_agree() -> None:
     """The same tokens in a batch that is short, and in one that a neighbour makes long."""
     roles = roles_of()
-    shake(roles.trainable.values())
+    randomize(roles.trainable.values())
     short = token_batch()
     expected = logprobs(roles)
     width = attention.LONGEST + 10
@@ -479,7 +479,7 @@ def test_an_adapter_on_experts_cannot_be_merged() -> None:
 
 def test_a_deep_copy_computes_with_its_own_adapters() -> None:
     roles = roles_of()
-    shake(policy_params(roles))
+    randomize(policy_params(roles))
     other = copy.deepcopy(roles.model)
     with torch.no_grad():
         for name, param in other.named_parameters():

@@ -33,7 +33,7 @@ def value_of(rater: str, item: str) -> int:
 
 def soak(server: PageServer, raters: int, kill_after: list[int]) -> Soak:
     """Rate until nothing is left for anyone; kill the server, and start it again, after so many ratings."""
-    done = Soak()
+    result = Soak()
     lock = threading.Lock()
 
     def work(name: str) -> None:
@@ -49,12 +49,12 @@ def soak(server: PageServer, raters: int, kill_after: list[int]) -> Soak:
                     caller.close()
                     caller = Caller(server.port, server.token, name)
                     with lock:
-                        done.sent_again += 1
+                        result.sent_again += 1
                     time.sleep(0.1)
                     continue
                 assert status == 200, answer
                 with lock:
-                    done.seconds.append(time.perf_counter() - began)
+                    result.seconds.append(time.perf_counter() - began)
                 return answer
 
         shown = insist("state")["item"]
@@ -65,17 +65,17 @@ def soak(server: PageServer, raters: int, kill_after: list[int]) -> Soak:
             key = f"{name}-{number}-{item}"[:64]
             shown = insist("act", kind="answer", key=key, item=item, value=value)["item"]
             with lock:
-                done.ratings.append((name, item, value))
+                result.ratings.append((name, item, value))
         caller.close()
 
     threads = [threading.Thread(target=work, args=(f"rater {n}",)) for n in range(raters)]
     for thread in threads:
         thread.start()
     for count in kill_after:
-        while len(done.ratings) < count and any(thread.is_alive() for thread in threads):
+        while len(result.ratings) < count and any(thread.is_alive() for thread in threads):
             time.sleep(0.01)
         server.kill()
         server.start()
     for thread in threads:
         thread.join()
-    return done
+    return result

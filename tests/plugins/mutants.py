@@ -89,14 +89,14 @@ def noticed(module: str, tests: str, source: str) -> int:
     return {pytest.ExitCode.OK: SURVIVED, pytest.ExitCode.TESTS_FAILED: KILLED}.get(code, BROKEN)
 
 
-def main(wanted: Sequence[str], each: int | None) -> int:
+def main(modules: Sequence[str], each: int | None) -> int:
     """Prints each variant that survived; the exit status is 1 where there is one."""
     import hypothesis  # noqa: F401  before the forks, so that no child pays for it
     import pytest  # noqa: F401
     import torch
 
     torch.set_num_threads(1)
-    waiting = [v for v in variants(each) if not wanted or v[0].rpartition(".")[2] in wanted]
+    waiting = [v for v in variants(each) if not modules or v[0].rpartition(".")[2] in modules]
     running: dict[int, tuple[str, str]] = {}
     counts, faults = {SURVIVED: 0, KILLED: 0}, []
     while waiting or running:

@@ -58,12 +58,12 @@ def test_the_defaults_have_no_lower_bound_and_count_a_ratio_as_at_most_5() -> No
 @settings(deadline=None)
 def test_equals_the_definition_in_value_and_gradient(case, low, high) -> None:
     (new, old, advantages), _ = case
-    for got, wanted in zip(
+    for got, expected in zip(
         both(new, old, advantages, clip_low=low, clip_high=high),
         by_definition(new, old, advantages, low, high),
         strict=True,
     ):
-        torch.testing.assert_close(got, wanted)
+        torch.testing.assert_close(got, expected)
 
 
 def test_no_token_loses_its_gradient_where_ppos_clip_would_stop_it() -> None:

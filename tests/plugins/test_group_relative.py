@@ -124,7 +124,7 @@ def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(make_ro
     assert scaled.advantages[0, 0] == pytest.approx(0.5)
 
 
-def test_one_response_a_prompt_is_refused() -> None:
+def test_one_response_per_prompt_is_refused() -> None:
     (component,) = ppokit_advantage_estimators()
     assert component.check is not None
     unknown = CheckContext(columns=None)

@@ -59,11 +59,11 @@ def test_equals_the_definition_in_value_and_gradient(case) -> None:
             slope[name].append(derivative)
     for estimator in ESTIMATORS:
         got, gradient = both(new, ref, estimator)
-        wanted = torch.tensor(value[estimator[:2]], dtype=torch.float64).reshape(new.shape)
-        torch.testing.assert_close(got, wanted, atol=1e-9, rtol=1e-7)
+        expected = torch.tensor(value[estimator[:2]], dtype=torch.float64).reshape(new.shape)
+        torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-7)
         name = "k2" if estimator == "k3_with_k2_gradient" else estimator
-        wanted = torch.tensor(slope[name], dtype=torch.float64).reshape(new.shape)
-        torch.testing.assert_close(gradient, wanted, atol=1e-9, rtol=1e-7)
+        expected = torch.tensor(slope[name], dtype=torch.float64).reshape(new.shape)
+        torch.testing.assert_close(gradient, expected, atol=1e-9, rtol=1e-7)
 
 
 class TestGradientOverAWholeDistribution:
@@ -84,20 +84,20 @@ class TestGradientOverAWholeDistribution:
 
     @pytest.mark.parametrize("estimator", ["k2", "k3_with_k2_gradient"])
     def test_k2s_is_that_of_the_kl_from_the_reference(self, estimator) -> None:
-        wanted = self.gradient_of(lambda log_p, log_q: (log_p.exp() * (log_p - log_q)).sum())
-        torch.testing.assert_close(self.expected_gradient(estimator), wanted)
+        expected = self.gradient_of(lambda log_p, log_q: (log_p.exp() * (log_p - log_q)).sum())
+        torch.testing.assert_close(self.expected_gradient(estimator), expected)
 
     def test_k2s_is_that_of_k1_in_the_reward(self) -> None:
         """A reward of -k1 per token, in the policy gradient: sum of p * k1 * grad log p."""
         logits = self.logits.clone().requires_grad_()
         log_p = logits.log_softmax(0)
         k1 = (log_p - self.ref.log()).detach()
-        (wanted,) = torch.autograd.grad((log_p.exp().detach() * k1 * log_p).sum(), logits)
-        torch.testing.assert_close(self.expected_gradient("k2"), wanted)
+        (expected,) = torch.autograd.grad((log_p.exp().detach() * k1 * log_p).sum(), logits)
+        torch.testing.assert_close(self.expected_gradient("k2"), expected)
 
     def test_k3s_is_that_of_the_kl_of_the_reference_from_the_policy(self) -> None:
-        wanted = self.gradient_of(lambda log_p, log_q: (log_q.exp() * (log_q - log_p)).sum())
-        torch.testing.assert_close(self.expected_gradient("k3"), wanted)
+        expected = self.gradient_of(lambda log_p, log_q: (log_q.exp() * (log_q - log_p)).sum())
+        torch.testing.assert_close(self.expected_gradient("k3"), expected)
 
     def test_k1s_is_nothing(self) -> None:
         torch.testing.assert_close(self.expected_gradient("k1"), torch.zeros(4, dtype=torch.float64))

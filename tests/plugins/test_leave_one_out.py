@@ -73,7 +73,7 @@ def test_the_component_takes_the_whole_reward_and_gives_it_to_each_token(make_ro
     assert result.returns is None
 
 
-def test_one_response_a_prompt_is_refused() -> None:
+def test_one_response_per_prompt_is_refused() -> None:
     (component,) = ppokit_advantage_estimators()
     assert component.check is not None
     context = CheckContext(columns=None, responses_per_prompt=1)

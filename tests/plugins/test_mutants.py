@@ -18,8 +18,8 @@ from ppokit.config.registry import PluginRegistry
 def test_every_algorithm_has_five() -> None:
     counts = {module: len(changes) for module, (_, changes) in {**ADVANTAGES, **LOSSES}.items()}
     algorithms = [e for e in PluginRegistry().entries() if e.kind in ("advantages", "losses")]
-    wanted = {e.module for e in algorithms if e.module.startswith("ppokit_")}
-    assert {module for module in wanted if counts.get(module, 0) < 5} == set()
+    expected = {e.module for e in algorithms if e.module.startswith("ppokit_")}
+    assert {module for module in expected if counts.get(module, 0) < 5} == set()
 
 
 def test_every_variant_applies_to_the_source_of_today() -> None:

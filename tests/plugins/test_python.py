@@ -105,7 +105,7 @@ def test_takes_any_sequence_of_numbers(make_rollout, returned) -> None:
         (torch.tensor(1.0), r"an array of shape \[\]"),
     ],
 )
-def test_anything_but_one_number_a_response_is_an_error(make_rollout, returned, message) -> None:
+def test_anything_but_one_number_per_response_is_an_error(make_rollout, returned, message) -> None:
     with pytest.raises(PluginError, match=f"reward function m:f .*{message}"):
         call(lambda responses: returned, make_rollout(["a", "b"]))
 

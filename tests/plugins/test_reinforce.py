@@ -48,8 +48,8 @@ def test_equals_the_definition_in_value_and_gradient(case) -> None:
             for t in range(new.shape[1]):
                 weight = math.exp(min(new[b, t] - old[b, t], 60)) if weigh else 1
                 slope[b, t] = -weight * advantages[b, t].item()
-        for got, wanted in zip(both(new, old, advantages, weigh), (slope * new, slope), strict=True):
-            torch.testing.assert_close(got, wanted)
+        for got, expected in zip(both(new, old, advantages, weigh), (slope * new, slope), strict=True):
+            torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("weigh", [False, True])
@@ -57,12 +57,12 @@ def test_its_expected_gradient_is_that_of_the_expected_advantage(weigh) -> None:
     """Over a whole distribution of three tokens: weighed, also where another policy drew them."""
     logits = torch.tensor([0.3, -0.4, 1.1], dtype=torch.float64, requires_grad=True)
     advantages = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
-    (wanted,) = torch.autograd.grad(-(logits.softmax(0) * advantages[0]).sum(), logits)
+    (expected,) = torch.autograd.grad(-(logits.softmax(0) * advantages[0]).sum(), logits)
     sampler = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64) if weigh else logits.softmax(0)[None]
     drawn = sampler.detach()
     loss = reinforce(logits.log_softmax(0)[None], drawn.log(), advantages, importance_weight=weigh)
     (got,) = torch.autograd.grad((drawn * loss).sum(), logits)
-    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(got, expected)
 
 
 def test_the_weight_is_a_constant_to_the_gradient() -> None:

@@ -55,7 +55,7 @@ def test_a_rater_who_never_varies() -> None:
     assert messages == ["'flat' always gave the same number: z-scores of 0"]
 
 
-def test_one_rating_an_item_has_no_error() -> None:
+def test_one_rating_per_item_has_no_error() -> None:
     items, _ = normalise(table(("a", 1, "ann"), ("b", 2, "ann")))
     assert [item.rating_se for item in items] == [None, None]
 

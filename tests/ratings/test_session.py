@@ -176,9 +176,9 @@ def test_every_item_by_k_raters(out: Path, per_item: int) -> None:
         for rater in raters:
             if session.session.state(rater)["item"]:
                 session.rate(rater, 5)
-    done = [(answer.item, answer.rater) for answer in session.session.queue.all_answers()]
-    assert len(set(done)) == len(done)
-    assert Counter(item for item, _ in done) == {item.id: per_item for item in items}
+    answered = [(answer.item, answer.rater) for answer in session.session.queue.all_answers()]
+    assert len(set(answered)) == len(answered)
+    assert Counter(item for item, _ in answered) == {item.id: per_item for item in items}
     progress = session.session.state("a")["progress"]
     assert progress["done"] == progress["wanted"] == 10 * per_item
     session.session.close()
@@ -197,9 +197,9 @@ def test_many_raters_at_once(out: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    done = Counter(answer.item for answer in session.session.queue.all_answers())
-    assert set(done.values()) == {3}
-    assert len(done) == 60
+    answers_per_item = Counter(answer.item for answer in session.session.queue.all_answers())
+    assert set(answers_per_item.values()) == {3}
+    assert len(answers_per_item) == 60
     session.session.close()
     assert len(rows(out)) == 180
 

@@ -45,14 +45,14 @@ def stopped(process: subprocess.Popen[str], number: int) -> None:
 
 def assert_goes_on(run: Path) -> None:
     (checkpoint,) = sorted((run / "checkpoints").iterdir())[-1:]
-    done = int(checkpoint.name.removeprefix("step-"))
-    assert [line["step"] for line in metrics_of(run)] == list(range(1, done + 1))
+    finished_steps = int(checkpoint.name.removeprefix("step-"))
+    assert [line["step"] for line in metrics_of(run)] == list(range(1, finished_steps + 1))
     assert (run / "policy" / "adapter_model.safetensors").is_file()
     assert (run / "reward.png").is_file()
     assert not [path for path in run.rglob("*") if "writing" in path.name]
-    trainer = PPOTrainer(Recipe.load(run / "recipe.yaml", [f"run.steps={done + 1}"]), resume=run)
+    trainer = PPOTrainer(Recipe.load(run / "recipe.yaml", [f"run.steps={finished_steps + 1}"]), resume=run)
     trainer.train()
-    assert [line["step"] for line in metrics_of(run)] == list(range(1, done + 2))
+    assert [line["step"] for line in metrics_of(run)] == list(range(1, finished_steps + 2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

@@ -132,8 +132,8 @@ def test_rollouts(run: Path) -> None:
         assert row["trained"]
         assert row["outcome/sentiment"] == row["outcome/kl_penalty"] == "scored"
         assert math.isclose(row["score"], row["reward/sentiment"], abs_tol=1e-6)
-        wanted = row["reward/sentiment"] + weight * row["reward/kl_penalty"]
-        assert math.isclose(sum(row["token_rewards"]), wanted, abs_tol=1e-4)
+        expected = row["reward/sentiment"] + weight * row["reward/kl_penalty"]
+        assert math.isclose(sum(row["token_rewards"]), expected, abs_tol=1e-4)
         assert math.isclose(row["reward/kl_penalty"], -sum(row["kl/k1"]), abs_tol=1e-4)
     for step in steps.values():
         groups = [row["group"] for row in step]

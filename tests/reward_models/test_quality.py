@@ -130,11 +130,11 @@ def test_agreement_of_ratings() -> None:
         return Rating(i, f"p{i}", response, value, rater, item, None, {})
 
     agreed = [row(i, "r", float(i), rater, str(i)) for i in range(8) for rater in ("a", "b")]
-    found = agreement_of(RatingTable("f", agreed, [], []), 0, pairs=False)
-    assert found is not None
-    assert found.split_half is not None
-    assert found.two_panels is not None
-    assert (found.split_half.value, found.two_panels.value, found.ceiling) == pytest.approx((1, 1, 1))
+    result = agreement_of(RatingTable("f", agreed, [], []), 0, pairs=False)
+    assert result is not None
+    assert result.split_half is not None
+    assert result.two_panels is not None
+    assert (result.split_half.value, result.two_panels.value, result.ceiling) == pytest.approx((1, 1, 1))
 
 
 def test_agreement_of_choices_by_hand() -> None:

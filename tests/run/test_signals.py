@@ -56,33 +56,33 @@ def test_the_handlers_before_come_back() -> None:
 
 
 def test_held_lets_what_is_inside_finish() -> None:
-    signals, done = signals_of(), []
+    signals, events = signals_of(), []
     with pytest.raises(Interrupted), signals.caught():  # noqa: PT012
         with signals.deferred():
             with signals.deferred():
                 send(signal.SIGTERM)
-                done.append("inner")
-            done.append("outer")
+                events.append("inner")
+            events.append("outer")
         signals.check()
-        done.append("never")
-    assert done == ["inner", "outer"]
+        events.append("never")
+    assert events == ["inner", "outer"]
 
 
 def test_a_second_signal_does_not_wait() -> None:
-    signals, done = signals_of(), []
+    signals, events = signals_of(), []
     with pytest.raises(Interrupted) as caught, signals.caught(), signals.deferred():  # noqa: PT012
         send(signal.SIGTERM)
-        done.append("first")
+        events.append("first")
         send(signal.SIGINT)
-        done.append("never")
-    assert done == ["first"]
+        events.append("never")
+    assert events == ["first"]
     assert caught.value.signum == signal.SIGINT
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_on_the_way_out_no_more_are_heard(count: int) -> None:
     """The last step is being saved then; another run hears them again."""
-    signals, done = signals_of(count), []
+    signals, events = signals_of(count), []
     for _ in range(2):
         with pytest.raises(Interrupted), signals.caught():  # noqa: PT012
             try:
@@ -91,8 +91,8 @@ def test_on_the_way_out_no_more_are_heard(count: int) -> None:
             finally:
                 send(signal.SIGTERM)
                 send(signal.SIGINT)
-                done.append("saved")
-    assert done == ["saved", "saved"]
+                events.append("saved")
+    assert events == ["saved", "saved"]
 
 
 def test_after_the_hold_a_signal_raises_at_once_again() -> None:
@@ -105,12 +105,12 @@ def test_after_the_hold_a_signal_raises_at_once_again() -> None:
 
 
 def test_several_processes_leave_together() -> None:
-    signals, done = signals_of(count=2), []
+    signals, events = signals_of(count=2), []
     with pytest.raises(Interrupted) as caught, signals.caught():  # noqa: PT012
         send(signal.SIGTERM)
-        done.append("went on")
+        events.append("went on")
         signals.check()
-    assert done == ["went on"]
+    assert events == ["went on"]
     assert caught.value.signum == signal.SIGTERM
     with pytest.raises(Interrupted) as caught:
         signals_of(count=2, noted=[0, signal.SIGINT]).check()
@@ -174,13 +174,13 @@ def test_a_second_signal_ends_a_process_in_which_python_does_not_run() -> None:
 
 def test_signals_that_python_answers_leave_the_process_alone() -> None:
     """Also long after: the pause between the two is not counted against it."""
-    signals, done = signals_of(), []
+    signals, events = signals_of(), []
     with pytest.raises(Interrupted), signals.caught(), signals.deferred():  # noqa: PT012
         send(signal.SIGTERM)
         time.sleep(4)
-        done.append("deferred")
+        events.append("deferred")
         send(signal.SIGTERM)
-    assert done == ["deferred"]
+    assert events == ["deferred"]
 
 
 def test_a_signal_long_after_the_way_out_began_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_forward_puts_each_number_where_it_belongs() -> None:
     assert nothing.shape == (0, 3)
 
 
-def test_a_rollout_is_divided_once_a_step() -> None:
+def test_a_rollout_is_divided_once_per_step() -> None:
     batcher = MicroBatcher(
         settings_of(minibatches=2).update, seed=0, processes=single_process(), device=torch.device("cpu")
     )

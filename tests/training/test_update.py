@@ -213,7 +213,7 @@ class TestPasses:
         again = bench.updater.update(known, advantages, step=1)
         assert again["kl/k1"] == pytest.approx(metrics["kl/k1"], rel=1e-4), "whoever computed them"
 
-    def test_minibatches_take_each_sample_once_an_epoch(self, tiny_model: Path) -> None:
+    def test_minibatches_take_each_sample_once_per_epoch(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         losses = both_losses()
         bench = Bench(tiny_model, losses, minibatches=3, epochs=2)
