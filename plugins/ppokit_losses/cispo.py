@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin import Component, LossInputs, LossOutput, Options, hookimpl, upcast
-from ppokit_losses.ratios import token_ratio
+from ppokit_losses.ratios import new_and_old, token_ratio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,13 +56,10 @@ class CISPO(Options):
     )
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.new_logprobs is not None, "`needs` names them"
-        assert inputs.old_logprobs is not None, "`needs` names them"
+        new, old = new_and_old(inputs)
         low, high = self.clip_low, self.clip_high
-        loss = cispo(
-            inputs.new_logprobs, inputs.old_logprobs, inputs.advantages, clip_low=low, clip_high=high
-        )
-        ratio = token_ratio(inputs.new_logprobs.detach(), inputs.old_logprobs)
+        loss = cispo(new, old, inputs.advantages, clip_low=low, clip_high=high)
+        ratio = token_ratio(new.detach(), old)
         bounded = (ratio < 1 - low) | (ratio > 1 + high)
         return LossOutput(loss, {"policy/clip_fraction": bounded.to(ratio.dtype), "policy/ratio": ratio})
 

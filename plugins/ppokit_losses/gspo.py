@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin import Component, LossInputs, LossOutput, Options, hookimpl
-from ppokit_losses.ratios import sequence_ratio
+from ppokit_losses.ratios import new_and_old, sequence_ratio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,12 +67,11 @@ class GSPO(Options):
     )
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.new_logprobs is not None, "`needs` names them"
-        assert inputs.old_logprobs is not None, "`needs` names them"
+        new, old = new_and_old(inputs)
         low, high = self.clip_low, self.clip_high
         advantages, mask = inputs.advantages, inputs.mask
-        loss = gspo(inputs.new_logprobs, inputs.old_logprobs, advantages, mask, clip_low=low, clip_high=high)
-        ratio = sequence_ratio(inputs.new_logprobs.detach(), inputs.old_logprobs, mask)
+        loss = gspo(new, old, advantages, mask, clip_low=low, clip_high=high)
+        ratio = sequence_ratio(new.detach(), old, mask)
         stopped = ratio.clamp(1 - low, 1 + high) * advantages < ratio * advantages
         metrics = {"policy/clip_fraction": stopped.to(ratio.dtype), "policy/ratio": ratio.expand_as(loss)}
         return LossOutput(loss, metrics)

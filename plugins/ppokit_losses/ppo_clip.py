@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin import Component, LossInputs, LossOutput, Options, hookimpl
-from ppokit_losses.ratios import token_ratio
+from ppokit_losses.ratios import new_and_old, token_ratio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,19 +64,11 @@ class PPOClip(Options):
     )
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.new_logprobs is not None, "`needs` names them"
-        assert inputs.old_logprobs is not None, "`needs` names them"
+        new, old = new_and_old(inputs)
         low, high, dual = self.clip_low, self.clip_high, self.dual_clip
         advantages = inputs.advantages
-        loss = ppo_clip(
-            inputs.new_logprobs,
-            inputs.old_logprobs,
-            advantages,
-            clip_low=low,
-            clip_high=high,
-            dual_clip=dual,
-        )
-        ratio = token_ratio(inputs.new_logprobs.detach(), inputs.old_logprobs)
+        loss = ppo_clip(new, old, advantages, clip_low=low, clip_high=high, dual_clip=dual)
+        ratio = token_ratio(new.detach(), old)
         stopped = ratio.clamp(1 - low, 1 + high) * advantages < ratio * advantages
         metrics = {
             "policy/clip_fraction": stopped.to(ratio.dtype),

@@ -13,10 +13,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.plugin import clamp_exponent, upcast
+from ppokit.plugin import LossInputs, clamp_exponent, upcast
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def new_and_old(inputs: LossInputs) -> tuple[Tensor, Tensor]:
+    """Both [B,R] log-probabilities of a loss that needs them."""
+    assert inputs.new_logprobs is not None, "`needs` names them"
+    assert inputs.old_logprobs is not None, "`needs` names them"
+    return inputs.new_logprobs, inputs.old_logprobs
 
 
 def token_ratio(new_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin import Component, LossInputs, LossOutput, Need, Options, hookimpl, upcast
-from ppokit_losses.ratios import token_ratio
+from ppokit_losses.ratios import new_and_old, token_ratio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,13 +49,10 @@ class Reinforce(Options):
     )
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.new_logprobs is not None, "`needs` names them"
-        assert inputs.old_logprobs is not None, "`needs` names them"
+        new, old = new_and_old(inputs)
         weigh = self.importance_weight
-        loss = reinforce(inputs.new_logprobs, inputs.old_logprobs, inputs.advantages, importance_weight=weigh)
-        return LossOutput(
-            loss, {"policy/ratio": token_ratio(inputs.new_logprobs.detach(), inputs.old_logprobs)}
-        )
+        loss = reinforce(new, old, inputs.advantages, importance_weight=weigh)
+        return LossOutput(loss, {"policy/ratio": token_ratio(new.detach(), old)})
 
 
 @hookimpl

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ppokit.plugin import Component, LossInputs, LossOutput, Need, Options, hookimpl, upcast
+from ppokit_losses.ratios import new_and_old
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +54,10 @@ class SurrogateClipSum(Options):
     )
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
-        assert inputs.new_logprobs is not None, "`needs` names them"
-        assert inputs.old_logprobs is not None, "`needs` names them"
+        new, old = new_and_old(inputs)
         clip = self.clip
-        loss = surrogate_clip_sum(inputs.new_logprobs, inputs.old_logprobs, inputs.advantages, clip=clip)
-        beyond = (upcast(inputs.new_logprobs.detach()) - upcast(inputs.old_logprobs)).abs() > clip
+        loss = surrogate_clip_sum(new, old, inputs.advantages, clip=clip)
+        beyond = (upcast(new.detach()) - upcast(old)).abs() > clip
         return LossOutput(loss, {"policy/clip_fraction": beyond.to(loss.dtype)})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ppokit.cli.sections import Section, interval, number, percent, printable
 
 if TYPE_CHECKING:
-    from ppokit.data.tables import BadRow
+    from ppokit.data.formats import BadRow
     from ppokit.ratings.findings import Findings
     from ppokit.ratings.stats import Bar, Stats
 

@@ -9,12 +9,9 @@ from typing import Any
 
 from ppokit.config.components import SelectedComponent
 from ppokit.config.evaluation_checks import check_evaluation, component_check
-from ppokit.config.prompt_settings import PromptFileSettings, PromptSettings
+from ppokit.config.prompt_settings import PromptFileSettings
 from ppokit.config.settings import (
     LoraSettings,
-    ModelSettings,
-    RolloutSettings,
-    UpdateSettings,
 )
 from ppokit.config.yaml_file import Document
 from ppokit.data.prompt_rows import usable_prompts
@@ -50,13 +47,13 @@ def check(
         return
     _model(sections, document)
     prompts, rollout = sections.get("prompts"), sections.get("rollout")
-    if isinstance(prompts, PromptSettings) and prompts.system is not None and not prompts.chat:
+    if prompts is not None and prompts.system is not None and not prompts.chat:
         document.report("prompts.system", "a system message needs chat: true")
     context = CheckContext(
         _columns(prompts, "prompts", document),
-        rollout.responses_per_prompt if isinstance(rollout, RolloutSettings) else None,
-        chat=isinstance(prompts, PromptSettings) and prompts.chat,
-        prompt_column=prompts.column if isinstance(prompts, PromptSettings) else "prompt",
+        None if rollout is None else rollout.responses_per_prompt,
+        chat=prompts is not None and prompts.chat,
+        prompt_column="prompt" if prompts is None else prompts.column,
     )
     for selected in filter(None, chain(*by_kind.values())):
         if selected.kind != "evaluators":
@@ -123,7 +120,7 @@ def _names(by_kind: Mapping[str, Sequence[SelectedComponent | None]], document: 
 
 def _minibatches(sections: Mapping[str, Any], document: Document) -> None:
     rollout, update = sections.get("rollout"), sections.get("update")
-    if not (isinstance(rollout, RolloutSettings) and isinstance(update, UpdateSettings)):
+    if rollout is None or update is None:
         return
     responses = rollout.prompts_per_step * rollout.responses_per_prompt
     if responses % update.minibatches:
@@ -136,7 +133,7 @@ def _minibatches(sections: Mapping[str, Any], document: Document) -> None:
 
 
 def _groups(rollout: Any, document: Document) -> None:
-    if not isinstance(rollout, RolloutSettings) or rollout.dynamic_sampling is None:
+    if rollout is None or rollout.dynamic_sampling is None:
         return
     if rollout.responses_per_prompt == 1:
         document.report(
@@ -149,7 +146,7 @@ def _groups(rollout: Any, document: Document) -> None:
 
 def _model(sections: Mapping[str, Any], document: Document) -> None:
     model = sections.get("model")
-    if not isinstance(model, ModelSettings):
+    if model is None:
         return
     try:
         check_name(model.name)

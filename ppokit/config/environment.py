@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import reduce
 from typing import Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr
@@ -67,9 +68,7 @@ def report_plain_secrets(options: BaseModel, given: Any, key: str, document: Doc
     """
     references = {_key(path) for path in document.references}
     for path in _secrets(options, ()):
-        full = key
-        for step in path:
-            full = join(full, step)
+        full = _key(path, key)
         if _is_given(given, path) and full not in references:
             document.report(
                 full,
@@ -101,11 +100,8 @@ def _value(match: re.Match[str]) -> str:
     return f"${{{match[2]}}}" if match[1] else os.environ[match[2]]
 
 
-def _key(path: KeyPath) -> str:
-    key = ""
-    for step in path:
-        key = join(key, step)
-    return key
+def _key(path: KeyPath, start: str = "") -> str:
+    return reduce(join, path, start)
 
 
 def _parent(data: Any, path: KeyPath) -> Any:

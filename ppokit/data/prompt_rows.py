@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ppokit.data.cell_types import CellType, read_cell
-from ppokit.data.tables import BadRow, Table, load_table, refuse_bad_rows, undecodable, warn_of_bad_rows
+from ppokit.data.formats import BadRow, Table
+from ppokit.data.tables import load_table, refuse_bad_rows, undecodable, warn_of_bad_rows
 from ppokit.errors import DataError, PpokitWarning
 from ppokit.messages import shorten
 

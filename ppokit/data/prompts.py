@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ppokit.data.tables import Table
+from ppokit.data.formats import Table
 from ppokit.errors import DataError, PpokitWarning
 from ppokit.plugin.types import PromptBatch
 from ppokit.seeds import seed_from

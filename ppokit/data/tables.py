@@ -23,20 +23,6 @@ from ppokit.data.formats import BadRow, Table, parse_csv, parse_json, parse_text
 from ppokit.errors import DataError, PpokitWarning, first_line
 from ppokit.messages import listed
 
-__all__ = [
-    "SUFFIXES",
-    "BadRow",
-    "OnBadRow",
-    "Table",
-    "clear_parsed",
-    "is_local",
-    "load_table",
-    "read_table",
-    "refuse_bad_rows",
-    "undecodable",
-    "warn_of_bad_rows",
-]
-
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt")
 SHOWN_BAD_ROWS = 20
 OnBadRow = Literal["fail", "skip"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppokit.data.tables import BadRow
+from ppokit.data.formats import BadRow
 from ppokit.messages import listed, shorten
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.repeats import Repeat, holds_choices, mixed_items, repeats_of, responses_of_items

@@ -26,7 +26,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ppokit.data.tables import BadRow, OnBadRow, Table, read_table
+from ppokit.data.formats import BadRow, Table
+from ppokit.data.tables import OnBadRow, read_table
 from ppokit.errors import DataError
 from ppokit.messages import listed, suggest
 from ppokit.ratings.records import RatingColumns, RatingTable

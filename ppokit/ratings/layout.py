@@ -7,7 +7,8 @@ import math
 import re
 from typing import Any
 
-from ppokit.data.tables import Table, undecodable
+from ppokit.data.formats import Table
+from ppokit.data.tables import undecodable
 from ppokit.messages import shorten, shown
 from ppokit.ratings.records import Pair, Rating, RatingColumns
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from ppokit.data.tables import BadRow
+from ppokit.data.formats import BadRow
 
 
 class RatingColumns(BaseModel):

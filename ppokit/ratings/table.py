@@ -10,7 +10,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from ppokit.data.tables import BadRow, OnBadRow, Table, read_table, refuse_bad_rows, warn_of_bad_rows
+from ppokit.data.formats import BadRow, Table
+from ppokit.data.tables import OnBadRow, read_table, refuse_bad_rows, warn_of_bad_rows
 from ppokit.errors import DataError
 from ppokit.ratings.layout import Layout
 from ppokit.ratings.records import Pair, Rating, RatingColumns, RatingTable

@@ -20,6 +20,7 @@ from ppokit.distributed import Processes
 from ppokit.errors import PluginError, PpokitError, RewardError, in_one_paragraph, plugin_call
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.types import Outcome, RewardOutput, Rollout
+from ppokit.training.checks import check_tensor
 from ppokit.training.metrics import UNSCORED, Reduction, component_metrics, merge
 
 T = TypeVar("T")
@@ -91,13 +92,10 @@ def _checked(output: object, rollout: Rollout, reward: BuiltComponent) -> Reward
         return PluginError(f"{reward.where} returned {actual}; expected {expected}.")
 
     def numbers(name: str, given: object, shape: list[int], axes: str) -> Tensor:
-        if not isinstance(given, Tensor):
-            raise broken(f"{name} of type {type(given).__name__}", "a tensor")
-        if list(given.shape) != shape:
-            raise broken(f"{name} of shape {list(given.shape)}", f"{shape} ({axes})")
-        if given.is_complex() or given.is_meta or given.layout != torch.strided:
-            raise broken(f"{name} of {given.dtype} on {given.device}", "real numbers in a dense tensor")
-        return given.detach().to("cpu", torch.float32)
+        tensor = check_tensor(reward.where, name, given, shape, axes)
+        if tensor.is_complex() or tensor.is_meta or tensor.layout != torch.strided:
+            raise broken(f"{name} of {tensor.dtype} on {tensor.device}", "real numbers in a dense tensor")
+        return tensor.detach().to("cpu", torch.float32)
 
     if inspect.iscoroutine(output):
         output.close()

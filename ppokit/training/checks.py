@@ -83,6 +83,21 @@ def check_moved(before: str, after: str, advantages: Tensor) -> bool:
     return False
 
 
+def check_tensor(where: str, name: str, value: object, shape: list[int], axes: str) -> Tensor:
+    """What a component returned as `name`, once it is a tensor of this shape; `where` is how errors name it.
+
+    Raises:
+        PluginError: it is not.
+    """
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        raise PluginError(f"{where} returned {name} of type {kind}; expected a tensor {shape} ({axes}).")
+    if list(value.shape) != shape:
+        actual = list(value.shape)
+        raise PluginError(f"{where} returned {name} of shape {actual}; expected {shape} ({axes}).")
+    return value
+
+
 def check_estimate(result: object, rollout: Rollout, where: str) -> None:
     """What an estimator returned is what was promised; `where` is how errors name it.
 
@@ -106,16 +121,7 @@ def check_estimate(result: object, rollout: Rollout, where: str) -> None:
     for name, numbers in (("advantages", result.advantages), ("returns", result.returns)):
         if numbers is None:
             continue
-        if not isinstance(numbers, Tensor):
-            raise PluginError(
-                f"{where} returned {name} of type {type(numbers).__name__}; expected a tensor {expected} "
-                "(responses, response tokens)."
-            )
-        if list(numbers.shape) != expected:
-            raise PluginError(
-                f"{where} returned {name} of shape {list(numbers.shape)}; expected {expected} "
-                "(responses, response tokens)."
-            )
+        check_tensor(where, name, numbers, expected, "responses, response tokens")
         bad = (~numbers.isfinite() & rollout.loss_mask).any(dim=1).nonzero().flatten().tolist()
         if bad:
             named = ", ".join(rollout.ids[row] for row in bad[:8])

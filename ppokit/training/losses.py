@@ -14,6 +14,7 @@ from ppokit.plugin.needs import only_needed
 from ppokit.plugin.protocols import AdvantageWeighting, Need
 from ppokit.plugin.types import AdvantageWeights, LossInputs, LossOutput
 from ppokit.training.aggregation import MetricAccumulator
+from ppokit.training.checks import check_tensor
 from ppokit.training.metrics import check_metric_name
 
 
@@ -63,7 +64,9 @@ class LossGroup:
                 continue
             with plugin_call(loss.where, "token_losses"):
                 output = loss.instance.token_losses(only_needed(inputs, loss.needs))
-            _check(loss, output, inputs)
+            if not isinstance(output, LossOutput):
+                raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected a LossOutput.")
+            _check_shapes(loss, {"token_losses": output.token_losses, **output.metrics}, inputs)
             tokens = output.token_losses.where(inputs.mask, zero)
             part = (tokens * weights).sum()
             if not math.isfinite(part.item()):
@@ -125,22 +128,7 @@ def _add_metrics(
             raise PluginError(f"{loss.where} returned the metric {name!r} with numbers that are not finite.")
 
 
-def _check(loss: BuiltComponent, output: object, inputs: LossInputs) -> None:
-    if not isinstance(output, LossOutput):
-        raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected a LossOutput.")
-    _check_shapes(loss, {"token_losses": output.token_losses, **output.metrics}, inputs)
-
-
 def _check_shapes(loss: BuiltComponent, named: Mapping[str, Tensor], inputs: LossInputs) -> None:
-    expected = list(inputs.mask.shape)
     for name, tensor in named.items():
-        if not isinstance(tensor, Tensor):
-            raise PluginError(
-                f"{loss.where} returned {name} of type {type(tensor).__name__}; expected a tensor {expected} "
-                "(responses, response tokens of the micro-batch)."
-            )
-        if list(tensor.shape) != expected:
-            raise PluginError(
-                f"{loss.where} returned {name} of shape {list(tensor.shape)}; expected {expected} "
-                "(responses, response tokens of the micro-batch)."
-            )
+        shape, axes = list(inputs.mask.shape), "responses, response tokens of the micro-batch"
+        check_tensor(loss.where, name, tensor, shape, axes)

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from ppokit.data.tables import Table, clear_parsed, read_table
+from ppokit.data.formats import Table
+from ppokit.data.tables import clear_parsed, read_table
 from ppokit.errors import DataError
 
 KNOWN = {"prompt", "response", "rating"}

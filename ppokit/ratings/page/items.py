@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppokit.data.tables import BadRow, OnBadRow, Table, read_table
+from ppokit.data.formats import BadRow, Table
+from ppokit.data.tables import OnBadRow, read_table
 from ppokit.errors import DataError, first_line
 from ppokit.ratings.layout import digest
 from ppokit.ratings.records import RatingColumns
