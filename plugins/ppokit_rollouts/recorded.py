@@ -72,7 +72,9 @@ class RecordedEngine:
             texts += _draw(
                 self.responses.get(prompt, []), uniforms[index, :, 0].tolist(), self.options.recorded
             )
+        known = [index for index, text in enumerate(texts) if text is not None]
         recorded = as_generation(
+            [request.prompts.prompt_ids[index // request.n] for index in known],
             [text for text in texts if text is not None],
             policy,
             request.sampling.max_new_tokens,

@@ -21,6 +21,7 @@ from ppokit.plugin import (
     GenerationRequest,
     Options,
     PolicyHandle,
+    decode_responses,
     hookimpl,
 )
 from ppokit_rollouts.kv_cache import bucket_by_length, preallocated_cache, supports_concat
@@ -233,7 +234,8 @@ class _Decoding:
         """Whether the text now holds a stop string."""
         if not self.sampling.stop:
             return False
-        text = self.tokenizer.decode(self.ids[index], skip_special_tokens=True)
+        prompt = self.prompt_ids[index // self.repeats]
+        (text,) = decode_responses(self.tokenizer, [prompt], [self.ids[index]])
         positions = [text.index(stop) for stop in self.sampling.stop if stop in text]
         if not positions:
             return False
@@ -242,7 +244,8 @@ class _Decoding:
 
     def texts(self) -> list[str]:
         """Decoded responses, each up to a stop string."""
-        decoded = self.tokenizer.batch_decode(self.ids, skip_special_tokens=True)
+        prompts = [prompt for prompt in self.prompt_ids for _ in range(self.repeats)]
+        decoded = decode_responses(self.tokenizer, prompts, self.ids)
         return [
             whole if stopped is None else stopped
             for whole, stopped in zip(decoded, self.stops_at, strict=True)

@@ -37,6 +37,7 @@ from ppokit.plugin.protocols import (
 )
 from ppokit.plugin.recorded import as_generation
 from ppokit.plugin.reductions import Max, Mean, Metric, Sum
+from ppokit.plugin.response_text import decode_responses, encode_response
 from ppokit.plugin.returns import broadcast_to_tokens, group_sums, reward_to_go, whole_reward
 from ppokit.plugin.types import (
     Advantages,
@@ -96,6 +97,8 @@ __all__ = [
     "as_generation",
     "broadcast_to_tokens",
     "clamp_exponent",
+    "decode_responses",
+    "encode_response",
     "first_line",
     "group_sums",
     "hookimpl",

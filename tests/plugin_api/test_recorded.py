@@ -13,6 +13,7 @@ from policies import policy_of
 from ppokit.plugin.recorded import as_generation
 from ppokit.rollout.policy import Policy
 
+PROMPTS = [[1, 40], [1, 41, 42], [1]]
 TEXTS = [" happy and smiled.", "", "Tom"]
 
 
@@ -25,7 +26,7 @@ def policy(folder: Path, **changes: Any) -> Policy:
 
 def test_each_text_ends_with_the_models_end(tiny_model: Path) -> None:
     given = policy(tiny_model)
-    generation = as_generation(TEXTS, given)
+    generation = as_generation(PROMPTS, TEXTS, given)
     plain = [given.tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
     assert generation.response_ids == [[*ids, given.tokenizer.eos_token_id] for ids in plain]
     assert generation.response_ids[1] == [given.tokenizer.eos_token_id]
@@ -39,8 +40,8 @@ def test_each_text_ends_with_the_models_end(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_a_longer_one_is_truncated(tiny_model: Path, limit: int) -> None:
-    whole = as_generation(TEXTS, policy(tiny_model))
-    generation = as_generation(TEXTS, policy(tiny_model), limit)
+    whole = as_generation(PROMPTS, TEXTS, policy(tiny_model))
+    generation = as_generation(PROMPTS, TEXTS, policy(tiny_model), limit)
     assert generation.response_ids == [ids[:limit] for ids in whole.response_ids]
     assert generation.outcomes == [
         "finished" if len(ids) <= limit else "truncated" for ids in whole.response_ids
@@ -49,5 +50,5 @@ def test_a_longer_one_is_truncated(tiny_model: Path, limit: int) -> None:
 
 
 def test_without_an_end_of_sequence_token_the_models_first_end_is_taken(tiny_model: Path) -> None:
-    generation = as_generation(["Tom"], policy(tiny_model, eos_token=None))
+    generation = as_generation(PROMPTS[:1], ["Tom"], policy(tiny_model, eos_token=None))
     assert generation.response_ids[0][-1] == 2
