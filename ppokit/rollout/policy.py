@@ -22,6 +22,7 @@ from ppokit.models.loading import ModelSource, end_ids, find_model, load_model, 
 from ppokit.models.pretrained import pretrained_adapter
 from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.recorded import as_generation
+from ppokit.plugin.response_text import decode_responses
 from ppokit.plugin.types import PromptBatch, Rollout
 from ppokit.rollout.generate import ResponseGenerator, build_generator, build_rollout, completed
 
@@ -158,7 +159,7 @@ class PolicyView:
         """
         context = self.policy.context_length
         encoded = self._tokens(prompts)
-        generation = as_generation(responses, self.policy, separator=separator)
+        generation = as_generation(encoded, responses, self.policy, separator=separator)
         for index, (prompt, response) in enumerate(zip(encoded, generation.response_ids, strict=True)):
             if not prompt:
                 raise DataError(f"fit: prompt {index} is empty; expected at least one token.")
@@ -182,7 +183,8 @@ class PolicyView:
                 logits = model(torch.tensor([ids], device=model.device)).logits[0, -1]
             probabilities = logits.float().softmax(dim=-1).cpu().clone()
             best, tokens = probabilities.topk(10)
-            words = [str(self.policy.tokenizer.decode([token])) for token in tokens.tolist()]
+            likely = [[token] for token in tokens.tolist()]
+            words = decode_responses(self.policy.tokenizer, [ids] * len(likely), likely)
             likeliest = list(zip(words, best.tolist(), strict=True))
             predictions.append(Prediction(prompt, text, probabilities, likeliest))
         return predictions
