@@ -124,7 +124,7 @@ class PPOTrainer:
         """The prompts of the steps that are left, one batch per step; an evaluation comes before step 1."""
         if self.step == 0:
             self.evaluate()
-        yield from self.components.prompts.steps(self.step, self.settings.run.steps)
+        yield from self.components.prompts.steps(self.step + 1, self.settings.run.steps)
 
     @_verb
     def collect(self, prompts: PromptBatch) -> Rollout:
@@ -149,7 +149,7 @@ class PPOTrainer:
         rounds = self.settings.rollout.dynamic_sampling
 
         def ask(resample_round: int, missing: int, asked: set[int]) -> tuple[Rollout, Rewards] | None:
-            prompts = self.components.prompts.resample(self.step, resample_round, missing, asked)
+            prompts = self.components.prompts.resample(self.step + 1, resample_round, missing, asked)
             return (more := self.collect(prompts), self.score(more)) if len(prompts) else None
 
         return (rollout, rewards) if rounds is None else resample((rollout, rewards), rounds, ask)
@@ -179,7 +179,7 @@ class PPOTrainer:
             self.signals.defer()
             try:
                 stats = self.components.updater.update(
-                    rollout, advantages, self.step, epochs=epochs, minibatches=minibatches
+                    rollout, advantages, self.current, epochs=epochs, minibatches=minibatches
                 )
             except NonFiniteError as error:
                 self.recorder.failed_step(self.current, rollout, advantages, error)

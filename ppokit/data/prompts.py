@@ -106,10 +106,10 @@ class Prompts:
 
     def first(self, count: int) -> list[str]:
         """The first prompts, in the data set's order, of those that the first step asks for."""
-        return [self.texts[i] for i in sorted(set(self._indices(0)))[:count]]
+        return [self.texts[i] for i in sorted(set(self._indices(1)))[:count]]
 
     def step(self, step: int) -> PromptBatch:
-        """The prompts of a step, from 0: the data set in a new order each epoch, none left out."""
+        """The prompts of a step, from 1: the data set in a new order each epoch, none left out."""
         indices = self._indices(step)
         return self._batch(indices, self._encode(indices), 0)
 
@@ -119,9 +119,10 @@ class Prompts:
         A prompt that cannot be asked is passed over with a warning: the steps of the run do without it.
 
         Args:
+            step: from 1.
             resample_round: which of the step's rounds it is, from 1.
         """
-        generator = torch.Generator().manual_seed(seed_from(self.seed, step, -resample_round, 0))
+        generator = torch.Generator().manual_seed(seed_from(self.seed, step - 1, -resample_round, 0))
         order = torch.randperm(len(self.rows), generator=generator).tolist()
         indices: list[int] = []
         encoded: list[list[int]] = []
@@ -140,8 +141,8 @@ class Prompts:
         return self._batch(indices, encoded, resample_round)
 
     def steps(self, first: int, last: int) -> Iterator[PromptBatch]:
-        """The prompts of steps first to last - 1."""
-        return (self.step(step) for step in range(first, last))
+        """The prompts of each step from first to last."""
+        return (self.step(step) for step in range(first, last + 1))
 
     def _asked(self, steps: int) -> list[int]:
         """The rows that so many steps ask for, in the data set's order."""
@@ -151,7 +152,7 @@ class Prompts:
 
     def _indices(self, step: int) -> list[int]:
         indices = []
-        for position in range(step * self.per_step, (step + 1) * self.per_step):
+        for position in range((step - 1) * self.per_step, step * self.per_step):
             epoch, offset = divmod(position, len(self.rows))
             indices.append(int(self._order(epoch)[offset]))
         return indices

@@ -125,7 +125,7 @@ class MicroBatcher:
     ) -> None:
         self.settings, self.seed = settings, seed
         self.processes, self.device = processes, device
-        self._step = -1
+        self._step = 0
         self._divided: list[tuple[Tensor, StepBatches]] = []
 
     def divide(self, rollout: Rollout, step: int, minibatches: int | None = None) -> StepBatches:

@@ -73,7 +73,7 @@ class Updater:
         After an error the weights are those before the step.
 
         Args:
-            step: how many were done before.
+            step: the one that this is, from 1.
             epochs, minibatches: the recipe's, unless given.
 
         Raises:
@@ -86,7 +86,7 @@ class Updater:
             rollout, advantages, keep_old_logprobs=settings.old_logprobs == "sampler"
         )
         epochs = epochs or settings.epochs
-        batches = self.microbatches.divide(rollout, step + 1, minibatches)
+        batches = self.microbatches.divide(rollout, step, minibatches)
         if epochs * batches.minibatches == 1:
             # Its only pass checks before it moves.
             return self._train(rollout, advantages, step, epochs, batches)
@@ -118,7 +118,7 @@ class Updater:
                     data, micros, self.groups, self.backend, self.processes, self.temperature, accumulator
                 )
                 if passes == 0:
-                    logprob_gap = self.parity.check(rollout, first, version=step)
+                    logprob_gap = self.parity.check(rollout, first, version=step - 1)
                 if settings.target_kl is not None and approx_kl > settings.target_kl:
                     stopped = True
                     break

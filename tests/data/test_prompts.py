@@ -65,7 +65,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("count", "per_step"), [(7, 3), (6, 3), (3, 5), (1, 4)])
 def test_every_row_once_per_epoch(count: int, per_step: int) -> None:
     source = prompts(rows(count), per_step=per_step)
-    steps = [source.step(step) for step in range(3 * count)]
+    steps = [source.step(step) for step in range(1, 3 * count + 1)]
     assert all(len(batch) == per_step for batch in steps)
     seen = [i for batch in steps for i in batch.indices]
     for epoch in range(3):
@@ -74,21 +74,22 @@ def test_every_row_once_per_epoch(count: int, per_step: int) -> None:
 
 def test_the_order_differs_by_epoch_and_seed() -> None:
     source, other = prompts(rows(20), per_step=20), prompts(rows(20), per_step=20, seed=1)
-    orders = [tuple(p.step(s).indices) for p in (source, other) for s in (0, 1)]
+    orders = [tuple(p.step(s).indices) for p in (source, other) for s in (1, 2)]
     assert len(set(orders)) == 4
 
 
 def test_a_step_depends_on_its_number_alone() -> None:
     straight = prompts(rows(7))
-    expected = [batch.indices for batch in straight.steps(0, 12)]
+    expected = [batch.indices for batch in straight.steps(1, 12)]
+    assert len(expected) == 12
     jumping = prompts(rows(7))
-    for step in (11, 0, 5, 5, 2, 11):
-        assert jumping.step(step).indices == expected[step]
-    assert [batch.indices for batch in prompts(rows(7)).steps(4, 12)] == expected[4:]
+    for step in (12, 1, 6, 6, 3, 12):
+        assert jumping.step(step).indices == expected[step - 1]
+    assert [batch.indices for batch in prompts(rows(7)).steps(5, 12)] == expected[4:]
 
 
 def test_a_batch_carries_text_ids_and_every_column() -> None:
-    batch = prompts(rows(5)).step(0)
+    batch = prompts(rows(5)).step(1)
     for index, text, ids, row in zip(batch.indices, batch.prompts, batch.prompt_ids, batch.rows, strict=True):
         assert (text, row) == (f"w{index}", {"prompt": f"w{index}", "extra": index})
         assert ids == [0, WORDS.index(f"w{index}")]
@@ -169,7 +170,7 @@ class TestBadRows:
 
     def test_only_prompts_that_the_run_asks_for_are_tokenized_before_it(self) -> None:
         """Whichever row is too long, the run that would ask for it does not begin, and the other does."""
-        asked = set(prompts(rows(6), per_step=3).step(0).indices)
+        asked = set(prompts(rows(6), per_step=3).step(1).indices)
         for index in range(6):
             data = rows(6)
             data[index]["prompt"] = "w1 w2 w3 w4"
@@ -180,13 +181,13 @@ class TestBadRows:
                 assert prompts(data, per_step=3, steps=1, context=8).longest == 2
 
     def test_dynamic_sampling_passes_over_a_prompt_without_room(self) -> None:
-        asked = prompts(rows(6), per_step=3).step(0).indices
+        asked = prompts(rows(6), per_step=3).step(1).indices
         spare = sorted(set(range(6)) - set(asked))
         data = rows(6)
         data[spare[1]]["prompt"] = "w1 w2 w3 w4"
         short = prompts(data, per_step=3, steps=1, context=8)
         with pytest.warns(PpokitWarning, match=f"dynamic sampling left it out: .*row {spare[1] + 1} has 5"):
-            batch = short.resample(0, 1, 3, set(asked))
+            batch = short.resample(1, 1, 3, set(asked))
         assert sorted(batch.indices) == [spare[0], spare[2]]
 
 

@@ -92,7 +92,7 @@ def test_one_trunk_is_read_once(recipe_dict: RecipeDict, tmp_path: Path, value: 
     trainer.train()
     lines = metrics_of(tmp_path / "run")
     assert all(("time/values_s" in line) == (value == "own_adapter") for line in lines)
-    rollout = trainer.collect(trainer.components.prompts.step(0))
+    rollout = trainer.collect(trainer.components.prompts.step(1))
     batch = token_batch(rollout, range(len(rollout)), trainer.roles.device)
     with torch.no_grad():
         values = trainer.roles.values(batch)

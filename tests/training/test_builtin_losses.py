@@ -93,11 +93,11 @@ def test_cutting_order_and_padding_change_nothing(
     aggregation = "sequence_mean_token_mean"
     plain = Bench(tiny_model, built(name, options), aggregation=aggregation)
     rollout, advantages = a_batch(plain)
-    expected = plain.updater.update(rollout, advantages, step=0)
+    expected = plain.updater.update(rollout, advantages, step=1)
 
     changed = Bench(tiny_model, built(name, options), aggregation=aggregation, tokens_per_microbatch=30)
     order = [4, 0, 6, 2, 5, 1, 3]
-    result = changed.updater.update(*spoilt(rollout.select(order), advantages.select(order)), step=0)
+    result = changed.updater.update(*spoilt(rollout.select(order), advantages.select(order)), step=1)
 
     assert_same(changed.gradients[0], plain.gradients[0])
     assert set(result) == set(expected)
@@ -110,7 +110,7 @@ def test_the_surrogate_clip_sum_moves_nothing_where_an_update_begins(tiny_model:
     """What its docstring warns of: at the old policy, the gradient is exactly zero."""
     bench = Bench(tiny_model, built("surrogate_clip_sum", {}))
     rollout, advantages = samples()
-    metrics = bench.updater.update(rollout, advantages, step=0)
+    metrics = bench.updater.update(rollout, advantages, step=1)
     assert metrics["grad_norm"] == 0.0
 
 
@@ -120,7 +120,7 @@ def test_gspo_begins_with_the_gradient_of_ppo_where_a_sequence_has_one_advantage
     one = replace(advantages, advantages=advantages.advantages[:, :1].expand(shape).clone())
     benches = [Bench(tiny_model, built(name, {})) for name in ("gspo", "ppo_clip")]
     for bench in benches:
-        bench.updater.update(rollout, one, step=0)
+        bench.updater.update(rollout, one, step=1)
     assert_same(benches[0].gradients[0], benches[1].gradients[0])
 
 
@@ -133,7 +133,7 @@ def test_a_far_policy_is_pulled_back_by_a_gradient_of_the_norm_allowed(
     rollout, advantages = samples()
     rollout = replace(rollout, old_logprobs=bench.logprobs(rollout) - difference)
     worse = replace(advantages, advantages=-advantages.advantages.abs())
-    metrics = bench.updater.update(rollout, worse, step=0)
+    metrics = bench.updater.update(rollout, worse, step=1)
     assert 1e15 < metrics["grad_norm"] < math.inf
     applied = torch.cat([gradient.flatten() for gradient in bench.gradients[0].values()])
     assert float(applied.norm()) == pytest.approx(1.0, rel=1e-4)

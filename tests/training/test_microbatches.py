@@ -168,7 +168,7 @@ def test_the_ratio_is_exactly_1_where_responses_were_left_out(tiny_model: Path, 
     rollout = replace(rollout, old_logprobs=trained.logprobs(trained.batcher.divide(rollout, 1)))
     scored = torch.arange(len(rollout)) % 3 != 0
     advantages = Advantages(torch.ones(rollout.response_ids.shape), trained=scored)
-    metrics = trained.updater.update(rollout, advantages, step=0)
+    metrics = trained.updater.update(rollout, advantages, step=1)
     assert (metrics["policy/clip_fraction"] == 0.0) == (old_logprobs == "trainer")
     assert (metrics["policy/ratio_std_at_start"] == 0.0) == (old_logprobs == "trainer")
 
@@ -185,7 +185,7 @@ def test_the_ratio_is_exactly_1_where_nothing_moves(
         rollout = replace(rollout, old_logprobs=trained.logprobs(trained.batcher.divide(rollout, 1)))
     groups = torch.randn(len(rollout), 1, generator=torch.Generator().manual_seed(1))
     advantages = Advantages(groups.expand(rollout.response_ids.shape).clone())
-    metrics = trained.updater.update(rollout, advantages, step=0)
+    metrics = trained.updater.update(rollout, advantages, step=1)
     assert metrics["policy/clip_fraction"] == 0.0
     assert metrics["policy/ratio"] == 1.0
     assert metrics["policy/approx_kl"] == 0.0
@@ -203,7 +203,7 @@ def test_another_division_differs_and_is_measured(tiny_model: Path) -> None:
     whole = trained.logprobs(divided(rollout, 1, tokens=10_000))
     own = trained.logprobs(trained.batcher.divide(rollout, 1))
     rollout = replace(rollout, old_logprobs=whole)
-    metrics = trained.updater.update(rollout, Advantages(torch.ones(rollout.response_ids.shape)), step=0)
+    metrics = trained.updater.update(rollout, Advantages(torch.ones(rollout.response_ids.shape)), step=1)
     minibatch = trained.batcher.divide(rollout, 1).epoch(0)[0][0]
     gap = (own - whole)[minibatch][rollout.response_mask[minibatch]]
     assert metrics["policy/ratio_std_at_start"] == pytest.approx(

@@ -60,7 +60,7 @@ class TestTokenWeights:
 class TestLearningRate:
     def rates(self, **changes: Any) -> list[float]:
         update = settings_of(learning_rate=1.0, **changes).update
-        return [learning_rate_at(update, step, 4) for step in range(4)]
+        return [learning_rate_at(update, step, 4) for step in range(1, 5)]
 
     def test_by_hand(self) -> None:
         assert self.rates() == [1, 1, 1, 1]
@@ -73,7 +73,7 @@ class TestLearningRate:
     def test_it_is_what_the_optimizer_gets(self, tiny_model: Path) -> None:
         bench = Bench(tiny_model, both_losses(), schedule="linear", steps=4)
         rollout, advantages = samples()
-        metrics = bench.updater.update(rollout, advantages, step=3)
+        metrics = bench.updater.update(rollout, advantages, step=4)
         assert bench.rates == [0.0025]
         assert metrics["learning_rate"] == 0.0025
 
@@ -84,12 +84,12 @@ class TestCutting:
     def test_microbatches_change_nothing(self, tiny_model: Path, aggregation: Any, value: Any) -> None:
         rollout, advantages = samples()
         whole = Bench(tiny_model, both_losses(), value, aggregation=aggregation)
-        expected = whole.updater.update(rollout, advantages, step=0)
+        expected = whole.updater.update(rollout, advantages, step=1)
         for tokens in (1, 20, 45):
             cut = Bench(
                 tiny_model, both_losses(), value, aggregation=aggregation, tokens_per_microbatch=tokens
             )
-            actual = cut.updater.update(rollout, advantages, step=0)
+            actual = cut.updater.update(rollout, advantages, step=1)
             assert_same(cut.gradients[0], whole.gradients[0])
             assert set(actual) == set(expected)
             for name, number in expected.items():
@@ -104,7 +104,7 @@ class TestCutting:
             tool[:, 1:4] = True
             rollout = replace(rollout, loss_mask=rollout.response_mask & ~tool)
         bench = Bench(tiny_model, both_losses(), tokens_per_microbatch=30)
-        metrics = bench.updater.update(rollout, advantages, step=0)
+        metrics = bench.updater.update(rollout, advantages, step=1)
         alone = Bench(tiny_model, both_losses())
         count = int(rollout.loss_mask.sum())
         policy = value = entropy = torch.zeros(())
@@ -138,7 +138,7 @@ class TestCutting:
     def test_the_first_policy_loss_is_minus_the_mean_advantage(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         bench = Bench(tiny_model, [weighted(PolicyLoss(), "new_logprobs", "old_logprobs")])
-        metrics = bench.updater.update(rollout, advantages, step=0)
+        metrics = bench.updater.update(rollout, advantages, step=1)
         real = advantages.advantages[rollout.response_mask]
         assert metrics["loss/loss"] == pytest.approx(-real.mean().item(), rel=1e-5)
         assert metrics["test/ratio"] == 1.0
@@ -147,10 +147,10 @@ class TestCutting:
     def test_order_and_padding_change_nothing(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         plain = Bench(tiny_model, both_losses(), tokens_per_microbatch=40)
-        plain.updater.update(rollout, advantages, step=0)
+        plain.updater.update(rollout, advantages, step=1)
         order = [4, 0, 6, 2, 5, 1, 3]
         turned = Bench(tiny_model, both_losses(), tokens_per_microbatch=40)
-        turned.updater.update(rollout.select(order), advantages.select(order), step=0)
+        turned.updater.update(rollout.select(order), advantages.select(order), step=1)
         assert_same(turned.gradients[0], plain.gradients[0])
 
         def widen(tensor: Tensor, filler: float) -> Tensor:
@@ -171,7 +171,7 @@ class TestCutting:
             for t in (advantages.advantages, advantages.returns)
         ]
         padded = Bench(tiny_model, both_losses(), tokens_per_microbatch=40)
-        padded.updater.update(wide_rollout, Advantages(*spoilt), step=0)
+        padded.updater.update(wide_rollout, Advantages(*spoilt), step=1)
         assert_same(padded.gradients[0], plain.gradients[0])
 
 
@@ -182,9 +182,9 @@ class TestPasses:
         changes = {"epochs": 3, "tokens_per_microbatch": 40, "learning_rate": 1e-3}
         actual = Bench(tiny_model, both_losses(), **changes)
         given = Bench(tiny_model, both_losses(), **changes)
-        metrics = actual.updater.update(rollout, advantages, step=0)
+        metrics = actual.updater.update(rollout, advantages, step=1)
         before = given.logprobs(rollout)
-        expected = given.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
+        expected = given.updater.update(replace(rollout, old_logprobs=before), advantages, step=1)
         assert metrics["policy/approx_kl"] > 1e-4
         assert expected.pop("policy/ratio_std_at_start") < 1e-4, "what those of a pass before differ by"
         for name, number in expected.items():
@@ -204,13 +204,13 @@ class TestPasses:
         )
         before = bench.logprobs(rollout)
         reference = before - 0.1 * torch.arange(before.shape[1])
-        metrics = bench.updater.update(replace(rollout, ref_logprobs=reference), advantages, step=0)
+        metrics = bench.updater.update(replace(rollout, ref_logprobs=reference), advantages, step=1)
         positions = torch.arange(before.shape[1]).expand(before.shape)[rollout.response_mask].float()
         assert metrics["kl/k1"] == pytest.approx(float(0.1 * positions.mean()), rel=1e-4)
         k3 = (-0.1 * positions).exp() - 1 + 0.1 * positions
         assert metrics["kl/k3"] == pytest.approx(float(k3.mean()), rel=1e-3)
         known = replace(rollout, ref_logprobs=reference, old_logprobs=before)
-        again = bench.updater.update(known, advantages, step=1)
+        again = bench.updater.update(known, advantages, step=2)
         assert again["kl/k1"] == pytest.approx(metrics["kl/k1"], rel=1e-4), "whoever computed them"
 
     def test_minibatches_take_each_sample_once_per_epoch(self, tiny_model: Path) -> None:
@@ -218,7 +218,7 @@ class TestPasses:
         losses = both_losses()
         bench = Bench(tiny_model, losses, minibatches=3, epochs=2)
         before = bench.logprobs(rollout)
-        metrics = bench.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
+        metrics = bench.updater.update(replace(rollout, old_logprobs=before), advantages, step=1)
         assert metrics["update/passes"] == len(bench.gradients) == 6
         sizes = [len(inputs.mask) for inputs in losses[0].instance.seen]
         assert sorted(sizes) == [2, 2, 2, 2, 3, 3]
@@ -237,7 +237,7 @@ class TestPasses:
             tiny_model, [weighted(loss, "new_logprobs", "old_logprobs")], minibatches=2, whiten=variance
         )
         before = bench.logprobs(rollout)
-        bench.updater.update(replace(rollout, old_logprobs=before), advantages, step=0)
+        bench.updater.update(replace(rollout, old_logprobs=before), advantages, step=1)
         given = advantages.advantages[rollout.response_mask].tolist()
         seen: list[float] = []
         for inputs in loss.seen:
@@ -262,10 +262,10 @@ class TestPasses:
 
         reweighing = weighted(Weighing(advantage_weights), "new_logprobs", "old_logprobs", name="weighing")
         actual = Bench(tiny_model, [*both_losses(), reweighing], tokens_per_microbatch=40)
-        metrics = actual.updater.update(rollout, advantages, step=0)
+        metrics = actual.updater.update(rollout, advantages, step=1)
         expected = Bench(tiny_model, both_losses())
         product = (advantages.advantages * weights).nan_to_num()
-        expected.updater.update(rollout, replace(advantages, advantages=product), step=0)
+        expected.updater.update(rollout, replace(advantages, advantages=product), step=1)
         assert_same(actual.gradients[0], expected.gradients[0])
         assert metrics["test/weight"] == pytest.approx(float(weights[rollout.response_mask].mean()), rel=1e-5)
         assert "loss/weighing" not in metrics
@@ -283,20 +283,20 @@ class TestPasses:
         rollout, advantages = samples(2)
         bench = Bench(tiny_model, [weighted(Weighing(make), "new_logprobs", "old_logprobs")])
         with pytest.raises(PluginError, match=rf"^loss 'loss' \(plugin acme 1.0.*{got}"):
-            bench.updater.update(rollout, advantages, step=0)
+            bench.updater.update(rollout, advantages, step=1)
 
     def test_more_minibatches_than_samples(self, tiny_model: Path) -> None:
         rollout, advantages = samples(2)
         bench = Bench(tiny_model, both_losses(), minibatches=5)
         known = replace(rollout, old_logprobs=bench.logprobs(rollout))
-        assert bench.updater.update(known, advantages, step=0)["update/passes"] == 2
+        assert bench.updater.update(known, advantages, step=1)["update/passes"] == 2
 
     def test_old_logprobs_are_those_before_the_first_of_several_minibatches(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         losses = both_losses()
         bench = Bench(tiny_model, losses)
         before = bench.logprobs(rollout)
-        bench.updater.update(rollout, advantages, step=0, minibatches=3)
+        bench.updater.update(rollout, advantages, step=1, minibatches=3)
         rows = {float(row[0]): i for i, row in enumerate(advantages.advantages)}
         seen = losses[0].instance.seen
         assert len(seen) == 3
@@ -307,15 +307,15 @@ class TestPasses:
     def test_no_samples_move_nothing(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         bench = Bench(tiny_model, both_losses())
-        metrics = bench.updater.update(rollout.select([]), advantages.select([]), step=0)
+        metrics = bench.updater.update(rollout.select([]), advantages.select([]), step=1)
         assert metrics["update/passes"] == 0
         assert bench.gradients == []
 
     def test_clipping_scales_the_gradient(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         free, clipped = (Bench(tiny_model, both_losses(), max_grad_norm=n) for n in (1e9, 0.01))
-        expected = free.updater.update(rollout, advantages, step=0)["grad_norm"]
-        actual = clipped.updater.update(rollout, advantages, step=0)["grad_norm"]
+        expected = free.updater.update(rollout, advantages, step=1)["grad_norm"]
+        actual = clipped.updater.update(rollout, advantages, step=1)["grad_norm"]
         assert expected > 0.01
         assert actual == pytest.approx(expected)
         norm = torch.stack([g.norm() for g in clipped.gradients[0].values()]).norm().item()
@@ -329,11 +329,11 @@ class TestPasses:
     def test_target_kl_stops_before_the_step_that_follows(self, tiny_model: Path) -> None:
         rollout, advantages = samples()
         bench = Bench(tiny_model, both_losses(), epochs=5, target_kl=1e-4, learning_rate=0.02)
-        metrics = bench.updater.update(rollout, advantages, step=0)
+        metrics = bench.updater.update(rollout, advantages, step=1)
         assert metrics["update/stopped_by_target_kl"] == 1.0
         assert metrics["update/passes"] == len(bench.gradients) == 1
         calm = Bench(tiny_model, both_losses(), epochs=2, target_kl=1e3)
-        metrics = calm.updater.update(rollout, advantages, step=0)
+        metrics = calm.updater.update(rollout, advantages, step=1)
         assert (metrics["update/stopped_by_target_kl"], metrics["update/passes"]) == (0.0, 2.0)
 
     def test_a_pass_that_target_kl_ends_counts_in_the_mean_of_losses(self, tiny_model: Path) -> None:
@@ -346,7 +346,7 @@ class TestPasses:
         )
         losses = [*both_losses(), ones]
         bench = Bench(tiny_model, losses, epochs=5, target_kl=1e-4, learning_rate=0.02)
-        metrics = bench.updater.update(rollout, advantages, step=0)
+        metrics = bench.updater.update(rollout, advantages, step=1)
         assert metrics["update/passes"] == 1
         assert metrics["loss/ones"] == pytest.approx(1.0)
 
@@ -362,7 +362,7 @@ class TestFailures:
         with pytest.raises(
             TrainingError, match=r"loss 'policy' is (nan|-inf), by the sample sample-2\. Look"
         ):
-            bench.updater.update(rollout, advantages, step=0)
+            bench.updater.update(rollout, advantages, step=1)
         for name, weight in bench.master_weights.weights.items():
             assert torch.equal(weight, before[name]), name
             assert weight.grad is None
@@ -378,7 +378,7 @@ class TestFailures:
 
         bench = Bench(tiny_model, [weighted(Given(root), "new_logprobs", "old_logprobs")])
         with pytest.raises(TrainingError, match=r"the gradient is not finite in .*sample-0"):
-            bench.updater.update(rollout, advantages, step=0)
+            bench.updater.update(rollout, advantages, step=1)
         assert bench.gradients == []
 
     @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ class TestFailures:
         rollout, advantages = samples()
         bench = Bench(tiny_model, [weighted(Given(make), "new_logprobs", "old_logprobs")])
         with pytest.raises(PluginError, match=rf"acme 1\.0; recipe: losses\[0\]\.use.* returned {got}"):
-            bench.updater.update(rollout, advantages, step=0)
+            bench.updater.update(rollout, advantages, step=1)
 
     @pytest.mark.parametrize("method", ["token_losses", "advantage_weights"])
     def test_an_error_names_the_loss_and_the_method(self, tiny_model: Path, method: str) -> None:
@@ -409,20 +409,20 @@ class TestFailures:
         with pytest.raises(
             PluginError, match=rf"acme 1\.0; recipe: losses\[0\]\.use.*{method} failed: ValueError: no such"
         ):
-            bench.updater.update(*samples(2), step=0)
+            bench.updater.update(*samples(2), step=1)
 
     @pytest.mark.parametrize("name", ["policy/entropy", "reward/mean", "grad_norm"])
     def test_a_loss_reports_under_no_core_name(self, tiny_model: Path, name: str) -> None:
         loss = Given(lambda i: LossOutput(-i.new_logprobs, {name: i.new_logprobs}))
         bench = Bench(tiny_model, [weighted(loss, "new_logprobs", "old_logprobs")])
         with pytest.raises(PluginError, match=rf"acme 1\.0.*'{name}', a name that is ppokit's own"):
-            bench.updater.update(*samples(2), step=0)
+            bench.updater.update(*samples(2), step=1)
 
     def test_a_metric_that_is_not_finite(self, tiny_model: Path) -> None:
         loss = Given(lambda i: LossOutput(-i.new_logprobs, {"a/b": i.new_logprobs / 0}))
         bench = Bench(tiny_model, [weighted(loss, "new_logprobs", "old_logprobs")])
         with pytest.raises(PluginError, match=r"acme 1\.0.*'a/b' with numbers that are not finite"):
-            bench.updater.update(*samples(2), step=0)
+            bench.updater.update(*samples(2), step=1)
 
     def test_two_losses_with_the_same_metric_keep_their_own(self, tiny_model: Path) -> None:
         def reporting(number: float, name: str) -> BuiltComponent:
@@ -432,7 +432,7 @@ class TestFailures:
             return weighted(loss, "new_logprobs", name=name)
 
         bench = Bench(tiny_model, [reporting(1.0, "one"), reporting(3.0, "two")])
-        metrics = bench.updater.update(*samples(2), step=0)
+        metrics = bench.updater.update(*samples(2), step=1)
         assert (metrics["a/b"], metrics["loss/two/a/b"]) == (1.0, 3.0)
 
 
@@ -446,7 +446,7 @@ class TestGroups:
         ]
         rollout, advantages = samples(2)
         rollout = replace(rollout, ref_logprobs=torch.zeros(rollout.response_ids.shape))
-        Bench(tiny_model, losses).updater.update(rollout, advantages, step=0)
+        Bench(tiny_model, losses).updater.update(rollout, advantages, step=1)
         seen = plain.seen[0]
         assert seen.entropy is seen.ref_logprobs is seen.values is seen.old_values is None
         assert seen.new_logprobs is not None
@@ -455,7 +455,7 @@ class TestGroups:
         rollout, advantages = samples()
         losses = both_losses()
         bench = Bench(tiny_model, losses)
-        bench.updater.update(rollout, advantages, step=0)
+        bench.updater.update(rollout, advantages, step=1)
         (policy,), (value,) = losses[0].instance.seen, losses[1].instance.seen
         assert policy.values is None
         assert value.new_logprobs is value.entropy is value.old_logprobs is None
@@ -469,7 +469,7 @@ class TestGroups:
         bench = Bench(tiny_model, both_losses(), value)
         calls: list[int] = []
         bench.roles.model.base_model.register_forward_hook(lambda *_: calls.append(1))
-        bench.updater.update(*samples(), step=0)
+        bench.updater.update(*samples(), step=1)
         assert calls == [1]
 
     @pytest.mark.parametrize("value", ["own_adapter", "policy_trunk"])
@@ -478,16 +478,16 @@ class TestGroups:
         rollout, advantages = samples()
         both = weighted(BothLoss(), "new_logprobs", "old_logprobs", "values", weight=0.5, name="both")
         together = Bench(tiny_model, [*both_losses(), both], value)
-        together.updater.update(rollout, advantages, step=0)
+        together.updater.update(rollout, advantages, step=1)
         alone = [Bench(tiny_model, losses, value) for losses in (both_losses(), [both])]
         for bench in alone:
-            bench.updater.update(rollout, advantages, step=0)
+            bench.updater.update(rollout, advantages, step=1)
         summed = {n: g + alone[1].gradients[0][n] for n, g in alone[0].gradients[0].items()}
         assert_same(together.gradients[0], summed, relative=1e-4)
 
     def test_value_losses_alone_leave_the_policy(self, tiny_model: Path) -> None:
         bench = Bench(tiny_model, [weighted(ValueLoss(), "values")])
-        metrics = bench.updater.update(*samples(), step=0)
+        metrics = bench.updater.update(*samples(), step=1)
         for name, gradient in bench.gradients[0].items():
             moves = gradient.abs().sum().item() > 0
             assert moves == (not bench.roles.is_policy(name)), name
