@@ -16,13 +16,14 @@ from typing import Concatenate, ParamSpec, TypeVar
 from ppokit.build import build_trainer
 from ppokit.config.recipe import Recipe
 from ppokit.data.tables import clear_parsed
-from ppokit.errors import NonFiniteError
+from ppokit.errors import NonFiniteError, TrainingError
 from ppokit.evaluation.view import held_out_view
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
 from ppokit.rollout.collect import Collector
 from ppokit.rollout.dynamic_sampling import resample
 from ppokit.rollout.fit import answer_greedily, fit_recorded, predict_next, recorded_rollout
 from ppokit.run.components import closed_on_error
+from ppokit.run.lifetime import while_handling
 from ppokit.run.recorder import RunRecorder
 from ppokit.run.run_dir import RunDir
 from ppokit.run.signals import Signals
@@ -49,7 +50,7 @@ class PPOTrainer:
     """Trains a recipe's model. The model is loaded here; the run's folder is made by the first report.
 
     `train()` ends by closing the recipe's components. Within `with PPOTrainer(recipe) as trainer:` they stay
-    open until the end of the block, for what comes after it.
+    open until the end of the block, for what comes after it; an error in the block saves the last step first.
 
     Args:
         recipe: what to train and how.
@@ -105,8 +106,14 @@ class PPOTrainer:
 
         Raises:
             Interrupted: a signal came.
-            PpokitError: a plugin failed, or a number was not finite.
+            PpokitError: a plugin failed, a number was not finite, or the run has ended before its last step.
         """
+        if self.lifetime.ended and self.step < self.settings.run.steps:
+            folder = str(self.run_dir.folder)
+            raise TrainingError(
+                f"this run has ended after step {self.step} of {self.settings.run.steps}, and its components "
+                f"heard so. To go on, make another trainer: PPOTrainer(recipe, resume={folder!r})."
+            )
         with self.lifetime.until_end(self.signals, self.save, lambda: self.step, lambda: self.run_dir.opened):
             for prompts in self.prompts:
                 rollout = self.collect(prompts)
@@ -245,6 +252,9 @@ class PPOTrainer:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.lifetime.keep_open = False
+        if error is not None and self.run_dir.opened:
+            with while_handling(error, "the last step is not saved"):
+                self.save()
         self.lifetime.end(self.step, error)
 
     # With people's ratings, and without a loop: see ppokit.rollout.fit

@@ -34,7 +34,7 @@ class Lifetime:
 
     Attributes:
         components: all of them.
-        started: whether `on_run_start` was emitted.
+        started, ended: whether `on_run_start` and `on_run_end` were emitted.
         keep_open: whether the components outlive `train()`, for the block that closes them.
     """
 
@@ -46,7 +46,7 @@ class Lifetime:
             self.components.append(RunComponent(f"observers/{name}-{i}", where, observer))
         self.events = EventHooks(self.components)
         self.keep_open = False
-        self.started = self._ended = self._closed = False
+        self.started = self.ended = self._closed = False
         self._pid = os.getpid()
 
     def start(self, step: int, steps: int, folder: Path, recipe: Mapping[str, Any]) -> None:
@@ -62,8 +62,8 @@ class Lifetime:
             error: what ended it early, and is the one to raise whatever fails here.
         """
         try:
-            if not self._ended:
-                self._ended = True
+            if not self.ended:
+                self.ended = True
                 text = None if error is None else in_one_paragraph(error)
                 if error is None:
                     self.events.emit("on_run_end", step=step, error=text)

@@ -17,6 +17,7 @@ from ppokit import Component, PPOTrainer, Recipe, hookimpl
 from ppokit.config.presets import names
 from ppokit.config.registry import PluginRegistry
 from ppokit.data.batches import token_batch
+from ppokit.errors import TrainingError
 from ppokit.plugin.types import RewardOutput, Rollout
 from ppokit.training.microbatches import StepBatches
 from runs import OPENERS, REPOSITORY, lasting, metrics_of, rollouts_of, weights_of
@@ -134,6 +135,40 @@ def test_verbs_without_report_write_nothing(recipe_dict: RecipeDict, tmp_path: P
         trainer.update(rollout, trainer.estimate(rollout, trainer.score(rollout)))
     assert trainer.step == 3
     assert not (tmp_path / "run").exists()
+
+
+class Ear:
+    """Hears of a run's end."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[int, str | None]] = []
+
+    @hookimpl
+    def on_run_end(self, step: int, error: str | None) -> None:
+        self.ends.append((step, error))
+
+
+def test_an_error_within_the_block_saves_the_last_step(recipe_dict: RecipeDict, tmp_path: Path) -> None:
+    """As one within `train()` does, and it is the error that is raised."""
+    ear = Ear()
+    recipe = Recipe.from_dict(recipe_dict(run=out(tmp_path, "run", steps=3)))
+    with pytest.raises(KeyError, match="mine"), PPOTrainer(recipe, observers=[ear]) as trainer:  # noqa: PT012
+        for prompts in trainer.prompts:
+            rollout = trainer.collect(prompts)
+            rewards = trainer.score(rollout)
+            advantages = trainer.estimate(rollout, rewards)
+            trainer.report(rollout, rewards, advantages, trainer.update(rollout, advantages))
+            raise KeyError("mine")
+    assert ear.ends == [(1, "KeyError: 'mine'")]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+    assert (tmp_path / "run" / "policy").is_dir()
+    with pytest.raises(TrainingError, match=r"ended after step 1 of 3, .*resume='.*run'"):
+        trainer.train()
+    resumed = PPOTrainer(recipe, observers=[ear], resume=tmp_path / "run")
+    resumed.train()
+    assert ear.ends[1:] == [(3, None)]
+    resumed.train()  # nothing is left
+    assert ear.ends[1:] == [(3, None)]
 
 
 PLUGIN = '''"""Rewards early tokens, token by token."""
