@@ -183,8 +183,12 @@ class PolicyView:
                 logits = model(torch.tensor([ids], device=model.device)).logits[0, -1]
             probabilities = logits.float().softmax(dim=-1).cpu().clone()
             best, tokens = probabilities.topk(10)
-            likely = [[token] for token in tokens.tolist()]
-            words = decode_responses(self.policy.tokenizer, [ids] * len(likely), likely)
+            tokenizer, likely = self.policy.tokenizer, [[token] for token in tokens.tolist()]
+            texts_behind = decode_responses(tokenizer, [ids] * len(likely), likely)
+            # A special token is no text; here it shows by its name.
+            words = [
+                text or str(tokenizer.decode(own)) for text, own in zip(texts_behind, likely, strict=True)
+            ]
             likeliest = list(zip(words, best.tolist(), strict=True))
             predictions.append(Prediction(prompt, text, probabilities, likeliest))
         return predictions
