@@ -141,7 +141,7 @@ class ModelRoles:
 
         Returns: two tensors [b,R], float32, 0 on padding.
         """
-        return self._logprobs_of(self.hidden(batch, role), batch, temperature, entropy, self._head_of(role))
+        return self._logprobs_of(self.hidden(batch, role), batch, role, temperature, entropy)
 
     def values(self, batch: TokenBatch) -> Tensor:
         """Value of the state in which each response token was chosen. [b,R] float32, 0 on padding."""
@@ -152,27 +152,26 @@ class ModelRoles:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Both, from one forward pass where the value head stands on the policy's trunk."""
         hidden = self.hidden(batch, "policy")
-        logprobs, entropies = self._logprobs_of(hidden, batch, temperature, entropy, self._head_of("policy"))
+        logprobs, entropies = self._logprobs_of(hidden, batch, "policy", temperature, entropy)
         if self.value_mode == "own_adapter":
             return logprobs, entropies, self.values(batch)
         return logprobs, entropies, self._values_of(hidden, batch)
 
     def _logprobs_of(
-        self, hidden: Tensor, batch: TokenBatch, temperature: float, entropy: Entropy, head: nn.Module
+        self, hidden: Tensor, batch: TokenBatch, role: Role, temperature: float, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
         selected = hidden[batch.rows, batch.positions]
+        head: nn.Module = self._model_of(role).get_output_embeddings()
         logprobs, entropies = token_logprobs(
             selected, head, batch.targets, temperature=temperature, entropy=entropy
         )
         return batch.scatter(logprobs), batch.scatter(entropies)
 
-    def _head_of(self, role: str) -> nn.Module:
-        """The reference of a fully trained model has a frozen head, as it has a frozen trunk."""
-        owner = self.model
+    def _model_of(self, role: str) -> PreTrainedModel:
+        """A fully trained model's reference, or base, is a frozen copy of it, head and all."""
         if role in ("reference", "base") and self.frozen_copy is not None:
-            owner = self.frozen_copy
-        head: nn.Module = owner.get_output_embeddings()
-        return head
+            return self.frozen_copy
+        return self.model
 
     def _values_of(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
         assert self.value_head is not None, "no value function was built"
@@ -187,9 +186,6 @@ class ModelRoles:
         Args:
             role: a `Role`, whose `base` has no adapter, or the name of an adapter that was added.
         """
-        model = self.model
-        if role in ("reference", "base") and self.frozen_copy is not None:
-            model = self.frozen_copy
         self._activate(role)
         cache = frozen_trunk.cache_of(self.model) if role in self._on_trunk else None
         states = cache.get(batch) if cache is not None and role == "value" else None
@@ -197,7 +193,7 @@ class ModelRoles:
             output = cache.forward_from(states)
         else:
             with cache.capture(batch) if cache is not None else nullcontext():
-                output = model.base_model(input_ids=batch.input_ids, use_cache=False)
+                output = self._model_of(role).base_model(input_ids=batch.input_ids, use_cache=False)
         hidden: Tensor = output.last_hidden_state
         return hidden
 

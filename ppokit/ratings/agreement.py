@@ -57,10 +57,10 @@ def rank_correlation(a: Floats, b: Floats) -> float:
     return float(spearmanr(a, b).statistic) if varies else float("nan")
 
 
-def shared(items: Ints) -> Ints:
-    """Which ratings are of items that have two or more. [N] -> [n], indices"""
-    counts = np.bincount(items)
-    return np.flatnonzero(counts[items] >= 2)
+def shared(items: Ints, values: Floats) -> tuple[Ints, Floats]:
+    """The ratings of items that have two or more: the item, 0 to U - 1, and the rating. [N] -> [n] each"""
+    chosen = np.flatnonzero(np.bincount(items)[items] >= 2)
+    return np.unique(items[chosen], return_inverse=True)[1], values[chosen]
 
 
 def alpha(
@@ -73,11 +73,9 @@ def alpha(
         level: `interval` counts distances on the scale, `ordinal` only the order.
         seed, replicates: of the bootstrap.
     """
-    chosen = shared(items)
-    if not len(chosen) or np.ptp(values[chosen]) == 0:
+    units, kept = shared(items, values)
+    if not len(units) or np.ptp(kept) == 0:
         return None
-    _, units = np.unique(items[chosen], return_inverse=True)
-    kept = values[chosen]
     count = int(units.max()) + 1
     value = _by_library(units, kept, level)
     if value is None:
@@ -152,23 +150,23 @@ def split_half(
     """
     from scipy.stats import rankdata
 
-    chosen = shared(items)
-    if len(np.unique(items[chosen])) < LEAST_ITEMS:
+    units, kept = shared(items, values)
+    count = len(np.unique(units))
+    if count < LEAST_ITEMS:
         return None
-    _, units = np.unique(items[chosen], return_inverse=True)
     generator = np.random.default_rng(seed)
-    halves = [deal_halves(units, values[chosen], generator) for _ in range(deals)]
+    halves = [deal_halves(units, kept, generator) for _ in range(deals)]
     rhos = [_correlation(rankdata(a), rankdata(b), None) for a, b in halves]
     if not np.isfinite(rhos).any():
         return None
     codes = [[np.unique(half, return_inverse=True)[1] for half in pair] for pair in halves]
     drawn, number = np.empty(replicates), 0
-    for chunk in _resamples(int(units.max()) + 1, replicates, seed):
+    for chunk in _resamples(count, replicates, seed):
         for weights in chunk:
             a, b = codes[number % deals]
             drawn[number] = _correlation(_ranks(a, weights), _ranks(b, weights), weights)
             number += 1
-    return _interval(float(np.nanmean(rhos)), drawn, int(units.max()) + 1)
+    return _interval(float(np.nanmean(rhos)), drawn, count)
 
 
 def deal_halves(units: Ints, values: Floats, generator: np.random.Generator) -> tuple[Floats, Floats]:

@@ -64,7 +64,7 @@ def arrays_of(table: RatingTable) -> Arrays:
 
 
 def extremes(codes: Ints, values: Floats) -> tuple[Floats, Floats]:
-    """The smallest and the largest value of each code from 0; inf and -inf where it has none. [N], [N]"""
+    """The smallest and the largest value of each code, all numbers from 0. [N], [N] -> [codes], [codes]"""
     low, high = np.full(codes.max() + 1, np.inf), np.full(codes.max() + 1, -np.inf)
     np.minimum.at(low, codes, values)
     np.maximum.at(high, codes, values)

@@ -114,9 +114,7 @@ def _raters(axis: Any, stats: Stats, table: RatingTable) -> None:
 
 def _halves(axis: Any, stats: Stats, table: RatingTable) -> None:
     arrays = arrays_of(table)
-    chosen = shared(arrays.items)
-    units = np.unique(arrays.items[chosen], return_inverse=True)[1]
-    first, second = deal_halves(units, arrays.values[chosen], np.random.default_rng(0))
+    first, second = deal_halves(*shared(arrays.items, arrays.values), np.random.default_rng(0))
     low, high = float(arrays.values.min()), float(arrays.values.max())
     points, counts = np.unique(np.stack([first, second], axis=1), axis=0, return_counts=True)
     if len(points) <= MOST_POINTS:

@@ -212,15 +212,14 @@ def distribution(values: Floats) -> tuple[Bar, ...]:
 
 
 def _agreement(arrays: Arrays, level: Level, are_pairs: bool, seed: int, replicates: int) -> Agreement:
-    chosen = shared(arrays.items)
-    items = arrays.items[chosen]
+    items, values = shared(arrays.items, arrays.values)
     number = len(np.unique(items))
     half = None if are_pairs else split_half(arrays.items, arrays.values, seed=seed, replicates=replicates)
     apart = None
     width = np.ptp(arrays.values)
     if number and width > 0:
-        low, high = extremes(items, arrays.values[chosen])
-        apart = float(np.mean((high - low)[np.isfinite(low)] >= width / 2))
+        low, high = extremes(items, values)
+        apart = float(np.mean(high - low >= width / 2))
     return Agreement(
         # Of two values, distances are equal, so that the level says nothing.
         level="nominal" if are_pairs else level,

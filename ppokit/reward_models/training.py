@@ -129,8 +129,15 @@ def train(
     generator = np.random.default_rng(plan.seed)
     torch.manual_seed(plan.seed)
     parameters = trainable(fitted.model)
-    head = {id(p) for p in fitted.heads.parameters()}
-    optimizer = torch.optim.AdamW(_groups(parameters, head, plan.lr))
+    heads = list(fitted.heads.parameters())
+    adapter = [p for p in parameters.values() if not any(p is head for head in heads)]
+    # Matrices of the adapter decay a little; the heads do not.
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": adapter, "lr": plan.lr, "weight_decay": 0.01},
+            {"params": heads, "lr": plan.lr * HEAD_RATE, "weight_decay": 0.0},
+        ]
+    )
     steps = plan.epochs * math.ceil(len(fit.first) / plan.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / (WARMUP * steps), (steps - step) / steps)
@@ -237,15 +244,3 @@ def _losses(fitted: Fitted, samples: Encodings, chosen: list[int]) -> Tensor:
     ratings, weights = samples.ratings[chosen].to(device), samples.weights[chosen].to(device)
     squares: Tensor = weights[:, None] * (scores - ratings[:, None]) ** 2
     return squares
-
-
-def _groups(parameters: dict[str, nn.Parameter], head: set[int], lr: float) -> list[dict[str, Any]]:
-    """Matrices of the adapter decay a little; the heads do not."""
-    return [
-        {"params": [p for p in parameters.values() if id(p) not in head], "lr": lr, "weight_decay": 0.01},
-        {
-            "params": [p for p in parameters.values() if id(p) in head],
-            "lr": lr * HEAD_RATE,
-            "weight_decay": 0.0,
-        },
-    ]
