@@ -23,7 +23,7 @@ LEVEL = 0.02  # a gain that is not worth the raters' time
 
 
 class Bar:
-    """Tells on stderr how a fit goes on: a bar on a terminal, and a line per fit.
+    """A `Listener` that tells on stderr how a fit goes on: a bar on a terminal, and a line per fit.
 
     Args:
         what: what goes on until a fit begins.
@@ -52,20 +52,16 @@ class Bar:
         self.progress.stop()
 
     def on_start(self, tokens: int) -> None:
-        """So much is to be done: about as many tokens, all fits together, or prompts."""
         self.progress.update(self.task, total=tokens)
 
     def on_advance(self, tokens: int) -> None:
-        """So many more are done."""
         self.progress.update(self.task, advance=tokens)
 
     def on_fit(self, number: int, count: int, samples: int) -> None:
-        """One of the fits begins."""
         self.what = f"fit {number} of {count}, {samples:,} samples"
         self.progress.update(self.task, description=self.what)
 
     def on_fitted(self, history: Sequence[Epoch | Tried], seconds: float) -> None:
-        """One of the fits is done."""
         best = min(history, key=lambda one: one.validation_loss)
         self.console.print(
             f"{self.what}: best of {len(history)} is {best.name}, held-out loss {best.validation_loss:.3f}, "

@@ -118,9 +118,9 @@ class _ChunkedHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, totals, entropies, of_logprob, of_entropy = ctx.saved_tensors
-        weighed = [None if g is None else (g / ctx.temperature).unsqueeze(-1) for g in grads]
+        scaled = [None if g is None else (g / ctx.temperature).unsqueeze(-1) for g in grads]
         into_hidden: Tensor | None = None
-        for grad, slope in zip(weighed, (of_logprob, of_entropy), strict=True):
+        for grad, slope in zip(scaled, (of_logprob, of_entropy), strict=True):
             if grad is not None and slope is not None:
                 part = grad * slope
                 into_hidden = part if into_hidden is None else into_hidden + part
@@ -129,7 +129,7 @@ class _ChunkedHead(torch.autograd.Function):
         into_weight = into_bias = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             into_weight, into_bias = _into_head(
-                hidden, weight, bias, targets, totals, entropies, ctx.temperature, weighed
+                hidden, weight, bias, targets, totals, entropies, ctx.temperature, scaled
             )
         return into_hidden, into_weight, into_bias, None, None, None, None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ppokit.errors import ModelError
 from ppokit.models.pretrained import explained, pretrained_adapter, pretrained_model, pretrained_tokenizer
@@ -71,7 +71,9 @@ def with_fitted_adapter(model: Any, folder: str | Path, subject: str) -> Any:
     """
     from safetensors import safe_open
 
-    in_float32(head_of(model, subject)[1])
+    # Scores would tie in bfloat16, whatever the precision of the base.
+    head = head_of(model, subject)[1].float()
+    head.register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
     weights = str(Path(folder) / "adapter_model.safetensors")
     with explained(f"{subject}: its adapter"), safe_open(weights, "pt") as file:
         if all("lora_" in key for key in file.keys()):  # noqa: SIM118
@@ -92,15 +94,6 @@ def head_of(model: Any, subject: str) -> tuple[str, nn.Linear]:
             "made of it; choose another model."
         )
     return heads[-1]
-
-
-def in_float32(head: nn.Linear) -> None:
-    """Let a head compute in float32 on a base of lower precision: scores would tie in bfloat16."""
-    head.float().register_forward_pre_hook(_as_float32)
-
-
-def _as_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(x.float() for x in inputs)
 
 
 def token_limit(model: Any, tokenizer: Any) -> int | None:

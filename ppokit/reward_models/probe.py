@@ -69,20 +69,15 @@ class Probe:
         config = encoder.config.get_text_config()
         states, width = config.num_hidden_layers + 1, 2 * config.hidden_size
         count = min(states, MOST_LAYERS, max(2, MOST_FEATURES // width))
-        layers = sorted({round(i) for i in np.linspace(0, states - 1, count)})
-        features = len(layers) * width
+        self.layers = sorted({round(i) for i in np.linspace(0, states - 1, count)})
+        features = len(self.layers) * width
         self.heads = Heads(features, heads, bias=True).to(device)
-        self.model = ResponseEncoder(encoder, layers, self.heads).eval().requires_grad_(False)
+        self.model = ResponseEncoder(encoder, self.layers, self.heads).eval().requires_grad_(False)
         limit = token_limit(encoder, self.tokenizer) or max_length
         self.texts = Texts(self.tokenizer, TEMPLATE, min(max_length, limit))
         self._try()
         self._row: dict[tuple[str, str], int] = {}
         self._features = np.zeros((0, features), np.float32)
-
-    @property
-    def layers(self) -> list[int]:
-        """Which are read."""
-        return list(self.model.layers)
 
     def encode(self, samples: Sequence[Any]) -> dict[tuple[str, str], Encoded]:
         """Token ids of prompts with responses, each once."""

@@ -83,9 +83,9 @@ def encode(
         encoding = tokenizer(*texts, return_attention_mask=True, verbose=False)
         if limit is not None and len(encoding["input_ids"]) > limit:
             truncated += 1
-            way = truncation(encoding, limit) if marked else True
+            strategy = truncation(encoding, limit) if marked else True
             encoding = tokenizer(
-                *texts, truncation=way, max_length=limit, return_attention_mask=True, verbose=False
+                *texts, truncation=strategy, max_length=limit, return_attention_mask=True, verbose=False
             )
         one = {key: list(encoding[key]) for key in pad if key != RESPONSE_MASK}
         if marked:
