@@ -20,7 +20,7 @@ from ppokit.errors import ModelError, PluginError
 from ppokit.evaluation.evaluation import Evaluation
 from ppokit.evaluation.view import read_held_out
 from ppokit.models import quantization
-from ppokit.models.loading import end_ids, find_model, load_config, load_model, load_tokenizer, pick_dtype
+from ppokit.models.loading import find_model, load_config, load_model, load_tokenizer, pick_dtype
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.shared_base import DeferredBase, SharedBaseModel
@@ -47,7 +47,6 @@ class TrainerComponents:
             order, and the scorer, which has state too.
         needs_before_update: what must be computed of a rollout before its rewards and advantages.
         reward_needs: what the rewards alone need.
-        end_ids: token ids that end a response.
         hashes: of the recipe and the prompts, for the run's provenance.
         audit: bytes by use.
     """
@@ -65,7 +64,6 @@ class TrainerComponents:
     instances: list[RunComponent]
     needs_before_update: frozenset[Need]
     reward_needs: frozenset[Need]
-    end_ids: frozenset[int]
     hashes: dict[str, str]
     audit: dict[str, int]
 
@@ -112,7 +110,7 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
     dtype = pick_dtype(settings.model.dtype, processes.device)
     base = DeferredBase(tokenizer, config)
     context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, base=base)
-    components = _Components(recipe, context, instances, is_main=processes.is_main)
+    components = _Components(recipe, context, instances, processes.is_main)
     generator = build_generator(recipe, context, processes)
     components.add(generator.engine)
     prompts = Prompts(
@@ -177,7 +175,6 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         ],
         needs_before_update=_needs_before_update(recipe, roles.value_mode),
         reward_needs=frozenset(need for reward in rewards for need in reward.needs),
-        end_ids=end_ids(tokenizer, model),
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
         audit=byte_audit(roles, backend.bytes, responses * rollout_tokens),
     )
@@ -196,14 +193,14 @@ def _needs_before_update(recipe: Recipe, value_mode: ValueMode | None) -> frozen
     return frozenset(needs)
 
 
+@dataclass
 class _Components:
     """Builds the recipe's components, each through one guard, and keeps what they built."""
 
-    def __init__(
-        self, recipe: Recipe, context: BuildContext, instances: list[RunComponent], *, is_main: bool
-    ) -> None:
-        self.context, self.instances, self.is_main = context, instances, is_main
-        self.disabled = recipe.disabled
+    recipe: Recipe
+    context: BuildContext
+    instances: list[RunComponent]
+    is_main: bool
 
     def build(self, selected: SelectedComponent) -> BuiltComponent:
         """A component with its object.
@@ -223,7 +220,8 @@ class _Components:
         elsewhere = selected.runs_on == "main" and not self.is_main
         if selected.settings.timeout is None or elsewhere:
             return self.build(selected)
-        return self.add(selected.built(in_worker(selected, replace(self.context, base=None), self.disabled)))
+        context = replace(self.context, base=None)
+        return self.add(selected.built(in_worker(selected, context, self.recipe.disabled)))
 
     def build_loss(self, selected: SelectedComponent) -> BuiltComponent:
         """A loss.

@@ -24,45 +24,35 @@ class Result:
     """What an evaluation brought.
 
     Attributes:
-        step: whose policy it was; 0 before any training.
         metrics: `eval/<name>/...`.
         warnings: sentences for a person.
         is_best: whether the policy is the best so far, by the recipe's `best`.
     """
 
-    step: int
     metrics: dict[str, float]
     warnings: list[str]
     is_best: bool
 
 
+@dataclass
 class Evaluation:
     """The evaluations of a run.
 
-    Args:
+    Attributes:
         settings: the recipe's section.
         steps: of the run.
         evaluators: in the recipe's order.
         held_out: the recipe's held-out prompts.
-
-    Attributes:
         best: the best value so far of the recipe's `best`, on the main process.
         measured: the step that was evaluated last.
     """
 
-    def __init__(
-        self,
-        settings: EvaluationSettings,
-        steps: int,
-        evaluators: Sequence[BuiltComponent],
-        held_out: HeldOutPrompts,
-    ) -> None:
-        self.settings = settings
-        self.steps = steps
-        self.evaluators = list(evaluators)
-        self.held_out = held_out
-        self.best: float | None = None
-        self.measured: int | None = None
+    settings: EvaluationSettings
+    steps: int
+    evaluators: Sequence[BuiltComponent]
+    held_out: HeldOutPrompts
+    best: float | None = None
+    measured: int | None = None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -91,7 +81,7 @@ class Evaluation:
                 metrics.update(as_numbers(checked))
         self.measured = step
         is_best = view.is_main and self._is_best(metrics)
-        return Result(step, metrics, view.warnings, is_best)
+        return Result(metrics, view.warnings, is_best)
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         name = self.settings.best

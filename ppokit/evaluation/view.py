@@ -59,7 +59,6 @@ class HeldOutView:
         policy: the policy of now.
         collector: computes what is needed of responses.
         scorer: the recipe's rewards.
-        held_out: the recipe's held-out prompts.
         needs: what the evaluators need of every rollout.
         seen: those of them that the evaluator that asks sees.
         reward_needs: what the rewards need of one that is scored.
@@ -69,7 +68,8 @@ class HeldOutView:
     policy: PolicyView
     collector: Collector
     scorer: Scorer
-    held_out: HeldOutPrompts
+    prompts: Sequence[str]
+    rows: Sequence[Row]
     training_rows: Sequence[Row]
     prompt_column: str
     is_main: bool
@@ -79,14 +79,6 @@ class HeldOutView:
     seen: frozenset[Need] = frozenset()
     warnings: list[str] = field(default_factory=list)
     _answered: dict[int | None, Rollout] = field(default_factory=dict)
-
-    @property
-    def prompts(self) -> Sequence[str]:
-        return self.held_out.texts
-
-    @property
-    def rows(self) -> Sequence[Row]:
-        return self.held_out.rows
 
     def generate(
         self, prompts: Sequence[str] | None = None, *, n: int | None = None, rows: Sequence[Row] | None = None
@@ -138,7 +130,8 @@ def held_out_view(components: TrainerComponents, collector: Collector, step: int
         policy=unannounced.view(step + 1),
         collector=unannounced,
         scorer=components.scorer,
-        held_out=components.evaluation.held_out,
+        prompts=components.evaluation.held_out.texts,
+        rows=components.evaluation.held_out.rows,
         training_rows=components.prompts.rows,
         prompt_column=settings.prompts.column,
         is_main=components.processes.is_main,

@@ -143,19 +143,14 @@ def _view(reward: BuiltComponent, share: Rollout) -> Rollout:
 
 def _merge(outputs: Sequence[RewardOutput]) -> RewardOutput:
     """Outputs of several processes as one; metrics by their reduction."""
-    tokens = next((o.token_scores for o in outputs if o.token_scores is not None), None)
-    token_scores = None
-    if tokens is not None:
-        width = tokens.shape[1]
-        token_scores = torch.cat(
-            [
-                torch.zeros(len(o.outcomes), width) if o.token_scores is None else o.token_scores
-                for o in outputs
-            ]
-        )
+    width = next((o.token_scores.shape[1] for o in outputs if o.token_scores is not None), None)
+    tokens = [
+        torch.zeros(len(o.outcomes), width or 0) if o.token_scores is None else o.token_scores
+        for o in outputs
+    ]
     return RewardOutput(
         scores=torch.cat([o.scores for o in outputs]),
         outcomes=tuple(outcome for o in outputs for outcome in o.outcomes),
-        token_scores=token_scores,
+        token_scores=None if width is None else torch.cat(tokens),
         metrics=merge(cast(Mapping[str, Reduction], o.metrics) for o in outputs),
     )

@@ -39,7 +39,8 @@ def view(*, main: bool = True, **changes: Any) -> Any:
     nothing: Any = SimpleNamespace()
     given = {"policy": nothing, "collector": nothing, "scorer": nothing, "needs": frozenset(), **changes}
     return HeldOutView(
-        held_out=HeldOutPrompts(["a", "b"], [{}, {}]),
+        prompts=["a", "b"],
+        rows=[{}, {}],
         training_rows=[],
         prompt_column="prompt",
         is_main=main,
@@ -69,7 +70,7 @@ def test_numbers_stand_under_the_evaluators_name() -> None:
         4, view()
     )
     assert result.metrics == {"eval/e0/x": 4, "eval/e1/x": 2, "eval/e1/y": 3.5}
-    assert (result.step, result.is_best) == (4, False)
+    assert not result.is_best
 
 
 @pytest.mark.parametrize(
