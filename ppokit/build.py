@@ -120,6 +120,7 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         settings.rollout,
         settings.run,
         context=getattr(config.get_text_config(), "max_position_embeddings", None),
+        vocabulary=getattr(config.get_text_config(), "vocab_size", None),
     )
     rewards = [components.build_reward(reward) for reward in recipe.rewards]
     scorer = Scorer(rewards, processes, settings.run.max_failed_rewards)

@@ -37,3 +37,7 @@ def shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
     return repr(value)
+
+
+NOT_RESIZED = "Was the tokenizer given tokens that the model was not (resize_token_embeddings)?"
+"""What lies behind a token without an embedding."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ppokit.data.formats import Table
-from ppokit.errors import DataError, PpokitWarning
+from ppokit.errors import DataError, PpokitWarning, first_line
+from ppokit.messages import NOT_RESIZED
 from ppokit.plugin.types import PromptBatch
 from ppokit.seeds import seed_from
 
@@ -29,7 +30,13 @@ _AT_ONCE = 1024  # prompts that are tokenized together
 def encode_prompts(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, chat: bool, system: str | None = None
 ) -> list[list[int]]:
-    """Token ids of each prompt, through the chat template or as plain text."""
+    """Token ids of each prompt, through the chat template or as plain text.
+
+    Raises:
+        DataError: the template refuses the messages, such as one of the system.
+    """
+    from jinja2 import TemplateError
+
     if not texts:
         return []
     if not chat:
@@ -40,12 +47,18 @@ def encode_prompts(
                 ids.pop()
         return encoded
     first = [{"role": "system", "content": system}] if system is not None else []
-    rendered = [
-        tokenizer.apply_chat_template(
-            [*first, {"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-        )
-        for text in texts
-    ]
+    try:
+        rendered = [
+            tokenizer.apply_chat_template(
+                [*first, {"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+            )
+            for text in texts
+        ]
+    except TemplateError as error:
+        with_system = " with the message of prompts.system" if first else ""
+        raise DataError(
+            f"prompts.chat: the tokenizer's chat template refuses a chat{with_system}: {first_line(error)}"
+        ) from error
     return [list(ids) for ids in tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]]
 
 
@@ -62,6 +75,8 @@ class Prompts:
         tokenizer: of the policy.
         settings, rollout, run: sections of the recipe.
         context: the longest sequence that the model takes; None where it has no limit.
+        vocabulary: ids that the model has embeddings for are below it; None where that is not known.
+        vocabulary: ids that the model has embeddings for are below it; None where that is not known.
 
     Attributes:
         texts: of each row.
@@ -81,13 +96,15 @@ class Prompts:
         run: RunSettings,
         *,
         context: int | None,
+        vocabulary: int | None,
     ) -> None:
         self.settings = settings
         self.per_step, self.seed = rollout.prompts_per_step, run.seed
         self.rows: list[Mapping[str, Any]] = list(table.records())
         self.texts: list[str] = [row[settings.column] for row in self.rows]
         self._numbers = [number for number, _ in table.rows]
-        self._tokenizer, self._context, self._max_new_tokens = tokenizer, context, rollout.max_new_tokens
+        self._tokenizer, self._max_new_tokens = tokenizer, rollout.max_new_tokens
+        self._context, self._vocabulary = context, vocabulary
         self._cached_order: tuple[int, torch.Tensor] | None = None
         if settings.chat and not getattr(tokenizer, "chat_template", None):
             raise DataError(
@@ -165,6 +182,12 @@ class Prompts:
         number = self._numbers[index]
         if not ids:
             return f"prompts: row {number} is an empty prompt; expected at least one token."
+        if self._vocabulary is not None and max(ids) >= self._vocabulary:
+            token = self._tokenizer.convert_ids_to_tokens(max(ids))
+            return (
+                f"prompts: row {number} has the token {token!r}, id {max(ids)}, and the model has embeddings "
+                f"for ids below {self._vocabulary}. {NOT_RESIZED}"
+            )
         if self._context is None or len(ids) + self._max_new_tokens <= self._context:
             return None
         return (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ppokit.errors import ModelError
+from ppokit.messages import NOT_RESIZED
 from ppokit.models import quantization
 from ppokit.models.gguf import converted
 from ppokit.models.names import named_folder
@@ -127,10 +128,20 @@ def load_model(
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> frozenset[int]:
-    """What ends a response: the tokenizer's end of sequence, and all that the checkpoint names."""
+    """What ends a response: the tokenizer's end of sequence, and all that the checkpoint names.
+
+    Raises:
+        ModelError: the model has no embedding for the former.
+    """
     named = model.generation_config.eos_token_id
     several = named if isinstance(named, list) else [named]
-    return frozenset(token for token in (tokenizer.eos_token_id, *several) if token is not None)
+    end, size = tokenizer.eos_token_id, model.get_input_embeddings().num_embeddings
+    if end is not None and end >= size:
+        raise ModelError(
+            f"model.name: the tokenizer ends a text with {tokenizer.eos_token!r}, id {end}, and the model "
+            f"has embeddings for ids below {size}. {NOT_RESIZED}"
+        )
+    return frozenset(token for token in (end, *several) if token is not None and token < size)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ppokit.models.quantization import scale_bytes
 from ppokit.models.roles import ModelRoles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def byte_audit(roles: ModelRoles, optimizer_bytes: int, cache_tokens: int) -> dict[str, int]:
@@ -17,10 +22,6 @@ def byte_audit(roles: ModelRoles, optimizer_bytes: int, cache_tokens: int) -> di
         optimizer_bytes: of master weights, gradients and moments.
         cache_tokens: tokens that are in the cache at once, of all responses together.
     """
-    config = roles.model.config.get_text_config()
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * kv_heads * head_dim * roles.dtype.itemsize
     adapters = _size(roles.adapters)
     return {
         "base": _size(roles.model.parameters()) - adapters,
@@ -29,8 +30,25 @@ def byte_audit(roles: ModelRoles, optimizer_bytes: int, cache_tokens: int) -> di
         "heads": _size(roles.value_head.parameters()) if roles.value_head is not None else 0,
         "merged sampler": _size(roles.merged),
         "optimizer": optimizer_bytes,
-        "key-value cache": per_token * cache_tokens,
+        "key-value cache": cache_bytes(roles.model) * cache_tokens,
     }
+
+
+@torch.no_grad()
+def cache_bytes(model: PreTrainedModel) -> int:
+    """Bytes of a token in the model's cache, measured: layers differ in heads, and some keep no keys.
+
+    What a state-space layer keeps of a text, however long, is not counted; 0 where the model has no cache.
+    """
+    sizes = []
+    for length in (8, 16):
+        ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
+        output = model.base_model(input_ids=ids, use_cache=True)
+        cache = getattr(output, "past_key_values", None)
+        layers = getattr(cache, "layers", [])
+        tensors = (value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor))
+        sizes.append(sum(tensor.nbytes for tensor in tensors))
+    return max(0, sizes[1] - sizes[0]) // 8
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

@@ -112,7 +112,8 @@ class ModelRoles:
 
     def _new_value_head(self) -> nn.Linear:
         """Zero at first: values start at 0, and the first steps move the head before the trunk."""
-        hidden = self.model.config.get_text_config().hidden_size
+        # Not the configuration's: some models project their states to the embeddings' width.
+        hidden = self.model.get_output_embeddings().weight.shape[1]
         head = nn.Linear(hidden, 1, device=self.device, dtype=torch.float32)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)

@@ -55,6 +55,7 @@ def prompts(rows: list[dict[str, Any]], **changes: Any) -> Prompts:
         RolloutSettings(prompts_per_step=options["per_step"], max_new_tokens=4),
         RunSettings(steps=options["steps"], seed=options["seed"], out="run"),
         context=options["context"],
+        vocabulary=options.get("vocabulary"),
     )
 
 
@@ -189,6 +190,30 @@ class TestBadRows:
         with pytest.warns(PpokitWarning, match=f"dynamic sampling left it out: .*row {spare[1] + 1} has 5"):
             batch = short.resample(1, 1, 3, set(asked))
         assert sorted(batch.indices) == [spare[0], spare[2]]
+
+
+class TestWhatTheModelLacks:
+    def test_a_token_without_an_embedding(self) -> None:
+        """A token was added to the tokenizer, and the model was not resized."""
+        data = rows(4)
+        data[2]["prompt"] = "w1 w39"
+        size = len(WORDS)
+        assert prompts(data, vocabulary=size).longest == 3
+        message = (
+            rf"^prompts: row 3 has the token 'w39', id {size - 1}, and the model has embeddings for ids "
+            rf"below {size - 1}\. Was the tokenizer given tokens"
+        )
+        with pytest.raises(DataError, match=message):
+            prompts(data, vocabulary=size - 1)
+
+    def test_a_template_that_refuses_the_system(self) -> None:
+        refusal = "{{ raise_exception('no system role') }}"
+        template = "{% if messages[0]['role'] == 'system' %}" + refusal + "{% endif %}" + TEMPLATE
+        refusing = tokenizer(template=template)
+        assert encode_prompts(["w1"], refusing, chat=True)
+        message = r"^prompts\.chat: .* refuses a chat with the message of prompts\.system: no system role"
+        with pytest.raises(DataError, match=message):
+            encode_prompts(["w1"], refusing, chat=True, system="w2")
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:

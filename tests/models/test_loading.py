@@ -153,6 +153,16 @@ class TestLoad:
         model.generation_config.eos_token_id = named
         assert end_ids(load_tokenizer(source), model) == expected
 
+    def test_an_end_that_the_model_has_no_embedding_for(self, stories: Path) -> None:
+        source = find_model(str(stories))
+        model, tokenizer = load_model(source, torch.float32, CPU), load_tokenizer(source)
+        size = model.get_input_embeddings().num_embeddings
+        model.generation_config.eos_token_id = [2, size]
+        assert end_ids(tokenizer, model) == {2}, "what cannot be sampled ends nothing"
+        tokenizer.add_special_tokens({"eos_token": "<|end|>"})
+        with pytest.raises(ModelError, match=rf"'<\|end\|>', id {size}, .* embeddings for ids below {size}"):
+            end_ids(tokenizer, model)
+
 
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PPOKIT_CACHE", "/a")

@@ -13,15 +13,18 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    Gemma4ForCausalLM,
     LlamaForCausalLM,
+    MambaForCausalLM,
     MixtralForCausalLM,
+    OPTForCausalLM,
 )
 
 from ppokit.config.settings import LoraSettings
 from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.kernels import attention
-from ppokit.models.memory_audit import byte_audit
+from ppokit.models.memory_audit import byte_audit, cache_bytes
 from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.shared_base import SharedBaseModel
 from small_models import tiny, tiny_gpt2, tiny_llama
@@ -458,6 +461,24 @@ def test_byte_audit_by_hand() -> None:
     assert (whole["adapters"], whole["merged sampler"]) == (0, 0)
     tied = byte_audit(roles_of(tiny_llama(tie_word_embeddings=True), value=None), 0, 0)
     assert tied["base"] == 4 * (base - 64 * 32)
+
+
+def test_the_cache_is_measured_where_layers_differ() -> None:
+    """Mamba keeps a state of each text and no keys; Gemma 4's layers have heads of their own."""
+    mamba = tiny(MambaForCausalLM, num_hidden_layers=2, state_size=8)
+    assert cache_bytes(mamba) == 0
+    sizes = {"head_dim": 16, "num_key_value_heads": 1, "hidden_size_per_layer_input": 0}
+    types = ["sliding_attention", "full_attention"]
+    gemma = tiny(Gemma4ForCausalLM, **sizes, layer_types=types, vocab_size_per_layer_input=13)
+    assert cache_bytes(gemma) > 0
+
+
+def test_a_value_head_on_states_narrower_than_hidden_size() -> None:
+    """OPT-350m's states are projected to the width of its embeddings."""
+    model = tiny(OPTForCausalLM, ffn_dim=64, word_embed_proj_dim=16, do_layer_norm_before=False)
+    roles = roles_of(model, value="own_adapter")
+    assert roles.value_head is not None
+    assert roles.value_head.in_features == 16
 
 
 def test_no_reference_is_kept_where_none_is_asked_for() -> None:
