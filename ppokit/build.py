@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ from ppokit.models.shared_base import DeferredBase, SharedBaseModel
 from ppokit.plugin.protocols import AdvantageWeighting, BuildContext, Need
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.timed_worker import in_worker
+from ppokit.rollout.collect import Collector
 from ppokit.rollout.generate import ResponseGenerator, build_generator
 from ppokit.run.components import RunComponent, closed_on_error
 from ppokit.training.backend import Backend, ReplicatedBackend
@@ -70,6 +73,19 @@ class TrainerComponents:
     def policy_hash(self) -> str:
         """SHA-256 of the policy's trained weights."""
         return self.backend.hash(self.roles.is_policy)
+
+    def collector(self, phase: Callable[[str], AbstractContextManager[None]]) -> Collector:
+        """What answers prompts; `phase` times a phase of a step by its name."""
+        return Collector(
+            self.generator,
+            self.roles,
+            self.tokenizer,
+            self.policy_hash,
+            self.updater.microbatches,
+            self.updater.settings,
+            self.needs_before_update,
+            phase,
+        )
 
     def save_policy(self, folder: Path) -> None:
         """Write the policy and its tokenizer into a folder."""

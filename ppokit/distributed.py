@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -142,6 +143,26 @@ class Processes:
         for tensor in tensors:
             tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
             start += tensor.numel()
+
+
+class _OnProcesses(Protocol):
+    @property
+    def processes(self) -> Processes: ...
+
+
+S = TypeVar("S", bound=_OnProcesses)
+P = ParamSpec("P")
+
+
+def ends_together(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """A method that ends on every process where it raises on one: see `Processes.together`."""
+
+    @wraps(method)
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.processes.together():
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 def destroy_process_group() -> None:

@@ -7,43 +7,26 @@ Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
 
 from ppokit.build import build_trainer
 from ppokit.config.recipe import Recipe
 from ppokit.data.tables import clear_parsed
-from ppokit.errors import NonFiniteError, TrainingError
+from ppokit.distributed import ends_together
+from ppokit.errors import NonFiniteError
 from ppokit.evaluation.view import held_out_view
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
-from ppokit.rollout.collect import Collector
 from ppokit.rollout.dynamic_sampling import resample
 from ppokit.rollout.fit import answer_greedily, fit_recorded, predict_next, recorded_rollout
 from ppokit.run.components import closed_on_error
-from ppokit.run.lifetime import while_handling
 from ppokit.run.recorder import RunRecorder
 from ppokit.run.run_dir import RunDir
 from ppokit.run.signals import Signals
 from ppokit.training.advantages import estimate
 from ppokit.training.checks import FirstUpdate
 from ppokit.training.metrics import Clock, run_metrics, step_metrics
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _verb(method: Callable[Concatenate[PPOTrainer, P], T]) -> Callable[Concatenate[PPOTrainer, P], T]:
-    """A method that ends on every process where it raises on one: see `Processes.together`."""
-
-    @wraps(method)
-    def run(self: PPOTrainer, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self.processes.together():
-            return method(self, *args, **kwargs)
-
-    return run
 
 
 class PPOTrainer:
@@ -88,11 +71,7 @@ class PPOTrainer:
         self.lifetime, self.checkpointer = self.recorder.lifetime, self.recorder.checkpointer
         self._first_update = FirstUpdate(parts.policy_hash(), done=self.step > 0)
         self.current = self.step + 1  # the step that events name
-        settings, needs, phase = self.settings, parts.needs_before_update, self._phase
-        rows = parts.updater.microbatches
-        self.collector = Collector(
-            parts.generator, parts.roles, parts.tokenizer, parts.policy_hash, rows, settings, needs, phase
-        )
+        self.collector = parts.collector(self._phase)
         self._evaluated: dict[str, float] = {}
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
@@ -108,12 +87,7 @@ class PPOTrainer:
             Interrupted: a signal came.
             PpokitError: a plugin failed, a number was not finite, or the run has ended before its last step.
         """
-        if self.lifetime.ended and self.step < self.settings.run.steps:
-            folder = str(self.run_dir.folder)
-            raise TrainingError(
-                f"this run has ended after step {self.step} of {self.settings.run.steps}, and its components "
-                f"heard so. To go on, make another trainer: PPOTrainer(recipe, resume={folder!r})."
-            )
+        self.lifetime.check_going(self.step, self.settings.run.steps, self.run_dir.folder)
         with self.lifetime.until_end(self.signals, self.save, lambda: self.step, lambda: self.run_dir.opened):
             for prompts in self.prompts:
                 rollout = self.collect(prompts)
@@ -133,7 +107,7 @@ class PPOTrainer:
             self.evaluate()
         yield from self.components.prompts.steps(self.step + 1, self.settings.run.steps)
 
-    @_verb
+    @ends_together
     def collect(self, prompts: PromptBatch) -> Rollout:
         """Answer the prompts, and compute what the recipe's components need of the answers."""
         self.current = self.step + 1
@@ -141,13 +115,13 @@ class PPOTrainer:
         self._first_update.check_collected(rollout)
         return rollout
 
-    @_verb
+    @ends_together
     def score(self, rollout: Rollout) -> Rewards:
         """Rewards of a rollout, all providers together."""
         with self._phase("reward"):
             return self.components.scorer.score(rollout)
 
-    @_verb
+    @ends_together
     def resample(self, rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
         """Drop groups of equal rewards and ask other prompts, where the recipe asks for dynamic sampling.
 
@@ -161,12 +135,12 @@ class PPOTrainer:
 
         return (rollout, rewards) if rounds is None else resample((rollout, rewards), rounds, ask)
 
-    @_verb
+    @ends_together
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
         """Advantages of the responses that are trained on, whitened if the recipe says so; 0 elsewhere."""
         return estimate(self.components.estimator, rollout, rewards)
 
-    @_verb
+    @ends_together
     def update(
         self,
         rollout: Rollout,
@@ -197,7 +171,7 @@ class PPOTrainer:
             self.roles.clear_cache()
         return stats
 
-    @_verb
+    @ends_together
     def evaluate(self) -> dict[str, float]:
         """What the recipe's evaluators measure of the policy, when it is due; the report holds it too.
 
@@ -213,11 +187,10 @@ class PPOTrainer:
             result.metrics["time/evaluation_s"] = self.clock.take()["evaluation"]
         else:
             self._evaluated = result.metrics
-        best = evaluation.best if result.is_best else None
-        self.recorder.evaluation(self.step, result.metrics, result.warnings, best=best)
+        self.recorder.evaluation(self.step, result)
         return result.metrics
 
-    @_verb
+    @ends_together
     def report(
         self, rollout: Rollout, rewards: Rewards, advantages: Advantages, stats: dict[str, float]
     ) -> dict[str, float]:
@@ -252,10 +225,7 @@ class PPOTrainer:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.lifetime.keep_open = False
-        if error is not None and self.run_dir.opened:
-            with while_handling(error, "the last step is not saved"):
-                self.save()
-        self.lifetime.end(self.step, error)
+        self.lifetime.end(self.step, error, self.save if self.run_dir.opened else None)
 
     # With people's ratings, and without a loop: see ppokit.rollout.fit
 

@@ -26,12 +26,12 @@ class Result:
     Attributes:
         metrics: `eval/<name>/...`.
         warnings: sentences for a person.
-        is_best: whether the policy is the best so far, by the recipe's `best`.
+        best: the value by which the policy is the best so far (`evaluation.best`); None where it is not.
     """
 
     metrics: dict[str, float]
     warnings: list[str]
-    is_best: bool
+    best: float | None
 
 
 @dataclass
@@ -80,8 +80,8 @@ class Evaluation:
                 )
                 metrics.update(as_numbers(checked))
         self.measured = step
-        is_best = view.is_main and self._is_best(metrics)
-        return Result(metrics, view.warnings, is_best)
+        best = self.best if view.is_main and self._is_best(metrics) else None
+        return Result(metrics, view.warnings, best)
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         name = self.settings.best

@@ -77,11 +77,9 @@ class Rollout:
         sampler_logprobs: [B,R] float32, as the engine sampled them; of recorded responses those under
             the reference, as if the untrained policy had written them.
         policy_logprobs: [B,R] float32 by the engine, under the policy that it was given, at the sampling
-            temperature and over the whole vocabulary; NaN on what it did not sample; None where it knows
-            none.
-        old_logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by a
-            forward like those that train, or by the sampler's (`update.old_logprobs`); None where
-            nothing needs them before the update.
+            temperature over the whole vocabulary; NaN on what it did not sample; None for none.
+        old_logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by the
+            trainer or the sampler (`update.old_logprobs`); None where nothing needs them before it.
         ref_logprobs: [B,R] float32 under the reference; None where nothing needs them.
         values: [B,R] float32, the value of the state in which each token was chosen; None likewise.
         greedy: one greedy response to each prompt, where a component needs them; None likewise.

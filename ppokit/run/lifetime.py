@@ -16,6 +16,7 @@ from ppokit.errors import (
     PpokitError,
     PpokitWarning,
     RunFolderError,
+    TrainingError,
     end_if_forked,
     in_one_paragraph,
 )
@@ -55,13 +56,31 @@ class Lifetime:
             self.started = True
             self.events.emit("on_run_start", step=step, steps=steps, folder=folder, recipe=recipe)
 
-    def end(self, step: int, error: BaseException | None = None) -> None:
+    def check_going(self, step: int, steps: int, folder: Path) -> None:
+        """Refuse to go on with a run that has ended before its last step.
+
+        Raises:
+            TrainingError: its components have heard of its end.
+        """
+        if self.ended and step < steps:
+            raise TrainingError(
+                f"this run has ended after step {step} of {steps}, and its components heard so. To go on, "
+                f"make another trainer: PPOTrainer(recipe, resume={str(folder)!r})."
+            )
+
+    def end(
+        self, step: int, error: BaseException | None = None, save: Callable[[], None] | None = None
+    ) -> None:
         """Emit `on_run_end` and close the components unless `keep_open`; each only once.
 
         Args:
             error: what ended it early, and is the one to raise whatever fails here.
+            save: saves the last step, before anything else, where an error ended the run.
         """
         try:
+            if error is not None and save is not None:
+                with while_handling(error, "the last step is not saved"):
+                    save()
             if not self.ended:
                 self.ended = True
                 text = None if error is None else in_one_paragraph(error)

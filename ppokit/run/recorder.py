@@ -16,6 +16,7 @@ from ppokit.run.provenance import provenance
 from ppokit.run.run_dir import RunDir
 
 if TYPE_CHECKING:
+    from ppokit.evaluation.evaluation import Result
     from ppokit.training.backend import Backend
 
 
@@ -88,24 +89,19 @@ class RunRecorder:
         finally:
             self.checkpointer.snapshot(step)  # with what they learnt from the step
 
-    def evaluation(
-        self, step: int, metrics: Mapping[str, float], warnings: Sequence[str], *, best: float | None
-    ) -> None:
+    def evaluation(self, step: int, result: Result) -> None:
         """Emit `on_evaluation`, and keep the policy where it is the best so far.
 
         The untrained policy's metrics have a line of their own, of step 0; others stand with their step's.
-
-        Args:
-            best: the value by which the policy is the best so far; None where it is not.
         """
         if self.is_main:
-            if best is not None:
-                self.run_dir.keep_best(self.save_policy, step, best)
+            if result.best is not None:
+                self.run_dir.keep_best(self.save_policy, step, result.best)
             if step == 0:
                 self.run_dir.open()
-                self.run_dir.add_metrics(0, metrics)
-            self._warn(step, warnings)
-        self.lifetime.events.emit("on_evaluation", step=step, metrics=metrics)
+                self.run_dir.add_metrics(0, result.metrics)
+            self._warn(step, result.warnings)
+        self.lifetime.events.emit("on_evaluation", step=step, metrics=result.metrics)
         self.checkpointer.snapshot(step)
 
     def failed_step(self, step: int, rollout: Rollout, advantages: Advantages, error: NonFiniteError) -> None:

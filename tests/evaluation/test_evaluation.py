@@ -70,7 +70,7 @@ def test_numbers_stand_under_the_evaluators_name() -> None:
         4, view()
     )
     assert result.metrics == {"eval/e0/x": 4, "eval/e1/x": 2, "eval/e1/y": 3.5}
-    assert not result.is_best
+    assert result.best is None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_broken_evaluator_is_named(report: Callable[[Any, int], Any], message:
 def test_the_best_policy(best_is: str, numbers: list[float], best: list[int]) -> None:
     """The first of equals is the best."""
     asked = evaluation(lambda view, step: {"x": numbers[step]}, best="eval/e0/x", best_is=best_is)
-    assert [step for step in range(5) if asked.measure(step, view()).is_best] == best
+    assert [step for step in range(5) if asked.measure(step, view()).best is not None] == best
     again = evaluation(best="eval/e0/x", best_is=best_is)
     again.load_state_dict(asked.state_dict())
     assert again.best == asked.best
@@ -104,7 +104,7 @@ def test_the_best_policy(best_is: str, numbers: list[float], best: list[int]) ->
 
 def test_other_processes_keep_no_policy() -> None:
     asked = evaluation(lambda view, step: {}, best="eval/e0/x")
-    assert not asked.measure(0, view(main=False)).is_best
+    assert asked.measure(0, view(main=False)).best is None
 
 
 def test_a_best_that_nothing_reports_is_told_before_training() -> None:
