@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from ppokit.plugin import Advantages, LossInputs, LossOutput, Options, Rewards, Rollout, broadcast_to_tokens
 
 
@@ -12,16 +14,11 @@ def centred(rollout: Rollout, rewards: Rewards) -> Advantages:
     return Advantages(broadcast_to_tokens(scores, rollout.loss_mask))
 
 
-class Policy:
+class Unclipped(Options):
     """A loss: importance ratio times advantage, without a clip."""
 
-    needs = {"new_logprobs", "old_logprobs"}
-
-    class Options(Options):
-        strength: float = 1.0
-
-    def __init__(self, options, context):
-        self.strength = options.strength
+    needs: ClassVar = {"new_logprobs", "old_logprobs"}
+    strength: float = 1.0
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:
         ratio = (inputs.new_logprobs - inputs.old_logprobs).exp()

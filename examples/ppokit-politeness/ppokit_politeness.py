@@ -5,15 +5,10 @@ from __future__ import annotations
 from ppokit.plugin import Component, Options, RewardOutput, Rollout, hookimpl
 
 
-class PolitenessOptions(Options):
-    """Keys beside `use: politeness`."""
+class Politeness(Options):
+    """Its fields are the keys beside `use: politeness`."""
 
     words: tuple[str, ...] = ("please", "thank", "sorry")
-
-
-class Politeness:
-    def __init__(self, options: PolitenessOptions) -> None:
-        self.words = options.words
 
     def score(self, rollout: Rollout) -> RewardOutput:
         return RewardOutput.from_values([self.politeness(text) for text in rollout.responses])
@@ -26,4 +21,4 @@ class Politeness:
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("politeness", lambda options, context: Politeness(options), PolitenessOptions)]
+    return [Component("politeness", options=Politeness)]

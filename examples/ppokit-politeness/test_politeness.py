@@ -1,7 +1,7 @@
 import torch
 
 from ppokit.plugin import Rollout
-from ppokit_politeness import Politeness, PolitenessOptions
+from ppokit_politeness import Politeness
 
 
 def rollout_of(texts: list[str]) -> Rollout:
@@ -24,6 +24,6 @@ def rollout_of(texts: list[str]) -> Rollout:
 
 
 def test_the_share_of_polite_words() -> None:
-    output = Politeness(PolitenessOptions()).score(rollout_of(["Thank you, and sorry.", "No.", ""]))
+    output = Politeness().score(rollout_of(["Thank you, and sorry.", "No.", ""]))
     assert torch.allclose(output.scores, torch.tensor([2 / 3, 0.0, 0.0]))
     assert output.outcomes == ("scored", "scored", "abstained")

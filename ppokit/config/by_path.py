@@ -3,8 +3,9 @@
 The attribute is one of
 
     a Component        used as it is
-    a class            built by `Class(options, context)`, or by `Class()` where that takes nothing; its
-                       nested class `Options`, if it has one, are its options
+    a class            derived from `Options`: its fields are its options, and it is its own object;
+                       any other: built by `Class(options, context)`, or by `Class()` where that takes
+                       nothing, with the options of its nested class `Options`, if it has one
     a function         the one method of its kind, see `METHOD`; parameters with a default are its options
 
 A reward's function is `function(prompts, responses, **columns)`, each by keyword where its signature has it,
@@ -98,6 +99,9 @@ def _of_class(kind: str, thing: type[Any], name: str, who: str) -> Component:
     weighs = kind == "losses" and hasattr(thing, _WEIGHTING)
     if method is not None and not hasattr(thing, method) and not weighs:
         raise PluginError(f"{who} is a class without the method {method!r}, which the core calls")
+    needs = frozenset(getattr(thing, "needs", ()))
+    if issubclass(thing, Options):
+        return Component(name, options=thing, needs=needs)
     count = len(inspect.signature(thing).parameters)
     if count not in (0, 2):
         raise PluginError(
@@ -105,7 +109,7 @@ def _of_class(kind: str, thing: type[Any], name: str, who: str) -> Component:
             "or none"
         )
     build = thing if count else lambda options, context: thing()
-    return Component(name, build, getattr(thing, "Options", Options), frozenset(getattr(thing, "needs", ())))
+    return Component(name, build, getattr(thing, "Options", Options), needs)
 
 
 def _of_function(

@@ -19,6 +19,7 @@ from rollouts import make_rollout
 
 CONTEXT = BuildContext(torch.device("cpu"), torch.float32, 0)
 SOURCE = """
+from typing import ClassVar
 from ppokit.plugin import Advantages, Component, LossOutput, Options, hookimpl
 
 def brief(responses, limit: int = 4, topic=None):
@@ -41,6 +42,13 @@ class Engine:
         self.max_new_tokens = options.max_new_tokens
     def generate(self, policy, request):
         return None
+
+class Scaled(Options):
+    needs: ClassVar = {"values"}
+    factor: float = 2.0
+    shift: float = 0.0
+    def estimate(self, rollout, rewards):
+        return self.factor * rewards + self.shift
 
 class Watcher:
     pass
@@ -71,6 +79,13 @@ def test_a_component_is_used_as_it_is(registry: PluginRegistry, tmp_path: Path) 
     component, label = registry.component("advantages", "one_file:ready")
     assert (component.name, component.needs) == ("ready_made", {"values"})
     assert label == f"one_file:ready, {tmp_path / 'one_file.py'}"
+
+
+def test_a_class_of_options_is_its_own_object(registry: PluginRegistry) -> None:
+    component, _ = registry.component("advantages", "one_file:Scaled")
+    assert component.needs == {"values"}
+    built = component.build(component.options(factor=3.0, shift=1.0), CONTEXT)
+    assert built.estimate(None, 2.0) == 7.0
 
 
 def test_a_function_is_its_kinds_method_and_its_defaults_are_options(registry: PluginRegistry) -> None:
