@@ -135,7 +135,7 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> froze
     """
     named = model.generation_config.eos_token_id
     several = named if isinstance(named, list) else [named]
-    end, size = tokenizer.eos_token_id, model.get_input_embeddings().num_embeddings
+    end, size = tokenizer.eos_token_id, model.get_input_embeddings().weight.shape[0]
     if end is not None and end >= size:
         raise ModelError(
             f"model.name: the tokenizer ends a text with {tokenizer.eos_token!r}, id {end}, and the model "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
 from ppokit.kernels.frozen_trunk import layers_of
+from ppokit.models.adapter_check import check_adapter
 from ppokit.models.pretrained import peft_warnings, pretrained_adapter
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
         if lora.adapter is None:
             wrapped = get_peft_model(model, config(), "policy", autocast_adapter_dtype=False)
         else:
-            _check_adapter(lora.adapter)
+            check_adapter(lora.adapter, "lora.adapter")
             wrapped = pretrained_adapter(
                 model,
                 lora.adapter,
@@ -229,20 +230,6 @@ def adapter_of(name: str) -> str | None:
     """The adapter that a parameter belongs to: `q_proj.lora_A.policy.weight` -> `policy`."""
     match = re.search(r"\.lora_\w+\.(\w+)(?:\.|$)", name)
     return match and match[1]
-
-
-def _check_adapter(folder: str) -> None:
-    """A pre-trained adapter must be one that the merged sampler and the switched-off reference can follow."""
-    from peft import PeftConfig
-
-    config = PeftConfig.from_pretrained(folder)
-    odd = [name for name in ("use_dora", "lora_bias", "modules_to_save") if getattr(config, name, None)]
-    if config.peft_type != "LORA" or odd or config.bias != "none":
-        kind = f"bias={config.bias}" if config.peft_type == "LORA" else config.peft_type
-        actual = ", ".join(odd) or kind
-        raise ModelError(
-            f"lora.adapter: {folder} is an adapter with {actual}; expected a plain LoRA adapter."
-        )
 
 
 @contextmanager

@@ -18,7 +18,9 @@ from ppokit.data.prompts import encode_prompts
 from ppokit.distributed import Processes
 from ppokit.errors import DataError, ModelError
 from ppokit.models import quantization
+from ppokit.models.adapter_check import check_adapter
 from ppokit.models.loading import ModelSource, end_ids, find_model, load_model, load_tokenizer, pick_dtype
+from ppokit.models.merged import MergedSampler
 from ppokit.models.pretrained import pretrained_adapter
 from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.recorded import as_generation
@@ -64,7 +66,7 @@ class Policy:
             version=version,
             tokenizer=tokenizer,
             end_ids=end_ids(tokenizer, model),
-            vocab_size=model.get_input_embeddings().num_embeddings,
+            vocab_size=model.get_input_embeddings().weight.shape[0],
             context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
             get_model=get_model,
             save=save,
@@ -239,11 +241,12 @@ def load_policy(recipe: Recipe, folder: Path | None) -> PolicyView:
         adapter = Path(settings.lora.adapter)
     model = load_model(source, dtype, device, load_in_4bit=settings.model.load_in_4bit)
     if adapter is not None:
-        in_4bit = quantization.is_4bit(model)
-        base = model if in_4bit else model.float()
-        wrapped = pretrained_adapter(base, adapter, "the policy", autocast_adapter_dtype=False)
-        # Rounded once, after this, as the sampler of the run was.
-        model = (wrapped.get_base_model() if in_4bit else wrapped.merge_and_unload().to(dtype)).eval()
+        check_adapter(adapter, "the policy")
+        sampler = None if quantization.is_4bit(model) else MergedSampler(model)
+        pretrained_adapter(model, adapter, "the policy", autocast_adapter_dtype=False).eval()
+        if sampler is not None:  # as in the run: rounded once, and no weight that is tied to an adapted one
+            sampler.follow(model, "default")
+            model = sampler.merged()
     context = BuildContext(device=device, dtype=dtype, seed=settings.run.seed)
     generator = build_generator(recipe, context, Processes(Accelerator()))
     saved = folder or adapter

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import TrainingError
 from ppokit.models.roles import ModelRoles
+from ppokit.rollout.policy import load_policy
 from ppokit_rollouts import transformers_engine
 from ppokit_rollouts.transformers_engine import TransformersEngine
 
@@ -115,3 +116,25 @@ def test_the_right_engine_is_within_what_the_dtype_explains(
             sampled = trainer.collect(prompts)
             stats = trainer.update(sampled, trainer.estimate(sampled, trainer.score(sampled)))
             assert 0 < stats["rollout/logprob_gap"] < (2e-5 if dtype == "float32" else 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_what_is_loaded_is_what_was_trained_where_embeddings_are_tied(
+    recipe_dict: RecipeDict, tiny_model: Path, tmp_path: Path
+) -> None:
+    """An adapter on tied embeddings must not reach the output layer, which shares their weight."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    assert model.config.tie_word_embeddings
+    recipe = recipe_dict(
+        lora={"r": 4, "target_modules": ["q_proj", "embed_tokens"]}, update={"learning_rate": 0.02}
+    )
+    with PPOTrainer(Recipe.from_dict(recipe)) as trainer:
+        trainer.train()
+        rollout = trainer.collect(next(trainer.components.prompts.steps(1, 1)))
+        expected = trainer.collector.view(trainer.step + 1).logprobs(rollout)
+        folder = trainer.run_dir.policy_folder
+    loaded = load_policy(Recipe.from_dict(recipe), folder).logprobs(rollout)
+    torch.testing.assert_close(loaded, expected, atol=1e-4, rtol=0)
+    untrained = load_policy(Recipe.from_dict(recipe), None).logprobs(rollout)
+    assert float((untrained - expected).abs().max()) > 0.01
