@@ -10,7 +10,8 @@ import torch
 
 from ppokit.errors import PluginError, plugin_call
 from ppokit.messages import listed, suggest
-from ppokit.training.metrics import as_numbers, component_metrics
+from ppokit.plugin.reductions import as_numbers
+from ppokit.training.contracts import component_metrics
 
 if TYPE_CHECKING:
     from ppokit.config.components import BuiltComponent

@@ -19,9 +19,10 @@ from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
 from ppokit.errors import PluginError, PpokitError, RewardError, in_one_paragraph, plugin_call
 from ppokit.plugin.needs import only_needed
+from ppokit.plugin.reductions import Reduction, merge
 from ppokit.plugin.types import Outcome, RewardOutput, Rollout
-from ppokit.training.checks import check_tensor
-from ppokit.training.metrics import UNSCORED, Reduction, component_metrics, merge
+from ppokit.training.contracts import check_tensor, component_metrics
+from ppokit.training.metrics import UNSCORED
 
 T = TypeVar("T")
 

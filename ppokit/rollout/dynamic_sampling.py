@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppokit.plugin.reductions import Mean, Sum
+from ppokit.plugin.reductions import Mean, Reduction, Sum, merge
 from ppokit.plugin.types import Rewards, Rollout
-from ppokit.training.metrics import Reduction, merge
 
 Part = tuple[Rollout, Rewards]
 

@@ -14,9 +14,10 @@ from ppokit.config.components import BuiltComponent
 from ppokit.errors import plugin_call
 from ppokit.plugin.masked import masked_whiten
 from ppokit.plugin.needs import only_needed
+from ppokit.plugin.reductions import as_numbers
 from ppokit.plugin.types import Advantages, Rewards, Rollout
-from ppokit.training.checks import check_estimate
-from ppokit.training.metrics import advantage_metrics, as_numbers, component_metrics, value_metrics
+from ppokit.training.contracts import check_estimate, component_metrics
+from ppokit.training.metrics import advantage_metrics, value_metrics
 
 
 def estimate(estimator: BuiltComponent, rollout: Rollout, rewards: Rewards) -> Advantages:

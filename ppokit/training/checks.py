@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from ppokit.errors import PluginError, TrainingError
+from ppokit.errors import TrainingError
 from ppokit.plugin.kl_estimators import kl
 from ppokit.plugin.masked import masked_mean
 from ppokit.plugin.types import Advantages, Rollout
@@ -81,51 +81,3 @@ def check_moved(before: str, after: str, advantages: Tensor) -> bool:
             "No gradient reaches it: do the recipe's losses use new_logprobs, with a weight that is not 0?"
         )
     return False
-
-
-def check_tensor(where: str, name: str, value: object, shape: list[int], axes: str) -> Tensor:
-    """What a component returned as `name`, once it is a tensor of this shape; `where` is how errors name it.
-
-    Raises:
-        PluginError: it is not.
-    """
-    if not isinstance(value, Tensor):
-        kind = type(value).__name__
-        raise PluginError(f"{where} returned {name} of type {kind}; expected a tensor {shape} ({axes}).")
-    if list(value.shape) != shape:
-        actual = list(value.shape)
-        raise PluginError(f"{where} returned {name} of shape {actual}; expected {shape} ({axes}).")
-    return value
-
-
-def check_estimate(result: object, rollout: Rollout, where: str) -> None:
-    """What an estimator returned is what was promised; `where` is how errors name it.
-
-    Raises:
-        PluginError: a wrong shape, or a number that is not finite.
-    """
-    if not isinstance(result, Advantages):
-        raise PluginError(f"{where} returned a {type(result).__name__}; expected Advantages.")
-    expected = list(rollout.response_ids.shape)
-    trained = result.trained
-    if trained is not None:
-        actual = (
-            f"shape {list(trained.shape)} and {trained.dtype}"
-            if isinstance(trained, Tensor)
-            else f"type {type(trained).__name__}"
-        )
-        if actual != f"shape {expected[:1]} and torch.bool":
-            raise PluginError(
-                f"{where} returned trained of {actual}; expected {expected[:1]} (responses) of torch.bool."
-            )
-    for name, numbers in (("advantages", result.advantages), ("returns", result.returns)):
-        if numbers is None:
-            continue
-        check_tensor(where, name, numbers, expected, "responses, response tokens")
-        bad = (~numbers.isfinite() & rollout.loss_mask).any(dim=1).nonzero().flatten().tolist()
-        if bad:
-            named = ", ".join(rollout.ids[row] for row in bad[:8])
-            raise PluginError(
-                f"{where} returned {name} that are not finite for the samples {named}; expected "
-                "finite numbers."
-            )

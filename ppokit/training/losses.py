@@ -14,8 +14,7 @@ from ppokit.plugin.needs import only_needed
 from ppokit.plugin.protocols import AdvantageWeighting, Need
 from ppokit.plugin.types import AdvantageWeights, LossInputs, LossOutput
 from ppokit.training.aggregation import MetricAccumulator
-from ppokit.training.checks import check_tensor
-from ppokit.training.metrics import check_metric_name
+from ppokit.training.contracts import check_metric_name, check_tensor
 
 
 @dataclass(frozen=True)

@@ -1,168 +1,29 @@
 """What a step is measured by. Every mean is over real tokens, or over responses trained on.
 
-What components report goes through `component_metrics`, which checks it where it enters, then `merge`, which
-puts the parts of processes, resampling rounds and micro-batches together, and last `as_numbers`.
+What components report beside it is checked by `training.contracts` where it enters.
 """
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from ppokit.distributed import Processes
-from ppokit.errors import PluginError
 from ppokit.plugin.kl_estimators import KLEstimator
 from ppokit.plugin.masked import masked_mean, masked_variance
-from ppokit.plugin.reductions import Max, Mean, Metric, Sum
+from ppokit.plugin.reductions import as_numbers
 from ppokit.plugin.types import Advantages, Outcome, Rewards, Rollout
 
 KL_ESTIMATORS: tuple[KLEstimator, ...] = ("k1", "k3")
 
-CORE_METRICS = frozenset(
-    {
-        "step",
-        "learning_rate",
-        "grad_norm",
-        "tokens_per_s",
-        "advantages/mean",
-        "advantages/std",
-        "advantages/masked_truncated",
-        "value/explained_variance",
-        "value/mean",
-        "value/return_mean",
-        "policy/approx_kl",
-        "policy/entropy",
-        "policy/ratio_std_at_start",
-    }
-)
-"""Names that no component may report under; beside them, all names that begin as `CORE_PREFIXES`."""
-
-CORE_PREFIXES = (
-    "reward/",
-    "response/",
-    "rollout/",
-    "kl/",
-    "loss/",
-    "update/",
-    "groups/",
-    "eval/",
-    "time/",
-    "memory/",
-)
-
 UNSCORED: tuple[Outcome, ...] = ("abstained", "failed")
 """Outcomes whose share of the responses the core reports under `reward/<name>/`."""
-
-Reduction = Mean | Sum | Max
-
-
-def component_metrics(
-    metrics: object, where: str, *, responses: int, prefix: str = "", taken: Collection[str] = ()
-) -> dict[str, Reduction]:
-    """What a component reported, checked, each number with its reduction.
-
-    Args:
-        metrics: as the component returned them, by name.
-        where: how errors name the component.
-        responses: that it saw; the weight of a plain number, which is a mean.
-        prefix: what the core puts before the names; with one, no name can be a core name.
-        taken: names, prefix included, that the core or another component reports under.
-
-    Raises:
-        PluginError: no mapping, a name that is taken, or a value that is not one finite number.
-    """
-    if not isinstance(metrics, Mapping):
-        raise PluginError(
-            f"{where} returned metrics of type {type(metrics).__name__}; expected numbers by name."
-        )
-    checked: dict[str, Reduction] = {}
-    for key, value in metrics.items():
-        if not isinstance(key, str) or not key:
-            raise PluginError(f"{where} returned a metric with the name {key!r}; expected a text.")
-        check_metric_name(prefix + key, where, prefixed=bool(prefix), taken=taken)
-        checked[prefix + key] = _reduction(key, value, where, responses)
-    return checked
-
-
-def check_metric_name(name: str, where: str, *, prefixed: bool = False, taken: Collection[str] = ()) -> None:
-    """A component reports under a name of its own.
-
-    Args:
-        prefixed: whether the core put a prefix of the component's before the name.
-
-    Raises:
-        PluginError: the core or another component reports under this name.
-    """
-    core = not prefixed and (name in CORE_METRICS or name.startswith(CORE_PREFIXES))
-    if core or name in taken:
-        whose = "ppokit's own" if core else "taken"
-        raise PluginError(f"{where} returned the metric {name!r}, a name that is {whose}; choose another.")
-
-
-def _reduction(key: str, value: object, where: str, responses: int) -> Reduction:
-    """One number with its reduction."""
-    number = value.value if isinstance(value, Reduction) else value
-    weight = value.weight if isinstance(value, Mean) else float(responses)
-    try:
-        if isinstance(number, str | bytes):
-            raise TypeError
-        number, weight = float(number), float(weight)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):  # the last by tensors with several elements
-        number = math.nan
-    if not (math.isfinite(number) and math.isfinite(weight) and weight >= 0):
-        raise PluginError(
-            f"{where} returned the metric {key!r} as {' '.join(repr(value).split())[:80]}; expected one "
-            "finite number, or a Mean (of weight 0 or more), Sum or Max of one."
-        )
-    if isinstance(value, Sum | Max):
-        return type(value)(number)
-    return Mean(number, weight)
-
-
-def merge(parts: Iterable[Mapping[str, Reduction]]) -> dict[str, Reduction]:
-    """Metrics of several processes, resampling rounds or micro-batches as those of the whole.
-
-    A name that some parts lack is taken from the others.
-
-    Raises:
-        PluginError: a name has different reductions.
-    """
-    by_name: dict[str, list[Reduction]] = {}
-    for part in parts:
-        for name, metric in part.items():
-            by_name.setdefault(name, []).append(metric)
-    return {name: _merged(name, metrics) for name, metrics in by_name.items()}
-
-
-def _merged(name: str, metrics: list[Reduction]) -> Reduction:
-    kinds = {type(metric) for metric in metrics}
-    if len(kinds) > 1:
-        named = " and a ".join(sorted(kind.__name__ for kind in kinds))
-        raise PluginError(f"the metric {name!r} is reported as a {named}; expected one of them everywhere.")
-    if kinds == {Sum}:
-        return Sum(sum(metric.value for metric in metrics))
-    if kinds == {Max}:
-        return Max(max(metric.value for metric in metrics))
-    means = [metric for metric in metrics if isinstance(metric, Mean)]
-    weight = sum(mean.weight for mean in means)
-    total = sum(mean.value * mean.weight for mean in means)
-    return Mean(total / weight if weight else 0.0, weight)
-
-
-def as_numbers(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """The numbers alone; a mean of weight 0 is of nothing, and left out."""
-    return {
-        name: metric.value if isinstance(metric, Reduction) else metric
-        for name, metric in metrics.items()
-        if not isinstance(metric, Mean) or metric.weight > 0
-    }
 
 
 def step_metrics(rollout: Rollout, rewards: Rewards, advantages: Advantages, step: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from ppokit.config.prompt_settings import HeldOutPromptSettings
 from ppokit.config.section import Section
 from ppokit.config.settings import CHOSEN, LISTS, SECTIONS, Settings
-from ppokit.training.metrics import CORE_METRICS
+from ppokit.training.contracts import CORE_METRICS
 
 DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
 BEGIN = "| key | default | meaning |\n|---|---|---|\n"

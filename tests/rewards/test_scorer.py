@@ -19,11 +19,11 @@ from components import built
 from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
 from ppokit.errors import PluginError, RewardError
-from ppokit.plugin.reductions import Mean
+from ppokit.plugin.reductions import Mean, as_numbers
 from ppokit.plugin.types import RewardOutput, Rewards, Rollout
 from ppokit.rewards.scaling import RunningVariance
 from ppokit.rewards.scorer import Scorer
-from ppokit.training.metrics import as_numbers, rollout_metrics
+from ppokit.training.metrics import rollout_metrics
 from rollouts import Other, make_rollout, single_process
 
 ROLLOUT = make_rollout([[1], [2], [3]], [[4, 5, 6], [7], [8, 9]])

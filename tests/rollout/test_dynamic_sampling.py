@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ppokit.plugin.reductions import as_numbers
 from ppokit.plugin.types import Rewards, Rollout
 from ppokit.rollout.dynamic_sampling import concat, count_groups, filter_groups
-from ppokit.training.metrics import as_numbers
 from rollouts import make_rollout
 
 

@@ -11,15 +11,12 @@ import pytest
 import torch
 
 from ppokit.errors import PluginError
-from ppokit.plugin.reductions import Max, Mean, Sum
+from ppokit.plugin.reductions import Max, Mean, Reduction, Sum, as_numbers, merge
 from ppokit.plugin.types import Advantages, Rewards
+from ppokit.training.contracts import component_metrics
 from ppokit.training.metrics import (
     Clock,
-    Reduction,
     advantage_metrics,
-    as_numbers,
-    component_metrics,
-    merge,
     peak_gb,
     rollout_metrics,
     value_metrics,
