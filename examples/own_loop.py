@@ -60,7 +60,7 @@ def train(recipe: Recipe) -> None:
         for prompts in trainer.prompts:
             # 1. The policy answers, and what the losses need of the answers is computed.
             rollout = trainer.collect(prompts)
-            # 2. Each response gets its reward; with dynamic sampling, equal ones are asked anew.
+            # 2. Each response gets its reward; with dynamic sampling, groups of equal rewards are replaced.
             rewards = trainer.score(rollout)
             rollout, rewards = trainer.resample(rollout, rewards)
             # 3. Rewards become advantages: how much better than expected each token did.

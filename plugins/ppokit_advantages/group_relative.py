@@ -61,7 +61,7 @@ def group_relative(
     sums, sizes = group_sums(rewards, group_ids)
     centered = rewards.double() - sums / sizes
     squares, _ = group_sums(centered.square(), group_ids)
-    # Rounding must not be blown up by a deviation of nearly 0.
+    # Rounding must not be amplified by a deviation of nearly 0.
     differ = squares > (1e-7 * sums / sizes).square() * sizes
     advantages = centered
     if normalise:

@@ -41,7 +41,7 @@ class Length(Options):
     unit: Literal["tokens", "words", "characters"] = Field(
         "tokens",
         description="What is counted: tokens of the policy, the end-of-sequence token included; "
-        "words, parted by white space; or characters.",
+        "words, separated by white space; or characters.",
     )
 
     def score(self, rollout: Rollout) -> RewardOutput:

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens read so far, in memory laid out beforehand.
+"""Keys and values of the tokens read so far, in preallocated memory.
 
 transformers' own cache copies every layer's keys and values anew for each token, which takes a third of the
 sampling time on a CPU.
@@ -52,7 +52,7 @@ def supports_concat(config: Any) -> bool:
 
 
 def preallocated_cache(config: Any, capacity: int, parts: Sequence[Any] = (), repeats: int = 1) -> Any:
-    """A DynamicCache whose plain layers write into memory laid out beforehand.
+    """A DynamicCache whose plain layers write into preallocated memory.
 
     Args:
         capacity: tokens that there is buffer for.

@@ -1,8 +1,8 @@
 """Batches of samples of about the same length, so that little of a forward pass is padding.
 
 token_batches     longest first, as many as fit a budget of tokens: policy, reference, values, training
-length_batches    longest first, so many per batch: reward models and encoders, whose texts are short
-shuffled_batches  in random order, so many per batch: fitting, where the order must not follow the length
+length_batches    longest first, a fixed number per batch: reward models and encoders, whose texts are short
+shuffled_batches  in random order, a fixed number per batch: fitting, whose order must not follow length
 """
 
 from __future__ import annotations

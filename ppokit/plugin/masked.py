@@ -49,7 +49,7 @@ def _centered(x: Tensor, mask: Tensor) -> Tensor:
     """x minus its mean over the True positions; 0 elsewhere.
 
     Twice, since the mean of a long sum is rounded: else equal numbers would keep a rest, which
-    whitening would blow up.
+    whitening would amplify.
     """
     once = x - masked_mean(x, mask)
     return (once - masked_mean(once, mask)).where(mask, x.new_zeros(()))

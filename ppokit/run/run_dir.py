@@ -1,6 +1,6 @@
 """What a run leaves behind: its folder.
 
-recipe.yaml  provenance.json  metrics.jsonl  rollouts/  checkpoints/  policy/  reward.png
+recipe.yaml  provenance.json  metrics.jsonl  rollouts/  checkpoints/  policy/  policy-best/  reward.png
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 of each sampled token, both at the sampling temperature and over the whole vocabulary. An engine that answers
 as the base, reads another prompt or loses its cache trains on wrong ratios without any other sign. What the
-dtype explains is measured: two cuts of the same batch, as bfloat16 products are rounded differently where
+dtype explains is measured, on responses alone and together: bfloat16 products are rounded differently where
 other responses stand beside a response.
 """
 
@@ -24,8 +24,8 @@ from ppokit.models.roles import ModelRoles, Role
 from ppokit.plugin.types import Rollout
 
 _FLOOR = 1e-3  # nats per token: of deep models in float32, with and without a cache
-_EPS = 16  # in units of the dtype's precision: rounding of merged weights, which no cut of a batch shows
-_NOISE = 4  # times what two cuts differ by
+_EPS = 16  # in units of the dtype's precision: rounding of merged weights, which `_NOISE` does not show
+_NOISE = 4  # times what a response differs by alone and in a batch
 _WORST = 3  # times what all responses may have together: a short response has little to average over
 _SAMPLES = 8  # responses that noise and causes are measured on
 
@@ -121,7 +121,7 @@ class ParityCheck:
         return max(_FLOOR, _EPS * torch.finfo(self.roles.dtype).eps) + _NOISE * self._noise
 
     def _measured_noise(self, rollout: Rollout, trainer: Tensor) -> float:
-        """What two cuts of the same batch differ by: responses alone, and together, each twice."""
+        """Root mean square by which responses alone differ from the same ones together, each twice."""
         rows = self._own(trainer)
         alone = [self._logprobs(rollout, [row], "policy") for row in rows]
         together = self._logprobs(rollout, rows * 2, "policy") if rows else None

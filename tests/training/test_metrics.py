@@ -35,7 +35,7 @@ def test_explained_variance_by_hand() -> None:
     assert metrics["value/return_mean"] == pytest.approx(2.0)
     perfect = value_metrics(returns + 5, returns, MASK)  # a constant offset is no variance
     assert perfect["value/explained_variance"] == pytest.approx(1.0)
-    nothing = value_metrics(returns, torch.full((2, 2), 3.0), MASK)  # to foretell
+    nothing = value_metrics(returns, torch.full((2, 2), 3.0), MASK)  # to predict
     assert nothing["value/explained_variance"] == 0.0
     # Errors 0.5, 0, -0.5: variance 1/6, a quarter of 2/3.
     part = value_metrics(torch.tensor([[0.5, 2.0], [3.5, 0.0]]), returns, MASK)
