@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CONTEXT = 16  # tokens of the prompt that the first token of a response is read behind
+_BYTES = 4  # tokens that one character may be
+_NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], text: str) -> list[int]:
@@ -28,7 +30,7 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int
     def read(before: str, text: str) -> list[int]:
         return list(tokenizer(before + text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    context = list(prompt_ids)[-_CONTEXT:]
+    context = _context(tokenizer, prompt_ids)
     before = tokenizer.decode(context, skip_special_tokens=False)
     for anchor, last in ((before, context[-1:]), ("\n", None)):
         known, whole = read(anchor, ""), read(anchor, text)
@@ -44,7 +46,7 @@ def decode_responses(
     response_ids: Sequence[Sequence[int]],
 ) -> list[str]:
     """Texts of responses without special tokens, one prompt for each."""
-    contexts = [list(ids)[-_CONTEXT:] for ids in prompt_ids]
+    contexts = [_context(tokenizer, ids) for ids in prompt_ids]
     before = tokenizer.batch_decode(contexts, skip_special_tokens=True)
     whole = tokenizer.batch_decode(
         [[*context, *ids] for context, ids in zip(contexts, response_ids, strict=True)],
@@ -53,6 +55,20 @@ def decode_responses(
     alone = tokenizer.batch_decode([list(ids) for ids in response_ids], skip_special_tokens=True)
     # A prompt may end within a character, whose other bytes are the response's.
     return [
-        text.removeprefix(prefix) if text.startswith(prefix) else own
+        text.removeprefix(prefix) if text.startswith(prefix) and not prefix.endswith(_NO_CHARACTER) else own
         for text, prefix, own in zip(whole, before, alone, strict=True)
     ]
+
+
+def _context(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> list[int]:
+    """The prompt's last tokens, from where a character begins.
+
+    Bytes that SentencePiece writes a character as are read in one run: half a character at its beginning
+    makes all of the run unreadable, the response's part of it too.
+    """
+    ids = list(prompt_ids)
+    cut = ids[-_CONTEXT:]
+    for length in range(_CONTEXT, min(len(ids), _CONTEXT + _BYTES - 1) + 1):
+        if _NO_CHARACTER not in tokenizer.decode(ids[-length:], skip_special_tokens=True):
+            return ids[-length:]
+    return cut

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,9 +31,12 @@ def like_llama() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    initial = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    initial = [*SPECIAL, *byte_tokens]
     backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=340, special_tokens=initial))
-    return fast(backend)
+    state = json.loads(backend.to_str())  # bytes are plain tokens, which decoding does not skip
+    state["added_tokens"] = [own for own in state["added_tokens"] if own["content"] not in byte_tokens]
+    return fast(Tokenizer.from_str(json.dumps(state)))
 
 
 def like_t5() -> PreTrainedTokenizerFast:
@@ -119,3 +123,23 @@ def test_the_tiny_models_own(tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     prompt = list(tokenizer("Once upon a")["input_ids"])
     assert decode_responses(tokenizer, [prompt], [encode_response(tokenizer, prompt, " time")]) == [" time"]
+
+
+@pytest.mark.parametrize("name", ["like_llama", "byte_level"])
+@pytest.mark.parametrize("characters", range(1, 9))
+@pytest.mark.parametrize("response", ["!", "\n", "語です", " ok 👍"])
+def test_a_context_that_begins_within_a_character(name: str, characters: int, response: str) -> None:
+    """The last tokens of a prompt of emoji or of Japanese, each some bytes, are cut at any of them."""
+    tokenizer = BUILT[name]
+    girls, days = "👧" * characters, "日" * characters
+    for prompt in (f"Once {girls}", f"Once {days}", f"Once é{days}a👧"):
+        prompt_ids = ids_of(tokenizer, prompt)
+        ids = encode_response(tokenizer, prompt_ids, response)
+        assert decode_responses(tokenizer, [prompt_ids], [ids]) == [response]
+        assert ids == ids_of(tokenizer, prompt + response)[len(prompt_ids) :]
+
+
+def test_a_prompt_that_ends_within_a_character() -> None:
+    tokenizer = BUILT["like_llama"]
+    prompt, response = ids_of(tokenizer, "a👧")[:-1], ids_of(tokenizer, "a!")[-1:]
+    assert decode_responses(tokenizer, [prompt], [response]) == ["!"]
