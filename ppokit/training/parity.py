@@ -23,7 +23,7 @@ from ppokit.errors import TrainingError
 from ppokit.models.roles import ModelRoles, Role
 from ppokit.plugin.types import Rollout
 
-_FLOOR = 1e-3  # nats per token: of deep models in float32, with and without a cache
+_FLOOR = 1e-3  # nats per token at temperature 1: of deep models in float32, with and without a cache
 _EPS = 16  # in units of the dtype's precision: rounding of merged weights, which `_NOISE` does not show
 _NOISE = 4  # times what a response differs by alone and in a batch
 _WORST = 3  # times what all responses may have together: a short response has little to average over
@@ -118,7 +118,9 @@ class ParityCheck:
     def _allowed(self) -> float:
         if self.limit is not None:
             return self.limit
-        return max(_FLOOR, _EPS * torch.finfo(self.roles.dtype).eps) + _NOISE * self._noise
+        # Rounding is one of logits, which the temperature divides; the noise is measured at the temperature.
+        rounding = max(_FLOOR, _EPS * torch.finfo(self.roles.dtype).eps) / self.temperature
+        return rounding + _NOISE * self._noise
 
     def _measured_noise(self, rollout: Rollout, trainer: Tensor) -> float:
         """Root mean square by which responses alone differ from the same ones together, each twice."""

@@ -50,9 +50,13 @@ def roles(tiny_model: Path) -> ModelRoles:
 def check_of(roles: ModelRoles) -> Callable[..., ParityCheck]:
     from accelerate import Accelerator
 
-    def check_of(limit: float | None = None) -> ParityCheck:
+    def check_of(limit: float | None = None, temperature: float = 1.0) -> ParityCheck:
         return ParityCheck(
-            roles, Processes(Accelerator()), temperature=1.0, engine="rollout engine 'x'", limit=limit
+            roles,
+            Processes(Accelerator()),
+            temperature=temperature,
+            engine="rollout engine 'x'",
+            limit=limit,
         )
 
     return check_of
@@ -104,3 +108,12 @@ def test_float32_explains_a_thousandth(check_of: Callable[..., ParityCheck]) -> 
     assert check_of().check(ROLLOUT, ROLLOUT.policy_logprobs - gap, 0) == pytest.approx(9e-4, rel=1e-2)
     with pytest.raises(TrainingError, match=r"float32 explains 0\.001"):
         check_of().check(ROLLOUT, ROLLOUT.policy_logprobs - 2 * gap, 0)
+
+
+def test_the_temperature_divides_what_float32_explains(check_of: Callable[..., ParityCheck]) -> None:
+    """Logits that are rounded by .0009 are .009 apart at temperature .1, and .0003 at 3."""
+    assert ROLLOUT.policy_logprobs is not None
+    cool, warm = ROLLOUT.policy_logprobs - 0.009, ROLLOUT.policy_logprobs - 0.0009
+    assert check_of(temperature=0.1).check(ROLLOUT, cool, 0) == pytest.approx(9e-3, rel=1e-2)
+    with pytest.raises(TrainingError, match=r"float32 explains 0\.00033"):
+        check_of(temperature=3.0).check(ROLLOUT, warm, 0)
