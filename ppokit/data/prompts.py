@@ -76,7 +76,6 @@ class Prompts:
         settings, rollout, run: sections of the recipe.
         context: the longest sequence that the model takes; None where it has no limit.
         vocabulary: ids that the model has embeddings for are below it; None where that is not known.
-        vocabulary: ids that the model has embeddings for are below it; None where that is not known.
 
     Attributes:
         texts: of each row.
