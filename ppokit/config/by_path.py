@@ -6,7 +6,7 @@ The attribute is one of
     a class            derived from `Options`: its fields are its options, and it is its own object;
                        any other: built by `Class(options, context)`, or by `Class()` where that takes
                        nothing, with the options of its nested class `Options`, if it has one
-    a function         the one method of its kind, see `METHOD`; parameters with a default are its options
+    a function         the one method of its kind, see `hooks`; parameters with a default are its options
 
 A reward's function is `function(prompts, responses, **columns)`, each by keyword where its signature has it,
 called as the reward `python` calls one. What a class or a function needs of the core stands in its attribute
@@ -25,22 +25,12 @@ from typing import Any
 
 from pydantic import create_model
 
-from ppokit.config.hooks import check_component
+from ppokit.config.hooks import METHOD, check_component, has_method
 from ppokit.errors import PluginError
 from ppokit.messages import listed
 from ppokit.plugin.importing import import_attribute
 from ppokit.plugin.protocols import Component, Options
 
-METHOD = {
-    "rewards": "score",
-    "advantages": "estimate",
-    "losses": "token_losses",
-    "rollout": "generate",
-    "evaluators": "evaluate",
-}
-"""By kind: the method that a class must have and that a function stands for."""
-
-_WEIGHTING = "advantage_weights"  # what a loss may have instead
 _SIMPLE = (bool, int, float, str)
 
 
@@ -90,15 +80,13 @@ def load_path(kind: str, path: str, reward_function: Callable[[], Component]) ->
         component = _of_function(kind, thing, name, path, who, reward_function)
     else:
         raise PluginError(f"{who} is a {type(thing).__name__}; expected a Component, a class or a function")
-    check_component(component, who)
+    check_component(component, kind, who)
     return component, label
 
 
 def _of_class(kind: str, thing: type[Any], name: str, who: str) -> Component:
-    method = METHOD.get(kind)
-    weighs = kind == "losses" and hasattr(thing, _WEIGHTING)
-    if method is not None and not hasattr(thing, method) and not weighs:
-        raise PluginError(f"{who} is a class without the method {method!r}, which the core calls")
+    if not has_method(kind, thing):
+        raise PluginError(f"{who} is a class without the method {METHOD[kind]!r}, which the core calls")
     needs = frozenset(getattr(thing, "needs", ()))
     if issubclass(thing, Options):
         return Component(name, options=thing, needs=needs)

@@ -16,6 +16,17 @@ from ppokit.plugin import hookspecs
 from ppokit.plugin.hookspecs import HOOK_BY_KIND, PROJECT
 from ppokit.plugin.protocols import Component, Need
 
+METHOD = {
+    "rewards": "score",
+    "advantages": "estimate",
+    "losses": "token_losses",
+    "rollout": "generate",
+    "evaluators": "evaluate",
+}
+"""By kind: the method that the core calls; observers have methods named like events instead."""
+
+_WEIGHTING = "advantage_weights"  # what a loss may have instead
+
 
 def load(entry: Entry) -> Component:
     """The component that an entry point announces.
@@ -39,11 +50,11 @@ def load(entry: Entry) -> Component:
             f"as its entry point says"
         )
     component = offered[names.index(entry.name)]
-    check_component(component, who)
+    check_component(component, entry.kind, who)
     return component
 
 
-def check_component(component: Component, who: str) -> None:
+def check_component(component: Component, kind: str, who: str) -> None:
     """That the fields of a component are what they must be.
 
     Raises:
@@ -53,6 +64,19 @@ def check_component(component: Component, who: str) -> None:
         raise PluginError(f"{who}: options is {component.options!r}; expected a subclass of ppokit.Options")
     if unknown := sorted(set(component.needs) - set(get_args(Need))):
         raise PluginError(f"{who}: needs {listed(map(repr, unknown))}; expected {listed(get_args(Need))}")
+    if component.runs_on not in ("each", "main"):
+        raise PluginError(f"{who}: runs_on is {component.runs_on!r}; expected 'each' or 'main'")
+    if component.build is Component.build and not has_method(kind, component.options):
+        raise PluginError(
+            f"{who} has no build, so that its options are its object, and {component.options.__name__} "
+            f"has no method {METHOD[kind]!r}, which the core calls; expected the method, or a build"
+        )
+
+
+def has_method(kind: str, thing: object) -> bool:
+    """Whether an object, or a class of such objects, has the method that the core calls on its kind."""
+    method = METHOD.get(kind)
+    return method is None or hasattr(thing, method) or (kind == "losses" and hasattr(thing, _WEIGHTING))
 
 
 def _offered(module: ModuleType, hook: str, who: str) -> list[Component]:

@@ -257,6 +257,11 @@ NICE = "Component('w', None)"
         (HEAD + HOOK + f"[{NICE}, {NICE}]\n", "returned a name twice: w, w"),
         (HEAD + HOOK + "[Component('w', None, options=dict)]\n", "options is <class 'dict'>"),
         (HEAD + HOOK + "[Component('w', None, needs={'value'})]\n", "needs 'value'; expected old_logprobs"),
+        (
+            HEAD + HOOK + "[Component('w', None, runs_on='mian')]\n",
+            "runs_on is 'mian'; expected 'each'",
+        ),
+        (HEAD + HOOK + "[Component('w')]\n", "has no build, so that its options are its object"),
         (HEAD + HOOK + "1 / 0\n", "ppokit_reward_providers() failed: ZeroDivisionError"),
         (HEAD + HOOK + "exit(0)\n", "ppokit_reward_providers() failed: SystemExit: 0"),
         (HEAD + HOOK.removeprefix("@hookimpl\n") + f"[{NICE}]\n", "without @ppokit.hookimpl above it"),
