@@ -75,7 +75,6 @@ class PPOTrainer:
         self._evaluated: dict[str, float] = {}
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
-        clear_parsed()
 
     def train(self) -> None:
         """Run every step that is left, then close the components unless a `with` block holds them open.
@@ -113,6 +112,7 @@ class PPOTrainer:
         self.current = self.step + 1
         rollout = self.collector.collect(prompts, self.current)
         self._first_update.check_collected(rollout)
+        clear_parsed()  # an engine may read its file when it first answers
         return rollout
 
     @ends_together

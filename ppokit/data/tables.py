@@ -3,8 +3,9 @@
     read_table    a local file: CSV as people have it, JSON lines, a JSON list, Parquet, text
     load_table    a local file, or a data set on the Hugging Face hub
 
-A run reads the same file more than once: its recipe is checked, and then it is built. The last parsed files
-are therefore kept, each for as long as its size and its time of change stay the same, until `clear_parsed`.
+A run reads the same file more than once: its recipe is checked, it is built, and its engine answers. The last
+parsed files are therefore kept, each for as long as its size and its time of change stay the same, until
+`clear_parsed`.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def read_table(path: str | Path, known: Collection[str] = ()) -> Table:
 
 
 def clear_parsed() -> None:
-    """Let go of the parsed files: called once a run is built."""
+    """Let go of the parsed files: called once a run has its first rollout."""
     _parsed.clear()
 
 

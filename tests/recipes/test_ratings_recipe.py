@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 import yaml
 
 from ppokit import PPOTrainer, Recipe, hookimpl
+from ppokit.data import tables
+from ppokit.data.formats import Table, parse_csv
 from ppokit.errors import DataError, ModelError, RecipeError
 from ppokit.evaluation.view import held_out_view
 from ppokit.models.shared_base import SharedBaseModel
@@ -363,3 +366,21 @@ def test_nothing_stands_between_the_turns_of_a_chat(recipe_dict: RecipeDict, rat
     given["prompts"]["chat"] = True
     with pytest.raises(RecipeError, match=r"separator: got ' ' with prompts.chat: true"):
         Recipe.from_dict(given)
+
+
+def test_a_file_is_parsed_once_in_a_run(
+    make: RecipeDict, ratings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts, recorded responses, ratings and held-out ratings of one file, checked and used."""
+    os.utime(ratings, (1_000, 1_000))
+    parsed: list[str] = []
+
+    def counted(text: str, path: str, known: Collection[str]) -> Table:
+        parsed.append(path)
+        return parse_csv(text, path, known)
+
+    monkeypatch.setattr(tables, "parse_csv", counted)
+    evaluation = {"evaluators": [{"use": "canary", "path": ratings}]}
+    run = {"steps": 2, "out": str(tmp_path / "run"), "sample_every": 0}
+    PPOTrainer(Recipe.from_dict(make(evaluation=evaluation, run=run))).train()
+    assert parsed == [ratings]
