@@ -39,6 +39,8 @@ def encode(state: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(state, Tensor):
         if state.layout != torch.strided or state.is_quantized or state.is_complex() or state.is_meta:
             raise _refused(state, name)
+        while name in tensors:  # of the keys 1 and "1", or "a/b" and "b" within "a"
+            name += "'"
         tensors[name] = state.detach().to("cpu", copy=True).contiguous()
         return {"__tensor__": name}
     if type(state) is tuple:

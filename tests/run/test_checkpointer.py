@@ -94,6 +94,19 @@ def test_tensors_come_back_bit_by_bit(tmp_path: Path, dtype: torch.dtype) -> Non
     assert torch.equal(taker.state["same"], numbers)
 
 
+def test_tensors_of_like_names_are_told_apart(tmp_path: Path) -> None:
+    """Keys that JSON and a path would make one."""
+    state = {
+        1: torch.tensor(1.0),
+        "1": torch.tensor(2.0),
+        "a": {"b": torch.tensor(3.0)},
+        "a/b": torch.tensor(4.0),
+    }
+    taker = Holder()
+    checkpointer(tmp_path / "run", taker).load(saved(tmp_path / "run", Holder(state)))
+    assert taker.state == {1: 1.0, "1": 2.0, "a": {"b": 3.0}, "a/b": 4.0}
+
+
 def test_a_snapshot_does_not_change_with_its_component(tmp_path: Path) -> None:
     holder = Holder({"list": [1], "tensor": torch.zeros(2)})
     checkpoints = checkpointer(tmp_path / "run", holder)
