@@ -18,6 +18,7 @@ from policies import load, policy_of
 from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeeds, SamplingParams
 from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
+from ppokit_rollouts import transformers_engine
 from ppokit_rollouts.kv_cache import bucket_by_length
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions, sample
 from small_models import tiny
@@ -399,5 +400,25 @@ class TestGenerate:
         generation = engine.generate(policy, GenerationRequest(batch, 2, seeds, sampling))
         assert generation == respond(policy, batch, seeds.uniforms(5), max_new_tokens=5)
 
-    def test_no_policy_logprobs_unless_asked_for(self, policy: Policy) -> None:
-        assert respond(policy, prompts_of(policy), None, max_new_tokens=3).policy_logprobs is None
+    @pytest.mark.parametrize("asked", [False, True])
+    def test_policy_logprobs_are_computed_where_asked_for(
+        self, policy: Policy, monkeypatch: pytest.MonkeyPatch, asked: bool
+    ) -> None:
+        calls: list[Tensor] = []
+        compute = transformers_engine._logprobs
+
+        def counted(logits: Tensor, tokens: Tensor) -> Tensor:
+            calls.append(tokens)
+            return compute(logits, tokens)
+
+        monkeypatch.setattr(transformers_engine, "_logprobs", counted)
+        request = GenerationRequest(
+            prompts_of(policy),
+            1,
+            ResponseSeeds(seed=3, step=4, prompts=3, share=range(3), n=1),
+            SamplingParams(max_new_tokens=3, min_new_tokens=3, top_k=2),
+            policy_logprobs=asked,
+        )
+        generation = TransformersEngine(TransformersOptions()).generate(policy, request)
+        assert (generation.policy_logprobs is not None) == asked
+        assert len(calls) == (6 if asked else 3)

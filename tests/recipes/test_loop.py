@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 from ppokit import Component, PPOTrainer, Recipe, hookimpl
+from ppokit.cli.allocator import keep_freed_memory
 from ppokit.config.presets import names
 from ppokit.config.registry import PluginRegistry
 from ppokit.data.batches import token_batch
@@ -308,3 +310,24 @@ def test_more_failures_than_allowed_stop_the_run(recipe_dict: RecipeDict, tmp_pa
     with pytest.raises(RewardError, match="failed for 4 of 8 responses"):
         PPOTrainer(recipe).train()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trainer_leaves_the_allocator_alone(
+    recipe_dict: RecipeDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the whole process's, so that commands set it."""
+    called: list[str] = []
+
+    class Libc:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Callable[..., int]:
+            called.append(name)
+            return lambda *_: 0
+
+    monkeypatch.setattr(ctypes, "CDLL", Libc)
+    PPOTrainer(Recipe.from_dict(recipe_dict())).end()
+    assert "mallopt" not in called
+    keep_freed_memory()
+    assert ("mallopt" in called) == sys.platform.startswith("linux")
