@@ -62,7 +62,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "advantages.where(mask, zero)",
             ),
             (
-                "every response is cut",
+                "every response is truncated",
                 ".where(truncated & mask.any(dim=1), next_value)",
                 ".where(mask.any(dim=1), next_value)",
             ),
@@ -71,7 +71,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 ".argmax(dim=1, keepdim=True)",
                 ".argmin(dim=1, keepdim=True)",
             ),
-            ("the finished are cut", "truncated=rollout.truncated if", "truncated=rollout.finished if"),
+            ("the finished are truncated", "truncated=rollout.truncated if", "truncated=rollout.finished if"),
         ],
     ),
     "ppokit_advantages.group_relative": (
@@ -93,7 +93,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("sample and population swapped", 'if variance == "sample"', 'if variance == "population"'),
             ("always normalised", "    if normalise:\n", "    if True:\n"),
             (
-                "rounding is blown up",
+                "rounding is amplified",
                 "advantages = advantages.where(differ, advantages.new_zeros(()))",
                 "pass",
             ),

@@ -32,7 +32,7 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "return x.where",
             ),
             (
-                "rounding is blown up",
+                "rounding is amplified",
                 "return (once - masked_mean(once, mask)).where",
                 "return once.where",
             ),
@@ -107,14 +107,14 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "rows = rewards.trained.nonzero()",
                 "rows = (rewards.trained | True).nonzero()",
             ),
-            ("cut ones are trained on", "trained = trained & kept.finished", "pass"),
+            ("truncated ones are trained on", "trained = trained & kept.finished", "pass"),
             (
-                "uncut ones are left out",
+                "others are left out",
                 "trained = trained & kept.finished",
                 "trained = trained & ~kept.finished",
             ),
             (
-                "whitened with cut ones",
+                "whitened with truncated ones",
                 "masked_whiten(advantages, mask,",
                 "masked_whiten(advantages, kept.loss_mask,",
             ),

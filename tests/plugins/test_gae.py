@@ -147,7 +147,7 @@ def test_options() -> None:
             GAE(**wrong)
 
 
-def test_a_cut_response_bootstraps_from_its_last_value() -> None:
+def test_a_truncated_response_bootstraps_from_its_last_value() -> None:
     """By hand, gamma .5, lam 1, V = 4, 8: A_2 = 2 + .5 * 8 - 8 = -2, A_1 = (1 + .5 * 8 - 4) + .5 * -2 = 0."""
     rewards, values, mask = row(1.0, 9.0, 2.0), row(4.0, 9.0, 8.0), real(1, 0, 1)
     advantages, returns = gae(rewards, values, mask, gamma=0.5, lam=1.0, truncated=torch.tensor([True]))
@@ -178,7 +178,7 @@ def test_bootstrapping_is_one_more_token_worth_the_last_value(mask, seed, gamma,
         torch.testing.assert_close(ours, theirs[:, :-1], atol=1e-9, rtol=1e-9)
 
 
-def test_the_option_reads_who_was_cut(make_rollout, make_rewards) -> None:
+def test_the_option_reads_who_was_truncated(make_rollout, make_rewards) -> None:
     mask = torch.ones(2, 2, dtype=torch.bool)
     rollout = make_rollout(["a", "b"], mask=mask, values=torch.tensor([[4.0, 8.0]] * 2))
     rollout = dataclasses.replace(rollout, outcomes=["finished", "truncated"])

@@ -47,7 +47,7 @@ def test_a_response_alone_in_its_group() -> None:
 @pytest.mark.parametrize("value", [0.1, -3e5, 1e-30, 0.3333333])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_equal_rewards_give_exactly_0(value, dtype) -> None:
-    """Rounding of their mean is not blown up by a deviation of nearly 0."""
+    """Rounding of their mean is not amplified by a deviation of nearly 0."""
     rewards = torch.full((7,), value, dtype=dtype)
     result = group_relative(rewards, torch.zeros(7, dtype=torch.long), normalise=True, epsilon=0.0)
     assert result.tolist() == [0] * 7

@@ -1,4 +1,4 @@
-"""Groups through the whole core: dynamic sampling, greedy baselines, cut responses."""
+"""Groups through the whole core: dynamic sampling, greedy baselines, truncated responses."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_bound_holds(recipe_dict: RecipeDict, reward_module: Reward, tmp_pat
         assert trainer.components.backend.hash(trainer.roles.is_policy) == before
 
 
-def test_a_resumed_run_refills_with_the_same_prompts(
+def test_a_resumed_run_resamples_the_same_prompts(
     recipe_dict: RecipeDict, reward_module: Reward, tmp_path: Path
 ) -> None:
     reward_module(BY_PROMPT)
@@ -185,8 +185,8 @@ def test_greedy_responses_are_scored_and_are_those_of_the_policy(
     trainer.update(rollout, advantages)
 
 
-def test_cut_responses_can_be_left_out(recipe_dict: RecipeDict, tmp_path: Path) -> None:
-    """Stories this short are all cut, so that nothing is left to learn from."""
+def test_truncated_responses_can_be_left_out(recipe_dict: RecipeDict, tmp_path: Path) -> None:
+    """Stories this short are all truncated, so that nothing is left to learn from."""
     given = recipe_dict(
         advantages={"mask_truncated": True},
         rollout={"max_new_tokens": 2, "prompts_per_step": 4, "responses_per_prompt": 2},

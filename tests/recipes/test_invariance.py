@@ -1,4 +1,4 @@
-"""No padding, order, cut into micro-batches or number of processes changes a loss or gradient."""
+"""No padding, order, division into micro-batches or number of processes changes a loss or gradient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 def recipe_of(recipe_dict: RecipeDict, preset: str, **update: Any) -> dict[str, Any]:
-    """Responses of many lengths, some of them cut; a KL penalty, so that token rewards count."""
+    """Responses of many lengths, some of them truncated; a KL penalty, so that token rewards count."""
     recipe = recipe_dict(
         preset=preset,
         rollout={"max_new_tokens": 14, "stop": [".", ","], "prompts_per_step": 5},

@@ -27,7 +27,7 @@ every_preset = pytest.mark.parametrize("preset", names())
 def recipe_of(recipe_dict: RecipeDict, preset: str, **sections: Any) -> dict[str, Any]:
     """The preset's keys, with a task that a tiny model learns in seconds: say `a` three times.
 
-    Clauses end at a comma or a full stop, so that there are responses which were not cut.
+    Clauses end at a comma or a full stop, so that there are responses that are not truncated.
     """
     recipe = recipe_dict(
         preset=preset,

@@ -84,7 +84,7 @@ def test_the_estimator_sees_only_what_counts() -> None:
     assert result.advantages.tolist() == [[1, 2, 3], [0, 0, 0], [5, 6, 0], [0, 0, 0], [8, 0, 0]]
 
 
-def test_cut_responses_count_in_the_estimate_and_not_in_the_loss() -> None:
+def test_truncated_responses_count_in_the_estimate_and_not_in_the_loss() -> None:
     estimator = Fixed()
     result = run(estimator, rewards(), mask_truncated=True)
     assert len(estimator.seen[0][0]) == 5
@@ -103,7 +103,7 @@ def test_an_estimator_may_leave_responses_out() -> None:
 
 @pytest.mark.parametrize(("variance", "squares"), [("sample", 1 / 5), ("population", 1 / 6)])
 def test_whitening_is_over_the_tokens_trained_on(variance: Any, squares: float) -> None:
-    """Real tokens of uncut responses: 1, 2, 3, 4, -2, -4, whose mean is 2/3."""
+    """Real tokens of responses that are not truncated: 1, 2, 3, 4, -2, -4, whose mean is 2/3."""
     result = run(Fixed(), rewards(), whiten="batch", mask_truncated=True, whiten_variance=variance)
     numbers = [1.0, 2.0, 3.0, 4.0, -2.0, -4.0]
     mean = 4 / 6

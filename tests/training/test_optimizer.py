@@ -142,7 +142,7 @@ def test_bytes_by_hand(dtype: torch.dtype, copies: int) -> None:
     assert master_weights.bytes == 3 * 4 * copies
 
 
-def test_all_or_nothing_takes_back_steps_and_moments() -> None:
+def test_rollback_on_error_takes_back_steps_and_moments() -> None:
     torch.manual_seed(0)
     params = {"a": torch.nn.Parameter(torch.randn(3)), "b": torch.nn.Parameter(torch.randn(2).bfloat16())}
     master_weights = MasterWeights(params, weight_decay=0.0)
