@@ -152,3 +152,13 @@ def test_a_number_that_is_not_finite_is_told_though_its_samples_cannot_be_kept(
         pytest.warns(PpokitWarning, match="the samples of the failed step are not kept: .*no space"),
     ):
         trainer.train()
+
+
+def test_a_launch_that_would_be_ignored_is_refused_before_a_model_loads(
+    recipe_dict: RecipeDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    recipe = Recipe.from_dict(recipe_dict(run={"steps": 1, "out": str(tmp_path / "run")}))
+    with pytest.raises(TrainingError, match="asks for FSDP"):
+        PPOTrainer(recipe)
+    assert not (tmp_path / "run").exists()

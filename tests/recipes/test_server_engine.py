@@ -67,6 +67,7 @@ def test_a_run_touches_no_model_here(recipe_dict: RecipeDict, tmp_path: Path, ur
     steps = rollouts_of(tmp_path / "run")
     for step, rows in enumerate(steps.values(), 1):
         assert [row["outcome"] == "failed" for row in rows] == [False, False, True] * 2
+        assert "truncated" in {row["outcome"] for row in rows}
         for row in rows:
             assert row["policy_version"] == (2 if step == 3 else 0)
             if row["outcome"] == "failed":
