@@ -69,7 +69,7 @@ class PPOTrainer:
             hashes = {**parts.hashes, "policy_at_start": parts.policy_hash()}
             self.step = self.recorder.begin(checkpoint, recipe, hashes)
         self.lifetime, self.checkpointer = self.recorder.lifetime, self.recorder.checkpointer
-        self._first_update = FirstUpdate(parts.policy_hash(), done=self.step > 0)
+        self._first_update = FirstUpdate(parts.policy_hash(), self.settings.update, done=self.step > 0)
         self.current = self.step + 1  # the step that events name
         self.collector = parts.collector(self._phase)
         self._evaluated: dict[str, float] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -10,6 +11,9 @@ from ppokit.errors import TrainingError
 from ppokit.plugin.kl_estimators import kl
 from ppokit.plugin.masked import masked_mean
 from ppokit.plugin.types import Advantages, Rollout
+
+if TYPE_CHECKING:
+    from ppokit.config.settings import UpdateSettings
 
 # Policy and reference are the same numbers before the first update, but for rounding.
 LARGEST_FIRST_KL = 0.01
@@ -20,15 +24,18 @@ class FirstUpdate:
 
     Args:
         policy_hash: of the policy that the run begins with.
+        settings: the recipe's; the sampler's old log-probabilities are first compared with the policy's by
+            the update, and a wrong sampler is no wrong reference.
         done: whether an update has moved the policy already, in a run that is resumed.
     """
 
-    def __init__(self, policy_hash: str, *, done: bool) -> None:
+    def __init__(self, policy_hash: str, settings: UpdateSettings, *, done: bool) -> None:
         self.policy_hash, self.done = policy_hash, done
+        self.by_sampler = settings.old_logprobs == "sampler"
 
     def check_collected(self, rollout: Rollout) -> None:
         """Policy and reference are one model; raises TrainingError where they are not."""
-        if not self.done:
+        if not self.done and not self.by_sampler:
             check_first_kl(first_kl(rollout))
 
     def check_updated(
@@ -40,7 +47,7 @@ class FirstUpdate:
     ) -> None:
         """They were, where only the update has found out, and the policy has moved; raises TrainingError."""
         if not self.done:
-            if rollout.old_logprobs is None:  # the update was the first to know
+            if rollout.old_logprobs is None or self.by_sampler:  # the update was the first to know
                 check_first_kl(stats.get("kl/k3"))
             self.done = check_moved(self.policy_hash, policy_hash(), advantages.advantages)
 

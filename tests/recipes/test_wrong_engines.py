@@ -63,16 +63,18 @@ def test_wrong_forwards(
         assert trainer.components.policy_hash() == before, "nothing was trained"
 
 
-def test_another_prompt(recipe_dict: RecipeDict, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("old_logprobs", ["trainer", "sampler"])
+def test_another_prompt(recipe_dict: RecipeDict, monkeypatch: pytest.MonkeyPatch, old_logprobs: str) -> None:
+    """Also where a reward compares the sampler's numbers with the reference's: that one is right."""
     generate = TransformersEngine.generate
 
-    def doubled(self: Any, policy: Any, request: Any) -> Any:
-        prompts = replace(request.prompts, prompt_ids=[ids[:1] + ids for ids in request.prompts.prompt_ids])
+    def cut(self: Any, policy: Any, request: Any) -> Any:
+        prompts = replace(request.prompts, prompt_ids=[ids[:1] for ids in request.prompts.prompt_ids])
         return generate(self, policy, replace(request, prompts=prompts))
 
-    monkeypatch.setattr(TransformersEngine, "generate", doubled)
+    monkeypatch.setattr(TransformersEngine, "generate", cut)
     with (
-        trainer_of(recipe_dict) as trainer,
+        PPOTrainer(Recipe.from_dict(recipe_dict(update={"old_logprobs": old_logprobs}))) as trainer,
         pytest.raises(TrainingError, match="What fits: the prompt's template, or other weights"),
     ):
         trainer.train()
