@@ -14,7 +14,7 @@ from ppokit.config.settings import (
     LoraSettings,
 )
 from ppokit.config.yaml_file import Document
-from ppokit.data.prompt_rows import usable_prompts
+from ppokit.data.prompt_rows import key_at_fault, usable_prompts
 from ppokit.data.tables import is_local, read_table
 from ppokit.errors import DataError, ModelError
 from ppokit.models import quantization
@@ -206,5 +206,5 @@ def _columns(prompts: PromptFileSettings | None, key: str, document: Document) -
     try:
         usable_prompts(table, prompts)
     except DataError as error:
-        document.report(f"{key}.{'path' if prompts.column in table.header else 'column'}", str(error))
+        document.report(f"{key}.{key_at_fault(table.header, prompts)}", str(error))
     return table.header

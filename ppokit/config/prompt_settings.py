@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from ppokit.config.section import Section, Text
 from ppokit.data.cell_types import CellType
@@ -24,6 +24,14 @@ class PromptFileSettings(Section):
         default=False, description="Keep each prompt once, with its first row; for files of ratings."
     )
     on_bad_row: OnBadRow = Field(default="fail", description="What to do about rows that cannot be read.")
+
+    @field_validator("types")
+    @classmethod
+    def _prompts_are_text(cls, types: dict[Text, CellType], info: ValidationInfo) -> dict[Text, CellType]:
+        column = info.data.get("column")
+        if types.get(str(column), "text") != "text":
+            raise ValueError(f"{column!r} is the column of the prompts, which are text; expected others")
+        return types
 
 
 class PromptSettings(PromptFileSettings):

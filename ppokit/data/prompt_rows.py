@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,19 @@ def read_prompts(settings: PromptFileSettings, *, key: str = "prompts") -> Table
     """
     with _named(f"{key}.path"):
         table = load_table(settings.path, settings.split, {settings.column})
-    with _named(f"{key}.column"):
-        table.index(settings.column)
-    with _named(f"{key}.path"):
+    with _named(f"{key}.{key_at_fault(table.header, settings)}"):
         usable = usable_prompts(table, settings)
     warn_of_bad_rows(table.source, usable.bad)
     for note in table.notes:
         warnings.warn(f"{table.source}: {note}", PpokitWarning, stacklevel=2)
     return usable
+
+
+def key_at_fault(header: Collection[str], settings: PromptFileSettings) -> str:
+    """The section's key that names a column which a table lacks; else that of the table itself."""
+    if settings.column not in header:
+        return "column"
+    return "path" if settings.types.keys() <= set(header) else "types"
 
 
 @contextmanager
@@ -54,10 +59,7 @@ def usable_prompts(table: Table, settings: PromptFileSettings) -> Table:
         DataError: the column is missing, no row is left, or one is bad under `on_bad_row: fail`.
     """
     index = table.index(settings.column)
-    types = {
-        table.index(name, "Its type is in the section's types."): kind
-        for name, kind in settings.types.items()
-    }
+    types = {table.index(name): kind for name, kind in settings.types.items()}
     rows: list[tuple[int, list[Any]]] = []
     bad = list(table.bad)
     seen: set[str] = set()

@@ -285,8 +285,13 @@ class TestFiles:
 
     def test_a_type_of_no_column(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "p.csv", "prompt,answer\na,1\n")
-        with pytest.raises(DataError, match=r"no column 'answerr'; .* did you mean 'answer'\?"):
+        with pytest.raises(DataError, match=r"^prompts.types: .* no column 'answerr'; .* mean 'answer'\?$"):
             read_prompts(PromptSettings(path=path, types={"answerr": "int"}))
+
+    def test_prompts_stay_text(self) -> None:
+        with pytest.raises(ValueError, match="'prompt' is the column of the prompts, which are text"):
+            PromptSettings(path="p.csv", types={"prompt": "int"})
+        assert PromptSettings(path="p.csv", column="q", types={"prompt": "int", "q": "text"})
 
     def test_two_columns_of_one_name(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"2 columns 'n' \(2 and 3, from the left\); rename all but one"):
