@@ -82,7 +82,8 @@ def test_a_policy_must_move_where_there_is_something_to_learn() -> None:
 
 
 def test_something_must_train(recipe_dict: RecipeDict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ModelRoles, "trainable", property(lambda _: {"nothing": torch.empty(0)}))
+    nothing = property(lambda _: {"nothing": torch.empty(0)}, lambda _, value: None)
+    monkeypatch.setattr(ModelRoles, "trainable", nothing, raising=False)
     with pytest.raises(ModelError, match="no parameter is left to train"):
         PPOTrainer(Recipe.from_dict(recipe_dict()))
 
