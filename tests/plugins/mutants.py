@@ -91,9 +91,13 @@ def noticed(module: str, tests: str, source: str) -> int:
 
 def main(modules: Sequence[str], each: int | None) -> int:
     """Prints each variant that survived; the exit status is 1 where there is one."""
-    import hypothesis  # noqa: F401  before the forks, so that no child pays for it
+    # Before the forks, so that no child pays for it.
+    import accelerate  # noqa: F401
+    import hypothesis  # noqa: F401
+    import peft  # noqa: F401
     import pytest  # noqa: F401
     import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
     torch.set_num_threads(1)
     waiting = [v for v in variants(each) if not modules or v[0].rpartition(".")[2] in modules]

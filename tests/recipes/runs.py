@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from torch import Tensor
@@ -34,19 +39,68 @@ ENVIRONMENT = {
 }
 
 
+class CommandServer:
+    """A process that forks for each command: see `command_server`."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = socket.socketpair()
+        script = Path(__file__).with_name("command_server.py")
+        self.process = subprocess.Popen(
+            [sys.executable, script, str(theirs.fileno())],
+            env=ENVIRONMENT,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self.answers = self.connection.makefile("r")
+        atexit.register(self.close)
+
+    def run(self, arguments: Sequence[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+        """A command to its end."""
+        request = json.dumps({"arguments": list(arguments), "cwd": str(cwd)}).encode()
+        with TemporaryFile() as stdout, TemporaryFile() as stderr:
+            socket.send_fds(self.connection, [request], [stdout.fileno(), stderr.fileno()])
+            pid = json.loads(self.answers.readline())["pid"]
+            killer = threading.Timer(timeout, os.killpg, (pid, signal.SIGKILL))
+            killer.start()
+            code = json.loads(self.answers.readline())["code"]
+            killer.cancel()
+            texts = []
+            for file in (stdout, stderr):
+                file.seek(0)
+                texts.append(file.read().decode())
+        return subprocess.CompletedProcess(["ppokit", *arguments], code, *texts)
+
+    def close(self) -> None:
+        self.connection.close()
+        self.answers.close()
+        self.process.wait(timeout=30)
+
+
+_server = cache(CommandServer)
+
+
 def run_ppokit(
     *arguments: object,
     cwd: Path,
     timeout: float = 120,
     launcher: Sequence[str] = (),
-    environment: Mapping[str, str] = ENVIRONMENT,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """`ppokit ARGUMENTS` to its end; a launcher is a module, with its arguments, that starts it."""
+    """`ppokit ARGUMENTS` to its end, in a process of its own.
+
+    Args:
+        launcher: a module, with its arguments, that starts it.
+        environment: in which it is started, instead of ENVIRONMENT.
+    """
+    words = list(map(str, arguments))
+    if not launcher and environment is None:
+        return _server().run(words, cwd, timeout)
     started_by = ["-m", *launcher] if launcher else []
     return subprocess.run(
-        [sys.executable, *started_by, "-m", "ppokit", *map(str, arguments)],
+        [sys.executable, *started_by, "-m", "ppokit", *words],
         cwd=cwd,
-        env=environment,
+        env=environment or ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=timeout,
