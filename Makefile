@@ -23,7 +23,8 @@ NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test thorough faults mutants lint check bench bench-kernels bench-algorithms bench-trl clean
+.PHONY: help setup quickstart test thorough faults mutants lint lint-code lint-types lint-layers lint-spelling
+.PHONY: lint-workflow check bench bench-kernels bench-algorithms bench-trl clean
 
 # The tests and the step benchmark use nothing from the network.
 test thorough faults mutants check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
@@ -63,18 +64,24 @@ thorough: setup  ## run the tests that `test` leaves out: every preset learns, a
 
 faults: export OMP_NUM_THREADS = 1
 faults: export PPOKIT_ALL_FAULTS = 1
-faults: setup  ## run every faulty plugin of ../shared/cases; `test` runs a sixteenth of them
+faults: setup  ## run every faulty plugin of ../shared/cases; `test` runs every thirtieth
 	$(BIN)/pytest tests/contract/test_plugin_faults.py
 
 mutants: setup  ## run the algorithms' tests against every wrong variant; `test` runs one per module
 	$(BIN)/python tests/plugins/mutants.py
 
-lint: setup  ## lint, format, types, layers and spelling; the workflow where actionlint is installed
+lint: lint-code lint-types lint-layers lint-spelling lint-workflow  ## lint, format, types, layers and spelling
+
+lint-code: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+lint-types: setup
 	$(BIN)/mypy
+lint-layers: setup
 	$(BIN)/lint-imports
+lint-spelling: setup
 	$(BIN)/codespell .github $$(git ls-files)
+lint-workflow:
 	$(if $(ACTIONLINT),$(ACTIONLINT),@echo 'actionlint is not installed: the workflow was not checked')
 
 check: lint test  ## lint and tests

@@ -103,11 +103,13 @@ def test_resumed_equals_straight(
     assert len(set(coefficients)) == 6, "the controller is meant to move"
 
     # Broken after a step, and while the step after a checkpoint is scored.
-    for name, breaker, completed in (
+    breaks: list[tuple[str, Any, int]] = [
         ("after", StopAfter(4), 4),
         ("scored", StopIn(5, "update"), 4),
         ("early", StopIn(2, "reward"), 1),
-    ):
+    ]
+    # Where a run breaks has nothing to do with its dtype.
+    for name, breaker, completed in breaks[: 3 if model["dtype"] == "float32" and lora else 1]:
         out = tmp_path / name
         recipe = Recipe.from_dict(recipe_dict(**common, run=settings(out)))
         with pytest.raises(PluginError, match="StopError"):
