@@ -29,9 +29,9 @@ THOROUGH = (
     "test_two_processes.py::test_two_equal_one[2-policy_trunk]",
     "test_two_processes.py::test_two_go_on_where_one_stopped",
     "test_two_processes.py::test_accelerate_launch_is_the_same_program",
-    "test_two_processes.py::test_a_reward_that_fails_on_one_process_stops_both[0-",
+    "test_two_processes.py::test_a_reward_that_fails_on_one_process_stops_both",
     "test_interrupts.py::test_while_a_reward_takes_its_time[later]",
-    "test_learning.py::test_reward_rises[all weights]",
+    "test_learning.py::test_reward_rises",
     "test_cli_ratings.py::test_real_files",
     "test_invariance.py::test_in_two_processes",
 )

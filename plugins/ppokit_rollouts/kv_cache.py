@@ -13,27 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEAST_TOKENS = 256
-"""Of a group of prompts, padding included: fewer are read no faster than these."""
-MOST_GROUPS = 4
-
-
-def bucket_by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Cut prompts into groups of like length, each to be read in a pass of its own, with little padding.
-
-    Returns: their indices, longest first. A group holds at least `LEAST_TOKENS`, the last one excepted.
-    """
-    longest = max(lengths, default=0)
-    enough = max(LEAST_TOKENS, longest * len(lengths) / MOST_GROUPS)
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        last = groups[-1] if groups else None
-        if last is None or (len(last) * lengths[last[0]] >= enough and lengths[index] < lengths[last[0]]):
-            groups.append([index])
-        else:
-            last.append(index)
-    return groups
-
 
 def supports_concat(config: Any) -> bool:
     """Whether the model's caches are all of plain keys and values: no sliding windows, no states.

@@ -23,12 +23,19 @@ from ppokit.plugin import (
     PolicyHandle,
     decode_responses,
     hookimpl,
+    length_groups,
 )
-from ppokit_rollouts.kv_cache import bucket_by_length, preallocated_cache, supports_concat
+from ppokit_rollouts.kv_cache import preallocated_cache, supports_concat
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+LEAST_TOKENS = 256
+"""Of prompts that are read together, padding included: fewer are read no faster than these."""
+MOST_GROUPS = 4
+"""Passes over the prompts of a batch."""
 
 
 def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
@@ -163,7 +170,9 @@ class _Decoding:
         width = max(lengths)
         capacity = width + self.sampling.max_new_tokens
         concat = supports_concat(config)
-        groups = bucket_by_length(lengths) if concat else [list(range(len(lengths)))]
+        groups = [list(range(len(lengths)))]
+        if concat:
+            groups = length_groups(lengths, least_tokens=LEAST_TOKENS, most=MOST_GROUPS)
         parts, first = [], []
         for group in groups:
             group_width = max(lengths[i] for i in group)

@@ -29,7 +29,7 @@ def generate(
     """Let a trained policy answer per prompt."""
     changed = [] if max_new_tokens is None else [f"rollout.max_new_tokens={max_new_tokens}"]
     recipe = recipe_of_run(run, changed, disable_plugin)
-    from ppokit.rollout.policy import load_policy
+    from ppokit.rollout.load_policy import load_policy
 
     answers = []
     for name, folder in [("base", None)] * base + [("policy", run / "policy")]:

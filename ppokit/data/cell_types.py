@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -23,8 +24,8 @@ def read_cell(cell: Any, kind: CellType, *, decimal_comma: bool) -> Any:
         return None
     text = str(cell).strip()
     readers: dict[CellType, Callable[[], Any]] = {
-        "text": lambda: cell if isinstance(cell, str) else text,
-        "int": lambda: int(text),
+        "text": lambda: cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False),
+        "int": lambda: int(_plain(text)),
         "float": lambda: _finite(text.replace(",", ".") if decimal_comma and "." not in text else text),
         "bool": lambda: _TRUTH[text.casefold()],
     }
@@ -35,8 +36,15 @@ def read_cell(cell: Any, kind: CellType, *, decimal_comma: bool) -> Any:
         raise ValueError(f"expected {expected[kind]}") from None
 
 
+def _plain(text: str) -> str:
+    """Python's own notation (1_000, digits of other scripts) is none that people write into a table."""
+    if "_" in text or not text.isascii():
+        raise ValueError
+    return text
+
+
 def _finite(text: str) -> float:
-    number = float(text)
+    number = float(_plain(text))
     if not math.isfinite(number):
         raise ValueError
     return number

@@ -1,4 +1,4 @@
-"""The policy and the recipe's rewards as evaluators see them: they answer, and nothing is learnt from it."""
+"""The policy and the recipe's rewards as evaluators see them: they answer, and nothing is learned from it."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`p
 """
 
 from ppokit.errors import DataError, ModelError, PluginError, RewardError, first_line
-from ppokit.plugin.batching import length_batches, token_batches
+from ppokit.plugin.batching import length_batches, length_groups, token_batches
 from ppokit.plugin.generation import (
     Generation,
     GenerationRequest,
@@ -105,6 +105,7 @@ __all__ = [
     "import_attribute",
     "kl",
     "length_batches",
+    "length_groups",
     "masked_mean",
     "masked_variance",
     "masked_whiten",

@@ -2,6 +2,7 @@
 
 token_batches     longest first, as many as fit a budget of tokens: policy, reference, values, training
 length_batches    longest first, a fixed number per batch: reward models and encoders, whose texts are short
+length_groups     longest first, a new batch where a shorter text makes one worth it: the sampler's prompts
 shuffled_batches  in random order, a fixed number per batch: fitting, whose order must not follow length
 """
 
@@ -38,6 +39,25 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Every sample in batches of `batch_size`, longest first."""
     order = longest_first(range(len(lengths)), lengths)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def length_groups(lengths: Sequence[int], *, least_tokens: int, most: int) -> list[list[int]]:
+    """Every sample in a few batches of like length, longest first.
+
+    Args:
+        least_tokens: of a batch, padding included, the last one excepted.
+        most: batches that the samples would make if all were as long as the longest.
+    """
+    longest = max(lengths, default=0)
+    enough = max(least_tokens, longest * len(lengths) / most)
+    groups: list[list[int]] = []
+    for index in longest_first(range(len(lengths)), lengths):
+        last = groups[-1] if groups else None
+        if last is None or (len(last) * lengths[last[0]] >= enough and lengths[index] < lengths[last[0]]):
+            groups.append([index])
+        else:
+            last.append(index)
+    return groups
 
 
 def shuffled_batches(

@@ -154,7 +154,7 @@ class AdvantageWeighting(Protocol):
 
 
 class EvaluationView(Protocol):
-    """The policy of now and the recipe's rewards, to be asked without anything being learnt.
+    """The policy of now and the recipe's rewards, to be asked without anything being learned.
 
     Every process must make the same calls in the same order; each gets the whole of what it asks for.
 

@@ -28,7 +28,7 @@ from ppokit.ratings.agreement import Estimate
 from ppokit.ratings.splitting import same_prompt
 from ppokit.reward_models import quality as measures
 from ppokit.reward_models.saved import Scorer
-from ppokit.rollout.policy import load_policy
+from ppokit.rollout.load_policy import load_policy
 
 if TYPE_CHECKING:
     from ppokit.ratings.arrays import Floats

@@ -11,6 +11,7 @@ import pickle  # between a process and the one that it started; nothing else is 
 import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 from typing import Any
 
 from ppokit.errors import PluginError, PpokitError, plugin_call
@@ -40,6 +41,11 @@ def main() -> None:
             _close(provider, where)
             return
         try:
+            if method not in (
+                "score",
+                "load_state_dict",
+            ):  # an event's metrics refuse changes, here as in the trainer's process
+                arguments = [MappingProxyType(a) if isinstance(a, dict) else a for a in arguments]
             value, failure = attempt(where, lambda: getattr(provider, method)(*arguments))  # noqa: B023
             kind = ""
             if failure:

@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, get_args
 
+import torch
+
 from ppokit.errors import PluginError
 from ppokit.messages import listed, shown
 from ppokit.plugin.generation import Generation, GenerationRequest, PolicyHandle, SamplingParams
 from ppokit.plugin.types import ResponseOutcome
 
+_LOWEST = torch.finfo(torch.float32).min
 _PER_TOKEN = ("response_ids", "sampler_logprobs", "policy_logprobs", "loss_mask")
 _PER_RESPONSE = ("outcomes", "texts", "policy_version")
 _OPTIONAL = ("policy_logprobs", "loss_mask", "policy_version")
@@ -112,7 +115,7 @@ def _logprob_fault(name: str, row: Sequence[Any], own: Sequence[bool]) -> tuple[
     for number, counts in zip(row, own, strict=True):
         if not isinstance(number, int | float) or isinstance(number, bool):
             return f"{shown(number)} in {name}", "numbers, NaN where it knows none"
-        if counts and not math.isnan(number) and not -math.inf < number <= ROUNDING:
+        if counts and not math.isnan(number) and not _LOWEST <= number <= ROUNDING:
             return f"{number} in {name}", "finite log-probabilities, 0 or less, or NaN"
     return None
 

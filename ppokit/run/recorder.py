@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _NOTHING_SCORED = (
-    "no response of this step has a reward, so nothing was learnt from it: the recipe's rewards "
+    "no response of this step has a reward, so nothing was learned from it: the recipe's rewards "
     "abstained from, or failed for, every one"
 )
 
@@ -87,7 +87,7 @@ class RunRecorder:
         try:
             self.lifetime.events.emit("on_step", step=step, metrics=metrics, **event)
         finally:
-            self.checkpointer.snapshot(step)  # with what they learnt from the step
+            self.checkpointer.snapshot(step)  # with what they learned from the step
 
     def evaluation(self, step: int, result: Result) -> None:
         """Emit `on_evaluation`, and keep the policy where it is the best so far.

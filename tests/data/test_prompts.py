@@ -269,7 +269,11 @@ class TestFiles:
         assert isinstance(rows[0]["n"], float)
 
     def test_a_cell_of_another_type_is_a_bad_row(self, tmp_path: Path) -> None:
-        path = self.write(tmp_path, "p.csv", "prompt,n,x,y\na,1.5,1,1\nb,1,inf,0\nc,1,1,maybe\nd,1,1,no\n")
+        path = self.write(
+            tmp_path,
+            "p.csv",
+            "prompt,n,x,y\na,1.5,1,1\nb,1,inf,0\nc,1,1,maybe\nd,1,1,no\ne,1_0,1,1\nf,1,٣,1\n",
+        )
         settings = {"path": path, "types": {"n": "int", "x": "float", "y": "bool"}}
         with pytest.raises(DataError) as caught:
             read_prompts(PromptSettings.model_validate(settings))
@@ -277,9 +281,11 @@ class TestFiles:
             "row 2: n is '1.5'; expected a whole number",
             "row 3: x is 'inf'; expected a number",
             "row 4: y is 'maybe'; expected true or false",
+            "row 6: n is '1_0'; expected a whole number",
+            "row 7: x is '٣'; expected a number",
         ):
             assert line in str(caught.value)
-        with pytest.warns(PpokitWarning, match="bad rows left out: 3"):
+        with pytest.warns(PpokitWarning, match="bad rows left out: 5"):
             kept = read_prompts(PromptSettings.model_validate({**settings, "on_bad_row": "skip"}))
         assert kept.records() == [{"prompt": "d", "n": 1, "x": 1.0, "y": False}]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppokit.plugin.batching import length_batches, shuffled_batches, token_batches
+from ppokit.plugin.batching import length_batches, length_groups, shuffled_batches, token_batches
 
 
 @given(
@@ -38,6 +40,16 @@ def test_token_batches_by_hand() -> None:
 def test_length_batches_by_hand() -> None:
     assert length_batches([3, 10, 4, 1, 4], 2) == [[1, 2], [4, 0], [3]]
     assert length_batches([], 2) == []
+
+
+def test_length_groups_by_hand() -> None:
+    """5 x 200 tokens: a group holds 1000 / 4 tokens or more."""
+    groups = partial(length_groups, least_tokens=256, most=4)
+    assert groups([200, 10, 190, 20, 30]) == [[0, 2], [4, 3, 1]]
+    assert groups([30, 10, 20]) == [[0, 2, 1]]  # too few to be worth a pass more
+    assert groups([300] * 3) == [[0, 1, 2]]  # nothing to be gained
+    assert groups([300, 280, 260, 240, 220, 200]) == [[0, 1], [2, 3], [4, 5]]
+    assert groups([]) == []
 
 
 def test_shuffled_batches_hold_each_sample_once_among_samples_of_its_own_length() -> None:

@@ -19,7 +19,6 @@ from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeed
 from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
 from ppokit_rollouts import transformers_engine
-from ppokit_rollouts.kv_cache import bucket_by_length
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions, sample
 from small_models import tiny
 
@@ -347,13 +346,6 @@ class TestWork:
             other = replace(policy, tokenizer=tokenizer)
             generations.append(respond(other, prompts_of(other), uniforms(3, 2, 6), max_new_tokens=6))
         assert generations[0] == generations[1]
-
-    def test_groups_of_like_length(self) -> None:
-        """By hand: 5 x 200 tokens; a group holds 1000 / 4 tokens or more."""
-        assert bucket_by_length([200, 10, 190, 20, 30]) == [[0, 2], [4, 3, 1]]
-        assert bucket_by_length([30, 10, 20]) == [[0, 2, 1]]  # too few to be worth a pass more
-        assert bucket_by_length([300] * 3) == [[0, 1, 2]]  # nothing to be gained
-        assert bucket_by_length([300, 280, 260, 240, 220, 200]) == [[0, 1], [2, 3], [4, 5]]
 
     def test_no_forward_after_the_last_token(self, policy: Policy) -> None:
         with watched(policy) as shapes:

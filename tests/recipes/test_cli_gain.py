@@ -21,7 +21,7 @@ from ppokit import PPOTrainer, Recipe
 from ppokit.cli import app
 from ppokit.reward_models.gain import SHARED
 from ppokit.reward_models.saved import Scorer
-from ppokit.rollout.policy import load_policy
+from ppokit.rollout.load_policy import load_policy
 from rated_stories import save_ratings
 
 HELD_OUT = ["Ben had a", "In the park", "The cat and", "Sue was very", "A little boy", "Her dad said"]

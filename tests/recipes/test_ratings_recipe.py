@@ -20,7 +20,7 @@ from ppokit.data.formats import Table, parse_csv
 from ppokit.errors import DataError, ModelError, RecipeError
 from ppokit.evaluation.view import held_out_view
 from ppokit.models.shared_base import SharedBaseModel
-from ppokit.rollout.policy import load_policy
+from ppokit.rollout.load_policy import load_policy
 from runs import metrics_of, rollouts_of
 
 RecipeDict = Callable[..., dict[str, Any]]

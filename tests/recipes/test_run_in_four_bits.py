@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from ppokit import PPOTrainer, Recipe, build
 from ppokit.errors import ModelError
 from ppokit.models.loading import find_model, load_model
-from ppokit.rollout.policy import load_policy
+from ppokit.rollout.load_policy import load_policy
 from runs import OPENERS, metrics_of
 
 pytest.importorskip("bitsandbytes")

@@ -121,7 +121,7 @@ def test_the_heads_mean_is_the_solution_for_all_samples(bert) -> None:
 
 
 def test_a_weight_counts(bert) -> None:
-    """Of two ratings of one response, the one that weighs nothing is not learnt."""
+    """Of two ratings of one response, the one that weighs nothing is not learned."""
     prompts = [f"{a} {b}" for a in "abcd" for b in "efgh"]
     pulled = [Sample(p, "a", 1.0, 2.0) for p in prompts] + [Sample(p, "a", -1.0, 0.0) for p in prompts]
     _, (scores, _) = solved_on(bert, pulled, pulled[:16], pulled[:16])

@@ -51,7 +51,7 @@ def test_it_learns_from_choices(llama) -> None:
 
 
 def test_a_weight_counts(llama) -> None:
-    """Of two ratings of one response, the one that weighs nothing is not learnt."""
+    """Of two ratings of one response, the one that weighs nothing is not learned."""
     prompt = [f"{a} {b}" for a in "abcd" for b in "efgh"]
     pulled = [Sample(p, "a", 1.0, 2.0) for p in prompt] + [Sample(p, "a", -1.0, 0.0) for p in prompt]
     fitted = fitted_on(llama, heads=1)

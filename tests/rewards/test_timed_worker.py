@@ -82,6 +82,8 @@ class Hears(R):
     def on_step(self, step, metrics, rewards):
         if metrics["reward/mean"] < 0:
             raise KeyError("below 0")
+        if metrics["reward/mean"] == 7:
+            metrics["mine"] = 1.0
         if metrics["reward/mean"] > 9:
             time.sleep(600)
         self.heard = (*self.heard, f"{step}: {metrics['reward/mean']}, {rewards}")
@@ -266,6 +268,10 @@ def test_it_hears_of_events(here: Path) -> None:
     assert worker.score(rollout()).scores.tolist() == LENGTHS
     with pytest.raises(PluginError, match=r"reward 'timed' \(plugin acme.*on_step failed: KeyError: 'below"):
         step(2, -1.0)
+    with pytest.raises(
+        PluginError, match="on_step failed: TypeError: 'mappingproxy' object does not support"
+    ):
+        step(2, 7.0)
     worker.timeout = 1.0
     with pytest.raises(PluginError, match=r"reward 'timed' .*on_step failed: TimeoutError: no answer in 1 s"):
         step(2, 10.0)

@@ -231,6 +231,7 @@ NAN = float("nan")
         (put("sampler_logprobs", [0.0], 2), "1 sampler_logprobs for 2 tokens .*one per token"),
         (put("sampler_logprobs", 0.1, 2, 1), "0.1 in sampler_logprobs .*0 or less"),
         (put("sampler_logprobs", -float("inf"), 2, 1), "-inf in sampler_logprobs .*finite"),
+        (put("sampler_logprobs", -1e300, 2, 1), "-1e.300 in sampler_logprobs .*finite"),
         (put("sampler_logprobs", "-1", 2, 1), "'-1'.* in sampler_logprobs .*numbers"),
         (put("sampler_logprobs", None, 2, 1), "null in sampler_logprobs .*numbers"),
         (lambda g: replace(g, loss_mask=[[True]] * 4), "a loss_mask of 1 entries for 2 tokens"),

@@ -1,0 +1,98 @@
+"""The policy of a run's folder, or of a recipe alone, loaded to be asked for itself."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ppokit.config.recipe import Recipe
+from ppokit.distributed import Processes
+from ppokit.errors import ModelError
+from ppokit.models import quantization
+from ppokit.models.adapter_check import check_adapter
+from ppokit.models.loading import ModelSource, find_model, load_model, load_tokenizer, pick_dtype
+from ppokit.models.merged import MergedSampler
+from ppokit.models.pretrained import pretrained_adapter
+from ppokit.plugin.protocols import BuildContext
+from ppokit.plugin.types import Rollout
+from ppokit.rollout.generate import build_generator
+from ppokit.rollout.policy import Policy, PolicyView
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_policy(recipe: Recipe, folder: Path | None) -> PolicyView:
+    """The recipe's model with the policy of a run's `policy/` folder; None for the model alone.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from accelerate import Accelerator
+
+    settings = recipe.settings
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = pick_dtype(settings.model.dtype, device)
+    source = find_model(
+        settings.model.name,
+        revision=settings.model.revision,
+        trust_remote_code=settings.model.trust_remote_code,
+    )
+    adapter = folder if folder is not None and settings.lora is not None else None
+    if adapter is None and folder is not None:
+        source = ModelSource(settings.model.name, str(folder), None, settings.model.trust_remote_code)
+    if folder is None and settings.lora is not None and settings.lora.adapter is not None:
+        adapter = Path(settings.lora.adapter)
+    model = load_model(source, dtype, device, load_in_4bit=settings.model.load_in_4bit)
+    if adapter is not None:
+        check_adapter(adapter, "the policy")
+        sampler = None if quantization.is_4bit(model) else MergedSampler(model)
+        pretrained_adapter(model, adapter, "the policy", autocast_adapter_dtype=False).eval()
+        if sampler is not None:  # as in the run: rounded once, and no weight that is tied to an adapted one
+            sampler.follow(model, "default")
+            model = sampler.merged()
+    context = BuildContext(device=device, dtype=dtype, seed=settings.run.seed)
+    generator = build_generator(recipe, context, Processes(Accelerator()))
+    saved = folder or adapter
+
+    def save(target: Path) -> None:
+        if saved is None:
+            raise ModelError("the untrained policy has no adapter that a rollout engine could get.")
+        shutil.copytree(saved, target, dirs_exist_ok=True)
+
+    def sha256() -> str:
+        files = [] if saved is None else sorted(saved.glob("*.safetensors"))
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+    policy = Policy.of(
+        model,
+        load_tokenizer(source),
+        version=0,
+        get_model=lambda: model,
+        save=save,
+        get_hash=sha256,
+    )
+    temperature = settings.rollout.temperature
+    return PolicyView(
+        policy, generator, settings.prompts, lambda rollout: _logprobs(model, rollout, temperature)
+    )
+
+
+@torch.inference_mode()
+def _logprobs(model: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
+    """[B,R] float32 of the tokens that the policy wrote, by one forward per response; 0 elsewhere."""
+    whole = torch.zeros(rollout.response_ids.shape)
+    for row, prompt in enumerate(rollout.prompt_ids):
+        mask = rollout.response_mask[row]
+        response = rollout.response_ids[row, mask].to(model.device)
+        ids = torch.cat([torch.tensor(prompt, device=model.device), response])
+        # The last prompt token predicts the response's first; the response's last predicts what nobody asks.
+        logits = model(ids[None], logits_to_keep=len(response) + 1).logits[0, :-1]
+        scaled = (logits.float() / temperature).log_softmax(dim=-1)
+        whole[row, mask] = scaled.gather(1, response[:, None])[:, 0].cpu()
+    return whole.where(rollout.loss_mask, torch.zeros(())).clone()
