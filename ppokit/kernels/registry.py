@@ -2,7 +2,7 @@
 
 A kernel is a module with a name, `install` and `remove`. It changes how a model computes and not what: where
 a probe gives other numbers than the plain model, `install` leaves the model untouched. `tests/kernels`
-compares each with its plain oracle, and `benchmarks/kernels.py` (`make bench-kernels`) says what each is
+compares each with its plain oracle, and `benchmarks/fast_paths.py` (`make bench-kernels`) says what each is
 worth. `model.fast_paths: off` in a recipe installs none.
 """
 

@@ -1,12 +1,14 @@
 """What each fast path of ppokit/kernels is worth in a step, in float32 and bfloat16.
 
-    python benchmarks/kernels.py                         the packaged SmolLM2-135M-Instruct
-    python benchmarks/kernels.py --model CHECKPOINT --repeats 5 --dtypes float32
+    python benchmarks/fast_paths.py                         the packaged SmolLM2-135M-Instruct
+    python benchmarks/fast_paths.py --model CHECKPOINT --repeats 5 --dtypes float32
 
 The work is that of benchmarks/step.py with fewer and shorter responses and one epoch. A row is the median
 time of a step without one kernel, that of a step with all of them, and the share of the former that the
 kernel saves. The steps are timed in turn; on a CPU by the process's CPU time, which others on the machine
 disturb less than the clock on the wall. A kernel that saves under 3 % on both dtypes is not worth its code.
+
+Not kernels.py: a script's folder comes first on its path, and transformers would take it for the package.
 """
 
 from __future__ import annotations
