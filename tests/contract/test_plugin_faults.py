@@ -28,11 +28,11 @@ NOT_RUN = {
 
 HARMLESS = """
     good string_values int_scores float64 bool_scores outcome_list requires_grad token_int huge fork_pool
-    spawn_pool alarm spans api_key Upper_Name metric_count metrics_varying nondeterministic
+    spawn_pool alarm spans Upper_Name metric_count metrics_varying nondeterministic est_grad eng_lp_nan
     lie_scored_zero est_good est_float64 est_int est_padding est_state loss_good loss_half
-    loss_metric_grad obs_good obs_no_end eng_good eng_always_greedy_ok generator_slow prints_100mb
+    loss_metric_grad obs_good obs_no_end generator_slow prints_100mb
     warn_each state_in_score state_nan stateful_b1 chdir chdir_score torch_seed num_threads
-    many_files observe_learns eng_finished_lies patch_torch sigint_handler state_tensor state_none
+    many_files observe_learns patch_torch sigint_handler state_tensor state_none
 """
 CHANGE_THEIR_OWN_COPY = """
     mutate_texts mutate_row mutate_ids mutate_mask mutate_sampler nested sees_after obs_mutates
@@ -46,7 +46,7 @@ INTERRUPTED = {"kbd_step2"}  # as by Ctrl-C
 OTHER_WORDS = {
     # What is wrong is a number, or shows only in what follows: the message says where to look.
     "loss_nan": "loss 'loss_nan' is nan, by the samples",
-    "loss_detached": "Do the recipe's losses use new_logprobs",
+    "loss_detached": "do the recipe's losses use new_logprobs",
 }
 
 
