@@ -52,12 +52,13 @@ def decode_responses(
         [[*context, *ids] for context, ids in zip(contexts, response_ids, strict=True)],
         skip_special_tokens=True,
     )
-    alone = tokenizer.batch_decode([list(ids) for ids in response_ids], skip_special_tokens=True)
-    # A prompt may end within a character, whose other bytes are the response's.
-    return [
-        text.removeprefix(prefix) if text.startswith(prefix) and not prefix.endswith(_NO_CHARACTER) else own
-        for text, prefix, own in zip(whole, before, alone, strict=True)
-    ]
+    texts: list[str] = []
+    for text, prefix, ids in zip(whole, before, response_ids, strict=True):
+        if text.startswith(prefix) and not prefix.endswith(_NO_CHARACTER):
+            texts.append(text.removeprefix(prefix))
+        else:  # the prompt ends within a character, whose other bytes are the response's
+            texts += tokenizer.batch_decode([list(ids)], skip_special_tokens=True)
+    return texts
 
 
 def _context(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> list[int]:
