@@ -23,6 +23,7 @@ File = Annotated[
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="A new .csv file.")]
 Tool = Literal["argilla", "label_studio"]
+Form = Literal["argilla", "label_studio", "mturk", "prodigy", "arena", "hh", "ultrafeedback", "openassistant"]
 
 
 def check(
@@ -162,7 +163,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write ratings in the CSV form of Argilla or Label Studio."""
-    from ppokit.ratings.interchange import export as write
+    from ppokit.ratings.exporting import export as write
     from ppokit.ratings.table import read_ratings
     from ppokit.ratings.writing import new_file
 
@@ -174,22 +175,24 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A CSV that the tool exported.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .csv, .jsonl, .json or .parquet file of that form.")
+    ],
     out: Out,
-    tool: Annotated[Tool, typer.Option("--from", help="The tool that wrote it.")],
+    form: Annotated[Form, typer.Option("--from", help="The tool or collection whose form it has.")],
     column: Column = None,
     on_bad_row: OnBadRow = "fail",
     debug: Debug = False,
 ) -> None:
-    """Turn a CSV export of Argilla or Label Studio into ppokit's own columns.
+    """Turn what another tool or a public collection wrote into ppokit's own columns.
 
-    `--column rating=NAME` says which question or tag holds the rating.
+    `--column rating=NAME` says which question, tag, score or label holds the rating.
     """
-    from ppokit.ratings.interchange import import_table
+    from ppokit.ratings.importing import import_table
     from ppokit.ratings.writing import new_file, write_table
 
     new_file(out)
-    table = import_table(file, tool, columns_of(column), on_bad_row=on_bad_row)
+    table = import_table(file, form, columns_of(column), on_bad_row=on_bad_row)
     count = write_table(out, table)
     _print_notes(table, [])
     typer.echo(f"{out}: {count:,} {'pairs' if table.pairs else 'ratings'}")

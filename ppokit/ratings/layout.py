@@ -99,7 +99,8 @@ class Layout:
         if value is None:
             faults.append(f"{name} is missing; expected text")
         elif not isinstance(value, str):
-            faults.append(f"{name} is {shown(value)}; expected text")
+            chat = " (of chats, ppokit ratings import makes texts)" if isinstance(value, list) else ""
+            faults.append(f"{name} is {shown(value)}; expected text{chat}")
         elif undecodable(value):
             faults.append(f"{name} holds what is no UTF-8 text; type it again and save as CSV UTF-8")
         else:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppokit.errors import DataError
-from ppokit.ratings.interchange import Tool, export, harmless, import_table, restored
+from ppokit.ratings.exporting import Tool, export, harmless, restored
+from ppokit.ratings.importing import import_table
 from ppokit.ratings.records import Pair, Rating, RatingColumns, RatingTable
 from ppokit.ratings.table import read_ratings
 from ppokit.ratings.writing import write_csv, write_table
@@ -217,9 +218,12 @@ def test_no_answers(tmp_path: Path) -> None:
 
 def test_a_choice_that_is_none(tmp_path: Path) -> None:
     header = ("prompt", "response_1", "response_2", "preference")
-    write_csv(tmp_path / "l.csv", header, [("p", "a", "b", "tie"), ("p", "a", "b", "left")])
+    write_csv(
+        tmp_path / "l.csv", header, [("p", "a", "b", "so"), ("p", "a", "b", "left"), ("p", "a", "b", "tie")]
+    )
     table = import_table(tmp_path / "l.csv", "label_studio", on_bad_row="skip")
     assert (table.pairs[0].chosen, table.bad_rows[0].reason) == (
         "a",
-        "preference is 'tie'; expected left or right",
+        "preference is 'so'; expected the first or the second response",
     )
+    assert table.notes == ["left out: ties (1)"]
