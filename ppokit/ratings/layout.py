@@ -99,7 +99,7 @@ class Layout:
         if value is None:
             faults.append(f"{name} is missing; expected text")
         elif not isinstance(value, str):
-            chat = " (of chats, ppokit ratings import makes texts)" if isinstance(value, list) else ""
+            chat = " (of chats, ppokit ratings import makes texts)" if _is_chat(value) else ""
             faults.append(f"{name} is {shown(value)}; expected text{chat}")
         elif undecodable(value):
             faults.append(f"{name} holds what is no UTF-8 text; type it again and save as CSV UTF-8")
@@ -144,6 +144,10 @@ def decimal_point(text: str) -> str:
 
 def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def digest(*texts: str) -> str:
