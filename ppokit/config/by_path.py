@@ -39,17 +39,21 @@ def is_path(use: str) -> bool:
     return ":" in use
 
 
-def file_hint(use: str) -> str:
-    """What to write where `use` names a file, such as `./my_rewards.py`; empty where it does not."""
-    file, _, attribute = use.partition(":")
-    if not file.endswith(".py") and "/" not in file:
-        return ""
-    parts = PurePath(file.removesuffix(".py")).parts
-    if not all(part.isidentifier() for part in parts):
-        parts = parts[-1:]
-    return (
-        f"; a file is named as a module and what stands in it: use: {'.'.join(parts)}:{attribute or 'thing'}"
-    )
+def path_hint(use: str) -> str:
+    """What to write in place of a file, such as `./my_rewards.py`, or of dots alone; else empty."""
+    file, colon, attribute = use.partition(":")
+    if file.endswith(".py") or "/" in file:
+        parts = PurePath(file.removesuffix(".py")).parts
+        if not all(part.isidentifier() for part in parts):
+            parts = parts[-1:]
+        return (
+            "a file's path; a file is named as a module and what stands in it: "
+            f"use: {'.'.join(parts)}:{attribute or 'thing'}"
+        )
+    module, dot, name = file.rpartition(".")
+    if dot and not colon and all(part.isidentifier() for part in file.split(".")):
+        return f"no plugin's name; what stands in a module is named behind a colon: use: {module}:{name}"
+    return ""
 
 
 def load_path(kind: str, path: str, reward_function: Callable[[], Component]) -> tuple[Component, str]:
@@ -64,8 +68,8 @@ def load_path(kind: str, path: str, reward_function: Callable[[], Component]) ->
         PluginError: there is nothing of use at the path.
     """
     module, _, attribute = path.partition(":")
-    if hint := file_hint(path):
-        raise PluginError(f"{path!r} is a file's path{hint}")
+    if hint := path_hint(path):
+        raise PluginError(f"{path!r} is {hint}")
     if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
         raise PluginError(f"{path!r} is no path; expected module:attribute, such as my_rewards:brief")
     thing = import_attribute(path)

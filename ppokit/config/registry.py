@@ -100,8 +100,8 @@ class PluginRegistry:
         return allowed[0]
 
     def _unknown(self, kind: str, use: str) -> str:
-        if hint := by_path.file_hint(use):
-            return f"{use!r} is a file's path{hint}"
+        if hint := by_path.path_hint(use):
+            return f"{use!r} is {hint}"
         known = self.names(kind)
         name = use.partition("@")[0]
         known_uses = {e.use for e in self._entries if (e.kind, e.state) != (kind, "invalid")}
@@ -132,8 +132,8 @@ class PluginRegistry:
             }
             names = sorted({f"{e.kind}.{e.name}" for e in self._entries})
             raise PluginError(
-                f"--disable-plugin {word}: nothing installed has this name "
-                f"(installed: {', '.join(names) or 'nothing'}){suggest(word, known)}"
+                f"--disable-plugin {word}: nothing installed has this name{suggest(word, known) or '.'} "
+                f"Installed: {', '.join(names) or 'nothing'}"
             )
         for i in hits:
             self._entries[i] = replace(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -52,26 +52,21 @@ class ResponseGap:
         return math.sqrt(self.squares / self.tokens)
 
 
+@dataclass
 class ParityCheck:
     """Compares the sampler's log-probabilities with the trainer's.
 
-    Args:
+    Attributes:
         engine: how errors name the rollout engine.
         limit: the largest gap of a step, in nats per token; None for what the dtype explains.
     """
 
-    def __init__(
-        self,
-        roles: ModelRoles,
-        processes: Processes,
-        *,
-        temperature: float,
-        engine: str,
-        limit: float | None,
-    ) -> None:
-        self.roles, self.processes, self.temperature = roles, processes, temperature
-        self.engine, self.limit = engine, limit
-        self._noise = 0.0
+    roles: ModelRoles
+    processes: Processes
+    temperature: float
+    engine: str
+    limit: float | None
+    _noise: float = field(default=0.0, init=False)
 
     def check(self, rollout: Rollout, trainer: Tensor, version: int) -> float | None:
         """The gap, root mean square over the tokens of all processes; None where nothing can be compared.

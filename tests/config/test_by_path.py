@@ -139,6 +139,11 @@ def test_a_class_gets_its_options(registry: PluginRegistry) -> None:
             "../one_file.py",
             "is a file's path; a file is named as a module and what stands in it: use: one_file:thing",
         ),
+        (
+            "rollout",
+            "lib.one_file.engine",
+            "is no plugin's name; what stands in a module is named behind a colon: use: lib.one_file:engine",
+        ),
         ("rewards", "one_file:number", "is a int; expected a Component, a class or a function"),
         ("advantages", "one_file:Watcher", "is a class without the method 'estimate'"),
         (
