@@ -24,6 +24,7 @@ from ppokit.plugin import (
     decode_responses,
     hookimpl,
     length_groups,
+    next_token_logits,
 )
 from ppokit_rollouts.kv_cache import preallocated_cache, supports_concat
 
@@ -196,16 +197,14 @@ class _Decoding:
 
     def _forward(self, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """[b,V] logits of the next token."""
-        model = self.model
-        output = model.base_model(
+        logits, _ = next_token_logits(
+            self.model,
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
         )
-        # Contiguous: a batched matmul on a slice would copy the head's weights for each row.
-        logits: Tensor = model.get_output_embeddings()(output.last_hidden_state[:, -1].contiguous())
         return logits
 
     def process_logits(self, logits: Tensor, step: int) -> Tensor:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ppokit.plugin.output_head import final_states
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -46,7 +48,7 @@ def install(model: PreTrainedModel) -> bool:
     try:
         for implementation in ("eager", IMPLEMENTATION):
             model.set_attn_implementation(implementation)
-            states.append(model.base_model(input_ids=probe, use_cache=False).last_hidden_state.float())
+            states.append(final_states(model, input_ids=probe, use_cache=False)[0].float())
         expected, actual = states
         distance = (actual - expected).norm() / expected.norm().clamp(min=1e-12)
         agrees = bool(distance < (0.05 if model.dtype == torch.bfloat16 else 1e-3))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.kernels.patching import patch, unpatch
+from ppokit.plugin.output_head import final_states
 
 if TYPE_CHECKING:
     from ppokit.data.batches import TokenBatch
@@ -69,10 +70,11 @@ def cache_of(model: Any) -> FrozenTrunkCache | None:
 
 
 def layers_of(model: Any) -> list[nn.Module]:
-    """The model's layers, from the lowest; none where they are no such list."""
-    count = model.config.get_text_config().num_hidden_layers
-    lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
-    return list(next(lists, []))
+    """The model's layers, from the lowest: the list that holds most of its weights; none where none is."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    inside = {id(m) for outer in lists for m in outer.modules() if m is not outer}
+    outermost = [m for m in lists if id(m) not in inside]
+    return list(max(outermost, key=lambda m: sum(p.numel() for p in m.parameters()), default=[]))
 
 
 def has_adapter(module: nn.Module, adapter: str) -> bool:
@@ -88,22 +90,25 @@ class FrozenTrunkCache:
         count: how many of them are lower ones.
 
     Attributes:
-        skip: whether they are being left out.
+        instead: the states in the middle that they give while they are being left out.
+        others: what a layer gives beside its states, where it gives a tuple.
         bytes: of the states that are kept.
     """
 
     def __init__(self, model: Any, count: int) -> None:
-        self._base = model.base_model
+        self._model = model
         layers = layers_of(model)
         self._lower = layers[:count]
-        self.skip = self._watch = False
+        self.instead: Tensor | None = None
+        self.others: int | None = None
+        self._watch = False
         self._watched: Tensor | None = None
         self._states: dict[tuple[int, ...], Tensor] = {}
         self.bytes = 0
         for layer in self._lower:
             layer.frozen_trunk = self  # type: ignore[assignment]
             patch(layer, _forward)
-        self._hook = layers[count].register_forward_pre_hook(self._on_input)
+        self._hook = layers[count].register_forward_pre_hook(self._on_input, with_kwargs=True)
 
     def remove(self) -> None:
         """Leave the model as it was."""
@@ -141,31 +146,31 @@ class FrozenTrunkCache:
             out[row, : len(states)] = states
         return out
 
-    def forward_from(self, states: Tensor) -> Any:
-        """The base's output from states in the middle on."""
-        self.skip = True
+    def forward_from(self, states: Tensor, input_ids: Tensor) -> Tensor:
+        """The final states [b,T,H] of a pass from states in the middle on."""
+        self.instead = states
         try:
-            return self._base(inputs_embeds=states, use_cache=False)
+            return final_states(self._model, input_ids=input_ids, use_cache=False)[0]
         finally:
-            self.skip = False
+            self.instead = None
 
     @torch.no_grad()
     def agrees(self) -> bool:
         """Whether a pass from the middle gives the whole one's numbers: some models do more before it."""
-        vocabulary = self._base.get_input_embeddings().weight.shape[0]
-        probe = torch.linspace(vocabulary // 4, vocabulary // 2, 16, device=self._base.device).long()[None]
+        vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        probe = torch.linspace(vocabulary // 4, vocabulary // 2, 16, device=self._model.device).long()[None]
         try:
             with self._watching():
-                whole = self._base(input_ids=probe, use_cache=False).last_hidden_state.float()
+                whole = final_states(self._model, input_ids=probe, use_cache=False)[0].float()
                 assert self._watched is not None
-                half = self.forward_from(self._watched).last_hidden_state.float()
+                half = self.forward_from(self._watched, probe).float()
         except Exception:  # whatever a model does below, for layers above
             return False
         return bool((half - whole).norm() <= 1e-5 * whole.norm())
 
-    def _on_input(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self._watch and not self.skip:
-            self._watched = inputs[0].detach()
+    def _on_input(self, _: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if self._watch and self.instead is None:
+            self._watched = (inputs[0] if inputs else options["hidden_states"]).detach()
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -176,10 +181,13 @@ class FrozenTrunkCache:
             self._watch, self._watched = False, None
 
 
-def _forward(layer: Any, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
-    if layer.frozen_trunk.skip:
-        return hidden_states
-    return type(layer).forward(layer, hidden_states, *args, **options)
+def _forward(layer: Any, *inputs: Any, **options: Any) -> Any:
+    trunk: FrozenTrunkCache = layer.frozen_trunk
+    if trunk.instead is None:
+        output = type(layer).forward(layer, *inputs, **options)
+        trunk.others = len(output) - 1 if isinstance(output, tuple) else None
+        return output
+    return trunk.instead if trunk.others is None else (trunk.instead, *[None] * trunk.others)
 
 
 def _texts(batch: TokenBatch) -> list[tuple[int, ...]]:

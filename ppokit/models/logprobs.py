@@ -9,12 +9,13 @@ scales them; a head that trains has its logits computed again for its own gradie
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError
+from ppokit.plugin.output_head import LogitRule, final_states, logit_rule, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,27 +25,39 @@ CHUNK_BYTES = 32 * 2**20  # of float32 logits
 
 
 def token_logprobs(
-    hidden: Tensor, head: nn.Module, targets: Tensor, *, temperature: float, entropy: Entropy
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    *,
+    temperature: float,
+    entropy: Entropy,
+    rule: LogitRule | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of the distribution it came from, in nats.
 
-        log p(y) = z_y - logsumexp(z),   H = logsumexp(z) - sum_v p_v z_v,   z = head(hidden) / temperature
+        log p(y) = z_y - logsumexp(z),   H = logsumexp(z) - sum_v p_v z_v,   z = rule(head(h)) / temperature
 
     Args:
         hidden: [N,H] final hidden states at the positions that predict the targets.
         head: the output embeddings, a linear map [N,H] -> [N,V].
+        rule: what the model does to the head's numbers; None for nothing.
         targets: [N] token ids.
         temperature: the temperature at which tokens were sampled, > 0.
         entropy: whether it is computed, and whether it carries a gradient; zeros for `none`.
 
     Returns: logprobs [N] and entropy [N], both float32 whatever the dtype of the model.
     """
+    weight: Any = head.weight
+    bias: Any = getattr(head, "bias", None)
+    rule = rule or LogitRule(len(weight))
+    if rule.width < len(weight):
+        weight, bias = weight[: rule.width], None if bias is None else bias[: rule.width]
     both: tuple[Tensor, Tensor] = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
         hidden,
-        head.weight,
-        getattr(head, "bias", None),
+        weight,
+        bias,
         targets,
-        temperature,
+        _Tail(temperature / rule.scale, temperature, rule.cap),
         entropy,
         torch.is_grad_enabled() and hidden.requires_grad,
     )
@@ -54,27 +67,53 @@ def token_logprobs(
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
-    """Some architectures scale or cap their logits after the head; the chunked head would not.
+    """That the chunked head gives a model's log-probabilities, and that no state knows what comes after it.
 
     Raises:
-        ModelError: this is one of them.
+        ModelError: the chunked head gives others, or a position's states depend on what comes after it.
     """
-    head = model.get_output_embeddings()
-    probe = torch.arange(4, device=model.device).unsqueeze(0)
-    if head is not None:
-        hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
-        if torch.allclose(head(hidden).float(), model(input_ids=probe).logits.float(), atol=1e-3, rtol=1e-3):
-            return
-    raise ModelError(
-        f"model.name: {type(model).__name__} changes its logits after the language-model head (by scaling "
-        "or capping), which is not supported; choose a model whose logits are the head's output."
-    )
+    device, kind = model.device, type(model).__name__
+    size = model.get_input_embeddings().weight.shape[0]
+    one, other = (torch.arange(start, start + 8, device=device) % size for start in (size // 4, size // 2))
+    other[:4] = one[:4]
+    rule, head = logit_rule(model), output_head(model)
+    states, after = (final_states(model, input_ids=ids[None], use_cache=False)[0][0] for ids in (one, other))
+    logits = rule(head(states))
+    logp = logits.log_softmax(dim=-1)
+    targets = one % rule.width
+    expected = logp.gather(1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(dim=-1)
+    result = token_logprobs(states, head, targets, temperature=1.0, entropy="value", rule=rule)
+    near = 1e-3 if model.dtype == torch.float32 else 0.03  # a model rounds what it caps in its own dtype
+    whole = model(input_ids=one[None], use_cache=False).logits[0].float()
+    if (logits - whole).abs().max() > near * whole.abs().max() or not all(
+        torch.allclose(ours, theirs, atol=near, rtol=near)
+        for ours, theirs in zip(result, expected, strict=True)
+    ):
+        raise ModelError(
+            f"model.name: the logits of {kind} are not those of its output layer's weight; expected a linear "
+            "map of the hidden states, scaled or capped."
+        )
+    if not torch.allclose(after[:4].float(), states[:4].float(), atol=near, rtol=near):
+        raise ModelError(
+            f"model.name: {kind} reads what comes after a token, so that it predicts no next one; expected a "
+            "causal language model (of a BERT-like one, one with is_decoder: true in its config.json)."
+        )
+
+
+class _Tail(NamedTuple):
+    """From the head's numbers z to logits at a temperature: z / divisor, capped at cap / temperature."""
+
+    divisor: float
+    temperature: float
+    cap: float | None
 
 
 class _ChunkedHead(torch.autograd.Function):
     """(hidden, weight, bias) -> (log p of the targets, entropy), with
 
-    d log p(y) / dz_v = [v = y] - p_v,      d H / dz_v = -p_v (log p_v + H).
+    d log p(y) / dz_v = [v = y] - p_v,      d H / dz_v = -p_v (log p_v + H),
+
+    and with a cap, times dz / du = 1 - tanh(u / cap)^2 of what it caps.
     """
 
     @staticmethod
@@ -84,7 +123,7 @@ class _ChunkedHead(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        temperature: float,
+        tail: _Tail,
         entropy: Entropy,
         slopes: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -92,7 +131,7 @@ class _ChunkedHead(torch.autograd.Function):
         totals, entropies = torch.empty_like(logprobs), torch.zeros_like(logprobs)
         of_logprob = torch.empty_like(hidden) if slopes else None
         of_entropy = torch.empty_like(hidden) if slopes and entropy == "gradient" else None
-        for part, low, logits, other in _chunks(hidden, weight, bias, temperature):
+        for part, low, logits, other, inner in _chunks(hidden, weight, bias, tail):
             largest = logits.amax(dim=-1, keepdim=True)
             p = torch.softmax(logits, dim=-1, out=other)
             # The largest p is 1 / sum_v exp(z_v - max z), never too small for its logarithm.
@@ -105,20 +144,20 @@ class _ChunkedHead(torch.autograd.Function):
             if of_entropy is not None:
                 # -p (log p + H) = -p z + p (total - H)
                 slope = torch.addcmul(logits.neg_(), p, (totals[part] - entropies[part])[:, None], out=logits)
-                torch.mm(_into(low, slope), weight, out=of_entropy[part])
+                torch.mm(_into(low, slope, inner), weight, out=of_entropy[part])
             if of_logprob is not None:
                 slope = p.neg_()
                 slope.scatter_add_(-1, targets[part, None], slope.new_ones(len(slope), 1))
-                torch.mm(_into(low, slope), weight, out=of_logprob[part])
+                torch.mm(_into(low, slope, inner), weight, out=of_logprob[part])
         ctx.save_for_backward(hidden, weight, bias, targets, totals, entropies, of_logprob, of_entropy)
-        ctx.temperature = temperature
+        ctx.tail = tail
         ctx.set_materialize_grads(False)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, totals, entropies, of_logprob, of_entropy = ctx.saved_tensors
-        scaled = [None if g is None else (g / ctx.temperature).unsqueeze(-1) for g in grads]
+        scaled = [None if g is None else (g / ctx.tail.divisor).unsqueeze(-1) for g in grads]
         into_hidden: Tensor | None = None
         for grad, slope in zip(scaled, (of_logprob, of_entropy), strict=True):
             if grad is not None and slope is not None:
@@ -129,7 +168,7 @@ class _ChunkedHead(torch.autograd.Function):
         into_weight = into_bias = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             into_weight, into_bias = _into_head(
-                hidden, weight, bias, targets, totals, entropies, ctx.temperature, scaled
+                hidden, weight, bias, targets, totals, entropies, ctx.tail, scaled
             )
         return into_hidden, into_weight, into_bias, None, None, None, None
 
@@ -141,18 +180,18 @@ def _into_head(
     targets: Tensor,
     totals: Tensor,
     entropies: Tensor,
-    temperature: float,
+    tail: _Tail,
     grads: list[Tensor | None],
 ) -> tuple[Tensor, Tensor | None]:
     """The head's own gradient, from its logits computed again.
 
     Args:
-        grads: of log-probabilities and entropies, [N,1] each, divided by the temperature.
+        grads: of log-probabilities and entropies, [N,1] each, by the tail's divisor.
     """
     of_logprob, of_entropy = grads
     into_weight = torch.zeros_like(weight, dtype=torch.float32)  # since many small chunks add up
     into_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-    for part, low, logits, other in _chunks(hidden, weight, bias, temperature):
+    for part, low, logits, other, inner in _chunks(hidden, weight, bias, tail):
         log_p = logits.sub_(totals[part, None])
         p = torch.exp(log_p, out=other)
         if of_entropy is None:
@@ -162,22 +201,25 @@ def _into_head(
         if of_logprob is not None:
             slope.addcmul_(p, of_logprob[part], value=-1)
             slope.scatter_add_(-1, targets[part, None], of_logprob[part])
-        into_weight += _into(low, slope).T @ hidden[part]
+        into_weight += _into(low, slope, inner).T @ hidden[part]
         if into_bias is not None:
             into_bias += slope.sum(dim=0)
     return into_weight.to(weight.dtype), None if into_bias is None else into_bias.to(weight.dtype)
 
 
-def _into(low: Tensor, numbers: Tensor) -> Tensor:
-    """The numbers in the model's dtype, for the next matmul."""
-    return numbers if low.dtype == numbers.dtype else low.copy_(numbers)
+def _into(low: Tensor, slope: Tensor, inner: Tensor | None) -> Tensor:
+    """Slopes of what the head gave, in the model's dtype, for the next matmul; `slope` becomes them."""
+    if inner is not None:
+        slope.mul_(inner)
+    return slope if low.dtype == slope.dtype else low.copy_(slope)
 
 
 def _chunks(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, tail: _Tail
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor | None]]:
     """Chunk by chunk: its slice, scratch memory [n,V] in the model's dtype, its float32 logits [n,V] to
-    write into, and float32 scratch memory as large. In float32, the first two are one.
+    write into, float32 scratch memory as large, and the cap's slopes, as large, or None. In float32, the
+    first two are one.
 
     The memory is the same for every chunk: fresh pages would cost more than the mathematics.
     """
@@ -186,16 +228,22 @@ def _chunks(
     low = hidden.new_empty(shape)
     other = torch.empty_like(low, dtype=torch.float32)
     logits = low if low.dtype == torch.float32 else torch.empty_like(other)
+    slopes = None if tail.cap is None else torch.empty_like(other)
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
         count = len(hidden[part])
-        product = low[:count]
+        product, numbers = low[:count], logits[:count]
         if bias is None:
             torch.mm(hidden[part], weight.T, out=product)
         else:
             torch.addmm(bias, hidden[part], weight.T, out=product)
         if logits is not low:
-            logits[:count].copy_(product)
-        if temperature != 1.0:
-            logits[:count].div_(temperature)
-        yield part, product, logits[:count], other[:count]
+            numbers.copy_(product)
+        if tail.cap is not None and slopes is not None:
+            limit = tail.cap / tail.temperature
+            numbers.div_(tail.divisor * limit).tanh_()
+            torch.square(numbers, out=slopes[:count]).neg_().add_(1.0)
+            numbers.mul_(limit)
+        elif tail.divisor != 1.0:
+            numbers.div_(tail.divisor)
+        yield part, product, numbers, other[:count], None if slopes is None else slopes[:count]

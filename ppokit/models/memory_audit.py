@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppokit.models.quantization import scale_bytes
 from ppokit.models.roles import ModelRoles
+from ppokit.plugin.output_head import final_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +44,7 @@ def cache_bytes(model: PreTrainedModel) -> int:
     sizes = []
     for length in (8, 16):
         ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
-        output = model.base_model(input_ids=ids, use_cache=True)
+        _, output = final_states(model, input_ids=ids, use_cache=True)
         cache = getattr(output, "past_key_values", None)
         layers = getattr(cache, "layers", [])
         tensors = (value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor))

@@ -29,6 +29,7 @@ from ppokit.models.logprobs import Entropy, check_head, token_logprobs
 from ppokit.models.lora import FittedHead, RoleAdapters, adapter_of
 from ppokit.models.merged import MergedSampler
 from ppokit.models.pretrained import quiet
+from ppokit.plugin.output_head import final_states, logit_rule, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,6 +68,7 @@ class ModelRoles:
         fast_paths: FastPaths = "auto",
     ) -> None:
         check_head(model)
+        self._rule = logit_rule(model)
         self.model = model
         self.device = model.device
         self.dtype = model.dtype
@@ -113,7 +115,7 @@ class ModelRoles:
     def _new_value_head(self) -> nn.Linear:
         """Zero at first: values start at 0, and the first steps move the head before the trunk."""
         # Not the configuration's: some models project their states to the embeddings' width.
-        hidden = self.model.get_output_embeddings().weight.shape[1]
+        hidden = output_head(self.model).weight.shape[1]
         head = nn.Linear(hidden, 1, device=self.device, dtype=torch.float32)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
@@ -162,9 +164,14 @@ class ModelRoles:
         self, hidden: Tensor, batch: TokenBatch, role: Role, temperature: float, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
         selected = hidden[batch.rows, batch.positions]
-        head: nn.Module = self._model_of(role).get_output_embeddings()
+        model = self._model_of(role)
         logprobs, entropies = token_logprobs(
-            selected, head, batch.targets, temperature=temperature, entropy=entropy
+            selected,
+            output_head(model),
+            batch.targets,
+            temperature=temperature,
+            entropy=entropy,
+            rule=self._rule,
         )
         return batch.scatter(logprobs), batch.scatter(entropies)
 
@@ -191,12 +198,9 @@ class ModelRoles:
         cache = frozen_trunk.cache_of(self.model) if role in self._on_trunk else None
         states = cache.get(batch) if cache is not None and role == "value" else None
         if cache is not None and states is not None:
-            output = cache.forward_from(states)
-        else:
-            with cache.capture(batch) if cache is not None else nullcontext():
-                output = self._model_of(role).base_model(input_ids=batch.input_ids, use_cache=False)
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+            return cache.forward_from(states, batch.input_ids)
+        with cache.capture(batch) if cache is not None else nullcontext():
+            return final_states(self._model_of(role), input_ids=batch.input_ids, use_cache=False)[0]
 
     def clear_cache(self) -> None:
         """Forget the hidden states of the last step's texts."""

@@ -14,6 +14,7 @@ from ppokit.errors import ModelError, PluginError
 from ppokit.models.lora import FittedHead
 from ppokit.models.roles import ModelRoles
 from ppokit.plugin.batching import token_batches
+from ppokit.plugin.output_head import output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +50,7 @@ class SharedBaseModel:
                 "without lora the base model itself is trained, so that its hidden states would drift; name "
                 "an encoder of its own, or add a lora section"
             )
-        out = torch.zeros(len(token_ids), self.roles.model.config.get_text_config().hidden_size)
+        out = torch.zeros(len(token_ids), output_head(self.roles.model).weight.shape[1])
         for indices, hidden, mask in self._read(token_ids, "base"):
             mean = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
             out[indices] = nn.functional.normalize(mean, dim=1).cpu()

@@ -20,6 +20,7 @@ from ppokit.plugin.hookspecs import hookimpl
 from ppokit.plugin.importing import import_attribute
 from ppokit.plugin.kl_estimators import KLEstimator, clamp_exponent, kl
 from ppokit.plugin.masked import Variance, masked_mean, masked_variance, masked_whiten, upcast
+from ppokit.plugin.output_head import final_states, next_token_logits
 from ppokit.plugin.protocols import (
     AdvantageEstimator,
     AdvantageWeighting,
@@ -99,6 +100,7 @@ __all__ = [
     "clamp_exponent",
     "decode_responses",
     "encode_response",
+    "final_states",
     "first_line",
     "group_sums",
     "hookimpl",
@@ -109,6 +111,7 @@ __all__ = [
     "masked_mean",
     "masked_variance",
     "masked_whiten",
+    "next_token_logits",
     "reward_to_go",
     "token_batches",
     "upcast",

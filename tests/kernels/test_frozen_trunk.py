@@ -7,16 +7,31 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import (
+    BartForCausalLM,
+    BloomForCausalLM,
+    FalconForCausalLM,
+    Gemma2ForCausalLM,
+    GPT2LMHeadModel,
+    GPTNeoXForCausalLM,
+    MambaForCausalLM,
+    MptForCausalLM,
+    OPTForCausalLM,
+    RwkvForCausalLM,
+)
 
 from ppokit.data.batches import TokenBatch
 from ppokit.kernels import frozen_trunk
 from ppokit.models.lora import adapter_of
 from ppokit.models.roles import ModelRoles
-from small_models import tiny_gpt2, tiny_llama
+from small_models import tiny, tiny_llama
 from small_roles import LORA, policy_params, randomize, roles_of, save_adapter, token_batch, value_params
 
 # peft 0.21 asks transformers 5 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+OPT = {"ffn_dim": 64, "target_modules": ["q_proj", "fc1"]}
+BART = {"decoder_ffn_dim": 64, "decoder_attention_heads": 2, "encoder_attention_heads": 2}
 
 
 def randomized(**changes: Any) -> ModelRoles:
@@ -50,7 +65,9 @@ def gradients(roles: ModelRoles, batch: TokenBatch) -> tuple[Tensor, list[Tensor
     """Values, and the gradients of the sum of their squares."""
     values = roles.values(batch)
     params = value_params(roles)
-    return values.detach(), list(torch.autograd.grad((values**2).sum(), params))
+    return values.detach(), list(
+        torch.autograd.grad((values**2).sum(), params, allow_unused=True, materialize_grads=True)
+    )
 
 
 def whole(batch: TokenBatch) -> tuple[Tensor, list[Tensor]]:
@@ -121,18 +138,66 @@ def test_nothing_is_kept_beyond_the_step_or_the_limit(monkeypatch: pytest.Monkey
     assert calls == [0, 1, 2, 3]
 
 
-def test_where_it_does_not_apply(tmp_path: Any) -> None:
-    """GPT-2 adds positions before its layers; a trunk or an adapter everywhere leaves no frozen half."""
-    gpt2 = roles_of(tiny_gpt2())
-    assert frozen_trunk.cache_of(gpt2.model) is None
-    layers = frozen_trunk.layers_of(gpt2.model)
-    assert not any("forward" in vars(layer) or layer._forward_pre_hooks for layer in layers)
-    randomize(value_params(gpt2))
-    values = gpt2.values(token_batch())
-    torch.testing.assert_close(gpt2.values(token_batch()), values, atol=0, rtol=0)
+def test_where_it_does_not_apply() -> None:
+    """A trunk or an adapter everywhere leaves no frozen half."""
     assert frozen_trunk.cache_of(roles_of(value="policy_trunk").model) is None
     assert frozen_trunk.cache_of(roles_of(lora=None, value="policy_trunk").model) is None
     assert frozen_trunk.cache_of(roles_of(tiny_llama(num_hidden_layers=1)).model) is None
+
+
+def test_a_model_that_does_more_below_keeps_its_layers() -> None:
+    """What the lowest layer gives is also added to what the highest one reads, past the states between."""
+    model = tiny_llama(num_hidden_layers=4)
+    layers, carried = frozen_trunk.layers_of(model), []
+    layers[0].register_forward_hook(lambda _, inputs, output: carried.append(output))
+    layers[3].register_forward_pre_hook(lambda _, inputs: (inputs[0] + carried.pop(),))
+    roles = roles_of(model)
+    assert frozen_trunk.cache_of(roles.model) is None
+    assert not any("forward" in vars(layer) for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Gemma2ForCausalLM, {"head_dim": 16, "num_key_value_heads": 1}),  # scales its embeddings
+        (GPTNeoXForCausalLM, {}),
+        (OPTForCausalLM, {"word_embed_proj_dim": 16, "do_layer_norm_before": False, **OPT}),
+        (BloomForCausalLM, {"n_layer": 3, "n_head": 2}),
+        (FalconForCausalLM, {}),
+        (MptForCausalLM, {"d_model": 32, "n_heads": 2, "n_layers": 3}),
+        (RwkvForCausalLM, {"attention_hidden_size": 32}),
+        (MambaForCausalLM, {"state_size": 8, "target_modules": ["in_proj", "x_proj"]}),
+        (BartForCausalLM, {"d_model": 32, "decoder_layers": 3, "encoder_layers": 5, **BART}),
+        (GPT2LMHeadModel, {"n_embd": 32, "n_layer": 3, "n_head": 2}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_layers_by_any_name(kind: Any, settings: dict[str, Any]) -> None:
+    """The value adapter stands on the upper third, and what is below it runs once."""
+    targets = settings.get("target_modules", "all-linear")
+    settings = {key: value for key, value in settings.items() if key != "target_modules"}
+    model = tiny(kind, **{"vocab_size": 64, "num_hidden_layers": 3, "initializer_range": 0.2, **settings})
+    roles = roles_of(model, lora=LORA.model_copy(update={"target_modules": targets}))
+    layers = frozen_trunk.layers_of(model)
+    assert [any(frozen_trunk.has_adapter(m, "value") for m in x.modules()) for x in layers] == [
+        False,
+        False,
+        True,
+    ]
+    randomize(value_params(roles))
+    randomize(policy_params(roles), seed=2)
+    calls: list[int] = []
+    for module in list(layers[0].modules())[1:]:
+        module.register_forward_pre_hook(lambda *_: calls.append(1))
+    frozen_trunk.remove(model)
+    expected = gradients(roles, token_batch())
+    assert frozen_trunk.install(model)
+    roles.logprobs(token_batch(), "reference", temperature=1.0)
+    calls.clear()
+    for ours, theirs in zip(gradients(roles, token_batch())[1], expected[1], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(roles.values(token_batch()), expected[0], atol=1e-5, rtol=1e-5)
+    assert not calls
 
 
 def test_a_reference_with_an_adapter_shares_nothing(tmp_path: Any) -> None:

@@ -423,7 +423,7 @@ def test_short_and_long_attention_agree() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda logits: logits * 0.5, lambda logits: 5 * torch.tanh(logits / 5)])
-def test_a_head_that_scales_or_caps_its_logits_is_refused(change: Any) -> None:
+def test_logits_that_no_key_of_the_configuration_explains_are_refused(change: Any) -> None:
     model = tiny_llama()
     plain = model.forward
 

@@ -16,6 +16,7 @@ from transformers import MistralForCausalLM
 
 from policies import load, policy_of
 from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeeds, SamplingParams
+from ppokit.plugin.output_head import logit_rule, output_head
 from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
 from ppokit_rollouts import transformers_engine
@@ -94,6 +95,7 @@ def watched(policy: Policy) -> Iterator[list[tuple[int, int]]]:
     def note(module: Any, args: Any, kwargs: Any) -> None:
         shapes.append(tuple(kwargs["input_ids"].shape))
 
+    logit_rule(policy.model())  # measured by forward passes of its own, once per model
     handle = policy.model().base_model.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield shapes
@@ -104,20 +106,21 @@ def watched(policy: Policy) -> Iterator[list[tuple[int, int]]]:
 @contextmanager
 def forced(policy: Policy, script: list[list[int]]) -> Iterator[None]:
     """The model says what the script says: at each step one token per row."""
-    head = policy.model().get_output_embeddings()
+    logit_rule(policy.model())
+    head = output_head(policy.model())
     steps = iter(script)
 
-    def force(module: Any, args: Any, logits: Tensor) -> Tensor:
-        out = torch.full_like(logits, -50.0)
+    def force(hidden: Tensor) -> Tensor:
+        out = torch.full((len(hidden), len(head.weight)), -50.0)
         for row, token in zip(out, next(steps), strict=True):
             row[token] = 50.0
         return out
 
-    handle = head.register_forward_hook(force)
+    head.forward = force
     try:
         yield
     finally:
-        handle.remove()
+        del head.forward
 
 
 class TestSample:

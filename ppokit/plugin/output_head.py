@@ -1,0 +1,164 @@
+"""What the output layer of a causal language model reads, and what becomes of the logits that it gives.
+
+    logits = scale z,   or   cap tanh(scale z / cap),     z = W h + b
+
+h are the final hidden states as the model itself gives them to the layer. Scale and cap are among the
+factors that its configuration has, as Gemma 2's `final_logit_softcapping` or Cohere's `logit_scale`; which of
+them apply, and how, is measured: the model is run with known numbers in the place of z.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from ppokit.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+_LARGEST = 100.0  # of the known numbers: far beyond every cap
+
+
+@dataclass(frozen=True)
+class LogitRule:
+    """What a model does to the output layer's numbers.
+
+    Attributes:
+        width: how many of them are logits; some layers are wider than the vocabulary.
+    """
+
+    width: int
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        """[...,V] float32 logits of the layer's [...,>=V]."""
+        logits = numbers[..., : self.width].float()
+        if self.cap is not None:
+            return (logits * (self.scale / self.cap)).tanh() * self.cap
+        return logits if self.scale == 1.0 else logits * self.scale
+
+
+_rules: WeakKeyDictionary[Any, LogitRule] = WeakKeyDictionary()
+
+
+def output_head(model: Any) -> Any:
+    """The output layer, which has a weight [V,H].
+
+    Raises:
+        ModelError: the model has none that can be found.
+    """
+    head = model.get_output_embeddings()
+    if getattr(head, "weight", None) is None:
+        raise ModelError(
+            f"model.name: {type(model).__name__} has no output layer that get_output_embeddings() finds; "
+            "expected a linear layer from hidden states to logits."
+        )
+    return head
+
+
+def final_states(model: Any, **inputs: Any) -> tuple[Tensor, Any]:
+    """A forward pass without the output layer.
+
+    Args:
+        inputs: what the model's forward takes.
+
+    Returns: what that layer would have read, [b,T,H], and the output, whose logits mean nothing.
+
+    Raises:
+        ModelError: the model computes its logits in another way than by one call of that layer.
+    """
+    states: list[Tensor] = []
+
+    def capture(hidden: Tensor) -> Tensor:
+        states.append(hidden)
+        return hidden.new_zeros(*hidden.shape[:-1], 1)
+
+    with _replaced(output_head(model), capture):
+        output = model(**inputs)
+    if len(states) != 1:
+        raise ModelError(
+            f"model.name: {type(model).__name__} calls its output layer {len(states)} times in a forward "
+            "pass; expected once, for the logits of the next tokens."
+        )
+    return states[0], output
+
+
+def next_token_logits(model: Any, **inputs: Any) -> tuple[Tensor, Any]:
+    """Logits of the token that comes after the last one of each row, and the output with the cache.
+
+    Args:
+        inputs: what the model's forward takes.
+
+    Returns: [b,V] float32, and the output, whose own logits mean nothing.
+    """
+    states, output = final_states(model, **inputs)
+    # Contiguous: a batched matmul on a slice would copy the layer's weights for each row.
+    return logit_rule(model)(output_head(model)(states[:, -1].contiguous())), output
+
+
+def logit_rule(model: Any) -> LogitRule:
+    """What the model does to its logits; measured at the first call.
+
+    Raises:
+        ModelError: it is none of what its configuration's factors explain.
+    """
+    rule = _rules.get(model)
+    if rule is None:
+        rule = _rules[model] = _measured(model)
+    return rule
+
+
+def _measured(model: Any) -> LogitRule:
+    import torch
+
+    head = output_head(model)
+    numbers = torch.linspace(-_LARGEST, _LARGEST, head.weight.shape[0], device=model.device)
+    numbers = numbers.to(head.weight.dtype)
+    probe = torch.arange(4, device=model.device).unsqueeze(0)
+    with torch.no_grad():
+        final_states(model, input_ids=probe, use_cache=False)  # which sees that the layer is called
+        with _replaced(head, lambda hidden: numbers.expand(*hidden.shape[:-1], -1).clone()):
+            logits = model(input_ids=probe, use_cache=False).logits[0, -1].float()
+    config = model.config.get_text_config()
+    caps = [None, *_factors(config, _CAPS)]
+    factors = _factors(config, _SCALES)
+    scales = [1.0, *factors, *(1 / factor for factor in factors)]
+    exact = 1e-5 if head.weight.dtype == torch.float32 else 0.03
+    for cap, scale in itertools.product(caps, scales):
+        rule = LogitRule(len(logits), scale, cap)
+        expected = rule(numbers)
+        if bool((logits - expected).abs().max() <= exact * expected.abs().max()):
+            return rule
+    raise ModelError(
+        f"model.name: {type(model).__name__} changes its logits after the output layer in a way that none of "
+        f"its configuration's factors explains (known are {', '.join((*_CAPS, *_SCALES))}); choose a model "
+        "whose logits are that layer's output, scaled or capped."
+    )
+
+
+def _factors(config: Any, names: tuple[str, ...]) -> list[float]:
+    """Those that the configuration has."""
+    values = (getattr(config, name, None) for name in names)
+    return [float(value) for value in values if isinstance(value, int | float) and value not in (0, 1)]
+
+
+@contextmanager
+def _replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let a module compute something else within."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
