@@ -15,6 +15,7 @@ import torch
 
 from ppokit.config.components import BuiltComponent, SelectedComponent
 from ppokit.config.recipe import Recipe
+from ppokit.data.chat_templates import set_template, warn_of_turn_end
 from ppokit.data.prompt_rows import read_prompts
 from ppokit.data.prompts import Prompts
 from ppokit.distributed import Processes, check_launch
@@ -22,7 +23,15 @@ from ppokit.errors import ModelError, PluginError
 from ppokit.evaluation.evaluation import Evaluation
 from ppokit.evaluation.view import read_held_out
 from ppokit.models import quantization
-from ppokit.models.loading import find_model, load_config, load_model, load_tokenizer, pick_dtype
+from ppokit.models.loading import (
+    end_ids,
+    end_token_ids,
+    find_model,
+    load_config,
+    load_model,
+    load_tokenizer,
+    pick_dtype,
+)
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.shared_base import DeferredBase, SharedBaseModel
@@ -113,7 +122,7 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
     settings = recipe.settings
     # LoRA's first numbers, and whatever a plugin draws.
     torch.manual_seed(settings.run.seed)
-    table = read_prompts(settings.prompts)
+    table = read_prompts(settings.prompts, chat=settings.prompts.chat)
     source = find_model(
         settings.model.name,
         revision=settings.model.revision,
@@ -123,6 +132,7 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
     if settings.lora is None and quantization.is_4bit_checkpoint(config):
         raise ModelError(quantization.NO_LORA)
     tokenizer = load_tokenizer(source)
+    set_template(tokenizer, settings.prompts)
     dtype = pick_dtype(settings.model.dtype, processes.device)
     base = DeferredBase(tokenizer, config)
     context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, base=base)
@@ -144,13 +154,19 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
     losses = [components.build_loss(loss) for loss in recipe.losses]
     evaluation: Evaluation | None = None
     if settings.evaluation is not None:
-        held_out = read_held_out(settings.evaluation.prompts)
+        held_out = read_held_out(settings.evaluation.prompts, chat=settings.prompts.chat)
         evaluators = [components.build(evaluator) for evaluator in recipe.evaluators]
         evaluation = Evaluation(settings.evaluation, settings.run.steps, evaluators, held_out)
     if processes.is_main:
         for observer in recipe.observers:
             components.build(observer)
     model = load_model(source, dtype, processes.device, load_in_4bit=settings.model.load_in_4bit)
+    warn_of_turn_end(
+        tokenizer,
+        settings.prompts,
+        end_ids(tokenizer, model, end_token_ids(tokenizer, settings.rollout.end_tokens)),
+        settings.rollout,
+    )
     torch.manual_seed(settings.run.seed)
     roles = ModelRoles(
         model,

@@ -21,6 +21,7 @@ def policy_of(model: Any, tokenizer: Any, **changes: Any) -> Policy:
         "version": 0,
         "tokenizer": tokenizer,
         "end_ids": frozenset({tokenizer.eos_token_id}),
+        "end_id": tokenizer.eos_token_id,
         "vocab_size": 512 if model is None else model.get_input_embeddings().num_embeddings,
         "context_length": 512,
         "get_model": lambda: model,

@@ -79,6 +79,7 @@ class RecordedEngine:
             policy,
             request.sampling.max_new_tokens,
             separator=self.options.separator,
+            prefill=request.prompts.prefill,
         )
         missing = [index for index, text in enumerate(texts) if text is None]
         if not missing:

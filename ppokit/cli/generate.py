@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ppokit.cli.options import Debug, DisablePlugin
-from ppokit.errors import RunFolderError
+from ppokit.errors import DataError, RunFolderError
+from ppokit.plugin.chats import read_chat
 
 if TYPE_CHECKING:
     from ppokit.config.recipe import Recipe
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 def generate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to answer.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What to answer; of a chat also its messages, as JSON.")
+    ],
     base: Annotated[bool, typer.Option("--base", help="Let the untrained model answer too.")] = False,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer; the run's own by default.")
@@ -29,6 +32,11 @@ def generate(
     """Let a trained policy answer per prompt."""
     changed = [] if max_new_tokens is None else [f"rollout.max_new_tokens={max_new_tokens}"]
     recipe = recipe_of_run(run, changed, disable_plugin)
+    if recipe.settings.prompts.chat:
+        try:
+            prompt = read_chat(prompt)
+        except ValueError as error:
+            raise DataError(f"PROMPT: {error}") from error
     from ppokit.rollout.load_policy import load_policy
 
     answers = []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ppokit.config.chat_checks import check_chat
 from ppokit.config.components import SelectedComponent
 from ppokit.config.evaluation_checks import check_evaluation, component_check
 from ppokit.config.prompt_settings import PromptFileSettings
@@ -14,12 +16,14 @@ from ppokit.config.settings import (
     LoraSettings,
 )
 from ppokit.config.yaml_file import Document
-from ppokit.data.prompt_rows import key_at_fault, usable_prompts
+from ppokit.data.prompt_rows import key_at_fault, prompt_of, usable_prompts
 from ppokit.data.tables import is_local, read_table
 from ppokit.errors import DataError, ModelError
 from ppokit.models import quantization
 from ppokit.models.names import check_name
 from ppokit.plugin.protocols import CheckContext
+
+_RENDERED = 1_000  # prompts of a file that are put into the chat template when a recipe is checked
 
 
 def check(
@@ -46,26 +50,27 @@ def check(
     if not data:
         return
     _model(sections, document)
-    prompts, rollout = sections.get("prompts"), sections.get("rollout")
-    if prompts is not None and prompts.system is not None and not prompts.chat:
-        document.report("prompts.system", "a system message needs chat: true")
+    prompts, rollout, evaluation = (
+        sections.get("prompts"),
+        sections.get("rollout"),
+        sections.get("evaluation"),
+    )
+    chat = prompts is not None and prompts.chat
+    columns, asked = _read(prompts, "prompts", chat, document)
+    held_out = None if evaluation is None else evaluation.prompts
+    held_out_columns, held_out_asked = _read(held_out, "evaluation.prompts", chat, document)
+    check_chat(sections.get("model"), prompts, rollout, asked + held_out_asked, document)
     context = CheckContext(
-        _columns(prompts, "prompts", document),
+        columns,
         None if rollout is None else rollout.responses_per_prompt,
-        chat=prompts is not None and prompts.chat,
+        chat=chat,
         prompt_column="prompt" if prompts is None else prompts.column,
     )
     for selected in filter(None, chain(*by_kind.values())):
         if selected.kind != "evaluators":
             for sentence in component_check(selected, context):
                 document.report(selected.key, sentence)
-    check_evaluation(
-        sections.get("evaluation"),
-        by_kind,
-        context,
-        lambda held_out: _columns(held_out, "evaluation.prompts", document),
-        document,
-    )
+    check_evaluation(evaluation, by_kind, context, () if held_out is None else held_out_columns, document)
 
 
 def default_value(lora: bool, needs: frozenset[str]) -> str | None:
@@ -194,17 +199,21 @@ def _value_adapter(
         )
 
 
-def _columns(prompts: PromptFileSettings | None, key: str, document: Document) -> tuple[str, ...] | None:
-    """Columns of a file of prompts; None where they cannot be known here."""
+def _read(
+    prompts: PromptFileSettings | None, key: str, chat: bool, document: Document
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Columns of a file of prompts, None where they cannot be known here, and its first prompts."""
     if prompts is None or not is_local(prompts.path) or Path(prompts.path).expanduser().is_dir():
-        return None
+        return None, []
     try:
         table = read_table(prompts.path, {prompts.column})
     except DataError as error:
         document.report(f"{key}.path", str(error))
-        return None
+        return None, []
     try:
-        usable_prompts(table, prompts)
+        usable = usable_prompts(table, prompts, chat=chat)
     except DataError as error:
         document.report(f"{key}.{key_at_fault(table.header, prompts)}", str(error))
-    return table.header
+        return table.header, []
+    first = replace(usable, rows=usable.rows[:_RENDERED]) if chat else replace(usable, rows=[])
+    return table.header, [prompt_of(row, prompts) for row in first.records()]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ppokit.config.components import SelectedComponent
 from ppokit.config.evaluation_settings import EvaluationSettings
-from ppokit.config.prompt_settings import PromptFileSettings
 from ppokit.config.yaml_file import Document
 from ppokit.errors import PpokitError, plugin_call
 from ppokit.messages import listed, suggest
@@ -21,7 +20,7 @@ def check_evaluation(
     evaluation: EvaluationSettings | None,
     by_kind: Mapping[str, Sequence[SelectedComponent | None]],
     training: CheckContext,
-    columns: Callable[[PromptFileSettings], tuple[str, ...] | None],
+    columns: tuple[str, ...] | None,
     document: Document,
 ) -> None:
     """Report what is wrong with the section `evaluation`.
@@ -30,7 +29,7 @@ def check_evaluation(
         evaluation: None where it is invalid or not there.
         by_kind: by kind; None for one that is invalid.
         training: what the other components' checks are given.
-        columns: of a file of prompts; reports what is wrong with it.
+        columns: of the held-out prompts, see `CheckContext`.
         document: collects the problems.
     """
     evaluators = [selected for selected in by_kind["evaluators"] if selected is not None]
@@ -49,7 +48,7 @@ def check_evaluation(
 
     context = replace(
         training,
-        columns=columns(evaluation.prompts) if evaluation.prompts is not None else (),
+        columns=columns,
         training_columns=training.columns,
         check_rewards=check_rewards,
     )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, ValidationInfo, field_validator
 
-from ppokit.config.section import Section, Text
+from ppokit.config.section import Section, Text, at_home
 from ppokit.data.cell_types import CellType
 from ppokit.data.tables import OnBadRow
+
+_TEMPLATE_OPTIONS = frozenset(
+    {
+        *("conversation", "messages", "tools", "chat_template", "add_generation_prompt"),
+        *("continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors"),
+        *("return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"),
+    }
+)
 
 
 class PromptFileSettings(Section):
@@ -19,6 +29,10 @@ class PromptFileSettings(Section):
         default={},
         description="Types of other columns, such as {answer: float}: text, int, float or bool. Not set: as "
         "they stand in the file, where each cell of a CSV is text and an empty one is None.",
+    )
+    tools: Text | None = Field(
+        default=None,
+        description="Column of the tools that a chat may call, lists of JSON schemas, for the template.",
     )
     distinct: bool = Field(
         default=False, description="Keep each prompt once, with its first row; for files of ratings."
@@ -35,8 +49,37 @@ class PromptFileSettings(Section):
 
 
 class PromptSettings(PromptFileSettings):
-    chat: bool = Field(default=False, description="Put each prompt into the model's chat template.")
-    system: str | None = Field(default=None, description="System message of the chat; needs chat: true.")
+    chat: bool = Field(
+        default=False,
+        description="Put each prompt, text or a list of messages, into the model's chat template.",
+    )
+    system: str | None = Field(
+        default=None,
+        description="System message of the chats that have none of their own; needs chat: true.",
+    )
+    chat_template: Text | None = Field(
+        default=None, description="File of a Jinja chat template, in place of the tokenizer's own."
+    )
+    chat_template_kwargs: dict[Text, Any] = Field(
+        default={}, description="What the chat template gets besides, such as {enable_thinking: false}."
+    )
+    prefill: str = Field(
+        default="",
+        description="Text that every response begins with: it is given, not trained on, and part of what "
+        "rewards see.",
+    )
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _not_taken(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if taken := _TEMPLATE_OPTIONS & kwargs.keys():
+            raise ValueError(f"{sorted(taken)[0]!r} is ppokit's to say; expected what the template reads")
+        return kwargs
+
+    @field_validator("chat_template")
+    @classmethod
+    def _home(cls, value: str | None) -> str | None:
+        return at_home(value) if value else value
 
 
 class HeldOutPromptSettings(PromptFileSettings):

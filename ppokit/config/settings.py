@@ -66,6 +66,11 @@ class LoraSettings(Section):
 
 class RolloutSettings(Section, SamplingParams):
     use: Text = Field(default="transformers", description="Rollout engine that answers the prompts.")
+    end_tokens: tuple[Text, ...] = Field(
+        default=(),
+        description="Tokens that end a response besides the model's own, by their texts: [<|im_end|>]. The "
+        "first of them ends recorded responses.",
+    )
     prompts_per_step: int = Field(default=16, gt=0, description="Prompts that are asked in each step.")
     responses_per_prompt: int = Field(default=4, gt=0, description="Responses to each prompt.")
     dynamic_sampling: int | None = Field(

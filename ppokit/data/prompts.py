@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ppokit.data.chat_templates import render
 from ppokit.data.formats import Table
-from ppokit.errors import DataError, PpokitWarning, first_line
+from ppokit.data.prompt_rows import prompt_of
+from ppokit.errors import DataError, PpokitWarning
 from ppokit.messages import NOT_RESIZED
 from ppokit.plugin.types import PromptBatch
 from ppokit.seeds import seed_from
@@ -28,38 +30,25 @@ _AT_ONCE = 1024  # prompts that are tokenized together
 
 
 def encode_prompts(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, chat: bool, system: str | None = None
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, settings: PromptSettings
 ) -> list[list[int]]:
-    """Token ids of each prompt, through the chat template or as plain text.
+    """Token ids of each prompt, through the chat template or as plain text, with what its response begins by.
 
     Raises:
         DataError: the template refuses the messages, such as one of the system.
     """
-    from jinja2 import TemplateError
-
-    if not texts:
+    if not prompts:
         return []
-    if not chat:
-        encoded = [list(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
-        # Some tokenizers end every text; a prompt is there to be continued.
-        for ids, text in zip(encoded, texts, strict=True):
-            if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
-                ids.pop()
-        return encoded
-    first = [{"role": "system", "content": system}] if system is not None else []
-    try:
-        rendered = [
-            tokenizer.apply_chat_template(
-                [*first, {"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-            )
-            for text in texts
-        ]
-    except TemplateError as error:
-        with_system = " with the message of prompts.system" if first else ""
-        raise DataError(
-            f"prompts.chat: the tokenizer's chat template refuses a chat{with_system}: {first_line(error)}"
-        ) from error
-    return [list(ids) for ids in tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]]
+    if settings.chat:
+        texts = [render(prompt, tokenizer, settings) + settings.prefill for prompt in prompts]
+        return [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+    texts = [prompt + settings.prefill for prompt in prompts]
+    encoded = [list(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    # Some tokenizers end every text; a prompt is there to be continued.
+    for ids, text in zip(encoded, texts, strict=True):
+        if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
+            ids.pop()
+    return encoded
 
 
 class Prompts:
@@ -78,7 +67,7 @@ class Prompts:
         vocabulary: ids that the model has embeddings for are below it; None where that is not known.
 
     Attributes:
-        texts: of each row.
+        texts: of each row, a `ChatPrompt` where it is a chat.
         rows: all columns of each row.
         longest: tokens of the longest prompt that the run's steps ask for.
 
@@ -100,16 +89,11 @@ class Prompts:
         self.settings = settings
         self.per_step, self.seed = rollout.prompts_per_step, run.seed
         self.rows: list[Mapping[str, Any]] = list(table.records())
-        self.texts: list[str] = [row[settings.column] for row in self.rows]
+        self.texts = [prompt_of(row, settings) for row in self.rows]
         self._numbers = [number for number, _ in table.rows]
         self._tokenizer, self._max_new_tokens = tokenizer, rollout.max_new_tokens
         self._context, self._vocabulary = context, vocabulary
         self._cached_order: tuple[int, torch.Tensor] | None = None
-        if settings.chat and not getattr(tokenizer, "chat_template", None):
-            raise DataError(
-                "prompts.chat: true, but the model's tokenizer has no chat template. Use chat: false, or an "
-                "instruction-tuned model."
-            )
         self.longest = 0
         asked = self._asked(run.steps)
         for start in range(0, len(asked), _AT_ONCE):
@@ -174,8 +158,7 @@ class Prompts:
         return indices
 
     def _encode(self, indices: Sequence[int]) -> list[list[int]]:
-        texts = [self.texts[i] for i in indices]
-        return encode_prompts(texts, self._tokenizer, chat=self.settings.chat, system=self.settings.system)
+        return encode_prompts([self.texts[i] for i in indices], self._tokenizer, self.settings)
 
     def _fault(self, index: int, ids: Sequence[int]) -> str | None:
         number = self._numbers[index]
@@ -202,6 +185,7 @@ class Prompts:
             prompt_ids=encoded,
             rows=[self.rows[i] for i in indices],
             resample_round=resample_round,
+            prefill=self.settings.prefill,
         )
 
     def _order(self, epoch: int) -> torch.Tensor:

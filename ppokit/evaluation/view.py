@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ppokit.data.prompt_rows import read_prompts
+from ppokit.data.prompt_rows import prompt_of, read_prompts
+from ppokit.plugin.chats import ChatPrompt
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.types import Rewards, Rollout, Row
 from ppokit.seeds import seed_from
@@ -38,17 +39,20 @@ class HeldOutPrompts:
     rows: Sequence[Mapping[str, Any]]
 
 
-def read_held_out(settings: HeldOutPromptSettings | None) -> HeldOutPrompts:
+def read_held_out(settings: HeldOutPromptSettings | None, *, chat: bool) -> HeldOutPrompts:
     """The recipe's held-out prompts; none where it has no such section.
+
+    Args:
+        chat: whether prompts may be chats.
 
     Raises:
         DataError: they cannot be read.
     """
     if settings is None:
         return HeldOutPrompts([], [])
-    table = read_prompts(settings, key="evaluation.prompts")
+    table = read_prompts(settings, chat=chat, key="evaluation.prompts")
     rows = table.records()[: settings.limit]
-    return HeldOutPrompts([row[settings.column] for row in rows], rows)
+    return HeldOutPrompts([prompt_of(row, settings) for row in rows], rows)
 
 
 @dataclass
@@ -62,6 +66,7 @@ class HeldOutView:
         needs: what the evaluators need of every rollout.
         seen: those of them that the evaluator that asks sees.
         reward_needs: what the rewards need of one that is scored.
+        known: the prompts of the run and the held-out ones: a chat is found by its text.
         warnings: what evaluators found worth a person's attention.
     """
 
@@ -77,6 +82,7 @@ class HeldOutView:
     needs: frozenset[Need]
     reward_needs: frozenset[Need]
     seen: frozenset[Need] = frozenset()
+    known: Mapping[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _answered: dict[int | None, Rollout] = field(default_factory=dict)
 
@@ -90,6 +96,7 @@ class HeldOutView:
         return only_needed(self._answered[n], self.seen)
 
     def _generated(self, prompts: Sequence[str], n: int | None, rows: Sequence[Row] | None) -> Rollout:
+        prompts = [self.known.get(prompt, prompt) for prompt in prompts]
         rollout = self.policy.generate(prompts, n=n, seed=seed_from(self.seed, _EVALUATION), rows=rows)
         return self.collector.computed(rollout, self.needs)
 
@@ -101,6 +108,7 @@ class HeldOutView:
         separator: str = "",
         rows: Sequence[Mapping[str, Any]] | None = None,
     ) -> Rollout:
+        prompts = [self.known.get(prompt, prompt) for prompt in prompts]
         rollout = self.policy.recorded(prompts, responses, separator=separator, rows=rows)
         return only_needed(self.collector.computed(rollout, self.needs), self.seen)
 
@@ -138,4 +146,9 @@ def held_out_view(components: TrainerComponents, collector: Collector, step: int
         seed=settings.run.seed,
         needs=components.evaluation.needs,
         reward_needs=components.reward_needs,
+        known={
+            text: text
+            for text in (*components.prompts.texts, *components.evaluation.held_out.texts)
+            if isinstance(text, ChatPrompt)
+        },
     )

@@ -6,11 +6,12 @@ package ships, see `ppokit.models.gguf`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ppokit.errors import ModelError
-from ppokit.messages import NOT_RESIZED
+from ppokit.messages import NOT_RESIZED, suggest
 from ppokit.models import quantization
 from ppokit.models.gguf import converted
 from ppokit.models.names import named_folder
@@ -49,14 +50,17 @@ def find_model(name: str, *, revision: str | None = None, trust_remote_code: boo
     return ModelSource(name, name, revision, trust_remote_code)
 
 
-def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: ModelSource, **options: Any) -> PreTrainedTokenizerBase:
     """The model's tokenizer; where it has no pad token, the end-of-sequence token serves.
+
+    Args:
+        options: for transformers' `from_pretrained`.
 
     Raises:
         ModelError: it cannot be loaded, or has no end-of-sequence token.
     """
     subject = f"model.name: the tokenizer of {source.name}"
-    tokenizer = pretrained_tokenizer(source.where, subject, **source.kwargs)
+    tokenizer = pretrained_tokenizer(source.where, subject, **source.kwargs, **options)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{subject} has no end-of-sequence token.")
     return tokenizer
@@ -127,21 +131,55 @@ def load_model(
     return loaded
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> frozenset[int]:
-    """What ends a response: the tokenizer's end of sequence, and all that the checkpoint names.
+def end_token_ids(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> list[int]:
+    """Ids of the tokens of `rollout.end_tokens`, named by their texts.
 
     Raises:
-        ModelError: the model has no embedding for the former.
+        ModelError: a text is no single token of the tokenizer's.
     """
-    named = model.generation_config.eos_token_id
-    several = named if isinstance(named, list) else [named]
+    ids: list[int] = []
+    vocabulary = tokenizer.get_vocab() if tokens else {}
+    for text in tokens:
+        found = [vocabulary[text]] if text in vocabulary else []
+        if tokenizer.decode(found, skip_special_tokens=False) != text:  # another name, as of a line break
+            found = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if len(found) != 1 or (found[0] == tokenizer.unk_token_id and text != tokenizer.unk_token):
+            near = suggest(text, tokenizer.get_added_vocab())
+            raise ModelError(
+                f"rollout.end_tokens: {text!r} is no single token of the model's tokenizer{near}; expected "
+                "texts of its tokens, such as <|im_end|>. A text of several tokens ends a response by "
+                "rollout.stop."
+            )
+        ids.append(found[0])
+    return ids
+
+
+def end_ids(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, named: Sequence[int] = ()
+) -> frozenset[int]:
+    """What ends a response: the tokenizer's end of sequence, all that the checkpoint names, and the recipe's.
+
+    Args:
+        named: see `end_token_ids`.
+
+    Raises:
+        ModelError: the model has no embedding for the first or the last.
+    """
+    by_checkpoint = model.generation_config.eos_token_id
+    several = by_checkpoint if isinstance(by_checkpoint, list) else [by_checkpoint]
     end, size = tokenizer.eos_token_id, model.get_input_embeddings().weight.shape[0]
     if end is not None and end >= size:
         raise ModelError(
             f"model.name: the tokenizer ends a text with {tokenizer.eos_token!r}, id {end}, and the model "
             f"has embeddings for ids below {size}. {NOT_RESIZED}"
         )
-    return frozenset(token for token in (end, *several) if token is not None and token < size)
+    for token in named:
+        if token >= size:
+            raise ModelError(
+                f"rollout.end_tokens: {tokenizer.convert_ids_to_tokens(token)!r} has the id {token}, and the "
+                f"model has embeddings for ids below {size}. {NOT_RESIZED}"
+            )
+    return frozenset(token for token in (end, *several, *named) if token is not None and token < size)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

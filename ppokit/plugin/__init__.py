@@ -8,6 +8,7 @@ whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`p
 
 from ppokit.errors import DataError, ModelError, PluginError, RewardError, first_line
 from ppokit.plugin.batching import length_batches, length_groups, token_batches
+from ppokit.plugin.chats import ChatPrompt, chat_of
 from ppokit.plugin.generation import (
     Generation,
     GenerationRequest,
@@ -60,6 +61,7 @@ __all__ = [
     "AdvantageWeights",
     "Advantages",
     "BuildContext",
+    "ChatPrompt",
     "CheckContext",
     "Component",
     "DataError",
@@ -97,6 +99,7 @@ __all__ = [
     "Variance",
     "as_generation",
     "broadcast_to_tokens",
+    "chat_of",
     "clamp_exponent",
     "decode_responses",
     "encode_response",

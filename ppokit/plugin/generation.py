@@ -143,8 +143,8 @@ class Generation:
             that is after temperature, top_k, top_p and min_p; NaN where the engine did not draw it.
         outcomes: of each response: `finished` (it ended by itself), `truncated` (it did not) or `failed`
             (there is none: not scored, not trained on, counted against `run.max_failed_responses`).
-        texts: decoded responses, without special tokens and without a matched stop string; of a failed one
-            why it failed.
+        texts: decoded responses, without special tokens, a matched stop string and `PromptBatch.prefill`; of
+            a failed one why it failed.
         policy_logprobs: log-probability of each token under the policy that was given, at the temperature
             and over its whole vocabulary; None where the engine cannot tell.
         loss_mask: True on tokens that the policy wrote itself, False on those of a tool or an environment;
@@ -169,6 +169,7 @@ class PolicyHandle(Protocol):
         version: number of updates that the policy has had.
         tokenizer: its tokenizer.
         end_ids: ids that end a response.
+        end_id: the one that a recorded response ends with; None where the model has none.
         vocab_size: ids that the model knows are below it.
         context_length: the longest sequence that the model takes; None where it has no limit.
     """
@@ -179,6 +180,8 @@ class PolicyHandle(Protocol):
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
     @property
     def end_ids(self) -> frozenset[int]: ...
+    @property
+    def end_id(self) -> int | None: ...
     @property
     def vocab_size(self) -> int: ...
     @property

@@ -31,10 +31,12 @@ class PromptBatch:
 
     Attributes:
         indices: row number of each prompt in the data set.
-        prompts: the text of the prompt column, before any chat template.
+        prompts: the text of each, before any chat template; a `ChatPrompt` where it is a list of messages.
         prompt_ids: token ids of each prompt as the model sees it; no padding.
         rows: every column of the data set, one mapping per prompt.
         resample_round: 0, or which round of dynamic sampling in its step asks these prompts, from 1.
+        prefill: what each response begins with: its tokens are the last of `prompt_ids`, and the core puts
+            it before what an engine returns.
     """
 
     indices: list[int]
@@ -42,6 +44,7 @@ class PromptBatch:
     prompt_ids: list[list[int]]
     rows: list[Row]
     resample_round: int = 0
+    prefill: str = ""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -64,7 +67,7 @@ class Rollout:
     Attributes:
         ids: stable sample ids, one per response.
         group_ids: [B] int64; responses to the same prompt share a group.
-        prompts, responses: texts, one per response.
+        prompts, responses: texts, one per response; a prompt that is a list of messages is a `ChatPrompt`.
         rows: every column of the data set, one mapping per response.
         prompt_ids: token ids of each prompt; no padding.
         response_ids: [B,R] int64; padding holds 0 and means nothing.

@@ -24,6 +24,7 @@ import numpy as np
 from ppokit.config.recipe import Recipe
 from ppokit.data.tables import load_table
 from ppokit.errors import DataError
+from ppokit.plugin.chats import read_chat
 from ppokit.ratings.agreement import Estimate
 from ppokit.ratings.splitting import same_prompt
 from ppokit.reward_models import quality as measures
@@ -93,9 +94,10 @@ def held_out_prompts(
         DataError: a file cannot be read, or fewer than two prompts are left.
     """
     trained_on = recipe.settings.prompts
-    known = set(map(same_prompt, _column(trained_on.path, trained_on.split, trained_on.column)))
+    chat = trained_on.chat
+    known = set(map(same_prompt, _column(trained_on.path, trained_on.split, trained_on.column, chat)))
     try:
-        texts = _column(path, "train", column)
+        texts = _column(path, "train", column, chat)
     except DataError as error:
         raise DataError(f"--prompts: {error}") from error
     asked = list({same_prompt(text): text for text in reversed(texts)}.values())[::-1]
@@ -110,11 +112,17 @@ def held_out_prompts(
     return kept[:limit], notes
 
 
-def _column(path: str, split: str, column: str) -> list[str]:
-    """What stands in a column of a file or data set, blanks left out."""
+def _column(path: str, split: str, column: str, chat: bool) -> list[str]:
+    """The prompts in a column of a file or data set, blanks left out."""
     table = load_table(path, split, {column})
     index = table.index(column)
-    return [str(cells[index]) for _, cells in table.rows if cells[index]]
+    prompts = []
+    for number, cells in table.rows:
+        try:
+            prompts += [read_chat(cells[index]) if chat else str(cells[index])] if cells[index] else []
+        except ValueError as error:
+            raise DataError(f"{path} row {number}: {error}") from error
+    return prompts
 
 
 def measure_gain(

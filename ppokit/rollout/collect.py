@@ -53,6 +53,7 @@ class Collector:
         return Policy.of(
             self.roles.model,
             self.tokenizer,
+            end_tokens=self.settings.rollout.end_tokens,
             version=step - 1,
             get_model=self.roles.sampler,
             save=self.roles.save_policy,

@@ -183,7 +183,10 @@ def build_rollout(prompts: PromptBatch, generation: Generation, ids: list[str], 
         ids=ids,
         group_ids=torch.tensor([prompts.indices[index] for index in repeated]),
         prompts=[prompts.prompts[index] for index in repeated],
-        responses=list(generation.texts),
+        responses=[
+            text if outcome == "failed" else prompts.prefill + text
+            for text, outcome in zip(generation.texts, generation.outcomes, strict=True)
+        ],
         rows=[deepcopy(prompts.rows[index]) for index in repeated],  # nested values can be changed
         prompt_ids=[prompts.prompt_ids[index] for index in repeated],
         response_ids=response_ids,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppokit.config.recipe import Recipe
+from ppokit.data.chat_templates import set_template
 from ppokit.distributed import Processes
 from ppokit.errors import ModelError
 from ppokit.models import quantization
@@ -69,18 +70,21 @@ def load_policy(recipe: Recipe, folder: Path | None) -> PolicyView:
         files = [] if saved is None else sorted(saved.glob("*.safetensors"))
         return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
+    tokenizer, prompts = load_tokenizer(source), settings.prompts
+    if folder is not None and prompts.chat_template is not None:  # the run's own copy
+        prompts = prompts.model_copy(update={"chat_template": str(folder / "chat_template.jinja")})
+    set_template(tokenizer, prompts)
     policy = Policy.of(
         model,
-        load_tokenizer(source),
+        tokenizer,
+        end_tokens=settings.rollout.end_tokens,
         version=0,
         get_model=lambda: model,
         save=save,
         get_hash=sha256,
     )
     temperature = settings.rollout.temperature
-    return PolicyView(
-        policy, generator, settings.prompts, lambda rollout: _logprobs(model, rollout, temperature)
-    )
+    return PolicyView(policy, generator, prompts, lambda rollout: _logprobs(model, rollout, temperature))
 
 
 @torch.inference_mode()

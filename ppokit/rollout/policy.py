@@ -13,7 +13,7 @@ from torch import Tensor
 from ppokit.config.prompt_settings import PromptSettings
 from ppokit.data.prompts import encode_prompts
 from ppokit.errors import DataError, ModelError
-from ppokit.models.loading import end_ids
+from ppokit.models.loading import end_ids, end_token_ids
 from ppokit.plugin.recorded import as_generation
 from ppokit.plugin.response_text import decode_responses
 from ppokit.plugin.types import PromptBatch, Rollout
@@ -36,6 +36,7 @@ class Policy:
     version: int
     tokenizer: PreTrainedTokenizerBase
     end_ids: frozenset[int]
+    end_id: int | None
     vocab_size: int
     context_length: int | None
     get_model: Callable[[], PreTrainedModel]
@@ -47,16 +48,27 @@ class Policy:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        end_tokens: Sequence[str],
         version: int,
         get_model: Callable[[], PreTrainedModel],
         save: Callable[[Path], None],
         get_hash: Callable[[], str],
     ) -> Policy:
-        """The handle of a policy on this model."""
+        """The handle of a policy on this model.
+
+        Args:
+            end_tokens: of `rollout.end_tokens`.
+        """
+        named = end_token_ids(tokenizer, end_tokens)
+        ends = end_ids(tokenizer, model, named)
+        end_id = named[0] if named else tokenizer.eos_token_id
+        if end_id is None:
+            end_id = min(ends, default=None)
         return Policy(
             version=version,
             tokenizer=tokenizer,
-            end_ids=end_ids(tokenizer, model),
+            end_ids=ends,
+            end_id=end_id,
             vocab_size=model.get_input_embeddings().weight.shape[0],
             context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
             get_model=get_model,
@@ -128,7 +140,7 @@ class PolicyView:
             ModelError: a prompt is empty, or leaves no room for a response in the model's context.
         """
         indices, encoded = list(range(len(prompts))), self._encoded(prompts)
-        batch = PromptBatch(indices, list(prompts), encoded, _rows(prompts, rows))
+        batch = self._batch(indices, prompts, encoded, rows)
         return self.generator.generate(self.policy, batch, n=n, seed=seed, step=step, training=False)
 
     def recorded(
@@ -152,7 +164,9 @@ class PolicyView:
         """
         context = self.policy.context_length
         encoded = self._tokens(prompts)
-        generation = as_generation(encoded, responses, self.policy, separator=separator)
+        generation = as_generation(
+            encoded, responses, self.policy, separator=separator, prefill=self.prompts.prefill
+        )
         for index, (prompt, response) in enumerate(zip(encoded, generation.response_ids, strict=True)):
             if not prompt:
                 raise DataError(f"fit: prompt {index} is empty; expected at least one token.")
@@ -163,7 +177,7 @@ class PolicyView:
                 )
         first: dict[str, int] = {}
         groups = [first.setdefault(prompt, index) for index, prompt in enumerate(prompts)]
-        batch = PromptBatch(groups, list(prompts), encoded, _rows(prompts, rows))
+        batch = self._batch(groups, prompts, encoded, rows)
         ids = [f"{step:06d}-fit-{index:06d}" for index in range(len(prompts))]
         return build_rollout(batch, completed(generation, self.policy.version), ids, 1)
 
@@ -187,8 +201,17 @@ class PolicyView:
         return predictions
 
     def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
-        chat, system = self.prompts.chat, self.prompts.system
-        return encode_prompts(prompts, self.policy.tokenizer, chat=chat, system=system)
+        return encode_prompts(prompts, self.policy.tokenizer, self.prompts)
+
+    def _batch(
+        self,
+        indices: list[int],
+        prompts: Sequence[str],
+        encoded: list[list[int]],
+        rows: Sequence[Mapping[str, Any]] | None,
+    ) -> PromptBatch:
+        own = [{}] * len(prompts) if rows is None else list(rows)
+        return PromptBatch(indices, list(prompts), encoded, own, prefill=self.prompts.prefill)
 
     def _encoded(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts that leave room for an answer."""
@@ -203,7 +226,3 @@ class PolicyView:
                     f"context holds {context}. Shorten the prompt, or lower max_new_tokens."
                 )
         return encoded
-
-
-def _rows(prompts: Sequence[str], rows: Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
-    return [{}] * len(prompts) if rows is None else list(rows)

@@ -474,7 +474,7 @@ def test_a_file_of_prompts_is_read_once_by_check_and_run(monkeypatch: pytest.Mon
         return read_bytes(path)
 
     monkeypatch.setattr(Path, "read_bytes", counting)
-    table = read_prompts(load("prompts.path=p.csv").settings.prompts)
+    table = read_prompts(load("prompts.path=p.csv").settings.prompts, chat=False)
     assert table.records() == [{"prompt": "a", "n": "1"}]
     assert reads.count("p.csv") == 1
 

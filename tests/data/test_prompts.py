@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ppokit.config.prompt_settings import PromptSettings
 from ppokit.config.settings import RolloutSettings, RunSettings
+from ppokit.data.chat_templates import set_template
 from ppokit.data.formats import Table
 from ppokit.data.prompt_rows import read_prompts, usable_prompts
 from ppokit.data.prompts import Prompts, encode_prompts
@@ -98,8 +99,9 @@ def test_a_batch_carries_text_ids_and_every_column() -> None:
 
 def encode_one(text: str, tokenizer: PreTrainedTokenizerFast, **options: Any) -> list[int]:
     """Alone, which must be as in company."""
-    (ids,) = encode_prompts([text], tokenizer, **options)
-    assert encode_prompts([text, "w5 w6 w7", text], tokenizer, **options)[::2] == [ids, ids]
+    settings = PromptSettings(path="data", **options)
+    (ids,) = encode_prompts([text], tokenizer, settings)
+    assert encode_prompts([text, "w5 w6 w7", text], tokenizer, settings)[::2] == [ids, ids]
     return ids
 
 
@@ -121,12 +123,13 @@ class TestEncoding:
 
     def test_no_template(self) -> None:
         with pytest.raises(DataError, match=r"prompts\.chat: true, but .* has no chat template"):
-            prompts(rows(3), chat=True)
+            set_template(tokenizer(), PromptSettings(path="data", chat=True))
 
 
 def read(rows: list[dict[str, Any]], **settings: Any) -> list[int]:
     """Numbers of the usable rows."""
-    usable = usable_prompts(table(rows), PromptSettings(path="data", **settings))
+    read = PromptSettings(path="data", **settings)
+    usable = usable_prompts(table(rows), read, chat=read.chat)
     return [number for number, _ in usable.rows]
 
 
@@ -135,7 +138,7 @@ class TestBadRows:
         with pytest.raises(DataError, match=r"data has no column 'text'; it has 'prompt' and 'extra'"):
             read(rows(3), column="text")
 
-    @pytest.mark.parametrize(("bad", "shown"), [(None, "empty"), (3, "3"), (["w1"], r"\['w1'\]")])
+    @pytest.mark.parametrize(("bad", "shown"), [(None, "empty"), (3, "3"), ({"w": 1}, r"\{'w': 1\}")])
     def test_no_text(self, bad: Any, shown: str) -> None:
         with pytest.raises(DataError, match=rf"1 of 2 rows .*\n  row 2: prompt is {shown}; expected text\n"):
             read([{"prompt": "w0"}, {"prompt": bad}])
@@ -210,10 +213,10 @@ class TestWhatTheModelLacks:
         refusal = "{{ raise_exception('no system role') }}"
         template = "{% if messages[0]['role'] == 'system' %}" + refusal + "{% endif %}" + TEMPLATE
         refusing = tokenizer(template=template)
-        assert encode_prompts(["w1"], refusing, chat=True)
+        assert encode_prompts(["w1"], refusing, PromptSettings(path="data", chat=True))
         message = r"^prompts\.chat: .* refuses a chat with the message of prompts\.system: no system role"
         with pytest.raises(DataError, match=message):
-            encode_prompts(["w1"], refusing, chat=True, system="w2")
+            encode_prompts(["w1"], refusing, PromptSettings(path="data", chat=True, system="w2"))
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
@@ -254,7 +257,7 @@ class TestFiles:
         )
         path = self.write(tmp_path, name, "\n".join(between.join(cells) for cells in lines))
         settings = PromptSettings(path=path, types={"n": "int", "x": "float", "y": "bool"})
-        assert read_prompts(settings).records() == [
+        assert read_prompts(settings, chat=False).records() == [
             {"prompt": "7", "n": 1, "x": 0.5, "y": True},
             {"prompt": "b", "n": -2, "x": 0.001, "y": False},
             {"prompt": "c", "n": None, "x": None, "y": None},
@@ -264,7 +267,8 @@ class TestFiles:
         path = self.write(
             tmp_path, "p.jsonl", '{"prompt": "a", "n": 1, "id": 7}\n{"prompt": "b", "n": "2.5"}\n'
         )
-        rows = read_prompts(PromptSettings(path=path, types={"n": "float", "id": "text"})).records()
+        settings = PromptSettings(path=path, types={"n": "float", "id": "text"})
+        rows = read_prompts(settings, chat=False).records()
         assert rows == [{"prompt": "a", "n": 1.0, "id": "7"}, {"prompt": "b", "n": 2.5, "id": None}]
         assert isinstance(rows[0]["n"], float)
 
@@ -276,7 +280,7 @@ class TestFiles:
         )
         settings = {"path": path, "types": {"n": "int", "x": "float", "y": "bool"}}
         with pytest.raises(DataError) as caught:
-            read_prompts(PromptSettings.model_validate(settings))
+            read_prompts(PromptSettings.model_validate(settings), chat=False)
         for line in (
             "row 2: n is '1.5'; expected a whole number",
             "row 3: x is 'inf'; expected a number",
@@ -286,13 +290,13 @@ class TestFiles:
         ):
             assert line in str(caught.value)
         with pytest.warns(PpokitWarning, match="bad rows left out: 5"):
-            kept = read_prompts(PromptSettings.model_validate({**settings, "on_bad_row": "skip"}))
+            kept = read_prompts(PromptSettings.model_validate({**settings, "on_bad_row": "skip"}), chat=False)
         assert kept.records() == [{"prompt": "d", "n": 1, "x": 1.0, "y": False}]
 
     def test_a_type_of_no_column(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "p.csv", "prompt,answer\na,1\n")
         with pytest.raises(DataError, match=r"^prompts.types: .* no column 'answerr'; .* mean 'answer'\?$"):
-            read_prompts(PromptSettings(path=path, types={"answerr": "int"}))
+            read_prompts(PromptSettings(path=path, types={"answerr": "int"}), chat=False)
 
     def test_prompts_stay_text(self) -> None:
         with pytest.raises(ValueError, match="'prompt' is the column of the prompts, which are text"):
@@ -307,7 +311,7 @@ class TestFiles:
         """What ratings may be, prompts may be; how the text was decoded is said."""
         (tmp_path / "p.csv").write_bytes("prompt;n\nun café noir;1\n".encode("cp1252"))
         with pytest.warns(PpokitWarning, match=r"p\.csv: not UTF-8, so read as Windows-1252.*un café noir"):
-            kept = read_prompts(PromptSettings(path=str(tmp_path / "p.csv")))
+            kept = read_prompts(PromptSettings(path=str(tmp_path / "p.csv")), chat=False)
         assert kept.rows == [(2, ["un café noir", "1"])]
         (tmp_path / "q.tsv").write_bytes("\ufeffprompt\tn\nα\t1\n".encode("utf-16-le"))
         assert read_rows(str(tmp_path / "q.tsv")) == [{"prompt": "α", "n": "1"}]
@@ -318,11 +322,11 @@ class TestFiles:
             r"^prompts\.path: .*p\.csv: 2 of 4 rows .*\n  row 3: prompt is empty.*\n  row 4: 3 cells, but"
         )
         with pytest.raises(DataError, match=message):
-            read_prompts(PromptSettings(path=path))
+            read_prompts(PromptSettings(path=path), chat=False)
         with pytest.warns(
             PpokitWarning, match="bad rows left out: 2 .*, the first is row 3: prompt is empty"
         ):
-            kept = read_prompts(PromptSettings(path=path, on_bad_row="skip"))
+            kept = read_prompts(PromptSettings(path=path, on_bad_row="skip"), chat=False)
         assert [number for number, _ in kept.rows] == [2, 5]
 
     def test_a_bad_line_is_named(self, tmp_path: Path) -> None:
@@ -332,7 +336,7 @@ class TestFiles:
             ("q.jsonl", '{"prompt": "a"}\n\n["a"]\n', "row 3: .* is no JSON object"),
         ):
             with pytest.raises(DataError, match=message):
-                read_prompts(PromptSettings(path=self.write(tmp_path, name, text)))
+                read_prompts(PromptSettings(path=self.write(tmp_path, name, text)), chat=False)
 
     def test_json(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "p.json", '[{"prompt": "a", "n": 1}, {"prompt": "b", "n": 2}]')
@@ -364,16 +368,16 @@ class TestFiles:
     @pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.txt"])
     def test_an_empty_file(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(DataError, match=rf"prompts\.path: .*{name} is empty"):
-            read_prompts(PromptSettings(path=self.write(tmp_path, name, "")))
+            read_prompts(PromptSettings(path=self.write(tmp_path, name, "")), chat=False)
 
     def test_a_header_alone(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="has a header but no rows"):
-            read_prompts(PromptSettings(path=self.write(tmp_path, "p.csv", "prompt\n")))
+            read_prompts(PromptSettings(path=self.write(tmp_path, "p.csv", "prompt\n")), chat=False)
 
     def test_another_kind_of_file(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"prompts\.path: .*p\.docx ends in \.docx; expected \.csv"):
-            read_prompts(PromptSettings(path=self.write(tmp_path, "p.docx", "x")))
+            read_prompts(PromptSettings(path=self.write(tmp_path, "p.docx", "x")), chat=False)
 
     def test_neither_a_file_nor_a_data_set(self) -> None:
         with pytest.raises(DataError, match=r"prompts\.path: no/such-set cannot be read"):
-            read_prompts(PromptSettings(path="no/such-set"))
+            read_prompts(PromptSettings(path="no/such-set"), chat=False)

@@ -62,6 +62,11 @@ def folder(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("prompts.jsonl", "held_out.jsonl"):
         rows = [{"prompt": text, "summary": "A story."} for text in ("Tom saw", "Lily had", "A boy", "Mom")]
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "?"}]
+    Path("chats.jsonl").write_text(json.dumps({"prompt": [*chat, chat[0]]}) + "\n")
+    Path("my_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ enable_thinking }}"
+    )
     for block in (block for page in RUN for block in blocks_of(page, read(page)) if block.file):
         Path(str(block.file)).write_text(block.text)
     small = Path("my.yaml").read_text()

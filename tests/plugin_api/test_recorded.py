@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from policies import policy_of
+from ppokit.errors import DataError
 from ppokit.plugin.recorded import as_generation
 from ppokit.rollout.policy import Policy
 
@@ -49,6 +51,20 @@ def test_a_longer_one_is_truncated(tiny_model: Path, limit: int) -> None:
     assert generation.texts == TEXTS, "the whole text was rated"
 
 
-def test_without_an_end_of_sequence_token_the_models_first_end_is_taken(tiny_model: Path) -> None:
-    generation = as_generation(PROMPTS[:1], ["Tom"], policy(tiny_model, eos_token=None))
-    assert generation.response_ids[0][-1] == 2
+def test_the_end_is_that_of_the_policy(tiny_model: Path) -> None:
+    given = policy(tiny_model)
+    for end, expected in ((7, [7]), (None, [])):
+        generation = as_generation(PROMPTS[:1], [""], replace(given, end_id=end))
+        assert generation.response_ids == [expected]
+
+
+def test_a_prefill_is_the_prompts(tiny_model: Path) -> None:
+    """It is in the text that was rated, and in the prompt's tokens."""
+    given = policy(tiny_model)
+    generation = as_generation(PROMPTS[:1], ["Tom was happy."], given, prefill="Tom")
+    assert generation.texts == [" was happy."]
+    assert generation.response_ids == as_generation(PROMPTS[:1], [" was happy."], given).response_ids
+    with pytest.raises(DataError, match=r"^prompts\.prefill: .* 'Lily sat\.' does not begin with 'Tom'"):
+        as_generation(PROMPTS[:1], ["Lily sat."], given, prefill="Tom")
+    with pytest.raises(DataError, match=r"^separator: got ' ' with prompts\.prefill"):
+        as_generation(PROMPTS[:1], ["Tom"], given, prefill="Tom", separator=" ")
