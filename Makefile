@@ -23,11 +23,11 @@ NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test thorough faults mutants lint lint-code lint-types lint-layers lint-spelling
-.PHONY: lint-workflow check bench bench-kernels bench-algorithms bench-trl clean
+.PHONY: help setup quickstart test thorough models faults mutants lint lint-code lint-types lint-layers
+.PHONY: lint-spelling lint-workflow check bench bench-kernels bench-algorithms bench-trl clean
 
 # The tests and the step benchmark use nothing from the network.
-test thorough faults mutants check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
+test thorough models faults mutants check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,11 +56,16 @@ quickstart: setup  ## train the small demo model on the CPU and plot its reward
 # one thread each, since as many processes as there are cores run beside one another. In the order of conftest.py.
 test: export OMP_NUM_THREADS = 1
 test: setup  ## run the tests
-	$(BIN)/pytest -m 'not thorough' -n auto --dist loadfile --no-loadscope-reorder --durations 15
+	$(BIN)/pytest -m 'not thorough and not models' -n auto --dist loadfile --no-loadscope-reorder --durations 15
 
 thorough: export OMP_NUM_THREADS = 1
 thorough: setup  ## run the tests that `test` leaves out: every preset learns, and such
 	$(BIN)/pytest -m thorough -n auto --dist loadfile --durations 15
+
+# An architecture's checks share its runs, and so a process.
+models: export OMP_NUM_THREADS = 1
+models: setup  ## check every architecture of docs/models.md
+	$(BIN)/pytest tests/models/test_matrix.py -n auto --dist loadgroup --durations 15
 
 faults: export OMP_NUM_THREADS = 1
 faults: export PPOKIT_ALL_FAULTS = 1
