@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSettings
 from ppokit.config.prompt_settings import PromptSettings
@@ -107,11 +107,28 @@ class RewardSettings(Section):
         description="Lowest and highest score, after scaling and before the weight; of each token score too, "
         "where a reward gives any, and then with 0 between them.",
     )
+    text: Literal["whole", "answer"] = Field(
+        default="whole",
+        description="What it sees of responses: all of them, or what stands behind their thinking part, which "
+        "is nothing where that does not end.",
+    )
+    thinking: tuple[Text, Text] | None = Field(
+        default=None,
+        description="What begins and what ends a thinking part, for text: answer. Not set: <think>, [THINK] and "
+        "others that models have.",
+    )
     timeout: float | None = Field(
         default=None,
         gt=0,
         description="Seconds after which a call has failed; its reward then has a process of its own.",
     )
+
+    @field_validator("thinking")
+    @classmethod
+    def _of_answers(cls, tags: tuple[str, str] | None, info: ValidationInfo) -> tuple[str, str] | None:
+        if tags is not None and info.data.get("text") == "whole":
+            raise ValueError("needs text: answer, which leaves the thinking part out")
+        return tags
 
     @field_validator("clip")
     @classmethod

@@ -181,8 +181,8 @@ class TestCells:
         assert chats[2:] == ["[1] is a list", "Hello"]
 
     def test_parts_of_text(self) -> None:
-        parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
-        assert chat_of(read_chat([{"role": "user", "content": parts}])).messages == [HELLO]
+        parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "!"}]
+        assert chat_of(read_chat([{"role": "user", "content": parts}])) == "Hello!"
 
     @pytest.mark.parametrize(
         ("cell", "fault"),
