@@ -136,7 +136,13 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
     set_template(tokenizer, settings.prompts)
     dtype = pick_dtype(settings.model.dtype, processes.device)
     base = DeferredBase(tokenizer, config)
-    context = BuildContext(device=processes.device, dtype=dtype, seed=settings.run.seed, base=base)
+    context = BuildContext(
+        device=processes.device,
+        dtype=dtype,
+        seed=settings.run.seed,
+        base=base,
+        chat=settings.prompts.chat,
+    )
     components = _Components(recipe, context, instances, processes.is_main)
     generator = build_generator(recipe, context, processes)
     components.add(generator.engine)

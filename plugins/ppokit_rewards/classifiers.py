@@ -63,6 +63,15 @@ def load_tokenizer(model: str) -> Any:
     return load_text_tokenizer(_where(model), f"reward model {model!r}")
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer in a folder has a chat template, in a file of its own or in its configuration."""
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # said where it is loaded
+        return True
+    return (folder / "chat_template.jinja").is_file() or bool(config.get("chat_template"))
+
+
 def base_of(model: str) -> str | None:
     """What an adapter's folder is an adapter on; None for a whole model.
 

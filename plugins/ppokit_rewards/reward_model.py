@@ -3,7 +3,9 @@
     score = activation(logits)[label]     of the text that `template` makes of prompt and response
 
 The model reads text through its own tokenizer, so it need not share the policy's. A score does not
-depend on what else is in the batch: padding stands on the right and is not attended to.
+depend on what else is in the batch: padding stands on the right and is not attended to. A model that
+was trained on chats, as most reward models of the hub, reads them through its own chat template
+(`template: chat`); the metric `chat` is 1 where it does.
 
     one label (a reward model):   score is the logit, unless `activation` says otherwise
     several labels (a classifier): `label` says which, by name or index
@@ -30,6 +32,7 @@ from ppokit.plugin import (
     BuildContext,
     CheckContext,
     Component,
+    Metric,
     ModelError,
     Options,
     RewardOutput,
@@ -39,8 +42,15 @@ from ppokit.plugin import (
     length_batches,
 )
 from ppokit.reward_models.artifact import HEADS, read_settings
-from ppokit.reward_models.templates import encode, padding_of
-from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, load, load_tokenizer
+from ppokit.reward_models.templates import CHAT, encode, padding_of
+from ppokit_rewards.classifiers import (
+    ADAPTER,
+    folder_of,
+    has_chat_template,
+    is_path,
+    load,
+    load_tokenizer,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,8 +99,9 @@ class RewardModelOptions(Options):
     template: str | tuple[str, str] | None = Field(
         None,
         description="The text that is scored, made of {prompt} and {response}; or two such texts, which "
-        "the tokenizer joins as a pair, for a model that was trained on pairs. Not set: as the model's "
-        "folder says, else {prompt} {response}.",
+        "the tokenizer joins as a pair, for a model that was trained on pairs; or chat: prompt and response "
+        "through the model's own chat template. Not set: as the model's folder says, else chat with "
+        "prompts.chat: true and a model that has a chat template, else {prompt} {response}.",
     )
     label: StrictInt | str | None = Field(
         None, description="Which label is the score, by name or index; needed where there are several."
@@ -118,7 +129,7 @@ class RewardModelOptions(Options):
     @field_validator("template")
     @classmethod
     def _has_a_response(cls, value: str | tuple[str, str] | None) -> str | tuple[str, str] | None:
-        if value is None:
+        if value is None or value == CHAT:
             return value
         try:
             fields = [field for _, *field in Formatter().parse("".join(value)) if field[0] is not None]
@@ -138,10 +149,18 @@ class RewardModel:
     def __init__(self, options: RewardModelOptions, context: BuildContext) -> None:
         self.options = options
         fitted = read_settings(folder_of(options.model))
-        template = options.template or (JOINED if fitted is None else tuple(fitted.template))
-        self.templates = (template,) if isinstance(template, str) else template
         self.max_length = options.max_length or (None if fitted is None else fitted.max_length)
         self._load(context)
+        template = options.template or (None if fitted is None else tuple(fitted.template))
+        if template is None:
+            template = CHAT if context.chat and self.tokenizer.chat_template else JOINED
+        self.templates = (template,) if isinstance(template, str) else template
+        self.chat = self.templates == (CHAT,)
+        if self.chat and not self.tokenizer.chat_template:
+            raise ModelError(
+                f"template: chat, but the tokenizer of the reward model {options.model!r} has no chat "
+                "template; expected a text of {prompt} and {response}"
+            )
         self.pad = padding_of(self.tokenizer, marked=self.marked)
         if self.marked:
             *_, second = self.templates
@@ -165,7 +184,8 @@ class RewardModel:
             logits = logits.sigmoid()
         elif self.options.activation == "softmax":
             logits = logits.softmax(dim=-1)
-        return RewardOutput.of_scores(logits[:, self.label], metrics={"truncated": Sum(truncated)})
+        metrics: dict[str, Metric] = {"truncated": Sum(truncated), **({"chat": 1.0} if self.chat else {})}
+        return RewardOutput.of_scores(logits[:, self.label], metrics=metrics)
 
     def _load(self, context: BuildContext) -> None:
         import torch
@@ -253,6 +273,8 @@ def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
     if not folder.is_dir():
         yield f"model {options.model!r}: there is no such folder"
         return
+    if options.template == CHAT and not has_chat_template(folder):
+        yield f"template: chat, but the tokenizer of {options.model!r} has no chat template"
     try:
         fitted = read_settings(folder)
     except ModelError as error:

@@ -109,12 +109,12 @@ class RewardSettings(Section):
     )
     text: Literal["whole", "answer"] = Field(
         default="whole",
-        description="What it sees of responses: all of them, or what stands behind their thinking part, which "
-        "is nothing where that does not end.",
+        description="What it sees of a response: all, or what stands behind the thinking part, which is "
+        "nothing where the thinking does not end.",
     )
     thinking: tuple[Text, Text] | None = Field(
         default=None,
-        description="What begins and what ends a thinking part, for text: answer. Not set: <think>, [THINK] and "
+        description="What begins and what ends a thinking part, for text: answer. Not set: <think> and "
         "others that models have.",
     )
     timeout: float | None = Field(

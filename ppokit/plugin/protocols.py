@@ -61,6 +61,7 @@ class BuildContext:
         device: where models of a plugin's own should live.
         dtype: the dtype of the base model.
         seed: the run's seed.
+        chat: whether prompts go through the policy's chat template.
         base: the policy's frozen base; None outside a run, and for a reward with a timeout, which
             could go on in it, late, while it trains.
     """
@@ -69,6 +70,7 @@ class BuildContext:
     dtype: torch.dtype
     seed: int
     base: SharedBase | None = None
+    chat: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ppokit.errors import ModelError, first_line
+from ppokit.plugin.chats import chat_of
+
+CHAT = "chat"
+"""In the place of a template: prompt and response as a chat, through the tokenizer's own chat template."""
+
 RESPONSE_MASK = "response_mask"
 """Name of the mask of the response's tokens, for a model that reads one."""
 
@@ -18,6 +24,24 @@ def fill(template: str, prompt: str, response: str) -> str:
     if " {response}" in template:
         response = response.removeprefix(" ")
     return template.format(prompt=prompt, response=response)
+
+
+def fill_chat(tokenizer: Any, prompt: str, response: str) -> str:
+    """A prompt, text or a `ChatPrompt`, and its response as the tokenizer's chat template writes them.
+
+    Raises:
+        ModelError: the template refuses them.
+    """
+    from jinja2 import TemplateError
+
+    chat = chat_of(prompt)
+    messages = [*chat.messages, {"role": "assistant", "content": response}]
+    try:
+        return str(tokenizer.apply_chat_template(messages, tools=chat.tools, tokenize=False))
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"template: the reward model's chat template refuses: {first_line(error)}"
+        ) from error
 
 
 def response_mask(encoding: Any) -> list[int]:
@@ -70,7 +94,7 @@ def encode(
 
     Args:
         tokenizer: it cuts on the left.
-        templates: one, or two that the tokenizer joins as a pair.
+        templates: one, which may be `CHAT`, or two that the tokenizer joins as a pair.
         limit: the most tokens of a text; of a marked pair the prompt is truncated first.
         pad: see `padding_of`.
 
@@ -78,15 +102,18 @@ def encode(
     """
     marked, truncated = RESPONSE_MASK in pad, 0
     encoded = []
+    chat = tuple(templates) == (CHAT,)
+    options = {"add_special_tokens": not chat, "return_attention_mask": True, "verbose": False}
     for prompt, response in zip(prompts, responses, strict=True):
-        texts = [fill(template, prompt, response) for template in templates]
-        encoding = tokenizer(*texts, return_attention_mask=True, verbose=False)
+        if chat:
+            texts = [fill_chat(tokenizer, prompt, response)]
+        else:
+            texts = [fill(template, prompt, response) for template in templates]
+        encoding = tokenizer(*texts, **options)
         if limit is not None and len(encoding["input_ids"]) > limit:
             truncated += 1
             strategy = truncation(encoding, limit) if marked else True
-            encoding = tokenizer(
-                *texts, truncation=strategy, max_length=limit, return_attention_mask=True, verbose=False
-            )
+            encoding = tokenizer(*texts, truncation=strategy, max_length=limit, **options)
         one = {key: list(encoding[key]) for key in pad if key != RESPONSE_MASK}
         if marked:
             one[RESPONSE_MASK] = response_mask(encoding)

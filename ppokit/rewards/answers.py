@@ -2,8 +2,8 @@
 
     answer = what stands behind the last end of a thinking part; nothing where one has begun and not ended
 
-A part has also begun where the prompt ends with its beginning, as the templates of DeepSeek-R1 write it. Where
-the tags are special tokens, which no text has, they are looked for in the tokens.
+A part has also begun where the prompt ends with its beginning, as the templates of DeepSeek-R1 write it.
+Where the tags are special tokens, which no text has, they are looked for in the tokens.
 """
 
 from __future__ import annotations

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from pydantic import ValidationError
 from transformers import (
+    AutoTokenizer,
     BertForSequenceClassification,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     RobertaForSequenceClassification,
 )
 
-from ppokit.plugin import ModelError, Sum
+from chat_tokenizer import chat_tokenizer
+from ppokit.plugin import ChatPrompt, ModelError, Sum
 from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
-from small_models import ENCODER_TOKENS, save_tiny
+from small_models import ENCODER_TOKENS, save_tiny, tiny
 
 TEXTS = ["a b c d e f", "b", "c a", "h g f e d c b a a b", "", "a </s>", "d d d"]
 ALONE = "{response}"
@@ -262,3 +265,71 @@ def test_a_template_needs_the_response_and_knows_nothing_else(template, message)
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):
         RewardModelOptions(**wrong)
+
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hello"},
+    {"role": "assistant", "content": "Hi."},
+    {"role": "user", "content": "Who are you?"},
+]
+
+
+class TestChats:
+    """A reward model that was trained on chats, as those of the hub; scored by transformers alone."""
+
+    @pytest.fixture
+    def speaker(self, tmp_path):
+        folder = tmp_path / "speaker"
+        tokenizer = chat_tokenizer()
+        tiny(
+            LlamaForSequenceClassification,
+            vocab_size=len(tokenizer),
+            num_labels=1,
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_range=0.5,
+        ).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    def expected(self, folder, messages, tools=None):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        ids = tokenizer.apply_chat_template(messages, tools=tools, return_tensors="pt", return_dict=False)
+        with torch.no_grad():
+            return LlamaForSequenceClassification.from_pretrained(folder).eval()(ids).logits[0, 0].item()
+
+    @pytest.mark.parametrize("options", [{}, {"template": "chat"}])
+    def test_prompt_and_response_go_through_its_template(self, context, make_rollout, speaker, options):
+        tools = [{"type": "function", "function": {"name": "clock"}}]
+        prompts = ["Hello", ChatPrompt(CHAT), ChatPrompt(CHAT, tools)]
+        rollout = make_rollout(["I am Ben.", "Ben", "It is 12."], prompts=prompts)
+        chats = [([{"role": "user", "content": "Hello"}], None), (CHAT, None), (CHAT, tools)]
+        expected = [
+            self.expected(speaker, [*chat, {"role": "assistant", "content": response}], own)
+            for (chat, own), response in zip(chats, rollout.responses, strict=True)
+        ]
+        output = score(replace(context, chat=not options), rollout, model=speaker, **options)
+        assert output.scores.tolist() == pytest.approx(expected, abs=1e-5)
+        assert len(set(expected)) == 3
+        assert output.metrics["chat"] == 1.0
+
+    def test_plain_prompts_and_models_without_a_template(self, context, make_rollout, speaker, llama):
+        """Their numbers are those of {prompt} {response}."""
+        rollout, joined = make_rollout(["a b", "c"]), "{prompt} {response}"
+        for model, chat in ((speaker, False), (llama, True)):
+            output = score(replace(context, chat=chat), rollout, model=model)
+            assert output.scores.equal(score(context, rollout, model=model, template=joined).scores)
+            assert "chat" not in output.metrics
+
+    def test_a_template_that_there_is_none_of(self, context, make_rollout, llama, speaker, unknown_columns):
+        with pytest.raises(ModelError, match=r"^template: chat, but .* has no chat template"):
+            score(context, make_rollout(["a"]), model=llama, template="chat")
+        for folder, problems in ((llama, 1), (speaker, 0)):
+            options = RewardModelOptions(model=str(folder), template="chat")
+            assert len(list(check(options, unknown_columns))) == problems
+
+    def test_a_chat_that_it_refuses(self, context, make_rollout, speaker, tmp_path):
+        shutil.copytree(speaker, tmp_path / "refuses")
+        (tmp_path / "refuses" / "chat_template.jinja").write_text("{{ raise_exception('no chats') }}")
+        with pytest.raises(ModelError, match="chat template refuses: no chats"):
+            score(context, make_rollout(["a"]), model=tmp_path / "refuses", template="chat")
