@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSettings
 from ppokit.config.prompt_settings import PromptSettings
@@ -38,9 +38,14 @@ class ModelSettings(Section):
 class LoraSettings(Section):
     r: int = Field(default=16, gt=0, description="Rank of the adapters.")
     alpha: float = Field(default=32, gt=0, description="The adapters' output is scaled by alpha / r.")
-    target_modules: Text | Annotated[list[Text], Field(min_length=1)] = Field(
+    target_modules: Text | list[Text] = Field(
         default="all-linear",
         description="Layers that get an adapter: all-linear, a pattern, or a list of names.",
+    )
+    target_parameters: list[Text] | None = Field(
+        default=None,
+        description="Weights that get one and stand in no layer of their own, as those of experts: "
+        "[mlp.experts.gate_up_proj, mlp.experts.down_proj].",
     )
     adapter: str | None = Field(default=None, description="Folder of a trained PEFT adapter to go on from.")
     value_adapter: str | None = Field(
@@ -53,6 +58,12 @@ class LoraSettings(Section):
     @classmethod
     def _home(cls, value: str | None) -> str | None:
         return at_home(value) if value else value
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.target_modules and not self.target_parameters:
+            raise ValueError("target_modules: got none; expected some, or target_parameters")
+        return self
 
     @field_validator("target_modules")
     @classmethod

@@ -19,6 +19,7 @@ _FOLLOWED = frozenset(
         *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
         *("inference_mode", "r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"),
         *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out"),
+        "target_parameters",
         *("init_lora_weights", "megatron_core", "runtime_config"),
     }
 )

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
 from ppokit.kernels.frozen_trunk import layers_of
 from ppokit.models.adapter_check import check_adapter
 from ppokit.models.pretrained import peft_warnings, pretrained_adapter
+from ppokit.plugin.output_head import final_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -121,9 +123,16 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
     """
     from peft import LoraConfig, get_peft_model
 
+    excluded = _out_of_reach(model) if lora.target_modules == "all-linear" else None
+
     def config() -> Any:
         return LoraConfig(
-            r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM"
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            target_modules=lora.target_modules,
+            target_parameters=lora.target_parameters,
+            exclude_modules=excluded or None,
+            task_type="CAUSAL_LM",
         )
 
     with peft_warnings(), _naming("lora"):
@@ -153,6 +162,36 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
         )
     wrapped.eval()  # an adapter that was trained with dropout brings it along
     return wrapped
+
+
+@torch.no_grad()
+def _out_of_reach(model: Any) -> list[str]:
+    """Names of the linear layers that all-linear means and whose adapters peft cannot let take part.
+
+    Routers that give more than one tensor; and of state-space layers, whose weights their parents read: one
+    that was not called in a forward pass, and the last one, which kernels do not call.
+    """
+    called: dict[str, bool] = {}  # and whether it gave one tensor
+    hooks = [
+        module.register_forward_hook(
+            lambda _, inputs, result, name=name: called.update({name: isinstance(result, Tensor)})
+        )
+        for name, module in model.named_modules()
+    ]
+    try:
+        final_states(model, input_ids=torch.arange(4, device=model.device)[None], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            parent = name.rpartition(".")[0]
+            passed_over = parent in called and name not in called
+            mixes = hasattr(model.get_submodule(parent), "conv1d")
+            if called.get(name) is False or (mixes and (passed_over or name.endswith(".out_proj"))):
+                names.append(name)
+    return names
 
 
 def _keep_upper(model: Any, adapter: str) -> None:

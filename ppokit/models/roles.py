@@ -110,7 +110,8 @@ class ModelRoles:
         own_value = self.value_mode == "own_adapter"
         self._adapters = RoleAdapters(self.model, lora, reference=reference, own_value=own_value)
         if self._merged is not None:
-            self._merged.follow(self.model, "policy")
+            key = "lora.adapter" if lora.adapter is not None else "lora.target_modules"
+            self._merged.follow(self.model, "policy", key=key)
 
     def _new_value_head(self) -> nn.Linear:
         """Zero at first: values start at 0, and the first steps move the head before the trunk."""

@@ -55,7 +55,7 @@ def load_policy(recipe: Recipe, folder: Path | None) -> PolicyView:
         sampler = None if quantization.is_4bit(model) else MergedSampler(model)
         pretrained_adapter(model, adapter, "the policy", autocast_adapter_dtype=False).eval()
         if sampler is not None:  # as in the run: rounded once, and no weight that is tied to an adapted one
-            sampler.follow(model, "default")
+            sampler.follow(model, "default", key="the policy")
             model = sampler.merged()
     context = BuildContext(device=device, dtype=dtype, seed=settings.run.seed)
     generator = build_generator(recipe, context, Processes(Accelerator()))

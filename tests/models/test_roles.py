@@ -16,7 +16,6 @@ from transformers import (
     Gemma4ForCausalLM,
     LlamaForCausalLM,
     MambaForCausalLM,
-    MixtralForCausalLM,
     OPTForCausalLM,
 )
 
@@ -489,13 +488,6 @@ def test_building_gives_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         roles_of()
-
-
-@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
-def test_an_adapter_on_experts_cannot_be_merged() -> None:
-    model = tiny(MixtralForCausalLM, vocab_size=64, num_key_value_heads=2, num_local_experts=2)
-    with pytest.raises(ModelError, match=r"lora\.target_modules: .*experts, a MixtralExperts, .* attention"):
-        roles_of(model)
 
 
 def test_a_deep_copy_computes_with_its_own_adapters() -> None:
