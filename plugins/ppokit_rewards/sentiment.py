@@ -33,14 +33,14 @@ def _analyzer() -> Any:
 
 
 class Sentiment(Options):
-    text: Literal["response", "prompt_and_response"] = Field(
+    of: Literal["response", "prompt_and_response"] = Field(
         "response",
         description="What is scored: the response alone, or the prompt, a space, and the response.",
     )
 
     def score(self, rollout: Rollout) -> RewardOutput:
         texts = rollout.responses
-        if self.text == "prompt_and_response":
+        if self.of == "prompt_and_response":
             texts = [f"{p} {r}" for p, r in zip(rollout.prompts, texts, strict=True)]
         return RewardOutput.from_values(sentiment(texts))
 

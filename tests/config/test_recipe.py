@@ -279,7 +279,10 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("rewards.0.words={a: 1}", "rewards[0].words: got a mapping; expected text or a list"),
         ("rewards.0.bounds=[1, x]", "rewards[0].bounds[1]: got 'x' (text); expected a whole number"),
         ("rewards.0.treshold=1", "unknown key 'treshold'; did you mean 'threshold'?"),
-        ("rewards.0.zzz=1", "known keys are use, name, weight, scale, clip, timeout, threshold, mode, words"),
+        (
+            "rewards.0.zzz=1",
+            "known keys are use, name, weight, scale, clip, text, thinking, timeout, threshold, mode, words",
+        ),
         ("rewards.1.use=good", "rewards[1]: rewards[0] is named 'good' as well; give one of them a name:"),
         (
             "rewards.0.name=mean",

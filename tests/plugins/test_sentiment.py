@@ -29,7 +29,7 @@ def test_one_score_a_response_in_order(make_rollout) -> None:
 def test_text_says_whether_the_prompt_counts(make_rollout) -> None:
     rollout = make_rollout(["the table"], prompts=["I love"])
     assert Sentiment().score(rollout).scores.item() == 0
-    both = Sentiment(text="prompt_and_response").score(rollout)
+    both = Sentiment(of="prompt_and_response").score(rollout)
     assert both.scores.item() == pytest.approx(sentiment(["I love the table"])[0])
     assert both.scores.item() > 0
 

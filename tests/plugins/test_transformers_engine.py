@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import MistralForCausalLM
+from transformers import GenerationConfig, MistralForCausalLM
 
 from policies import load, policy_of
 from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeeds, SamplingParams
@@ -209,6 +209,31 @@ class TestResponses:
             before = logps.exp().cumsum(-1).gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
             assert bool((drawn < before + 1e-5).all())
             assert bool((drawn > before - expected.exp() - 1e-5).all())
+
+    @pytest.mark.parametrize(
+        "options", [{"min_p": 0.1}, {"min_p": 0.3, "temperature": 1.6}, {"min_p": 0.1, "top_p": 0.8}]
+    )
+    def test_min_p_is_that_of_transformers(self, policy: Policy, options: dict[str, Any]) -> None:
+        """The distribution that `generate` draws a first token from, on every token drawn here."""
+        batch = prompts_of(policy, ("Once upon a time, there", "Lily and Tom", "Mom was very"))
+        generation = respond(policy, batch, uniforms(3, 64, 1), max_new_tokens=1, **options)
+        for index, prompt in enumerate(batch.prompt_ids):
+            config = GenerationConfig(
+                do_sample=True,
+                max_new_tokens=1,
+                top_k=0,
+                output_scores=True,
+                return_dict_in_generate=True,
+                pad_token_id=policy.tokenizer.pad_token_id,
+                **options,
+            )
+            scores = policy.model().generate(torch.tensor([prompt]), generation_config=config).scores[0]
+            expected = scores[0].log_softmax(dim=-1)
+            own = slice(64 * index, 64 * (index + 1))
+            drawn = [ids[0] for ids in generation.response_ids[own]]
+            logprobs = [numbers[0] for numbers in generation.sampler_logprobs[own]]
+            assert logprobs == pytest.approx(expected[drawn].tolist(), abs=1e-4)
+        assert len({ids[0] for ids in generation.response_ids}) > 2
 
     def test_greedy_is_that_of_transformers(self, policy: Policy) -> None:
         batch = prompts_of(policy)
