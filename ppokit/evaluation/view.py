@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ppokit.data.prompt_rows import prompt_of, read_prompts
-from ppokit.plugin.chats import ChatPrompt
+from ppokit.plugin.chats import ROLES, ChatPrompt
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.types import Rewards, Rollout, Row
 from ppokit.seeds import seed_from
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ppokit.rollout.collect import Collector
     from ppokit.rollout.policy import PolicyView
 
+_LIKE_CHAT = re.compile(rf"({'|'.join(ROLES)}): .*\n\n({'|'.join(ROLES)}): ", re.DOTALL)
 _EVALUATION = 1 << 40  # beyond every step, so that no training step draws by the same numbers
 
 
@@ -96,7 +98,7 @@ class HeldOutView:
         return only_needed(self._answered[n], self.seen)
 
     def _generated(self, prompts: Sequence[str], n: int | None, rows: Sequence[Row] | None) -> Rollout:
-        prompts = [self.known.get(prompt, prompt) for prompt in prompts]
+        prompts = self._chats(prompts)
         rollout = self.policy.generate(prompts, n=n, seed=seed_from(self.seed, _EVALUATION), rows=rows)
         return self.collector.computed(rollout, self.needs)
 
@@ -108,9 +110,19 @@ class HeldOutView:
         separator: str = "",
         rows: Sequence[Mapping[str, Any]] | None = None,
     ) -> Rollout:
-        prompts = [self.known.get(prompt, prompt) for prompt in prompts]
-        rollout = self.policy.recorded(prompts, responses, separator=separator, rows=rows)
+        rollout = self.policy.recorded(self._chats(prompts), responses, separator=separator, rows=rows)
         return only_needed(self.collector.computed(rollout, self.needs), self.seen)
+
+    def _chats(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts, those that are texts of known chats as these; a warning counts what is none."""
+        read = [self.known.get(prompt, prompt) for prompt in prompts]
+        texts = [prompt for prompt in read if not isinstance(prompt, ChatPrompt) and _LIKE_CHAT.match(prompt)]
+        if texts and self.policy.prompts.chat:
+            self.warn(
+                f"{len(texts)} prompts look like chats and are none of the run's, so that each was read as "
+                f"one message of the user: the first begins {texts[0][:40]!r}"
+            )
+        return read
 
     def logprobs(self, rollout: Rollout) -> Tensor:
         if rollout.old_logprobs is not None:

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from chat_tokenizer import ENDS, TEMPLATE, chat_tokenizer
 from ppokit import PPOTrainer, Recipe
 from ppokit.cli import app
-from ppokit.errors import PpokitWarning, RecipeError
+from ppokit.errors import PluginError, PpokitWarning, RecipeError
+from ppokit.evaluation.view import held_out_view
 from ppokit.plugin import ChatPrompt
+from ppokit.reward_models.gain import held_out_prompts
 from ppokit.rollout.load_policy import load_policy
 from runs import rollouts_of
 from small_models import tiny_llama
@@ -123,6 +125,56 @@ def test_a_run_and_its_policy(chat_recipe: Any, chat_model: Path, tmp_path: Path
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
     assert result.stdout == policy.responses[1].strip() + "\n"
+
+
+def test_texts_of_chats_are_asked_as_their_messages(chat_recipe: Any, tmp_path: Path) -> None:
+    """A canary's file of ratings has the texts alone."""
+    evaluation = {"evaluators": [{"use": "rewards"}], "prompts": {"path": str(tmp_path / "chats.jsonl")}}
+    with PPOTrainer(Recipe.from_dict(chat_recipe(evaluation=evaluation))) as trainer:
+        view = held_out_view(trainer.components, trainer.collector, 0)
+        chats = [ChatPrompt(chat) for chat in CHATS]
+        expected = view.policy.generate(chats).prompt_ids
+        texts = [str(chat) for chat in chats]
+        assert view.recorded(texts, ["yes"] * 3).prompt_ids == expected
+        assert view.generate(texts).prompt_ids == expected
+        assert not view.warnings
+        view.recorded(["user: a\n\nassistant: b\n\nuser: c"], ["yes"])
+        (warning,) = view.warnings
+        assert "1 prompts look like chats and are none of the run's" in warning
+
+
+def test_held_out_chats_of_a_gain(chat_recipe: Any, tmp_path: Path) -> None:
+    """Those that the run was not trained on."""
+    recipe = Recipe.from_dict(chat_recipe())
+    others = [[{"role": "user", "content": "Bye"}], [*CHATS[0], *CHATS[1]]]
+    path = tmp_path / "others.jsonl"
+    path.write_text("".join(json.dumps({"prompt": chat}) + "\n" for chat in (*CHATS, *others)))
+    prompts, notes = held_out_prompts(recipe, str(path), "prompt")
+    assert prompts == [str(ChatPrompt(chat)) for chat in others]
+    assert isinstance(prompts[1], ChatPrompt)
+    assert notes == ["prompts left out, since the run was trained on them: 3"]
+
+
+def test_a_reward_of_answers(chat_recipe: Any) -> None:
+    """The template ends the thinking, or the response does not: then there is no answer."""
+    rewards = [
+        {"use": "length", "name": name, "target": 1000, "unit": "characters", "text": text}
+        for name, text in (("all", "whole"), ("answer", "answer"))
+    ]
+    for prefill, empty in (("<think>", True), ("<think></think>", False)):
+        recipe = {**chat_recipe({"prefill": prefill}), "rewards": rewards}
+        with PPOTrainer(Recipe.from_dict(recipe)) as trainer:
+            rollout = trainer.collect(next(trainer.prompts))
+            scores = trainer.score(rollout).breakdown
+        assert scores["all"].ne(scores["answer"]).all()
+        assert all("<think>" in text for text in rollout.responses)
+        if empty and not any("</think>" in text for text in rollout.responses):
+            assert scores["answer"].eq(scores["answer"][0]).all()
+    recipe = {**chat_recipe(), "rewards": [rewards[0], {"use": "kl_penalty", "text": "answer"}]}
+    with PPOTrainer(Recipe.from_dict(recipe)) as trainer:
+        rollout = trainer.collect(next(trainer.prompts))
+        with pytest.raises(PluginError, match=r"rewards\[1\]\.use.* scores tokens"):
+            trainer.score(rollout)
 
 
 @pytest.mark.parametrize("ends", [[ENDS], []])
