@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -59,7 +59,8 @@ def _convert(weights: Path, folder: Path, name: str) -> None:
     move into a fresh model without its GGUF settings.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         import gguf  # noqa: F401
@@ -67,13 +68,11 @@ def _convert(weights: Path, folder: Path, name: str) -> None:
         raise ModelError(
             f"model.name: {name} is a GGUF file; reading it needs pip install 'ppokit[demo]'."
         ) from None
+    options: dict[str, Any] = {"gguf_file": weights.name, "dtype": torch.float32}
+    if hasattr(transformers, "GgufConfig"):  # versions without it always dequantise
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with quiet():
-        loaded = AutoModelForCausalLM.from_pretrained(
-            weights.parent,
-            gguf_file=weights.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
+        loaded = AutoModelForCausalLM.from_pretrained(weights.parent, **options)
         tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
     config = loaded.config
     if hasattr(config, "quantization_config"):
