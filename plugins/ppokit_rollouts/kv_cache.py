@@ -84,12 +84,8 @@ def preallocated_cache(config: Any, capacity: int, parts: Sequence[Any] = (), re
             self.buffer = (buffers[0], buffers[1])
             self.keys, self.values = (buffer[..., :width, :] for buffer in self.buffer)
 
-        def batch_repeat_interleave(self, repeats: int) -> None:
-            super().batch_repeat_interleave(repeats)
-            self.buffer = None
-
-        def batch_select_indices(self, indices: Tensor) -> None:
-            super().batch_select_indices(indices)
+        def reorder_cache(self, beam_idx: Tensor) -> None:
+            super().reorder_cache(beam_idx)
             self.buffer = None
 
     cache = DynamicCache(config=config)
@@ -100,3 +96,28 @@ def preallocated_cache(config: Any, capacity: int, parts: Sequence[Any] = (), re
         if own and own[0].is_initialized:  # a layer that the model leaves out has none
             layer.concat(own)
     return cache
+
+
+def select_rows(state: Any, rows: Tensor) -> Any:
+    """A model's state with these rows of its batch, in this order and as often as they are named.
+
+    What selects by `reorder_cache`, as the layers of transformers' caches, does so in place. What else it
+    holds is tensors whose first dimension is the batch, in lists, mappings or attributes; those of one
+    dimension are counters.
+    """
+    from torch import Tensor
+    from transformers import Cache
+
+    if isinstance(state, Tensor):
+        return state.index_select(0, rows) if state.dim() > 1 else state
+    if isinstance(state, dict):
+        return {key: select_rows(part, rows) for key, part in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)([select_rows(part, rows) for part in state])
+    if hasattr(state, "reorder_cache") and not isinstance(state, Cache):  # which may hold more than layers
+        state.reorder_cache(rows)
+    elif hasattr(state, "__dict__"):
+        for name, part in vars(state).items():
+            if isinstance(part, Tensor | dict | list | tuple | Cache):
+                setattr(state, name, select_rows(part, rows))
+    return state

@@ -23,20 +23,13 @@ from ppokit.plugin import (
     PolicyHandle,
     decode_responses,
     hookimpl,
-    length_groups,
-    next_token_logits,
 )
-from ppokit_rollouts.kv_cache import preallocated_cache, supports_concat
+from ppokit_rollouts.reading import reading_of
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-
-LEAST_TOKENS = 256
-"""Of prompts that are read together, padding included: fewer are read no faster than these."""
-MOST_GROUPS = 4
-"""Passes over the prompts of a batch."""
+    from ppokit_rollouts.readers import Reader
 
 
 def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
@@ -82,22 +75,30 @@ class TransformersEngine:
         """
         import torch
 
-        prompts_at_a_time = max(1, self.options.batch_size // request.n)
+        prompt_ids = request.prompts.prompt_ids
         parts: list[_Decoding] = []
+        order: list[int] = []
         with torch.inference_mode():
-            for start in range(0, len(request.prompts), prompts_at_a_time):
-                stop = start + prompts_at_a_time
-                drawn = None if uniforms is None else uniforms[start:stop].flatten(0, 1)
-                decoding = _Decoding(request, policy, request.prompts.prompt_ids[start:stop], drawn)
-                decoding.run()
+            reading = reading_of(policy.model())
+            size = max(1, self.options.batch_size // request.n)
+            for batch in reading.batches([len(ids) for ids in prompt_ids], size):
+                drawn = None if uniforms is None else uniforms[batch].flatten(0, 1)
+                decoding = _Decoding(request, policy, [prompt_ids[i] for i in batch], drawn)
+                decoding.run(reading.reader(request.sampling.max_new_tokens))
                 parts.append(decoding)
-        policy_logprobs = [numbers for part in parts for numbers in part.policy_logprobs]
+                order += [i * request.n + k for i in batch for k in range(request.n)]
+        back = sorted(range(len(order)), key=order.__getitem__)
+
+        def in_order(name: str) -> list[Any]:
+            whole = [own for part in parts for own in getattr(part, name)]
+            return [whole[position] for position in back]
+
         return Generation(
-            response_ids=[ids for part in parts for ids in part.ids],
-            sampler_logprobs=[numbers for part in parts for numbers in part.sampler_logprobs],
-            outcomes=["finished" if flag else "truncated" for part in parts for flag in part.finished],
-            texts=[text for part in parts for text in part.texts()],
-            policy_logprobs=policy_logprobs if request.policy_logprobs else None,
+            response_ids=in_order("ids"),
+            sampler_logprobs=in_order("sampler_logprobs"),
+            outcomes=["finished" if flag else "truncated" for flag in in_order("finished")],
+            texts=in_order("texts"),
+            policy_logprobs=in_order("policy_logprobs") if request.policy_logprobs else None,
         )
 
 
@@ -112,7 +113,6 @@ class _Decoding:
         uniforms: Tensor | None,
     ) -> None:
         self.sampling = request.sampling
-        self.model = policy.model()
         self.tokenizer = policy.tokenizer
         self.prompt_ids = prompt_ids
         self.repeats = request.n
@@ -126,12 +126,11 @@ class _Decoding:
         self.stops_at: list[str | None] = [None] * count
         self.end_ids = policy.end_ids | set(request.sampling.stop_token_ids)
 
-    def run(self) -> None:
+    def run(self, reader: Reader) -> None:
         import torch
 
-        device, sampling = self.model.device, self.sampling
-        logits, mask, cache, alive = self._read_prompts()
-        positions = mask.sum(dim=1, keepdim=True) - 1
+        sampling = self.sampling
+        logits, alive = reader.read(self.prompt_ids, self.repeats)
         for step in range(sampling.max_new_tokens):
             logits = logits.float()
             if sampling.temperature != 1.0:
@@ -140,7 +139,7 @@ class _Decoding:
             if self.uniforms is None:
                 tokens = allowed.argmax(dim=-1)
             else:
-                tokens = sample(allowed, self.uniforms[alive, step].to(device))
+                tokens = sample(allowed, self.uniforms[alive, step].to(logits.device))
             chosen = whole = _logprobs(allowed, tokens)
             if self.needs_policy_logprobs and allowed is not logits:
                 whole = _logprobs(logits, tokens)
@@ -149,63 +148,9 @@ class _Decoding:
                 return
             if len(active) < len(alive):
                 keep = torch.tensor(active)
-                alive = alive[keep]
-                keep = keep.to(device)
-                cache.batch_select_indices(keep)
-                tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
-            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            positions = positions + 1
-            logits = self._forward(tokens.unsqueeze(-1), mask, positions, cache)
-
-    def _read_prompts(self) -> tuple[Tensor, Tensor, Any, Tensor]:
-        """Each prompt once, among those of like length.
-
-        Returns: [b,V] logits of each response's first token, [b,P] mask, the cache, and which responses
-            these rows are.
-        """
-        import torch
-        from transformers import DynamicCache
-
-        config, device = self.model.config, self.model.device
-        lengths = [len(ids) for ids in self.prompt_ids]
-        width = max(lengths)
-        capacity = width + self.sampling.max_new_tokens
-        concat = supports_concat(config)
-        groups = [list(range(len(lengths)))]
-        if concat:
-            groups = length_groups(lengths, least_tokens=LEAST_TOKENS, most=MOST_GROUPS)
-        parts, first = [], []
-        for group in groups:
-            group_width = max(lengths[i] for i in group)
-            input_ids = _left_padded([self.prompt_ids[i] for i in group], group_width, device)
-            mask = _left_padded([[1] * lengths[i] for i in group], group_width, device)
-            cache = DynamicCache(config=config) if concat else preallocated_cache(config, capacity)
-            first.append(self._forward(input_ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache))
-            parts.append(cache)
-        if concat:
-            cache = preallocated_cache(config, capacity, parts, self.repeats)
-        else:
-            cache.batch_repeat_interleave(self.repeats)
-        order = [index for group in groups for index in group]
-        mask = _left_padded([[1] * lengths[i] for i in order], width, device)
-        return (
-            torch.cat(first).repeat_interleave(self.repeats, dim=0),
-            mask.repeat_interleave(self.repeats, dim=0),
-            cache,
-            torch.tensor([i * self.repeats + k for i in order for k in range(self.repeats)]),
-        )
-
-    def _forward(self, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        """[b,V] logits of the next token."""
-        logits, _ = next_token_logits(
-            self.model,
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return logits
+                reader.select(keep)
+                alive, tokens = alive[keep], tokens[keep.to(tokens.device)]
+            logits = reader.append(tokens)
 
     def process_logits(self, logits: Tensor, step: int) -> Tensor:
         """[b,V] logits of the sampling distribution: the policy's own, where no option rules tokens out."""
@@ -250,6 +195,7 @@ class _Decoding:
         self.stops_at[index] = text[: min(positions)]
         return True
 
+    @property
     def texts(self) -> list[str]:
         """Decoded responses, each up to a stop string."""
         prompts = [prompt for prompt in self.prompt_ids for _ in range(self.repeats)]
@@ -258,13 +204,6 @@ class _Decoding:
             whole if stopped is None else stopped
             for whole, stopped in zip(decoded, self.stops_at, strict=True)
         ]
-
-
-def _left_padded(rows: list[list[int]], width: int, device: torch.device) -> Tensor:
-    """[len(rows), width] int64, 0 on the left."""
-    import torch
-
-    return torch.tensor([[0] * (width - len(row)) + row for row in rows]).to(device)
 
 
 def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Nothing here imports torch until it computes. The built-in plugins import nothin
 whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`ppokit.reward_models`).
 """
 
-from ppokit.errors import DataError, ModelError, PluginError, RewardError, first_line
+from ppokit.errors import DataError, ModelError, PluginError, PpokitWarning, RewardError, first_line
 from ppokit.plugin.batching import length_batches, length_groups, token_batches
 from ppokit.plugin.chats import ChatPrompt, chat_of
 from ppokit.plugin.generation import (
@@ -82,6 +82,7 @@ __all__ = [
     "Outcome",
     "PluginError",
     "PolicyHandle",
+    "PpokitWarning",
     "PromptBatch",
     "ResponseOutcome",
     "ResponseSeeds",

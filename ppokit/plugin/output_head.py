@@ -91,17 +91,19 @@ def final_states(model: Any, **inputs: Any) -> tuple[Tensor, Any]:
     return states[0], output
 
 
-def next_token_logits(model: Any, **inputs: Any) -> tuple[Tensor, Any]:
+def next_token_logits(model: Any, last: Tensor | None = None, **inputs: Any) -> tuple[Tensor, Any]:
     """Logits of the token that comes after the last one of each row, and the output with the cache.
 
     Args:
+        last: [b] the column of each row's last token; None for the last column.
         inputs: what the model's forward takes.
 
     Returns: [b,V] float32, and the output, whose own logits mean nothing.
     """
     states, output = final_states(model, **inputs)
+    own = states[:, -1] if last is None else states[range(len(last)), last]
     # Contiguous: a batched matmul on a slice would copy the layer's weights for each row.
-    return logit_rule(model)(output_head(model)(states[:, -1].contiguous())), output
+    return logit_rule(model)(output_head(model)(own.contiguous())), output
 
 
 def logit_rule(model: Any) -> LogitRule:
