@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ppokit.rollout.collect import Collector
     from ppokit.rollout.policy import PolicyView
 
-_LIKE_CHAT = re.compile(rf"({'|'.join(ROLES)}): .*\n\n({'|'.join(ROLES)}): ", re.DOTALL)
+_ROLE = rf"({'|'.join(ROLES)}): ".title()
+_LIKE_CHAT = re.compile(rf"{_ROLE}.*\n\n{_ROLE}", re.DOTALL)
 _EVALUATION = 1 << 40  # beyond every step, so that no training step draws by the same numbers
 
 

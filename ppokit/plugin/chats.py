@@ -21,7 +21,7 @@ class ChatPrompt(str):
     """A chat as one prompt: its text is what rewards, people and files see of it.
 
     The text of one message of the user is its content. That of several has a paragraph for each, which
-    begins with its role: `user: How are you?`. Calls of tools follow the content, as JSON, one per line.
+    begins with its role: `User: How are you?`. Calls of tools follow the content, as JSON, one per line.
 
     Args:
         messages: of `role` and `content`, the last one the user's or a tool's. What else a message has
@@ -40,12 +40,28 @@ class ChatPrompt(str):
 
     def __new__(cls, messages: Sequence[Any], tools: Sequence[Any] | None = None) -> ChatPrompt:
         read = _messages(messages)
-        prompt = super().__new__(cls, _text(read))
+        prompt = super().__new__(cls, prompt_text(read))
         prompt.messages, prompt.tools = read, None if tools is None else _tools(tools)
         return prompt
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ChatPrompt, (self.messages, self.tools)
+
+
+def prompt_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The text of a chat that is to be answered, see `ChatPrompt`."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return str(messages[0]["content"])
+    paragraphs = []
+    for message in messages:
+        calls = [
+            json.dumps(call.get("function", call), ensure_ascii=False)
+            for call in message.get("tool_calls") or ()
+        ]
+        content = message.get("content") or ""
+        lines = [content, *calls] if content or not calls else calls
+        paragraphs.append(f"{str(message['role']).capitalize()}: " + "\n".join(lines))
+    return "\n\n".join(paragraphs)
 
 
 def chat_of(prompt: str) -> ChatPrompt:
@@ -145,17 +161,3 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _without_none(item) for key, item in value.items() if item is not None}
     return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _text(messages: Sequence[Message]) -> str:
-    if len(messages) == 1 and messages[0]["role"] == "user":
-        return str(messages[0]["content"])
-    paragraphs = []
-    for message in messages:
-        calls = [
-            json.dumps(call.get("function", call), ensure_ascii=False)
-            for call in message.get("tool_calls", ())
-        ]
-        content = [message["content"]] if message["content"] or not calls else []
-        paragraphs.append(f"{message['role']}: " + "\n".join([*content, *calls]))
-    return "\n\n".join(paragraphs)

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from typing import Any
 
-from ppokit.data.messages import prompt_text
 from ppokit.messages import shorten
+from ppokit.plugin.chats import prompt_text
 from ppokit.ratings.form import Record, first_of, parsed_cell
 
 _TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")

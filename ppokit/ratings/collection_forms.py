@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from ppokit.data.formats import Table
-from ppokit.data.messages import prompt_text
+from ppokit.plugin.chats import prompt_text
 from ppokit.ratings.chats import ROLES, Chat, alternating, chat_of, pair_of_chats, transcript
 from ppokit.ratings.form import Form, Record, Row, attempt, better_first, parsed_cell
 from ppokit.ratings.records import RatingColumns

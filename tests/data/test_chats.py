@@ -65,11 +65,11 @@ class TestText:
         assert ChatPrompt([HELLO]) == "Hello"
 
     def test_several_messages_are_paragraphs(self) -> None:
-        assert ChatPrompt(CHAT) == "system: Be brief.\n\nuser: Hello\n\nassistant: Hi.\n\nuser: How\nare you?"
+        assert ChatPrompt(CHAT) == "System: Be brief.\n\nUser: Hello\n\nAssistant: Hi.\n\nUser: How\nare you?"
 
     def test_calls_of_tools(self) -> None:
         call = '{"name": "clock", "arguments": {"zone": "UTC"}}'
-        assert ChatPrompt(CALLING) == f"user: Hello\n\nassistant: {call}\n\ntool: 12:00"
+        assert ChatPrompt(CALLING) == f"User: Hello\n\nAssistant: {call}\n\nTool: 12:00"
 
     def test_a_copy_keeps_its_messages(self) -> None:
         prompt = ChatPrompt(CALLING, TOOLS)
@@ -134,7 +134,7 @@ class TestTemplate:
     @pytest.mark.parametrize("refusal", ["{{ raise_exception('no tools') }}", "{{ '' + m.content.parts }}"])
     def test_a_chat_that_it_refuses(self, refusal: str) -> None:
         template = "{% for m in messages %}{% if m.role == 'tool' %}" + refusal + "{% endif %}{% endfor %}"
-        with pytest.raises(DataError, match=r"^prompts\.chat: .* refuses a chat: .* begins 'user: Hello"):
+        with pytest.raises(DataError, match=r"^prompts\.chat: .* refuses a chat: .* begins 'User: Hello"):
             render(ChatPrompt(CALLING), chat_tokenizer(template), settings())
 
 

@@ -138,7 +138,7 @@ def test_texts_of_chats_are_asked_as_their_messages(chat_recipe: Any, tmp_path: 
         assert view.recorded(texts, ["yes"] * 3).prompt_ids == expected
         assert view.generate(texts).prompt_ids == expected
         assert not view.warnings
-        view.recorded(["user: a\n\nassistant: b\n\nuser: c"], ["yes"])
+        view.recorded(["User: a\n\nAssistant: b\n\nUser: c"], ["yes"])
         (warning,) = view.warnings
         assert "1 prompts look like chats and are none of the run's" in warning
 
