@@ -16,7 +16,6 @@ from ppokit.errors import ModelError, first_line
 from ppokit.kernels.frozen_trunk import layers_of
 from ppokit.models.adapter_check import check_adapter
 from ppokit.models.pretrained import peft_warnings, pretrained_adapter
-from ppokit.plugin.output_head import final_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,7 +122,7 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
     """
     from peft import LoraConfig, get_peft_model
 
-    excluded = _out_of_reach(model) if lora.target_modules == "all-linear" else None
+    excluded = out_of_reach(model) if lora.target_modules == "all-linear" else None
 
     def config() -> Any:
         return LoraConfig(
@@ -165,7 +164,7 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
 
 
 @torch.no_grad()
-def _out_of_reach(model: Any) -> list[str]:
+def out_of_reach(model: Any) -> list[str]:
     """Names of the linear layers that all-linear means and whose adapters peft cannot let take part.
 
     Routers that give more than one tensor; and of state-space layers, whose weights their parents read: one
@@ -179,7 +178,7 @@ def _out_of_reach(model: Any) -> list[str]:
         for name, module in model.named_modules()
     ]
     try:
-        final_states(model, input_ids=torch.arange(4, device=model.device)[None], use_cache=False)
+        model(input_ids=torch.arange(4, device=model.device)[None])
     finally:
         for hook in hooks:
             hook.remove()

@@ -126,6 +126,7 @@ class ModelRoles:
         """Let the value function start as a fitted reward model, whose score it then predicts."""
         assert self.value_head is not None
         assert self._adapters is not None
+        self._check_last_states("lora.value_adapter")
         head = self._adapters.replace_value(folder, key="lora.value_adapter")
         with torch.no_grad():
             self.value_head.weight.copy_(head.weight)
@@ -219,13 +220,29 @@ class ModelRoles:
         Returns: that model's head.
 
         Raises:
-            ModelError: it was fitted on another base.
+            ModelError: it was fitted on another base, or its head would read other states.
         """
         assert self._adapters is not None, "without lora there are no adapters"
+        self._check_last_states(key)
         head = self._adapters.add_fitted(folder, name, key=key)
         if self.fast_paths == "auto":
             lora_linear.install(self.model)
         return head
+
+    @torch.no_grad()
+    def _check_last_states(self, key: str) -> None:
+        """That the base's last states, which a fitted model's head reads, are the output layer's too.
+
+        Raises:
+            ModelError: the model transforms or scales them between the two.
+        """
+        ids = torch.arange(8, device=self.device)[None]
+        last = self.model.base_model(input_ids=ids, use_cache=False)[0]
+        if not torch.equal(last, final_states(self.model, input_ids=ids, use_cache=False)[0]):
+            raise ModelError(
+                f"{key}: {type(self.model).__name__} changes its last hidden states before the output layer, "
+                "so that a reward model's head would read others than it was fitted on; load it on its own."
+            )
 
     def _activate(self, role: str) -> None:
         if self._adapters is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
 from ppokit.models.loading import find_model, pick_dtype
+from ppokit.models.lora import out_of_reach
 from ppokit.models.names import files_of
 from ppokit.models.pretrained import explained, peft_warnings
 from ppokit.reward_models.artifact import HEADS
@@ -166,8 +167,15 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def _with_lora(model: Any, r: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
+    # peft has no dropout before parameters of three dimensions, which experts are.
+    experts = any(p.dim() == 3 and not name.endswith(".weight") for name, p in model.named_parameters())
     config = LoraConfig(
-        task_type="SEQ_CLS", r=r, lora_alpha=2 * r, lora_dropout=0.05, target_modules="all-linear"
+        task_type="SEQ_CLS",
+        r=r,
+        lora_alpha=2 * r,
+        lora_dropout=0.0 if experts else 0.05,
+        target_modules="all-linear",
+        exclude_modules=out_of_reach(model) or None,
     )
     with peft_warnings():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,6 +156,12 @@ def test_states_that_are_scaled_before_the_layer() -> None:
     torch.testing.assert_close(
         logprobs(roles)[batch.mask], logits.gather(1, batch.targets[:, None])[:, 0], atol=1e-5, rtol=1e-5
     )
+
+
+def test_a_fitted_head_would_read_other_states(tmp_path: Path) -> None:
+    roles = roles_of(strong(BertLMHeadModel, {"is_decoder": True}), value=None)
+    with pytest.raises(ModelError, match=r"shared_base: BertLMHeadModel changes its last hidden states"):
+        roles.add_fitted(tmp_path, "reward", key="shared_base")
 
 
 def test_a_model_whose_base_is_itself() -> None:

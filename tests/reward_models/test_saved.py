@@ -9,17 +9,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import GPT2LMHeadModel, MixtralForCausalLM, Qwen2MoeForCausalLM
 
 pytest.importorskip("scipy")
 
 from planted_samples import samples_of
+from ppokit.config.settings import LoraSettings
 from ppokit.errors import DataError, ModelError
+from ppokit.models.roles import ModelRoles
+from ppokit.models.shared_base import SharedBaseModel
 from ppokit.reward_models import saved as folder
 from ppokit.reward_models.artifact import HEADS, SETTINGS
 from ppokit.reward_models.base import Fitted, find_base
 from ppokit.reward_models.encoder import load_response_encoder
 from ppokit.reward_models.probe import Probe
 from ppokit.reward_models.training import Plan, encode, predict, train
+from small_models import save_tiny
 
 CPU = torch.device("cpu")
 
@@ -66,6 +71,34 @@ def test_a_folder_gives_the_same_scores(make, tmp_path) -> None:
     np.testing.assert_allclose(folder.uncertainty(tmp_path / "made", *texts), scores.std(1), atol=1e-5)
     assert folder.uncertainty(tmp_path / "made", [], []).shape == (0,)
     assert not [path for path in (tmp_path / "made").iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (MixtralForCausalLM, {"num_local_experts": 2}),
+        (Qwen2MoeForCausalLM, {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}),
+        (GPT2LMHeadModel, {}),
+    ],
+)
+def test_any_causal_language_model_alone_and_on_the_shared_base(kind, settings, tmp_path) -> None:
+    """Whatever layers peft finds in it, experts included."""
+    sizes = {"num_key_value_heads": 2, "initializer_range": 0.2, "max_position_embeddings": 64}
+    base = save_tiny(tmp_path / "base", kind, {"eos_token": "</s>"}, **{**sizes, **settings})
+    fitted, scores = trained(str(base), 1)
+    save(fitted, tmp_path / "made")
+    scorer = folder.Scorer(tmp_path / "made", device=CPU)
+    texts = [s.prompt for s in samples_of(12, 2)], [s.response for s in samples_of(12, 2)]
+    np.testing.assert_allclose(scorer.score(*texts), scores, atol=1e-5)
+    model = kind.from_pretrained(base).eval()
+    roles = ModelRoles(
+        model, lora=LoraSettings(target_modules=["o_proj", "c_proj"]), value="own_adapter", reference=True
+    )
+    ids = [encoded["input_ids"] for encoded in scorer.texts.encode(*texts)]
+    shared = SharedBaseModel(roles).reward(tmp_path / "made", ids)
+    np.testing.assert_allclose(shared, scores[:, 0], atol=1e-5)
 
 
 def test_a_folder_of_one_head_has_no_std(make, tmp_path) -> None:
