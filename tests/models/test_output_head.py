@@ -124,15 +124,13 @@ def test_scale_and_cap_by_hand(temperature: float) -> None:
 
 
 def test_the_vocabulary_may_be_narrower_than_the_layer() -> None:
-    model = tiny_llama()
-    plain = model.forward
+    class Narrow(LlamaForCausalLM):
+        def forward(self, *args: Any, **inputs: Any) -> Any:
+            output = super().forward(*args, **inputs)
+            output.logits = output.logits[..., :50]
+            return output
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        output = plain(*args, **kwargs)
-        output.logits = output.logits[..., :50]
-        return output
-
-    model.forward = forward  # type: ignore[method-assign]
+    model = strong(Narrow, {})
     roles, batch = roles_of(model), token_batch()
     logits = model(input_ids=batch.input_ids).logits[batch.rows, batch.positions].log_softmax(-1)
     expected = logits.gather(1, batch.targets[:, None])[:, 0]
