@@ -36,7 +36,7 @@ from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.shared_base import DeferredBase, SharedBaseModel
 from ppokit.plugin.protocols import AdvantageWeighting, BuildContext, Need
-from ppokit.rewards.answers import TAGS, AnswerReward
+from ppokit.rewards.answers import shown_text
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.timed_worker import in_worker
 from ppokit.rollout.collect import Collector
@@ -155,7 +155,7 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         context=getattr(config.get_text_config(), "max_position_embeddings", None),
         vocabulary=getattr(config.get_text_config(), "vocab_size", None),
     )
-    rewards = [_shown_text(components.build_reward(reward), tokenizer) for reward in recipe.rewards]
+    rewards = [shown_text(components.build_reward(reward), tokenizer) for reward in recipe.rewards]
     scorer = Scorer(rewards, processes, settings.run.max_failed_rewards)
     estimator = components.build(recipe.advantages)
     losses = [components.build_loss(loss) for loss in recipe.losses]
@@ -218,15 +218,6 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
         audit=byte_audit(roles, backend.bytes, responses * rollout_tokens),
     )
-
-
-def _shown_text(reward: BuiltComponent, tokenizer: PreTrainedTokenizerBase) -> BuiltComponent:
-    """A reward that sees what its recipe says of responses."""
-    settings = reward.settings
-    if settings.text == "whole" or not callable(getattr(reward.instance, "score", None)):
-        return reward  # on another process, or refused by the scorer
-    tags = TAGS if settings.thinking is None else (settings.thinking,)
-    return replace(reward, instance=AnswerReward(reward.instance, reward.where, tokenizer, tags))
 
 
 def _needs_before_update(recipe: Recipe, value_mode: ValueMode | None) -> frozenset[Need]:

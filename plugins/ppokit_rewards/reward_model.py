@@ -43,14 +43,8 @@ from ppokit.plugin import (
 )
 from ppokit.reward_models.artifact import HEADS, read_settings
 from ppokit.reward_models.templates import CHAT, encode, padding_of
-from ppokit_rewards.classifiers import (
-    ADAPTER,
-    folder_of,
-    has_chat_template,
-    is_path,
-    load,
-    load_tokenizer,
-)
+from ppokit_rewards import classifiers
+from ppokit_rewards.classifiers import ADAPTER, folder_of, is_path, load, load_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,8 +149,7 @@ class RewardModel:
         if template is None:
             template = CHAT if context.chat and self.tokenizer.chat_template else JOINED
         self.templates = (template,) if isinstance(template, str) else template
-        self.chat = self.templates == (CHAT,)
-        if self.chat and not self.tokenizer.chat_template:
+        if self.templates == (CHAT,) and not self.tokenizer.chat_template:
             raise ModelError(
                 f"template: chat, but the tokenizer of the reward model {options.model!r} has no chat "
                 "template; expected a text of {prompt} and {response}"
@@ -184,7 +177,9 @@ class RewardModel:
             logits = logits.sigmoid()
         elif self.options.activation == "softmax":
             logits = logits.softmax(dim=-1)
-        metrics: dict[str, Metric] = {"truncated": Sum(truncated), **({"chat": 1.0} if self.chat else {})}
+        metrics: dict[str, Metric] = {"truncated": Sum(truncated)}
+        if self.templates == (CHAT,):
+            metrics["chat"] = 1.0
         return RewardOutput.of_scores(logits[:, self.label], metrics=metrics)
 
     def _load(self, context: BuildContext) -> None:
@@ -273,7 +268,7 @@ def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
     if not folder.is_dir():
         yield f"model {options.model!r}: there is no such folder"
         return
-    if options.template == CHAT and not has_chat_template(folder):
+    if options.template == CHAT and not classifiers.has_chat_template(folder):
         yield f"template: chat, but the tokenizer of {options.model!r} has no chat template"
     try:
         fitted = read_settings(folder)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ppokit.config.components import BuiltComponent
 from ppokit.errors import PluginError
 from ppokit.plugin.types import RewardOutput, Rollout
 
@@ -61,6 +62,15 @@ def answer_of(
             _, _, answer = text.partition(plain(thought + end)) if raw is not text else ("", "", rest)
             return answer.lstrip()
     return text
+
+
+def shown_text(reward: BuiltComponent, tokenizer: PreTrainedTokenizerBase) -> BuiltComponent:
+    """A reward that sees what its recipe says of responses."""
+    settings = reward.settings
+    if settings.text == "whole" or not callable(getattr(reward.instance, "score", None)):
+        return reward  # on another process, or refused by the scorer
+    tags = TAGS if settings.thinking is None else (settings.thinking,)
+    return replace(reward, instance=AnswerReward(reward.instance, reward.where, tokenizer, tags))
 
 
 class AnswerReward:
