@@ -23,6 +23,7 @@ from ppokit.errors import ModelError, PluginError
 from ppokit.evaluation.evaluation import Evaluation
 from ppokit.evaluation.view import read_held_out
 from ppokit.models import quantization
+from ppokit.models.adapter_check import check_adapter
 from ppokit.models.loading import (
     end_ids,
     end_token_ids,
@@ -167,6 +168,8 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
     if processes.is_main:
         for observer in recipe.observers:
             components.build(observer)
+    if settings.lora is not None and settings.lora.adapter is not None:
+        check_adapter(settings.lora.adapter, "lora.adapter")
     model = load_model(source, dtype, processes.device, load_in_4bit=settings.model.load_in_4bit)
     warn_of_turn_end(
         tokenizer,
