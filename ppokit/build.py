@@ -35,6 +35,7 @@ from ppokit.models.loading import (
 )
 from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles, ValueMode
+from ppokit.models.rotary import depends_on_length, fix_rotary
 from ppokit.models.shared_base import DeferredBase, SharedBaseModel
 from ppokit.plugin.protocols import AdvantageWeighting, BuildContext, Need
 from ppokit.rewards.answers import shown_text
@@ -61,6 +62,7 @@ class TrainerComponents:
             order, and the scorer, which has state too.
         needs_before_update: what must be computed of a rollout before its rewards and advantages.
         reward_needs: what the rewards alone need.
+        longest_text: tokens of the longest prompt and its response.
         hashes: of the recipe and the prompts, for the run's provenance.
         audit: bytes by use.
     """
@@ -78,6 +80,7 @@ class TrainerComponents:
     instances: list[RunComponent]
     needs_before_update: frozenset[Need]
     reward_needs: frozenset[Need]
+    longest_text: int
     hashes: dict[str, str]
     audit: dict[str, int]
 
@@ -170,7 +173,10 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
             components.build(observer)
     if settings.lora is not None and settings.lora.adapter is not None:
         check_adapter(settings.lora.adapter, "lora.adapter")
+    longest = prompts.longest_of_all() if depends_on_length(config) else prompts.longest
+    longest_text = longest + settings.rollout.max_new_tokens
     model = load_model(source, dtype, processes.device, load_in_4bit=settings.model.load_in_4bit)
+    fix_rotary(model, longest_text)
     warn_of_turn_end(
         tokenizer,
         settings.prompts,
@@ -198,7 +204,6 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         limit=settings.rollout.max_logprob_gap,
     )
     updater = Updater(roles, backend, losses, batcher, settings, processes, parity)
-    rollout_tokens = prompts.longest + settings.rollout.max_new_tokens
     responses = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
     return TrainerComponents(
         processes=processes,
@@ -218,8 +223,9 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         ],
         needs_before_update=_needs_before_update(recipe, roles.value_mode),
         reward_needs=frozenset(need for reward in rewards for need in reward.needs),
+        longest_text=longest_text,
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
-        audit=byte_audit(roles, backend.bytes, responses * rollout_tokens),
+        audit=byte_audit(roles, backend.bytes, responses * longest_text),
     )
 
 

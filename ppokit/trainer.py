@@ -67,7 +67,7 @@ class PPOTrainer:
                 self.run_dir, parts.instances, given, parts.backend, parts.save_policy, keep=keep, main=main
             )
             hashes = {**parts.hashes, "policy_at_start": parts.policy_hash()}
-            self.step = self.recorder.begin(checkpoint, recipe, hashes)
+            self.step = self.recorder.begin(checkpoint, recipe, hashes, longest_text=parts.longest_text)
         self.lifetime, self.checkpointer = self.recorder.lifetime, self.recorder.checkpointer
         self._first_update = FirstUpdate(parts.policy_hash(), self.settings.update, done=self.step > 0)
         self.current = self.step + 1  # the step that events name

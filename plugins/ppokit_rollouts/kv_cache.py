@@ -15,18 +15,10 @@ if TYPE_CHECKING:
 
 
 def supports_concat(config: Any) -> bool:
-    """Whether the model's caches are all of plain keys and values: no sliding windows, no states.
-
-    And whether a key is the same in whatever batch it is computed: some ways of stretching positions go by
-    the longest text.
-    """
+    """Whether the model's caches are all of plain keys and values: no sliding windows, no states."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    kinds = [rope, *(own for own in rope.values() if isinstance(own, dict))]  # or one a kind of layer
-    if any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds):
-        return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 

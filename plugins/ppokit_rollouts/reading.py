@@ -132,8 +132,9 @@ class _Probe:
 
     def _states(self, forward: Forward) -> Iterator[ModelState]:
         """Usual ones first: the model is asked for its own where they fail."""
-        yield ModelState("past_key_values", "configured")
-        yield ModelState("past_key_values", "growing")
+        cache = "cache" if "cache" in forward.names else "past_key_values"  # its name since transformers 5.24
+        yield ModelState(cache, "configured")
+        yield ModelState(cache, "growing")
         try:
             _, output = forward(input_ids=self._batch(self.prompts[0]), use_cache=True)
         except Exception:  # as where it cannot make a state
@@ -141,7 +142,7 @@ class _Probe:
         for name in output:
             if name in forward.names:  # it returns it and takes it
                 yield ModelState(name, "own")
-        yield ModelState("past_key_values", "prepared")
+        yield ModelState(cache, "prepared")
 
     def _noise(self, forward: Forward) -> float:
         """How far a text beside a longer one is from the same text alone, in units of the logits' scale."""

@@ -38,10 +38,12 @@ def generate(
         except ValueError as error:
             raise DataError(f"PROMPT: {error}") from error
     from ppokit.rollout.load_policy import load_policy
+    from ppokit.run.run_dir import RunDir
 
     answers = []
+    longest = RunDir(run).longest_text()
     for name, folder in [("base", None)] * base + [("policy", run / "policy")]:
-        view = load_policy(recipe, folder)
+        view = load_policy(recipe, folder, longest)
         (text,) = view.generate([prompt], n=None if greedy else 1, seed=seed).responses
         view.generator.close()
         answers.append((name, text.strip()))

@@ -104,6 +104,12 @@ class Prompts:
                     raise DataError(fault)
                 self.longest = max(self.longest, len(ids))
 
+    def longest_of_all(self) -> int:
+        """Tokens of the longest prompt of the whole data set, whatever steps there will be."""
+        starts = range(0, len(self.texts), _AT_ONCE)
+        rows = (range(start, min(start + _AT_ONCE, len(self.texts))) for start in starts)
+        return max(len(ids) for indices in rows for ids in self._encode(indices))
+
     def first(self, count: int) -> list[str]:
         """The first prompts, in the data set's order, of those that the first step asks for."""
         return [self.texts[i] for i in sorted(set(self._indices(1)))[:count]]

@@ -45,8 +45,9 @@ def cache_bytes(model: PreTrainedModel) -> int:
     for length in (8, 16):
         ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
         _, output = final_states(model, input_ids=ids, use_cache=True)
-        cache = getattr(output, "past_key_values", None)
-        layers = getattr(cache, "layers", [])
+        # By its name since transformers 5.24, or the one before.
+        caches = (getattr(output, name, None) for name in ("cache", "past_key_values") if name in output)
+        layers = getattr(next(caches, None), "layers", [])
         tensors = (value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor))
         sizes.append(sum(tensor.nbytes for tensor in tensors))
     return max(0, sizes[1] - sizes[0]) // 8

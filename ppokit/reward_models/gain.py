@@ -30,6 +30,7 @@ from ppokit.ratings.splitting import same_prompt
 from ppokit.reward_models import quality as measures
 from ppokit.reward_models.saved import Scorer
 from ppokit.rollout.load_policy import load_policy
+from ppokit.run.run_dir import RunDir
 
 if TYPE_CHECKING:
     from ppokit.ratings.arrays import Floats
@@ -148,7 +149,8 @@ def measure_gain(
         DataError: a reward gives every response the same score.
     """
     scorers = [Scorer(folder) for folder in rewards]
-    base, trained = load_policy(recipe, None), load_policy(recipe, run / "policy")
+    longest = RunDir(run).longest_text()
+    base, trained = (load_policy(recipe, folder, longest) for folder in (None, run / "policy"))
     before, after = [], []
     kl: list[float] = []
     for start in range(0, len(prompts), AT_ONCE):

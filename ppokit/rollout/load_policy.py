@@ -19,6 +19,7 @@ from ppokit.models.adapter_check import check_adapter
 from ppokit.models.loading import ModelSource, find_model, load_model, load_tokenizer, pick_dtype
 from ppokit.models.merged import MergedSampler
 from ppokit.models.pretrained import pretrained_adapter
+from ppokit.models.rotary import fix_rotary
 from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.types import Rollout
 from ppokit.rollout.generate import build_generator
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_policy(recipe: Recipe, folder: Path | None) -> PolicyView:
+def load_policy(recipe: Recipe, folder: Path | None, longest_text: int | None = None) -> PolicyView:
     """The recipe's model with the policy of a run's `policy/` folder; None for the model alone.
+
+    Args:
+        longest_text: that of the run, by which rotary factors go that depend on a text's length
+            (`RunDir.longest_text`); without a run, each text's own.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -50,6 +55,8 @@ def load_policy(recipe: Recipe, folder: Path | None) -> PolicyView:
     if folder is None and settings.lora is not None and settings.lora.adapter is not None:
         adapter = Path(settings.lora.adapter)
     model = load_model(source, dtype, device, load_in_4bit=settings.model.load_in_4bit)
+    if longest_text is not None:
+        fix_rotary(model, longest_text)
     if adapter is not None:
         check_adapter(adapter, "the policy")
         sampler = None if quantization.is_4bit(model) else MergedSampler(model)

@@ -14,12 +14,13 @@ from typing import Any
 _PACKAGES = ("ppokit", "torch", "transformers", "accelerate", "peft", "datasets", "pluggy", "pydantic")
 
 
-def provenance(plugins: Mapping[str, str], hashes: Mapping[str, str]) -> dict[str, Any]:
+def provenance(plugins: Mapping[str, str], hashes: Mapping[str, str], *, longest_text: int) -> dict[str, Any]:
     """The content of a run's provenance.json.
 
     Args:
         plugins: how errors name the plugin of each component, by recipe key.
         hashes: SHA-256 of the recipe, the prompts and the policy at the start.
+        longest_text: tokens of the longest prompt and its response.
     """
     versions = {}
     for package in _PACKAGES:
@@ -36,5 +37,6 @@ def provenance(plugins: Mapping[str, str], hashes: Mapping[str, str]) -> dict[st
         "versions": versions,
         "plugins": dict(plugins),
         "machine": {"system": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
+        "longest_text": longest_text,
         "hashes": dict(hashes),
     }

@@ -56,7 +56,9 @@ class RunRecorder:
             run_dir, backend, self.lifetime.components, save_policy=save_policy, keep=keep
         )
 
-    def begin(self, checkpoint: Path | None, recipe: Recipe, hashes: Mapping[str, str]) -> int:
+    def begin(
+        self, checkpoint: Path | None, recipe: Recipe, hashes: Mapping[str, str], *, longest_text: int
+    ) -> int:
         """Begin a new run, or go on from a checkpoint; the folder is written by the first report.
 
         Args:
@@ -66,7 +68,7 @@ class RunRecorder:
         """
         if checkpoint is None:
             plugins = {selected.key: selected.plugin for selected in recipe.selected}
-            self.run_dir.begin(recipe.to_yaml(), provenance(plugins, hashes))
+            self.run_dir.begin(recipe.to_yaml(), provenance(plugins, hashes, longest_text=longest_text))
             return 0
         self.run_dir.check_prompts(hashes["prompts"], recipe.settings.prompts.path)
         step = self.checkpointer.load(checkpoint)

@@ -208,12 +208,23 @@ class RunDir:
         with replacing(self.plot_file) as tmp_path:
             plot_run(self.read_metrics(), self.folder.name, tmp_path)
 
+    def longest_text(self) -> int | None:
+        """Tokens of the longest prompt and its response; None where the run does not say."""
+        length = self._provenance().get("longest_text")
+        return length if isinstance(length, int) else None
+
+    def _provenance(self) -> dict[str, Any]:
+        try:
+            content = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
     def check_prompts(self, digest: str, path: str) -> None:
         """Warn where a resumed run's prompts, by their SHA-256, are not those that it began with."""
         try:
-            provenance = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
-            began = provenance["hashes"]["prompts"]
-        except (OSError, ValueError, KeyError, TypeError):
+            began = self._provenance()["hashes"]["prompts"]
+        except (KeyError, TypeError):
             return  # the file was removed, or is of another version
         if began != digest:
             warnings.warn(

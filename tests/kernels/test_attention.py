@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ppokit.kernels import attention
 from ppokit.kernels.attention import LONGEST, short_attention
 from ppokit.models.loading import find_model, load_model
+from small_models import CACHE
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])
@@ -72,7 +73,7 @@ def test_padded_rows_and_a_cache_are_pytorchs(tiny_model: Path) -> None:
             input_ids=ids[:, :1],
             attention_mask=grown,
             position_ids=positions[:, -1:] + 1,
-            past_key_values=first.past_key_values,
+            **{CACHE: first[CACHE]},
         )
         return first.logits, following.logits
 

@@ -26,7 +26,7 @@ from ppokit.plugin.generation import Generation, GenerationRequest, SamplingPara
 from ppokit.plugin.types import PromptBatch
 from ppokit_rollouts.reading import reading_of
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
-from small_models import tiny_gpt2, tiny_llama
+from small_models import CACHE, tiny_gpt2, tiny_llama
 
 IDS = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -131,18 +131,18 @@ def faulty(*faults: str) -> PreTrainedModel:
     @functools.wraps(plain)
     def forward(input_ids: Tensor, **kwargs: Any) -> Any:
         if "cache" in faults:
-            kwargs["past_key_values"] = None
+            kwargs[CACHE] = None
         if "positions" in faults:
-            past = kwargs.get("past_key_values")
+            past = kwargs.get(CACHE)
             start = 0 if past is None else past.get_seq_length()
             kwargs["position_ids"] = torch.arange(start, start + input_ids.shape[1])[None]
         if "mask" in faults:
             kwargs["attention_mask"] = None
         output = plain(input_ids, **kwargs)
         if "cache" in faults:
-            output.past_key_values = None
-        if "rows" in faults and kwargs.get("past_key_values") is not None:
-            for layer in kwargs["past_key_values"].layers:
+            output[CACHE] = None
+        if "rows" in faults and kwargs.get(CACHE) is not None:
+            for layer in kwargs[CACHE].layers:
                 layer.reorder_cache = lambda rows, layer=layer: type(layer).reorder_cache(
                     layer, rows.sort()[0]
                 )
@@ -156,11 +156,11 @@ class TestKinds:
     @pytest.mark.parametrize(
         ("name", "expected"),
         [
-            ("hybrid", ("past_key_values", True)),
-            ("positions-by-column", ("past_key_values", False)),
-            ("state-of-another-name", ("cache_params", False)),
+            ("hybrid", (CACHE, True)),
+            ("positions-by-column", (CACHE, False)),
+            ("state-of-another-name", ("cache_params" if CACHE == "past_key_values" else CACHE, False)),
             ("no-state", (None, True)),
-            ("capped-logits", ("past_key_values", True)),
+            ("capped-logits", (CACHE, True)),
         ],
     )
     @pytest.mark.filterwarnings("ignore:model.name. OpenAIGPT")
@@ -184,9 +184,9 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("faults", "expected"),
         [
-            ((), ("past_key_values", True)),
-            (("positions",), ("past_key_values", False)),
-            (("mask",), ("past_key_values", False)),
+            ((), (CACHE, True)),
+            (("positions",), (CACHE, False)),
+            (("mask",), (CACHE, False)),
             (("cache",), (None, True)),
             (("cache", "positions"), (None, True)),
             (("rows",), (None, True)),
@@ -203,11 +203,11 @@ class TestFaults:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_rounding_is_no_fault(self, dtype: torch.dtype) -> None:
-        assert kind(tiny_llama(dtype=dtype)) == ("past_key_values", True)
+        assert kind(tiny_llama(dtype=dtype)) == (CACHE, True)
 
     @pytest.mark.parametrize("faults", [("positions",), ("mask",)])
     def test_faults_show_in_bfloat16(self, faults: tuple[str, ...]) -> None:
-        assert kind(faulty(*faults).to(torch.bfloat16)) == ("past_key_values", False)
+        assert kind(faulty(*faults).to(torch.bfloat16)) == (CACHE, False)
 
     def test_reading_anew_is_warned_of_once(self) -> None:
         model = faulty("cache")

@@ -1,0 +1,103 @@
+"""Rotary positions whose factors depend on the length of a text: one factor for all texts of a run.
+
+`longrope` takes its long factors where a text goes beyond the context that the model was first trained with,
+and `dynamic` stretches with the longest text in hand. One response is then computed otherwise beside a longer
+one, and its first tokens otherwise than once others follow them: what was sampled is not what is trained. So
+every text gets the factors of the longest possible one of the run. Where that lies within the first context,
+these are the ordinary ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ppokit.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TYPES = ("dynamic", "longrope")
+
+
+def depends_on_length(config: Any) -> bool:
+    """Whether some of a model's rotary factors change with the length of the text."""
+    return bool(_parameters(config))
+
+
+def fix_rotary(model: PreTrainedModel, longest: int) -> None:
+    """Let a model read every text as one of `longest` tokens; for others than such models, nothing changes.
+
+    Copies of the model that are made later are fixed too. A text so long that its own factors would be
+    others is a ModelError then.
+    """
+    parameters = _parameters(model.config)
+    if not parameters:
+        return
+    fixed = _Longest(longest, _most(model.config, parameters, longest))
+    found = False
+    for module in model.modules():
+        if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
+            module.register_forward_pre_hook(fixed.extend, with_kwargs=True)
+            module.register_forward_hook(_shortened)
+            found = True
+    if not found:
+        raise ModelError(
+            f"model.name: the rotary factors of {type(model).__name__} change with the length of a text, and "
+            "its code has no such module as transformers' models have; choose a model whose rope_parameters "
+            "are of another type than dynamic or longrope."
+        )
+
+
+def _parameters(config: Any) -> list[dict[str, Any]]:
+    """Those that depend on the length; there may be some for each kind of layer."""
+    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    kinds = [rope, *(own for own in rope.values() if isinstance(own, dict))]
+    return [kind for kind in kinds if kind.get("rope_type") in _TYPES]
+
+
+def _most(config: Any, parameters: list[dict[str, Any]], longest: int) -> int | None:
+    """The tokens up to which a text has the factors of the longest one; None for any number."""
+    text = config.get_text_config(decoder=True)
+    known = [own.get("original_max_position_embeddings") for own in parameters]
+    first = min(int(length or text.max_position_embeddings) for length in known)
+    if longest <= first:
+        return first
+    return longest if any(own["rope_type"] == "dynamic" for own in parameters) else None
+
+
+class _Longest:
+    """Appends the last position of the longest text to those that a rotary module is given."""
+
+    def __init__(self, longest: int, most: int | None) -> None:
+        self.longest, self.most = longest, most
+
+    def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Its factors go by the largest position of all."""
+        by_name = "position_ids" in kwargs
+        positions: Tensor = kwargs["position_ids"] if by_name else args[1]
+        if self.most is not None:
+            self._check(positions, self.most)
+        last = positions.new_full((*positions.shape[:-1], 1), self.longest - 1)
+        extended = torch.cat([positions, last], dim=-1)
+        if by_name:
+            return args, kwargs | {"position_ids": extended}
+        return (args[0], extended, *args[2:]), kwargs
+
+    def _check(self, positions: Tensor, most: int) -> None:
+        length = int(positions.max()) + 1
+        if length > most:
+            raise ModelError(
+                f"model.name: a text of {length} tokens came, and the model's rotary factors are those of "
+                f"{self.longest} tokens (the longest prompt, rollout.max_new_tokens); beyond {most} tokens "
+                "they would be others. Shorten the text, or raise rollout.max_new_tokens."
+            )
+
+
+def _shortened(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    """Without the position that was appended."""
+    if isinstance(output, Tensor):
+        return output[..., :-1, :]
+    return tuple(part[..., :-1, :] for part in output)
