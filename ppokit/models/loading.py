@@ -126,6 +126,7 @@ def load_model(
     if quantization.is_4bit(model):
         quantization.check_loaded(model, source.name)
         quantization.prepare(model, dtype)
+        quantization.check_forward(model, source.name)
         return model.eval()
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded

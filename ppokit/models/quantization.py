@@ -13,7 +13,7 @@ import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ppokit.errors import ModelError, PpokitWarning
+from ppokit.errors import ModelError, PpokitWarning, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -140,6 +140,24 @@ def check_loaded(model: Any, name: str) -> None:
             PpokitWarning,
             stacklevel=3,
         )
+
+
+def check_forward(model: Any, name: str) -> None:
+    """That the model's own code computes through its layers, and not with their weights, which are packed.
+
+    Raises:
+        ModelError: it does the latter, as that of Mamba does.
+    """
+    import torch
+
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.arange(4, device=model.device)[None], use_cache=False)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"model.load_in_4bit: {name} ({type(model).__name__}) does not compute in 4 bits: "
+            f"{first_line(error)} Leave the key out."
+        ) from error
 
 
 def scale_bytes(weight: Any) -> int:

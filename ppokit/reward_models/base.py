@@ -129,10 +129,17 @@ class Fitted:
         self.tokenizer = load_text_tokenizer(base.where, base.subject)
         self.autocast = pick_dtype("auto", device) == torch.bfloat16
         # The frozen base stays as it is stored; what trains is in float32, or small steps would be lost.
-        model, _ = load_classifier(base.where, base.subject, "auto", num_labels=1)
+        model, missing = load_classifier(base.where, base.subject, "auto", num_labels=1)
         model = model.to(device)
         model.config.get_text_config().pad_token_id = model.config.pad_token_id = self.tokenizer.pad_token_id
         name, old = head_of(model, base.subject)
+        others = [key for key in missing if not key.startswith(f"{name}.")]
+        if others:  # BART's classifier has an encoder too, beside the decoder of a causal LM
+            raise ModelError(
+                f"{base.subject} cannot be a reward model: {type(model).__name__} has {len(others)} weights "
+                f"that its checkpoint lacks, among them {others[0]}, and they would be random numbers. Name "
+                "another model."
+            )
         features = old.in_features
         model.set_submodule(name, Heads(features, heads, bias=old.bias is not None).to(device))
         self.model = _with_lora(model, lora_r)

@@ -16,6 +16,8 @@ from transformers import (
     FalconConfig,
     FalconForCausalLM,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MixtralForCausalLM,
     Qwen2ForCausalLM,
 )
@@ -259,6 +261,11 @@ class TestRefused:
         config = FalconConfig(vocab_size=64, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
         saved(FalconForCausalLM(config), tmp_path)
         with pytest.raises(ModelError, match=r"model\.load_in_4bit: .* \(FalconForCausalLM\) has no layers"):
+            in_four_bits(tmp_path)
+
+    def test_code_that_reads_a_layers_weights(self, tmp_path: Path) -> None:
+        saved(MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1)), tmp_path)
+        with pytest.raises(ModelError, match=r"model\.load_in_4bit: .* does not compute in 4 bits"):
             in_four_bits(tmp_path)
 
     def test_an_output_layer_in_four_bits(self, checkpoint: Path, tmp_path: Path) -> None:

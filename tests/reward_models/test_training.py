@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import BartForCausalLM
 
 pytest.importorskip("scipy")
 
@@ -17,6 +18,7 @@ from ppokit.reward_models import training
 from ppokit.reward_models.base import Fitted, Heads, find_base
 from ppokit.reward_models.samples import Sample
 from ppokit.reward_models.training import Plan, bootstrap, encode, predict, train
+from small_models import save_tiny
 
 PLAN = Plan(epochs=6, lr=2e-3, batch_size=16, seed=0)
 LONG = Plan(epochs=14, lr=5e-3, batch_size=16, seed=0)
@@ -167,3 +169,20 @@ def test_the_mean_of_the_heads_is_a_head() -> None:
 def test_models_that_are_none(name, message) -> None:
     with pytest.raises(ModelError, match=message):
         find_base(name)
+
+
+def test_weights_that_the_checkpoint_lacks(tmp_path) -> None:
+    """The classifier of a decoder alone has an encoder too, of random numbers."""
+    sizes = {
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+    }
+    tokens = {"eos_token": "</s>", "pad_token": "[PAD]"}
+    save_tiny(tmp_path, BartForCausalLM, tokens, **sizes, is_decoder=True, is_encoder_decoder=False)
+    with pytest.raises(
+        ModelError, match=r"cannot be a reward model: BartForSequenceClassification has \d+ we"
+    ):
+        fitted_on(str(tmp_path))
