@@ -137,6 +137,8 @@ _MAMBA = Restricted(
 )
 _NO_CLASSIFIER = {"fitted reward": Refused("--model", "cannot be loaded as a sequence classifier")}
 _NO_4_BITS = {"4 bits": Refused("model.load_in_4bit", "has no layers that bitsandbytes keeps in 4 bits")}
+_DIRECT = {"4 bits": Refused("model.load_in_4bit", "does not compute in 4 bits")}
+_DECODER = {"fitted reward": Refused("--model", "cannot be a reward model")}
 _MAMBA_ONLY = {"LoRA": _MAMBA, "4 bits": _MAMBA}
 _MAMBA_LORA = ["in_proj", "x_proj"]
 _WITH_ATTENTION = ["in_proj", "q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
@@ -189,8 +191,8 @@ ARCHITECTURES = (
     _of("Granite", logits_scaling=0.5, residual_multiplier=0.5, embedding_multiplier=2.0, attention_multiplier=0.3, outcomes=_NO_CLASSIFIER),
     _of("GraniteMoE", "GraniteMoe", **_LOCAL_EXPERTS, logits_scaling=0.5, outcomes=_NO_CLASSIFIER),
     _of("GraniteMoE hybrid", "GraniteMoeHybrid", **_LOCAL_EXPERTS, **_MAMBA2, layer_types=["mamba", "attention", "mamba"], shared_intermediate_size=32, logits_scaling=0.5, outcomes=_NO_CLASSIFIER),
-    _of("Cohere", logit_scale=2.0, outcomes=_NO_CLASSIFIER),
-    _of("Cohere 2", "Cohere2", logit_scale=2.0, sliding_window=8, layer_types=_ALTERNATING, outcomes=_NO_CLASSIFIER),
+    _of("Cohere", logit_scale=0.5, outcomes=_NO_CLASSIFIER),
+    _of("Cohere 2", "Cohere2", logit_scale=0.5, sliding_window=8, layer_types=_ALTERNATING, outcomes=_NO_CLASSIFIER),
     _of("StableLM", "StableLm", partial_rotary_factor=0.5),
     _of("StarCoder 2", "Starcoder2", sliding_window=8),
     _own("GPT-2", "GPT2", **_GPT),
@@ -207,7 +209,7 @@ ARCHITECTURES = (
     _own("Falcon-Mamba", "FalconMamba", _MAMBA_LORA, _MAMBA_ONLY | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8),
     _own("MPT", "Mpt", d_model=32, n_layers=3, n_heads=4, max_seq_len=128),
     _own("CodeGen", "CodeGen", **_GPT, n_ctx=128, rotary_dim=4, outcomes=_NO_CLASSIFIER),
-    _own("Mamba", "Mamba", _MAMBA_LORA, _MAMBA_ONLY | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8),
+    _own("Mamba", "Mamba", _MAMBA_LORA, _MAMBA_ONLY | _DIRECT | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8),
     _own("Mamba 2", "Mamba2", _MAMBA_LORA, _MAMBA_ONLY | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8, num_heads=4, head_dim=16, n_groups=1, chunk_size=8),
     _own("RWKV", "Rwkv", hidden_size=32, num_hidden_layers=3, attention_hidden_size=32, context_length=128, outcomes=_NO_CLASSIFIER),
     _of("Jamba", num_experts=4, num_experts_per_tok=2, attn_layer_period=3, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, mamba_d_state=8, mamba_dt_rank=4, use_mamba_kernels=False),
@@ -231,8 +233,8 @@ ARCHITECTURES = (
     _of("Hunyuan", "HunYuanDenseV1", head_dim=8),
     _of("Seed-OSS", "SeedOss", head_dim=8),
     _of("MiniMax", **_LOCAL_EXPERTS, head_dim=8, layer_types=_LINEAR, block_size=8),
-    _own("BART", "Bart", **_SEQ2SEQ),
-    _own("mBART", "MBart", **_SEQ2SEQ),
+    _own("BART", "Bart", **_SEQ2SEQ, outcomes=_DECODER),
+    _own("mBART", "MBart", **_SEQ2SEQ, outcomes=_DECODER),
     _own("Pegasus", "Pegasus", **_SEQ2SEQ, outcomes=_NO_CLASSIFIER),
     _own("Blenderbot", "Blenderbot", **_SEQ2SEQ, outcomes=_NO_CLASSIFIER),
     _of("BioGPT", "BioGpt", tie_word_embeddings=False),

@@ -15,8 +15,6 @@ _FAULTS = (
     ("rotary factors change with the length", "Phi-3-(longrope)", ("4 bits-untrained", "4 bits-trained")),
     ("rotary factors change with the length", "Phi-3-(longrope)", ("4 bits-reference",)),
     ("MiniMax has a cache of its own", "MiniMax", ()),
-    ("code of Mamba reads the weights of a layer in 4 bits", "Mamba Falcon-Mamba", ("4 bits",)),
-    ("the classifier of BART is an encoder with a decoder", "BART mBART", ("fitted reward",)),
     ("the router of PhiMoE gives two tensors", "PhiMoE", ("4 bits",)),
 )
 
