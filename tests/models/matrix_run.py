@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from architectures import Architecture
 from ppokit import PPOTrainer, Recipe
 from ppokit.data.batches import TokenBatch, token_batch
+from ppokit.errors import PpokitWarning
 from ppokit.models.pretrained import peft_warnings
 from ppokit.plugin.types import PromptBatch, Rollout
 
@@ -69,6 +71,7 @@ class MatrixRun:
         stopped: the same as it was after the first step.
         first: the rollout of the first step, before any weight has moved.
         later: a rollout of the trained policy.
+        warned: what ppokit warned of, as the model was loaded.
         at_start: [B,R,V] float64 logits of plain transformers on `first`, one text at a time.
     """
 
@@ -78,7 +81,10 @@ class MatrixRun:
         self.options = KINDS[kind]
         self.steps = int(self.options.get("steps", STEPS))
         self.recipe = Recipe.from_dict(recipe_of(architecture, kind, base, folder))
-        self.trainer = PPOTrainer(self.recipe)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("always", category=PpokitWarning)
+            self.trainer = PPOTrainer(self.recipe)
+        self.warned = [str(warning.message) for warning in caught]
         self.roles = self.trainer.roles
         rollouts = []
         for batch in self.trainer.prompts:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, TemperatureLogitsWarper, TopPLogitsWarper
 
-from architectures import ARCHITECTURES, FEATURES, Architecture, Refused
+from architectures import ARCHITECTURES, FEATURES, Architecture, Refused, Restricted
 from known_faults import fault_of
 from matrix_reward import fitted_reward
 from matrix_run import PROMPTS, MatrixRun, chosen, gap, last_distributions, texts_of, weights_of
@@ -22,6 +22,8 @@ from ppokit.rollout.load_policy import load_policy
 from ppokit.run.run_dir import RunDir
 
 Check = Callable[[MatrixRun], None]
+KEPT = "keep their dtype"
+NO_RESTRICTION = Restricted("")
 NATS = 1e-5  # float32, absolute
 IN_EVERY_SUITE = ("Mixtral", "Qwen3.5", "Gemma 2", "GPT-2", "Mamba", "BART")
 REWARD = "fitted reward"
@@ -36,6 +38,13 @@ def check(*kinds: str) -> Callable[[Check], Check]:
         return function
 
     return add
+
+
+@check("LoRA", "all weights", "4 bits")
+def warnings(run: MatrixRun) -> None:
+    """There is one where most of the weights stay out of 4 bits, and no other."""
+    kept = KEPT in run.architecture.outcomes.get(run.kind, NO_RESTRICTION).text
+    assert [KEPT in message for message in run.warned] == [True] * kept, run.warned
 
 
 @check("LoRA", "all weights", "4 bits")
