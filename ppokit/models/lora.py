@@ -89,7 +89,15 @@ class RoleAdapters:
 
     def save_policy(self, folder: Path) -> None:
         """Write the policy's adapter into a folder."""
-        self.peft.save_pretrained(str(folder), selected_adapters=["policy"])
+        state = {name: t for name, t in self.peft.state_dict().items() if adapter_of(name) == "policy"}
+        # peft leaves out what has another adapter's name in its path, and some models call a layer `value`.
+        others = {name: config for name, config in self.peft.peft_config.items() if name != "policy"}
+        for name in others:
+            del self.peft.peft_config[name]
+        try:
+            self.peft.save_pretrained(str(folder), selected_adapters=["policy"], state_dict=state)
+        finally:
+            self.peft.peft_config.update(others)
         own = folder / "policy"  # where peft puts an adapter of that name
         for file in own.iterdir():
             file.replace(folder / file.name)

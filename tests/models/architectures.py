@@ -100,6 +100,8 @@ class Architecture:
         lora: what `lora.target_modules` is, where not every linear layer.
         standard: whether the configuration gets the usual keys for sizes and heads.
         outcomes: of the features that do not simply work.
+        steps: nats by which transformers' own steps with a cache may differ from one pass over the whole text:
+            linear attention and state spaces are computed in chunks there, and token by token here.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Architecture:
     lora: Any = "all-linear"
     standard: bool = True
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    steps: float = 1e-5
 
     @property
     def exists(self) -> bool:
@@ -147,13 +150,16 @@ _DIRECT = {"4 bits": Refused("model.load_in_4bit", "does not compute in 4 bits")
 _DECODER = {"fitted reward": Refused("--model", "cannot be a reward model")}
 _MAMBA_ONLY = {"LoRA": _MAMBA, "4 bits": _MAMBA}
 _MAMBA_LORA = ["in_proj", "x_proj"]
+_STEPS = {"Qwen3.5": 5e-5, "Qwen3.5-MoE": 5e-5, "Qwen3-Next": 5e-5, "Zamba 2": 3e-4, "Nemotron-H": 3e-4}
 _WITH_ATTENTION = ["in_proj", "q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 
 
 def _of(
     name: str, config: str = "", lora: Any = "all-linear", outcomes: Any = None, **settings: Any
 ) -> Architecture:
-    return Architecture(name, f"{config or name}Config", settings, lora, True, outcomes or {})
+    return Architecture(
+        name, f"{config or name}Config", settings, lora, True, outcomes or {}, _STEPS.get(name, 1e-5)
+    )
 
 
 def _own(
@@ -215,13 +221,13 @@ ARCHITECTURES = (
     _own("Falcon-Mamba", "FalconMamba", _MAMBA_LORA, _MAMBA_ONLY | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8),
     _own("MPT", "Mpt", d_model=32, n_layers=3, n_heads=4, max_seq_len=128),
     _own("CodeGen", "CodeGen", **_GPT, n_ctx=128, rotary_dim=4, outcomes=_NO_CLASSIFIER),
-    _own("Mamba", "Mamba", _MAMBA_LORA, _MAMBA_ONLY | _DIRECT | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8),
+    _own("Mamba", "Mamba", _MAMBA_LORA, _MAMBA_ONLY | _DIRECT | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8, tie_word_embeddings=False),
     _own("Mamba 2", "Mamba2", _MAMBA_LORA, _MAMBA_ONLY | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8, num_heads=4, head_dim=16, n_groups=1, chunk_size=8),
     _own("RWKV", "Rwkv", hidden_size=32, num_hidden_layers=3, attention_hidden_size=32, context_length=128, outcomes=_NO_CLASSIFIER),
     _of("Jamba", num_experts=4, num_experts_per_tok=2, attn_layer_period=3, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, mamba_d_state=8, mamba_dt_rank=4, use_mamba_kernels=False, outcomes=_KEPT),
     _of("Bamba", attn_layer_indices=[1], **_MAMBA2, outcomes=_NO_CLASSIFIER),
-    _of("Zamba", num_key_value_heads=4, num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], mamba_d_state=8, mamba_dt_rank=4, n_mamba_heads=2, use_mamba_kernels=False, attention_head_dim=16),
-    _of("Zamba 2", "Zamba2", num_key_value_heads=4, num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], mamba_d_state=8, mamba_ngroups=1, mamba_headdim=16, num_mem_blocks=1, n_mamba_heads=4, use_mem_rope=True, adapter_rank=4),
+    _of("Zamba", num_key_value_heads=4, num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], mamba_d_state=8, mamba_dt_rank=4, n_mamba_heads=2, use_mamba_kernels=False, attention_head_dim=16, outcomes=_KEPT),
+    _of("Zamba 2", "Zamba2", num_key_value_heads=4, num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], mamba_d_state=8, mamba_ngroups=1, mamba_headdim=16, num_mem_blocks=1, n_mamba_heads=4, use_mem_rope=True, adapter_rank=4, outcomes=_KEPT),
     _of("Nemotron", partial_rotary_factor=0.5),
     _of("Nemotron-H", "NemotronH", _WITH_ATTENTION, _MAMBA_ONLY | _NO_CLASSIFIER, head_dim=8, layers_block_type=["mamba", "attention", "mlp"], ssm_state_size=8, mamba_num_heads=4, mamba_head_dim=16, n_groups=1, chunk_size=8),
     _of("LFM2", "Lfm2", layer_types=["conv", "full_attention", "conv"], block_ff_dim=64, block_auto_adjust_ff_dim=False, outcomes=_NO_CLASSIFIER),

@@ -124,7 +124,9 @@ class MatrixRun:
             from ppokit.models.quantization import quantization_config
 
             kwargs["quantization_config"] = quantization_config(torch.float32)
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **kwargs).eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **kwargs).eval()
+        model(torch.tensor([[1, 2]]))  # RWKV then scales its weights, which it cannot do beneath peft
+        return model
 
     @cached_property
     def plain_base(self) -> Any:

@@ -521,3 +521,16 @@ def test_the_base_is_no_pretrained_adapter(tmp_path: Path) -> None:
     with torch.no_grad():
         mean = tiny_llama().model(torch.tensor([[1, 7, 8]])).last_hidden_state[0].mean(dim=0)
     torch.testing.assert_close(actual[0], mean / mean.norm())
+
+
+def test_layers_that_are_called_as_an_adapter_are_saved(tmp_path: Path) -> None:
+    """As those of RWKV, whose layers `value` peft would take for the value function's adapter."""
+    from safetensors.torch import load_file
+    from transformers import RwkvConfig, RwkvForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "attention_hidden_size": 32}
+    roles = roles_of(RwkvForCausalLM(RwkvConfig(**sizes)).eval())
+    roles.save_policy(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert len(saved) == len(policy_params(roles))
+    assert any(".value." in name for name in saved)
