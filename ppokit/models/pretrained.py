@@ -111,6 +111,7 @@ def peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         # It sets what it warns of by itself, for models such as GPT-2.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
-        # For Mixtral it writes patterns of its own, of layers that its experts no longer are.
-        warnings.filterwarnings("ignore", "The following .*_pattern keys did not match", RuntimeWarning)
+        # It looks for its own pattern of experts' ranks among modules, where parameters match it.
+        experts = r"The following (rank|alpha)_pattern keys.*gate_up_proj"
+        warnings.filterwarnings("ignore", experts, RuntimeWarning)
         yield

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-_LONGROPE = ("LoRA-untrained", "LoRA-trained", "LoRA-gradients", "LoRA-reference", "LoRA-values")
 _FAULTS = (
-    ("rotary factors change with the length", "Phi-3-(longrope)", _LONGROPE),
-    ("rotary factors change with the length", "Phi-3-(longrope)", ("all weights-generate", "fitted reward")),
-    ("rotary factors change with the length", "Phi-3-(longrope)", ("4 bits-untrained", "4 bits-trained")),
-    ("rotary factors change with the length", "Phi-3-(longrope)", ("4 bits-reference",)),
+    ("a reward model is compared at one rotary factor for all texts", "Phi-3-(longrope)", ("fitted reward",)),
 )
 
 

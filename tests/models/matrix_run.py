@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from architectures import Architecture
 from ppokit import PPOTrainer, Recipe
@@ -124,7 +124,13 @@ class MatrixRun:
             from ppokit.models.quantization import quantization_config
 
             kwargs["quantization_config"] = quantization_config(torch.float32)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **kwargs).eval()
+        config = AutoConfig.from_pretrained(folder)
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":  # one factor per run, that of its longest text
+            rope["short_factor"] = rope["long_factor"]
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.float32, **kwargs
+        ).eval()
         model(torch.tensor([[1, 2]]))  # RWKV then scales its weights, which it cannot do beneath peft
         return model
 

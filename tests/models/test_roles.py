@@ -528,7 +528,7 @@ def test_layers_that_are_called_as_an_adapter_are_saved(tmp_path: Path) -> None:
     from safetensors.torch import load_file
     from transformers import RwkvConfig, RwkvForCausalLM
 
-    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "attention_hidden_size": 32}
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32}
     roles = roles_of(RwkvForCausalLM(RwkvConfig(**sizes)).eval())
     roles.save_policy(tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
