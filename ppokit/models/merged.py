@@ -9,9 +9,10 @@ not touch is the base's own memory.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,18 +63,17 @@ class MergedSampler:
             base, {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
         )
         self._merges: list[_Merge] = []
+        self._unchecked: Callable[[], None] | None = None
 
     def follow(self, adapted: nn.Module, adapter: str, *, key: str) -> None:
         """Merge this adapter from now on, into weights of the sampler's own.
 
         Args:
-            adapted: the base with adapters attached, as an ordinary model; this one is on afterwards.
+            adapted: the base with adapters attached, as an ordinary model.
             key: the recipe's, for errors.
-
-        Raises:
-            ModelError: one of its modules, or the whole model, computes something else once it is merged.
         """
         self._adapter = adapter
+        self._unchecked = partial(self._check, adapted, key)
         for name, module in adapted.named_modules():
             if has_adapter(module, adapter):
                 layer: Any = module
@@ -83,7 +83,6 @@ class MergedSampler:
                 own = nn.Parameter(torch.empty_like(getattr(plain, parameter)), requires_grad=False)
                 setattr(plain, parameter, own)
                 self._merges.append(_Merge(name.replace(".base_layer", ""), layer, parameter, own))
-        self._check(adapted, key)
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -92,7 +91,19 @@ class MergedSampler:
 
     @torch.no_grad()
     def merged(self) -> PreTrainedModel:
-        """The model with the adapter's weights as they are now."""
+        """The model with the adapter's weights as they are now.
+
+        At the first call, which leaves the adapter on, it is compared with peft's own model.
+
+        Raises:
+            ModelError: one of its modules, or the whole model, computes something else once it is merged.
+        """
+        if self._unchecked is not None:  # only now: a run whose engine is a server never asks
+            self._unchecked()
+            self._unchecked = None
+        return self._merge()
+
+    def _merge(self) -> PreTrainedModel:
         for merge in self._merges:
             base = getattr(merge.layer.get_base_layer(), merge.parameter)
             merge.own.copy_(base.float() + merge.layer.get_delta_weight(self._adapter).float())
@@ -118,7 +129,7 @@ class MergedSampler:
                     f"{key}: {type(adapted).__name__} does not run with this adapter on "
                     f"({type(error).__name__}: {first_line(error)}); {_EXPECTED}"
                 ) from error
-            plain = self.merged()
+            plain = self._merge()
             for name, (inputs, options, result) in calls.items():
                 result_here = plain.get_submodule(name)(*inputs, **options)
                 _compare(result_here, result, f"{key}: the adapter on {name}")
@@ -130,7 +141,7 @@ class MergedSampler:
 
     def _compare_whole(self, adapted: Any, ids: Tensor, subject: str) -> None:
         expected = final_states(adapted, input_ids=ids, use_cache=False)[0]
-        _compare(final_states(self.merged(), input_ids=ids, use_cache=False)[0], expected, subject)
+        _compare(final_states(self._merge(), input_ids=ids, use_cache=False)[0], expected, subject)
 
     @contextmanager
     def _shown(self, merges: list[_Merge]) -> Iterator[None]:

@@ -83,7 +83,7 @@ class TestTheCheckAtTheStart:
         plain = LoraLinear.get_delta_weight
         monkeypatch.setattr(LoraLinear, "get_delta_weight", lambda *args: 0.99 * plain(*args))
         with pytest.raises(ModelError, match=r"lora\.target_modules: the adapter on .*_proj computes so"):
-            roles_of()
+            roles_of().sampler()
 
     def test_one_layer_that_computes_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = tiny_llama()
@@ -96,7 +96,7 @@ class TestTheCheckAtTheStart:
 
         monkeypatch.setattr(merged.MergedSampler, "follow", follow)
         with pytest.raises(ModelError, match=r"the adapter on model\.layers\.1\.self_attn\.v_proj computes"):
-            roles_of(model)
+            roles_of(model).sampler()
 
     def test_a_module_that_is_not_merged(self, monkeypatch: pytest.MonkeyPatch) -> None:
         known = merged.has_adapter
@@ -104,23 +104,23 @@ class TestTheCheckAtTheStart:
             merged, "has_adapter", lambda module, name: known(module, name) and module.in_features != 48
         )
         with pytest.raises(ModelError, match=r"down_proj\.lora_A\.policy\.weight of the adapter is merged"):
-            roles_of()
+            roles_of().sampler()
 
     def test_weights_that_are_not_copied(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(merged.MergedSampler, "merged", lambda self: self.model)
+        monkeypatch.setattr(merged.MergedSampler, "_merge", lambda self: self.model)
         with pytest.raises(ModelError, match="computes something else in peft"):
-            roles_of()
+            roles_of().sampler()
 
     def test_a_weight_that_is_read_past_the_adapter(self) -> None:
         model = tiny(JambaForCausalLM, **{**SIZES, **JAMBA})
         lora = LoraSettings(r=4, alpha=8, target_modules=["q_proj", "dt_proj"])
         with pytest.raises(ModelError, match=r"lora\.target_modules: the adapter on .*dt_proj computes"):
-            roles_of(model, lora=lora)
+            roles_of(model, lora=lora).sampler()
 
     def test_a_router_that_peft_cannot_wrap(self) -> None:
         model = tiny(Llama4ForCausalLM, **{**SIZES, **LLAMA4})
         with pytest.raises(ModelError, match=r"lora\.target_modules: Llama4ForCausalLM does not run with"):
-            roles_of(model, lora=LoraSettings(r=4, alpha=8, target_modules=["router"]))
+            roles_of(model, lora=LoraSettings(r=4, alpha=8, target_modules=["router"])).sampler()
 
     def test_the_adapters_numbers_are_left_alone(self, tmp_path: Path) -> None:
         trained = save_adapter(tmp_path, "all-linear")

@@ -16,21 +16,30 @@ from ppokit import PPOTrainer, Recipe
 from ppokit.errors import TrainingError
 from ppokit.models.roles import ModelRoles
 from ppokit.rollout.load_policy import load_policy
-from ppokit_rollouts import transformers_engine
+from ppokit_rollouts import readers
+from ppokit_rollouts.reading import Reading
 from ppokit_rollouts.transformers_engine import TransformersEngine
 
 RecipeDict = Callable[..., dict[str, Any]]
 
 
-def disturbed_forward(change: Callable[..., None]) -> Any:
-    forward = transformers_engine._Decoding._forward
+def disturbed_reader(change: Callable[..., None]) -> Any:
+    """Wrong only where responses are sampled: a model that is always wrong is read in another way."""
+    plain = Reading.reader
 
-    def disturbed(self: Any, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        arguments = {"mask": mask, "positions": positions}
-        change(arguments, input_ids)
-        return forward(self, input_ids, arguments["mask"], arguments["positions"], cache)
+    def reader(self: Reading, max_new_tokens: int) -> Any:
+        own: Any = plain(self, max_new_tokens)
+        forward = own._forward
 
-    return disturbed
+        def disturbed(input_ids: Tensor, mask: Tensor, positions: Tensor, state: Any) -> Any:
+            arguments = {"mask": mask, "positions": positions}
+            change(arguments, input_ids)
+            return forward(input_ids, arguments["mask"], arguments["positions"], state)
+
+        own._forward = disturbed
+        return own
+
+    return reader
 
 
 def attend_to_padding(arguments: dict[str, Tensor], input_ids: Tensor) -> None:
@@ -53,9 +62,9 @@ def test_wrong_forwards(
     recipe_dict: RecipeDict, monkeypatch: pytest.MonkeyPatch, cause: str, minibatches: int
 ) -> None:
     change = {"positions": attend_to_padding, "cache": lose_count}[cause]
-    monkeypatch.setattr(transformers_engine._Decoding, "_forward", disturbed_forward(change))
+    monkeypatch.setattr(Reading, "reader", disturbed_reader(change))
     # One group of prompts, so that the shorter ones are padded.
-    monkeypatch.setattr(transformers_engine, "supports_concat", lambda _: False)
+    monkeypatch.setattr(readers, "supports_concat", lambda _: False)
     with trainer_of(recipe_dict, update={"minibatches": minibatches}) as trainer:
         before = trainer.components.policy_hash()
         with pytest.raises(TrainingError, match=rf"float32 explains 0\.001\. What fits: (the )?{cause}"):
