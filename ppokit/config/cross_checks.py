@@ -12,18 +12,17 @@ from ppokit.config.chat_checks import check_chat
 from ppokit.config.components import SelectedComponent
 from ppokit.config.evaluation_checks import check_evaluation, component_check
 from ppokit.config.prompt_settings import PromptFileSettings
-from ppokit.config.settings import (
-    LoraSettings,
-)
+from ppokit.config.settings import LoraSettings
 from ppokit.config.yaml_file import Document
 from ppokit.data.prompt_rows import key_at_fault, prompt_of, usable_prompts
 from ppokit.data.tables import is_local, read_table
 from ppokit.errors import DataError, ModelError
 from ppokit.models import quantization
+from ppokit.models.adapter_check import check_adapter
 from ppokit.models.names import check_name
 from ppokit.plugin.protocols import CheckContext
 
-_RENDERED = 1_000  # prompts of a file that are put into the chat template when a recipe is checked
+_RENDERED = 1_000  # prompts of a file that are tried on the tokenizer when a recipe is checked
 
 
 def check(
@@ -179,6 +178,11 @@ def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:
             document.report(key, f"there is no folder {name}")
         elif not (folder / "adapter_config.json").is_file():
             document.report(key, f"{name} has no adapter_config.json; expected a folder with a PEFT adapter")
+        elif key == "lora.adapter":
+            try:
+                check_adapter(name, key)
+            except ModelError as error:
+                document.report(key, str(error).removeprefix(f"{key}: "))
     if lora.value_adapter is not None and value not in (None, "own_adapter"):
         document.report(
             "lora.value_adapter", f"got value: {value}; only own_adapter can begin as another model"
@@ -215,5 +219,5 @@ def _read(
     except DataError as error:
         document.report(f"{key}.{key_at_fault(table.header, prompts)}", str(error))
         return table.header, []
-    first = replace(usable, rows=usable.rows[:_RENDERED]) if chat else replace(usable, rows=[])
+    first = replace(usable, rows=usable.rows[:_RENDERED])
     return table.header, [prompt_of(row, prompts) for row in first.records()]

@@ -51,6 +51,15 @@ def encode_prompts(
     return encoded
 
 
+def without_embedding(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> str:
+    """What is wrong with a prompt whose largest id is not below `vocabulary`."""
+    token = tokenizer.convert_ids_to_tokens(max(ids))
+    return (
+        f"has the token {token!r}, id {max(ids)}, and the model has embeddings for ids below {vocabulary}. "
+        f"{NOT_RESIZED}"
+    )
+
+
 class Prompts:
     """The prompts of a run.
 
@@ -171,11 +180,7 @@ class Prompts:
         if not ids:
             return f"prompts: row {number} is an empty prompt; expected at least one token."
         if self._vocabulary is not None and max(ids) >= self._vocabulary:
-            token = self._tokenizer.convert_ids_to_tokens(max(ids))
-            return (
-                f"prompts: row {number} has the token {token!r}, id {max(ids)}, and the model has embeddings "
-                f"for ids below {self._vocabulary}. {NOT_RESIZED}"
-            )
+            return f"prompts: row {number} {without_embedding(ids, self._tokenizer, self._vocabulary)}"
         if self._context is None or len(ids) + self._max_new_tokens <= self._context:
             return None
         return (

@@ -49,10 +49,11 @@ def check_adapter(folder: str | Path, subject: str) -> None:
         for name, value in vars(config).items()
         if name not in _FOLLOWED and value and value != getattr(default, name, None)
     ]
+    remedy = ""
     if config.init_lora_weights not in _LEAVE_THE_BASE:
         odd.append(f"init_lora_weights ({config.init_lora_weights!r}), which changes the base's own weights")
+        remedy = " It becomes so by path_initial_model_for_weight_conversion of peft's save_pretrained."
     if odd:
         raise ModelError(
-            f"{subject}: {folder} is an adapter with {listed(odd)}; expected plain LoRA. What began as PiSSA "
-            "or OLoRA becomes so by path_initial_model_for_weight_conversion of peft's save_pretrained."
+            f"{subject}: {folder} is an adapter with {listed(odd)}; expected plain LoRA.{remedy}"
         )

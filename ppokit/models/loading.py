@@ -169,6 +169,13 @@ def end_ids(
     by_checkpoint = model.generation_config.eos_token_id
     several = by_checkpoint if isinstance(by_checkpoint, list) else [by_checkpoint]
     end, size = tokenizer.eos_token_id, model.get_input_embeddings().weight.shape[0]
+    check_ends(tokenizer, size, named)
+    return frozenset(token for token in (end, *several, *named) if token is not None and token < size)
+
+
+def check_ends(tokenizer: PreTrainedTokenizerBase, size: int, named: Sequence[int]) -> None:
+    """Refuse ends of a response that a model of `size` embeddings has none for; see `end_ids`."""
+    end = tokenizer.eos_token_id
     if end is not None and end >= size:
         raise ModelError(
             f"model.name: the tokenizer ends a text with {tokenizer.eos_token!r}, id {end}, and the model "
@@ -180,7 +187,6 @@ def end_ids(
                 f"rollout.end_tokens: {tokenizer.convert_ids_to_tokens(token)!r} has the id {token}, and the "
                 f"model has embeddings for ids below {size}. {NOT_RESIZED}"
             )
-    return frozenset(token for token in (end, *several, *named) if token is not None and token < size)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -26,6 +26,7 @@ from ppokit.data.prompt_rows import read_prompts
 from ppokit.errors import RecipeError
 from ppokit.models import quantization
 from ppokit.plugin.generation import SamplingParams
+from small_models import save_tokenizer
 
 GOOD = """\
 model: {name: some/model}
@@ -356,8 +357,37 @@ def test_a_plugin_that_ends_the_program_is_named() -> None:
 
 
 def test_adapter_folder(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text("{}")
+    config = folder / "adapter_config.json"
+    config.write_text('{"peft_type": "LORA"}')
     assert load("lora.adapter=.").settings.lora is not None
+    config.write_text('{"peft_type": "LORA", "init_lora_weights": "pissa"}')
+    (problem,) = problems("lora.adapter=.")
+    assert "lora.adapter: . is an adapter with init_lora_weights ('pissa')" in problem
+
+
+@pytest.mark.parametrize(
+    ("end", "prompt", "message"),
+    [
+        ("</s>", "a b", None),
+        (
+            "</s>",
+            "a <new>",
+            "prompts.path: the prompt that begins 'a <new>' has the token '<new>', id 13,",
+        ),
+        ("<new>", "a b", "model.name: the tokenizer ends a text with '<new>', id 13, and the model has emb"),
+    ],
+)
+def test_tokens_that_the_model_was_not_resized_for(
+    folder: Path, end: str, prompt: str, message: str | None
+) -> None:
+    (folder / "prompts.jsonl").write_text(json.dumps({"prompt": prompt, "topic": "t"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 13}))
+    save_tokenizer(folder, eos_token=end, additional_special_tokens=["<new>"])
+    if message is None:
+        assert load("model.name=.").settings.model.name == "."
+    else:
+        (problem,) = problems("model.name=.")
+        assert message in problem
 
 
 def test_broken_plugin_keeps_its_cause() -> None:
