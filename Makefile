@@ -72,7 +72,7 @@ faults: export PPOKIT_ALL_FAULTS = 1
 faults: setup  ## run every faulty plugin of ../shared/cases; `test` runs every thirtieth
 	$(BIN)/pytest tests/contract/test_plugin_faults.py
 
-mutants: setup  ## run the algorithms' tests against every wrong variant; `test` runs one per module
+mutants: setup  ## run the algorithms' tests against every wrong variant; `thorough` runs one per module
 	$(BIN)/python tests/plugins/mutants.py
 
 lint: lint-code lint-types lint-layers lint-spelling lint-workflow  ## lint, format, types, layers and spelling

@@ -32,6 +32,12 @@ THOROUGH = (
     "test_two_processes.py::test_a_reward_that_fails_on_one_process_stops_both",
     "test_interrupts.py::test_while_a_reward_takes_its_time[later]",
     "test_learning.py::test_reward_rises",
+    "test_presets.py::test_it_learns[dapo]",
+    "test_presets.py::test_without_learning_nothing_rises",
+    "test_resume.py::test_resumed_equals_straight[fp32]",
+    "test_interrupts.py::test_between_and_within_steps[SIGTERM]",
+    "test_agreement.py::test_the_interval_holds_the_truth",
+    "test_mutants.py::test_each_is_noticed",
     "test_cli_ratings.py::test_real_files",
     "test_invariance.py::test_in_two_processes",
 )

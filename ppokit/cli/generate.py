@@ -9,7 +9,6 @@ import typer
 
 from ppokit.cli.options import Debug, DisablePlugin
 from ppokit.errors import DataError, RunFolderError
-from ppokit.plugin.chats import read_chat
 
 if TYPE_CHECKING:
     from ppokit.config.recipe import Recipe
@@ -33,6 +32,8 @@ def generate(
     changed = [] if max_new_tokens is None else [f"rollout.max_new_tokens={max_new_tokens}"]
     recipe = recipe_of_run(run, changed, disable_plugin)
     if recipe.settings.prompts.chat:
+        from ppokit.plugin.chats import read_chat
+
         try:
             prompt = read_chat(prompt)
         except ValueError as error:
