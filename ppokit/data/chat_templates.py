@@ -123,10 +123,12 @@ def warn_of_turn_end(
     if not ids or ids[0] in {*end_ids, *sampling.stop_token_ids} or end.startswith(tuple(sampling.stop)):
         return
     token = tokenizer.decode(ids[:1], skip_special_tokens=False)
-    remedy = f"rollout.end_tokens: [{token}]" if end.startswith(token) else "rollout.end_tokens"
+    remedy = f"rollout.stop: [{end[:40]!r}]"
+    if token in tokenizer.get_added_vocab():  # others stand in answers too
+        remedy = f"rollout.end_tokens: [{token}], or a string of rollout.stop"
     warnings.warn(
         f"prompts.chat: the chat template ends an answer with {end[:40]!r}, which ends no response here: the "
-        f"policy would go on behind it. Set {remedy}, or a string of rollout.stop",
+        f"policy would go on behind it. Set {remedy}",
         PpokitWarning,
         stacklevel=2,
     )

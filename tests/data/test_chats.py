@@ -244,6 +244,7 @@ class TestEndOfATurn:
         template = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n### {% endfor %}"
         (text,) = self.warned(template)
         assert "ends an answer with '###'" in text
+        assert text.endswith("Set rollout.stop: ['###']")
         assert not self.warned(template, stop=("###",))
 
     @pytest.mark.parametrize("end", ["", "\n", " {{ eos_token }}", "{{ eos_token }}\n"])
