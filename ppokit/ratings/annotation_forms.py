@@ -57,6 +57,8 @@ class MechanicalTurk(Form):
             own = answers.get(self.question)
             if not isinstance(own, dict):
                 return own
+            if "label" in own:  # of crowd-classifier
+                return own["label"]
             chosen = own
         true = [name for name, value in chosen.items() if str(value).lower() == "true"]
         if len(true) > 1:

@@ -75,9 +75,13 @@ def test_mturk_radio_buttons_in_columns_and_in_json(tmp_path: Path) -> None:
     table = read(tmp_path / "radio.csv", "mturk", rows, columns)
     assert [r.rating for r in table.ratings] == [2]
     assert table.bad_rows == [BadRow(3, "Answer.quality has 2 choices, 1 and 2; expected one")]
-    answers = json.dumps([{"quality": {"1": False, "2": False, "3": True}}])
-    table = read(tmp_path / "crowd.csv", "mturk", [{**MTURK, "Answer.taskAnswers": answers}], columns)
-    assert [r.rating for r in table.ratings] == [3]
+    for answer in (
+        {"1": False, "2": False, "3": True},
+        {"label": "3"},
+    ):  # crowd-radio-group, crowd-classifier
+        answers = json.dumps([{"quality": answer}])
+        table = read(tmp_path / "crowd.csv", "mturk", [{**MTURK, "Answer.taskAnswers": answers}], columns)
+        assert [r.rating for r in table.ratings] == [3]
 
 
 def test_mturk_pairs(tmp_path: Path) -> None:
