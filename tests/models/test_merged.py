@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 from transformers import (
@@ -46,6 +46,22 @@ CASES: list[tuple[type[PreTrainedModel], dict[str, Any], dict[str, Any]]] = [
     (MambaForCausalLM, {"state_size": 8}, {"target_modules": "all-linear"}),
     (JambaForCausalLM, JAMBA, {"target_modules": "all-linear"}),  # reads a weight past its layer
 ]
+
+
+def test_an_adapter_on_experts_beside_a_value_functions(tmp_path: Path) -> None:
+    """peft adapts the same experts' weights in all adapters of a model."""
+
+    def mixtral() -> PreTrainedModel:
+        return tiny(MixtralForCausalLM, **SIZES, num_local_experts=4)
+
+    targets = {"target_modules": ["q_proj"], "target_parameters": EXPERTS}
+    get_peft_model(mixtral(), LoraConfig(r=4, task_type="CAUSAL_LM", **targets)).save_pretrained(
+        str(tmp_path)
+    )
+    others = LoraSettings(adapter=str(tmp_path), target_modules=["q_proj"], target_parameters=EXPERTS[:1])
+    with pytest.raises(ModelError, match=r"^lora: the value function's adapter .* Name target_modules and"):
+        roles_of(mixtral(), lora=others)
+    roles_of(mixtral(), lora=LoraSettings(adapter=str(tmp_path), **targets))
 
 
 @pytest.mark.parametrize(("kind", "settings", "targets"), CASES)
