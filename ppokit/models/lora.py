@@ -164,8 +164,8 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
                 if not wrapped.peft_config["policy"].target_parameters:
                     raise
                 raise ModelError(
-                    f"lora: the value function's adapter must target the experts' weights of lora.adapter: "
-                    f"{error} Name target_modules and target_parameters as it has them, or value: policy_trunk."
+                    "lora: the value function's adapter must target the experts' weights of lora.adapter: "
+                    f"{error} Name target_modules and target_parameters as there, or value: policy_trunk."
                 ) from error
             _keep_upper(model, "value")
     adapted = getattr(model.get_output_embeddings(), "lora_A", {})

@@ -15,10 +15,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 HEAD = """\
 # Models
 
-What was tried of {count} architectures: tiny models with random weights, every kind of layer among them,
-each in runs of its own. `make models` does it again; [tests/models/](../tests/models/) holds the checks.
+What was tried on {count} architectures: tiny models with random weights and every kind of layer that the
+architecture has, each in runs of its own. `make models` does it again;
+[tests/models/](../tests/models/) holds the checks.
 
-Of each run is checked, in float32 and to 1e-5 nats per token where nothing else is said:
+Each run is checked, in float32 and to 1e-5 nats per token where nothing else is said:
 
 1. Sampler, trainer and plain transformers, one text at a time and without a cache, give the same
    log-probabilities, with prompts of several lengths beside one another.
@@ -35,10 +36,15 @@ Of each run is checked, in float32 and to 1e-5 nats per token where nothing else
     token by token through what one pass over the text computes in chunks.
 12. Prompts of a chat stand in the chat template.
 
+How a model is sampled is found out when it first comes. Prompts of several lengths are mostly read
+together; those of BART, mBART, Pegasus, Blenderbot, Mamba and Falcon-Mamba in groups of one length. RWKV,
+MiniMax and RecurrentGemma keep no state that sampling could go on from: each text is read anew for each
+token, which is slow, and a warning says so.
+
 The columns are what a recipe asks for: `lora` on every linear layer, unless a note says otherwise;
 `lora: null`; `model.load_in_4bit`, against plain transformers on the same 4 bits; and a reward model that
-`ppokit reward fit` makes of the same base and that scores on it (`shared_base: true`). What is refused is
-refused by an error that names the recipe's key or the command's option, before any weight moves.
+`ppokit reward fit --model` makes of the same base and that scores on it (`shared_base: true`). What is
+refused is refused by an error that names the recipe's key or the command's option, before any weight moves.
 
 """
 
