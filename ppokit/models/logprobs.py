@@ -192,11 +192,12 @@ def _into_head(
     into_weight = torch.zeros_like(weight, dtype=torch.float32)  # since many small chunks add up
     into_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
     for part, low, logits, other, inner in _chunks(hidden, weight, bias, tail):
-        log_p = logits.sub_(totals[part, None])
-        p = torch.exp(log_p, out=other)
+        # Not exp(z - total): that total, of twenty or so, has lost the digits of a p that is nearly 1.
+        p = torch.softmax(logits, dim=-1, out=other)
         if of_entropy is None:
             slope = torch.zeros_like(p)
         else:
+            log_p = logits.sub_(totals[part, None])
             slope = log_p.add_(entropies[part, None]).mul_(p).nan_to_num_(nan=0.0).mul_(-of_entropy[part])
         if of_logprob is not None:
             slope.addcmul_(p, of_logprob[part], value=-1)

@@ -69,6 +69,19 @@ def test_values_and_gradients_are_those_of_a_categorical(
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+def test_the_heads_gradient_where_one_token_is_nearly_certain() -> None:
+    """1 - p keeps its digits: the total of logits around a thousand has lost those of p."""
+    head = nn.Linear(2, 3, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1000.0, 0.0], [991.0, 0.0], [0.0, 0.0]]))
+    hidden = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    result, _ = token_logprobs(hidden, head, torch.tensor([0]), temperature=1.0, entropy="none")
+    result.sum().backward()
+    rest = 1 / (1 + math.exp(9.0))  # the probability of the second token
+    expected = torch.tensor([[rest, 0.0], [-rest, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(head.weight.grad, expected, atol=1e-7, rtol=1e-3)
+
+
 def test_the_entropy_alone_has_its_gradient() -> None:
     hidden, head, targets = case(5, dtype=torch.float32)
     _, entropies = token_logprobs(hidden, head, targets, temperature=1.3, entropy="gradient")
