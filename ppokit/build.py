@@ -191,7 +191,7 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         reference="ref_logprobs" in recipe.needs,
         fast_paths=settings.model.fast_paths,
     )
-    base.texts = SharedBaseModel(roles)
+    base.texts = SharedBaseModel(roles, longest_text)
     if not any(param.numel() for param in roles.trainable.values()):
         raise ModelError("lora.target_modules: no parameter is left to train.")
     backend = ReplicatedBackend(roles, processes, weight_decay=settings.update.weight_decay)

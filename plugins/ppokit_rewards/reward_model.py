@@ -143,7 +143,8 @@ class RewardModel:
     def __init__(self, options: RewardModelOptions, context: BuildContext) -> None:
         self.options = options
         fitted = read_settings(folder_of(options.model))
-        self.max_length = options.max_length or (None if fitted is None else fitted.max_length)
+        self.fitted_length = None if fitted is None else fitted.max_length
+        self.max_length = options.max_length or self.fitted_length
         self._load(context)
         template = options.template or (None if fitted is None else tuple(fitted.template))
         if template is None:
@@ -186,6 +187,7 @@ class RewardModel:
         import torch
 
         from ppokit.reward_models.encoder import ResponseEncoder
+        from ppokit.reward_models.loading import one_rotary_factor
 
         options = self.options
         dtype = options.dtype
@@ -195,6 +197,8 @@ class RewardModel:
         self.marked = isinstance(self.model, ResponseEncoder)
         self.label = _label(options, self.model.config)
         self.limit = _limit(options, self.max_length, self.model, self.tokenizer)
+        subject = f"reward model {options.model!r}"
+        one_rotary_factor(self.model, self.fitted_length, options.max_length, subject)
 
     def _logits(self, encoded: list[dict[str, list[int]]]) -> Tensor:
         return reward_model(self.model, encoded, batch_size=self.options.batch_size, pad=self.pad)
@@ -214,7 +218,8 @@ class OnSharedBase(RewardModel):
         self.label, self.limit = 0, self.max_length
 
     def _logits(self, encoded: list[dict[str, list[int]]]) -> Tensor:
-        return self.base.reward(self.options.model, [one["input_ids"] for one in encoded]).unsqueeze(1)
+        ids = [one["input_ids"] for one in encoded]
+        return self.base.reward(self.options.model, ids, self.fitted_length).unsqueeze(1)
 
 
 def _build(options: RewardModelOptions, context: BuildContext) -> RewardModel:

@@ -27,11 +27,20 @@ def depends_on_length(config: Any) -> bool:
     return bool(_parameters(config))
 
 
-def fix_rotary(model: PreTrainedModel, longest: int) -> None:
+def same_factors(config: Any, one: int, other: int) -> bool:
+    """Whether models that are fixed to these lengths read texts with the same factors."""
+    parameters = _parameters(config)
+    return not parameters or _most(config, parameters, one) == _most(config, parameters, other)
+
+
+def fix_rotary(model: PreTrainedModel, longest: int, key: str = "model.name") -> None:
     """Let a model read every text as one of `longest` tokens; for others than such models, nothing changes.
 
     Copies of the model that are made later are fixed too. A text so long that its own factors would be
     others is a ModelError then.
+
+    Args:
+        key: what names the model, for errors.
     """
     parameters = _parameters(model.config)
     if not parameters:
@@ -45,7 +54,7 @@ def fix_rotary(model: PreTrainedModel, longest: int) -> None:
             found = True
     if not found:
         raise ModelError(
-            f"model.name: the rotary factors of {type(model).__name__} change with the length of a text, and "
+            f"{key}: the rotary factors of {type(model).__name__} change with the length of a text, and "
             "its code has no such module as transformers' models have; choose a model whose rope_parameters "
             "are of another type than dynamic or longrope."
         )

@@ -13,6 +13,7 @@ from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError, PluginError
 from ppokit.models.lora import FittedHead
 from ppokit.models.roles import ModelRoles
+from ppokit.models.rotary import depends_on_length, same_factors
 from ppokit.plugin.batching import token_batches
 from ppokit.plugin.output_head import output_head
 
@@ -27,10 +28,11 @@ class SharedBaseModel:
 
     Args:
         roles: the policy's.
+        longest_text: tokens of the run's longest text, by which its rotary factors go.
     """
 
-    def __init__(self, roles: ModelRoles) -> None:
-        self.roles = roles
+    def __init__(self, roles: ModelRoles, longest_text: int) -> None:
+        self.roles, self.longest_text = roles, longest_text
         self._rewards: dict[Path, tuple[str, FittedHead]] = {}
 
     @torch.no_grad()
@@ -57,22 +59,33 @@ class SharedBaseModel:
         return out
 
     @torch.no_grad()
-    def reward(self, folder: Path, token_ids: Sequence[Sequence[int]]) -> Tensor:
+    def reward(self, folder: Path, token_ids: Sequence[Sequence[int]], longest: int | None) -> Tensor:
         """Scores of texts by a fitted reward adapter on this base: its head on the last token's hidden state.
 
         Args:
             folder: what `ppokit reward fit` made of the base; loaded at the first call.
             token_ids: of each text, at least one token.
+            longest: tokens of a text at most that it was fitted on; None where that is not known.
 
         Returns: [n] float32 on the CPU.
 
         Raises:
-            ModelError: there is no lora, or the adapter was fitted on another base.
+            ModelError: there is no lora, or the adapter was fitted on another base or other rotary factors.
         """
         if self.roles.lora is None:
             raise ModelError(
                 "shared_base: the base itself is trained, so that no other adapter can stand on it; add a "
                 "lora section, or leave shared_base out"
+            )
+        config = self.roles.model.config
+        if depends_on_length(config) and (
+            longest is None or not same_factors(config, self.longest_text, longest)
+        ):
+            raise ModelError(
+                f"shared_base: {folder} was fitted on {longest or 'an unknown number of'} tokens of a text, "
+                f"and the longest text of the run (its longest prompt, rollout.max_new_tokens) has "
+                f"{self.longest_text}. The base's rotary factors change with that length, and it reads all "
+                "texts with the run's; leave shared_base out, or fit with that --max-length."
             )
         if folder not in self._rewards:
             name = f"reward_{len(self._rewards)}"
@@ -112,8 +125,8 @@ class DeferredBase:
         empty = [self.tokenizer.eos_token_id]
         return self._loaded().embed([list(ids)[: self.limit] or empty for ids in encoded])
 
-    def reward(self, folder: str, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        return self._loaded().reward(Path(folder).expanduser(), token_ids)
+    def reward(self, folder: str, token_ids: Sequence[Sequence[int]], longest: int | None) -> Tensor:
+        return self._loaded().reward(Path(folder).expanduser(), token_ids, longest)
 
     def _loaded(self) -> SharedBaseModel:
         if self.texts is None:

@@ -48,8 +48,12 @@ class SharedBase(Protocol):
         """Texts as vectors [n,H], float32 of length 1 on the CPU: the mean of the final hidden states."""
         ...
 
-    def reward(self, folder: str, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """[n] float32 on the CPU: scores by what `ppokit reward fit` made of this base, in a folder."""
+    def reward(self, folder: str, token_ids: Sequence[Sequence[int]], longest: int | None) -> Tensor:
+        """[n] float32 on the CPU: scores by what `ppokit reward fit` made of this base, in a folder.
+
+        Args:
+            longest: tokens of a text at most that it was fitted on; None where that is not known.
+        """
         ...
 
 

@@ -14,6 +14,7 @@ from ppokit.models.loading import find_model, pick_dtype
 from ppokit.models.lora import out_of_reach
 from ppokit.models.names import files_of
 from ppokit.models.pretrained import explained, peft_warnings
+from ppokit.models.rotary import fix_rotary
 from ppokit.reward_models.artifact import HEADS
 from ppokit.reward_models.loading import head_of, load_classifier, load_text_tokenizer, token_limit
 from ppokit.reward_models.texts import Texts
@@ -145,6 +146,7 @@ class Fitted:
         self.model = _with_lora(model, lora_r)
         limit = token_limit(self.model, self.tokenizer)
         self.texts = Texts(self.tokenizer, TEMPLATE, min(max_length, limit or max_length))
+        fix_rotary(model, self.texts.max_length, base.subject)
 
     @property
     def heads(self) -> Heads:

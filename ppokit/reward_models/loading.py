@@ -13,6 +13,7 @@ from torch import nn
 
 from ppokit.errors import ModelError
 from ppokit.models.pretrained import explained, pretrained_adapter, pretrained_model, pretrained_tokenizer
+from ppokit.models.rotary import depends_on_length, fix_rotary, same_factors
 
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 _NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
@@ -79,6 +80,34 @@ def with_fitted_adapter(model: Any, folder: str | Path, subject: str) -> Any:
         if all("lora_" in key for key in file.keys()):  # noqa: SIM118
             raise ValueError("the adapter has no trained head")
     return pretrained_adapter(model, folder, subject)
+
+
+def one_rotary_factor(model: Any, fitted: int | None, wanted: int | None, subject: str) -> None:
+    """Let a model read every text with the same rotary factors, whatever stands beside it.
+
+    Args:
+        fitted: tokens of a text at most that it was fitted on; None for another model.
+        wanted: those that a recipe's max_length says.
+
+    Raises:
+        ModelError: its factors change with the length of a text, and which are meant is not known, or they
+            are not those that it was fitted with.
+    """
+    longest = fitted or wanted
+    if not depends_on_length(model.config):
+        return
+    if longest is None:
+        raise ModelError(
+            f"max_length: not set, and the rotary factors of {subject} change with the length of a text, so "
+            "that a score would depend on the texts beside it; expected a number of tokens, by which all "
+            "texts get the same factors."
+        )
+    if wanted is not None and not same_factors(model.config, longest, wanted):
+        raise ModelError(
+            f"max_length: {wanted}, where {subject} was fitted on {longest} tokens of a text and its rotary "
+            "factors change with that length; leave max_length out, or fit with that --max-length."
+        )
+    fix_rotary(model, longest, subject)
 
 
 def head_of(model: Any, subject: str) -> tuple[str, nn.Linear]:

@@ -148,11 +148,13 @@ def uncertainty(folder: str | Path, prompts: Sequence[str], responses: Sequence[
 
 
 def _causal(folder: Path, settings: FittedSettings, *, each: bool) -> Any:
+    from ppokit.models.rotary import fix_rotary
     from ppokit.reward_models.base import find_base, load_heads
     from ppokit.reward_models.loading import head_of, load_classifier, with_fitted_adapter
 
     subject = f"reward model {str(folder)!r}"
     base, _ = load_classifier(find_base(settings.base).where, subject, "auto", num_labels=1)
+    fix_rotary(base, settings.max_length, subject)
     model = with_fitted_adapter(base, folder, subject)
     if each:
         model.set_submodule(head_of(model, subject)[0], load_heads(folder))

@@ -518,7 +518,7 @@ def test_the_base_is_no_pretrained_adapter(tmp_path: Path) -> None:
     """Vectors of texts are the base's, also where the policy and its reference go on from an adapter."""
     save_adapter(tmp_path / "trained", "all-linear")
     spec = LoraSettings(r=4, alpha=8, target_modules="all-linear", adapter=str(tmp_path / "trained"))
-    actual = SharedBaseModel(roles_of(lora=spec)).embed([[1, 7, 8]])
+    actual = SharedBaseModel(roles_of(lora=spec), 40).embed([[1, 7, 8]])
     with torch.no_grad():
         mean = tiny_llama().model(torch.tensor([[1, 7, 8]])).last_hidden_state[0].mean(dim=0)
     torch.testing.assert_close(actual[0], mean / mean.norm())

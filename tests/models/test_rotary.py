@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ppokit.errors import ModelError
-from ppokit.models.rotary import depends_on_length, fix_rotary
+from ppokit.models.rotary import depends_on_length, fix_rotary, same_factors
 from small_models import CACHE, tiny_llama
 
 FIRST = 16  # tokens that the model was first trained with
@@ -88,6 +88,25 @@ def test_a_text_with_other_factors_is_refused(kind: str, longest: int, most: int
     if (kind, longest) != ("longrope", 20):  # long factors are the same for any length
         with pytest.raises(ModelError, match=f"a text of {most + 1} tokens came.* {longest} tokens"):
             alone(model, [5] * (most + 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "same"),
+    [
+        ("longrope", 3, FIRST, True),
+        ("longrope", FIRST, FIRST + 1, False),
+        ("longrope", 20, 40, True),
+        ("dynamic", 3, FIRST, True),
+        ("dynamic", FIRST, FIRST + 1, False),
+        ("dynamic", 20, 40, False),
+    ],
+)
+def test_which_lengths_have_the_same_factors(kind: str, one: int, other: int, same: bool) -> None:
+    models = [model_of(kind), model_of(kind)]
+    for model, longest in zip(models, (one, other), strict=True):
+        fix_rotary(model, longest)
+    assert torch.equal(alone(models[0], [7, 8, 9]), alone(models[1], [7, 8, 9])) is same
+    assert same_factors(models[0].config, one, other) is same
 
 
 def test_other_models_are_left_alone() -> None:

@@ -152,6 +152,19 @@ def test_the_limit_leaves_out_positions_that_roberta_does_not_use(tmp_path, cont
     assert output.scores[0].item() == pytest.approx(output.scores[1].item(), abs=1e-6)
 
 
+def test_rotary_factors_by_length_need_a_length(tmp_path, context, make_rollout) -> None:
+    """By it all texts get the same ones, whatever stands beside them."""
+    factors = {"short_factor": [1.0] * 8, "long_factor": [3.0] * 8, "original_max_position_embeddings": 4}
+    rope = {"rope_type": "longrope", "rope_theta": 100.0, **factors}
+    save_llama(tmp_path, num_labels=1, initializer_range=0.5, rope_parameters=rope)
+    rollout = make_rollout(["a b c", "a b c d e f g h"])
+    with pytest.raises(ModelError, match=r"max_length: not set, and the rotary factors of reward model"):
+        score(context, rollout, model=tmp_path, template=ALONE)
+    both = score(context, rollout, model=tmp_path, template=ALONE, max_length=32).scores
+    alone = score(context, make_rollout(["a b c"]), model=tmp_path, template=ALONE, max_length=32).scores
+    assert both[0].item() == pytest.approx(alone[0].item(), abs=1e-6)
+
+
 def test_an_empty_share_of_the_rollout(context, make_rollout, llama) -> None:
     output = score(context, make_rollout([]), model=llama)
     assert output.scores.shape == (0,)

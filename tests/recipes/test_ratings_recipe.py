@@ -168,7 +168,7 @@ def test_the_bases_hidden_states_are_those_of_transformers(make: RecipeDict, tin
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     ids = [tokenizer(text)["input_ids"] or [tokenizer.eos_token_id] for text in texts]
-    embeddings = SharedBaseModel(trainer.roles).embed(ids)
+    embeddings = SharedBaseModel(trainer.roles, 40).embed(ids)
     for row, tokens in zip(embeddings, ids, strict=True):
         with torch.no_grad():
             mean = model.model(torch.tensor([tokens])).last_hidden_state[0].mean(dim=0)
@@ -184,7 +184,7 @@ def test_without_a_frozen_base_an_encoder_must_be_named(make: RecipeDict, rating
     )
     trainer = PPOTrainer(Recipe.from_dict(given))
     with pytest.raises(ModelError, match="would drift; name an encoder"):
-        SharedBaseModel(trainer.roles).embed([[1]])
+        SharedBaseModel(trainer.roles, 40).embed([[1]])
 
 
 def test_a_bad_file_is_refused_before_anything_loads(make: RecipeDict, ratings: str) -> None:

@@ -154,7 +154,7 @@ class TestRefusals:
         rewards = [{"use": "reward_model", "model": folder, "shared_base": True}]
         trainer = PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
         with pytest.raises(ModelError, match=r"shared_base: the adapter in .* was fitted on another base"):
-            SharedBaseModel(trainer.roles).reward(Path(folder), [[1, 2]])
+            SharedBaseModel(trainer.roles, 40).reward(Path(folder), [[1, 2]], 64)
 
     @pytest.mark.parametrize(
         ("sections", "message"),
@@ -203,4 +203,4 @@ class TestRefusals:
         losses = [{"use": "ppo_clip"}, {"use": "value_clip"}]
         trainer = PPOTrainer(Recipe.from_dict(recipe_dict(lora=None, losses=losses)))
         with pytest.raises(ModelError, match="shared_base: the base itself is trained"):
-            SharedBaseModel(trainer.roles).reward(Path(reward_folder), [[1, 2]])
+            SharedBaseModel(trainer.roles, 40).reward(Path(reward_folder), [[1, 2]], 64)

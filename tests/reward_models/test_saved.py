@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import GPT2LMHeadModel, MixtralForCausalLM, Qwen2MoeForCausalLM
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM, Qwen2MoeForCausalLM
 
 pytest.importorskip("scipy")
 
@@ -97,8 +97,39 @@ def test_any_causal_language_model_alone_and_on_the_shared_base(kind, settings, 
         model, lora=LoraSettings(target_modules=["o_proj", "c_proj"]), value="own_adapter", reference=True
     )
     ids = [encoded["input_ids"] for encoded in scorer.texts.encode(*texts)]
-    shared = SharedBaseModel(roles).reward(tmp_path / "made", ids)
+    shared = SharedBaseModel(roles, 40).reward(tmp_path / "made", ids, 64)
     np.testing.assert_allclose(shared, scores[:, 0], atol=1e-5)
+
+
+def test_rotary_factors_by_length_are_those_of_the_longest_text(tmp_path) -> None:
+    """A score depends on no other text, and stands on the policy's base where that has the same factors."""
+    rope = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 100.0}
+    base = save_tiny(
+        tmp_path / "base",
+        LlamaForCausalLM,
+        {"eos_token": "</s>"},
+        initializer_range=0.5,
+        max_position_embeddings=16,
+        rope_parameters=rope,
+    )
+    made = Fitted(find_base(str(base)), heads=1, max_length=16, lora_r=2, device=CPU)
+    assert made.texts.max_length == 16
+    save(made, tmp_path / "short")
+    scorer = folder.Scorer(tmp_path / "short", device=CPU)
+    scorer.texts.max_length = 40  # beyond the first context
+    with pytest.raises(ModelError, match="a text of 40 tokens came"):
+        scorer.score(["a b c"], ["d " * 50])
+    roles = ModelRoles(
+        LlamaForCausalLM.from_pretrained(base).eval(),
+        lora=LoraSettings(),
+        value="own_adapter",
+        reference=True,
+    )
+    ids = [[5, 6, 7], [8, 9]]
+    assert SharedBaseModel(roles, 12).reward(tmp_path / "short", ids, 16).shape == (2,)
+    for longest in (16, None):
+        with pytest.raises(ModelError, match=r"shared_base: .*short was fitted on .* of a text"):
+            SharedBaseModel(roles, 40).reward(tmp_path / "short", ids, longest)
 
 
 def test_a_folder_of_one_head_has_no_std(make, tmp_path) -> None:
