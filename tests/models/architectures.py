@@ -16,16 +16,16 @@ import transformers
 VOCABULARY = 512
 _TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
-_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "max_position_embeddings": 128}
+_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 128}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
-_GPT = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
+_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 _SEQ2SEQ = {
     "d_model": 32,
-    "decoder_layers": 3,
+    "decoder_layers": 2,
     "decoder_attention_heads": 4,
     "decoder_ffn_dim": 64,
-    "encoder_layers": 3,
+    "encoder_layers": 2,
     "encoder_attention_heads": 4,
     "encoder_ffn_dim": 64,
     "max_position_embeddings": 128,
@@ -97,7 +97,6 @@ class Architecture:
         name: as its makers write it.
         config: the class of its configuration.
         settings: what the configuration is made of.
-        lora: what `lora.target_modules` is, where not every linear layer.
         standard: whether the configuration gets the usual keys for sizes and heads.
         outcomes: of the features that do not simply work.
         steps: nats by which transformers' own steps with a cache may differ from one pass over the whole text:
@@ -107,7 +106,6 @@ class Architecture:
     name: str
     config: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    lora: Any = "all-linear"
     standard: bool = True
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     steps: float = 1e-5
@@ -134,10 +132,6 @@ class Architecture:
         tokenizer.save_pretrained(folder)
 
 
-_MAMBA = Restricted(
-    "`lora.target_modules` leaves out `out_proj` and `conv1d`, which peft refuses on this architecture; "
-    "so `all-linear` is refused."
-)
 _NO_CLASSIFIER = {"fitted reward": Refused("--model", "cannot be loaded as a sequence classifier")}
 _NO_4_BITS = {"4 bits": Refused("model.load_in_4bit", "has no layers that bitsandbytes keeps in 4 bits")}
 _KEPT = {
@@ -148,29 +142,22 @@ _KEPT = {
 }
 _DIRECT = {"4 bits": Refused("model.load_in_4bit", "does not compute in 4 bits")}
 _DECODER = {"fitted reward": Refused("--model", "cannot be a reward model")}
-_MAMBA_ONLY = {"LoRA": _MAMBA, "4 bits": _MAMBA}
-_MAMBA_LORA = ["in_proj", "x_proj"]
 _STEPS = {"Qwen3.5": 5e-5, "Qwen3.5-MoE": 5e-5, "Qwen3-Next": 5e-5, "Zamba 2": 3e-4, "Nemotron-H": 3e-4}
-_WITH_ATTENTION = ["in_proj", "q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 
 
-def _of(
-    name: str, config: str = "", lora: Any = "all-linear", outcomes: Any = None, **settings: Any
-) -> Architecture:
+def _of(name: str, config: str = "", outcomes: Any = None, **settings: Any) -> Architecture:
     return Architecture(
-        name, f"{config or name}Config", settings, lora, True, outcomes or {}, _STEPS.get(name, 1e-5)
+        name, f"{config or name}Config", settings, True, outcomes or {}, _STEPS.get(name, 1e-5)
     )
 
 
-def _own(
-    name: str, config: str, lora: Any = "all-linear", outcomes: Any = None, **settings: Any
-) -> Architecture:
+def _own(name: str, config: str, outcomes: Any = None, **settings: Any) -> Architecture:
     """One whose configuration names its sizes in words of its own."""
-    return Architecture(name, f"{config}Config", settings, lora, False, outcomes or {})
+    return Architecture(name, f"{config}Config", settings, False, outcomes or {})
 
 
-_ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
-_LINEAR = ["linear_attention", "linear_attention", "full_attention"]
+_ALTERNATING = ["sliding_attention", "full_attention"]
+_LINEAR = ["linear_attention", "full_attention"]
 
 ARCHITECTURES = (
     _of("Llama"),
@@ -188,13 +175,13 @@ ARCHITECTURES = (
     _of("Gemma", head_dim=16),
     _of("Gemma 2", "Gemma2", head_dim=16, sliding_window=8, query_pre_attn_scalar=16, final_logit_softcapping=3.0, attn_logit_softcapping=5.0),
     _of("Gemma 3", "Gemma3Text", head_dim=16, sliding_window=8, query_pre_attn_scalar=16, layer_types=_ALTERNATING),
-    _of("Gemma 3n", "Gemma3nText", num_hidden_layers=4, head_dim=16, sliding_window=8, intermediate_size=64, hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCABULARY, num_kv_shared_layers=2, layer_types=["sliding_attention", "full_attention"] * 2, laurel_rank=4, altup_num_inputs=2, activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0], final_logit_softcapping=3.0, outcomes=_KEPT | _NO_CLASSIFIER),
-    _of("Gemma 4", "Gemma4Text", num_hidden_layers=4, head_dim=16, global_head_dim=16, sliding_window=8, hidden_size_per_layer_input=0, vocab_size_per_layer_input=VOCABULARY, num_kv_shared_layers=0, layer_types=["sliding_attention", "full_attention"] * 2, outcomes=_NO_CLASSIFIER),
+    _of("Gemma 3n", "Gemma3nText", num_hidden_layers=4, head_dim=16, sliding_window=8, intermediate_size=64, hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCABULARY, num_kv_shared_layers=2, layer_types=_ALTERNATING * 2, laurel_rank=4, altup_num_inputs=2, activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0], final_logit_softcapping=3.0, outcomes=_KEPT | _NO_CLASSIFIER),
+    _of("Gemma 4", "Gemma4Text", head_dim=16, global_head_dim=16, sliding_window=8, hidden_size_per_layer_input=0, vocab_size_per_layer_input=VOCABULARY, num_kv_shared_layers=0, layer_types=_ALTERNATING, outcomes=_NO_CLASSIFIER),
     _of("Phi", partial_rotary_factor=0.5),
     _of("Phi-3", "Phi3", sliding_window=None),
     _of("Phi-3 (longrope)", "Phi3", sliding_window=None, original_max_position_embeddings=16, rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": _LONG, "original_max_position_embeddings": 16}),
     _of("PhiMoE", "Phimoe", **_LOCAL_EXPERTS, outcomes=_KEPT),
-    _of("SmolLM3", no_rope_layers=[1, 0, 1]),
+    _of("SmolLM3", no_rope_layers=[1, 0]),
     _of("OLMo", "Olmo"),
     _of("OLMo 2", "Olmo2"),
     _of("OLMo 3", "Olmo3", sliding_window=8, layer_types=_ALTERNATING),
@@ -202,7 +189,7 @@ ARCHITECTURES = (
     _of("OLMoE", "Olmoe", num_experts=4, num_experts_per_tok=2, outcomes=_KEPT | _NO_CLASSIFIER),
     _of("Granite", logits_scaling=0.5, residual_multiplier=0.5, embedding_multiplier=2.0, attention_multiplier=0.3, outcomes=_NO_CLASSIFIER),
     _of("GraniteMoE", "GraniteMoe", **_LOCAL_EXPERTS, logits_scaling=0.5, outcomes=_KEPT | _NO_CLASSIFIER),
-    _of("GraniteMoE hybrid", "GraniteMoeHybrid", **_LOCAL_EXPERTS, **_MAMBA2, layer_types=["mamba", "attention", "mamba"], shared_intermediate_size=32, logits_scaling=0.5, outcomes=_KEPT | _NO_CLASSIFIER),
+    _of("GraniteMoE hybrid", "GraniteMoeHybrid", **_LOCAL_EXPERTS, **_MAMBA2, layer_types=["mamba", "attention"], shared_intermediate_size=32, logits_scaling=0.5, outcomes=_KEPT | _NO_CLASSIFIER),
     _of("Cohere", logit_scale=0.5, outcomes=_NO_CLASSIFIER),
     _of("Cohere 2", "Cohere2", logit_scale=0.5, sliding_window=8, layer_types=_ALTERNATING, outcomes=_NO_CLASSIFIER),
     _of("StableLM", "StableLm", partial_rotary_factor=0.5),
@@ -212,26 +199,26 @@ ARCHITECTURES = (
     _of("GPT-NeoX", "GPTNeoX"),
     _own("GPT-Neo", "GPTNeo", hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=8, max_position_embeddings=128),
     _own("GPT-BigCode", "GPTBigCode", **_GPT),
-    _own("OPT", "OPT", hidden_size=32, ffn_dim=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=128, word_embed_proj_dim=32),
-    _own("OPT 350M", "OPT", hidden_size=32, ffn_dim=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=128, word_embed_proj_dim=16, do_layer_norm_before=False),
-    _own("BLOOM", "Bloom", hidden_size=32, n_layer=3, n_head=4),
-    _own("Falcon", "Falcon", hidden_size=32, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=128, outcomes=_NO_4_BITS),
-    _own("Falcon (alibi)", "Falcon", hidden_size=32, num_hidden_layers=3, num_attention_heads=4, alibi=True, multi_query=False, parallel_attn=False, bias=True, outcomes=_NO_4_BITS),
-    _of("Falcon-H1", "FalconH1", _WITH_ATTENTION, _MAMBA_ONLY | _NO_CLASSIFIER, mamba_d_ssm=64, **_MAMBA2),
-    _own("Falcon-Mamba", "FalconMamba", _MAMBA_LORA, _MAMBA_ONLY | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8),
-    _own("MPT", "Mpt", d_model=32, n_layers=3, n_heads=4, max_seq_len=128),
+    _own("OPT", "OPT", hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128, word_embed_proj_dim=32),
+    _own("OPT 350M", "OPT", hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128, word_embed_proj_dim=16, do_layer_norm_before=False),
+    _own("BLOOM", "Bloom", hidden_size=32, n_layer=2, n_head=4),
+    _own("Falcon", "Falcon", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128, outcomes=_NO_4_BITS),
+    _own("Falcon (alibi)", "Falcon", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True, multi_query=False, parallel_attn=False, bias=True, outcomes=_NO_4_BITS),
+    _of("Falcon-H1", "FalconH1", outcomes=_NO_CLASSIFIER, mamba_d_ssm=64, **_MAMBA2),
+    _own("Falcon-Mamba", "FalconMamba", outcomes=_NO_CLASSIFIER, hidden_size=32, num_hidden_layers=2, state_size=8),
+    _own("MPT", "Mpt", d_model=32, n_layers=2, n_heads=4, max_seq_len=128),
     _own("CodeGen", "CodeGen", **_GPT, n_ctx=128, rotary_dim=4, outcomes=_NO_CLASSIFIER),
-    _own("Mamba", "Mamba", _MAMBA_LORA, _MAMBA_ONLY | _DIRECT | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8, tie_word_embeddings=False),
-    _own("Mamba 2", "Mamba2", _MAMBA_LORA, _MAMBA_ONLY | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=3, state_size=8, num_heads=4, head_dim=16, n_groups=1, chunk_size=8),
-    _own("RWKV", "Rwkv", hidden_size=32, num_hidden_layers=3, attention_hidden_size=32, context_length=128, outcomes=_NO_CLASSIFIER),
-    _of("Jamba", num_experts=4, num_experts_per_tok=2, attn_layer_period=3, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, mamba_d_state=8, mamba_dt_rank=4, use_mamba_kernels=False, outcomes=_KEPT),
+    _own("Mamba", "Mamba", outcomes=_DIRECT | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=2, state_size=8, tie_word_embeddings=False),
+    _own("Mamba 2", "Mamba2", outcomes=_NO_CLASSIFIER, hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=4, head_dim=16, n_groups=1, chunk_size=8),
+    _own("RWKV", "Rwkv", hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, context_length=128, outcomes=_NO_CLASSIFIER),
+    _of("Jamba", num_experts=4, num_experts_per_tok=2, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, mamba_d_state=8, mamba_dt_rank=4, use_mamba_kernels=False, outcomes=_KEPT),
     _of("Bamba", attn_layer_indices=[1], **_MAMBA2, outcomes=_NO_CLASSIFIER),
     _of("Zamba", num_key_value_heads=4, num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], mamba_d_state=8, mamba_dt_rank=4, n_mamba_heads=2, use_mamba_kernels=False, attention_head_dim=16, outcomes=_KEPT),
     _of("Zamba 2", "Zamba2", num_key_value_heads=4, num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], mamba_d_state=8, mamba_ngroups=1, mamba_headdim=16, num_mem_blocks=1, n_mamba_heads=4, use_mem_rope=True, adapter_rank=4, outcomes=_KEPT),
     _of("Nemotron", partial_rotary_factor=0.5),
-    _of("Nemotron-H", "NemotronH", _WITH_ATTENTION, _MAMBA_ONLY | _NO_CLASSIFIER, head_dim=8, layers_block_type=["mamba", "attention", "mlp"], ssm_state_size=8, mamba_num_heads=4, mamba_head_dim=16, n_groups=1, chunk_size=8),
-    _of("LFM2", "Lfm2", layer_types=["conv", "full_attention", "conv"], block_ff_dim=64, block_auto_adjust_ff_dim=False, outcomes=_NO_CLASSIFIER),
-    _of("LFM2-MoE", "Lfm2Moe", layer_types=["conv", "full_attention", "conv"], **_EXPERTS, num_dense_layers=1, outcomes=_KEPT | _NO_CLASSIFIER),
+    _of("Nemotron-H", "NemotronH", outcomes=_NO_CLASSIFIER, head_dim=8, layers_block_type=["mamba", "attention", "mlp"], ssm_state_size=8, mamba_num_heads=4, mamba_head_dim=16, n_groups=1, chunk_size=8),
+    _of("LFM2", "Lfm2", layer_types=["conv", "full_attention"], block_ff_dim=64, block_auto_adjust_ff_dim=False, outcomes=_NO_CLASSIFIER),
+    _of("LFM2-MoE", "Lfm2Moe", layer_types=["conv", "full_attention"], **_EXPERTS, num_dense_layers=1, outcomes=_KEPT | _NO_CLASSIFIER),
     _of("DeepSeek V2", "DeepseekV2", **_MLA, outcomes=_KEPT),
     _of("DeepSeek V3", "DeepseekV3", **_MLA, outcomes=_KEPT),
     _of("GLM", "Glm", head_dim=8, partial_rotary_factor=0.5),
@@ -250,7 +237,7 @@ ARCHITECTURES = (
     _own("Pegasus", "Pegasus", **_SEQ2SEQ, outcomes=_NO_CLASSIFIER),
     _own("Blenderbot", "Blenderbot", **_SEQ2SEQ, outcomes=_NO_CLASSIFIER),
     _of("BioGPT", "BioGpt", tie_word_embeddings=False),
-    _own("XGLM", "XGLM", tie_word_embeddings=False, d_model=32, num_layers=3, attention_heads=4, ffn_dim=64, max_position_embeddings=128, outcomes=_NO_CLASSIFIER),
+    _own("XGLM", "XGLM", tie_word_embeddings=False, d_model=32, num_layers=2, attention_heads=4, ffn_dim=64, max_position_embeddings=128, outcomes=_NO_CLASSIFIER),
     _of("RecurrentGemma", head_dim=8, lru_width=32, attention_window_size=8, logits_soft_cap=3.0, outcomes=_NO_CLASSIFIER),
     _of("Persimmon", num_key_value_heads=4, partial_rotary_factor=0.5),
     _of("Apertus", outcomes=_NO_CLASSIFIER),

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from architectures import Architecture
-from matrix_run import PROMPTS, recipe_of
+from matrix_run import PROMPTS, config_of, recipe_of
 from ppokit import PPOTrainer, Recipe
 from ppokit.models.pretrained import peft_warnings
 from ppokit.ratings.records import Pair, RatingTable
@@ -63,7 +63,9 @@ def fitted_reward(architecture: Architecture, base: Path, folder: Path) -> None:
     rollout = trainer.collect(next(iter(trainer.prompts)))
     scores = trainer.score(rollout).scores
     trainer.end()
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
+    config = config_of(base)
+    config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32)
     tokenizer = trainer.components.tokenizer
     model.config.pad_token_id = tokenizer.pad_token_id
     with peft_warnings():

@@ -48,16 +48,16 @@ def recipe_of(architecture: Architecture, kind: str, base: Path, folder: Path) -
             "dtype": "float32",
             "load_in_4bit": options.get("load_in_4bit", False),
         },
-        "lora": None if "lora" in options else {"r": 4, "target_modules": architecture.lora},
+        "lora": None if "lora" in options else {"r": 4, "target_modules": "all-linear"},
         "value": options["value"],
         "prompts": {"path": str(prompts), "chat": options.get("chat", False)},
-        "rollout": {"max_new_tokens": 8, "prompts_per_step": 4, "responses_per_prompt": 3, **sampling},
+        "rollout": {"max_new_tokens": 6, "prompts_per_step": 4, "responses_per_prompt": 2, **sampling},
         "rewards": [
             {"use": "length", "target": 20, "unit": "characters"},
             {"use": "kl_penalty", "weight": 0.05},
         ],
         "losses": [{"use": "ppo_clip"}, {"use": "value_clip", "weight": 0.1}],
-        "update": {"learning_rate": 0.01, "minibatches": 2, "epochs": 1},
+        "update": {"learning_rate": 0.01, "minibatches": 1, "epochs": 1},
         "run": {"steps": steps, "out": str(folder / "run"), "sample_every": 0, "checkpoint_every": 1},
     }
 
@@ -124,12 +124,8 @@ class MatrixRun:
             from ppokit.models.quantization import quantization_config
 
             kwargs["quantization_config"] = quantization_config(torch.float32)
-        config = AutoConfig.from_pretrained(folder)
-        rope = getattr(config, "rope_parameters", None) or {}
-        if rope.get("rope_type") == "longrope":  # one factor per run, that of its longest text
-            rope["short_factor"] = rope["long_factor"]
         model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=torch.float32, **kwargs
+            folder, config=config_of(folder), dtype=torch.float32, **kwargs
         ).eval()
         model(torch.tensor([[1, 2]]))  # RWKV then scales its weights, which it cannot do beneath peft
         return model
@@ -162,6 +158,15 @@ class MatrixRun:
     def base_at_end(self) -> Tensor:
         """Of the untrained model on `later`."""
         return plain_logits(self.plain_base, self.later)
+
+
+def config_of(folder: Path) -> Any:
+    """A saved configuration; of longrope with the factors of the run's longest text for every text."""
+    config = AutoConfig.from_pretrained(folder)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        rope["short_factor"] = rope["long_factor"]
+    return config
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from architectures import ARCHITECTURES, FEATURES, Architecture, Refused, Restricted
-from known_faults import fault_of
+from architectures import ARCHITECTURES, FEATURES, Architecture, Refused
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
@@ -70,9 +69,6 @@ def row(*cells: str) -> str:
 def cell(architecture: Architecture, feature: str, notes: list[str]) -> str:
     """One word, and the number of its note."""
     outcome = architecture.outcomes.get(feature)
-    fault = fault_of(architecture.name, feature)
-    if fault is not None and not isinstance(outcome, Refused):
-        outcome = Restricted(f"It does not work yet: {fault}.")
     if outcome is None:
         return "works"
     refused = isinstance(outcome, Refused)
