@@ -92,6 +92,9 @@ class _Probe:
 
         self.prompts = [text(length) for length in _PROMPTS]
         self.responses = [text(_TOKENS) for _ in range(2 * len(_PROMPTS))]  # two per prompt
+        pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+        if pad is not None and 0 <= pad < vocabulary:  # which some models count no position for, as RoBERTa
+            self.responses = [[pad, *own[1:]] for own in self.responses]
         self._known: dict[int, Tensor] = {}
         centered = _centered(torch.cat([self.logits(row) for row in _rows(_SEVERAL)]))
         self.scale = _rms(centered - centered.mean(dim=0))

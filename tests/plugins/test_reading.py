@@ -18,6 +18,7 @@ from transformers import (
     OpenAIGPTConfig,
     PreTrainedModel,
     Qwen3_5TextConfig,
+    RobertaConfig,
 )
 
 from policies import policy_of
@@ -28,7 +29,7 @@ from ppokit_rollouts.reading import reading_of
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
 from small_models import CACHE, tiny_gpt2, tiny_llama
 
-IDS = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+IDS = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 40}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIGS: dict[str, Callable[[], Any]] = {
     "hybrid": lambda: Qwen3_5TextConfig(
@@ -55,6 +56,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
     "state-of-another-name": lambda: MambaConfig(**IDS, hidden_size=32, num_hidden_layers=2, state_size=4),
     "no-state": lambda: OpenAIGPTConfig(**IDS, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "pad-counts-no-position": lambda: RobertaConfig(
+        **IDS | {"pad_token_id": 40}, **SIZES, max_position_embeddings=64, is_decoder=True
+    ),
     "capped-logits": lambda: Gemma2Config(
         **IDS, **SIZES, num_key_value_heads=2, head_dim=8, sliding_window=6, final_logit_softcapping=2.0
     ),
@@ -160,10 +164,11 @@ class TestKinds:
             ("positions-by-column", (CACHE, False)),
             ("state-of-another-name", ("cache_params" if CACHE == "past_key_values" else CACHE, False)),
             ("no-state", (None, True)),
+            ("pad-counts-no-position", (None, True)),
             ("capped-logits", (CACHE, True)),
         ],
     )
-    @pytest.mark.filterwarnings("ignore:model.name. OpenAIGPT")
+    @pytest.mark.filterwarnings("ignore:model.name. (OpenAIGPT|Roberta)")
     def test_numbers_are_those_of_plain_forwards(self, name: str, expected: tuple[str | None, bool]) -> None:
         model = made(name)
         check(model)
