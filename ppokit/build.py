@@ -17,7 +17,7 @@ from ppokit.config.components import BuiltComponent, SelectedComponent
 from ppokit.config.recipe import Recipe
 from ppokit.data.chat_templates import set_template, warn_of_turn_end
 from ppokit.data.prompt_rows import read_prompts
-from ppokit.data.prompts import Prompts
+from ppokit.data.prompts import PromptLimits, Prompts, longest_prompt
 from ppokit.distributed import Processes, check_launch
 from ppokit.errors import ModelError, PluginError
 from ppokit.evaluation.evaluation import Evaluation
@@ -150,22 +150,26 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
     components = _Components(recipe, context, instances, processes.is_main)
     generator = build_generator(recipe, context, processes)
     components.add(generator.engine)
+    limits = PromptLimits.of(config, settings.rollout.max_new_tokens)
     prompts = Prompts(
         table,
         tokenizer,
         settings.prompts,
         settings.rollout,
         settings.run,
-        context=getattr(config.get_text_config(), "max_position_embeddings", None),
-        vocabulary=getattr(config.get_text_config(), "vocab_size", None),
+        limits,
     )
     rewards = [shown_text(components.build_reward(reward), tokenizer) for reward in recipe.rewards]
     scorer = Scorer(rewards, processes, settings.run.max_failed_rewards)
     estimator = components.build(recipe.advantages)
     losses = [components.build_loss(loss) for loss in recipe.losses]
     evaluation: Evaluation | None = None
+    longest_held_out = 0
     if settings.evaluation is not None:
         held_out = read_held_out(settings.evaluation.prompts, chat=settings.prompts.chat)
+        longest_held_out = longest_prompt(
+            held_out.numbers, held_out.texts, tokenizer, settings.prompts, limits, "evaluation.prompts"
+        )
         evaluators = [components.build(evaluator) for evaluator in recipe.evaluators]
         evaluation = Evaluation(settings.evaluation, settings.run.steps, evaluators, held_out)
     if processes.is_main:
@@ -173,7 +177,9 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
             components.build(observer)
     if settings.lora is not None and settings.lora.adapter is not None:
         check_adapter(settings.lora.adapter, "lora.adapter")
-    longest = prompts.longest_of_all() if depends_on_length(config) else prompts.longest
+    longest = prompts.longest
+    if depends_on_length(config):
+        longest = max(prompts.longest_of_all(), longest_held_out)
     longest_text = longest + settings.rollout.max_new_tokens
     model = load_model(source, dtype, processes.device, load_in_4bit=settings.model.load_in_4bit)
     fix_rotary(model, longest_text)

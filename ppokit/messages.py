@@ -39,5 +39,11 @@ def shown(value: Any) -> str:
     return repr(value)
 
 
+READS_AHEAD = (
+    "reads what comes after a token, so that it predicts no next one; expected a causal language model (of a "
+    "BERT-like one, one with is_decoder: true in its config.json)."
+)
+"""Of a model whose states at a position know what comes after it."""
+
 NOT_RESIZED = "Was the tokenizer given tokens that the model was not (resize_token_embeddings)?"
 """What lies behind a token without an embedding."""

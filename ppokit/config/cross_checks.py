@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ppokit.config.chat_checks import check_chat
 from ppokit.config.components import SelectedComponent
 from ppokit.config.evaluation_checks import check_evaluation, component_check
+from ppokit.config.model_checks import check_model
 from ppokit.config.prompt_settings import PromptFileSettings
 from ppokit.config.settings import LoraSettings
 from ppokit.config.yaml_file import Document
-from ppokit.data.prompt_rows import key_at_fault, prompt_of, usable_prompts
+from ppokit.data.formats import Table
+from ppokit.data.prompt_rows import key_at_fault, usable_prompts
 from ppokit.data.tables import is_local, read_table
 from ppokit.errors import DataError, ModelError
 from ppokit.models import quantization
-from ppokit.models.adapter_check import check_adapter
 from ppokit.models.names import check_name
 from ppokit.plugin.protocols import CheckContext
-
-_RENDERED = 1_000  # prompts of a file that are tried on the tokenizer when a recipe is checked
 
 
 def check(
@@ -55,10 +52,10 @@ def check(
         sections.get("evaluation"),
     )
     chat = prompts is not None and prompts.chat
-    columns, asked = _read(prompts, "prompts", chat, document)
+    columns, table = _read(prompts, "prompts", chat, document)
     held_out = None if evaluation is None else evaluation.prompts
-    held_out_columns, held_out_asked = _read(held_out, "evaluation.prompts", chat, document)
-    check_chat(sections.get("model"), prompts, rollout, asked + held_out_asked, document)
+    held_out_columns, held_out_table = _read(held_out, "evaluation.prompts", chat, document)
+    check_model(sections, table, held_out_table, document)
     context = CheckContext(
         columns,
         None if rollout is None else rollout.responses_per_prompt,
@@ -178,11 +175,6 @@ def _adapter(lora: LoraSettings | None, value: Any, document: Document) -> None:
             document.report(key, f"there is no folder {name}")
         elif not (folder / "adapter_config.json").is_file():
             document.report(key, f"{name} has no adapter_config.json; expected a folder with a PEFT adapter")
-        elif key == "lora.adapter":
-            try:
-                check_adapter(name, key)
-            except ModelError as error:
-                document.report(key, str(error).removeprefix(f"{key}: "))
     if lora.value_adapter is not None and value not in (None, "own_adapter"):
         document.report(
             "lora.value_adapter", f"got value: {value}; only own_adapter can begin as another model"
@@ -205,19 +197,17 @@ def _value_adapter(
 
 def _read(
     prompts: PromptFileSettings | None, key: str, chat: bool, document: Document
-) -> tuple[tuple[str, ...] | None, list[str]]:
-    """Columns of a file of prompts, None where they cannot be known here, and its first prompts."""
+) -> tuple[tuple[str, ...] | None, Table | None]:
+    """Columns of a file of prompts and what can be asked; None where that cannot be known here."""
     if prompts is None or not is_local(prompts.path) or Path(prompts.path).expanduser().is_dir():
-        return None, []
+        return None, None
     try:
         table = read_table(prompts.path, {prompts.column})
     except DataError as error:
         document.report(f"{key}.path", str(error))
-        return None, []
+        return None, None
     try:
-        usable = usable_prompts(table, prompts, chat=chat)
+        return table.header, usable_prompts(table, prompts, chat=chat)
     except DataError as error:
         document.report(f"{key}.{key_at_fault(table.header, prompts)}", str(error))
-        return table.header, []
-    first = replace(usable, rows=usable.rows[:_RENDERED])
-    return table.header, [prompt_of(row, prompts) for row in first.records()]
+        return table.header, None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,13 +52,74 @@ def encode_prompts(
     return encoded
 
 
-def without_embedding(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> str:
-    """What is wrong with a prompt whose largest id is not below `vocabulary`."""
-    token = tokenizer.convert_ids_to_tokens(max(ids))
-    return (
-        f"has the token {token!r}, id {max(ids)}, and the model has embeddings for ids below {vocabulary}. "
-        f"{NOT_RESIZED}"
-    )
+@dataclass(frozen=True)
+class PromptLimits:
+    """What a prompt must keep to.
+
+    Attributes:
+        max_new_tokens: of the response that it leaves room for.
+        context: the longest sequence that the model takes; None where it has no limit.
+        vocabulary: ids that the model has embeddings for are below it; None where that is not known.
+    """
+
+    max_new_tokens: int
+    context: int | None = None
+    vocabulary: int | None = None
+
+    @staticmethod
+    def of(config: Any, max_new_tokens: int) -> PromptLimits:
+        """Those of a model, by its configuration."""
+        text = config.get_text_config()
+        limits = (getattr(text, name, None) for name in ("max_position_embeddings", "vocab_size"))
+        return PromptLimits(max_new_tokens, *limits)
+
+    def fault(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str | None:
+        """What is wrong with a prompt, behind a word for it; None where nothing is."""
+        if not ids:
+            return "is an empty prompt; expected at least one token."
+        if self.vocabulary is not None and max(ids) >= self.vocabulary:
+            token = tokenizer.convert_ids_to_tokens(max(ids))
+            return (
+                f"has the token {token!r}, id {max(ids)}, and the model has embeddings for ids below "
+                f"{self.vocabulary}. {NOT_RESIZED}"
+            )
+        if self.context is None or len(ids) + self.max_new_tokens <= self.context:
+            return None
+        return (
+            f"has {len(ids)} tokens, and rollout.max_new_tokens asks for {self.max_new_tokens} more, but the "
+            f"model's context holds {self.context}. Shorten or drop it, or lower max_new_tokens."
+        )
+
+
+def longest_prompt(
+    numbers: Sequence[int],
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: PromptSettings,
+    limits: PromptLimits,
+    key: str,
+) -> int:
+    """Tokens of the longest prompt, each of which is looked at.
+
+    Args:
+        numbers: of their rows in the file.
+        key: of the recipe's section that names the file.
+
+    Raises:
+        DataError: a prompt cannot be asked.
+    """
+    longest = 0
+    for start in range(0, len(prompts), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        encoded = encode_prompts(prompts[some], tokenizer, settings)
+        for number, prompt, ids in zip(numbers[some], prompts[some], encoded, strict=True):
+            fault = limits.fault(ids, tokenizer)
+            if fault is not None:
+                raise DataError(
+                    f"{key}: row {number} {fault}" + (f" It begins {prompt[:60]!r}." if ids else "")
+                )
+            longest = max(longest, len(ids))
+    return longest
 
 
 class Prompts:
@@ -72,8 +134,7 @@ class Prompts:
         table: the data set, from `ppokit.data.prompt_rows.read_prompts`.
         tokenizer: of the policy.
         settings, rollout, run: sections of the recipe.
-        context: the longest sequence that the model takes; None where it has no limit.
-        vocabulary: ids that the model has embeddings for are below it; None where that is not known.
+        limits: what each prompt must keep to.
 
     Attributes:
         texts: of each row, a `ChatPrompt` where it is a chat.
@@ -91,27 +152,18 @@ class Prompts:
         settings: PromptSettings,
         rollout: RolloutSettings,
         run: RunSettings,
-        *,
-        context: int | None,
-        vocabulary: int | None,
+        limits: PromptLimits,
     ) -> None:
         self.settings = settings
         self.per_step, self.seed = rollout.prompts_per_step, run.seed
         self.rows: list[Mapping[str, Any]] = list(table.records())
         self.texts = [prompt_of(row, settings) for row in self.rows]
         self._numbers = [number for number, _ in table.rows]
-        self._tokenizer, self._max_new_tokens = tokenizer, rollout.max_new_tokens
-        self._context, self._vocabulary = context, vocabulary
+        self._tokenizer, self._limits = tokenizer, limits
         self._cached_order: tuple[int, torch.Tensor] | None = None
-        self.longest = 0
         asked = self._asked(run.steps)
-        for start in range(0, len(asked), _AT_ONCE):
-            indices = asked[start : start + _AT_ONCE]
-            for index, ids in zip(indices, self._encode(indices), strict=True):
-                fault = self._fault(index, ids)
-                if fault is not None:
-                    raise DataError(fault)
-                self.longest = max(self.longest, len(ids))
+        numbers, texts = [self._numbers[i] for i in asked], [self.texts[i] for i in asked]
+        self.longest = longest_prompt(numbers, texts, tokenizer, settings, limits, "prompts")
 
     def longest_of_all(self) -> int:
         """Tokens of the longest prompt of the whole data set, whatever steps there will be."""
@@ -147,9 +199,10 @@ class Prompts:
             if index in used:
                 continue
             (ids,) = self._encode([index])
-            fault = self._fault(index, ids)
+            fault = self._limits.fault(ids, self._tokenizer)
             if fault is not None:
-                warnings.warn(f"dynamic sampling left it out: {fault}", PpokitWarning, stacklevel=2)
+                text = f"dynamic sampling left it out: prompts: row {self._numbers[index]} {fault}"
+                warnings.warn(text, PpokitWarning, stacklevel=2)
                 continue
             indices.append(index)
             encoded.append(ids)
@@ -174,20 +227,6 @@ class Prompts:
 
     def _encode(self, indices: Sequence[int]) -> list[list[int]]:
         return encode_prompts([self.texts[i] for i in indices], self._tokenizer, self.settings)
-
-    def _fault(self, index: int, ids: Sequence[int]) -> str | None:
-        number = self._numbers[index]
-        if not ids:
-            return f"prompts: row {number} is an empty prompt; expected at least one token."
-        if self._vocabulary is not None and max(ids) >= self._vocabulary:
-            return f"prompts: row {number} {without_embedding(ids, self._tokenizer, self._vocabulary)}"
-        if self._context is None or len(ids) + self._max_new_tokens <= self._context:
-            return None
-        return (
-            f"prompts: row {number} has {len(ids)} tokens, and rollout.max_new_tokens asks for "
-            f"{self._max_new_tokens} more, but the model's context holds {self._context}. Shorten or drop "
-            f"the row, or lower max_new_tokens. It begins {self.texts[index][:60]!r}."
-        )
 
     def _batch(self, indices: list[int], encoded: list[list[int]], resample_round: int) -> PromptBatch:
         return PromptBatch(

@@ -36,10 +36,12 @@ class HeldOutPrompts:
     Attributes:
         texts: the prompts.
         rows: all columns of each.
+        numbers: of their rows in the file.
     """
 
-    texts: Sequence[str]
-    rows: Sequence[Mapping[str, Any]]
+    texts: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    numbers: Sequence[int] = ()
 
 
 def read_held_out(settings: HeldOutPromptSettings | None, *, chat: bool) -> HeldOutPrompts:
@@ -52,10 +54,11 @@ def read_held_out(settings: HeldOutPromptSettings | None, *, chat: bool) -> Held
         DataError: they cannot be read.
     """
     if settings is None:
-        return HeldOutPrompts([], [])
+        return HeldOutPrompts()
     table = read_prompts(settings, chat=chat, key="evaluation.prompts")
     rows = table.records()[: settings.limit]
-    return HeldOutPrompts([prompt_of(row, settings) for row in rows], rows)
+    numbers = [number for number, _ in table.rows[: settings.limit]]
+    return HeldOutPrompts([prompt_of(row, settings) for row in rows], rows, numbers)
 
 
 @dataclass

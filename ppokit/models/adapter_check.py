@@ -8,6 +8,7 @@ CorDA), on which the other roles stand.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ppokit.errors import ModelError
 from ppokit.messages import listed
@@ -26,11 +27,14 @@ _FOLLOWED = frozenset(
 _LEAVE_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")
 
 
-def check_adapter(folder: str | Path, subject: str) -> None:
+def check_adapter(folder: str | Path, subject: str, *, beside: frozenset[str] = frozenset()) -> Any:
     """Refuse an adapter that is not plain LoRA.
 
     Args:
         subject: how the error begins.
+        beside: settings that it may have nevertheless.
+
+    Returns: its LoraConfig.
 
     Raises:
         ModelError: it cannot be read, or is another one; the message names what it has.
@@ -47,7 +51,7 @@ def check_adapter(folder: str | Path, subject: str) -> None:
     odd = [
         f"{name} ({value!r})"
         for name, value in vars(config).items()
-        if name not in _FOLLOWED and value and value != getattr(default, name, None)
+        if name not in _FOLLOWED | beside and value and value != getattr(default, name, None)
     ]
     remedy = ""
     if config.init_lora_weights not in _LEAVE_THE_BASE:
@@ -57,3 +61,34 @@ def check_adapter(folder: str | Path, subject: str) -> None:
         raise ModelError(
             f"{subject}: {folder} is an adapter with {listed(odd)}; expected plain LoRA.{remedy}"
         )
+    return config
+
+
+def check_fitted(folder: Path, key: str) -> Any:
+    """Refuse what is no fitted reward model: plain LoRA with one linear head of one output.
+
+    Args:
+        key: the recipe's key, for errors.
+
+    Returns: its LoraConfig.
+
+    Raises:
+        ModelError: it cannot be read, or is no such adapter.
+    """
+    from safetensors import safe_open
+
+    config = check_adapter(folder, key, beside=frozenset({"modules_to_save"}))
+    file, expected = (
+        folder / "adapter_model.safetensors",
+        "a folder that ppokit reward fit made of a causal language model",
+    )
+    with explained(f"{key}: {file}", expected=expected), safe_open(file, framework="np") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    heads = [
+        n
+        for n, shape in shapes.items()
+        if n.endswith("weight") and "lora_" not in n and len(shape) == 2 and shape[0] == 1
+    ]
+    if len(heads) != 1:
+        raise ModelError(f"{key}: {folder} is no LoRA adapter with one linear head of one output.")
+    return config

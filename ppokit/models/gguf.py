@@ -25,9 +25,7 @@ _CONVERSION = "2"  # part of the cache key: raise it when the conversion below c
 
 def converted(name: str) -> Path:
     """The cached checkpoint of `package:DISTRIBUTION/FILE.gguf`, converted now if need be."""
-    weights, content = packaged_file(name)
-    key = hashlib.sha256(f"{_CONVERSION} {name} {content}".encode()).hexdigest()[:16]
-    folder = cache_folder() / "converted" / f"{weights.stem}-{key}"
+    weights, folder = _place(name)
     if (folder / "config.json").is_file():
         return folder
     try:
@@ -43,6 +41,19 @@ def converted(name: str) -> Path:
             f"{first_line(error)} Name another cache folder in the environment variable PPOKIT_CACHE."
         ) from error
     return folder
+
+
+def already_converted(name: str) -> Path | None:
+    """The cached checkpoint, where there is one."""
+    folder = _place(name)[1]
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _place(name: str) -> tuple[Path, Path]:
+    """The GGUF file, and the folder of what it is converted to."""
+    weights, content = packaged_file(name)
+    key = hashlib.sha256(f"{_CONVERSION} {name} {content}".encode()).hexdigest()[:16]
+    return weights, cache_folder() / "converted" / f"{weights.stem}-{key}"
 
 
 def cache_folder() -> Path:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ppokit.errors import ModelError
-from ppokit.messages import NOT_RESIZED, suggest
+from ppokit.messages import NOT_RESIZED, READS_AHEAD, listed, suggest
 from ppokit.models import quantization
 from ppokit.models.gguf import converted
 from ppokit.models.names import named_folder
-from ppokit.models.pretrained import explained, pretrained_model, pretrained_tokenizer
+from ppokit.models.pretrained import explained, pretrained_model, pretrained_tokenizer, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -66,18 +66,21 @@ def load_tokenizer(source: ModelSource, **options: Any) -> PreTrainedTokenizerBa
     return tokenizer
 
 
-def load_config(source: ModelSource) -> Any:
+def load_config(source: ModelSource, **options: Any) -> Any:
     """The model's configuration, read before any weights.
+
+    Args:
+        options: for transformers' `from_pretrained`.
 
     Raises:
         ModelError: it cannot be read, is not that of a causal language model, or of one that is quantised
-            in another way than in 4 bits by bitsandbytes.
+            in another way than in 4 bits by bitsandbytes, or has rotary factors of an unknown kind.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    with explained(f"model.name: the configuration of {source.name}"):
-        config = AutoConfig.from_pretrained(source.where, **source.kwargs)
+    with explained(f"model.name: the configuration of {source.name}"), quiet():
+        config = AutoConfig.from_pretrained(source.where, **source.kwargs, **options)
     expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     actual = config.architectures or []
     remote = source.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
@@ -89,7 +92,41 @@ def load_config(source: ModelSource) -> Any:
             + ". PPO needs a model that predicts the next token."
         )
     quantization.check_checkpoint(config, source.name)
+    if not remote:
+        if _reads_ahead(config):
+            raise ModelError(f"model.name: {expected} {READS_AHEAD}")
+        _check_rotary(config, source.name)
     return config
+
+
+def _reads_ahead(config: Any) -> bool:
+    """Whether a configuration says so. Of encoders with a causal class, the default does."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    text = config.get_text_config(decoder=True)
+    masked = config.model_type in (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation")
+    return (
+        (masked and not config.is_encoder_decoder and getattr(config, "is_decoder", True) is False)
+        or getattr(text, "is_causal", True) is False
+        or getattr(text, "use_bidirectional_attention", None) in (True, "all")
+    )
+
+
+def _check_rotary(config: Any, name: str) -> None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    kinds = [
+        rope,
+        *(own for own in rope.values() if isinstance(own, dict)),
+    ]  # some have one for each layer type
+    known = ("default", *ROPE_INIT_FUNCTIONS)
+    for kind in filter(None, (own.get("rope_type") for own in kinds)):
+        if kind not in known:
+            raise ModelError(
+                f"model.name: the rotary factors of {name} are of the type {kind!r} (rope_parameters in its "
+                f"config.json){suggest(kind, known)}; expected {listed(known, last='or')}."
+            )
 
 
 def load_model(
@@ -168,13 +205,18 @@ def end_ids(
     """
     by_checkpoint = model.generation_config.eos_token_id
     several = by_checkpoint if isinstance(by_checkpoint, list) else [by_checkpoint]
-    end, size = tokenizer.eos_token_id, model.get_input_embeddings().weight.shape[0]
-    check_ends(tokenizer, size, named)
-    return frozenset(token for token in (end, *several, *named) if token is not None and token < size)
+    size = model.get_input_embeddings().weight.shape[0]
+    check_ends(tokenizer, named, size)
+    ends = (tokenizer.eos_token_id, *several, *named)
+    return frozenset(token for token in ends if token is not None and token < size)
 
 
-def check_ends(tokenizer: PreTrainedTokenizerBase, size: int, named: Sequence[int]) -> None:
-    """Refuse ends of a response that a model of `size` embeddings has none for; see `end_ids`."""
+def check_ends(tokenizer: PreTrainedTokenizerBase, named: Sequence[int], size: int) -> None:
+    """That a model with so many embeddings has one for what ends a response by the tokenizer and the recipe.
+
+    Raises:
+        ModelError: it has none.
+    """
     end = tokenizer.eos_token_id
     if end is not None and end >= size:
         raise ModelError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError
+from ppokit.messages import READS_AHEAD
 from ppokit.plugin.output_head import LogitRule, final_states, logit_rule, output_head
 
 if TYPE_CHECKING:
@@ -94,10 +95,7 @@ def check_head(model: PreTrainedModel) -> None:
             "map of the hidden states, scaled or capped."
         )
     if not torch.allclose(after[:4].float(), states[:4].float(), atol=near, rtol=near):
-        raise ModelError(
-            f"model.name: {kind} reads what comes after a token, so that it predicts no next one; expected a "
-            "causal language model (of a BERT-like one, one with is_decoder: true in its config.json)."
-        )
+        raise ModelError(f"model.name: {kind} {READS_AHEAD}")
 
 
 class _Tail(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
 from ppokit.kernels.frozen_trunk import layers_of
-from ppokit.models.adapter_check import check_adapter
+from ppokit.models.adapter_check import check_adapter, check_fitted
 from ppokit.models.pretrained import peft_warnings, pretrained_adapter
 
 if TYPE_CHECKING:
@@ -242,23 +242,13 @@ def load_fitted(wrapped: Any, folder: Path, name: str, *, key: str) -> FittedHea
     Raises:
         ModelError: it is none, or was fitted on another base.
     """
-    from peft import PeftConfig
     from peft.utils import set_peft_model_state_dict
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-        state = load_file(str(folder / "adapter_model.safetensors"))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ModelError(
-            f"{key}: {folder} holds no adapter that can be read ({first_line(error)}); expected a folder "
-            "that ppokit reward fit made of a causal language model."
-        ) from error
+    config = check_fitted(folder, key)
+    state = load_file(str(folder / "adapter_model.safetensors"))
     heads = {n: t for n, t in state.items() if "lora_" not in n}
-    weights = [t for n, t in heads.items() if n.endswith("weight") and t.dim() == 2 and len(t) == 1]
-    if config.peft_type != "LORA" or len(weights) != 1:
-        raise ModelError(f"{key}: {folder} is no LoRA adapter with one linear head of one output.")
+    (weight,) = (t.float() for n, t in heads.items() if n.endswith("weight") and t.dim() == 2 and len(t) == 1)
     config.modules_to_save = None
     config.task_type = "CAUSAL_LM"
     with peft_warnings(), _naming(key):
@@ -276,7 +266,6 @@ def load_fitted(wrapped: Any, folder: Path, name: str, *, key: str) -> FittedHea
         param.requires_grad_(False)
     wrapped.eval()  # it was fitted with dropout
     bias = next((t for n, t in heads.items() if n.endswith("bias") and t.shape == (1,)), None)
-    weight = weights[0].float()
     return FittedHead(weight, weight.new_zeros(1) if bias is None else bias.float())
 
 

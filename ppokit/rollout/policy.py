@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ppokit.config.prompt_settings import PromptSettings
-from ppokit.data.prompts import encode_prompts
+from ppokit.data.prompts import PromptLimits, encode_prompts
 from ppokit.errors import DataError, ModelError
 from ppokit.models.loading import end_ids, end_token_ids
 from ppokit.plugin.recorded import as_generation
@@ -215,14 +215,13 @@ class PolicyView:
 
     def _encoded(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts that leave room for an answer."""
-        longest, context = self.generator.sampling.max_new_tokens, self.policy.context_length
+        policy = self.policy
+        limits = PromptLimits(
+            self.generator.sampling.max_new_tokens, policy.context_length, policy.vocab_size
+        )
         encoded = self._tokens(prompts)
         for ids in encoded:
-            if not ids:
-                raise ModelError("the prompt is empty; expected at least one token.")
-            if context is not None and len(ids) + longest > context:
-                raise ModelError(
-                    f"the prompt has {len(ids)} tokens, the answer may take {longest} more, and the model's "
-                    f"context holds {context}. Shorten the prompt, or lower max_new_tokens."
-                )
+            fault = limits.fault(ids, policy.tokenizer)
+            if fault is not None:
+                raise ModelError(f"the prompt {fault}")
         return encoded

@@ -372,7 +372,7 @@ def test_adapter_folder(folder: Path) -> None:
         (
             "</s>",
             "a <new>",
-            "prompts.path: the prompt that begins 'a <new>' has the token '<new>', id 13,",
+            "prompts: row 1 has the token '<new>', id 13,",
         ),
         ("<new>", "a b", "model.name: the tokenizer ends a text with '<new>', id 13, and the model has emb"),
     ],

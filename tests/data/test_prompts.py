@@ -18,7 +18,7 @@ from ppokit.config.settings import RolloutSettings, RunSettings
 from ppokit.data.chat_templates import set_template
 from ppokit.data.formats import Table
 from ppokit.data.prompt_rows import read_prompts, usable_prompts
-from ppokit.data.prompts import Prompts, encode_prompts
+from ppokit.data.prompts import PromptLimits, Prompts, encode_prompts
 from ppokit.data.tables import load_table
 from ppokit.errors import DataError, PpokitWarning
 
@@ -55,8 +55,7 @@ def prompts(rows: list[dict[str, Any]], **changes: Any) -> Prompts:
         PromptSettings(path="data", chat=options["chat"]),
         RolloutSettings(prompts_per_step=options["per_step"], max_new_tokens=4),
         RunSettings(steps=options["steps"], seed=options["seed"], out="run"),
-        context=options["context"],
-        vocabulary=options.get("vocabulary"),
+        PromptLimits(4, options["context"], options.get("vocabulary")),
     )
 
 

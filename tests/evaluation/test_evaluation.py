@@ -32,7 +32,7 @@ class Given:
 def evaluation(*reports: Callable[[Any, int], Any], steps: int = 7, **settings: Any) -> Evaluation:
     named = [built("evaluators", Given(r), f"e{i}", where=f"evaluator 'e{i}'") for i, r in enumerate(reports)]
     section = EvaluationSettings(evaluators=[EvaluatorSettings(use="x")], **settings)
-    return Evaluation(section, steps, named, HeldOutPrompts([], []))
+    return Evaluation(section, steps, named, HeldOutPrompts())
 
 
 def view(*, main: bool = True, **changes: Any) -> Any:
