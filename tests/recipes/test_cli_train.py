@@ -100,7 +100,7 @@ def test_a_prompt_too_long_in_a_process_of_its_own(
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "word " * 600}))
     completed = ppokit("train", recipe_file(prompts={"path": str(tmp_path / "p.jsonl")}))
     assert completed.returncode == 2
-    assert len(completed.stderr.splitlines()) == 1, completed.stderr
+    assert len(completed.stderr.splitlines()) == 2, completed.stderr
     assert "context holds 512" in completed.stderr
 
 
