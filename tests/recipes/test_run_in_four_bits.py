@@ -13,7 +13,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 
 from ppokit import PPOTrainer, Recipe, build
-from ppokit.errors import ModelError
+from ppokit.errors import RecipeError
 from ppokit.models.loading import find_model, load_model
 from ppokit.rollout.load_policy import load_policy
 from runs import OPENERS, metrics_of
@@ -58,5 +58,5 @@ def test_a_checkpoint_in_four_bits_needs_lora_before_it_is_loaded(
     source = find_model(str(tiny_model))
     load_model(source, torch.float32, torch.device("cpu"), load_in_4bit=True).save_pretrained(four)
     monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
-    with pytest.raises(ModelError, match="lora: got none, and a base in 4 bits does not train"):
+    with pytest.raises(RecipeError, match="lora: got none, and a base in 4 bits does not train"):
         PPOTrainer(Recipe.from_dict(recipe_dict(model={"name": str(four)}, lora=None)))
