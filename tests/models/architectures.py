@@ -99,8 +99,8 @@ class Architecture:
         settings: what the configuration is made of.
         standard: whether the configuration gets the usual keys for sizes and heads.
         outcomes: of the features that do not simply work.
-        steps: nats by which transformers' own steps with a cache may differ from one pass over the whole text:
-            linear attention and state spaces are computed in chunks there, and token by token here.
+        steps: nats by which transformers' own steps with a cache differ from its own pass over the whole text;
+            the sampler is then held to those steps.
     """
 
     name: str
@@ -142,7 +142,7 @@ _KEPT = {
 }
 _DIRECT = {"4 bits": Refused("model.load_in_4bit", "does not compute in 4 bits")}
 _DECODER = {"fitted reward": Refused("--model", "cannot be a reward model")}
-_STEPS = {"Qwen3.5": 5e-5, "Qwen3.5-MoE": 5e-5, "Qwen3-Next": 5e-5, "Zamba 2": 3e-4, "Nemotron-H": 3e-4}
+_STEPS = {"Zamba 2": 1e-3, "Nemotron-H": 1e-3}
 
 
 def _of(name: str, config: str = "", outcomes: Any = None, **settings: Any) -> Architecture:

@@ -25,6 +25,7 @@ from ppokit.data.batches import TokenBatch, token_batch
 from ppokit.errors import PpokitWarning
 from ppokit.models.pretrained import peft_warnings
 from ppokit.plugin.types import PromptBatch, Rollout
+from small_models import CACHE
 
 PROMPTS = ("Once upon a time", "The dog", "Lily went to the park and saw a big red ball near the tree.", "Hi")
 STEPS = 2
@@ -187,6 +188,20 @@ def plain_logits(model: Any, rollout: Rollout) -> Tensor:
     for prompt, response in texts_of(rollout):
         logits = model(torch.tensor([prompt + response]), use_cache=False).logits[0]
         rows.append(logits[len(prompt) - 1 : -1].double())
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+@torch.no_grad()
+def stepped_logits(model: Any, rollout: Rollout) -> Tensor:
+    """The same, token by token with plain transformers' cache."""
+    rows = []
+    for prompt, response in texts_of(rollout):
+        output = model(torch.tensor([prompt]), use_cache=True)
+        steps = [output.logits[0, -1].double()]
+        for token in response[:-1]:
+            output = model(torch.tensor([[token]]), use_cache=True, **{CACHE: output[CACHE]})
+            steps.append(output.logits[0, -1].double())
+        rows.append(torch.stack(steps))
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 

@@ -13,7 +13,16 @@ from transformers import AutoTokenizer, TemperatureLogitsWarper, TopPLogitsWarpe
 
 from architectures import ARCHITECTURES, FEATURES, Architecture, Refused, Restricted
 from matrix_reward import fitted_reward
-from matrix_run import PROMPTS, MatrixRun, chosen, gap, last_distributions, texts_of, weights_of
+from matrix_run import (
+    PROMPTS,
+    MatrixRun,
+    chosen,
+    gap,
+    last_distributions,
+    stepped_logits,
+    texts_of,
+    weights_of,
+)
 from ppokit import PPOTrainer, Recipe
 from ppokit.errors import DataError, ModelError, RecipeError
 from ppokit.reward_models import fit
@@ -75,8 +84,13 @@ def assert_plain(run: MatrixRun, rollout: Any, logits: torch.Tensor) -> None:
     scaled = logits / run.temperature
     expected = chosen(scaled, rollout)
     assert gap(rollout.old_logprobs, expected, rollout) < NATS, "trainer and plain"
+    if run.architecture.steps > NATS:
+        model = run.plain_base if rollout is run.first else run.plain_policy
+        logits = stepped_logits(model, rollout)
+        own = gap(chosen(logits / run.temperature, rollout), expected, rollout)
+        assert own < run.architecture.steps, "transformers' own steps"
     drawn = chosen(warped(logits, run), rollout)
-    assert gap(rollout.sampler_logprobs, drawn, rollout) < run.architecture.steps, "sampler and plain"
+    assert gap(rollout.sampler_logprobs, drawn, rollout) < NATS, "sampler and plain"
 
 
 def warped(logits: torch.Tensor, run: MatrixRun) -> torch.Tensor:
