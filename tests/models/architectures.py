@@ -140,6 +140,13 @@ _KEPT = {
         "says so."
     )
 }
+_ANEW = dict.fromkeys(
+    ("LoRA", "all weights", "4 bits"),
+    Restricted(
+        "It keeps no state that sampling could go on from: each text is read anew for each token, as a "
+        "warning says."
+    ),
+)
 _DIRECT = {"4 bits": Refused("model.load_in_4bit", "does not compute in 4 bits")}
 _DECODER = {"fitted reward": Refused("--model", "cannot be a reward model")}
 _STEPS = {"Zamba 2": 1e-3, "Nemotron-H": 1e-3}
@@ -199,7 +206,7 @@ ARCHITECTURES = (
     _of("GPT-NeoX", "GPTNeoX"),
     _own("GPT-Neo", "GPTNeo", hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=8, max_position_embeddings=128),
     _own("GPT-BigCode", "GPTBigCode", **_GPT),
-    _own("OPT", "OPT", hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128, word_embed_proj_dim=32),
+    _own("OPT", "OPT", hidden_size=32, ffn_dim=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=128, word_embed_proj_dim=32),
     _own("OPT 350M", "OPT", hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128, word_embed_proj_dim=16, do_layer_norm_before=False),
     _own("BLOOM", "Bloom", hidden_size=32, n_layer=2, n_head=4),
     _own("Falcon", "Falcon", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128, outcomes=_NO_4_BITS),
@@ -210,7 +217,7 @@ ARCHITECTURES = (
     _own("CodeGen", "CodeGen", **_GPT, n_ctx=128, rotary_dim=4, outcomes=_NO_CLASSIFIER),
     _own("Mamba", "Mamba", outcomes=_DIRECT | _NO_CLASSIFIER, hidden_size=32, num_hidden_layers=2, state_size=8, tie_word_embeddings=False),
     _own("Mamba 2", "Mamba2", outcomes=_NO_CLASSIFIER, hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=4, head_dim=16, n_groups=1, chunk_size=8),
-    _own("RWKV", "Rwkv", hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, context_length=128, outcomes=_NO_CLASSIFIER),
+    _own("RWKV", "Rwkv", hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, context_length=128, outcomes=_ANEW | _NO_CLASSIFIER),
     _of("Jamba", num_experts=4, num_experts_per_tok=2, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, mamba_d_state=8, mamba_dt_rank=4, use_mamba_kernels=False, outcomes=_KEPT),
     _of("Bamba", attn_layer_indices=[1], **_MAMBA2, outcomes=_NO_CLASSIFIER),
     _of("Zamba", num_key_value_heads=4, num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], mamba_d_state=8, mamba_dt_rank=4, n_mamba_heads=2, use_mamba_kernels=False, attention_head_dim=16, outcomes=_KEPT),

@@ -72,7 +72,7 @@ class MatrixRun:
         stopped: the same as it was after the first step.
         first: the rollout of the first step, before any weight has moved.
         later: a rollout of the trained policy.
-        warned: what ppokit warned of, as the model was loaded.
+        warned: what ppokit warned of.
         at_start: [B,R,V] float64 logits of plain transformers on `first`, one text at a time.
     """
 
@@ -84,8 +84,11 @@ class MatrixRun:
         self.recipe = Recipe.from_dict(recipe_of(architecture, kind, base, folder))
         with warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("always", category=PpokitWarning)
-            self.trainer = PPOTrainer(self.recipe)
+            self._train()
         self.warned = [str(warning.message) for warning in caught]
+
+    def _train(self) -> None:
+        self.trainer = PPOTrainer(self.recipe)
         self.roles = self.trainer.roles
         rollouts = []
         for batch in self.trainer.prompts:
