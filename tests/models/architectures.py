@@ -147,6 +147,7 @@ _ANEW = dict.fromkeys(
         "warning says."
     ),
 )
+_KEPT_ANEW = {"4 bits": Restricted(f"{_KEPT['4 bits'].text} {_ANEW['4 bits'].text}")}
 _DIRECT = {"4 bits": Refused("model.load_in_4bit", "does not compute in 4 bits")}
 _DECODER = {"fitted reward": Refused("--model", "cannot be a reward model")}
 _STEPS = {"Zamba 2": 1e-3, "Nemotron-H": 1e-3}
@@ -238,14 +239,14 @@ ARCHITECTURES = (
     _of("Helium", head_dim=8),
     _of("Hunyuan", "HunYuanDenseV1", head_dim=8),
     _of("Seed-OSS", "SeedOss", head_dim=8),
-    _of("MiniMax", **_LOCAL_EXPERTS, head_dim=8, layer_types=_LINEAR, block_size=8, outcomes=_KEPT),
+    _of("MiniMax", **_LOCAL_EXPERTS, head_dim=8, layer_types=_LINEAR, block_size=8, outcomes=_ANEW | _KEPT_ANEW),
     _own("BART", "Bart", **_SEQ2SEQ, outcomes=_DECODER),
     _own("mBART", "MBart", **_SEQ2SEQ, outcomes=_DECODER),
     _own("Pegasus", "Pegasus", **_SEQ2SEQ, outcomes=_NO_CLASSIFIER),
     _own("Blenderbot", "Blenderbot", **_SEQ2SEQ, outcomes=_NO_CLASSIFIER),
-    _of("BioGPT", "BioGpt", tie_word_embeddings=False),
+    _of("BioGPT", "BioGpt", num_hidden_layers=3, tie_word_embeddings=False),
     _own("XGLM", "XGLM", tie_word_embeddings=False, d_model=32, num_layers=2, attention_heads=4, ffn_dim=64, max_position_embeddings=128, outcomes=_NO_CLASSIFIER),
-    _of("RecurrentGemma", head_dim=8, lru_width=32, attention_window_size=8, logits_soft_cap=3.0, outcomes=_NO_CLASSIFIER),
+    _of("RecurrentGemma", num_hidden_layers=3, head_dim=8, lru_width=32, attention_window_size=8, logits_soft_cap=3.0, outcomes=_ANEW | _NO_CLASSIFIER),
     _of("Persimmon", num_key_value_heads=4, partial_rotary_factor=0.5),
     _of("Apertus", outcomes=_NO_CLASSIFIER),
     _of("Arcee"),
