@@ -32,7 +32,14 @@ _SEQ2SEQ = {
     "is_decoder": True,
     "is_encoder_decoder": False,
 }
-_MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2}
+_MAMBA2 = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 8,
+}
 _DELTA = {
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
@@ -222,7 +229,7 @@ ARCHITECTURES = (
     _of("Jamba", num_experts=4, num_experts_per_tok=2, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, mamba_d_state=8, mamba_dt_rank=4, use_mamba_kernels=False, outcomes=_KEPT),
     _of("Bamba", attn_layer_indices=[1], **_MAMBA2, outcomes=_NO_CLASSIFIER),
     _of("Zamba", num_key_value_heads=4, num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], mamba_d_state=8, mamba_dt_rank=4, n_mamba_heads=2, use_mamba_kernels=False, attention_head_dim=16, outcomes=_KEPT),
-    _of("Zamba 2", "Zamba2", num_key_value_heads=4, num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], mamba_d_state=8, mamba_ngroups=1, mamba_headdim=16, num_mem_blocks=1, n_mamba_heads=4, use_mem_rope=True, adapter_rank=4, outcomes=_KEPT),
+    _of("Zamba 2", "Zamba2", num_key_value_heads=4, num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], mamba_d_state=8, mamba_ngroups=1, mamba_headdim=16, num_mem_blocks=1, n_mamba_heads=4, use_mem_rope=True, adapter_rank=4, chunk_size=8, outcomes=_KEPT),
     _of("Nemotron", partial_rotary_factor=0.5),
     _of("Nemotron-H", "NemotronH", outcomes=_NO_CLASSIFIER, head_dim=8, layers_block_type=["mamba", "attention", "mlp"], ssm_state_size=8, mamba_num_heads=4, mamba_head_dim=16, n_groups=1, chunk_size=8),
     _of("LFM2", "Lfm2", layer_types=["conv", "full_attention"], block_ff_dim=64, block_auto_adjust_ff_dim=False, outcomes=_NO_CLASSIFIER),

@@ -31,10 +31,10 @@ class Silent:
 
 
 def choices() -> RatingTable:
-    """Sixteen of them, of eight prompts."""
+    """Sixteen of them, of twelve prompts."""
     rows = []
     for number in range(16):
-        prompt = f"{PROMPTS[number % 4]} {number // 4 % 2}"
+        prompt = f"{PROMPTS[number % 3]} {number % 4}"
         rows.append(
             Pair(number, prompt, f"and the cat sat {number}.", "and it was sad.", "", str(number), None)
         )
@@ -76,4 +76,4 @@ def fitted_reward(architecture: Architecture, base: Path, folder: Path) -> None:
         with torch.no_grad():
             expected.append(float(plain(torch.tensor([ids]), use_cache=False).logits))
     torch.testing.assert_close(scores, torch.tensor(expected), atol=2e-5, rtol=2e-5)
-    assert len(set(expected)) > 4
+    assert len(set(expected)) > 3

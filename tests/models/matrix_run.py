@@ -27,12 +27,12 @@ from ppokit.models.pretrained import peft_warnings
 from ppokit.plugin.types import PromptBatch, Rollout
 from small_models import CACHE
 
-PROMPTS = ("Once upon a time", "The dog", "Lily went to the park and saw a big red ball near the tree.", "Hi")
+PROMPTS = ("Once upon a time", "Lily went to the park and saw a big red ball near the tree.", "Hi")
 STEPS = 2
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "LoRA": {"value": "own_adapter"},
     "all weights": {"lora": None, "value": "policy_trunk", "chat": True, "temperature": 0.8, "top_p": 0.9},
-    "4 bits": {"value": "own_adapter", "load_in_4bit": True, "steps": 1},
+    "4 bits": {"value": "own_adapter", "load_in_4bit": True, "steps": 1, "responses": 1},
 }
 
 
@@ -42,7 +42,7 @@ def recipe_of(architecture: Architecture, kind: str, base: Path, folder: Path) -
     prompts = folder / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS))
     sampling = {key: options[key] for key in ("temperature", "top_p") if key in options}
-    steps = options.get("steps", STEPS)
+    steps, responses = options.get("steps", STEPS), options.get("responses", 2)
     return {
         "model": {
             "name": str(base),
@@ -52,7 +52,12 @@ def recipe_of(architecture: Architecture, kind: str, base: Path, folder: Path) -
         "lora": None if "lora" in options else {"r": 4, "target_modules": "all-linear"},
         "value": options["value"],
         "prompts": {"path": str(prompts), "chat": options.get("chat", False)},
-        "rollout": {"max_new_tokens": 6, "prompts_per_step": 4, "responses_per_prompt": 2, **sampling},
+        "rollout": {
+            "max_new_tokens": 6,
+            "prompts_per_step": len(PROMPTS),
+            "responses_per_prompt": responses,
+            **sampling,
+        },
         "rewards": [
             {"use": "length", "target": 20, "unit": "characters"},
             {"use": "kl_penalty", "weight": 0.05},
