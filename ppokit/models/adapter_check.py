@@ -8,11 +8,14 @@ CorDA), on which the other roles stand.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppokit.errors import ModelError
 from ppokit.messages import listed
 from ppokit.models.pretrained import explained
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Settings of a LoraConfig that the merged sampler and the roles follow, whatever they are.
 _FOLLOWED = frozenset(
@@ -92,3 +95,33 @@ def check_fitted(folder: Path, key: str) -> Any:
     if len(heads) != 1:
         raise ModelError(f"{key}: {folder} is no LoRA adapter with one linear head of one output.")
     return config
+
+
+def check_base(model: nn.Module, folder: str | Path, subject: str) -> None:
+    """Refuse an adapter whose file has weights of the base that are not this base's.
+
+    peft loads them over the base's own, on which the other roles stand; and a saved policy is without them.
+    Files of adapters on embeddings have those of the base too, which are the same.
+
+    Args:
+        model: the base without adapters.
+        subject: how the error begins.
+
+    Raises:
+        ModelError: it cannot be read, or has such weights.
+    """
+    import torch
+    from peft.utils import load_peft_weights
+
+    with explained(f"{subject}: {folder}", expected="a folder of a PEFT adapter"):
+        weights = load_peft_weights(str(folder), device="cpu")
+    own = dict(model.named_parameters(remove_duplicate=False))
+    for key, weight in weights.items():
+        name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        base = own.get(name)
+        if base is not None and not torch.equal(weight.to(base.dtype), base.detach().cpu()):
+            raise ModelError(
+                f"{subject}: {folder} has other weights for the base's {name}, as where tokens were added or "
+                "whole layers trained beside LoRA; expected plain LoRA. Merge it into its base, and give the "
+                "result as model.name."
+            )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
 from ppokit.kernels.frozen_trunk import layers_of
-from ppokit.models.adapter_check import check_adapter, check_fitted
+from ppokit.models.adapter_check import check_adapter, check_base, check_fitted
 from ppokit.models.pretrained import peft_warnings, pretrained_adapter
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
             wrapped = get_peft_model(model, config(), "policy", autocast_adapter_dtype=False)
         else:
             check_adapter(lora.adapter, "lora.adapter")
+            check_base(model, lora.adapter, "lora.adapter")
             wrapped = pretrained_adapter(
                 model,
                 lora.adapter,

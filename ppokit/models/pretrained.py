@@ -51,13 +51,23 @@ def pretrained_adapter(model: Any, folder: str | Path, subject: str, **options: 
     """The model as a PeftModel with the adapter of a folder on.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or its weights are not all of those that the model has places for.
     """
     from peft import PeftModel
 
     expected = "a folder with adapter_config.json and adapter_model.safetensors, for this model"
     with explained(f"{subject}: the adapter {folder}", expected=expected), peft_warnings():
-        return PeftModel.from_pretrained(model, str(folder), **options)
+        # peft goes on with new matrices in the place of those that a file lacks, or names otherwise.
+        warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+        wrapped = PeftModel.from_pretrained(model, str(folder), **options)
+        # And it passes over what it finds no place for; only a second load tells.
+        name = options.get("adapter_name", "default")
+        unexpected = wrapped.load_adapter(
+            str(folder), name, is_trainable=options.get("is_trainable", False)
+        ).unexpected_keys
+        if unexpected:
+            raise ValueError(f"the model has no place for {unexpected[0]}, and others.")
+    return wrapped
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ppokit.data.chat_templates import set_template
 from ppokit.distributed import Processes
 from ppokit.errors import ModelError
 from ppokit.models import quantization
-from ppokit.models.adapter_check import check_adapter
+from ppokit.models.adapter_check import check_adapter, check_base
 from ppokit.models.loading import ModelSource, find_model, load_model, load_tokenizer, pick_dtype
 from ppokit.models.merged import MergedSampler
 from ppokit.models.pretrained import pretrained_adapter
@@ -59,6 +59,7 @@ def load_policy(recipe: Recipe, folder: Path | None, longest_text: int | None = 
         fix_rotary(model, longest_text)
     if adapter is not None:
         check_adapter(adapter, "the policy")
+        check_base(model, adapter, "the policy")
         sampler = None if quantization.is_4bit(model) else MergedSampler(model)
         pretrained_adapter(model, adapter, "the policy", autocast_adapter_dtype=False).eval()
         if sampler is not None:  # as in the run: rounded once, and no weight that is tied to an adapted one

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from ppokit.config.settings import LoraSettings
 from ppokit.errors import ModelError
@@ -92,3 +93,48 @@ def test_plain_lora_is_computed_as_in_peft(tmp_path: Path, settings: dict[str, A
     for role in ("policy", "reference"):
         ours = logprobs(roles, role, token_batch())[0, :3]
         torch.testing.assert_close(ours.detach(), row, atol=1e-4, rtol=1e-4)
+
+
+def rewritten(folder: Path, change: Any) -> Path:
+    """An adapter whose file has other entries."""
+    file = saved(folder) / "adapter_model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda file: {k.removeprefix("base_model.model."): t for k, t in file.items()},
+            "missing adapter keys",
+        ),
+        (lambda file: {k: t for k, t in file.items() if "layers.0" in k}, "missing adapter keys"),
+        (lambda file: {k: t for k, t in file.items() if "lora_A" in k}, "missing adapter keys"),
+        (
+            lambda file: file | {k.replace("layers.1", "layers.2"): t.clone() for k, t in file.items()},
+            "no place for base_model.model.model.layers.2.self_attn.q_proj.lora_A",
+        ),
+        (
+            lambda file: file | {"base_model.model.model.norm.weight": torch.zeros(32)},
+            "other weights for the base's model.norm.weight",
+        ),
+        (
+            lambda file: file | {"base_model.model.lm_head.weight": torch.zeros(64, 32)},
+            "other weights for the base's lm_head.weight",
+        ),
+    ],
+)
+def test_a_file_that_is_not_of_this_model(tmp_path: Path, change: Any, message: str) -> None:
+    lora = LoraSettings(r=4, alpha=8, adapter=str(rewritten(tmp_path, change)))
+    with pytest.raises(ModelError, match=rf"lora\.adapter: .*{message}"):
+        ModelRoles(tiny_llama(), lora=lora, value=None, reference=True)
+
+
+def test_a_file_with_the_bases_own_embeddings(tmp_path: Path) -> None:
+    saved(tmp_path, target_modules=["embed_tokens"])
+    assert "base_model.model.model.embed_tokens.base_layer.weight" in load_file(
+        tmp_path / "adapter_model.safetensors"
+    )
+    lora = LoraSettings(r=4, alpha=8, adapter=str(tmp_path))
+    ModelRoles(tiny_llama(), lora=lora, value=None, reference=True).sampler()
