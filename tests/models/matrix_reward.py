@@ -31,10 +31,10 @@ class Silent:
 
 
 def choices() -> RatingTable:
-    """Sixteen of them, of twelve prompts."""
+    """Sixteen of them, of eight prompts."""
     rows = []
     for number in range(16):
-        prompt = f"{PROMPTS[number % 3]} {number % 4}"
+        prompt = f"{PROMPTS[number % 8 % 3]} {number % 8}"
         rows.append(
             Pair(number, prompt, f"and the cat sat {number}.", "and it was sad.", "", str(number), None)
         )

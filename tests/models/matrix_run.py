@@ -32,6 +32,7 @@ STEPS = 2
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "LoRA": {"value": "own_adapter"},
     "all weights": {"lora": None, "value": "policy_trunk", "chat": True, "temperature": 0.8, "top_p": 0.9},
+    "bfloat16": {"value": "own_adapter", "dtype": "bfloat16", "steps": 1},
     "4 bits": {"value": "own_adapter", "load_in_4bit": True, "steps": 1, "responses": 1},
 }
 
@@ -46,7 +47,7 @@ def recipe_of(architecture: Architecture, kind: str, base: Path, folder: Path) -
     return {
         "model": {
             "name": str(base),
-            "dtype": "float32",
+            "dtype": options.get("dtype", "float32"),
             "load_in_4bit": options.get("load_in_4bit", False),
         },
         "lora": None if "lora" in options else {"r": 4, "target_modules": "all-linear"},
