@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from ppokit.config.components import BuiltComponent, SelectedComponent
+from ppokit.config.components import BuiltComponent
 from ppokit.config.recipe import Recipe
 from ppokit.data.chat_templates import set_template, warn_of_turn_end
 from ppokit.data.prompt_rows import read_prompts
 from ppokit.data.prompts import PromptLimits, Prompts, longest_prompt
 from ppokit.distributed import Processes, check_launch
-from ppokit.errors import ModelError, PluginError
+from ppokit.errors import ModelError
 from ppokit.evaluation.evaluation import Evaluation
 from ppokit.evaluation.view import read_held_out
 from ppokit.models import quantization
@@ -37,12 +36,12 @@ from ppokit.models.memory_audit import byte_audit
 from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.rotary import depends_on_length, fix_rotary
 from ppokit.models.shared_base import DeferredBase, SharedBaseModel
-from ppokit.plugin.protocols import AdvantageWeighting, BuildContext, Need
+from ppokit.plugin.protocols import BuildContext, Need
 from ppokit.rewards.answers import shown_text
 from ppokit.rewards.scorer import Scorer
-from ppokit.rewards.timed_worker import in_worker
 from ppokit.rollout.collect import Collector
 from ppokit.rollout.generate import ResponseGenerator, build_generator
+from ppokit.run.component_builder import ComponentBuilder
 from ppokit.run.components import RunComponent, closed_on_error
 from ppokit.training.backend import Backend, ReplicatedBackend
 from ppokit.training.microbatches import MicroBatcher
@@ -147,7 +146,7 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         base=base,
         chat=settings.prompts.chat,
     )
-    components = _Components(recipe, context, instances, processes.is_main)
+    components = ComponentBuilder(recipe, context, instances, processes.is_main)
     generator = build_generator(recipe, context, processes)
     components.add(generator.engine)
     limits = PromptLimits.of(config, settings.rollout.max_new_tokens)
@@ -246,64 +245,6 @@ def _needs_before_update(recipe: Recipe, value_mode: ValueMode | None) -> frozen
     if update.minibatches > 1 and "old_logprobs" in recipe.needs and for_nothing:
         needs.add("old_logprobs")
     return frozenset(needs)
-
-
-@dataclass
-class _Components:
-    """Builds the recipe's components, each through one guard, and keeps what they built."""
-
-    recipe: Recipe
-    context: BuildContext
-    instances: list[RunComponent]
-    is_main: bool
-
-    def build(self, selected: SelectedComponent) -> BuiltComponent:
-        """A component with its object.
-
-        Raises:
-            PluginError: the plugin failed, or asks to run where its kind cannot.
-        """
-        if selected.runs_on == "main" and selected.kind in ("advantages", "losses", "evaluators"):
-            raise PluginError(
-                f"{selected.where} has runs_on 'main'; {selected.kind} run on every process, so leave it at "
-                "'each'."
-            )
-        return self.add(selected.build(self.context, is_main=self.is_main))
-
-    def build_reward(self, selected: SelectedComponent) -> BuiltComponent:
-        """A reward; in a process of its own where it has a timeout."""
-        elsewhere = selected.runs_on == "main" and not self.is_main
-        if selected.settings.timeout is None or elsewhere:
-            return self.build(selected)
-        context = replace(self.context, base=None)
-        return self.add(selected.built(in_worker(selected, context, self.recipe.disabled)))
-
-    def build_loss(self, selected: SelectedComponent) -> BuiltComponent:
-        """A loss.
-
-        Raises:
-            PluginError: it has a weight that would do nothing.
-        """
-        loss, weight = self.build(selected), selected.settings.weight
-        if isinstance(loss.instance, AdvantageWeighting) and weight != 1.0:
-            raise PluginError(
-                f"{loss.where} weighs the advantages of the other losses and adds none: "
-                f"{loss.key}.weight {weight:g} would do nothing; leave it out."
-            )
-        return loss
-
-    def add(self, built: BuiltComponent) -> BuiltComponent:
-        """Keep what a component has built."""
-        if built.instance is not None:
-            on_error: Any = built.settings.on_error if built.kind == "observers" else "stop"
-            self.instances.append(RunComponent(self._key(built), built.where, built.instance, on_error))
-        return built
-
-    def _key(self, selected: SelectedComponent) -> str:
-        """`observers/tracker`, and `observers/tracker-2` for a second of the same name."""
-        key = f"{selected.kind}/{selected.name}"
-        known = {component.key for component in self.instances}
-        return next(k for n in itertools.count(1) if (k := key if n == 1 else f"{key}-{n}") not in known)
 
 
 def _sha256(text: str) -> str:

@@ -35,8 +35,7 @@ class PromptBatch:
         prompt_ids: token ids of each prompt as the model sees it; no padding.
         rows: every column of the data set, one mapping per prompt.
         resample_round: 0, or which round of dynamic sampling in its step asks these prompts, from 1.
-        prefill: what each response begins with: its tokens are the last of `prompt_ids`, and the core puts
-            it before what an engine returns.
+        prefill: of each response: the last of `prompt_ids`, and not in what an engine returns.
     """
 
     indices: list[int]
@@ -74,11 +73,9 @@ class Rollout:
         response_mask: [B,R] bool.
         loss_mask: [B,R] bool; tokens that the policy wrote itself. False on padding, and on tokens that a
             tool or an environment put into a response: every number of theirs is 0 here and counts nowhere.
-        outcomes: one per response: `finished` (it ended by itself), `truncated` or `failed` (there is
-            none: not scored, not trained on).
+        outcomes: one per response; what `failed` is no response, not scored and not trained on.
         policy_version: [B] int64; number of updates of the policy that wrote each response.
-        sampler_logprobs: [B,R] float32, as the engine sampled them; of recorded responses those under
-            the reference, as if the untrained policy had written them.
+        sampler_logprobs: [B,R] float32, as the engine sampled them; of recorded responses the reference's.
         policy_logprobs: [B,R] float32 by the engine, under the policy that it was given, at the sampling
             temperature over the whole vocabulary; NaN on what it did not sample; None for none.
         old_logprobs: [B,R] float32 under the policy before the update, at the sampling temperature, by the
