@@ -14,6 +14,7 @@ import typer
 from ppokit.cli.options import Column, Debug, Json, OnBadRow, Seed, columns_of
 from ppokit.cli.sections import show
 from ppokit.errors import DataError
+from ppokit.ratings.names import Source, Tool
 
 if TYPE_CHECKING:
     from ppokit.ratings.records import RatingTable
@@ -22,8 +23,6 @@ File = Annotated[
     Path, typer.Argument(metavar="FILE", help="Ratings or pairs: .csv, .tsv, .jsonl, .json or .parquet.")
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="A new .csv file.")]
-Tool = Literal["argilla", "label_studio"]
-Form = Literal["argilla", "label_studio", "mturk", "prodigy", "arena", "hh", "ultrafeedback", "openassistant"]
 
 
 def check(
@@ -179,7 +178,7 @@ def import_(
         Path, typer.Argument(metavar="FILE", help="A .csv, .jsonl, .json or .parquet file of that form.")
     ],
     out: Out,
-    form: Annotated[Form, typer.Option("--from", help="The tool or collection whose form it has.")],
+    form: Annotated[Source, typer.Option("--from", help="The tool or collection whose form it has.")],
     column: Column = None,
     on_bad_row: OnBadRow = "fail",
     debug: Debug = False,

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppokit.config.prompt_settings import HeldOutPromptSettings, PromptSettings
+from ppokit.config.prompt_settings import PromptSettings
 from ppokit.config.settings import LoraSettings
 from ppokit.config.yaml_file import Document
 from ppokit.data.chat_templates import read_template, set_template
-from ppokit.data.prompt_rows import prompt_of
+from ppokit.data.prompt_rows import first_prompts
 from ppokit.errors import DataError, ModelError
 from ppokit.models import quantization
 from ppokit.models.gguf import already_converted
@@ -122,10 +122,7 @@ def _texts(
         if table is not None and sections.get("run") is not None:
             Prompts(table, tokenizer, prompts, sections["rollout"], sections["run"], limits)
         if held_out is not None:
-            own: HeldOutPromptSettings = sections["evaluation"].prompts
-            rows = held_out.records()[: own.limit]
-            numbers = [number for number, _ in held_out.rows[: len(rows)]]
-            texts = [prompt_of(row, own) for row in rows]
+            texts, _, numbers = first_prompts(held_out, sections["evaluation"].prompts)
             longest_prompt(numbers, texts, tokenizer, prompts, limits, "evaluation.prompts")
 
 
@@ -150,12 +147,7 @@ def _local(model: ModelSettings) -> ModelSource | None:
     options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     try:
         if model.name.startswith("package:"):
-            folder = already_converted(model.name)
-            return (
-                None
-                if folder is None
-                else ModelSource(model.name, str(folder), None, model.trust_remote_code)
-            )
+            return None if already_converted(model.name) is None else find_model(model.name, **options)
         source = find_model(model.name, **options)
     except ModelError:  # reported with the model's name
         return None

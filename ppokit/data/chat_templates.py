@@ -114,9 +114,7 @@ def warn_of_turn_end(
         return
     try:
         text = render("What is it?", tokenizer, settings, answer=_SENTINEL)
-    except (
-        DataError
-    ):  # a template that takes no such chat was refused with the run's own prompts, or takes them
+    except DataError:  # a template that takes no such chat has refused the run's own prompts, or takes them
         return
     end = text.rpartition(_SENTINEL)[2].strip()
     ids = tokenizer(end, add_special_tokens=False, verbose=False)["input_ids"]

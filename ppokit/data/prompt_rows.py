@@ -16,7 +16,7 @@ from ppokit.messages import shorten
 from ppokit.plugin.chats import ChatPrompt, read_chat
 
 if TYPE_CHECKING:
-    from ppokit.config.prompt_settings import PromptFileSettings
+    from ppokit.config.prompt_settings import HeldOutPromptSettings, PromptFileSettings
 
 
 def read_prompts(settings: PromptFileSettings, *, chat: bool, key: str = "prompts") -> Table:
@@ -54,6 +54,15 @@ def prompt_of(row: Mapping[str, Any], settings: PromptFileSettings) -> str:
     if isinstance(cell, str):
         return cell
     return ChatPrompt(cell, None if settings.tools is None else row[settings.tools])
+
+
+def first_prompts(
+    table: Table, settings: HeldOutPromptSettings
+) -> tuple[list[str], list[dict[str, Any]], list[int]]:
+    """The prompts of a table's first rows, as many as the settings take: texts, all columns, row numbers."""
+    rows = table.records()[: settings.limit]
+    numbers = [number for number, _ in table.rows[: settings.limit]]
+    return [prompt_of(row, settings) for row in rows], rows, numbers
 
 
 @contextmanager

@@ -109,17 +109,21 @@ def longest_prompt(
         DataError: a prompt cannot be asked.
     """
     longest = 0
-    for start in range(0, len(prompts), _AT_ONCE):
-        some = slice(start, start + _AT_ONCE)
-        encoded = encode_prompts(prompts[some], tokenizer, settings)
-        for number, prompt, ids in zip(numbers[some], prompts[some], encoded, strict=True):
-            fault = limits.fault(ids, tokenizer)
-            if fault is not None:
-                raise DataError(
-                    f"{key}: row {number} {fault}" + (f" It begins {prompt[:60]!r}." if ids else "")
-                )
-            longest = max(longest, len(ids))
+    encoded = _encoded_at_once(prompts, tokenizer, settings)
+    for number, prompt, ids in zip(numbers, prompts, encoded, strict=True):
+        fault = limits.fault(ids, tokenizer)
+        if fault is not None:
+            raise DataError(f"{key}: row {number} {fault}" + (f" It begins {prompt[:60]!r}." if ids else ""))
+        longest = max(longest, len(ids))
     return longest
+
+
+def _encoded_at_once(
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, settings: PromptSettings
+) -> Iterator[list[int]]:
+    """Token ids of each prompt, of any number of them."""
+    for start in range(0, len(prompts), _AT_ONCE):
+        yield from encode_prompts(prompts[start : start + _AT_ONCE], tokenizer, settings)
 
 
 class Prompts:
@@ -167,9 +171,7 @@ class Prompts:
 
     def longest_of_all(self) -> int:
         """Tokens of the longest prompt of the whole data set, whatever steps there will be."""
-        starts = range(0, len(self.texts), _AT_ONCE)
-        rows = (range(start, min(start + _AT_ONCE, len(self.texts))) for start in starts)
-        return max(len(ids) for indices in rows for ids in self._encode(indices))
+        return max(map(len, _encoded_at_once(self.texts, self._tokenizer, self.settings)))
 
     def first(self, count: int) -> list[str]:
         """The first prompts, in the data set's order, of those that the first step asks for."""

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ppokit.data.prompt_rows import prompt_of, read_prompts
+from ppokit.data.prompt_rows import first_prompts, read_prompts
 from ppokit.plugin.chats import ROLES, ChatPrompt
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.types import Rewards, Rollout, Row
@@ -56,9 +56,7 @@ def read_held_out(settings: HeldOutPromptSettings | None, *, chat: bool) -> Held
     if settings is None:
         return HeldOutPrompts()
     table = read_prompts(settings, chat=chat, key="evaluation.prompts")
-    rows = table.records()[: settings.limit]
-    numbers = [number for number, _ in table.rows[: settings.limit]]
-    return HeldOutPrompts([prompt_of(row, settings) for row in rows], rows, numbers)
+    return HeldOutPrompts(*first_prompts(table, settings))
 
 
 @dataclass

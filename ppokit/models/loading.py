@@ -16,6 +16,7 @@ from ppokit.models import quantization
 from ppokit.models.gguf import converted
 from ppokit.models.names import named_folder
 from ppokit.models.pretrained import explained, pretrained_model, pretrained_tokenizer, quiet
+from ppokit.models.rotary import rotary_parameters
 
 if TYPE_CHECKING:
     import torch
@@ -115,13 +116,8 @@ def _reads_ahead(config: Any) -> bool:
 def _check_rotary(config: Any, name: str) -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    kinds = [
-        rope,
-        *(own for own in rope.values() if isinstance(own, dict)),
-    ]  # some have one for each layer type
     known = ("default", *ROPE_INIT_FUNCTIONS)
-    for kind in filter(None, (own.get("rope_type") for own in kinds)):
+    for kind in filter(None, (own.get("rope_type") for own in rotary_parameters(config))):
         if kind not in known:
             raise ModelError(
                 f"model.name: the rotary factors of {name} are of the type {kind!r} (rope_parameters in its "
@@ -176,19 +172,19 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> 
         ModelError: a text is no single token of the tokenizer's.
     """
     ids: list[int] = []
-    vocabulary = tokenizer.get_vocab() if tokens else {}
     for text in tokens:
-        found = [vocabulary[text]] if text in vocabulary else []
-        if tokenizer.decode(found, skip_special_tokens=False) != text:  # another name, as of a line break
-            found = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        if len(found) != 1 or (found[0] == tokenizer.unk_token_id and text != tokenizer.unk_token):
+        token = tokenizer.convert_tokens_to_ids(text)
+        encoded = [] if token is None else [token]
+        if tokenizer.decode(encoded, skip_special_tokens=False) != text:  # another name, as of a line break
+            encoded = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if len(encoded) != 1 or (encoded[0] == tokenizer.unk_token_id and text != tokenizer.unk_token):
             near = suggest(text, tokenizer.get_added_vocab())
             raise ModelError(
                 f"rollout.end_tokens: {text!r} is no single token of the model's tokenizer{near}; expected "
                 "texts of its tokens, such as <|im_end|>. A text of several tokens ends a response by "
                 "rollout.stop."
             )
-        ids.append(found[0])
+        ids += encoded
     return ids
 
 

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
 from ppokit.errors import ModelError
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 _TYPES = ("dynamic", "longrope")
+
+
+def rotary_parameters(config: Any) -> list[dict[str, Any]]:
+    """The rotary parameters of a configuration; some have one set for each kind of layer."""
+    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    return [rope, *(own for own in rope.values() if isinstance(own, dict))]
 
 
 def depends_on_length(config: Any) -> bool:
@@ -45,26 +49,26 @@ def fix_rotary(model: PreTrainedModel, longest: int, key: str = "model.name") ->
     parameters = _parameters(model.config)
     if not parameters:
         return
-    fixed = _Longest(longest, _most(model.config, parameters, longest))
-    found = False
-    for module in model.modules():
-        if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
-            module.register_forward_pre_hook(fixed.extend, with_kwargs=True)
-            module.register_forward_hook(_shortened)
-            found = True
-    if not found:
+    modules = [
+        module
+        for module in model.modules()
+        if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
+    ]
+    if not modules:
         raise ModelError(
             f"{key}: the rotary factors of {type(model).__name__} change with the length of a text, and "
             "its code has no such module as transformers' models have; choose a model whose rope_parameters "
             "are of another type than dynamic or longrope."
         )
+    fixed = _Longest(longest, _most(model.config, parameters, longest))
+    for module in modules:
+        module.register_forward_pre_hook(fixed.extend, with_kwargs=True)
+        module.register_forward_hook(_shortened)
 
 
 def _parameters(config: Any) -> list[dict[str, Any]]:
-    """Those that depend on the length; there may be some for each kind of layer."""
-    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    kinds = [rope, *(own for own in rope.values() if isinstance(own, dict))]
-    return [kind for kind in kinds if kind.get("rope_type") in _TYPES]
+    """Those that depend on the length."""
+    return [own for own in rotary_parameters(config) if own.get("rope_type") in _TYPES]
 
 
 def _most(config: Any, parameters: list[dict[str, Any]], longest: int) -> int | None:
@@ -85,6 +89,8 @@ class _Longest:
 
     def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Its factors go by the largest position of all."""
+        import torch
+
         by_name = "position_ids" in kwargs
         positions: Tensor = kwargs["position_ids"] if by_name else args[1]
         if self.most is not None:
@@ -107,6 +113,6 @@ class _Longest:
 
 def _shortened(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     """Without the position that was appended."""
-    if isinstance(output, Tensor):
-        return output[..., :-1, :]
-    return tuple(part[..., :-1, :] for part in output)
+    if isinstance(output, tuple):
+        return tuple(part[..., :-1, :] for part in output)
+    return output[..., :-1, :]

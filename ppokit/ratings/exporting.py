@@ -12,12 +12,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
+from ppokit.ratings.names import Tool
 from ppokit.ratings.records import RatingTable
 from ppokit.ratings.writing import write_csv
 
-Tool = Literal["argilla", "label_studio"]
 FIELDS = {"ratings": ("response",), "pairs": ("response_1", "response_2")}
 PREFERENCE = "preference"
 _Items = dict[tuple[str, ...], list[tuple[str, float]]]  # item and texts: raters and their ratings, or 1 or 2

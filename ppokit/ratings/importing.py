@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ppokit.data.formats import BadRow, Table
 from ppokit.data.tables import OnBadRow, read_table
@@ -14,14 +14,12 @@ from ppokit.ratings.annotation_forms import MechanicalTurk, Prodigy
 from ppokit.ratings.collection_forms import Arena, HelpfulHarmless, OpenAssistant, UltraFeedback
 from ppokit.ratings.exporting import FIELDS
 from ppokit.ratings.form import Form
+from ppokit.ratings.names import Source
 from ppokit.ratings.records import RatingColumns, RatingTable
 from ppokit.ratings.table import table_of
 from ppokit.ratings.tool_forms import Argilla, LabelStudio
 from ppokit.ratings.writing import PAIR_COLUMNS, RATING_COLUMNS
 
-Source = Literal[
-    "argilla", "label_studio", "mturk", "prodigy", "arena", "hh", "ultrafeedback", "openassistant"
-]
 FORMS: dict[Source, type[Form]] = {
     "argilla": Argilla,
     "label_studio": LabelStudio,

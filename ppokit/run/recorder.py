@@ -63,6 +63,7 @@ class RunRecorder:
 
         Args:
             hashes: SHA-256 of the recipe, the prompts and the policy.
+            longest_text: tokens of the longest prompt and its response.
 
         Returns: the step that was done last.
         """

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppokit.errors import DataError
-from ppokit.ratings.exporting import Tool, export, harmless, restored
+from ppokit.ratings.exporting import export, harmless, restored
 from ppokit.ratings.importing import import_table
+from ppokit.ratings.names import Tool
 from ppokit.ratings.records import Pair, Rating, RatingColumns, RatingTable
 from ppokit.ratings.table import read_ratings
 from ppokit.ratings.writing import write_csv, write_table

@@ -11,7 +11,8 @@ import pytest
 
 from ppokit.data.formats import BadRow
 from ppokit.errors import DataError
-from ppokit.ratings.importing import Source, import_table
+from ppokit.ratings.importing import import_table
+from ppokit.ratings.names import Source
 from ppokit.ratings.records import RatingColumns, RatingTable
 from ppokit.ratings.table import read_ratings
 
