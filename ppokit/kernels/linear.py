@@ -29,7 +29,7 @@ def install(model: Any) -> bool:
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return False
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    probe = torch.arange(vocabulary // 4, vocabulary // 4 + 4, device=model.device).view(4, 1)
+    probe = torch.arange(vocabulary // 4, vocabulary // 4 + 4, device=model.device).view(4, 1) % vocabulary
     expected = model(input_ids=probe, use_cache=False).logits.float()
     new = [m for m in model.modules() if type(m) is nn.Linear and m.bias is None and not is_patched(m)]
     for module in new:

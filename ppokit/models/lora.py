@@ -195,7 +195,8 @@ def out_of_reach(model: Any) -> list[str]:
         for name, module in model.named_modules()
     ]
     try:
-        model(input_ids=torch.arange(4, device=model.device)[None])
+        size = model.get_input_embeddings().weight.shape[0]
+        model(input_ids=(torch.arange(4, device=model.device) % size)[None])
     finally:
         for hook in hooks:
             hook.remove()

@@ -236,7 +236,8 @@ class ModelRoles:
         Raises:
             ModelError: the model transforms or scales them between the two.
         """
-        ids = torch.arange(8, device=self.device)[None]
+        size = self.model.get_input_embeddings().weight.shape[0]
+        ids = (torch.arange(8, device=self.device) % size)[None]
         last = self.model.base_model(input_ids=ids, use_cache=False)[0]
         if not torch.equal(last, final_states(self.model, input_ids=ids, use_cache=False)[0]):
             raise ModelError(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ppokit.errors import ModelError
+from ppokit.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -124,21 +124,35 @@ def _measured(model: Any) -> LogitRule:
     head = output_head(model)
     numbers = torch.linspace(-_LARGEST, _LARGEST, head.weight.shape[0], device=model.device)
     numbers = numbers.to(head.weight.dtype)
-    probe = torch.arange(4, device=model.device).unsqueeze(0)
+    probe = torch.arange(4, device=model.device) % model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
-        final_states(model, input_ids=probe, use_cache=False)  # which sees that the layer is called
+        try:
+            model(input_ids=probe[None], use_cache=False)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"model.name: {type(model).__name__} does not run on the tokens of a text alone "
+                f"({type(error).__name__}: {first_line(error)}); expected a causal language model."
+            ) from error
+        states, _ = final_states(model, input_ids=probe[None], use_cache=False)
+        if states.shape[:-1] != (1, len(probe)):
+            raise ModelError(
+                f"model.name: the output layer of {type(model).__name__} reads states of the shape "
+                f"{list(states.shape)} for one text of {len(probe)} tokens; expected one per token, for the "
+                "next one."
+            )
         with _replaced(head, lambda hidden: numbers.expand(*hidden.shape[:-1], -1).clone()):
-            logits = model(input_ids=probe, use_cache=False).logits[0, -1].float()
+            logits = model(input_ids=probe[None], use_cache=False).logits[0, -1].float()
     config = model.config.get_text_config()
     caps = [None, *_factors(config, _CAPS)]
     factors = _factors(config, _SCALES)
     scales = [1.0, *factors, *(1 / factor for factor in factors)]
     exact = 1e-5 if head.weight.dtype == torch.float32 else 0.03
-    for cap, scale in itertools.product(caps, scales):
-        rule = LogitRule(len(logits), scale, cap)
-        expected = rule(numbers)
-        if bool((logits - expected).abs().max() <= exact * expected.abs().max()):
-            return rule
+    rules = [LogitRule(len(logits), scale, cap) for cap, scale in itertools.product(caps, scales)]
+    # The nearest: in bfloat16 a scale of 1.02 is within the rounding of none.
+    nearest = min(rules, key=lambda rule: float((logits - rule(numbers)).square().mean()))
+    expected = nearest(numbers)
+    if bool((logits - expected).abs().max() <= exact * expected.abs().max()):
+        return nearest
     raise ModelError(
         f"model.name: {type(model).__name__} changes its logits after the output layer in a way that none of "
         f"its configuration's factors explains (known are {', '.join((*_CAPS, *_SCALES))}); choose a model "

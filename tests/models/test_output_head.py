@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import (
     BertLMHeadModel,
     Cohere2ForCausalLM,
+    CohereForCausalLM,
     FalconH1ForCausalLM,
     Gemma2ForCausalLM,
     GraniteForCausalLM,
@@ -18,15 +19,19 @@ from transformers import (
     ModernBertDecoderForCausalLM,
     NanoChatForCausalLM,
     PreTrainedModel,
+    ProphetNetConfig,
+    ProphetNetForCausalLM,
     RecurrentGemmaForCausalLM,
+    XmodForCausalLM,
 )
 from transformers.modeling_outputs import CausalLMOutput
 
 from ppokit.errors import ModelError
 from ppokit.models.logprobs import token_logprobs
+from ppokit.models.roles import ModelRoles
 from ppokit.plugin.output_head import LogitRule, final_states, logit_rule, next_token_logits, output_head
 from small_models import tiny, tiny_llama
-from small_roles import logprobs, policy_params, randomize, roles_of, token_batch
+from small_roles import LORA, logprobs, policy_params, randomize, roles_of, token_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
@@ -121,6 +126,42 @@ def test_scale_and_cap_by_hand(temperature: float) -> None:
     (slope,) = torch.autograd.grad(result.sum(), hidden)
     # d log sigmoid(u) = (1 - p) du,  u = 6 tanh(2 h / 3) / temperature
     torch.testing.assert_close(slope[0, 0], (1 - chance) * 4 * (1 - bound**2) / temperature)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("kind", "settings", "rule"),
+    [
+        (CohereForCausalLM, {"logit_scale": 1.02}, LogitRule(64, scale=1.02)),
+        (GraniteForCausalLM, {"logits_scaling": 1.02}, LogitRule(64, scale=1 / 1.02)),
+        (Gemma2ForCausalLM, {"head_dim": 16, "final_logit_softcapping": 400.0}, LogitRule(64, cap=400.0)),
+    ],
+)
+def test_factors_that_change_little(
+    kind: type[PreTrainedModel], settings: dict[str, Any], rule: LogitRule, dtype: torch.dtype
+) -> None:
+    model = tiny(kind, **{"vocab_size": 64, "num_key_value_heads": 2, **NO_TOKENS, **settings}).to(dtype)
+    assert logit_rule(model) == rule
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_vocabularies_of_a_few_tokens(size: int) -> None:
+    model = tiny(LlamaForCausalLM, vocab_size=size, num_key_value_heads=2)
+    assert ModelRoles(model, lora=LORA, value=None, reference=False).sampler() is not None
+
+
+def test_models_that_need_more_than_a_text_or_predict_several_tokens() -> None:
+    with pytest.raises(ModelError, match=r"model\.name: Xmod.* does not run .*Input language unknown"):
+        logit_rule(tiny(XmodForCausalLM, is_decoder=True))
+    sizes = {
+        "hidden_size": 32,
+        "decoder_ffn_dim": 64,
+        "num_decoder_layers": 1,
+        "num_decoder_attention_heads": 2,
+    }
+    config = ProphetNetConfig(vocab_size=64, is_decoder=True, add_cross_attention=False, **sizes)
+    with pytest.raises(ModelError, match=r"model\.name: .* reads states of the shape \[1, 2, 4, 32\]"):
+        logit_rule(ProphetNetForCausalLM(config).eval())
 
 
 def test_the_vocabulary_may_be_narrower_than_the_layer() -> None:
