@@ -14,7 +14,10 @@ Message = dict[str, Any]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _FORM = "expected a list of messages such as {role: user, content: ...}"
-_WRITTEN_CHAT = re.compile(r"\s*\[\s*(\{\s*['\"](role|content|from)['\"]|\]\s*$)")
+_WRITTEN_CHAT = re.compile(
+    r"\s*\[\s*(\{\s*['\"](role|content|from)['\"]|\]\s*$"
+    rf"|\{{[^{{}}]*['\"]role['\"]\s*:\s*['\"]({'|'.join(ROLES)})['\"])"  # behind a name, or the id of a call
+)
 
 
 class ChatPrompt(str):
@@ -122,7 +125,7 @@ def _message(message: Any, number: int) -> Message:
     if role not in ROLES:
         raise ValueError(f"message {number} is of the role {role!r}; expected {listed(ROLES, 'or')}")
     if isinstance(content, list | tuple):  # parts, as for models that also see pictures
-        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+        parts = [_part(part) for part in content]
         texts = [part for part in parts if isinstance(part, str)]
         content = "".join(texts) if len(texts) == len(parts) else content
     if content is None and role == "assistant" and read.get("tool_calls"):
@@ -133,6 +136,13 @@ def _message(message: Any, number: int) -> Message:
     if "tool_calls" in read:
         read["tool_calls"] = [_tool_call(call, number) for call in read["tool_calls"]]
     return read
+
+
+def _part(part: Any) -> Any:
+    """Its text; None of a picture, which may have an empty text in a table."""
+    if isinstance(part, Mapping):
+        return part.get("text") if part.get("type", "text") in ("text", "input_text") else None
+    return part
 
 
 def _tool_call(call: Any, number: int) -> Any:

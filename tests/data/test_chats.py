@@ -180,6 +180,14 @@ class TestCells:
         assert [chat_of(chat).messages for chat in chats[:2]] == [CHAT, CHAT]
         assert chats[2:] == ["[1] is a list", "Hello"]
 
+    @pytest.mark.parametrize("first", [{"name": "Ann"}, {"id": 7, "tool_calls": None}])
+    def test_written_chats_whose_role_comes_later(self, first: dict[str, Any]) -> None:
+        assert chat_of(read_chat(json.dumps([{**first, **HELLO}]))).messages[0]["content"] == "Hello"
+
+    def test_text_that_begins_as_a_list_of_mappings(self) -> None:
+        text = '[{"name": "Ann", "role": "admin"}] Who is she?'
+        assert read_chat(text) == text
+
     def test_parts_of_text(self) -> None:
         parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "!"}]
         assert chat_of(read_chat([{"role": "user", "content": parts}])) == "Hello!"
@@ -197,6 +205,15 @@ class TestCells:
             ([{"role": "human", "content": "Hi"}], "message 1 is of the role 'human'; expected system, "),
             ([HELLO, {"role": "user"}], "the content of message 2 is None; expected text"),
             ([{"role": "user", "content": [{"type": "image"}]}], r"message 1 is \[\{'type': 'image'\}\]"),
+            (
+                [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image", "text": ""}, {"type": "text", "text": "Hi"}],
+                    }
+                ],
+                r"message 1 is \[\{'type': 'image'",
+            ),
             (["Hello"], "message 1 has no role"),
             ({"role": "user", "content": "Hi"}, "expected text or a list of messages"),
             (json.dumps(CHAT)[:-9], "a list that is not JSON"),
