@@ -37,9 +37,14 @@ Each run is checked, in float32 and to 1e-5 nats per token where nothing else is
 12. Prompts of a chat stand in the chat template.
 
 How a model is sampled is found out when it first comes. Prompts of several lengths are mostly read
-together; those of BART, mBART, Pegasus, Blenderbot, Mamba and Falcon-Mamba in groups of one length. RWKV,
-MiniMax and RecurrentGemma keep no state that sampling could go on from: each text is read anew for each
-token, which is slow, and a warning says so.
+together; those of BART, Pegasus and Mamba in groups of one length. RWKV, MiniMax and RecurrentGemma keep no
+state that sampling could go on from: each text is read anew for each token, which is slow, and a warning
+says so.
+
+An architecture of the same kinds of layers as others in the table is not in it. These passed the same
+checks: Arcee, Blenderbot, CodeGen, dots1, ERNIE 4.5, EXAONE 4, Falcon-Mamba, GLM, GraniteMoE, Helium,
+Hunyuan, LFM2-MoE, mBART, Ministral, OLMo 2, OLMo hybrid, OLMoE, Persimmon, Qwen2-MoE, Qwen3.5-MoE, Seed-OSS,
+StarCoder 2 and Zamba.
 
 The columns are what a recipe asks for: `lora` on every linear layer, unless a note says otherwise;
 `lora: null`; `model.load_in_4bit`, against plain transformers on the same 4 bits; and a reward model that
