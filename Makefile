@@ -24,7 +24,7 @@ NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHO
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test thorough models faults mutants lint lint-code lint-types lint-layers
-.PHONY: lint-spelling lint-workflow check bench bench-kernels bench-algorithms bench-trl clean
+.PHONY: lint-spelling lint-workflow check bench bench-kernels bench-algorithms bench-trl gpu-pack clean
 
 # The tests and the step benchmark use nothing from the network.
 test thorough models faults mutants check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
@@ -102,6 +102,9 @@ bench-algorithms: setup  ## time every estimator and loss, and draw how the pres
 
 bench-trl: setup $(TRL_STAMP)  ## compare with TRL 1.12.0, in a virtual environment of its own
 	$(BIN)/python benchmarks/compare_trl.py --trl-python $(TRL_BIN)/python --steps $(STEPS)
+
+gpu-pack: setup  ## fetch the wheels that benchmarks/gpu needs on a machine without a network, into .gpu-pack
+	$(BIN)/python benchmarks/gpu/pack.py
 
 $(TRL_STAMP): constraints.txt
 	rm -f $(TRL_STAMP)
