@@ -24,7 +24,9 @@ class PromptFileSettings(Section):
         description="A .csv, .tsv, .jsonl, .json, .parquet or .txt file, or a data set on the hub."
     )
     column: Text = Field(default="prompt", description="Column that holds the prompts.")
-    split: Text = Field(default="train", description="Split of the data set.")
+    split: Text | None = Field(
+        default=None, description="Split of a data set of the hub; train, if not set. A file has none."
+    )
     types: dict[Text, CellType] = Field(
         default={},
         description="Types of other columns, such as {answer: float}: text, int, float or bool. Not set: as "

@@ -117,22 +117,24 @@ def _parquet(file: Path, path: str) -> Table:
     return Table(path, tuple(table.column_names), rows)
 
 
-def load_table(path: str, split: str, known: Collection[str] = ()) -> Table:
+def load_table(path: str, split: str | None, known: Collection[str] = ()) -> Table:
     """As `read_table`; what is no file is a data set of the hub, or a folder that `datasets` can read.
 
     Args:
-        split: of a data set.
+        split: of a data set; None for "train".
 
     Raises:
-        DataError: it cannot be read, or is empty.
+        DataError: it cannot be read, or is empty; or a file is asked for a split.
     """
     if is_local(path) and not Path(path).expanduser().is_dir():
+        if split is not None:
+            raise DataError(f"{path} is a file, which has no split {split!r}; leave split out")
         return read_table(path, known)
     import datasets
 
     datasets.disable_progress_bars()
     try:
-        data = datasets.load_dataset(path, split=split)
+        data = datasets.load_dataset(path, split=split or "train")
         header = tuple(data.column_names)
         rows = [(number, [row[name] for name in header]) for number, row in enumerate(data, 1)]
     except Exception as error:  # datasets raises a dozen types, from many libraries

@@ -98,7 +98,7 @@ def held_out_prompts(
     chat = trained_on.chat
     known = set(map(same_prompt, _column(trained_on.path, trained_on.split, trained_on.column, chat)))
     try:
-        texts = _column(path, "train", column, chat)
+        texts = _column(path, None, column, chat)
     except DataError as error:
         raise DataError(f"--prompts: {error}") from error
     asked = list({same_prompt(text): text for text in reversed(texts)}.values())[::-1]
@@ -113,7 +113,7 @@ def held_out_prompts(
     return kept[:limit], notes
 
 
-def _column(path: str, split: str, column: str, chat: bool) -> list[str]:
+def _column(path: str, split: str | None, column: str, chat: bool) -> list[str]:
     """The prompts in a column of a file or data set, blanks left out."""
     table = load_table(path, split, {column})
     index = table.index(column)

@@ -219,7 +219,7 @@ class TestWhatTheModelLacks:
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
-    return load_table(path, "train", {"prompt"}).records()
+    return load_table(path, None, {"prompt"}).records()
 
 
 class TestFiles:
@@ -231,6 +231,11 @@ class TestFiles:
         path = tmp_path / name
         path.write_text(text, encoding="utf-8")
         return str(path)
+
+    def test_a_file_has_no_splits(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "p.txt", "a\nb\n")
+        with pytest.raises(DataError, match=r"p\.txt is a file, which has no split 'test'; leave split out$"):
+            load_table(path, "test", {"prompt"})
 
     def test_json_lines_with_ragged_columns_and_odd_line_separators(self, tmp_path: Path) -> None:
         """U+2028 is no end of a line in JSON lines, though str.splitlines says so."""
