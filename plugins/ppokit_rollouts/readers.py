@@ -197,31 +197,36 @@ class WholeTextReader:
     def read(self, prompt_ids: Sequence[Sequence[int]], repeats: int) -> tuple[Tensor, Tensor]:
         import torch
 
-        self.texts = [list(ids) for ids in prompt_ids]
+        self.lengths = [len(ids) for ids in prompt_ids]
+        width = max(self.lengths)
+        self.ids = torch.tensor([list(ids) + [0] * (width - len(ids)) for ids in prompt_ids]).to(self.device)
         logits = self._logits()
-        self.texts = [list(ids) for ids in prompt_ids for _ in range(repeats)]
-        return logits.repeat_interleave(repeats, dim=0), torch.arange(len(self.texts))
+        self.ids = self.ids.repeat_interleave(repeats, dim=0)
+        self.lengths = [length for length in self.lengths for _ in range(repeats)]
+        return logits.repeat_interleave(repeats, dim=0), torch.arange(len(self.lengths))
 
     def select(self, rows: Tensor) -> None:
-        self.texts = [list(self.texts[row]) for row in rows.tolist()]
+        self.ids = self.ids[rows.to(self.device)]
+        self.lengths = [self.lengths[row] for row in rows.tolist()]
 
     def append(self, tokens: Tensor) -> Tensor:
-        for text, token in zip(self.texts, tokens.tolist(), strict=True):
-            text.append(token)
+        import torch
+
+        self.ids = torch.nn.functional.pad(self.ids, (0, 1))
+        self.ids[torch.arange(len(tokens)), torch.tensor(self.lengths)] = tokens
+        self.lengths = [length + 1 for length in self.lengths]
         return self._logits()
 
     def _logits(self) -> Tensor:
         """[b,V] of what follows each text."""
         import torch
 
-        lengths = [len(text) for text in self.texts]
         parts: list[Tensor] = []
         order: list[int] = []
-        for indices in token_batches(range(len(lengths)), lengths, TOKENS_AT_A_TIME):
-            width = max(lengths[i] for i in indices)
-            ids = torch.tensor([self.texts[i] + [0] * (width - lengths[i]) for i in indices])
-            last = torch.tensor([lengths[i] - 1 for i in indices]).to(self.device)
-            parts.append(self.forward(last, input_ids=ids.to(self.device), use_cache=False)[0])
+        for indices in token_batches(range(len(self.lengths)), self.lengths, TOKENS_AT_A_TIME):
+            ids = self.ids[indices, : max(self.lengths[i] for i in indices)]
+            last = torch.tensor([self.lengths[i] - 1 for i in indices]).to(self.device)
+            parts.append(self.forward(last, input_ids=ids, use_cache=False)[0])
             order += indices
         return torch.cat(parts)[torch.tensor(order).argsort().to(self.device)]
 

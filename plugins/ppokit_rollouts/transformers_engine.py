@@ -21,38 +21,27 @@ from ppokit.plugin import (
     GenerationRequest,
     Options,
     PolicyHandle,
-    decode_responses,
     hookimpl,
 )
+from ppokit_rollouts.decoding import Decoding
 from ppokit_rollouts.reading import reading_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ppokit_rollouts.readers import Reader
 
-
-def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """One token per row: the first whose cumulative probability exceeds the row's uniform number.
-
-    Args:
-        logits: [b,V] float32; -inf rules a token out.
-        uniforms: [b] in [0, 1).
-
-    Returns: [b] int64. A token of probability 0 is never drawn.
-    """
-    import torch
-
-    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
-    total = cumulative[:, -1]
-    # Rounding may carry u * total up to total itself, behind which no token stands.
-    below = torch.nextafter(total, torch.zeros_like(total))
-    wanted = torch.minimum(uniforms.to(total) * total, below)
-    return torch.searchsorted(cumulative, wanted.unsqueeze(-1), right=True).squeeze(-1)
+CHECK_EVERY = 16
+"""Tokens between two looks at a device that works on while the CPU waits."""
 
 
 class TransformersOptions(Options):
     batch_size: int = Field(256, gt=0, description="responses sampled at a time")
+    check_every: int | None = Field(
+        None,
+        gt=0,
+        description="tokens after which the CPU looks for stop strings and lets finished responses leave the "
+        "batch; nothing else of the token loop is on the CPU. Not set: 1 on a CPU, 16 on other devices",
+    )
 
 
 class TransformersEngine:
@@ -76,14 +65,16 @@ class TransformersEngine:
         import torch
 
         prompt_ids = request.prompts.prompt_ids
-        parts: list[_Decoding] = []
+        parts: list[Decoding] = []
         order: list[int] = []
         with torch.inference_mode():
-            reading = reading_of(policy.model())
+            model = policy.model()
+            reading = reading_of(model)
+            check_every = self.options.check_every or (1 if model.device.type == "cpu" else CHECK_EVERY)
             size = max(1, self.options.batch_size // request.n)
             for batch in reading.batches([len(ids) for ids in prompt_ids], size):
                 drawn = None if uniforms is None else uniforms[batch].flatten(0, 1)
-                decoding = _Decoding(request, policy, [prompt_ids[i] for i in batch], drawn)
+                decoding = Decoding(request, policy, [prompt_ids[i] for i in batch], drawn, check_every)
                 decoding.run(reading.reader(request.sampling.max_new_tokens))
                 parts.append(decoding)
                 order += [i * request.n + k for i in batch for k in range(request.n)]
@@ -100,115 +91,6 @@ class TransformersEngine:
             texts=in_order("texts"),
             policy_logprobs=in_order("policy_logprobs") if request.policy_logprobs else None,
         )
-
-
-class _Decoding:
-    """One batch in progress; `ids`, `sampler_logprobs` and `finished` hold one entry per response."""
-
-    def __init__(
-        self,
-        request: GenerationRequest,
-        policy: PolicyHandle,
-        prompt_ids: list[list[int]],
-        uniforms: Tensor | None,
-    ) -> None:
-        self.sampling = request.sampling
-        self.tokenizer = policy.tokenizer
-        self.prompt_ids = prompt_ids
-        self.repeats = request.n
-        self.uniforms = uniforms
-        self.needs_policy_logprobs = request.policy_logprobs
-        count = len(prompt_ids) * request.n
-        self.ids: list[list[int]] = [[] for _ in range(count)]
-        self.sampler_logprobs: list[list[float]] = [[] for _ in range(count)]
-        self.policy_logprobs: list[list[float]] = [[] for _ in range(count)]
-        self.finished = [False] * count
-        self.stops_at: list[str | None] = [None] * count
-        self.end_ids = policy.end_ids | set(request.sampling.stop_token_ids)
-
-    def run(self, reader: Reader) -> None:
-        import torch
-
-        sampling = self.sampling
-        logits, alive = reader.read(self.prompt_ids, self.repeats)
-        for step in range(sampling.max_new_tokens):
-            logits = logits.float()
-            if sampling.temperature != 1.0:
-                logits = logits / sampling.temperature
-            allowed = self.process_logits(logits, step)
-            if self.uniforms is None:
-                tokens = allowed.argmax(dim=-1)
-            else:
-                tokens = sample(allowed, self.uniforms[alive, step].to(logits.device))
-            chosen = whole = _logprobs(allowed, tokens)
-            if self.needs_policy_logprobs and allowed is not logits:
-                whole = _logprobs(logits, tokens)
-            active = self.append_tokens(alive.tolist(), tokens.tolist(), chosen.tolist(), whole.tolist())
-            if not active or step + 1 == sampling.max_new_tokens:
-                return
-            if len(active) < len(alive):
-                keep = torch.tensor(active)
-                reader.select(keep)
-                alive, tokens = alive[keep], tokens[keep.to(tokens.device)]
-            logits = reader.append(tokens)
-
-    def process_logits(self, logits: Tensor, step: int) -> Tensor:
-        """[b,V] logits of the sampling distribution: the policy's own, where no option rules tokens out."""
-        from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-
-        sampling = self.sampling
-        if step < sampling.min_new_tokens and self.end_ids:
-            logits = logits.clone()
-            logits[:, sorted(self.end_ids)] = -float("inf")
-        if sampling.top_k is not None:
-            logits = TopKLogitsWarper(sampling.top_k)(None, logits)
-        if sampling.top_p is not None and sampling.top_p < 1.0:
-            logits = TopPLogitsWarper(sampling.top_p)(None, logits)
-        if sampling.min_p is not None:
-            logits = MinPLogitsWarper(sampling.min_p)(None, logits)
-        return logits
-
-    def append_tokens(
-        self, alive: list[int], tokens: list[int], logprobs: list[float], whole: list[float]
-    ) -> list[int]:
-        """Record one token per response; return the positions in `alive` that go on."""
-        active = []
-        for position, (index, token) in enumerate(zip(alive, tokens, strict=True)):
-            self.ids[index].append(token)
-            self.sampler_logprobs[index].append(logprobs[position])
-            self.policy_logprobs[index].append(whole[position])
-            if token in self.end_ids or self._stopped(index):
-                self.finished[index] = True
-            else:
-                active.append(position)
-        return active
-
-    def _stopped(self, index: int) -> bool:
-        """Whether the text now holds a stop string."""
-        if not self.sampling.stop:
-            return False
-        prompt = self.prompt_ids[index // self.repeats]
-        (text,) = decode_responses(self.tokenizer, [prompt], [self.ids[index]])
-        positions = [text.index(stop) for stop in self.sampling.stop if stop in text]
-        if not positions:
-            return False
-        self.stops_at[index] = text[: min(positions)]
-        return True
-
-    @property
-    def texts(self) -> list[str]:
-        """Decoded responses, each up to a stop string."""
-        prompts = [prompt for prompt in self.prompt_ids for _ in range(self.repeats)]
-        decoded = decode_responses(self.tokenizer, prompts, self.ids)
-        return [
-            whole if stopped is None else stopped
-            for whole, stopped in zip(decoded, self.stops_at, strict=True)
-        ]
-
-
-def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """[b] of one token per row."""
-    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
 
 
 @hookimpl

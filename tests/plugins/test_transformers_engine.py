@@ -19,8 +19,9 @@ from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeed
 from ppokit.plugin.output_head import logit_rule, output_head
 from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
-from ppokit_rollouts import transformers_engine
-from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions, sample
+from ppokit_rollouts import decoding
+from ppokit_rollouts.decoding import sample
+from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
 from small_models import tiny
 
 torch.set_num_threads(1)  # on such small tensors, several threads mostly wait for each other
@@ -58,13 +59,15 @@ def respond(
     numbers: Tensor | None,
     *,
     batch_size: int = 256,
+    check_every: int | None = None,
     policy_logprobs: bool = False,
     **sampling: Any,
 ) -> Generation:
     """The engine's responses, drawn by these numbers."""
     n = 1 if numbers is None else numbers.shape[1]
     request = GenerationRequest(batch, n, None, SamplingParams(**sampling), policy_logprobs)
-    return TransformersEngine(TransformersOptions(batch_size=batch_size)).sample(policy, request, numbers)
+    options = TransformersOptions(batch_size=batch_size, check_every=check_every)
+    return TransformersEngine(options).sample(policy, request, numbers)
 
 
 def finished(generation: Generation) -> list[bool]:
@@ -345,6 +348,42 @@ class TestWork:
             expected = logps.gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
             assert logprobs == pytest.approx(expected, abs=1e-4)
 
+    @pytest.mark.parametrize(("check_every", "stop"), [(7, ()), (5, ("e", "a d")), (64, ("e",))])
+    def test_looking_less_often_changes_no_response(
+        self, policy: Policy, check_every: int, stop: tuple[str, ...]
+    ) -> None:
+        """Rows that have ended draw on until they leave, and leave no trace."""
+        often = replace(policy, end_ids=frozenset(range(2, 512, 24)))
+        batch, numbers = prompts_of(policy), uniforms(3, 8, 30, seed=9)
+        options: dict[str, Any] = {"max_new_tokens": 30, "top_k": 40, "stop": stop, "policy_logprobs": True}
+        each, several = (
+            respond(often, batch, numbers, check_every=count, **options) for count in (1, check_every)
+        )
+        assert len({len(ids) for ids in each.response_ids}) > 5
+        for name in ("response_ids", "texts", "outcomes"):
+            assert getattr(several, name) == getattr(each, name)
+        for name in ("sampler_logprobs", "policy_logprobs"):
+            for own, expected in zip(getattr(several, name), getattr(each, name), strict=True):
+                assert own == pytest.approx(expected, abs=1e-5)
+
+    def test_tokens_are_read_on_the_cpu_only_where_it_looks(
+        self, policy: Policy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As many numbers leave the device for 24 tokens as for 3."""
+        reads: list[str] = []
+        for name in ("tolist", "item", "cpu", "__float__", "__int__"):
+            read = getattr(Tensor, name)
+            monkeypatch.setattr(
+                Tensor, name, lambda *args, n=name, read=read, **kw: (reads.append(n), read(*args, **kw))[1]
+            )
+        counts = []
+        for tokens in (3, 24):
+            reads.clear()
+            options = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+            respond(policy, prompts_of(policy), uniforms(3, 2, tokens), check_every=24, **options)
+            counts.append(len(reads))
+        assert counts[0] == counts[1]
+
     def test_batch_size_bounds_the_rows(self, policy: Policy) -> None:
         numbers = uniforms(3, 4, 3)
         with watched(policy) as shapes:
@@ -431,13 +470,13 @@ class TestGenerate:
         self, policy: Policy, monkeypatch: pytest.MonkeyPatch, asked: bool
     ) -> None:
         calls: list[Tensor] = []
-        compute = transformers_engine._logprobs
+        compute = decoding.logprobs_of
 
         def counted(logits: Tensor, tokens: Tensor) -> Tensor:
             calls.append(tokens)
             return compute(logits, tokens)
 
-        monkeypatch.setattr(transformers_engine, "_logprobs", counted)
+        monkeypatch.setattr(decoding, "logprobs_of", counted)
         request = GenerationRequest(
             prompts_of(policy),
             1,
