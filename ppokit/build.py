@@ -195,6 +195,7 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         value=settings.value if "values" in recipe.needs else None,
         reference="ref_logprobs" in recipe.needs,
         fast_paths=settings.model.fast_paths,
+        activation_checkpointing=settings.update.activation_checkpointing,
     )
     base.texts = SharedBaseModel(roles, longest_text)
     if not any(param.numel() for param in roles.trainable.values()):
@@ -230,7 +231,12 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         reward_needs=frozenset(need for reward in rewards for need in reward.needs),
         longest_text=longest_text,
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
-        audit=byte_audit(roles, backend.bytes, responses * longest_text),
+        audit=byte_audit(
+            roles,
+            backend.bytes,
+            responses * longest_text,
+            min(responses * longest_text, max(longest_text, settings.update.tokens_per_microbatch)),
+        ),
     )
 
 

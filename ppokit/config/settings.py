@@ -193,6 +193,11 @@ class UpdateSettings(Section):
         description="Most tokens, padding included, in one forward pass; changes memory and speed. No result "
         "changes in float32; in bfloat16, products of other sizes are rounded differently.",
     )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="Compute each layer's inside again for its gradient in place of keeping it: about a "
+        "third more time for a fraction of the memory. No result changes.",
+    )
     aggregation: Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant"] = (
         Field(default="token_mean", description="How token losses become one number.")
     )

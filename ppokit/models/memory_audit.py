@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ppokit.data.batches import TokenBatch
+from ppokit.models.checkpointing import all_kept
 from ppokit.models.quantization import scale_bytes
 from ppokit.models.roles import ModelRoles
 from ppokit.plugin.output_head import final_states
@@ -16,12 +18,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def byte_audit(roles: ModelRoles, optimizer_bytes: int, cache_tokens: int) -> dict[str, int]:
-    """Bytes by use: base, adapters, heads, sampler copy, optimizer, key-value cache.
+def byte_audit(
+    roles: ModelRoles, optimizer_bytes: int, cache_tokens: int, update_tokens: int
+) -> dict[str, int]:
+    """Bytes by use: base, adapters, heads, sampler copy, optimizer, key-value cache, activations.
 
     Args:
         optimizer_bytes: of master weights, gradients and moments.
         cache_tokens: tokens that are in the cache at once, of all responses together.
+        update_tokens: tokens of the largest micro-batch.
     """
     adapters = _size(roles.adapters)
     return {
@@ -32,6 +37,7 @@ def byte_audit(roles: ModelRoles, optimizer_bytes: int, cache_tokens: int) -> di
         "merged sampler": _size(roles.merged),
         "optimizer": optimizer_bytes,
         "key-value cache": cache_bytes(roles.model) * cache_tokens,
+        "activations": activation_bytes(roles) * update_tokens,
     }
 
 
@@ -51,6 +57,42 @@ def cache_bytes(model: PreTrainedModel) -> int:
         tensors = (value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor))
         sizes.append(sum(tensor.nbytes for tensor in tensors))
     return max(0, sizes[1] - sizes[0]) // 8
+
+
+def activation_bytes(roles: ModelRoles) -> int:
+    """Bytes per token that a pass of the policy keeps for its gradient, measured on a few tokens.
+
+    With activation checkpointing that is the layers' inputs, and one layer's inside while it is computed
+    again. What a layer keeps per pair of tokens, as attention without a fused kernel does, is counted for
+    these few.
+    """
+    kept = _kept(roles)
+    with all_kept(roles.model) as layers:
+        return kept + (_kept(roles) // layers if layers else 0)
+
+
+def _kept(roles: ModelRoles) -> int:
+    """Bytes per token that autograd saves of a pass of the policy."""
+    own = {param.untyped_storage().data_ptr() for param in roles.model.parameters()}
+    sizes = []
+    for length in (8, 16):
+        saved: dict[int, Tensor] = {}  # kept until they are counted, so that no memory is used twice
+
+        def save(tensor: Tensor, saved: dict[int, Tensor] = saved) -> Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        batch = TokenBatch.build([[0]], *_ones(length - 1), roles.device)
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            states = roles.hidden(batch, "policy")
+        sizes.append(sum(t.untyped_storage().nbytes() for ptr, t in saved.items() if ptr not in own))
+        del states
+    return max(0, sizes[1] - sizes[0]) // 8
+
+
+def _ones(length: int) -> tuple[Tensor, Tensor]:
+    """A response of this many tokens, and its mask."""
+    return torch.ones(1, length, dtype=torch.long), torch.ones(1, length, dtype=torch.bool)
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

@@ -13,8 +13,9 @@ sampler    the base with the policy's adapter merged into copies of the targeted
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +26,7 @@ from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.kernels import frozen_trunk, lora_linear, registry
 from ppokit.models import quantization
+from ppokit.models.checkpointing import checkpoint_layers
 from ppokit.models.logprobs import Entropy, check_head, token_logprobs
 from ppokit.models.lora import FittedHead, RoleAdapters, adapter_of
 from ppokit.models.merged import MergedSampler
@@ -49,6 +51,7 @@ class ModelRoles:
         value: how the value function is built; None for none.
         reference: whether the reference will be asked for.
         fast_paths: `off` computes by transformers' and peft's own code throughout.
+        activation_checkpointing: whether layers compute their inside again for their gradient.
 
     Attributes:
         trainable: every parameter that training moves, by name.
@@ -66,6 +69,7 @@ class ModelRoles:
         value: ValueMode | None,
         reference: bool,
         fast_paths: FastPaths = "auto",
+        activation_checkpointing: bool = False,
     ) -> None:
         check_head(model)
         self._rule = logit_rule(model)
@@ -97,6 +101,8 @@ class ModelRoles:
             registry.install(model, registry.TRAINING)
             if self.frozen_copy is not None:
                 registry.install(self.frozen_copy, registry.TRAINING)
+        if activation_checkpointing:
+            checkpoint_layers(model, lambda: partial(self._as, self._role))
         # Below the value adapter, the value function is the base, and so is the reference.
         with_adapter = self._adapters is not None and self._adapters.has_reference
         self._on_trunk = ("value",) if with_adapter else ("value", "reference")
@@ -246,8 +252,21 @@ class ModelRoles:
             )
 
     def _activate(self, role: str) -> None:
+        self._role = role
         if self._adapters is not None:
             self._adapters.activate(role)
+
+    @contextmanager
+    def _as(self, role: str) -> Iterator[None]:
+        """A role for a while, in a backward pass too."""
+        before = self._role
+        if role != before:
+            self._activate(role)
+        try:
+            yield
+        finally:
+            if role != before:
+                self._activate(before)
 
     # The sampler
 

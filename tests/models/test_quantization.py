@@ -198,7 +198,7 @@ def test_byte_audit_by_hand(checkpoint: Path) -> None:
     weights = 3 * sum(a * b for a, b in LINEAR)
     other = 4 * (2 * 64 * 256 + 3 * 2 * 256 + 256)
     scales = sum(-(-a * b // 64) + 4 * -(-a * b // 64 // 256) for a, b in LINEAR)
-    audit = byte_audit(roles_of(in_four_bits(checkpoint)), 0, 0)
+    audit = byte_audit(roles_of(in_four_bits(checkpoint)), 0, 0, 0)
     assert audit["base"] == weights // 2 + 3 * scales + other
     assert audit["merged sampler"] == 0
 

@@ -443,7 +443,7 @@ def test_byte_audit_by_hand() -> None:
     base = 64 * 32 * 2 + 2 * layer + 32
     adapter = 2 * sum(4 * (a + b) for a, b in linear)
     cache = 2 * 2 * 2 * 8 * 10  # keys and values, layers, heads, width, tokens
-    audit = byte_audit(roles_of(), optimizer_bytes=123, cache_tokens=10)
+    audit = byte_audit(roles_of(), optimizer_bytes=123, cache_tokens=10, update_tokens=0)
     assert audit == {
         "base": 4 * base,
         "frozen reference": 0,
@@ -452,13 +452,14 @@ def test_byte_audit_by_hand() -> None:
         "merged sampler": 4 * 2 * sum(a * b for a, b in linear),
         "optimizer": 123,
         "key-value cache": 4 * cache,
+        "activations": 0,
     }
-    half = byte_audit(roles_of(tiny_llama(dtype=torch.bfloat16), value=None), 0, 10)
+    half = byte_audit(roles_of(tiny_llama(dtype=torch.bfloat16), value=None), 0, 10, 0)
     assert (half["base"], half["adapters"], half["heads"]) == (2 * base, 2 * adapter, 0)
-    whole = byte_audit(roles_of(lora=None, value="policy_trunk"), 0, 0)
+    whole = byte_audit(roles_of(lora=None, value="policy_trunk"), 0, 0, 0)
     assert (whole["base"], whole["frozen reference"]) == (4 * base, 4 * base)
     assert (whole["adapters"], whole["merged sampler"]) == (0, 0)
-    tied = byte_audit(roles_of(tiny_llama(tie_word_embeddings=True), value=None), 0, 0)
+    tied = byte_audit(roles_of(tiny_llama(tie_word_embeddings=True), value=None), 0, 0, 0)
     assert tied["base"] == 4 * (base - 64 * 32)
 
 
@@ -484,7 +485,7 @@ def test_a_value_head_on_states_narrower_than_hidden_size() -> None:
 
 
 def test_no_reference_is_kept_where_none_is_asked_for() -> None:
-    assert byte_audit(roles_of(lora=None, value=None, reference=False), 0, 0)["frozen reference"] == 0
+    assert byte_audit(roles_of(lora=None, value=None, reference=False), 0, 0, 0)["frozen reference"] == 0
 
 
 def test_building_gives_no_warning() -> None:
