@@ -64,7 +64,7 @@ def test_the_interval_is_that_of_a_mean() -> None:
 
 def recipe(path: Path) -> Any:
     path.write_text('{"question": "Who are you?"}\n{"question": "And I?"}\n')
-    settings = SimpleNamespace(path=str(path), column="question", split="train", chat=False)
+    settings = SimpleNamespace(path=str(path), column="question", split=None, chat=False)
     return SimpleNamespace(settings=SimpleNamespace(prompts=settings))
 
 
