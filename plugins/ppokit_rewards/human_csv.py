@@ -223,4 +223,12 @@ def _check(options: HumanCSVOptions, context: CheckContext) -> Iterator[str]:
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("human_csv", _build, options=HumanCSVOptions, check=_check)]
+    return [
+        Component(
+            "human_csv",
+            _build,
+            options=HumanCSVOptions,
+            check=_check,
+            waivers={"names_examples": "the file of ratings decides what is better"},
+        )
+    ]

@@ -142,4 +142,12 @@ def _both(rollout: Rollout) -> tuple[Tensor, Tensor]:
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
     needs: frozenset[Need] = frozenset({"old_logprobs", "ref_logprobs"})
-    return [Component("kl_penalty", KLPenalty, options=KLPenaltyOptions, needs=needs)]
+    return [
+        Component(
+            "kl_penalty",
+            KLPenalty,
+            options=KLPenaltyOptions,
+            needs=needs,
+            waivers={"names_examples": "it reads log-probabilities, of which no text tells"},
+        )
+    ]

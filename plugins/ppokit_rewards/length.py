@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ppokit.plugin import Component, Options, RewardOutput, Rollout, hookimpl
+from ppokit.plugin import Component, Example, Options, RewardOutput, Rollout, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,4 +58,11 @@ class Length(Options):
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("length", options=Length)]
+    examples = [
+        Example(
+            ("One two three four.", "One two three."),
+            ("One.", "One two three four five six seven eight nine."),
+            options={"target": 4, "unit": "words"},
+        )
+    ]
+    return [Component("length", options=Length, examples=examples)]

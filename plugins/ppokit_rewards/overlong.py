@@ -15,6 +15,7 @@ from pydantic import Field
 from ppokit.plugin import (
     CheckContext,
     Component,
+    Example,
     Options,
     RewardOutput,
     Rollout,
@@ -55,4 +56,14 @@ def _check(options: Overlong, context: CheckContext) -> Iterator[str]:
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("overlong", options=Overlong, check=_check)]
+    return [
+        Component(
+            "overlong",
+            options=Overlong,
+            check=_check,
+            examples=[Example(("Short.",), ("word " * 20,), options={"limit": 20, "buffer": 10})],
+            waivers={
+                "nothing_wins": "it only takes from what other rewards give, and nothing is never too long"
+            },
+        )
+    ]

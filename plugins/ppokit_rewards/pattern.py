@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ppokit.plugin import BuildContext, Component, Options, RewardOutput, Rollout, hookimpl
+from ppokit.plugin import BuildContext, Component, Example, Options, RewardOutput, Rollout, hookimpl
 
 Mode = Literal["search", "fullmatch", "count"]
 Flag = Literal["ignore_case", "multiline", "dotall"]
@@ -101,4 +101,12 @@ class Pattern:
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("pattern", Pattern, options=PatternOptions)]
+    examples = [
+        Example(
+            ("<answer>42</answer>", "So: <answer>no</answer>"),
+            ("42", "<answer></answer>"),
+            "What is 6 times 7?",
+            options={"pattern": "<answer>.+</answer>"},
+        )
+    ]
+    return [Component("pattern", Pattern, options=PatternOptions, examples=examples)]

@@ -297,4 +297,12 @@ def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("reward_model", _build, options=RewardModelOptions, check=check)]
+    return [
+        Component(
+            "reward_model",
+            _build,
+            options=RewardModelOptions,
+            check=check,
+            waivers={"names_examples": "the model decides what is better"},
+        )
+    ]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ppokit.plugin import CheckContext, Component, Options, RewardOutput, Rollout, hookimpl
+from ppokit.plugin import CheckContext, Component, Example, Options, RewardOutput, Rollout, hookimpl
 
 
 def sentiment(texts: Sequence[str]) -> list[float]:
@@ -52,4 +52,9 @@ def check(options: Sentiment, context: CheckContext) -> Iterable[str]:
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("sentiment", options=Sentiment, check=check)]
+    examples = [
+        Example(
+            ("I love this wonderful day.", "It is good."), ("I hate this.", "Tom went home."), "How is it?"
+        )
+    ]
+    return [Component("sentiment", options=Sentiment, check=check, examples=examples)]

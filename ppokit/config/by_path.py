@@ -10,7 +10,8 @@ The attribute is one of
 
 A reward's function is `function(prompts, responses, **columns)`, each by keyword where its signature has it,
 called as the reward `python` calls one. What a class or a function needs of the core stands in its attribute
-`needs`, such as {"values"}.
+`needs`, such as {"values"}; a reward's examples, and what it waives of the conformance kit, in `examples` and
+`waivers`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
@@ -91,9 +92,9 @@ def load_path(kind: str, path: str, reward_function: Callable[[], Component]) ->
 def _of_class(kind: str, thing: type[Any], name: str, who: str) -> Component:
     if not has_method(kind, thing):
         raise PluginError(f"{who} is a class without the method {METHOD[kind]!r}, which the core calls")
-    needs = frozenset(getattr(thing, "needs", ()))
+    declared = _declared(thing)
     if issubclass(thing, Options):
-        return Component(name, options=thing, needs=needs)
+        return Component(name, options=thing, **declared)
     count = len(inspect.signature(thing).parameters)
     if count not in (0, 2):
         raise PluginError(
@@ -101,7 +102,7 @@ def _of_class(kind: str, thing: type[Any], name: str, who: str) -> Component:
             "or none"
         )
     build = thing if count else lambda options, context: thing()
-    return Component(name, build, getattr(thing, "Options", Options), needs)
+    return Component(name, build, getattr(thing, "Options", Options), **declared)
 
 
 def _of_function(
@@ -116,9 +117,8 @@ def _of_function(
     if method is None:
         raise PluginError(f"{who} is a function; expected a Component or a class")
     options = _options(function, name)
-    needs = frozenset(getattr(function, "needs", ()))
     if kind == "rewards":
-        return _of_reward(function, name, path, options, needs, reward_function())
+        return _of_reward(function, name, path, options, reward_function())
 
     class Wrapped:
         def __init__(self, values: Options) -> None:
@@ -129,7 +129,7 @@ def _of_function(
 
             setattr(self, str(method), call)
 
-    return Component(name, lambda values, context: Wrapped(values), options, needs)
+    return Component(name, lambda values, context: Wrapped(values), options, **_declared(function))
 
 
 def _of_reward(
@@ -137,7 +137,6 @@ def _of_reward(
     name: str,
     path: str,
     options: type[Options],
-    needs: Collection[Any],
     caller: Component,
 ) -> Component:
     defaults = {key: field.default for key, field in options.model_fields.items()}
@@ -153,9 +152,18 @@ def _of_reward(
         name=name,
         build=lambda values, context: caller.build(arguments(values), context),
         options=options,
-        needs=frozenset(needs),
         check=None if check is None else lambda values, context: check(arguments(values), context),
+        **_declared(function),
     )
+
+
+def _declared(thing: Any) -> dict[str, Any]:
+    """What the attributes of a class or a function say of its component."""
+    return {
+        "needs": frozenset(getattr(thing, "needs", ())),
+        "examples": tuple(getattr(thing, "examples", ())),
+        "waivers": getattr(thing, "waivers", {}),
+    }
 
 
 def _options(function: Callable[..., Any], name: str) -> type[Options]:

@@ -50,10 +50,13 @@ class PluginRegistry:
         """All of them with summary and state, by kind, then name; imports nothing."""
         return [replace(entry, summary=entries.summary(entry.module)) for entry in self._entries]
 
+    def entries_of(self, kind: str) -> list[Entry]:
+        """Those of a kind that a recipe may name, without summaries."""
+        return [entry for entry in self._entries if entry.kind == kind and entry.state != "invalid"]
+
     def names(self, kind: str) -> list[str]:
         """What `use:` may say of a kind, whatever the state (but `invalid`)."""
-        usable = [entry for entry in self._entries if entry.kind == kind and entry.state != "invalid"]
-        return sorted({entry.use if entry.state == "shadowed" else entry.name for entry in usable})
+        return sorted({e.use if e.state == "shadowed" else e.name for e in self.entries_of(kind)})
 
     def component(self, kind: str, use: str) -> tuple[Component, str]:
         """Import the one component that `use:` names.

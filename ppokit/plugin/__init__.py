@@ -9,6 +9,7 @@ whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`p
 from ppokit.errors import DataError, ModelError, PluginError, PpokitWarning, RewardError, first_line
 from ppokit.plugin.batching import length_batches, length_groups, token_batches
 from ppokit.plugin.chats import ChatPrompt, chat_of
+from ppokit.plugin.examples import Example
 from ppokit.plugin.generation import (
     Generation,
     GenerationRequest,
@@ -67,6 +68,7 @@ __all__ = [
     "DataError",
     "EvaluationView",
     "Evaluator",
+    "Example",
     "Generation",
     "GenerationRequest",
     "KLEstimator",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
+from ppokit.plugin.examples import Example
 from ppokit.plugin.reductions import Metric
 from ppokit.plugin.types import (
     Advantages,
@@ -33,9 +34,10 @@ Need = Literal["old_logprobs", "new_logprobs", "ref_logprobs", "values", "entrop
 
 
 class Options(BaseModel):
-    """Base of a component's options: unknown keys are refused, values do not change after."""
+    """Base of a component's options: unknown keys, NaN and infinity are refused, values do not change "
+    "after."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SharedBase(Protocol):
@@ -119,6 +121,8 @@ class Component:
         runs_on: `each`: built on every process and called on each with its share; `main`: built and called on
             the main process alone, as for a server that answers for all; the others get what it returned.
             For rewards and rollout engines. Observers are on the main process always.
+        examples: of a reward: what must score higher than what; see `ppokit.plugin.examples`.
+        waivers: checks of the conformance kit that it cannot pass: a reason by each one's name.
     """
 
     name: str
@@ -127,6 +131,8 @@ class Component:
     needs: frozenset[Need] = field(default_factory=frozenset)
     check: Callable[[Any, CheckContext], Iterable[str]] | None = None
     runs_on: Literal["each", "main"] = "each"
+    examples: Sequence[Example] = ()
+    waivers: Mapping[str, str] = field(default_factory=dict)
 
 
 class RewardProvider(Protocol):

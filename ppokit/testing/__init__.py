@@ -1,0 +1,28 @@
+"""The conformance kit: what every component must do, as one pytest item per check.
+
+    from ppokit.testing import conformance
+
+    test_conformance = conformance("ppokit_politeness:Politeness")
+
+Each check says in a sentence what is wrong and what to do. `ppokit plugins check` runs the same ones.
+Nothing here imports torch until a check runs.
+"""
+
+from ppokit.plugin.examples import Example
+from ppokit.testing.checks import Check, Fault, checks_of
+from ppokit.testing.report import Report, Result, run_checks
+from ppokit.testing.subject import Subject, find
+from ppokit.testing.suite import conformance
+
+__all__ = [
+    "Check",
+    "Example",
+    "Fault",
+    "Report",
+    "Result",
+    "Subject",
+    "checks_of",
+    "conformance",
+    "find",
+    "run_checks",
+]

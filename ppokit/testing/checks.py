@@ -1,0 +1,73 @@
+"""The checks: each a function of a subject that raises `Fault`, in a sentence with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from ppokit.errors import PpokitError, in_one_paragraph
+from ppokit.plugin.hookspecs import HOOK_BY_KIND
+from ppokit.testing.subject import Subject
+
+
+class Fault(AssertionError):  # noqa: N818 - the word of the kit's reports
+    """What is wrong with a component, and what to do."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a component must do.
+
+    Attributes:
+        name: what a waiver names.
+        what: what must hold, in a sentence.
+        kinds: of components that it is for.
+        test: raises where it does not hold.
+    """
+
+    name: str
+    what: str
+    kinds: tuple[str, ...]
+    test: Callable[[Subject], None]
+
+    def run(self, subject: Subject) -> None:
+        """Check a component.
+
+        Raises:
+            Fault: it does not hold; the message names the component.
+        """
+        try:
+            self.test(subject)
+        except Fault as fault:
+            text = str(fault)
+            raise Fault(text if subject.where in text else f"{subject.where}: {text}") from fault
+        except PpokitError as error:
+            text = str(error)
+            raise Fault(text if subject.where in text else f"{subject.where}: {text}") from error
+        except Exception as error:
+            raise Fault(
+                f"{subject.where}: {self.name}: {in_one_paragraph(error)}; it must not raise here"
+            ) from error
+
+
+_CHECKS: dict[str, Check] = {}
+_MODULES = ("option_checks", "call_checks", "state_checks", "process_checks", "kind_checks", "example_checks")
+
+
+def check(name: str, *kinds: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+    """Make a function a check, of all kinds where none is named; its docstring says what must hold."""
+
+    def register(test: Callable[[Subject], None]) -> Callable[[Subject], None]:
+        what = " ".join(str(test.__doc__).split())
+        _CHECKS[name] = Check(name, what, kinds or tuple(HOOK_BY_KIND), test)
+        return test
+
+    return register
+
+
+def checks_of(kind: str) -> list[Check]:
+    """Every check of a kind, in the order in which they run."""
+    for module in _MODULES:
+        import_module(f"ppokit.testing.{module}")
+    return [one for one in _CHECKS.values() if kind in one.kinds]

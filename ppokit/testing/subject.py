@@ -1,0 +1,253 @@
+"""What is checked: an installed component, an attribute of a module, what a folder offers, or an object."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ppokit.config.components import BuiltComponent, SelectedComponent
+from ppokit.config.hooks import METHOD
+from ppokit.config.registry import PluginRegistry
+from ppokit.config.settings import CHOSEN
+from ppokit.errors import PluginError
+from ppokit.messages import listed
+from ppokit.plugin.examples import Example
+from ppokit.plugin.hookspecs import HOOK_BY_KIND, PROJECT
+from ppokit.plugin.importing import import_attribute
+from ppokit.plugin.protocols import BuildContext, Component
+
+_PARAMETERS = {
+    "responses": "rewards",
+    "rewards": "advantages",
+    "inputs": "losses",
+    "request": "rollout",
+    "view": "evaluators",
+}
+"""What tells of a function which kind it is."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A component and what it is checked with.
+
+    Attributes:
+        kind: `rewards`, `advantages`, `losses`, `rollout`, `evaluators` or `observers`.
+        use: what a recipe would name.
+        component: what the plugin offers.
+        label: how errors name its plugin.
+        options: keys beside `use`.
+        row: columns of the data set that it reads, the same in every row.
+        seconds: that a call on twelve short responses may take.
+    """
+
+    kind: str
+    use: str
+    component: Component
+    label: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    row: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """`rewards.politeness`."""
+        return f"{self.kind}.{self.component.name}"
+
+    @property
+    def where(self) -> str:
+        """How errors name it."""
+        return f"{self.kind} {self.component.name!r} (plugin {self.label})"
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        return tuple(self.component.examples)
+
+    def validated(self, **changes: Any) -> BaseModel:
+        """Its options, with changes.
+
+        Raises:
+            ValidationError: they are not valid.
+        """
+        return self.component.options.model_validate({**self.options, **changes})
+
+    def with_options(self, options: Mapping[str, Any]) -> Subject:
+        return replace(self, options={**self.options, **options})
+
+    def build(self) -> BuiltComponent:
+        """Its object, as a run would build it.
+
+        Raises:
+            PluginError: the options are not enough, or building failed.
+        """
+        try:
+            options = self.validated()
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise PluginError(
+                f"{self.where}: {key or 'its options'}: {first['msg'].lower()}; give the options to "
+                "check it with"
+            ) from error
+        settings = CHOSEN[self.kind].model_validate({"use": self.component.name})
+        selected = SelectedComponent(
+            self.kind,
+            self.kind,
+            self.component.name,
+            settings,
+            self.component,
+            options,
+            self.label,
+            self.where,
+        )
+        return selected.build(build_context())
+
+
+def build_context() -> BuildContext:
+    """As of a run on the CPU in float32."""
+    import torch
+
+    from ppokit.testing.fakes import FakeBase
+
+    return BuildContext(device=torch.device("cpu"), dtype=torch.float32, seed=0, base=FakeBase())
+
+
+def find(
+    target: str | Path | Component | Callable[..., Any],
+    kind: str | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    row: Mapping[str, Any] | None = None,
+    registry: PluginRegistry | None = None,
+) -> list[Subject]:
+    """What a target names.
+
+    Args:
+        target: `name`, `kind.name` or `name@distribution` of an installed component; `module:attribute`; the
+            folder of a distribution, of which all is meant; or a `Component`, a class or a function.
+        kind: where the target does not tell.
+        options, row: see `Subject`; those of its first example, if not given.
+
+    Raises:
+        PluginError: it names nothing, or what it names is broken.
+    """
+    found: list[tuple[str, str, Component, str]]
+    if isinstance(target, Path) or (isinstance(target, str) and Path(target).is_dir()):
+        found = _of_folder(Path(target))
+    elif isinstance(target, Component):
+        if kind is None:
+            raise PluginError(f"the component {target.name!r} does not tell its kind; expected kind=")
+        found = [(kind, target.name, target, "in this process")]
+    else:
+        path = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+        found = [_named(path, kind, registry or PluginRegistry())]
+    return [_subject(*each, options, row) for each in found]
+
+
+def _subject(
+    kind: str,
+    use: str,
+    component: Component,
+    label: str,
+    options: Mapping[str, Any] | None,
+    row: Mapping[str, Any] | None,
+) -> Subject:
+    first = next(iter(component.examples), Example(()))
+    return Subject(
+        kind,
+        use,
+        component,
+        label,
+        first.options if options is None else options,
+        first.row if row is None else row,
+    )
+
+
+def _named(target: str, kind: str | None, registry: PluginRegistry) -> tuple[str, str, Component, str]:
+    if ":" in target:
+        kind = kind or kind_of(import_attribute(target), target)
+        return (kind, target, *registry.component(kind, target))
+    head, dot, name = target.partition(".")
+    if dot and head in HOOK_BY_KIND:
+        kind, target = head, name
+    if kind is None:
+        bare = target.partition("@")[0]
+        kinds = [one for one in HOOK_BY_KIND if bare in {e.name for e in registry.entries_of(one)}]
+        if len(kinds) > 1:
+            choices = listed((f"{one}.{target}" for one in kinds), "or")
+            raise PluginError(f"{target!r} is the name of several components; expected {choices}")
+        if not kinds:
+            raise PluginError(
+                f"{target!r}: nothing installed has this name, and there is no such folder; expected a "
+                "name of "
+                "ppokit plugins list, module:attribute, or a distribution's folder"
+            )
+        kind = kinds[0]
+    return (kind, target, *registry.component(kind, target))
+
+
+def kind_of(thing: Any, path: str) -> str:
+    """The kind of a component's class, or of a function, by its methods or parameters.
+
+    Raises:
+        PluginError: they do not tell.
+    """
+    if inspect.isfunction(thing):
+        names = inspect.signature(thing).parameters
+        kinds = [kind for parameter, kind in _PARAMETERS.items() if parameter in names]
+    elif isinstance(thing, Component):
+        kinds = kind_of(thing.options, path).split() if thing.build is Component.build else []
+    else:
+        methods = {**{method: kind for kind, method in METHOD.items()}, "advantage_weights": "losses"}
+        kinds = list(dict.fromkeys(kind for method, kind in methods.items() if hasattr(thing, method)))
+        if not kinds and any(name.startswith("on_") for name in dir(thing)):
+            kinds = ["observers"]
+    if len(kinds) != 1:
+        raise PluginError(f"{path!r} does not tell its kind; give it: {listed(HOOK_BY_KIND, 'or')}")
+    return kinds[0]
+
+
+def _of_folder(folder: Path) -> list[tuple[str, str, Component, str]]:
+    """All that the pyproject.toml of a folder announces, imported from that folder."""
+    file = folder / "pyproject.toml"
+    try:
+        project = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PluginError(
+            f"{folder}: there is no pyproject.toml in it; expected a distribution's folder"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PluginError(f"{file} is no TOML: {error}") from error
+    points = project.get("project", {}).get("entry-points", {}).get(PROJECT, {})
+    if not points:
+        raise PluginError(
+            f"{file} announces no component; expected [project.entry-points.{PROJECT}] with lines such as "
+            '"rewards.politeness" = "my_module"'
+        )
+    for place in (folder / "src", folder):
+        if place.is_dir():
+            sys.path.insert(0, str(place.resolve()))
+    importlib.invalidate_caches()
+    registry = PluginRegistry(
+        entry_points=[EntryPoint(name, value, PROJECT) for name, value in points.items()]
+    )
+    found = []
+    for entry in registry.entries():
+        if entry.state == "invalid":
+            raise PluginError(f"{file}: {entry.reason}")
+        component, _ = registry.component(entry.kind, entry.name)
+        found.append((entry.kind, entry.name, component, f"{entry.module}, {folder}"))
+    return found
+
+
+def names_of(subjects: Sequence[Subject]) -> list[str]:
+    """Of subjects, as reports name them."""
+    return [subject.name for subject in subjects]

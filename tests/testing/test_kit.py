@@ -1,0 +1,101 @@
+"""The conformance kit finds each seeded fault, names it, and passes what is right."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+import wrong_plugins
+from ppokit.errors import PluginError
+from ppokit.plugin import Component
+from ppokit.testing import Fault, Subject, checks_of, conformance, run_checks
+from wrong_plugins import FAULTS, Counts, Wrong, component
+
+
+def subject_of(made: Component, kind: str = "rewards") -> Subject:
+    return Subject(kind, made.name, made, "in a test", seconds=0.05 if kind == "rewards" else 1.0)
+
+
+@pytest.fixture(autouse=True)
+def put_back() -> Iterator[None]:
+    """What the wrong plugins do to the process."""
+    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    with warnings.catch_warnings():
+        yield
+    wrong_plugins.STOP.set()
+    wrong_plugins.STOP.clear()
+    signal.signal(signal.SIGTERM, handler)
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(True)
+    for file in wrong_plugins.OPEN:
+        if hasattr(file, "close"):
+            file.close()
+    wrong_plugins.OPEN.clear()
+
+
+def test_there_are_enough() -> None:
+    assert len(FAULTS) >= 25
+    assert len({wrong.name for wrong in FAULTS}) == len(FAULTS)
+
+
+@pytest.mark.parametrize("wrong", FAULTS, ids=lambda wrong: wrong.name)
+def test_each_fault_is_named(wrong: Wrong) -> None:
+    """By its check, in a sentence that names the component and says what is wrong or what to do."""
+    (check,) = [one for one in checks_of(wrong.kind) if one.name == wrong.check]
+    with pytest.raises(Fault, match=r"\w") as caught:
+        check.run(subject_of(wrong.component, wrong.kind))
+    message = str(caught.value)
+    assert wrong.words in message
+    assert f"{wrong.kind} 'wrong' (plugin in a test)" in message
+
+
+def test_every_check_finds_something() -> None:
+    kinds = ("rewards", "advantages", "losses", "rollout", "evaluators", "observers")
+    assert {wrong.check for wrong in FAULTS} == {check.name for kind in kinds for check in checks_of(kind)}
+
+
+def test_what_is_right_passes() -> None:
+    report = run_checks(subject_of(component(Counts, waivers={"time": "another test looks at it"})))
+    assert [(result.check, result.detail) for result in report.having("failed")] == []
+    assert [(result.check, result.detail) for result in report.having("waived")] == [
+        ("time", "another test looks at it")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("waivers", "message"),
+    [
+        ({"tiem": "slow"}, "names no check of rewards; did you mean 'time'"),
+        ({"time": " "}, "gives no reason"),
+    ],
+)
+def test_a_waiver_names_a_check_and_gives_a_reason(waivers: dict[str, str], message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        run_checks(subject_of(component(Counts, waivers=waivers)))
+
+
+def test_one_line_gives_one_item_per_check() -> None:
+    test = conformance(replace(component(Counts), waivers={"time": "slow"}), "rewards")
+    (mark,) = test.pytestmark  # type: ignore[attr-defined]
+    items = mark.args[1]
+    assert [item.id for item in items] == [check.name for check in checks_of("rewards")]
+    assert [item.id for item in items if item.marks] == ["time"]
+
+
+def test_what_cannot_be_built_is_said_once() -> None:
+    report = run_checks(subject_of(component(lambda options, context: 1 / 0)))
+    assert [result.check for result in report.results] == ["builds"]
+    assert "ZeroDivisionError" in report.results[0].detail
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = "import ppokit.testing, sys; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout == "[]\n"

@@ -1,0 +1,570 @@
+"""Components that are each wrong in one way, with the check that finds it and words of what it says."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, field_validator
+
+from ppokit.plugin import (
+    Advantages,
+    Component,
+    Example,
+    Generation,
+    LossInputs,
+    LossOutput,
+    Options,
+    RewardOutput,
+    Rollout,
+    broadcast_to_tokens,
+    decode_responses,
+    hookimpl,
+    masked_mean,
+)
+
+EXAMPLES = [Example(("a e i o u a e i o u",), ("bcd",))]
+OPEN: list[Any] = []
+STOP = threading.Event()
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """One fault.
+
+    Attributes:
+        check: that finds it.
+        words: of its sentence.
+    """
+
+    name: str
+    kind: str
+    component: Component
+    check: str
+    words: str
+
+
+FAULTS: list[Wrong] = []
+
+
+def vowels(text: str) -> float:
+    return sum(character in "aeiou" for character in text.lower()) / 10
+
+
+def values(rollout: Rollout) -> list[float]:
+    return [vowels(text) for text in rollout.responses]
+
+
+class Reward:
+    """Right, to be spoiled."""
+
+    def __init__(self, options: Any, context: Any) -> None:
+        self.options, self.context = options, context
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        return RewardOutput.from_values(values(rollout))
+
+
+def component(build: Any, **fields: Any) -> Component:
+    return Component("wrong", build, **{"examples": EXAMPLES, **fields})
+
+
+def reward(check: str, words: str, **fields: Any) -> Callable[[type], type]:
+    def add(thing: type) -> type:
+        FAULTS.append(Wrong(thing.__name__, "rewards", component(thing, **fields), check, words))
+        return thing
+
+    return add
+
+
+def scored(check: str, words: str, **fields: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A reward of which this function is `score`."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        thing = type(function.__name__, (Reward,), {"score": function})
+        FAULTS.append(Wrong(function.__name__, "rewards", component(thing, **fields), check, words))
+        return function
+
+    return add
+
+
+@scored("ragged_batch", "expected [12] (responses)")
+def one_score_too_few(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput.from_values(values(rollout)[:-1])
+
+
+@scored("ragged_batch", "returned a list")
+def a_list(self: Any, rollout: Rollout) -> Any:
+    return values(rollout)
+
+
+@scored("ragged_batch", "expected [12] (responses)")
+def a_column(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput(torch.tensor(values(rollout))[:, None], ("scored",) * len(rollout))
+
+
+@scored("empty_responses", "ZeroDivisionError")
+def divides_by_length(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput.from_values([len(t) / len(t.split()) for t in rollout.responses])
+
+
+@scored("one_response", "expected a finite number")
+def deviation_of_one(self: Any, rollout: Rollout) -> Any:
+    numbers = torch.tensor(values(rollout))
+    return RewardOutput.of_scores(numbers / numbers.std(correction=0))
+
+
+@scored("unicode", "UnicodeEncodeError")
+def ascii_only(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput.from_values([len(text.encode("ascii")) / 10 for text in rollout.responses])
+
+
+@scored("special_tokens", "KeyError")
+def formats_the_text(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput.from_values([len(str(text.format())) / 10 for text in rollout.responses])
+
+
+@scored("long_responses", "10,000 characters")
+def slow_on_long_texts(self: Any, rollout: Rollout) -> Any:
+    if max(map(len, rollout.responses), default=0) > 5000:
+        time.sleep(0.6)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("time", "twelve short responses")
+def slow(self: Any, rollout: Rollout) -> Any:
+    time.sleep(0.06)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("order", "come from it alone")
+def by_position(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput.from_values([v + i for i, v in enumerate(values(rollout))])
+
+
+@scored("batch_cuts", "in a part of it")
+def by_batch_mean(self: Any, rollout: Rollout) -> Any:
+    numbers = torch.tensor(values(rollout))
+    return RewardOutput.of_scores(numbers - numbers.mean())
+
+
+@scored("leaves_its_input", "responses")
+def mutates_texts(self: Any, rollout: Rollout) -> Any:
+    numbers = values(rollout)
+    rollout.responses[:] = [text.strip() + "!" for text in rollout.responses]
+    return RewardOutput.from_values(numbers)
+
+
+@scored("leaves_its_input", "response_ids")
+def mutates_a_tensor(self: Any, rollout: Rollout) -> Any:
+    rollout.response_ids.fill_(5)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_its_input", "rows")
+def mutates_a_row(self: Any, rollout: Rollout) -> Any:
+    for row in rollout.rows:
+        row["seen"] = True  # type: ignore[index]
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("repeats", "seeded by the context")
+def random_numbers(self: Any, rollout: Rollout) -> Any:
+    draw = random.Random(os.urandom(8))
+    return RewardOutput.from_values([v + draw.random() for v in values(rollout)])
+
+
+@scored("leaves_random_state", "Python's global random numbers")
+def draws_from_python(self: Any, rollout: Rollout) -> Any:
+    random.random()
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_random_state", "torch's global random numbers")
+def seeds_torch(self: Any, rollout: Rollout) -> Any:
+    torch.manual_seed(7)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_torch_settings", "the default dtype")
+def default_dtype(self: Any, rollout: Rollout) -> Any:
+    torch.set_default_dtype(torch.float64)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_torch_settings", "whether gradients are computed")
+def no_gradients(self: Any, rollout: Rollout) -> Any:
+    torch.set_grad_enabled(False)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_threads_setting", "torch's threads")
+def sets_threads(self: Any, rollout: Rollout) -> Any:
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_working_directory", "the working directory")
+def changes_directory(self: Any, rollout: Rollout) -> Any:
+    os.chdir("/")
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_environment", "TOKENIZERS_PARALLELISM_OF_THE_TEST")
+def sets_a_variable(self: Any, rollout: Rollout) -> Any:
+    os.environ["TOKENIZERS_PARALLELISM_OF_THE_TEST"] = "true"
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_warning_filters", "warnings filters")
+def silences_warnings(self: Any, rollout: Rollout) -> Any:
+    warnings.filterwarnings("ignore", message=f"message {time.monotonic_ns()}")
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_signals", "a signal handler")
+def handles_signals(self: Any, rollout: Rollout) -> Any:
+    signal.signal(signal.SIGTERM, lambda *a: None)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_nothing_open", "running; end it in close()")
+def leaves_a_thread(self: Any, rollout: Rollout) -> Any:
+    threading.Thread(target=STOP.wait, daemon=True).start()
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_nothing_open", "files or connections open")
+def leaves_files(self: Any, rollout: Rollout) -> Any:
+    OPEN.extend(Path(__file__).open() for _ in range(2))  # noqa: SIM115
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("needs", "reads values, which its needs do not name")
+def undeclared_need(self: Any, rollout: Rollout) -> Any:
+    known = rollout.values is not None
+    return RewardOutput.from_values([v + known for v in values(rollout)])
+
+
+@scored("pickles", "cannot be pickled")
+def unsendable(self: Any, rollout: Rollout) -> Any:
+    metrics: Any = {"f": lambda: 1}
+    return RewardOutput.from_values(values(rollout), metrics)
+
+
+@scored("examples", "the worse 'bcd'")
+def the_wrong_way_round(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput.from_values([-v for v in values(rollout)])
+
+
+@scored(
+    "nothing_wins", "the policy would learn to say nothing", examples=[Example(("hello",), ("hello again",))]
+)
+def the_shorter_the_better(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput.from_values([-len(text) / 10 for text in rollout.responses])
+
+
+@scored("names_examples", "it names no examples", examples=[])
+def no_examples(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput.from_values(values(rollout))
+
+
+@reward("builds", "cannot be called with 1 arguments")
+class TwoArguments(Reward):
+    def score(self, prompts: Any, responses: Any) -> Any:  # type: ignore[override]
+        return RewardOutput.from_values([1.0])
+
+
+@reward("builds", "without the method score")
+class NoMethod:
+    def __init__(self, options: Any, context: Any) -> None:
+        pass
+
+
+@reward("state_methods", "state_dict without load_state_dict")
+class HalfAState(Reward):
+    def state_dict(self) -> Mapping[str, Any]:
+        return {}
+
+
+@reward("state_methods", "pathlib")
+class UnstorableState(Reward):
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"path": Path()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+@reward("state_in_calls", "change it in on_step")
+class LearnsInScore(Reward):
+    mean = 0.0
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        output = RewardOutput.from_values([v - self.mean for v in values(rollout)])
+        self.mean += 0.1
+        return output
+
+
+class Counts(Reward):
+    """Right: learns in `on_step`, gives and takes its state."""
+
+    count = 0
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        return RewardOutput.from_values([v + self.count for v in values(rollout)])
+
+    @hookimpl
+    def on_step(self) -> None:
+        self.count += 1
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.count = state["count"]
+
+
+@reward("resumes", "load_state_dict")
+class ForgetsItsState(Counts):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+@reward("resumes", "give it in state_dict")
+class StateNobodyStores(Reward):
+    count = 0
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        return RewardOutput.from_values([v + self.count for v in values(rollout)])
+
+    @hookimpl
+    def on_step(self) -> None:
+        self.count += 1
+
+
+@reward("events", "without @hookimpl")
+class UnmarkedEvent(Reward):
+    def on_step(self) -> None:
+        pass
+
+
+@reward("events", "which this event does not give")
+class UnknownArgument(Reward):
+    @hookimpl
+    def on_step(self, loss: Any) -> None:
+        pass
+
+
+@reward("closes", "AttributeError")
+class ClosesWhatItNeverOpened(Reward):
+    def score(self, rollout: Rollout) -> RewardOutput:
+        self.file = open(os.devnull)  # noqa: SIM115, PTH123
+        self.file.close()
+        return RewardOutput.from_values(values(rollout))
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Loose(BaseModel):
+    strength: float = 1.0
+
+
+reward("options_unknown", "a misspelt one", options=Loose)(type("TakesAnyKey", (Reward,), {}))
+
+
+class LooseNumbers(BaseModel):
+    model_config: ClassVar[Any] = {"extra": "forbid"}
+    strength: float = 1.0
+
+
+reward("options_nonsense", "takes nan", options=LooseNumbers)(type("TakesNaN", (Reward,), {}))
+
+
+class Crashing(Options):
+    words: str = "please"
+
+    @field_validator("words", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return value.strip()
+
+
+reward("options_nonsense", "AttributeError", options=Crashing)(type("ValidatorCrashes", (Reward,), {}))
+
+
+class Weighted(Options):
+    weight: float = 1.0
+
+
+reward("options_names", "is a key of the core's own", options=Weighted)(type("TakenKey", (Reward,), {}))
+
+
+class OneWay(Options):
+    words: str = "please"
+
+    @field_validator("words")
+    @classmethod
+    def _twice(cls, value: str) -> str:
+        return value + "!"
+
+
+reward("options_valid", "come back as", options=OneWay)(type("OptionsGrow", (Reward,), {}))
+
+
+# Other kinds.
+
+
+def other(kind: str, method: str, check: str, words: str, needs: Any = ()) -> Callable[..., Any]:
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        thing = type(function.__name__, (), {method: function})
+        made = Component("wrong", lambda options, context: thing(), needs=frozenset(needs))
+        FAULTS.append(Wrong(function.__name__, kind, made, check, words))
+        return function
+
+    return add
+
+
+def centred(rollout: Rollout, rewards: Any) -> torch.Tensor:
+    return broadcast_to_tokens(rewards.scores - rewards.scores.mean(), rollout.loss_mask)
+
+
+@other("advantages", "estimate", "ragged_batch", "expected [12,")
+def advantage_shape(self: Any, rollout: Rollout, rewards: Any) -> Any:
+    return Advantages(centred(rollout, rewards)[:, :-1])
+
+
+@other("advantages", "estimate", "group_order", "another order")
+def advantage_by_position(self: Any, rollout: Rollout, rewards: Any) -> Any:
+    weights = torch.arange(len(rollout))[:, None]
+    return Advantages(centred(rollout, rewards) * weights)
+
+
+@other("advantages", "estimate", "small_groups", "not finite")
+def divides_by_deviation(self: Any, rollout: Rollout, rewards: Any) -> Any:
+    numbers = rewards.scores.clone()
+    for group in rollout.group_ids.unique():
+        own = rollout.group_ids == group
+        numbers[own] = (numbers[own] - numbers[own].mean()) / numbers[own].std(correction=0)
+    return Advantages(broadcast_to_tokens(numbers, rollout.loss_mask))
+
+
+@other("advantages", "estimate", "padding", "on padding", needs={"values"})
+def mean_over_padding(self: Any, rollout: Rollout, rewards: Any) -> Any:
+    assert rollout.values is not None
+    return Advantages((rewards.token_rewards - rollout.values.mean()) * rollout.loss_mask)
+
+
+def surrogate(inputs: LossInputs) -> torch.Tensor:
+    assert inputs.new_logprobs is not None
+    assert inputs.old_logprobs is not None
+    return -(inputs.new_logprobs - inputs.old_logprobs).exp() * inputs.advantages
+
+
+LOGPROBS = {"new_logprobs", "old_logprobs"}
+
+
+@other("losses", "token_losses", "ragged_batch", "of shape []", needs=LOGPROBS)
+def mean_loss(self: Any, inputs: LossInputs) -> Any:
+    return LossOutput(surrogate(inputs).mean())
+
+
+@other("losses", "token_losses", "gradient", "nothing would be trained", needs=LOGPROBS)
+def detached(self: Any, inputs: LossInputs) -> Any:
+    return LossOutput(surrogate(inputs).detach())
+
+
+@other("losses", "token_losses", "batch_cuts", "micro-batches cut it", needs=LOGPROBS)
+def whitens_the_microbatch(self: Any, inputs: LossInputs) -> Any:
+    centre = masked_mean(inputs.advantages, inputs.mask)
+    return LossOutput(surrogate(replace(inputs, advantages=inputs.advantages - centre)))
+
+
+@other("losses", "token_losses", "padding_of_losses", "on padding", needs=LOGPROBS)
+def row_mean_over_padding(self: Any, inputs: LossInputs) -> Any:
+    losses = surrogate(inputs)
+    return LossOutput(losses.mean(dim=1, keepdim=True).expand_as(losses))
+
+
+def answer(policy: Any, request: Any, offset: int = 0) -> Generation:
+    """Letters, by each response's seed."""
+    seeds = request.seeds.per_response() if request.seeds is not None else [0] * len(request)
+    ids = [[10 + (seed + offset + i) % 50 for i in range(6)] for seed in seeds]
+    prompts = [own for own in request.prompts.prompt_ids for _ in range(request.n)]
+    return Generation(
+        ids,
+        [[-1.0] * 6 for _ in ids],
+        ["truncated"] * len(ids),
+        decode_responses(policy.tokenizer, prompts, ids),
+    )
+
+
+@other("rollout", "generate", "ragged_batch", "expected 24 of each")
+def one_response_too_few(self: Any, policy: Any, request: Any) -> Any:
+    whole = answer(policy, request)
+    return Generation(
+        *(getattr(whole, n)[:-1] for n in ("response_ids", "sampler_logprobs", "outcomes", "texts"))
+    )
+
+
+@other("rollout", "generate", "ragged_batch", "log-probabilities, 0 or less")
+def probabilities(self: Any, policy: Any, request: Any) -> Any:
+    whole = answer(policy, request)
+    return replace(whole, sampler_logprobs=[[0.5] * 6 for _ in whole.response_ids])
+
+
+@other("rollout", "generate", "seeds", "request.seeds")
+def draws_by_position(self: Any, policy: Any, request: Any) -> Any:
+    ids = [[10 + (k + i) % 50 for i in range(6)] for k in range(len(request))]
+    whole = answer(policy, request)
+    prompts = [own for own in request.prompts.prompt_ids for _ in range(request.n)]
+    return replace(whole, response_ids=ids, texts=decode_responses(policy.tokenizer, prompts, ids))
+
+
+@other("rollout", "generate", "greedy", "draw nothing")
+def samples_where_greedy_is_asked(self: Any, policy: Any, request: Any) -> Any:
+    return answer(
+        policy, request, 0 if request.seeds is not None else random.Random(os.urandom(8)).randrange(50)
+    )
+
+
+@other("rollout", "generate", "leaves_the_model", "which trains; read it only")
+def freezes_the_model(self: Any, policy: Any, request: Any) -> Any:
+    policy.model().requires_grad_(False)
+    return answer(policy, request)
+
+
+@other("evaluators", "evaluate", "same_calls", "the run would wait for ever")
+def asks_on_the_main_process(self: Any, view: Any, step: int) -> Any:
+    return {"n": float(len(view.generate())) if view.is_main else 0.0}
+
+
+@other("evaluators", "evaluate", "ragged_batch", "one finite number")
+def metric_of_text(self: Any, view: Any, step: int) -> Any:
+    return {"n": "many"}
+
+
+def watches(self: Any, step: int, metrics: Any) -> None:
+    OPEN.append(metrics["reward/mean"])
+
+
+@other("observers", "on_run_end", "odd_runs", "AttributeError")
+@hookimpl
+def ends_what_never_began(self: Any) -> None:
+    OPEN.append(self.began)
+
+
+@other("observers", "on_step", "ragged_batch", "on_step failed")
+@hookimpl
+def changes_metrics(self: Any, metrics: Any) -> None:
+    metrics["reward/mean"] = 1e9
