@@ -81,7 +81,6 @@ def attention(
 
 def short_mask(
     batch_size: int,
-    q_length: int,
     kv_length: int,
     attention_mask: Tensor | None = None,
     allow_is_causal_skip: bool = True,
@@ -89,17 +88,20 @@ def short_mask(
 ) -> Tensor | None:
     """A mask to be added, one for all rows, [1,1,T,T], for short sequences without padding.
 
+    Args:
+        options: with the number of queries, `q_length`, or, before transformers 5.4, their `cache_position`.
+
     Returns: for others that of PyTorch's attention, which is boolean, or None.
     """
     from transformers.masking_utils import eager_mask, sdpa_mask
 
-    if attention_mask is None and allow_is_causal_skip and q_length == kv_length <= LONGEST:
-        mask: Tensor | None = eager_mask(1, q_length, kv_length, **options)
+    queries = options["q_length"] if "q_length" in options else len(options["cache_position"])
+    if attention_mask is None and allow_is_causal_skip and queries == kv_length <= LONGEST:
+        mask: Tensor | None = eager_mask(batch_size=1, kv_length=kv_length, **options)
     else:
         mask = sdpa_mask(
-            batch_size,
-            q_length,
-            kv_length,
+            batch_size=batch_size,
+            kv_length=kv_length,
             attention_mask=attention_mask,
             allow_is_causal_skip=allow_is_causal_skip,
             **options,

@@ -20,7 +20,7 @@ from ppokit.models.pretrained import quiet
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CONVERSION = "2"  # part of the cache key: raise it when the conversion below changes
+_CONVERSION = "3"  # part of the cache key: raise it when the conversion below changes
 
 
 def converted(name: str) -> Path:
@@ -71,7 +71,7 @@ def _convert(weights: Path, folder: Path, name: str) -> None:
     """
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     try:
         import gguf  # noqa: F401
@@ -84,17 +84,29 @@ def _convert(weights: Path, folder: Path, name: str) -> None:
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with quiet():
         loaded = AutoModelForCausalLM.from_pretrained(weights.parent, **options)
-        tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+        # AutoTokenizer of some versions takes the class of the first model with this architecture's name.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(weights.parent, gguf_file=weights.name)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     fresh.load_state_dict({key: value.bfloat16() for key, value in loaded.state_dict().items()})
     fresh.generation_config = loaded.generation_config
+    _name_special_tokens(tokenizer, weights)
     _split_digits(tokenizer)
     tokenizer.save_pretrained(folder)
     with quiet():
         fresh.save_pretrained(folder, max_shard_size="100GB")
+
+
+def _name_special_tokens(tokenizer: PreTrainedTokenizerBase, weights: Path) -> None:
+    """Those that the file names; transformers 5.0 takes the first token of a text for the last one."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(weights).fields
+    for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
+        if (field := fields.get(f"tokenizer.ggml.{key}_token_id")) is not None:
+            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(int(field.contents())))
 
 
 def _split_digits(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from packaging.version import Version
 
 VOCABULARY = 512
 _TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -76,10 +77,17 @@ class Refused:
     Attributes:
         key: of the recipe, or the command's option, which the error begins with.
         message: what else is in the error's first line.
+        since: the first transformers that refuses it.
     """
 
     key: str
     message: str
+    since: str = "5.0"
+
+    @property
+    def holds(self) -> bool:
+        """Whether the installed transformers refuses it."""
+        return Version(transformers.__version__) >= Version(self.since)
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,11 @@ class Architecture:
         """Whether the installed transformers has it."""
         return hasattr(transformers, self.config)
 
+    def outcome(self, feature: str) -> Outcome | None:
+        """That of a feature with the installed transformers; None if it works."""
+        outcome = self.outcomes.get(feature)
+        return None if isinstance(outcome, Refused) and not outcome.holds else outcome
+
     def configuration(self) -> Any:
         usual = {**_TOKENS, **(_SIZES | _HEADS if self.standard else {})}
         return getattr(transformers, self.config)(**{**usual, **self.settings})
@@ -140,7 +153,9 @@ class Architecture:
 
 
 _NO_CLASSIFIER = {"fitted reward": Refused("--model", "cannot be loaded as a sequence classifier")}
-_NO_4_BITS = {"4 bits": Refused("model.load_in_4bit", "has no layers that bitsandbytes keeps in 4 bits")}
+_NO_4_BITS = {
+    "4 bits": Refused("model.load_in_4bit", "has no layers that bitsandbytes keeps in 4 bits", "5.5")
+}
 _KEPT = {
     "4 bits": Restricted(
         "Most weights are not in linear layers (experts, embeddings per layer) and keep their dtype; a warning "
@@ -155,7 +170,7 @@ _ANEW = dict.fromkeys(
     ),
 )
 _KEPT_ANEW = {"4 bits": Restricted(f"{_KEPT['4 bits'].text} {_ANEW['4 bits'].text}")}
-_DIRECT = {"4 bits": Refused("model.load_in_4bit", "does not compute in 4 bits")}
+_DIRECT = {"4 bits": Refused("model.load_in_4bit", "does not compute in 4 bits", "5.1")}
 _DECODER = {"fitted reward": Refused("--model", "cannot be a reward model")}
 _STEPS = {"Zamba 2": 1e-3, "Nemotron-H": 1e-3}
 

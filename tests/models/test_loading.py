@@ -269,6 +269,11 @@ class TestSmolLM2:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
         assert tokenizer.chat_template
 
+    def test_special_tokens_are_those_of_the_file(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Read by AutoTokenizer of transformers 5.0, the end of a text was the token that begins a turn."""
+        names = tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token
+        assert names == ("<|im_start|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>")
+
     def test_it_is_an_ordinary_checkpoint(self, source: ModelSource, tmp_path: Path) -> None:
         config = json.loads((Path(source.where) / "config.json").read_text())
         assert "quantization_config" not in config

@@ -31,7 +31,6 @@ from ppokit.run.run_dir import RunDir
 
 Check = Callable[[MatrixRun], None]
 RESTRICTIONS = ("keep their dtype", "is read anew for each token")  # as ppokit warns of them
-NO_RESTRICTION = Restricted("")
 NATS = 1e-5  # float32, absolute
 IN_EVERY_SUITE = ("Mixtral", "Qwen3.5", "Gemma 2", "GPT-2", "Mamba", "BART")
 REWARD = "fitted reward"
@@ -51,7 +50,8 @@ def check(*kinds: str) -> Callable[[Check], Check]:
 @check("LoRA", "all weights", "4 bits")
 def warnings(run: MatrixRun) -> None:
     """There is one per restriction, and no other."""
-    restriction = run.architecture.outcomes.get(run.kind, NO_RESTRICTION).text
+    outcome = run.architecture.outcome(run.kind)
+    restriction = outcome.text if isinstance(outcome, Restricted) else ""
     expected = [words for words in RESTRICTIONS if words in restriction]
     result = [words for message in run.warned for words in RESTRICTIONS if words in message]
     assert (result, len(run.warned)) == (expected, len(expected)), run.warned
@@ -295,7 +295,7 @@ def cases() -> Iterator[Any]:
     """Architecture by architecture: what is refused, or each check of each run."""
     for architecture in ARCHITECTURES:
         for feature in FEATURES:
-            if isinstance(architecture.outcomes.get(feature), Refused):
+            if isinstance(architecture.outcome(feature), Refused):
                 names = ["refused"]
             elif feature == REWARD:
                 names = ["scores"]
@@ -311,7 +311,7 @@ def cases() -> Iterator[Any]:
 @pytest.mark.filterwarnings("ignore:.*is read anew for each token:ppokit.errors.PpokitWarning")
 @pytest.mark.parametrize(("architecture", "feature", "name"), list(cases()))
 def test_matrix(runs: Runs, architecture: Architecture, feature: str, name: str) -> None:
-    outcome = architecture.outcomes.get(feature)
+    outcome = architecture.outcome(feature)
     if isinstance(outcome, Refused):
         with pytest.raises((ModelError, RecipeError, DataError)) as caught:
             make(runs, architecture, feature)

@@ -78,7 +78,11 @@ def cell(architecture: Architecture, feature: str, notes: list[str]) -> str:
     if outcome is None:
         return "works"
     refused = isinstance(outcome, Refused)
-    note = f"`{outcome.key}`: {outcome.message}." if isinstance(outcome, Refused) else outcome.text
+    if isinstance(outcome, Refused):
+        since = f", since transformers {outcome.since}" if outcome.since != Refused.since else ""
+        note = f"`{outcome.key}`: {outcome.message}{since}."
+    else:
+        note = outcome.text
     if note not in notes:
         notes.append(note)
     number = notes.index(note) + 1

@@ -13,14 +13,11 @@ import torch
 from torch import Tensor
 from transformers import (
     BitsAndBytesConfig,
-    FalconConfig,
-    FalconForCausalLM,
     LlamaForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
     MixtralForCausalLM,
     Qwen2ForCausalLM,
 )
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from ppokit.config.settings import LoraSettings
 from ppokit.data.batches import TokenBatch
@@ -258,15 +255,17 @@ class TestRefused:
             ModelRoles(in_four_bits(checkpoint), lora=None, value=None, reference=False)
 
     def test_nothing_to_keep_in_four_bits(self, tmp_path: Path) -> None:
-        config = FalconConfig(vocab_size=64, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
-        saved(FalconForCausalLM(config), tmp_path)
-        with pytest.raises(ModelError, match=r"model\.load_in_4bit: .* \(FalconForCausalLM\) has no layers"):
+        saved(tiny(LlamaForCausalLM, **SIZES | {"num_hidden_layers": 0}), tmp_path)
+        with pytest.raises(ModelError, match=r"model\.load_in_4bit: .* \(LlamaForCausalLM\) has no layers"):
             in_four_bits(tmp_path)
 
-    def test_code_that_reads_a_layers_weights(self, tmp_path: Path) -> None:
-        saved(MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1)), tmp_path)
+    def test_code_that_reads_a_layers_weights(
+        self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As that of Mamba does, in newer transformers."""
+        monkeypatch.setattr(LlamaMLP, "forward", lambda mlp, x: x @ mlp.up_proj.weight.T)
         with pytest.raises(ModelError, match=r"model\.load_in_4bit: .* does not compute in 4 bits"):
-            in_four_bits(tmp_path)
+            in_four_bits(checkpoint)
 
     def test_an_output_layer_in_four_bits(self, checkpoint: Path, tmp_path: Path) -> None:
         config = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=[])
