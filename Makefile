@@ -69,7 +69,7 @@ models: setup  ## check every architecture of docs/models.md
 
 faults: export OMP_NUM_THREADS = 1
 faults: export PPOKIT_ALL_FAULTS = 1
-faults: setup  ## run every faulty plugin of ../shared/cases; `test` runs every thirtieth
+faults: setup  ## run every faulty plugin of ../shared/cases; `test` runs every sixtieth
 	$(BIN)/pytest tests/contract/test_plugin_faults.py
 
 mutants: setup  ## run the algorithms' tests against every wrong variant; `thorough` runs one per module

@@ -46,6 +46,12 @@ THOROUGH = (
     "test_mutants.py::test_each_is_noticed",
     "test_cli_ratings.py::test_real_files",
     "test_invariance.py::test_in_two_processes",
+    "test_interrupts.py::test_while_a_reward_takes_its_time[process]",
+    "test_loading.py::TestSmolLM2",
+    "test_quantization.py::test_nothing_advises_to_install_another_package",
+    "test_reward_role.py::test_a_resumed_run_keeps_both",
+    "test_cli_gain.py::test_a_model_agrees_with_itself_and_is_no_gold_model",
+    "test_stats.py::test_plots[ratings]",
 )
 """Tests of half a minute each whose like is among the others; `make thorough` runs them."""
 

@@ -56,7 +56,7 @@ def cases() -> dict[str, dict[str, Any]]:
 
 def chosen() -> list[str]:
     names = [name for name in cases() if name not in NOT_RUN]
-    return names if os.environ.get("PPOKIT_ALL_FAULTS") else names[::30]
+    return names if os.environ.get("PPOKIT_ALL_FAULTS") else names[::60]
 
 
 @pytest.fixture(scope="module")

@@ -168,19 +168,19 @@ class TestSample:
 class TestResponses:
     def test_each_depends_on_its_own_numbers_alone(self, policy: Policy) -> None:
         """Alone, among others, in another order, in batches of any size: the same tokens."""
-        numbers = uniforms(3, 4, 24)
+        numbers = uniforms(3, 4, 16)
         batch = prompts_of(policy)
-        whole = respond(policy, batch, numbers, max_new_tokens=24)
+        whole = respond(policy, batch, numbers, max_new_tokens=16)
         for p in range(3):
-            for g in range(4):
+            for g in (p, 3):
                 prompt = of_ids([batch.prompt_ids[p]])
-                alone = respond(policy, prompt, numbers[p : p + 1, g : g + 1], max_new_tokens=24)
+                alone = respond(policy, prompt, numbers[p : p + 1, g : g + 1], max_new_tokens=16)
                 assert alone.response_ids == [whole.response_ids[p * 4 + g]]
                 assert alone.sampler_logprobs[0] == pytest.approx(whole.sampler_logprobs[p * 4 + g], abs=1e-4)
-        back = respond(policy, of_ids(batch.prompt_ids[::-1]), numbers.flip(0), max_new_tokens=24)
+        back = respond(policy, of_ids(batch.prompt_ids[::-1]), numbers.flip(0), max_new_tokens=16)
         assert back.response_ids == [whole.response_ids[p * 4 + g] for p in (2, 1, 0) for g in range(4)]
-        for size in (1, 4, 5, 8, 11):
-            cut = respond(policy, batch, numbers, max_new_tokens=24, batch_size=size)
+        for size in (1, 5, 8):
+            cut = respond(policy, batch, numbers, max_new_tokens=16, batch_size=size)
             assert cut.response_ids == whole.response_ids
             assert cut.texts == whole.texts
             assert cut.outcomes == whole.outcomes
