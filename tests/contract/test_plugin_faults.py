@@ -1,6 +1,6 @@
 """Plugins that are wrong in one way each: the run ends with exit code 2 and a sentence that names them.
 
-Every thirtieth case runs in `make test`; `make faults` runs all.
+Every sixtieth case runs in `make test`; `make faults` runs all.
 """
 
 from __future__ import annotations
