@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppokit.plugin import Component, Options, RewardOutput, Rollout, hookimpl
+from ppokit.plugin import Component, Example, Options, RewardOutput, Rollout, hookimpl
 
 
 class Politeness(Options):
@@ -21,4 +21,5 @@ class Politeness(Options):
 
 @hookimpl
 def ppokit_reward_providers() -> list[Component]:
-    return [Component("politeness", options=Politeness)]
+    examples = [Example(better=("Thank you!", "Sorry, no."), worse=("No.", "What do you want?"))]
+    return [Component("politeness", options=Politeness, examples=examples)]

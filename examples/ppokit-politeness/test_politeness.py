@@ -1,26 +1,11 @@
+from pathlib import Path
+
 import torch
 
-from ppokit.plugin import Rollout
+from ppokit.testing import conformance, rollout_of
 from ppokit_politeness import Politeness
 
-
-def rollout_of(texts: list[str]) -> Rollout:
-    count = len(texts)
-    mask = torch.ones(count, 4, dtype=torch.bool)
-    return Rollout(
-        ids=[f"sample-{i}" for i in range(count)],
-        group_ids=torch.arange(count),
-        prompts=["The clerk said:"] * count,
-        responses=texts,
-        rows=[{}] * count,
-        prompt_ids=[[1]] * count,
-        response_ids=torch.ones(count, 4, dtype=torch.int64),
-        response_mask=mask,
-        loss_mask=mask,
-        outcomes=["finished"] * count,
-        policy_version=torch.zeros(count, dtype=torch.int64),
-        sampler_logprobs=torch.zeros(count, 4),
-    )
+test_conformance = conformance(Path(__file__).parent)
 
 
 def test_the_share_of_polite_words() -> None:

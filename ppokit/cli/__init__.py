@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from ppokit import __version__
-from ppokit.cli import inspect, ratings, reward
+from ppokit.cli import inspect, plugins, ratings, reward
 from ppokit.cli.gain import gain
 from ppokit.cli.generate import generate
 from ppokit.cli.rate import rate
@@ -103,8 +103,8 @@ def _show_version(wanted: bool) -> None:
 
 
 app = typer.Typer(name="ppokit", **_PLAIN)
-plugins = typer.Typer(**_PLAIN)
-app.add_typer(plugins, name="plugins", help="What is installed.")
+plugin_commands = typer.Typer(**_PLAIN)
+app.add_typer(plugin_commands, name="plugins", help="Plugins: what is installed, and checks.")
 
 
 @app.callback()
@@ -120,7 +120,8 @@ app.command(cls=Command)(train)
 app.command(cls=Command)(generate)
 app.command(cls=Command)(inspect.validate)
 app.command(cls=Command)(inspect.schema)
-plugins.command("list", cls=Command)(inspect.list_plugins)
+plugin_commands.command("list", cls=Command)(plugins.list_plugins)
+plugin_commands.command("check", cls=Command)(plugins.check)
 app.command(cls=Command)(rate)
 ratings_commands = typer.Typer(**_PLAIN)
 app.add_typer(ratings_commands, name="ratings", help="People's ratings: check, measure, convert them.")

@@ -1,16 +1,16 @@
-"""Commands that load no model: validate, schema, plugins list."""
+"""Commands that load no model: validate, schema."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ppokit.cli.options import Debug, DisablePlugin, Json, Overrides, RecipePath
-from ppokit.cli.sections import Section, show
+from ppokit.cli.options import Debug, DisablePlugin, Overrides, RecipePath
+from ppokit.errors import PpokitWarning
 
 if TYPE_CHECKING:
     from ppokit.config.components import SelectedComponent
@@ -28,12 +28,16 @@ def validate(
 ) -> None:
     """Check a recipe without loading a model.
 
-    Reports every problem at once, with its line: keys, plugins' options, files and columns.
+    Reports every problem at once, with its line: keys, plugins' options, files and columns. Warns where an
+    answer of nothing scores best in a reward's own examples.
     """
     from ppokit.config.recipe import Recipe
     from ppokit.config.registry import PluginRegistry
+    from ppokit.testing.nothing import nothing_wins
 
     loaded = Recipe.load(recipe, overrides or (), PluginRegistry(disable_plugin or ()))
+    for sentence in nothing_wins(loaded):
+        warnings.warn(sentence, PpokitWarning, stacklevel=2)
     typer.echo(loaded.to_yaml().rstrip() if resolved else _summary(loaded))
 
 
@@ -46,24 +50,6 @@ def schema(disable_plugin: DisablePlugin = None, debug: Debug = False) -> None:
     from ppokit.config.registry import PluginRegistry
 
     typer.echo(json.dumps(recipe_schema(PluginRegistry(disable_plugin or ())), indent=2))
-
-
-def list_plugins(as_json: Json = False, disable_plugin: DisablePlugin = None, debug: Debug = False) -> None:
-    """List what is installed, importing none of it."""
-    from ppokit.config.registry import PluginRegistry
-
-    entries = PluginRegistry(disable_plugin or ()).entries()
-    if as_json:
-        typer.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
-        return
-    if not entries:
-        typer.echo("No plugins are installed.")
-        return
-    columns = ("kind", "name", "from", "state", "summary")
-    rows = [(e.kind, e.name, e.source, e.state, e.summary) for e in entries]
-    show([Section("", columns, rows, text_columns=len(columns))])
-    for reason in dict.fromkeys(entry.reason for entry in entries if entry.reason):
-        typer.echo(reason)
 
 
 def _summary(recipe: Recipe) -> str:

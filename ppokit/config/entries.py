@@ -15,7 +15,7 @@ from typing import Literal
 from ppokit.messages import suggest
 from ppokit.plugin.hookspecs import HOOK_BY_KIND, PROJECT
 
-State = Literal["ok", "shadowed", "disabled", "duplicate", "broken", "invalid"]
+State = Literal["not imported yet", "ok", "shadowed", "disabled", "duplicate", "broken", "invalid"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Entry:
         module: what to import for it.
         distribution, version: what was installed; `version` is empty where it is not known.
         summary: first line of the module's docstring; empty where its source is not found.
-        state: `ok` (not imported yet, or imported well), `shadowed` (a built-in has the name, so that a
-            recipe must say `name@distribution`), `disabled` by the user, `duplicate` (several distributions
+        state: `not imported yet`, `ok` (imported, and in order), `shadowed` (a built-in has the name, so that
+            a recipe must say `name@distribution`), `disabled` by the user, `duplicate` (several distributions
             offer the name, none of them ppokit), `broken` (import or hook failed), `invalid` (no such kind,
             no module).
-        reason: why the state is not `ok`.
+        reason: of any other state than the first two: why.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Entry:
     distribution: str
     version: str = ""
     summary: str = ""
-    state: State = "ok"
+    state: State = "not imported yet"
     reason: str = ""
 
     @property

@@ -9,7 +9,9 @@ from typing import Any, get_args
 import pluggy
 from pydantic import BaseModel
 
+from ppokit import __version__
 from ppokit.config.entries import Entry
+from ppokit.config.requirements import other_ppokit
 from ppokit.errors import PluginError, in_one_paragraph, plugin_call
 from ppokit.messages import listed, suggest
 from ppokit.plugin import hookspecs
@@ -35,6 +37,11 @@ def load(entry: Entry) -> Component:
         PluginError: its module cannot be imported, or does not offer what the entry point says.
     """
     who = f"{entry.kind} {entry.name!r} (plugin {entry.label})"
+    if built_for := other_ppokit(entry.distribution):
+        raise PluginError(
+            f"{who} is built for {built_for}; this is ppokit {__version__}. Install a version of "
+            f"{entry.distribution} that fits, or that ppokit."
+        )
     try:
         module = importlib.import_module(entry.module)
     except (Exception, SystemExit) as error:

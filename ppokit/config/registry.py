@@ -81,7 +81,10 @@ class PluginRegistry:
 
     def _load(self, entry: Entry) -> tuple[Component, str]:
         try:
-            return hooks.load(entry), entry.label
+            component = hooks.load(entry)
+            if entry.state == "not imported yet":
+                self._entries[self._entries.index(entry)] = replace(entry, state="ok")
+            return component, entry.label
         except PluginError as error:
             self._entries[self._entries.index(entry)] = replace(entry, state="broken", reason=str(error))
             raise
@@ -145,10 +148,10 @@ class PluginRegistry:
 
     def _mark_rivals(self) -> None:
         """Say of each entry whose name others offer too whether a recipe gets it by that name."""
-        enabled = [entry for entry in self._entries if entry.state == "ok"]
+        enabled = [entry for entry in self._entries if entry.state == "not imported yet"]
         for i, entry in enumerate(self._entries):
             rivals = [e for e in enabled if (e.kind, e.name) == (entry.kind, entry.name)]
-            if entry.state != "ok" or len(rivals) == 1:
+            if entry.state != "not imported yet" or len(rivals) == 1:
                 continue
             own = [rival for rival in rivals if rival.builtin]
             if not own:

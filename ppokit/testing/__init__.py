@@ -2,7 +2,7 @@
 
     from ppokit.testing import conformance
 
-    test_conformance = conformance("ppokit_politeness:Politeness")
+    test_conformance = conformance(Path(__file__).parent)  # all that this folder's pyproject.toml announces
 
 Each check says in a sentence what is wrong and what to do. `ppokit plugins check` runs the same ones.
 Nothing here imports torch until a check runs.
@@ -11,6 +11,7 @@ Nothing here imports torch until a check runs.
 from ppokit.plugin.examples import Example
 from ppokit.testing.checks import Check, Fault, checks_of
 from ppokit.testing.report import Report, Result, run_checks
+from ppokit.testing.samples import rollout_of
 from ppokit.testing.subject import Subject, find
 from ppokit.testing.suite import conformance
 
@@ -24,5 +25,6 @@ __all__ = [
     "checks_of",
     "conformance",
     "find",
+    "rollout_of",
     "run_checks",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pydantic import BaseModel
+
 from ppokit.plugin.examples import Example
 from ppokit.testing.calls import close, score_of
 from ppokit.testing.checks import Fault, check
@@ -21,9 +23,10 @@ class ScoredExample:
     nothing: float | None
 
 
-def scored(subject: Subject, example: Example) -> ScoredExample:
-    """Score an example with its own options over the subject's."""
-    chosen = subject.with_options(example.options)
+def scored(subject: Subject, example: Example, options: BaseModel | None = None) -> ScoredExample:
+    """Score an example with its own options and those that were given, or with these alone."""
+    own = {**example.options, **subject.given} if options is None else options.model_dump()
+    chosen = replace(subject, options=own)
     texts = [*example.better, *example.worse, example.nothing]
     rollout = rollout_of(
         texts, prompt=example.prompt, row=example.row, group=len(texts), needs=chosen.component.needs
@@ -52,7 +55,7 @@ def names_examples(subject: Subject) -> None:
 def examples(subject: Subject) -> None:
     """Its better examples score higher than its worse ones."""
     for example in subject.examples:
-        result = scored(replace(subject, options={}), example)
+        result = scored(subject, example)
         for text, value in zip(example.better, result.better, strict=True):
             if value is None:
                 raise Fault(
@@ -71,7 +74,7 @@ def examples(subject: Subject) -> None:
 def nothing_wins(subject: Subject) -> None:
     """An answer that does nothing scores below the better examples."""
     for example in subject.examples:
-        result = scored(replace(subject, options={}), example)
+        result = scored(subject, example)
         best = max((value for value in result.better if value is not None), default=None)
         if result.nothing is not None and best is not None and result.nothing >= best:
             raise Fault(

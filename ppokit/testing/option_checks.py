@@ -135,7 +135,7 @@ def events(subject: Subject) -> None:
 def pickles(subject: Subject) -> None:
     """Options and answers can be sent to another process."""
     built = subject.build()
-    things = {"its options": built.options}
+    things: dict[str, Any] = {"its options": built.options.model_dump(by_alias=True)}
     if subject.kind in ("rewards", "advantages", "rollout", "evaluators"):
         things["what it returns"] = raw(subject, built, arguments(subject, sample(subject)))
     for name, thing in things.items():

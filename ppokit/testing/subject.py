@@ -7,7 +7,7 @@ import inspect
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ppokit.config.hooks import METHOD
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import CHOSEN
 from ppokit.errors import PluginError
-from ppokit.messages import listed
+from ppokit.messages import listed, suggest
 from ppokit.plugin.examples import Example
 from ppokit.plugin.hookspecs import HOOK_BY_KIND, PROJECT
 from ppokit.plugin.importing import import_attribute
@@ -44,7 +44,8 @@ class Subject:
         use: what a recipe would name.
         component: what the plugin offers.
         label: how errors name its plugin.
-        options: keys beside `use`.
+        options: keys beside `use`; of its first example, where none are given.
+        given: those that were given, which go before those of each example.
         row: columns of the data set that it reads, the same in every row.
         seconds: that a call on twelve short responses may take.
     """
@@ -54,6 +55,7 @@ class Subject:
     component: Component
     label: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
     row: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 1.0
 
@@ -78,9 +80,6 @@ class Subject:
             ValidationError: they are not valid.
         """
         return self.component.options.model_validate({**self.options, **changes})
-
-    def with_options(self, options: Mapping[str, Any]) -> Subject:
-        return replace(self, options={**self.options, **options})
 
     def build(self) -> BuiltComponent:
         """Its object, as a run would build it.
@@ -167,6 +166,7 @@ def _subject(
         component,
         label,
         first.options if options is None else options,
+        options or {},
         first.row if row is None else row,
     )
 
@@ -180,15 +180,17 @@ def _named(target: str, kind: str | None, registry: PluginRegistry) -> tuple[str
         kind, target = head, name
     if kind is None:
         bare = target.partition("@")[0]
-        kinds = [one for one in HOOK_BY_KIND if bare in {e.name for e in registry.entries_of(one)}]
+        known = {one: {entry.name for entry in registry.entries_of(one)} for one in HOOK_BY_KIND}
+        kinds = [one for one, names in known.items() if bare in names]
         if len(kinds) > 1:
             choices = listed((f"{one}.{target}" for one in kinds), "or")
             raise PluginError(f"{target!r} is the name of several components; expected {choices}")
         if not kinds:
             raise PluginError(
-                f"{target!r}: nothing installed has this name, and there is no such folder; expected a "
-                "name of "
-                "ppokit plugins list, module:attribute, or a distribution's folder"
+                f"{target!r}: nothing installed has this name, and there is no such folder"
+                f"{suggest(target, set().union(*known.values())) or ';'} expected a name of ppokit "
+                "plugins list, "
+                "module:attribute, or a distribution's folder"
             )
         kind = kinds[0]
     return (kind, target, *registry.component(kind, target))

@@ -1,10 +1,9 @@
-"""validate, schema, plugins list, and how errors look."""
+"""validate, schema, and how errors look."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,6 @@ import fake_plugins
 import ppokit
 from ppokit.cli import Command, app
 from ppokit.cli.options import Debug
-from ppokit.config.registry import PluginRegistry
 from ppokit.errors import DataError, Interrupted
 
 RECIPE = """\
@@ -102,53 +100,6 @@ def test_schema_is_json() -> None:
     code, out, _ = run("schema")
     assert code == 0
     assert json.loads(out)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-
-
-def test_plugins_list_is_plain_when_piped() -> None:
-    code, out, _ = run("plugins", "list", "--disable-plugin", "good")
-    lines = out.splitlines()
-    summary = (
-        "A plugin of every kind, and distributions made of files, for tests of the registry and the recipe."
-    )
-    assert code == 0
-    assert lines[0].split() == ["kind", "name", "from", "state", "summary"]
-    assert lines[1] == f"advantages  gae           unknown  ok        {summary}"
-    assert [line.split()[:2] for line in lines[1:-1]] == sorted(line.split()[:2] for line in lines[1:-1])
-    assert lines[-1] == "blocked by --disable-plugin good"
-    assert out.isascii()
-
-
-def test_plugins_list_on_a_terminal_fits_80_columns(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from ppokit.cli import inspect
-
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    inspect.list_plugins()
-    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
-    assert max(map(len, out.splitlines())) <= 80
-    assert "transformers" in out
-
-
-def test_plugins_list_as_json() -> None:
-    entries = json.loads(run("plugins", "list", "--json")[1])
-    assert entries[0] | {"summary": ""} == {
-        "kind": "advantages",
-        "name": "gae",
-        "module": "fake_plugins",
-        "distribution": "unknown",
-        "version": "",
-        "summary": "",
-        "state": "ok",
-        "reason": "",
-    }
-
-
-def test_no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppokit.config.entries.installed", list)
-    assert PluginRegistry().entries() == []
-    assert run("plugins", "list") == (0, "No plugins are installed.\n", "")
 
 
 def test_version() -> None:

@@ -146,7 +146,7 @@ def test_what_is_installed_does_not_replace_a_built_in(install: Install) -> None
     install("more-dist", {"rewards.twin": "cat_t2"}, {"cat_t2": "raise RuntimeError('imported')"})
     registry = PluginRegistry()
     assert {e.distribution: e.state for e in registry.entries()} == {
-        "ppokit": "ok",
+        "ppokit": "not imported yet",
         "some-dist": "shadowed",
         "more-dist": "shadowed",
     }
@@ -172,14 +172,14 @@ def test_disabling_one_side_of_a_duplicate_leaves_the_other(install: Install) ->
     install("first-dist", {"rewards.twin": "cat_t1"}, {"cat_t1": REWARD.format("twin")})
     install("second-dist", {"rewards.twin": "cat_t2"}, {"cat_t2": REWARD.format("twin")})
     registry = PluginRegistry(disabled=["rewards.twin@First_Dist"])
-    assert [e.state for e in registry.entries()] == ["disabled", "ok"]
+    assert [e.state for e in registry.entries()] == ["disabled", "not imported yet"]
     assert registry.component("rewards", "twin")[1] == "cat_t2, second-dist 1.5"
 
 
 def test_same_distribution_found_twice_is_one(install: Install) -> None:
     install("my-dist", {"rewards.one": "cat_o"}, {"cat_o": REWARD.format("one")})
     install("My_Dist", {"rewards.one": "cat_o"}, {"cat_o": REWARD.format("one")})
-    assert only(PluginRegistry()).state == "ok"
+    assert only(PluginRegistry()).state == "not imported yet"
 
 
 def test_one_distribution_naming_two_modules_is_a_duplicate(install: Install) -> None:
@@ -195,7 +195,7 @@ def test_disabled(word: str) -> None:
     registry = PluginRegistry(disabled=[word], entry_points=fake_plugins.entry_points())
     states = {e.name: e.state for e in registry.entries()}
     assert states["good"] == "disabled"
-    assert states["other"] == "ok"
+    assert states["other"] == "not imported yet"
     with pytest.raises(PluginError, match=r"'good' .* is disabled by --disable-plugin"):
         registry.component("rewards", "good")
 
@@ -229,7 +229,7 @@ def test_broken_import_raises_when_named(
 ) -> None:
     install("b", {"rewards.b": "cat_b"}, {"cat_b": source})
     registry = PluginRegistry()
-    assert only(registry).state == "ok"
+    assert only(registry).state == "not imported yet"
     with pytest.raises(
         PluginError, match=r"rewards 'b' \(plugin cat_b, b 1\.5\) cannot be imported"
     ) as caught:
@@ -318,3 +318,15 @@ def test_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch, tmp_pat
     fake_plugins.distribution(tmp_path, "really-there", {"rewards.really_there": "cat_r"}, {})
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "really_there" in [e.name for e in PluginRegistry().entries()]
+
+
+def test_what_is_built_for_another_version_is_refused_when_named(install: Install, tmp_path: Path) -> None:
+    install("later", {"rewards.later": "cat_later"}, {"cat_later": REWARD.format("later")})
+    (metadata,) = tmp_path.rglob("later-1.5.dist-info/METADATA")
+    metadata.write_text(metadata.read_text() + "Requires-Dist: ppokit<99,>=9\n")
+    registry = PluginRegistry()
+    assert only(registry).state == "not imported yet"
+    with pytest.raises(PluginError, match=r"later 1\.5\) is built for ppokit<99,>=9; this is ppokit 0"):
+        registry.component("rewards", "later")
+    metadata.write_text(metadata.read_text().replace(">=9", ">=0.0.1"))
+    assert PluginRegistry().component("rewards", "later")[1] == "cat_later, later 1.5"

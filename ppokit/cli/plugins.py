@@ -1,0 +1,160 @@
+"""Commands on plugins: list what is installed, check a component, begin a distribution of one's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ppokit.cli.options import Debug, DisablePlugin, Json
+from ppokit.cli.sections import Section, show
+from ppokit.errors import PluginError
+
+if TYPE_CHECKING:
+    from ppokit.config.entries import Entry
+    from ppokit.testing import Report, Subject
+
+_TRUST = "Not ppokit's own: {}. Who installs a plugin trusts its code."
+_SLOW_IMPORT_S = 2.0
+
+
+def list_plugins(as_json: Json = False, disable_plugin: DisablePlugin = None, debug: Debug = False) -> None:
+    """List what is installed and where it comes from, importing none of it."""
+    from ppokit.config.registry import PluginRegistry
+
+    entries = PluginRegistry(disable_plugin or ()).entries()
+    if as_json:
+        typer.echo(json.dumps([{**asdict(entry), "builtin": entry.builtin} for entry in entries], indent=2))
+        return
+    if not entries:
+        typer.echo("No plugins are installed.")
+        return
+    columns = ("kind", "name", "from", "state", "summary")
+    rows = [(e.kind, e.name, e.source, e.state, e.summary) for e in entries]
+    show([Section("", columns, rows, text_columns=len(columns))])
+    for reason in dict.fromkeys(entry.reason for entry in entries if entry.reason):
+        typer.echo(reason)
+    if others := _others(entries):
+        typer.echo(_TRUST.format(", ".join(others)))
+
+
+def _others(entries: list[Entry]) -> list[str]:
+    """Distributions that are not ppokit."""
+    return list(dict.fromkeys(entry.source for entry in entries if not entry.builtin))
+
+
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|MODULE:ATTRIBUTE|FOLDER",
+            help="An installed component, what a module holds, or all that a distribution's folder offers.",
+        ),
+    ],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Options to check it with; those of its first example, if not given."
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="rewards, advantages, losses, rollout, evaluators or observers."),
+    ] = None,
+    as_json: Json = False,
+    disable_plugin: DisablePlugin = None,
+    debug: Debug = False,
+) -> None:
+    """Import a component and run every check of the conformance kit on it.
+
+    Prints the checks, a reward's examples with their scores, and what is waived. Exit code 0: all passed;
+    1: a check failed; 2: there was nothing to check.
+    """
+    import time
+
+    from ppokit.config.registry import PluginRegistry
+    from ppokit.testing import find, run_checks
+
+    began = time.perf_counter()
+    subjects = find(target, kind, options=_options(options), registry=PluginRegistry(disable_plugin or ()))
+    if (took := time.perf_counter() - began) > _SLOW_IMPORT_S:
+        typer.echo(
+            f"Importing it took {took:.1f} s: import heavy libraries inside build, as every command "
+            "waits for it.",
+            err=True,
+        )
+    reports = [run_checks(subject) for subject in subjects]
+    if as_json:
+        typer.echo(json.dumps([_as_data(report) for report in reports], indent=2))
+    else:
+        for report in reports:
+            _show_report(report)
+    if not all(report.passed for report in reports):
+        raise typer.Exit(1)
+
+
+def _options(texts: list[str] | None) -> dict[str, Any] | None:
+    """What `KEY=VALUE` says; values are YAML."""
+    import yaml
+
+    if not texts:
+        return None
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise PluginError(f"{text!r}: expected KEY=VALUE, such as target=8")
+        options[key] = yaml.safe_load(value)
+    return options
+
+
+def _show_report(report: Report) -> None:
+    subject = report.subject
+    rows = [(r.check, r.outcome, r.what) for r in report.results]
+    having = {name: len(report.having(name)) for name in ("passed", "failed", "waived")}
+    counts = ", ".join(f"{count} {name}" for name, count in having.items() if count)
+    title = f"{subject.name} ({subject.label}): {counts}"
+    sections = [Section(title, ("check", "", "what must hold"), rows, text_columns=3)]
+    if examples := _example_rows(subject):
+        sections.append(Section("Examples", ("score", "", "response"), examples, text_columns=3))
+    if waived := report.having("waived"):
+        lines = [(result.check, result.detail) for result in waived]
+        sections.append(Section("Waived", ("check", "reason"), lines, text_columns=2))
+    show(sections)
+    for result in report.having("failed"):
+        typer.echo(f"failed: {result.check}: {result.detail}")
+
+
+def _example_rows(subject: Subject) -> list[tuple[str, str, str]]:
+    """Each response of the examples with its score, best first; none where they cannot be scored."""
+    from ppokit.errors import PpokitError
+    from ppokit.testing.example_checks import scored
+
+    rows: list[tuple[str, str, str]] = []
+    for example in subject.examples:
+        try:
+            result = scored(subject, example)
+        except PpokitError:
+            continue  # a check says why
+        found = [
+            *((value, "better", text) for value, text in zip(result.better, example.better, strict=True)),
+            *((value, "worse", text) for value, text in zip(result.worse, example.worse, strict=True)),
+            (result.nothing, "nothing", example.nothing),
+        ]
+        found.sort(key=lambda each: float("-inf") if each[0] is None else each[0], reverse=True)
+        rows.extend(("-" if v is None else f"{v:.3f}", rank, repr(text)[:80]) for v, rank, text in found)
+    return rows
+
+
+def _as_data(report: Report) -> dict[str, Any]:
+    subject = report.subject
+    examples = [dict(zip(("score", "rank", "response"), row, strict=True)) for row in _example_rows(subject)]
+    return {
+        "component": subject.name,
+        "plugin": subject.label,
+        "passed": report.passed,
+        "results": [asdict(result) for result in report.results],
+        "examples": examples,
+    }
