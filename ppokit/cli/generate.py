@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,7 @@ def generate(
 
 
 def recipe_of_run(run: Path, changed: list[str], disabled: list[str] | None) -> Recipe:
-    """The recipe of a run that has saved a policy.
+    """The recipe of a run that has saved a policy, with the run's own copy of its chat template.
 
     Args:
         changed: keys to set otherwise.
@@ -69,4 +70,9 @@ def recipe_of_run(run: Path, changed: list[str], disabled: list[str] | None) -> 
         raise RunFolderError(f"{run} is not the folder of a run: it has no recipe.yaml.")
     if not (run / "policy").is_dir():
         raise RunFolderError(f"{run} has no policy yet; it is saved with the run's first checkpoint.")
-    return Recipe.load(run / "recipe.yaml", changed, PluginRegistry(disabled or ()), check_data=False)
+    recipe = Recipe.load(run / "recipe.yaml", changed, PluginRegistry(disabled or ()), check_data=False)
+    prompts = recipe.settings.prompts
+    if prompts.chat_template is None:
+        return recipe
+    copied = prompts.model_copy(update={"chat_template": str(run / "policy" / "chat_template.jinja")})
+    return replace(recipe, settings=recipe.settings.model_copy(update={"prompts": copied}))

@@ -53,7 +53,7 @@ def prompt_of(row: Mapping[str, Any], settings: PromptFileSettings) -> str:
     cell = row[settings.column]
     if isinstance(cell, str):
         return cell
-    return ChatPrompt(cell, None if settings.tools is None else row[settings.tools])
+    return read_chat(cell, None if settings.tools is None else row[settings.tools])
 
 
 def first_prompts(
@@ -127,6 +127,8 @@ def _chat(table: Table, cells: list[Any], index: int, tools: int | None) -> tupl
     read[index] = prompt.messages
     if tools is not None:
         read[tools] = prompt.tools
+    elif prompt.tools is not None:
+        read[index] = {"messages": prompt.messages, "tools": prompt.tools}
     return read, None
 
 

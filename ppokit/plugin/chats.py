@@ -14,9 +14,12 @@ Message = dict[str, Any]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _FORM = "expected a list of messages such as {role: user, content: ...}"
+_ROLE = (
+    rf"\{{[^{{}}]*['\"]role['\"]\s*:\s*['\"]({'|'.join(ROLES)})['\"]"  # behind a name, or the id of a call
+)
 _WRITTEN_CHAT = re.compile(
-    r"\s*\[\s*(\{\s*['\"](role|content|from)['\"]|\]\s*$"
-    rf"|\{{[^{{}}]*['\"]role['\"]\s*:\s*['\"]({'|'.join(ROLES)})['\"])"  # behind a name, or the id of a call
+    rf"\s*\[\s*(\{{\s*['\"](role|content|from)['\"]|\]\s*$|{_ROLE})"
+    rf"|\s*\{{\s*['\"](?s:.*?)['\"]\s*:\s*\[\s*{_ROLE}"  # an object that holds the list
 )
 
 
@@ -76,6 +79,7 @@ def read_chat(cell: Any, tools: Any = None) -> str:
     """A cell of a data set as a prompt: messages, the same written as text, or plain text.
 
     Args:
+        cell: the messages may also be the one list of messages in an object, which may hold `tools` too.
         tools: the cell of the row's tools; None for none.
 
     Raises:
@@ -83,6 +87,10 @@ def read_chat(cell: Any, tools: Any = None) -> str:
     """
     if isinstance(cell, str) and _WRITTEN_CHAT.match(cell):
         cell = _written(cell)
+    if isinstance(cell, Mapping):
+        lists = [value for key, value in cell.items() if key != "tools" and _is_chat(value)]
+        if len(lists) == 1:
+            cell, tools = lists[0], tools or cell.get("tools") or None
     if isinstance(tools, str):
         tools = _written(tools)
     if isinstance(cell, str):
@@ -90,6 +98,13 @@ def read_chat(cell: Any, tools: Any = None) -> str:
     if not isinstance(cell, list | tuple):
         raise ValueError("expected text or a list of messages")
     return ChatPrompt(cell, tools)
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether a value is meant as messages."""
+    return isinstance(value, list | tuple) and any(
+        isinstance(message, Mapping) and "role" in message for message in value
+    )
 
 
 def _written(text: str) -> Any:
@@ -101,7 +116,7 @@ def _written(text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise ValueError(f"a list that is not JSON ({fault}); expected JSON") from fault
+        raise ValueError(f"a list or object that is not JSON ({fault}); expected JSON") from fault
 
 
 def _messages(messages: Any) -> list[Message]:
@@ -128,8 +143,8 @@ def _message(message: Any, number: int) -> Message:
         parts = [_part(part) for part in content]
         texts = [part for part in parts if isinstance(part, str)]
         content = "".join(texts) if len(texts) == len(parts) else content
-    if content is None and role == "assistant" and read.get("tool_calls"):
-        content = ""
+    if content is None and role == "assistant" and (read.get("tool_calls") or "content" in message):
+        content = ""  # an answer may be a call, or thoughts, alone
     if not isinstance(content, str):
         raise ValueError(f"the content of message {number} is {shorten(repr(content))}; expected text")
     read["content"] = content
@@ -146,13 +161,13 @@ def _part(part: Any) -> Any:
 
 
 def _tool_call(call: Any, number: int) -> Any:
-    """A call of a tool with its arguments as a mapping, as templates expect them; OpenAI writes JSON."""
+    """A call of a tool whose arguments are a mapping, as templates expect; OpenAI writes JSON, or nothing."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or "name" not in function:
         raise ValueError(f"message {number} calls a tool without a name; expected {{name, arguments}}")
-    if isinstance(arguments := function.get("arguments"), str):
+    if isinstance(arguments := function.get("arguments", ""), str):
         try:
-            function = {**function, "arguments": json.loads(arguments)}
+            function = {**function, "arguments": json.loads(arguments) if arguments.strip() else {}}
         except ValueError as error:
             raise ValueError(
                 f"message {number} calls {function['name']} with arguments that are not JSON"

@@ -16,6 +16,7 @@ from ppokit.errors import DataError
 from ppokit.plugin.protocols import CheckContext
 from ppokit.plugin.types import Outcome, Rewards, Rollout
 from ppokit.rewards.scorer import last_tokens
+from ppokit.rollout.policy import Prompt, as_texts
 
 if TYPE_CHECKING:
     from ppokit.config.components import SelectedComponent
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def fit_recorded(
     trainer: PPOTrainer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     responses: Sequence[str],
     rewards: Sequence[float],
     epochs: int = 10,
@@ -37,7 +38,7 @@ def fit_recorded(
     the recipe's. The run's folder is written as by any step.
 
     Args:
-        prompts: as the recipe's prompts; equal ones share a group.
+        prompts: as the recipe's prompts, chats as lists of messages; equal ones share a group.
         responses: one per prompt. Where prompts are plain text, a response begins with its space.
         rewards: one finite number per response, on any scale; higher is better.
         epochs: passes over all of them.
@@ -47,12 +48,13 @@ def fit_recorded(
     Raises:
         DataError: what was given cannot be trained on.
     """
-    check_given(prompts, responses, rewards, epochs)
-    check_estimator(trainer.recipe.advantages, prompts)
     settings = trainer.recipe.settings
+    texts = as_texts(prompts, settings.prompts)
+    check_given(texts, responses, rewards, epochs)
+    check_estimator(trainer.recipe.advantages, texts)
     per_step = settings.rollout.prompts_per_step * settings.rollout.responses_per_prompt
     minibatches = math.ceil(len(responses) / (per_step // settings.update.minibatches))
-    rollout = recorded_rollout(trainer, prompts, responses, minibatches=minibatches)
+    rollout = recorded_rollout(trainer, texts, responses, minibatches=minibatches)
     given = given_rewards(rollout, rewards)
     advantages = trainer.estimate(rollout, given)
     stats = trainer.update(rollout, advantages, epochs=epochs, minibatches=minibatches)
@@ -69,12 +71,12 @@ def recorded_rollout(
     return trainer.collector.recorded(prompts, responses, trainer.current, minibatches=minibatches)
 
 
-def predict_next(trainer: PPOTrainer, prompts: Sequence[str]) -> list[Prediction]:
+def predict_next(trainer: PPOTrainer, prompts: Sequence[Prompt]) -> list[Prediction]:
     """Next-token probabilities and a greedy response of the policy as it is now, per prompt."""
     return trainer.collector.view(trainer.current).predict(prompts)
 
 
-def answer_greedily(trainer: PPOTrainer, prompts: Sequence[str]) -> list[str]:
+def answer_greedily(trainer: PPOTrainer, prompts: Sequence[Prompt]) -> list[str]:
     """Greedy responses of the policy as it is now, one per prompt."""
     return trainer.collector.view(trainer.current).generate(prompts).responses
 

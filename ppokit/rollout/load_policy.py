@@ -78,10 +78,8 @@ def load_policy(recipe: Recipe, folder: Path | None, longest_text: int | None = 
         files = [] if saved is None else sorted(saved.glob("*.safetensors"))
         return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
-    tokenizer, prompts = load_tokenizer(source), settings.prompts
-    if folder is not None and prompts.chat_template is not None:  # the run's own copy
-        prompts = prompts.model_copy(update={"chat_template": str(folder / "chat_template.jinja")})
-    set_template(tokenizer, prompts)
+    tokenizer = load_tokenizer(source)
+    set_template(tokenizer, settings.prompts)
     policy = Policy.of(
         model,
         tokenizer,
@@ -92,7 +90,9 @@ def load_policy(recipe: Recipe, folder: Path | None, longest_text: int | None = 
         get_hash=sha256,
     )
     temperature = settings.rollout.temperature
-    return PolicyView(policy, generator, prompts, lambda rollout: _logprobs(model, rollout, temperature))
+    return PolicyView(
+        policy, generator, settings.prompts, lambda rollout: _logprobs(model, rollout, temperature)
+    )
 
 
 @torch.inference_mode()

@@ -13,7 +13,9 @@ from torch import Tensor
 from ppokit.config.prompt_settings import PromptSettings
 from ppokit.data.prompts import PromptLimits, encode_prompts
 from ppokit.errors import DataError, ModelError
+from ppokit.messages import shorten
 from ppokit.models.loading import end_ids, end_token_ids
+from ppokit.plugin.chats import ChatPrompt
 from ppokit.plugin.recorded import as_generation
 from ppokit.plugin.response_text import decode_responses
 from ppokit.plugin.types import PromptBatch, Rollout
@@ -87,6 +89,32 @@ class Policy:
         return self.get_hash()
 
 
+Prompt = str | Sequence[Mapping[str, Any]]
+"""What a policy can be asked: text, or the messages of a chat."""
+
+
+def as_texts(prompts: Sequence[Prompt], settings: PromptSettings) -> list[str]:
+    """Prompts as texts, those of chats as `ChatPrompt`.
+
+    Raises:
+        DataError: one is neither, or a chat where the recipe has none.
+    """
+    texts = []
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            if not settings.chat:
+                raise DataError(
+                    f"prompts[{index}] is {shorten(repr(prompt))}; expected text, or prompts.chat: true in "
+                    "the recipe for messages."
+                )
+            try:
+                prompt = ChatPrompt(prompt)
+            except ValueError as error:
+                raise DataError(f"prompts[{index}]: {error}.") from error
+        texts.append(prompt)
+    return texts
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a policy would say to a prompt.
@@ -123,7 +151,7 @@ class PolicyView:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         n: int | None = None,
         seed: int = 0,
@@ -139,13 +167,13 @@ class PolicyView:
         Raises:
             ModelError: a prompt is empty, or leaves no room for a response in the model's context.
         """
-        indices, encoded = list(range(len(prompts))), self._encoded(prompts)
-        batch = self._batch(indices, prompts, encoded, rows)
+        texts = as_texts(prompts, self.prompts)
+        batch = self._batch(list(range(len(texts))), texts, self._encoded(texts), rows)
         return self.generator.generate(self.policy, batch, n=n, seed=seed, step=step, training=False)
 
     def recorded(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         responses: Sequence[str],
         *,
         step: int = 1,
@@ -163,7 +191,8 @@ class PolicyView:
             DataError: a prompt is empty, or leaves no room for its response in the model's context.
         """
         context = self.policy.context_length
-        encoded = self._tokens(prompts)
+        texts = as_texts(prompts, self.prompts)
+        encoded = self._tokens(texts)
         generation = as_generation(
             encoded, responses, self.policy, separator=separator, prefill=self.prompts.prefill
         )
@@ -176,16 +205,17 @@ class PolicyView:
                     f"model's context holds {context}. Shorten or drop them."
                 )
         first: dict[str, int] = {}
-        groups = [first.setdefault(prompt, index) for index, prompt in enumerate(prompts)]
-        batch = self._batch(groups, prompts, encoded, rows)
-        ids = [f"{step:06d}-fit-{index:06d}" for index in range(len(prompts))]
+        groups = [first.setdefault(prompt, index) for index, prompt in enumerate(texts)]
+        batch = self._batch(groups, texts, encoded, rows)
+        ids = [f"{step:06d}-fit-{index:06d}" for index in range(len(texts))]
         return build_rollout(batch, completed(generation, self.policy.version), ids, 1)
 
-    def predict(self, prompts: Sequence[str]) -> list[Prediction]:
+    def predict(self, prompts: Sequence[Prompt]) -> list[Prediction]:
         """Next-token probabilities and a greedy response per prompt."""
-        texts = self.generate(prompts).responses
+        rollout = self.generate(prompts)
         model, predictions = self.policy.model(), []
-        for prompt, ids, text in zip(prompts, self._encoded(prompts), texts, strict=True):
+        asked = zip(rollout.prompts, rollout.prompt_ids, rollout.responses, strict=True)
+        for prompt, ids, text in asked:
             with torch.inference_mode():
                 logits = model(torch.tensor([ids], device=model.device)).logits[0, -1]
             probabilities = logits.float().softmax(dim=-1).cpu().clone()

@@ -184,6 +184,32 @@ class TestCells:
     def test_written_chats_whose_role_comes_later(self, first: dict[str, Any]) -> None:
         assert chat_of(read_chat(json.dumps([{**first, **HELLO}]))).messages[0]["content"] == "Hello"
 
+    @pytest.mark.parametrize("write", [dict, json.dumps, str])
+    @pytest.mark.parametrize("key", ["messages", "chat"])
+    def test_an_object_that_holds_the_messages(self, tmp_path: Path, write: Any, key: str) -> None:
+        whole = {"id": 7, "tags": ["a"], "tools": TOOLS, key: CHAT}
+        few = {key: CHAT, "tools": None}
+        path = tmp_path / "p.jsonl"
+        path.write_text("".join(json.dumps({"prompt": write(cell)}) + "\n" for cell in (whole, few)))
+        own = settings(path=str(path))
+        first, second = [prompt_of(row, own) for row in read_prompts(own, chat=True).records()]
+        assert (chat_of(first).messages, chat_of(first).tools) == (CHAT, TOOLS)
+        assert (chat_of(second).messages, chat_of(second).tools) == (CHAT, None)
+
+    def test_text_that_begins_as_an_object(self) -> None:
+        text = '{"user": [{"name": "Ann", "role": "admin"}]} Who is she?'
+        assert read_chat(text) == text
+
+    def test_answers_without_content(self) -> None:
+        """As OpenAI writes calls without arguments, and answers that were refused or only thought."""
+        call = {"id": "1", "type": "function", "function": {"name": "time", "arguments": ""}}
+        answer = {"role": "assistant", "content": None, "refusal": "No."}
+        calls = [{"role": "assistant", "content": None, "tool_calls": [call]}, *CALLING[2:]]
+        messages = chat_of(read_chat([HELLO, answer, HELLO, *calls])).messages
+        assert messages[1] == {"role": "assistant", "content": "", "refusal": "No."}
+        assert messages[3]["content"] == ""
+        assert messages[3]["tool_calls"][0]["function"] == {"name": "time", "arguments": {}}
+
     def test_text_that_begins_as_a_list_of_mappings(self) -> None:
         text = '[{"name": "Ann", "role": "admin"}] Who is she?'
         assert read_chat(text) == text
@@ -216,7 +242,7 @@ class TestCells:
             ),
             (["Hello"], "message 1 has no role"),
             ({"role": "user", "content": "Hi"}, "expected text or a list of messages"),
-            (json.dumps(CHAT)[:-9], "a list that is not JSON"),
+            (json.dumps(CHAT)[:-9], "a list or object that is not JSON"),
             (7, "expected text or a list of messages"),
         ],
     )

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from chat_tokenizer import ENDS, TEMPLATE, chat_tokenizer
 from ppokit import PPOTrainer, Recipe
 from ppokit.cli import app
+from ppokit.cli.generate import recipe_of_run
 from ppokit.errors import PluginError, PpokitWarning, RecipeError
 from ppokit.evaluation.view import held_out_view
 from ppokit.plugin import ChatPrompt
@@ -90,8 +91,10 @@ def test_a_run_and_its_policy(chat_recipe: Any, chat_model: Path, tmp_path: Path
         held_out = trainer.components.evaluation
         assert held_out is not None
         assert list(held_out.held_out.texts) == list(map(str, chats))
-        recorded = view.recorded(chats, [prefill + "yes"] * 3)
-        greedy = view.generate(chats)
+        recorded = view.recorded(CHATS, [prefill + "yes"] * 3)
+        greedy = view.generate(CHATS)
+        assert trainer.answer(CHATS) == greedy.responses
+        assert [said.text for said in trainer.predict(CHATS)] == greedy.responses
         trainer.train()
     tokenizer = AutoTokenizer.from_pretrained(chat_model)
     expected = {
@@ -118,13 +121,15 @@ def test_a_run_and_its_policy(chat_recipe: Any, chat_model: Path, tmp_path: Path
     assert {row["prompt"] for row in saved} == set(expected)
     assert all(row["response"].startswith(prefill) for row in saved)
     (tmp_path / "own.jinja").unlink()  # the run has its own copy
-    policy = load_policy(recipe, tmp_path / "run" / "policy").generate(chats)
+    recipe = recipe_of_run(tmp_path / "run", [], None)
+    policy = load_policy(recipe, tmp_path / "run" / "policy").generate(CHATS)
     assert policy.prompt_ids == [expected[str(chat)] for chat in chats]
     assert str(policy.responses[0]).startswith(prefill)
-    asked = ["generate", str(tmp_path / "run"), json.dumps(CHATS[1]), "--greedy"]
+    asked = ["generate", str(tmp_path / "run"), json.dumps(CHATS[1]), "--greedy", "--base"]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
-    assert result.stdout == policy.responses[1].strip() + "\n"
+    base = greedy.responses[1].strip()
+    assert result.stdout == f"base: {base}\npolicy: {policy.responses[1].strip()}\n"
 
 
 def test_texts_of_chats_are_asked_as_their_messages(chat_recipe: Any, tmp_path: Path) -> None:

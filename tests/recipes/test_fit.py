@@ -142,6 +142,10 @@ def test_predict_is_what_transformers_gives(trainer: PPOTrainer, tiny_model: Pat
         ({"prompts": [], "responses": [], "rewards": []}, "got 0 prompts"),
         ({"rewards": [1.0] * 7 + [float("nan")]}, r"rewards\[7\] is nan; expected a finite number"),
         ({"rewards": [True] * 8}, r"rewards\[0\] is True"),
+        (
+            {"prompts": [[{"role": "user", "content": "Hi"}]] * 8},
+            r"prompts\[0\] is .*expected text, or prompts.chat",
+        ),
         ({"responses": [None, *GOOD, *BAD][:8]}, r"responses\[0\] is None; expected text"),
         ({"epochs": 0}, "got epochs=0; expected 1 or more"),
         ({"responses": [" long" * 600, *GOOD, *BAD][:8]}, "prompt and response 0 have"),
