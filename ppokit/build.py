@@ -196,12 +196,19 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         reference="ref_logprobs" in recipe.needs,
         fast_paths=settings.model.fast_paths,
         activation_checkpointing=settings.update.activation_checkpointing,
+        layout=settings.update.layout,
     )
     base.texts = SharedBaseModel(roles, longest_text)
     if not any(param.numel() for param in roles.trainable.values()):
         raise ModelError("lora.target_modules: no parameter is left to train.")
     backend = ReplicatedBackend(roles, processes, weight_decay=settings.update.weight_decay)
-    batcher = MicroBatcher(settings.update, seed=settings.run.seed, processes=processes, device=roles.device)
+    batcher = MicroBatcher(
+        settings.update,
+        seed=settings.run.seed,
+        processes=processes,
+        device=roles.device,
+        packed=roles.packed,
+    )
     parity = ParityCheck(
         roles,
         processes,

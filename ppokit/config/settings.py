@@ -15,6 +15,7 @@ from ppokit.plugin.masked import Variance
 
 Value = Literal["own_adapter", "policy_trunk", "detached_trunk"]
 FastPaths = Literal["auto", "off"]
+Layout = Literal["auto", "packed", "padded"]
 
 
 class ModelSettings(Section):
@@ -192,6 +193,11 @@ class UpdateSettings(Section):
         gt=0,
         description="Most tokens, padding included, in one forward pass; changes memory and speed. No result "
         "changes in float32; in bfloat16, products of other sizes are rounded differently.",
+    )
+    layout: Layout = Field(
+        default="auto",
+        description="How the texts of a micro-batch lie: one behind the other in one row (packed), or in a "
+        "row each (padded). auto packs on a GPU, where the model takes FlashAttention.",
     )
     activation_checkpointing: bool = Field(
         default=False,

@@ -1,7 +1,8 @@
-"""A rollout's texts as right-padded batches for forward passes.
+"""A rollout's texts as batches for forward passes.
 
-Padding stands behind the text, where causal attention never looks, so that no mask is needed and no
-amount of padding changes a number.
+padded   a row per text. Padding stands behind the text, where causal attention never looks, so that no mask
+         is needed and no amount of padding changes a number.
+packed   one row of all texts, one behind the other, for models that read each by its own positions.
 """
 
 from __future__ import annotations
@@ -16,15 +17,33 @@ from ppokit.plugin.types import Rollout
 
 
 @dataclass(frozen=True)
-class TokenBatch:
-    """Prompts and responses for one forward pass, right-padded, so that no padding is ever attended.
+class PackedRow:
+    """Where texts stand in one row.
 
     Attributes:
-        input_ids: [b,T].
+        position_ids: [1,N], from 0 in each text.
+        ends: [b+1] int32: 0, and where each text ends.
+        longest: tokens of the longest text.
+    """
+
+    position_ids: Tensor
+    ends: Tensor
+    longest: int
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Prompts and responses for one forward pass, right-padded or packed, so that no padding is attended.
+
+    Attributes:
+        input_ids: [b,T]; packed, [1,N] tokens of all texts.
         rows, positions: [N] where the hidden state that predicts each token of the policy's own stands.
         targets: [N] these tokens.
         mask: [b,R] True on them; `mask.nonzero()` is in the order of the above. Tokens of a response that the
             policy did not write are read, and nothing is computed of them.
+        row: where the texts stand, packed; None padded.
+        texts: of each text where it begins (row, column), and what is read of it until the last state that is
+            needed; () where none is.
     """
 
     input_ids: Tensor
@@ -32,6 +51,8 @@ class TokenBatch:
     positions: Tensor
     targets: Tensor
     mask: Tensor
+    row: PackedRow | None = None
+    texts: Sequence[tuple[tuple[int, int], tuple[int, ...]]] = ()
 
     @staticmethod
     def build(
@@ -40,25 +61,50 @@ class TokenBatch:
         mask: Tensor,
         device: torch.device,
         loss_mask: Tensor | None = None,
+        *,
+        packed: bool = False,
     ) -> TokenBatch:
         """From prompts and [b,R] responses whose real tokens are `mask`; R may exceed what is needed.
 
         Args:
             loss_mask: which of them the policy wrote; None for all.
+            packed: whether the texts share a row.
         """
         loss_mask = mask if loss_mask is None else loss_mask
-        lengths = mask.sum(dim=1).tolist()
-        width = max(max(len(p) + n for p, n in zip(prompt_ids, lengths, strict=True)), 1)
-        input_ids = torch.zeros(len(prompt_ids), width, dtype=torch.long)
-        for row, (prompt, n) in enumerate(zip(prompt_ids, lengths, strict=True)):
-            input_ids[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
-            input_ids[row, len(prompt) : len(prompt) + n] = response_ids[row, mask[row]]
+        texts = [
+            [*prompt, *response[own].tolist()]
+            for prompt, response, own in zip(prompt_ids, response_ids, mask, strict=True)
+        ]
+        lengths = [len(text) for text in texts]
         rows, _ = loss_mask.nonzero(as_tuple=True)
         order = mask.long().cumsum(dim=1)[loss_mask] - 1
-        starts = torch.tensor([len(p) for p in prompt_ids])
-        positions = starts[rows] - 1 + order
-        move = [input_ids, rows, positions, response_ids[loss_mask], loss_mask]
-        return TokenBatch(*(tensor.to(device) for tensor in move))
+        positions = torch.tensor([len(p) for p in prompt_ids])[rows] - 1 + order
+        needed = torch.zeros(len(texts), dtype=torch.long).scatter_reduce(0, rows, positions + 1, "amax")
+        row: PackedRow | None = None
+        if packed:
+            ends = torch.tensor([0, *lengths]).cumsum(0)
+            input_ids = torch.tensor([[token for text in texts for token in text]], dtype=torch.long)
+            position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
+            row = PackedRow(position_ids.to(device), ends.int().to(device), max(lengths))
+            begins = [(0, start) for start in ends[:-1].tolist()]
+            positions, rows = positions + ends[rows], torch.zeros_like(rows)
+        else:
+            width = max([*lengths, 1])
+            input_ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])
+            begins = [(index, 0) for index in range(len(texts))]
+        read = [
+            (begin, tuple(text[:end]))
+            for begin, text, end in zip(begins, texts, needed.tolist(), strict=True)
+        ]
+        return TokenBatch(
+            input_ids.to(device),
+            rows.to(device),
+            positions.to(device),
+            response_ids[loss_mask].to(device),
+            loss_mask.to(device),
+            row,
+            read,
+        )
 
     def scatter(self, flat: Tensor) -> Tensor:
         """[N] numbers of the tokens back to [b,R], 0 elsewhere, keeping the gradient."""
@@ -72,7 +118,9 @@ def sequence_lengths(rollout: Rollout) -> list[int]:
     return [len(p) + n for p, n in zip(rollout.prompt_ids, tokens, strict=True)]
 
 
-def token_batch(rollout: Rollout, indices: Sequence[int], device: torch.device) -> TokenBatch:
+def token_batch(
+    rollout: Rollout, indices: Sequence[int], device: torch.device, *, packed: bool = False
+) -> TokenBatch:
     """Some responses of a rollout, ready for a forward pass."""
     chosen = list(indices)
     return TokenBatch.build(
@@ -81,4 +129,5 @@ def token_batch(rollout: Rollout, indices: Sequence[int], device: torch.device) 
         rollout.response_mask[chosen],
         device,
         rollout.loss_mask[chosen],
+        packed=packed,
     )

@@ -8,7 +8,7 @@ computed itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -128,29 +128,33 @@ class FrozenTrunkCache:
         with self._watching():
             yield
             assert self._watched is not None
-            for row, key in enumerate(_texts(batch)):
-                if key not in self._states:
-                    self._states[key] = self._watched[row, : len(key)].clone()
-                    self.bytes += self._states[key].nbytes
+            for (row, start), text in batch.texts:
+                if text not in self._states:
+                    self._states[text] = self._watched[row, start : start + len(text)].clone()
+                    self.bytes += self._states[text].nbytes
         while self.bytes > MOST_BYTES:
             self.bytes -= self._states.pop(next(iter(self._states))).nbytes
 
     def get(self, batch: TokenBatch) -> Tensor | None:
-        """The states in the middle, 0 on padding. [b,T,H]; None where one of the texts is not kept."""
-        rows = [self._states.get(key) for key in _texts(batch)]
-        known = [states for states in rows if states is not None]
-        if len(known) < len(rows) or not known:
+        """The states in the middle, 0 where none is needed, [b,T,H]; None where a text is not kept."""
+        kept = [self._states.get(text) for _, text in batch.texts]
+        known = [states for states in kept if states is not None]
+        if len(known) < len(kept) or not known:
             return None
         out = known[0].new_zeros(*batch.input_ids.shape, known[0].shape[-1])
-        for row, states in enumerate(known):
-            out[row, : len(states)] = states
+        for ((row, start), _), states in zip(batch.texts, known, strict=True):
+            out[row, start : start + len(states)] = states
         return out
 
-    def forward_from(self, states: Tensor, input_ids: Tensor) -> Tensor:
-        """The final states [b,T,H] of a pass from states in the middle on."""
+    def forward_from(self, states: Tensor, forward: Callable[[], Tensor]) -> Tensor:
+        """The final states [b,T,H] of a pass from states in the middle on.
+
+        Args:
+            forward: the whole pass.
+        """
         self.instead = states
         try:
-            return final_states(self._model, input_ids=input_ids, use_cache=False)[0]
+            return forward()
         finally:
             self.instead = None
 
@@ -159,11 +163,15 @@ class FrozenTrunkCache:
         """Whether a pass from the middle gives the whole one's numbers: some models do more before it."""
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
         probe = torch.linspace(vocabulary // 4, vocabulary // 2, 16, device=self._model.device).long()[None]
+
+        def forward() -> Tensor:
+            return final_states(self._model, input_ids=probe, use_cache=False)[0]
+
         try:
             with self._watching():
-                whole = final_states(self._model, input_ids=probe, use_cache=False)[0].float()
+                whole = forward().float()
                 assert self._watched is not None
-                half = self.forward_from(self._watched, probe).float()
+                half = self.forward_from(self._watched, forward).float()
         except Exception:  # whatever a model does below, for layers above
             return False
         return bool((half - whole).norm() <= 1e-5 * whole.norm())
@@ -188,11 +196,3 @@ def _forward(layer: Any, *inputs: Any, **options: Any) -> Any:
         trunk.others = len(output) - 1 if isinstance(output, tuple) else None
         return output
     return trunk.instead if trunk.others is None else (trunk.instead, *[None] * trunk.others)
-
-
-def _texts(batch: TokenBatch) -> list[tuple[int, ...]]:
-    """What each row reads until the last state that is needed; () where none is."""
-    ends = torch.zeros(len(batch.input_ids), dtype=torch.long, device=batch.rows.device)
-    ends = ends.scatter_reduce(0, batch.rows, batch.positions + 1, "amax")
-    ids = batch.input_ids.tolist()
-    return [tuple(row[:end]) for row, end in zip(ids, ends.tolist(), strict=True)]

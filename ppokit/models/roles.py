@@ -30,13 +30,14 @@ from ppokit.models.checkpointing import checkpoint_layers
 from ppokit.models.logprobs import Entropy, check_head, token_logprobs
 from ppokit.models.lora import FittedHead, RoleAdapters, adapter_of
 from ppokit.models.merged import MergedSampler
+from ppokit.models.packing import final_states_of, reads_rows
 from ppokit.models.pretrained import quiet
 from ppokit.plugin.output_head import final_states, logit_rule, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ppokit.config.settings import FastPaths, LoraSettings
+    from ppokit.config.settings import FastPaths, Layout, LoraSettings
 
 Role = Literal["policy", "reference", "value", "base"]
 ValueMode = Literal["own_adapter", "policy_trunk", "detached_trunk"]
@@ -52,8 +53,10 @@ class ModelRoles:
         reference: whether the reference will be asked for.
         fast_paths: `off` computes by transformers' and peft's own code throughout.
         activation_checkpointing: whether layers compute their inside again for their gradient.
+        layout: how the texts of a batch are to lie.
 
     Attributes:
+        packed: whether batches may be, by `layout` and by what the model reads rightly.
         trainable: every parameter that training moves, by name.
 
     Raises:
@@ -70,6 +73,7 @@ class ModelRoles:
         reference: bool,
         fast_paths: FastPaths = "auto",
         activation_checkpointing: bool = False,
+        layout: Layout = "padded",
     ) -> None:
         check_head(model)
         self._rule = logit_rule(model)
@@ -101,6 +105,8 @@ class ModelRoles:
             registry.install(model, registry.TRAINING)
             if self.frozen_copy is not None:
                 registry.install(self.frozen_copy, registry.TRAINING)
+        models = [model, *([] if self.frozen_copy is None else [self.frozen_copy])]
+        self.packed = reads_rows(models, layout, fast_paths)
         if activation_checkpointing:
             checkpoint_layers(model, lambda: partial(self._as, self._role))
         # Below the value adapter, the value function is the base, and so is the reference.
@@ -197,7 +203,7 @@ class ModelRoles:
         return batch.scatter(self.value_head(selected.float()).squeeze(-1))
 
     def hidden(self, batch: TokenBatch, role: str) -> Tensor:
-        """[b,T,H] final hidden states.
+        """[b,T,H] final hidden states, [1,N,H] of a packed batch.
 
         Args:
             role: a `Role`, whose `base` has no adapter, or the name of an adapter that was added.
@@ -206,9 +212,9 @@ class ModelRoles:
         cache = frozen_trunk.cache_of(self.model) if role in self._on_trunk else None
         states = cache.get(batch) if cache is not None and role == "value" else None
         if cache is not None and states is not None:
-            return cache.forward_from(states, batch.input_ids)
+            return cache.forward_from(states, lambda: final_states_of(self.model, batch))
         with cache.capture(batch) if cache is not None else nullcontext():
-            return final_states(self._model_of(role), input_ids=batch.input_ids, use_cache=False)[0]
+            return final_states_of(self._model_of(role), batch)
 
     def clear_cache(self) -> None:
         """Forget the hidden states of the last step's texts."""

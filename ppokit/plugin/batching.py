@@ -17,21 +17,27 @@ if TYPE_CHECKING:
 _SORTED_TOGETHER = 16  # batches: little padding, and still a mixed order
 
 
-def token_batches(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+def token_batches(
+    indices: Sequence[int], lengths: Sequence[int], budget: int, *, padded: bool = True
+) -> list[list[int]]:
     """Samples in batches that hold at most `budget` tokens, padding included; a longer sample stands alone.
 
     Longest first, so that memory peaks at once.
 
     Args:
         indices: the samples to batch; lengths: tokens of all samples.
+        padded: whether each sample takes up as many tokens as the longest of its batch.
     """
     batches: list[list[int]] = []
+    tokens = 0  # of the last batch
     for index in longest_first(indices, lengths):
-        last = batches[-1] if batches else None
-        if last is not None and (len(last) + 1) * lengths[last[0]] <= budget:
-            last.append(index)
+        size = lengths[batches[-1][0] if padded and batches else index]
+        if batches and tokens + size <= budget:
+            batches[-1].append(index)
         else:
             batches.append([index])
+            tokens, size = 0, lengths[index]
+        tokens += size
     return batches
 
 

@@ -33,7 +33,7 @@ class MicroBatch:
 
     Attributes:
         indices: their positions in the rollout.
-        batch: they themselves, padded, on the model's device.
+        batch: they themselves, on the model's device.
     """
 
     indices: list[int]
@@ -48,6 +48,7 @@ class StepBatches:
     Args:
         minibatches: how many there are; fewer where there are fewer responses.
         tokens: the most tokens of a micro-batch, padding included.
+        packed: whether its texts share a row.
         seed: of the step.
     """
 
@@ -60,6 +61,7 @@ class StepBatches:
         seed: Callable[[int], int],
         processes: Processes,
         device: torch.device,
+        packed: bool = False,
     ) -> None:
         self.minibatches = minibatches
         self.micros: list[list[MicroBatch]] = []
@@ -75,8 +77,8 @@ class StepBatches:
             mine = longest_first(sorted(order[first:last]), lengths)[processes.rank :: processes.count]
             self.micros.append(
                 [
-                    MicroBatch(indices, token_batch(rollout, indices, device))
-                    for indices in token_batches(mine, lengths, tokens)
+                    MicroBatch(indices, token_batch(rollout, indices, device, packed=packed))
+                    for indices in token_batches(mine, lengths, tokens, padded=not packed)
                 ]
             )
 
@@ -118,12 +120,19 @@ class MicroBatcher:
         settings: the recipe's section `update`.
         seed: of the run.
         device: of the model.
+        packed: whether the texts of a micro-batch share a row.
     """
 
     def __init__(
-        self, settings: UpdateSettings, *, seed: int, processes: Processes, device: torch.device
+        self,
+        settings: UpdateSettings,
+        *,
+        seed: int,
+        processes: Processes,
+        device: torch.device,
+        packed: bool = False,
     ) -> None:
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.packed = settings, seed, packed
         self.processes, self.device = processes, device
         self._step = 0
         self._divided: list[tuple[Tensor, StepBatches]] = []
@@ -157,4 +166,5 @@ class MicroBatcher:
             seed=seed,
             processes=self.processes,
             device=self.device,
+            packed=self.packed,
         )

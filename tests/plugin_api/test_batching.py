@@ -14,27 +14,31 @@ from ppokit.plugin.batching import length_batches, length_groups, shuffled_batch
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=0, max_size=30),
     budget=st.integers(1, 200),
+    padded=st.booleans(),
     data=st.data(),
 )
 @settings(deadline=None)
 def test_token_batches_hold_everything_once_within_the_budget(
-    lengths: list[int], budget: int, data: st.DataObject
+    lengths: list[int], budget: int, padded: bool, data: st.DataObject
 ) -> None:
     chosen = data.draw(st.permutations(range(len(lengths))))
     indices = chosen[: data.draw(st.integers(0, len(chosen)))]
-    batches = token_batches(indices, lengths, budget)
+    batches = token_batches(indices, lengths, budget, padded=padded)
     assert sorted(i for batch in batches for i in batch) == sorted(indices)
     in_order = [lengths[i] for batch in batches for i in batch]
     assert in_order == sorted(in_order, reverse=True)
-    for batch in batches:
-        padded = len(batch) * max(lengths[i] for i in batch)
-        assert len(batch) == 1 or padded <= budget
-    for batch in batches[:-1]:
-        assert (len(batch) + 1) * lengths[batch[0]] > budget, "the next sample would have fitted"
+
+    def size(batch: list[int]) -> int:
+        return sum(lengths[batch[0] if padded else i] for i in batch)
+
+    for batch, after in zip(batches, [*batches[1:], None], strict=False):
+        assert len(batch) == 1 or size(batch) <= budget
+        assert after is None or size([*batch, after[0]]) > budget, "the next sample would have fitted"
 
 
 def test_token_batches_by_hand() -> None:
     assert token_batches([0, 1, 2, 3, 4], [3, 10, 4, 1, 4], 12) == [[1], [2, 4, 0], [3]]
+    assert token_batches([0, 1, 2, 3, 4], [3, 10, 4, 1, 4], 12, padded=False) == [[1], [2, 4, 0, 3]]
 
 
 def test_length_batches_by_hand() -> None:

@@ -81,6 +81,9 @@ def test_in_one_process(recipe_dict: RecipeDict, preset: str) -> None:
     assert_same(one_step(recipe, turned), expected)
     cut = Recipe.from_dict(recipe_of(recipe_dict, preset, tokens_per_microbatch=50))
     assert_same(one_step(cut), expected)
+    if preset == "ppo":
+        other = {"tokens_per_microbatch": 90, "layout": "packed", "activation_checkpointing": True}
+        assert_same(one_step(Recipe.from_dict(recipe_of(recipe_dict, preset, **other))), expected)
 
 
 @pytest.mark.slow
