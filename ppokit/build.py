@@ -37,7 +37,8 @@ from ppokit.models.roles import ModelRoles, ValueMode
 from ppokit.models.rotary import depends_on_length, fix_rotary
 from ppokit.models.shared_base import DeferredBase, SharedBaseModel
 from ppokit.plugin.protocols import BuildContext, Need
-from ppokit.rewards.answers import shown_text
+from ppokit.plugin.scoring import RewardContext
+from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.scorer import Scorer
 from ppokit.rollout.collect import Collector
 from ppokit.rollout.generate import ResponseGenerator, build_generator
@@ -106,8 +107,11 @@ class TrainerComponents:
         self.tokenizer.save_pretrained(folder)
 
 
-def build_trainer(recipe: Recipe) -> TrainerComponents:
+def build_trainer(recipe: Recipe, folder: Path | None = None) -> TrainerComponents:
     """Build the parts; what can fail cheaply fails before the model is loaded, and closes what was built.
+
+    Args:
+        folder: the run's.
 
     Raises:
         PpokitError: something that the recipe names cannot be used.
@@ -118,10 +122,12 @@ def build_trainer(recipe: Recipe) -> TrainerComponents:
     check_launch()
     processes = Processes(Accelerator())
     with closed_on_error(instances), processes.together():
-        return _build(recipe, processes, instances)
+        return _build(recipe, processes, instances, folder)
 
 
-def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) -> TrainerComponents:
+def _build(
+    recipe: Recipe, processes: Processes, instances: list[RunComponent], folder: Path | None
+) -> TrainerComponents:
     """Build the parts, and put what the recipe's components build into `instances`."""
     settings = recipe.settings
     # LoRA's first numbers, and whatever a plugin draws.
@@ -145,6 +151,11 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         seed=settings.run.seed,
         base=base,
         chat=settings.prompts.chat,
+        folder=folder,
+        tokenizer=tokenizer,
+        rank=processes.rank,
+        processes=processes.count,
+        steps=settings.run.steps,
     )
     components = ComponentBuilder(recipe, context, instances, processes.is_main)
     generator = build_generator(recipe, context, processes)
@@ -158,8 +169,9 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         settings.run,
         limits,
     )
-    rewards = [shown_text(components.build_reward(reward), tokenizer) for reward in recipe.rewards]
-    scorer = Scorer(rewards, processes, settings.run.max_failed_rewards)
+    rewards = [components.build_reward(reward) for reward in recipe.rewards]
+    scorer = _scorer(rewards, processes, context, recipe)
+    instances.append(RunComponent("scorer", "the scoring of rewards", scorer))
     estimator = components.build(recipe.advantages)
     losses = [components.build_loss(loss) for loss in recipe.losses]
     evaluation: Evaluation | None = None
@@ -231,7 +243,6 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
         evaluation=evaluation,
         instances=[
             *components.instances,
-            RunComponent("scorer", "the scaling of rewards", scorer),
             *([] if evaluation is None else [RunComponent("evaluation", "the evaluation", evaluation)]),
         ],
         needs_before_update=_needs_before_update(recipe, roles.value_mode),
@@ -244,6 +255,32 @@ def _build(recipe: Recipe, processes: Processes, instances: list[RunComponent]) 
             responses * longest_text,
             min(responses * longest_text, max(longest_text, settings.update.tokens_per_microbatch)),
         ),
+    )
+
+
+def _scorer(
+    rewards: list[BuiltComponent], processes: Processes, context: BuildContext, recipe: Recipe
+) -> Scorer:
+    run = recipe.settings.run
+
+    def set_up() -> None:  # a thread begins with the first GPU
+        if processes.device.type == "cuda":
+            torch.cuda.set_device(processes.device)
+
+    return Scorer(
+        rewards,
+        processes,
+        run.max_failed_rewards,
+        max_hung=run.max_hung_calls,
+        context=RewardContext(
+            steps=run.steps,
+            seed=run.seed,
+            folder=context.folder,
+            tokenizer=context.tokenizer,
+            rank=processes.rank,
+            processes=processes.count,
+        ),
+        loop=EventLoop(set_up),
     )
 
 

@@ -130,6 +130,11 @@ def in_one_paragraph(error: BaseException) -> str:
     return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
 
 
+def reason_of(error: BaseException) -> str:
+    """Why a call failed, in one paragraph: an error of ppokit's own says so by itself."""
+    return " ".join(str(error).split()) if isinstance(error, PpokitError) else in_one_paragraph(error)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a recipe.

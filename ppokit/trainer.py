@@ -58,7 +58,7 @@ class PPOTrainer:
         # Absolute: a reward of the user's may change the working directory.
         self.run_dir = RunDir(Path(resume if resume is not None else self.settings.run.out).absolute())
         checkpoint = self.run_dir.starting_point(resume=resume is not None)
-        parts = self.components = build_trainer(recipe)
+        parts = self.components = build_trainer(recipe, self.run_dir.folder)
         self.roles, self.processes = parts.roles, parts.processes
         main, keep = self.processes.is_main, self.settings.run.keep_checkpoints
         with closed_on_error(parts.instances), self.processes.together():
@@ -119,7 +119,7 @@ class PPOTrainer:
     def score(self, rollout: Rollout) -> Rewards:
         """Rewards of a rollout, all providers together."""
         with self._phase("reward"):
-            return self.components.scorer.score(rollout)
+            return self.components.scorer.score(rollout, step=self.step + 1)
 
     @ends_together
     def resample(self, rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:

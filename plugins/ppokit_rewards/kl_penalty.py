@@ -104,11 +104,7 @@ class KLPenalty:
             coefficient=self.coefficient,
             estimator=self.options.estimator,
         )
-        return RewardOutput.of_scores(
-            token_scores.new_zeros(len(rollout)),
-            token_scores=token_scores,
-            metrics={"coefficient": self.coefficient},
-        )
+        return RewardOutput.of_tokens(token_scores, {"coefficient": self.coefficient})
 
     @hookimpl
     def on_step(self, rollout: Rollout) -> None:

@@ -1,10 +1,13 @@
 """Any Python function, named by its dotted path: texts and data-set columns in, one number per response out.
 
     function(prompts=[...], responses=[...], <column>=[...] for each column, **arguments) -> sequence
+    function(prompt=..., response=..., <column>=... for each column, **arguments) -> number
 
 Everything is passed by keyword, each list with one entry per response. A function gets only what its
 signature accepts: `def reward(responses)` and `def reward(responses, answer, **columns)` are both
-fine. It returns numbers (True counts as 1), in a list, tuple, or 1-D array or tensor; None abstains.
+fine, and `def reward(response)` is asked for one response at a time. It returns numbers (True counts as 1),
+in a list, tuple, or 1-D array or tensor; None abstains, and an exception in place of a number fails that
+response. `async def` is awaited. A parameter `reward_context` gets the `RewardContext`.
 
 TRL's reward functions look alike (prompts, completions, columns as keywords). Differs: the responses
 are called `responses`, and what comes back is checked: a wrong length, a NaN or anything that is not
@@ -30,20 +33,30 @@ from ppokit.plugin import (
     Component,
     Options,
     PluginError,
+    RewardContext,
     RewardOutput,
     Rollout,
+    Sample,
+    Value,
     hookimpl,
     import_attribute,
 )
 
 _TEXTS = ("prompts", "responses")
+_TEXT = ("prompt", "response")
+_CONTEXT = "reward_context"
 _LARGEST_FLOAT32 = 3.4028234663852886e38
 _EXCERPT = 60  # characters
 
 
 def python(
-    function: Callable[..., Any], rollout: Rollout, arguments: Mapping[str, Any], *, name: str
-) -> list[float | None]:
+    function: Callable[..., Any],
+    rollout: Rollout,
+    arguments: Mapping[str, Any],
+    *,
+    name: str,
+    context: RewardContext | None = None,
+) -> list[Value]:
     """Call the function on a rollout and check what comes back.
 
     Args:
@@ -51,14 +64,25 @@ def python(
         rollout: B responses, with the columns of the data set in `rows`.
         arguments: further keyword arguments.
         name: what to call the function in an error.
+        context: what it gets as `reward_context`.
 
-    Returns: one number per response; None where the function abstains.
+    Returns: per response a number, None where the function abstains, or what it failed of.
 
     Raises:
         PluginError: a column cannot be passed, or what is returned is not one number per response.
     """
     if len(rollout) == 0:
         return []
+    return _values(function(**_keywords(function, rollout, arguments, name, context)), rollout, name)
+
+
+def _keywords(
+    function: Callable[..., Any],
+    rollout: Rollout,
+    arguments: Mapping[str, Any],
+    name: str,
+    context: RewardContext | None,
+) -> dict[str, Any]:
     columns = list(rollout.rows[0])
     for problem in _clashes(columns, arguments):
         raise PluginError(f"reward function {name}: {problem}")
@@ -67,10 +91,12 @@ def python(
     accepted, _ = _parameters(function)
     if accepted is not None:
         keywords = {key: value for key, value in keywords.items() if key in accepted}
-    return _numbers(function(**keywords, **arguments), rollout, name)
+        if _CONTEXT in accepted:
+            keywords[_CONTEXT] = context
+    return {**keywords, **arguments}
 
 
-def _numbers(returned: Any, rollout: Rollout, name: str) -> list[float | None]:
+def _values(returned: Any, rollout: Rollout, name: str) -> list[Value]:
     expected = f"expected {len(rollout)} numbers, one per response"
     shape = getattr(returned, "shape", None)  # an array or tensor, also one on an accelerator
     if shape is not None and hasattr(returned, "tolist"):
@@ -83,18 +109,22 @@ def _numbers(returned: Any, rollout: Rollout, name: str) -> list[float | None]:
         )
     if len(returned) != len(rollout):
         raise PluginError(f"reward function {name} returned {len(returned)} numbers; {expected}")
-    numbers: list[float | None] = []
-    for i, value in enumerate(returned):
-        if getattr(value, "shape", None) == ():  # a tensor of one number
-            value = value.item()
-        if value is not None and not (isinstance(value, Real) and _fits_float32(value)):
-            raise PluginError(
-                f"reward function {name} returned {_what(value)} for response {i} (sample "
-                f"{rollout.ids[i]}, prompt {_excerpt(rollout.prompts[i])}); expected a finite number, or "
-                f"None to abstain"
-            )
-        numbers.append(None if value is None else float(value))
-    return numbers
+    return [_value(value, rollout, i, name) for i, value in enumerate(returned)]
+
+
+def _value(value: Any, rollout: Rollout, i: int, name: str) -> Value:
+    """One response's number, or None, or an exception."""
+    if getattr(value, "shape", None) == ():  # a tensor of one number
+        value = value.item()
+    if value is None or isinstance(value, BaseException):
+        return value
+    if not (isinstance(value, Real) and _fits_float32(value)):
+        raise PluginError(
+            f"reward function {name} returned {_what(value)} for response {i} (sample "
+            f"{rollout.ids[i]}, prompt {_excerpt(rollout.prompts[i])}); expected a finite number, "
+            "None to abstain, or an exception to fail"
+        )
+    return float(value)
 
 
 def _fits_float32(value: Real) -> bool:
@@ -113,13 +143,15 @@ def _excerpt(text: str, *, quote: bool = True) -> str:
     return repr(short) if quote else short
 
 
-def _clashes(columns: Iterable[str], arguments: Mapping[str, Any]) -> Iterable[str]:
+def _clashes(
+    columns: Iterable[str], arguments: Mapping[str, Any], texts: tuple[str, ...] = _TEXTS
+) -> Iterable[str]:
     """One sentence for each name that would be passed twice."""
-    for name in _TEXTS:
+    for name in texts:
         if name in arguments:
             yield f"arguments.{name} clashes with the {name} that every function is given; rename it"
     for column in columns:
-        if column in _TEXTS:
+        if column in texts:
             yield f"the data set's column {column!r} clashes with the {column} of the rollout; rename it"
         if column in arguments:
             yield f"arguments.{column} clashes with the data set's column {column!r}; rename one of them"
@@ -171,14 +203,89 @@ class PythonOptions(Options):
 
 
 class Python:
-    def __init__(self, options: PythonOptions, context: BuildContext) -> None:
-        self.options = options
-        self.function = _find(options.function)
+    """A plain function of all responses."""
 
-    def score(self, rollout: Rollout) -> RewardOutput:
+    def __init__(self, options: PythonOptions, function: Callable[..., Any]) -> None:
+        self.options, self.function = options, function
+        self.whole_groups = bool(getattr(function, "whole_groups", False))
+
+    def score(self, rollout: Rollout, context: RewardContext | None = None) -> RewardOutput:
         options = self.options
-        values = python(self.function, rollout, options.arguments, name=options.function)
+        values = python(self.function, rollout, options.arguments, name=options.function, context=context)
         return RewardOutput.from_values(values)
+
+
+class AsyncPython(Python):
+    """A coroutine of all responses."""
+
+    async def score(self, rollout: Rollout, context: RewardContext | None = None) -> RewardOutput:  # type: ignore[override]
+        options = self.options
+        if len(rollout) == 0:
+            return RewardOutput.from_values([])
+        keywords = _keywords(self.function, rollout, options.arguments, options.function, context)
+        return RewardOutput.from_values(_values(await self.function(**keywords), rollout, options.function))
+
+
+class PerResponse:
+    """A plain function of one response."""
+
+    def __init__(self, options: PythonOptions, function: Callable[..., Any]) -> None:
+        self.options, self.function = options, function
+
+    def score_one(self, sample: Sample, context: RewardContext | None = None) -> Any:
+        return self.function(**self._keywords(sample, context))
+
+    def _keywords(self, sample: Sample, context: RewardContext | None = None) -> dict[str, Any]:
+        options = self.options
+        for problem in _clashes(sample.row, options.arguments, _TEXT):
+            raise PluginError(f"reward function {options.function}: {problem}")
+        given = {"prompt": sample.prompt, "response": sample.response, **sample.row}
+        accepted, _ = _parameters(self.function)
+        if accepted is not None:
+            given = {key: value for key, value in given.items() if key in accepted}
+            if _CONTEXT in accepted:
+                given[_CONTEXT] = context
+        return {**given, **options.arguments}
+
+
+class AsyncPerResponse(PerResponse):
+    """A coroutine of one response."""
+
+    async def score_one(self, sample: Sample, context: RewardContext | None = None) -> Any:
+        return await self.function(**self._keywords(sample, context))
+
+
+def build(options: PythonOptions, context: BuildContext) -> Python | PerResponse:
+    """What calls the function as its signature wants it."""
+    function = _find(options.function)
+    awaited = _is_async(function)
+    if _is_per_response(function):
+        return (AsyncPerResponse if awaited else PerResponse)(options, function)
+    return (AsyncPython if awaited else Python)(options, function)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    )
+
+
+def _is_per_response(function: Callable[..., Any]) -> bool:
+    """Whether it names `response`, and not `responses`."""
+    accepted, required = _parameters(function)
+    names = required if accepted is None else accepted
+    return "response" in names and "responses" not in names
+
+
+def _waits(options: PythonOptions) -> bool:
+    """Whether the function is a coroutine: the core then needs no process to end it."""
+    try:
+        return _is_async(_find(options.function))
+    except PluginError:  # said by the check
+        return False
+
+
+build.is_async = _waits  # type: ignore[attr-defined]
 
 
 def check(options: PythonOptions, context: CheckContext) -> Iterable[str]:
@@ -188,14 +295,18 @@ def check(options: PythonOptions, context: CheckContext) -> Iterable[str]:
         yield str(error)
         return
     name = options.function
+    texts = _TEXT if _is_per_response(_find(name)) else _TEXTS
     if accepted is not None:
-        if "responses" not in accepted:
-            yield f"function {name!r} has no parameter `responses`; expected one, for the list of responses"
+        if not {"response", "responses"} & accepted:
+            yield (
+                f"function {name!r} has no parameter `responses`; expected one, for the list of responses "
+                "(or `response`, for one at a time)"
+            )
         for unknown in sorted(set(options.arguments) - accepted):
             yield f"arguments.{unknown}: function {name!r} has no such parameter"
-    yield from _clashes(context.columns or (), options.arguments)
+    yield from _clashes(context.columns or (), options.arguments, texts)
     if context.columns is not None:
-        given = {*_TEXTS, *context.columns, *options.arguments}
+        given = {*texts, _CONTEXT, *context.columns, *options.arguments}
         for missing in sorted(required - given):
             yield (
                 f"function {name!r} needs {missing!r}, which is neither a column of the data set "
@@ -208,7 +319,7 @@ def ppokit_reward_providers() -> list[Component]:
     return [
         Component(
             "python",
-            Python,
+            build,
             options=PythonOptions,
             check=check,
             waivers={"names_examples": "the recipe's function decides what is better"},

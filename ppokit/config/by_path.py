@@ -101,8 +101,21 @@ def _of_class(kind: str, thing: type[Any], name: str, who: str) -> Component:
             f"{who} is a class whose constructor takes {count} arguments; expected two, options and context, "
             "or none"
         )
-    build = thing if count else lambda options, context: thing()
+    build = thing if count else _WithoutArguments(thing)
     return Component(name, build, getattr(thing, "Options", Options), **declared)
+
+
+class _WithoutArguments:
+    """Builds an object of a class whose constructor takes nothing."""
+
+    def __init__(self, thing: type[Any]) -> None:
+        self.thing = thing
+
+    def __call__(self, options: Any, context: Any) -> Any:
+        return self.thing()
+
+    def is_async(self, options: Any) -> bool:
+        return Component("", self.thing).is_async(options)
 
 
 def _of_function(
@@ -147,10 +160,15 @@ def _of_reward(
         return caller.options(function=path, arguments=changed)
 
     check = caller.check
+
+    def build(values: Any, context: Any) -> Any:
+        return caller.build(arguments(values), context)
+
+    build.is_async = lambda values: caller.is_async(arguments(values))  # type: ignore[attr-defined]
     return replace(
         caller,
         name=name,
-        build=lambda values, context: caller.build(arguments(values), context),
+        build=build,
         options=options,
         check=None if check is None else lambda values, context: check(arguments(values), context),
         **_declared(function),

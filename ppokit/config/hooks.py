@@ -27,7 +27,7 @@ METHOD = {
 }
 """By kind: the method that the core calls; observers have methods named like events instead."""
 
-_WEIGHTING = "advantage_weights"  # what a loss may have instead
+_INSTEAD = {"losses": "advantage_weights", "rewards": "score_one"}  # what may take its place
 
 
 def load(entry: Entry) -> Component:
@@ -83,7 +83,7 @@ def check_component(component: Component, kind: str, who: str) -> None:
 def has_method(kind: str, thing: object) -> bool:
     """Whether an object, or a class of such objects, has the method that the core calls on its kind."""
     method = METHOD.get(kind)
-    return method is None or hasattr(thing, method) or (kind == "losses" and hasattr(thing, _WEIGHTING))
+    return method is None or hasattr(thing, method) or hasattr(thing, _INSTEAD.get(kind, method))
 
 
 def _offered(module: ModuleType, hook: str, who: str) -> list[Component]:

@@ -129,10 +129,43 @@ class RewardSettings(Section):
         description="What begins and what ends a thinking part, for text: answer. Not set: <think> and "
         "others that models have.",
     )
+    parts: dict[Name, float] | None = Field(
+        default=None,
+        description="Weights of named parts, of a provider that gives any: the score is then their weighted "
+        "sum, and parts that are not named here do not count. Not set: the provider's own score.",
+    )
     timeout: float | None = Field(
         default=None,
         gt=0,
-        description="Seconds after which a call has failed; its reward then has a process of its own.",
+        description="Seconds after which a call has failed: of a response, where the provider is asked for "
+        "one at a time, else of all that it is given.",
+    )
+    isolate: Literal["thread", "process"] | None = Field(
+        default=None,
+        description="Where calls run: in a thread, which cannot be stopped and is given up at a time-out, or "
+        "in a process of its own, which is ended. Not set: with a timeout in a process, except coroutines, "
+        "which are cancelled; without one wherever.",
+    )
+    retries: int = Field(
+        default=0,
+        ge=0,
+        description="How many times more a response is asked for that failed, after 0.5 s, 1 s, 2 s and so "
+        "on with jitter, or as long as the server says.",
+    )
+    concurrency: int | None = Field(
+        default=None,
+        gt=0,
+        description="Calls at once, of each process. Not set: 16 of a coroutine that is asked for one "
+        "response at a time, else 1.",
+    )
+    rate_limit: float | None = Field(
+        default=None, gt=0, description="Calls that begin in a second at most, of all processes together."
+    )
+    on_failure: Literal["fail", "drop", "impute"] = Field(
+        default="drop",
+        description="Where a response failed: stop the run; do not train on the response, within "
+        "run.max_failed_rewards; or, within it too, give the mean score of the responses to the same prompt, "
+        "or of the step where none of those was scored.",
     )
 
     @field_validator("thinking")
@@ -227,6 +260,12 @@ class RunSettings(Section):
     keep_checkpoints: int = Field(default=2, gt=0, description="Checkpoints that are kept.")
     max_failed_rewards: float = Field(
         default=0.0, ge=0, le=1, description="Largest share of failed reward outcomes in a step."
+    )
+    max_hung_calls: int = Field(
+        default=8,
+        ge=0,
+        description="Calls of rewards that were given up after their timeout and still run, in threads of a "
+        "process, at most.",
     )
     max_failed_responses: float = Field(
         default=0.0,

@@ -34,6 +34,7 @@ from ppokit.plugin.protocols import (
     Loss,
     Need,
     Options,
+    ResponseRewardProvider,
     RewardProvider,
     SharedBase,
     Stateful,
@@ -42,15 +43,15 @@ from ppokit.plugin.recorded import as_generation
 from ppokit.plugin.reductions import Max, Mean, Metric, Sum
 from ppokit.plugin.response_text import decode_responses, encode_response
 from ppokit.plugin.returns import broadcast_to_tokens, group_sums, reward_to_go, whole_reward
+from ppokit.plugin.reward_output import Outcome, RewardOutput, Scored, Value
+from ppokit.plugin.scoring import RewardContext, Sample, http_client
 from ppokit.plugin.types import (
     Advantages,
     AdvantageWeights,
     LossInputs,
     LossOutput,
-    Outcome,
     PromptBatch,
     ResponseOutcome,
-    RewardOutput,
     Rewards,
     Rollout,
     Row,
@@ -87,7 +88,9 @@ __all__ = [
     "PpokitWarning",
     "PromptBatch",
     "ResponseOutcome",
+    "ResponseRewardProvider",
     "ResponseSeeds",
+    "RewardContext",
     "RewardError",
     "RewardOutput",
     "RewardProvider",
@@ -95,10 +98,13 @@ __all__ = [
     "Rollout",
     "RolloutEngine",
     "Row",
+    "Sample",
     "SamplingParams",
+    "Scored",
     "SharedBase",
     "Stateful",
     "Sum",
+    "Value",
     "Variance",
     "as_generation",
     "broadcast_to_tokens",
@@ -110,6 +116,7 @@ __all__ = [
     "first_line",
     "group_sums",
     "hookimpl",
+    "http_client",
     "import_attribute",
     "kl",
     "length_batches",

@@ -7,20 +7,23 @@ run's events (`ppokit.plugin.hookspecs.Events`), keep state that checkpoints hol
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
 from ppokit.plugin.examples import Example
 from ppokit.plugin.reductions import Metric
+from ppokit.plugin.reward_output import RewardOutput, Scored, Value
+from ppokit.plugin.scoring import Sample
 from ppokit.plugin.types import (
     Advantages,
     AdvantageWeights,
     LossInputs,
     LossOutput,
-    RewardOutput,
     Rewards,
     Rollout,
     Row,
@@ -29,6 +32,7 @@ from ppokit.plugin.types import (
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 Need = Literal["old_logprobs", "new_logprobs", "ref_logprobs", "values", "entropy", "greedy"]
 
@@ -68,8 +72,11 @@ class BuildContext:
         dtype: the dtype of the base model.
         seed: the run's seed.
         chat: whether prompts go through the policy's chat template.
-        base: the policy's frozen base; None outside a run, and for a reward with a timeout, which
-            could go on in it, late, while it trains.
+        base: the policy's frozen base; None outside a run, and for a reward in a process of its own.
+        folder: the run's, written with the first report; None outside a run.
+        tokenizer: the policy's; None outside a run.
+        rank, processes: this process, from 0, and how many there are.
+        steps: of the whole run; 0 outside a run.
     """
 
     device: torch.device
@@ -77,6 +84,11 @@ class BuildContext:
     seed: int
     base: SharedBase | None = None
     chat: bool = False
+    folder: Path | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    rank: int = 0
+    processes: int = 1
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,12 +146,33 @@ class Component:
     examples: Sequence[Example] = ()
     waivers: Mapping[str, str] = field(default_factory=dict)
 
+    def is_async(self, options: BaseModel) -> bool:
+        """Whether a reward is a coroutine, as far as that shows before it is built with these options."""
+        says = getattr(self.build, "is_async", None)
+        if says is not None:
+            return bool(says(options))
+        built = self.options if self.build is Component.build else self.build
+        methods = (getattr(built, name, None) for name in ("score", "score_one"))
+        return any(inspect.iscoroutinefunction(method) for method in methods)
+
 
 class RewardProvider(Protocol):
-    """Scores responses. Called on each process with that process's share of the rollout."""
+    """Scores responses. Called on each process with that process's share of the rollout.
+
+    `score` may be a coroutine, and may have a second argument for a `RewardContext`. With
+    `whole_groups = True` on the object each call has all responses to its prompts.
+    """
 
     def score(self, rollout: Rollout) -> RewardOutput:
         """One outcome per response; may raise, which fails all of them."""
+        ...
+
+
+class ResponseRewardProvider(Protocol):
+    """Scores a response at a time; may be a coroutine and may have the context likewise."""
+
+    def score_one(self, sample: Sample) -> Value | Scored:
+        """A number, None to abstain, or an exception, returned or raised, to fail."""
         ...
 
 

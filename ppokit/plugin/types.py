@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ppokit.plugin.reductions import Metric
+from ppokit.plugin.reward_output import Outcome
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Outcome = Literal["scored", "abstained", "failed"]
 ResponseOutcome = Literal["finished", "truncated", "failed"]
 Row = Mapping[str, Any]
 
@@ -137,48 +137,6 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class RewardOutput:
-    """What a reward provider returns for a rollout of B responses.
-
-    Attributes:
-        scores: [B] float32; read only where the outcome is `scored`.
-        outcomes: one per response: `scored`; `abstained` (the provider has no opinion: it adds
-            nothing); `failed` (it should have one and could not: counted against the error budget,
-            and the response is not trained on).
-        token_scores: [B,R] float32 added token by token; None for none.
-        metrics: numbers to report; the core puts `reward/<provider>/` before the name. A plain number is a
-            mean over the responses; see `ppokit.plugin.reductions` for others.
-    """
-
-    scores: Tensor
-    outcomes: tuple[Outcome, ...]
-    token_scores: Tensor | None = None
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-
-    @staticmethod
-    def of_scores(
-        scores: Tensor,
-        outcome: Outcome = "scored",
-        *,
-        token_scores: Tensor | None = None,
-        metrics: Mapping[str, Metric] | None = None,
-    ) -> RewardOutput:
-        """One score per response, [B], all with the same outcome."""
-        return RewardOutput(scores, (outcome,) * len(scores), token_scores, dict(metrics or {}))
-
-    @staticmethod
-    def from_values(
-        values: Sequence[float | None], metrics: Mapping[str, Metric] | None = None
-    ) -> RewardOutput:
-        """One number per response; None abstains."""
-        import torch
-
-        scores = torch.tensor([0.0 if v is None else float(v) for v in values])
-        outcomes: tuple[Outcome, ...] = tuple("abstained" if v is None else "scored" for v in values)
-        return RewardOutput(scores, outcomes, metrics=dict(metrics or {}))
-
-
-@dataclass(frozen=True)
 class Rewards:
     """The rewards of a rollout, all providers together.
 
@@ -189,6 +147,9 @@ class Rewards:
         breakdown: raw score of each provider, [B] float32: its sequence score plus the sum of its
             token scores, before scaling, clipping and weight; NaN where it did not score.
         outcomes: per provider, one per response.
+        reasons: per provider, what each response failed of; empty texts elsewhere.
+        parts: named parts, `<provider>/<part>`, [B] float32; NaN where a provider gave none.
+        notes: texts of providers, `<provider>/<note>`, one per response.
         scored: [B] bool; False where a provider failed or none scored. A provider of weight 0 does not
             count, nor do token scores where another provider gives sequence scores.
         trained: [B] bool; who is trained on: who is scored, less what dynamic sampling leaves out.
@@ -205,6 +166,9 @@ class Rewards:
     trained: Tensor
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     greedy_returns: Tensor | None = None
+    reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def select(self, indices: Sequence[int]) -> Rewards:
         """Those of these responses, in this order; the metrics stay."""

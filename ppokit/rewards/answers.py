@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ppokit.config.components import BuiltComponent
-from ppokit.errors import PluginError
-from ppokit.plugin.types import RewardOutput, Rollout
+from ppokit.config.settings import RewardSettings
+from ppokit.plugin.types import Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,54 +63,22 @@ def answer_of(
     return text
 
 
-def shown_text(reward: BuiltComponent, tokenizer: PreTrainedTokenizerBase) -> BuiltComponent:
-    """A reward that sees what its recipe says of responses."""
-    settings = reward.settings
-    if settings.text == "whole" or not callable(getattr(reward.instance, "score", None)):
-        return reward  # on another process, or refused by the scorer
-    tags = TAGS if settings.thinking is None else (settings.thinking,)
-    return replace(reward, instance=AnswerReward(reward.instance, reward.where, tokenizer, tags))
-
-
-class AnswerReward:
-    """A reward that is shown the answers alone.
+def answers_of(
+    rollout: Rollout, settings: RewardSettings, tokenizer: PreTrainedTokenizerBase | None
+) -> Rollout:
+    """A rollout as its reward's recipe shows it: whole responses, or answers alone, also greedy ones.
 
     Args:
-        reward: any provider.
-        where: how errors name it.
         tokenizer: the policy's.
-        tags: see `answer_of`.
     """
-
-    def __init__(
-        self, reward: Any, where: str, tokenizer: PreTrainedTokenizerBase, tags: Sequence[Tags]
-    ) -> None:
-        self.reward, self.where, self.tokenizer, self.tags = reward, where, tokenizer, tags
-
-    def score(self, rollout: Rollout) -> RewardOutput:
-        """Scores of the answers.
-
-        Raises:
-            PluginError: the provider gives token scores, which are of the whole response.
-        """
-        greedy = None if rollout.greedy is None else self._answers(rollout.greedy)
-        output: RewardOutput = self.reward.score(replace(self._answers(rollout), greedy=greedy))
-        if getattr(output, "token_scores", None) is not None:
-            raise PluginError(
-                f"{self.where} scores tokens, which are those of the whole response; got text: answer, "
-                "expected text: whole."
-            )
-        return output
-
-    def _answers(self, rollout: Rollout) -> Rollout:
-        answers = [
-            answer_of(text, prompt, ids[mask].tolist(), self.tokenizer, self.tags)
-            for text, prompt, ids, mask in zip(
-                rollout.responses,
-                rollout.prompt_ids,
-                rollout.response_ids,
-                rollout.response_mask,
-                strict=True,
-            )
-        ]
-        return replace(rollout, responses=answers)
+    if settings.text == "whole" or tokenizer is None:
+        return rollout
+    tags = TAGS if settings.thinking is None else (settings.thinking,)
+    answers = [
+        answer_of(text, prompt, ids[mask].tolist(), tokenizer, tags)
+        for text, prompt, ids, mask in zip(
+            rollout.responses, rollout.prompt_ids, rollout.response_ids, rollout.response_mask, strict=True
+        )
+    ]
+    greedy = None if rollout.greedy is None else answers_of(rollout.greedy, settings, tokenizer)
+    return replace(rollout, responses=answers, greedy=greedy)

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
-from ppokit.errors import PluginError, RewardError
+from ppokit.errors import RewardError
 from ppokit.plugin.reductions import Mean, Metric
-from ppokit.plugin.types import Outcome, Rewards, Rollout
-from ppokit.rewards.outcomes import ask
+from ppokit.plugin.reward_output import Outcome, RewardOutput
+from ppokit.plugin.scoring import RewardContext
+from ppokit.plugin.types import Rewards, Rollout
+from ppokit.rewards.event_loop import EventLoop
+from ppokit.rewards.outcomes import check_budget, impute
+from ppokit.rewards.providers import Providers
 from ppokit.rewards.scaling import Scaling
+
+T = TypeVar("T")
 
 
 class Scorer:
@@ -26,39 +32,49 @@ class Scorer:
 
     Args:
         max_failed: the largest share of a rollout's responses for which a provider may fail.
+        max_hung: calls that may go on in threads after their time-out.
+        context: what providers may ask for of the run.
+        loop: where calls run that are not on the main thread; one of its own, unless given.
 
     Raises:
         PluginError: a reward has built what cannot score.
     """
 
-    def __init__(self, rewards: Sequence[BuiltComponent], processes: Processes, max_failed: float) -> None:
+    def __init__(
+        self,
+        rewards: Sequence[BuiltComponent],
+        processes: Processes,
+        max_failed: float,
+        *,
+        max_hung: int = 8,
+        context: RewardContext | None = None,
+        loop: EventLoop | None = None,
+    ) -> None:
         self.rewards = [(reward, Scaling(reward.settings.scale, reward.settings.clip)) for reward in rewards]
         self.processes = processes
         self.max_failed = max_failed
-        for reward in rewards:
-            elsewhere = reward.runs_on == "main" and not processes.is_main
-            if not elsewhere and not callable(getattr(reward.instance, "score", None)):
-                raise PluginError(
-                    f"{reward.where} built a {type(reward.instance).__name__}; expected an object with a "
-                    "method score(rollout)."
-                )
+        self.providers = Providers(
+            rewards, processes, context or RewardContext(), loop or EventLoop(), max_hung=max_hung
+        )
+        self._worked: set[str] = set()  # rewards that gave anything but failures
 
-    def score(self, rollout: Rollout, *, learn: bool = True) -> Rewards:
+    def score(self, rollout: Rollout, *, learn: bool = True, step: int = 0) -> Rewards:
         """Rewards of a rollout; each process scores its share, every one gets all of them.
 
         Where the rollout has greedy responses, their whole rewards come along, scaled as the others are.
 
         Args:
             learn: whether scores are taken into what later ones are scaled by; not for an evaluation.
+            step: the step that is scored, for providers.
 
         Raises:
-            RewardError: more outcomes failed than the error budget allows.
+            RewardError: more outcomes failed than the error budget allows, or too many calls hang.
             PluginError: a provider broke its contract (wrong shape, NaN).
         """
-        rewards = self._rewards(rollout, learn=learn)
+        rewards = self._rewards(rollout, learn=learn, step=step)
         if rollout.greedy is None:
             return rewards
-        greedy = self._rewards(rollout.greedy, learn=False)
+        greedy = self._rewards(rollout.greedy, learn=False, step=step)
         totals = greedy.token_rewards.sum(dim=1).tolist()
         by_group = dict(zip(rollout.greedy.group_ids.tolist(), totals, strict=True))
         scored_groups = set(rollout.greedy.group_ids[greedy.scored].tolist())
@@ -73,50 +89,69 @@ class Scorer:
             metrics={**rewards.metrics, "reward/greedy_mean": Mean(mean, len(scored_groups))},
         )
 
-    def _rewards(self, rollout: Rollout, *, learn: bool) -> Rewards:
+    def _rewards(self, rollout: Rollout, *, learn: bool, step: int) -> Rewards:
         """What failed to be answered is shown to no provider, and has no reward."""
         answered = (~rollout.failed).nonzero().flatten().tolist()
         if len(answered) == len(rollout):
-            return self._rewards_of_answers(rollout, learn=learn)
-        part = self._rewards_of_answers(rollout.select(answered), learn=learn)
+            return self._rewards_of_answers(rollout, learn=learn, step=step)
+        part = self._rewards_of_answers(rollout.select(answered), learn=learn, step=step)
 
         def scatter(numbers: Tensor, fill: float) -> Tensor:
             whole = torch.full((len(rollout), *numbers.shape[1:]), fill, dtype=numbers.dtype)
             whole[answered] = numbers
             return whole
 
-        outcomes: dict[str, tuple[Outcome, ...]] = {}
-        for name, known in part.outcomes.items():
-            by_index = dict(zip(answered, known, strict=True))
-            outcomes[name] = tuple(by_index.get(index, "abstained") for index in range(len(rollout)))
+        def spread_out(known: Mapping[str, tuple[T, ...]], fill: T) -> dict[str, tuple[T, ...]]:
+            every = {name: dict(zip(answered, values, strict=True)) for name, values in known.items()}
+            return {
+                name: tuple(by_index.get(index, fill) for index in range(len(rollout)))
+                for name, by_index in every.items()
+            }
+
         has_reward = scatter(part.scored, False)
         return Rewards(
             token_rewards=scatter(part.token_rewards, 0.0),
             scores=scatter(part.scores, 0.0),
             breakdown={name: scatter(numbers, float("nan")) for name, numbers in part.breakdown.items()},
-            outcomes=outcomes,
+            outcomes=spread_out(part.outcomes, "abstained"),
             scored=has_reward,
             trained=has_reward,
             metrics=part.metrics,
+            reasons=spread_out(part.reasons, ""),
+            parts={name: scatter(numbers, float("nan")) for name, numbers in part.parts.items()},
+            notes=spread_out(part.notes, ""),
         )
 
-    def _rewards_of_answers(self, rollout: Rollout, *, learn: bool) -> Rewards:
+    def _rewards_of_answers(self, rollout: Rollout, *, learn: bool, step: int) -> Rewards:
         token_rewards = torch.zeros(rollout.response_ids.shape)
         scores = torch.zeros(len(rollout))
-        # Who was judged: by token scores alone, such as a KL penalty, or by a sequence score.
+        # Who was judged: by token scores alone, such as a KL penalty, or by a score of the whole response.
         judged = torch.zeros(2, len(rollout), dtype=torch.bool)
         some_failed = torch.zeros(len(rollout), dtype=torch.bool)
-        breakdown: dict[str, Tensor] = {}
-        outcomes: dict[str, tuple[Outcome, ...]] = {}
+        outputs = self.providers.ask(rollout, step)
         metrics: dict[str, Metric] = {}
+        breakdown: dict[str, Tensor] = {}
         some_weight = any(reward.settings.weight for reward, _ in self.rewards)
         some_sequence = False
-        for reward, scaling in self.rewards:
-            output, weight = ask(reward, rollout, self.processes, self.max_failed), reward.settings.weight
-            scored = torch.tensor([outcome == "scored" for outcome in output.outcomes], dtype=torch.bool)
-            raw, tokens = output.scores, output.token_scores
+        for (reward, scaling), output in zip(self.rewards, outputs, strict=True):
+            check_budget(reward, output, self.max_failed, worked=reward.key in self._worked)
+            if set(output.outcomes) - {"failed"}:
+                self._worked.add(reward.key)
+            weight = reward.settings.weight
+            scored = _have(output, "scored")
+            failed = _have(output, "failed")
+            tokens = output.token_scores
+            raw = torch.zeros(len(rollout)) if output.scores is None else output.scores
             whole = raw if tokens is None else raw + tokens.sum(dim=1)
             breakdown[reward.name] = whole.where(scored, torch.full((), float("nan")))
+            metrics.update(output.metrics)
+            if reward.settings.on_failure == "impute":
+                raw, imputed = impute(raw, scored, failed, rollout.group_ids)
+                scored, failed = scored | imputed, failed & ~imputed
+                if bool(imputed.any()):
+                    metrics[f"reward/{reward.name}/imputed"] = Mean(
+                        float(imputed.float().mean()), len(rollout)
+                    )
             try:
                 scaled, scaled_tokens = scaling.apply(raw, tokens, scored, learn=learn)
             except ValueError as error:
@@ -125,24 +160,39 @@ class Scorer:
             if scaled_tokens is not None:
                 token_rewards += weight * scaled_tokens
             if weight or not some_weight:  # without a weight it only watches
-                by_sequence = tokens is None or bool(raw.any())
+                by_sequence = output.scores is not None
                 some_sequence |= by_sequence
                 judged[int(by_sequence)] |= scored
-                some_failed |= torch.tensor([o == "failed" for o in output.outcomes], dtype=torch.bool)
-            outcomes[reward.name] = output.outcomes
-            metrics.update(output.metrics)
+                some_failed |= failed
         token_rewards[last_tokens(rollout.loss_mask)] += scores
         # Where sequence scores are given, a response without one has none: not that of its penalty, 0.
         has_reward = judged[int(some_sequence)] & ~some_failed
+        named = [(reward.name, output) for (reward, _), output in zip(self.rewards, outputs, strict=True)]
         return Rewards(
             token_rewards=token_rewards,
             scores=scores,
             breakdown=breakdown,
-            outcomes=outcomes,
+            outcomes={name: output.outcomes for name, output in named},
             scored=has_reward,
             trained=has_reward,
             metrics=metrics,
+            reasons={
+                name: tuple(output.reason(i) for i in range(len(rollout)))
+                for name, output in named
+                if output.failures
+            },
+            parts={f"{name}/{part}": of for name, output in named for part, of in output.parts.items()},
+            notes={
+                f"{name}/{note}": tuple(of) for name, output in named for note, of in output.notes.items()
+            },
         )
+
+    def close(self) -> None:
+        """End the event loop, and on it the providers whose `close` is a coroutine."""
+        try:
+            self.providers.close()
+        finally:
+            self.providers.loop.close()
 
     def state_dict(self) -> dict[str, Any]:
         """What scores are scaled by, by provider."""
@@ -155,6 +205,10 @@ class Scorer:
         for reward, scaling in self.rewards:
             if reward.name in state:
                 scaling.load_state_dict(state[reward.name])
+
+
+def _have(output: RewardOutput, outcome: Outcome) -> Tensor:
+    return torch.tensor([own == outcome for own in output.outcomes], dtype=torch.bool)
 
 
 def last_tokens(loss_mask: Tensor) -> tuple[Tensor, Tensor]:

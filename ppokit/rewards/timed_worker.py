@@ -1,4 +1,4 @@
-"""A reward provider in a process of its own, which is ended where a call takes longer than its `timeout`.
+"""A reward provider in a process of its own (`isolate: process`), ended where a call outlasts its `timeout`.
 
 A thread cannot be stopped, and code in C that holds the interpreter's lock, such as a regular expression
 that backtracks, also keeps the main thread from hearing of signals. The process (`worker_process`) builds the
@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +29,7 @@ from ppokit import errors
 from ppokit.errors import PluginError, PpokitError
 from ppokit.plugin.hookspecs import Events, hookimpl
 from ppokit.plugin.protocols import BuildContext
-from ppokit.plugin.types import RewardOutput, Rollout
+from ppokit.plugin.scoring import RewardContext
 
 if TYPE_CHECKING:
     from ppokit.config.components import SelectedComponent
@@ -47,6 +48,7 @@ _LAUNCHER = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
+_NO_CONTEXT = RewardContext()
 _GRACE_S = 2.0  # for what a plugin does at exit
 
 
@@ -56,7 +58,7 @@ def in_worker(
     """The provider that a recipe names, in a process of its own.
 
     Args:
-        reward: the recipe's, with a timeout for its calls; building is not limited.
+        reward: the recipe's; its timeout is of calls, building is not limited.
         context: for the component's `build`; a base cannot be shared with another process.
         disabled: plugins that `use` does not mean.
 
@@ -67,14 +69,29 @@ def in_worker(
     try:
         spec = pickle.dumps((reward.kind, reward.settings.use, options, context, where, tuple(disabled)))
     except Exception as error:
-        raise PluginError(
-            f"{where}: its options cannot be sent to the process that a timeout needs: {error}"
-        ) from error
+        raise PluginError(f"{where}: its options cannot be sent to a process of its own: {error}") from error
     worker = _Worker(spec)
     base = StatefulWorkerProvider if worker.stateful else WorkerProvider
-    heard = {event: _forward(event, names) for event, names in worker.events.items()}
-    provider: WorkerProvider = type(base.__name__, (base,), heard)(worker, reward.settings.timeout)
+    members: dict[str, Any] = {event: _forward(event, names) for event, names in worker.events.items()}
+    members[worker.method] = _ask(worker.method)
+    provider: WorkerProvider = type(base.__name__, (base,), members)(worker, reward.settings.timeout)
     return provider
+
+
+def _ask(method: str) -> Callable[..., Any]:
+    """The provider's one method, as it has it: `score` or `score_one`."""
+
+    def ask(self: WorkerProvider, given: Any, context: RewardContext = _NO_CONTEXT) -> Any:
+        """As the provider's.
+
+        Raises:
+            TimeoutError: no answer in time.
+            ChildProcessError: the process ended.
+            PpokitError: what the provider raised.
+        """
+        return self.worker.call(method, [given, context], self.timeout)
+
+    return ask
 
 
 def _forward(event: str, names: Sequence[str]) -> Callable[..., None]:
@@ -93,22 +110,14 @@ def _forward(event: str, names: Sequence[str]) -> Callable[..., None]:
 
 
 class WorkerProvider:
-    """Passes calls on to the provider in its process."""
+    """Passes calls on to the provider in its process, with its method `score` or `score_one`."""
 
-    def __init__(self, worker: _Worker, timeout: float) -> None:
+    is_isolated = True
+
+    def __init__(self, worker: _Worker, timeout: float | None) -> None:
         self.worker = worker
         self.timeout = timeout
-
-    def score(self, rollout: Rollout) -> RewardOutput:
-        """As the provider's.
-
-        Raises:
-            TimeoutError: no answer in time.
-            ChildProcessError: the process ended.
-            PpokitError: what the provider raised.
-        """
-        output: RewardOutput = self.worker.call("score", [rollout], self.timeout)
-        return output
+        self.whole_groups = worker.whole_groups
 
     def close(self) -> None:
         """End the process."""
@@ -131,6 +140,8 @@ class _Worker:
     """The process, started again where it has ended.
 
     Attributes:
+        method: `score` or `score_one`, by which the provider is asked.
+        whole_groups: whether it is given all responses to a prompt at once.
         stateful: whether the provider has `state_dict` and `load_state_dict`.
         events: arguments that it names, by the events for which it has methods.
         state: of the provider, after the last call that returned.
@@ -141,6 +152,7 @@ class _Worker:
         self._process: _Process | None = None
         self._run_start: Sequence[Any] | None = None  # a process that is started later hears of it too
         self.state: Mapping[str, Any] | None = None
+        self._lock = threading.Lock()  # one call at a time
         self._start()
 
     def tell(self, event: str, arguments: Sequence[Any], timeout: float | None) -> None:
@@ -149,14 +161,15 @@ class _Worker:
             self._run_start = arguments
 
     def call(self, method: str, arguments: Sequence[Any], timeout: float | None) -> Any:
-        process = self._process or self._start()
-        try:
-            value, self.state = process.exchange((method, arguments), timeout)
-        except BaseException as error:  # also a signal's: an answer to come would be taken for the next one's
-            if not isinstance(error, PpokitError):
-                self.end(kill=True)
-            raise
-        return value
+        with self._lock:
+            process = self._process or self._start()
+            try:
+                value, self.state = process.exchange((method, arguments), timeout)
+            except BaseException as error:  # also a signal's: its answer would be taken for the next one's
+                if not isinstance(error, PpokitError):
+                    self.end(kill=True)
+                raise
+            return value
 
     def end(self, *, kill: bool = False) -> None:
         if self._process is not None:
@@ -166,7 +179,9 @@ class _Worker:
     def _start(self) -> _Process:
         process = _Process(self._spec)
         try:
-            (self.stateful, self.events), initial = process.exchange(None, None)
+            (self.method, self.whole_groups, self.stateful, self.events), initial = process.exchange(
+                None, None
+            )
             if self.stateful and self.state is not None:
                 process.exchange(("load_state_dict", [self.state]), None)
             else:

@@ -9,15 +9,19 @@ import fcntl
 import os
 import pickle  # between a process and the one that it started; nothing else is unpickled
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from types import MappingProxyType
 from typing import Any
 
-from ppokit.errors import PluginError, PpokitError, plugin_call
+from ppokit.errors import PluginError, PpokitError, plugin_call, reason_of
 from ppokit.plugin.event_methods import event_methods
 from ppokit.plugin.protocols import BuildContext, Stateful
-from ppokit.rewards.outcomes import attempt
+from ppokit.plugin.reward_output import RewardOutput, Scored
+from ppokit.plugin.scoring import RewardContext
+from ppokit.rewards.calls import attempt, attempt_async, is_coroutine_function, takes_context
+from ppokit.rewards.event_loop import EventLoop
 
 
 def main() -> None:
@@ -33,29 +37,67 @@ def main() -> None:
     except PpokitError as error:
         connection.send_bytes(pickle.dumps((type(error).__name__, str(error), None)))
         return
-    _reply(connection, "", (isinstance(provider, Stateful), events), provider, where)
+    method = "score" if callable(getattr(provider, "score", None)) else "score_one"
+    if not callable(getattr(provider, method, None)):
+        text = (
+            f"{where} built a {type(provider).__name__}; expected an object with a method score(rollout) or "
+        )
+        connection.send_bytes(pickle.dumps(("PluginError", text + "score_one(sample).", None)))
+        return
+    groups = bool(getattr(provider, "whole_groups", False))
+    _reply(connection, "", (method, groups, isinstance(provider, Stateful), events), provider, where)
+    asked = _Asked(getattr(provider, method), where)
     while True:
         try:
             method, arguments = pickle.loads(connection.recv_bytes())
         except (EOFError, ConnectionError):
             _close(provider, where)
             return
+        kind = ""
         try:
-            if method not in (
-                "score",
-                "load_state_dict",
-            ):  # an event's metrics refuse changes, here as in the trainer's process
-                arguments = [MappingProxyType(a) if isinstance(a, dict) else a for a in arguments]
-            value, failure = attempt(where, lambda: getattr(provider, method)(*arguments))  # noqa: B023
-            kind = ""
-            if failure:
-                of_score = method == "score"
-                kind = "RewardError" if of_score else "PluginError"
-                value = failure if of_score else f"{method} failed: {failure}"
+            if method in ("score", "score_one"):
+                value, failure = asked(*arguments)
+                if failure is not None:
+                    kind, value = "RewardError", reason_of(failure)
+            else:
+                if (
+                    method != "load_state_dict"
+                ):  # an event's metrics refuse changes, as in the trainer's process
+                    arguments = [MappingProxyType(a) if isinstance(a, dict) else a for a in arguments]
+                value, failure = attempt(where, lambda: getattr(provider, method)(*arguments))  # noqa: B023
+                if failure is not None:
+                    kind, value = "PluginError", f"{method} failed: {reason_of(failure)}"
         except PluginError as error:
             kind, value = "PluginError", str(error)
         _reply(connection, kind, value, provider, where)
         sys.stdout.flush()
+
+
+class _Asked:
+    """Asks the provider, a coroutine on an event loop of this process; failures become texts, to be sent."""
+
+    def __init__(self, method: Callable[..., Any], where: str) -> None:
+        self.method, self.where = method, where
+        self.with_context = takes_context(method, where)
+        self.loop = EventLoop() if is_coroutine_function(method) else None
+
+    def __call__(self, given: Any, context: RewardContext) -> tuple[Any, BaseException | None]:
+        arguments = (given, context) if self.with_context else (given,)
+
+        def call() -> Any:
+            return self.method(*arguments)
+
+        if self.loop is None:
+            value, failure = attempt(self.where, call)
+        else:
+            value, failure = self.loop.run(attempt_async(self.where, call, None))
+        if isinstance(value, BaseException):
+            return None, value
+        if isinstance(value, Scored) and isinstance(value.value, BaseException):
+            return None, value.value
+        if isinstance(value, RewardOutput):
+            value = replace(value, failures={i: value.reason(i) for i in value.failures})
+        return value, failure
 
 
 def _build(

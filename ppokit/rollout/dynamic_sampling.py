@@ -103,5 +103,24 @@ def concat_rewards(parts: Sequence[Rewards], width: int) -> Rewards:
         }
         for part in parts
     )
+    parts = _with_same_columns(parts)
     joined = {name: [vars(part)[name] for part in parts] for name in vars(parts[0]) if name != "metrics"}
     return Rewards(metrics=metrics, **{name: _concat(values, width) for name, values in joined.items()})
+
+
+def _with_same_columns(parts: Sequence[Rewards]) -> list[Rewards]:
+    """The same, each with the reasons, parts and notes that any has: empty texts, and NaN."""
+
+    def fill(column: str, empty: Callable[[int], Any]) -> list[dict[str, Any]]:
+        names = dict.fromkeys(name for part in parts for name in getattr(part, column))
+        return [
+            {name: getattr(part, column).get(name, empty(len(part.scores))) for name in names}
+            for part in parts
+        ]
+
+    reasons, notes = (fill(column, lambda n: ("",) * n) for column in ("reasons", "notes"))
+    named = fill("parts", lambda n: torch.full((n,), float("nan")))
+    return [
+        replace(part, reasons=r, parts=p, notes=n)
+        for part, r, p, n in zip(parts, reasons, named, notes, strict=True)
+    ]

@@ -14,7 +14,8 @@ import torch
 
 from ppokit.errors import DataError
 from ppokit.plugin.protocols import CheckContext
-from ppokit.plugin.types import Outcome, Rewards, Rollout
+from ppokit.plugin.reward_output import Outcome
+from ppokit.plugin.types import Rewards, Rollout
 from ppokit.rewards.scorer import last_tokens
 from ppokit.rollout.policy import Prompt, as_texts
 

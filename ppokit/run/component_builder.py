@@ -14,6 +14,17 @@ from ppokit.rewards.timed_worker import in_worker
 from ppokit.run.components import RunComponent
 
 
+def in_own_process(reward: SelectedComponent) -> bool:
+    """Whether a reward's calls run in a process of their own.
+
+    A coroutine is cancelled at its timeout, and needs none: where what is built says so before it is built.
+    """
+    settings = reward.settings
+    if settings.isolate is not None:
+        return bool(settings.isolate == "process")
+    return settings.timeout is not None and not reward.component.is_async(reward.options)
+
+
 @dataclass
 class ComponentBuilder:
     """Builds the recipe's components, each through one guard, and keeps what they built."""
@@ -37,9 +48,9 @@ class ComponentBuilder:
         return self.add(selected.build(self.context, is_main=self.is_main))
 
     def build_reward(self, selected: SelectedComponent) -> BuiltComponent:
-        """A reward; in a process of its own where it has a timeout."""
+        """A reward; in a process of its own where the recipe says so, or where its timeout needs one."""
         elsewhere = selected.runs_on == "main" and not self.is_main
-        if selected.settings.timeout is None or elsewhere:
+        if elsewhere or not in_own_process(selected):
             return self.build(selected)
         context = replace(self.context, base=None)
         return self.add(selected.built(in_worker(selected, context, self.recipe.disabled)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def close_components(components: Sequence[RunComponent]) -> None:
     """Call `close()` of every component that has one, the last first; one that fails is warned of."""
     for component in reversed(components):
         close = getattr(component.instance, "close", None)
-        if not callable(close):
+        if not callable(close) or inspect.iscoroutinefunction(close):  # the scorer's, on its event loop
             continue
         try:
             with plugin_call(component.where, "close"):

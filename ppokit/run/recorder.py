@@ -13,17 +13,12 @@ from ppokit.run.checkpointer import Checkpointer
 from ppokit.run.components import RunComponent
 from ppokit.run.lifetime import Lifetime, while_handling
 from ppokit.run.provenance import provenance
+from ppokit.run.reward_watch import RewardWatch
 from ppokit.run.run_dir import RunDir
 
 if TYPE_CHECKING:
     from ppokit.evaluation.evaluation import Result
     from ppokit.training.backend import Backend
-
-
-_NOTHING_SCORED = (
-    "no response of this step has a reward, so nothing was learned from it: the recipe's rewards "
-    "abstained from, or failed for, every one"
-)
 
 
 class RunRecorder:
@@ -52,6 +47,7 @@ class RunRecorder:
     ) -> None:
         self.run_dir, self.save_policy, self.is_main = run_dir, save_policy, main
         self.lifetime = Lifetime(instances, observers)
+        self._watch = RewardWatch()
         self.checkpointer = Checkpointer(
             run_dir, backend, self.lifetime.components, save_policy=save_policy, keep=keep
         )
@@ -82,8 +78,7 @@ class RunRecorder:
         """Write a step's numbers and samples, emit `on_step`, and take a snapshot after it."""
         if self.is_main:
             self.run_dir.open()
-            if not bool(rewards.scored.any()):
-                self._warn(step, [_NOTHING_SCORED])
+            self._warn(step, self._watch.warnings(rewards))
             self.run_dir.add_metrics(step, metrics)
             self.run_dir.add_rollout(step, rollout, rewards, advantages)
         event: dict[str, Any] = {"rollout": rollout, "rewards": rewards, "advantages": advantages}

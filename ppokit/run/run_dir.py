@@ -172,6 +172,12 @@ class RunDir:
             for name, scores in rewards.breakdown.items():
                 columns[f"reward/{name}"] = scores.tolist()
                 columns[f"outcome/{name}"] = list(rewards.outcomes[name])
+            for name, reasons in rewards.reasons.items():
+                columns[f"reason/{name}"] = list(reasons)
+            for name, numbers in rewards.parts.items():
+                columns[f"part/{name}"] = numbers.tolist()
+            for name, texts in rewards.notes.items():
+                columns[f"note/{name}"] = list(texts)
         table = pa.table({name: column for name, column in columns.items() if column is not None})
         with self.writing(), replacing(self.folder / "rollouts" / f"step-{step:06d}.parquet") as tmp_path:
             pq.write_table(table, tmp_path)

@@ -155,10 +155,15 @@ def score_of(built: BuiltComponent, rollout: Rollout) -> list[float | None]:
 
 
 def _rewards(built: BuiltComponent, rollout: Rollout) -> Rewards:
+    from ppokit.rewards.event_loop import EventLoop
     from ppokit.rewards.scorer import Scorer
 
     processes: Any = OneProcess()
-    return Scorer([built], processes, 0.0).score(rollout)
+    loop = EventLoop()
+    try:
+        return Scorer([built], processes, 0.0, loop=loop).score(rollout)
+    finally:
+        loop.close()
 
 
 def _score(built: BuiltComponent, rollout: Rollout) -> Numbers:

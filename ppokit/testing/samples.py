@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ppokit.plugin.types import LossInputs, Outcome, ResponseOutcome, Rewards, Rollout
+from ppokit.plugin.reward_output import Outcome
+from ppokit.plugin.types import LossInputs, ResponseOutcome, Rewards, Rollout
 from ppokit.seeds import seed_from
 
 if TYPE_CHECKING:

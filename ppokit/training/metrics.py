@@ -18,12 +18,16 @@ from ppokit.distributed import Processes
 from ppokit.plugin.kl_estimators import KLEstimator
 from ppokit.plugin.masked import masked_mean, masked_variance
 from ppokit.plugin.reductions import as_numbers
-from ppokit.plugin.types import Advantages, Outcome, Rewards, Rollout
+from ppokit.plugin.reward_output import Outcome
+from ppokit.plugin.types import Advantages, Rewards, Rollout
 
 KL_ESTIMATORS: tuple[KLEstimator, ...] = ("k1", "k3")
 
 UNSCORED: tuple[Outcome, ...] = ("abstained", "failed")
 """Outcomes whose share of the responses the core reports under `reward/<name>/`."""
+
+CALL_METRICS = ("scored", *UNSCORED, "imputed", "retried")
+"""What the core itself reports under `reward/<name>/`."""
 
 
 def step_metrics(rollout: Rollout, rewards: Rewards, advantages: Advantages, step: int) -> dict[str, float]:
@@ -51,6 +55,8 @@ def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
     }
     for name, scores in rewards.breakdown.items():
         metrics[f"reward/{name}"] = float(scores.nanmean())
+    for name, numbers in rewards.parts.items():
+        metrics[f"reward/{name}"] = float(numbers.nanmean())
     if not bool(rewards.scored.all()):
         metrics["reward/excluded"] = float((~rewards.scored).float().mean())
     for name, outcomes in rewards.outcomes.items():
@@ -58,6 +64,8 @@ def rollout_metrics(rollout: Rollout, rewards: Rewards) -> dict[str, float]:
         for outcome in UNSCORED:
             if outcome in asked:
                 metrics[f"reward/{name}/{outcome}"] = asked.count(outcome) / len(asked)
+        if set(asked) & set(UNSCORED):
+            metrics[f"reward/{name}/scored"] = asked.count("scored") / len(asked)
     metrics.update(as_numbers(rewards.metrics))
     return metrics
 

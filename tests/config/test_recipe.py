@@ -282,7 +282,8 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("rewards.0.treshold=1", "unknown key 'treshold'; did you mean 'threshold'?"),
         (
             "rewards.0.zzz=1",
-            "known keys are use, name, weight, scale, clip, text, thinking, timeout, threshold, mode, words",
+            "known keys are use, name, weight, scale, clip, text, thinking, "
+            "parts, timeout, isolate, retries, concurrency, rate_limit, on_failure, threshold, mode, words",
         ),
         ("rewards.1.use=good", "rewards[1]: rewards[0] is named 'good' as well; give one of them a name:"),
         (

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ppokit.errors import PluginError
 from ppokit.plugin.protocols import CheckContext
-from ppokit_rewards.python import Python, PythonOptions, check, python
+from ppokit_rewards.python import PythonOptions, build, check, python
 
 MODULE = """
 CONSTANT = 3
@@ -123,7 +123,7 @@ def test_a_wrong_number_names_the_sample(make_rollout, value) -> None:
 
 def test_none_abstains(here, context, make_rollout) -> None:
     (here / "our_rewards.py").write_text("def f(responses): return [None, 2.0]\n")
-    output = Python(PythonOptions(function="our_rewards:f"), context).score(make_rollout(["a", "b"]))
+    output = build(PythonOptions(function="our_rewards:f"), context).score(make_rollout(["a", "b"]))
     assert output.outcomes == ("abstained", "scored")
     assert output.scores.tolist() == [0.0, 2.0]
 
@@ -155,14 +155,14 @@ def test_finds_the_function_in_the_working_directory(
 ) -> None:
     options = PythonOptions(function=path)
     assert list(check(options, unknown_columns)) == []
-    assert Python(options, context).score(make_rollout(["a", "bb"])).scores.tolist() == [1.0, 2.0]
+    assert build(options, context).score(make_rollout(["a", "bb"])).scores.tolist() == [1.0, 2.0]
 
 
 def test_finds_a_method_and_passes_arguments(here, context, make_rollout) -> None:
     rollout = make_rollout(["a", "b"], rows=[{"answer": "a"}, {"answer": "z"}])
-    method = Python(PythonOptions(function="our_rewards:Judge.score"), context)
+    method = build(PythonOptions(function="our_rewards:Judge.score"), context)
     assert method.score(rollout).scores.tolist() == [7.0, 7.0]
-    right = Python(PythonOptions(function="our_rewards:right", arguments={"bonus": 4}), context)
+    right = build(PythonOptions(function="our_rewards:right", arguments={"bonus": 4}), context)
     assert right.score(rollout).scores.tolist() == [4.0, 0.0]
 
 

@@ -20,7 +20,8 @@ from ppokit.config.presets import names
 from ppokit.config.registry import PluginRegistry
 from ppokit.data.batches import token_batch
 from ppokit.errors import TrainingError
-from ppokit.plugin.types import RewardOutput, Rollout
+from ppokit.plugin.reward_output import RewardOutput
+from ppokit.plugin.types import Rollout
 from ppokit.training.microbatches import StepBatches
 from runs import OPENERS, REPOSITORY, lasting, metrics_of, rollouts_of, weights_of
 
@@ -178,7 +179,7 @@ PLUGIN = '''"""Rewards early tokens, token by token."""
 import torch
 
 from ppokit import Component, Options, hookimpl
-from ppokit.plugin.types import RewardOutput
+from ppokit.plugin.reward_output import RewardOutput
 
 
 class EarlyOptions(Options):

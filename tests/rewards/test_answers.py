@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from chat_tokenizer import chat_tokenizer
+from components import built
 from ppokit.config.settings import RewardSettings
 from ppokit.errors import PluginError
-from ppokit.plugin.types import RewardOutput, Rollout
-from ppokit.rewards.answers import TAGS, AnswerReward, answer_of
-from rollouts import make_rollout
+from ppokit.plugin.reward_output import RewardOutput
+from ppokit.plugin.scoring import RewardContext
+from ppokit.plugin.types import Rollout
+from ppokit.rewards.answers import answer_of
+from ppokit.rewards.scorer import Scorer
+from rollouts import make_rollout, single_process
 
 TOKENIZER = chat_tokenizer()
 
@@ -98,7 +102,13 @@ class Lengths:
 def test_a_reward_sees_answers() -> None:
     texts = ["<think>a</think>Two.", "<think>a", "One"]
     rollout = replace(make_rollout([[1]] * 3, [ids(text) for text in texts]), responses=texts)
-    assert AnswerReward(Lengths(), "r", TOKENIZER, TAGS).score(rollout).scores.tolist() == [4, 0, 3]
+    context = RewardContext(tokenizer=TOKENIZER)
+
+    def scorer(reward: Lengths) -> Scorer:
+        answers = built("rewards", reward, "r", where="r", text="answer")
+        return Scorer([answers], single_process(), 0.0, context=context)
+
+    assert scorer(Lengths()).score(rollout).scores.tolist() == [4, 0, 3]
     assert rollout.responses == texts
     with pytest.raises(PluginError, match=r"^r scores tokens, .* got text: answer"):
-        AnswerReward(Lengths(by_token=True), "r", TOKENIZER, TAGS).score(rollout)
+        scorer(Lengths(by_token=True)).score(rollout)

@@ -1,0 +1,139 @@
+"""What a reward provider returns: an outcome per response, with reasons, named parts and notes.
+
+Legend of shapes: `ppokit.plugin.types`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from ppokit.errors import reason_of
+from ppokit.plugin.reductions import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Outcome = Literal["scored", "abstained", "failed"]
+Value = float | None | BaseException
+"""A score; None abstains; an exception fails that response, and is the reason."""
+
+
+@dataclass(frozen=True)
+class RewardOutput:
+    """What a reward provider returns for a rollout of B responses.
+
+    Attributes:
+        scores: [B] float32; read only where the outcome is `scored`. None for a provider of token scores
+            alone: it has no opinion on a whole response, and its token scores count.
+        outcomes: one per response: `scored`; `abstained` (the provider has no opinion: it adds
+            nothing); `failed` (it should have one and could not: counted against the error budget,
+            and the response is not trained on).
+        token_scores: [B,R] float32 added token by token, only where the outcome is `scored`; None for none.
+        metrics: numbers to report; the core puts `reward/<provider>/` before the name. A plain number is a
+            mean over the responses; see `ppokit.plugin.reductions` for others.
+        failures: by index in the batch, what a response failed of; a text, or the exception itself.
+        parts: [B] scores by name, NaN where there is none; `parts:` in a recipe weighs them.
+        notes: texts by name, one per response, for people to read: a rationale, what a judge answered.
+    """
+
+    scores: Tensor | None
+    outcomes: tuple[Outcome, ...]
+    token_scores: Tensor | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    failures: Mapping[int, str | BaseException] = field(default_factory=dict)
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @staticmethod
+    def of_scores(
+        scores: Tensor,
+        outcome: Outcome = "scored",
+        *,
+        token_scores: Tensor | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> RewardOutput:
+        """One score per response, [B], all with the same outcome."""
+        return RewardOutput(scores, (outcome,) * len(scores), token_scores, dict(metrics or {}))
+
+    @staticmethod
+    def of_tokens(token_scores: Tensor, metrics: Mapping[str, Metric] | None = None) -> RewardOutput:
+        """Token scores [B,R] alone: they count, and do not stand for a score of a whole response."""
+        scored: Outcome = "scored"
+        return RewardOutput(None, (scored,) * len(token_scores), token_scores, dict(metrics or {}))
+
+    @staticmethod
+    def from_values(
+        values: Sequence[Value],
+        metrics: Mapping[str, Metric] | None = None,
+        *,
+        parts: Mapping[str, Sequence[Value]] | None = None,
+        notes: Mapping[str, Sequence[str]] | None = None,
+    ) -> RewardOutput:
+        """One number per response; None abstains, an exception fails the response and is the reason.
+
+        Args:
+            values: `[0.5, None, TimeoutError("the judge")]`.
+            parts: numbers by name, likewise; None and exceptions leave a response without that part.
+            notes: texts by name, one per response.
+        """
+        failures = {i: value for i, value in enumerate(values) if isinstance(value, BaseException)}
+        outcomes: tuple[Outcome, ...] = tuple(
+            "failed" if i in failures else "abstained" if value is None else "scored"
+            for i, value in enumerate(values)
+        )
+        return RewardOutput(
+            _numbers(values, 0.0),
+            outcomes,
+            metrics=dict(metrics or {}),
+            failures=failures,
+            parts={name: _numbers(part, float("nan")) for name, part in (parts or {}).items()},
+            notes=dict(notes or {}),
+        )
+
+    @staticmethod
+    def from_parts(
+        parts: Mapping[str, Sequence[Value]],
+        metrics: Mapping[str, Metric] | None = None,
+        *,
+        notes: Mapping[str, Sequence[str]] | None = None,
+    ) -> RewardOutput:
+        """Named numbers alone; the score is their sum, or what the recipe's `parts:` makes of them.
+
+        A response without one of its parts abstains, or fails where that part did.
+        """
+        values: list[Value] = []
+        for row in zip(*parts.values(), strict=True):
+            failure = next((value for value in row if isinstance(value, BaseException)), None)
+            given = [value for value in row if value is not None and not isinstance(value, BaseException)]
+            whole = sum(map(float, given)) if len(given) == len(row) else None
+            values.append(whole if failure is None else failure)
+        return RewardOutput.from_values(values, metrics, parts=parts, notes=notes)
+
+    def reason(self, index: int) -> str:
+        """What a response failed of, in one paragraph; empty where it did not, or nobody knows."""
+        failure = self.failures.get(index, "")
+        return " ".join(failure.split()) if isinstance(failure, str) else reason_of(failure)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a provider that is asked for single responses may return in place of a number.
+
+    Attributes:
+        value: as in `RewardOutput.from_values`; with `parts` alone, leave it out.
+        parts: numbers by name.
+        notes: texts by name.
+    """
+
+    value: Value = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def _numbers(values: Sequence[Value], fill: float) -> Tensor:
+    """[B] float32, with `fill` where there is no number."""
+    import torch
+
+    return torch.tensor([fill if v is None or isinstance(v, BaseException) else float(v) for v in values])

@@ -1,0 +1,310 @@
+"""How one reward provider is asked: on the main thread, in a thread, on the event loop or in its process.
+
+A provider is batched (`score(rollout)`) or asked for a response at a time (`score_one(sample)`), a plain
+function or a coroutine, each with or without a last argument for the `RewardContext`. What fails is asked for
+again as the recipe says; a time-out cancels a coroutine, gives up a thread, and ends a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from numbers import Real
+from typing import Any, cast
+
+from ppokit.config.components import BuiltComponent
+from ppokit.errors import PluginError, PpokitError, plugin_call
+from ppokit.plugin.needs import only_needed
+from ppokit.plugin.reward_output import RewardOutput, Scored, Value
+from ppokit.plugin.scoring import RewardContext, Sample
+from ppokit.plugin.types import Rollout
+from ppokit.rewards.answers import answers_of
+from ppokit.rewards.check_output import check_output
+from ppokit.rewards.event_loop import EventLoop
+from ppokit.rewards.joining import failed_output, group_indices, join
+from ppokit.rewards.limits import CallFailedError, RateLimit, retry_after, retrying
+
+DEFAULT_CONCURRENCY = 16  # of coroutines that are asked for a response at a time
+
+
+@dataclass
+class Answer:
+    """What a provider gave for a share of the responses.
+
+    Attributes:
+        output: one outcome per response of the share.
+        seconds: of each call.
+        retried: responses that were asked for again, each time.
+    """
+
+    output: RewardOutput
+    seconds: list[float] = field(default_factory=list)
+    retried: int = 0
+
+
+class ProviderCalls:
+    """Asks one provider.
+
+    Args:
+        reward: a reward with its object.
+        processes: how many ask; they share its rate limit.
+
+    Raises:
+        PluginError: it has built what cannot score, or the recipe asks for what it cannot do.
+    """
+
+    def __init__(self, reward: BuiltComponent, processes: int = 1) -> None:
+        self.reward, settings = reward, reward.settings
+        batched = callable(getattr(reward.instance, "score", None))
+        self.one_at_a_time = not batched and callable(getattr(reward.instance, "score_one", None))
+        if not batched and not self.one_at_a_time:
+            raise PluginError(
+                f"{reward.where} built a {type(reward.instance).__name__}; expected an object with a "
+                "method score(rollout) or score_one(sample)."
+            )
+        self._method: Callable[..., Any] = reward.instance.score if batched else reward.instance.score_one
+        self.is_async = is_coroutine_function(self._method)
+        self._with_context = takes_context(self._method, reward.where)
+        self.whole_groups = bool(getattr(reward.instance, "whole_groups", False))
+        self._isolated = bool(getattr(reward.instance, "is_isolated", False))  # it times itself
+        self._retries = settings.retries
+        self._concurrency = settings.concurrency or (
+            DEFAULT_CONCURRENCY if self.is_async and self.one_at_a_time else 1
+        )
+        limit = settings.rate_limit
+        self._rate = RateLimit(
+            None if limit is None else limit / (1 if reward.runs_on == "main" else processes)
+        )
+        self.on_main_thread = not (
+            self.is_async
+            or self._isolated
+            or settings.timeout is not None
+            or self._retries
+            or self._concurrency > 1
+            or limit is not None
+        )
+
+    def answer_here(self, share: Rollout, context: RewardContext) -> Answer:
+        """Ask for a share from this thread, at once.
+
+        Raises:
+            PluginError: the provider broke its contract.
+        """
+        seconds: list[float] = []
+        outputs = []
+        for indices in self._pieces(share):
+            piece = self._view(share.select(indices), context)
+            began = time.perf_counter()
+            outputs.append(
+                (indices, self._settled(*attempt(self.reward.where, self._call(piece, context)), piece))
+            )
+            seconds.append(time.perf_counter() - began)
+        return Answer(join(outputs, share), seconds)
+
+    async def answer(self, share: Rollout, context: RewardContext, loop: EventLoop) -> Answer:
+        """Ask for a share by the recipe's keys: at once, in time, and again where it failed.
+
+        Raises:
+            PluginError: the provider broke its contract.
+        """
+        answer = Answer(join([], share))
+        free = asyncio.Semaphore(self._concurrency)
+
+        async def ask(indices: list[int]) -> list[tuple[list[int], RewardOutput]]:
+            async with free:
+                return await self._until_done(share, indices, context, loop, answer)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(ask(indices)) for indices in self._pieces(share)]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        answer.output = join([part for task in tasks for part in task.result()], share)
+        return answer
+
+    async def _until_done(
+        self, share: Rollout, indices: list[int], context: RewardContext, loop: EventLoop, answer: Answer
+    ) -> list[tuple[list[int], RewardOutput]]:
+        """Outputs of some responses; later ones take the place of earlier ones."""
+        parts: list[tuple[list[int], RewardOutput]] = []
+        try:
+            async for attempt_ in retrying(self._retries):
+                with attempt_:
+                    if parts:
+                        answer.retried += len(indices)
+                    await self._rate.wait()
+                    piece = self._view(share.select(indices), context)
+                    began = time.perf_counter()
+                    output = self._settled(*await self._attempt(piece, context, loop), piece)
+                    answer.seconds.append(time.perf_counter() - began)
+                    parts.append((indices, output))
+                    waits = {
+                        i: retry_after(output.failures.get(k))
+                        for k, i in enumerate(indices)
+                        if output.outcomes[k] == "failed"
+                    }
+                    again = [i for i, wait in waits.items() if wait is not None]
+                    if again:
+                        if self.whole_groups:
+                            groups = {int(share.group_ids[i]) for i in again}
+                            again = [i for i in indices if int(share.group_ids[i]) in groups]
+                        indices = again
+                        raise CallFailedError(max(wait for wait in waits.values() if wait is not None))
+        except CallFailedError:  # for the last time: they have failed
+            pass
+        return parts
+
+    async def _attempt(
+        self, piece: Rollout, context: RewardContext, loop: EventLoop
+    ) -> tuple[Any, BaseException | None]:
+        """What a call returned, or what it failed of."""
+        call, where, timeout = self._call(piece, context), self.reward.where, self.reward.settings.timeout
+        if self.is_async:
+            return await attempt_async(where, call, timeout)
+        limit = None if self._isolated else timeout
+        try:
+            return await loop.in_thread(
+                lambda: attempt(where, call), limit, f"{self.reward.key} ({self.reward.name})"
+            )
+        except TimeoutError as error:
+            return None, error
+
+    def _pieces(self, share: Rollout) -> list[list[int]]:
+        """Responses of each call."""
+        if self.one_at_a_time:
+            return [[index] for index in range(len(share))]
+        if not len(share):
+            return []
+        units = group_indices(share) if self.whole_groups else [[index] for index in range(len(share))]
+        count = min(self._concurrency, len(units))
+        cuts = [n * len(units) // count for n in range(count + 1)]
+        return [[index for unit in units[start:end] for index in unit] for start, end in pairwise(cuts)]
+
+    def _view(self, share: Rollout, context: RewardContext) -> Rollout:
+        """A share of a rollout as the provider sees it: a copy, rows included, of what it needs."""
+        seen = only_needed(share, self.reward.needs)
+        greedy = None if seen.greedy is None else seen.greedy.select(range(len(seen.greedy)))
+        view = replace(seen, rows=[deepcopy(row) for row in seen.rows], greedy=greedy)
+        return answers_of(view, self.reward.settings, context.tokenizer)
+
+    def _call(self, piece: Rollout, context: RewardContext) -> Callable[[], Any]:
+        context = replace(context, reward=self.reward.name)
+        given = sample_of(piece) if self.one_at_a_time else piece
+        arguments = (given, context) if self._with_context else (given,)
+        return lambda: self._method(*arguments)
+
+    def _settled(self, result: Any, failure: BaseException | None, piece: Rollout) -> RewardOutput:
+        """A call's result, checked; failures of all its responses where the call failed."""
+        if failure is not None:
+            return failed_output(len(piece), failure)
+        if self.one_at_a_time:
+            result = output_of_one(result, piece, self.reward.where)
+        return check_output(result, piece, self.reward)
+
+
+def is_coroutine_function(method: object) -> bool:
+    """Whether what a method returns is awaited; also that of an object with an async `__call__`."""
+    call = getattr(method, "__call__", None)  # noqa: B004
+    return inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(call)
+
+
+def takes_context(method: Callable[..., Any], where: str) -> bool:
+    """Whether a method has a second argument, for the context.
+
+    Raises:
+        PluginError: it needs others.
+    """
+    try:
+        parameters = list(inspect.signature(method).parameters.values())
+    except (TypeError, ValueError):  # some built-ins tell nothing
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    more = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    variable = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if len(required) > 2 or more or (not positional and not variable):
+        names = ", ".join(p.name for p in parameters)
+        raise PluginError(
+            f"{where}: {getattr(method, '__name__', 'its method')}({names}) cannot be called; expected one "
+            "argument for the responses, and perhaps one for the context."
+        )
+    return len(positional) > 1 and (len(required) == 2 or positional[1].name == "context")
+
+
+def sample_of(piece: Rollout) -> Sample:
+    """The one response of a rollout."""
+    return Sample(
+        id=piece.ids[0],
+        group=int(piece.group_ids[0]),
+        prompt=piece.prompts[0],
+        response=piece.responses[0],
+        row=piece.rows[0],
+        outcome=piece.outcomes[0],
+    )
+
+
+def output_of_one(value: Any, piece: Rollout, where: str) -> RewardOutput:
+    """What a provider returned of one response, as an output of one.
+
+    Raises:
+        PluginError: it is no number.
+    """
+    scored = value if isinstance(value, Scored) else Scored(value)
+    number: Any = scored.value
+    if getattr(number, "shape", None) == ():  # a tensor or array of one number
+        number = number.item()
+    if not (number is None or isinstance(number, Real | BaseException)):
+        raise PluginError(
+            f"{where} returned {number!r:.60} ({type(number).__name__}) for sample {piece.ids[0]}; expected "
+            "a number, None to abstain, an exception to fail, or Scored(...)."
+        )
+    parts: Any = {name: [part] for name, part in scored.parts.items()}
+    notes = {name: [note] for name, note in scored.notes.items()}
+    if number is None and parts:
+        return RewardOutput.from_parts(parts, notes=notes)
+    return RewardOutput.from_values([cast(Value, number)], parts=parts, notes=notes)
+
+
+def attempt(where: str, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a provider's call returned, or what it failed of; one of the two.
+
+    Raises:
+        PluginError: the provider said itself that its contract is broken.
+    """
+    try:
+        with plugin_call(where, "score"):
+            return call(), None
+    except PpokitError as error:
+        return None, _failure(error)
+
+
+async def attempt_async(
+    where: str, call: Callable[[], Any], timeout: float | None
+) -> tuple[Any, BaseException | None]:
+    """As `attempt`, of a coroutine, which is cancelled where it takes longer than `timeout`.
+
+    Raises:
+        PluginError: the provider said itself that its contract is broken.
+    """
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            return await call(), None
+    except TimeoutError as error:
+        return None, TimeoutError(f"no answer in {timeout:g} s") if limit.expired() else error
+    except PluginError as error:
+        raise (error if where in str(error) else PluginError(f"{where}: {error}")) from error
+    except (Exception, SystemExit, GeneratorExit) as error:
+        return None, error
+
+
+def _failure(error: PpokitError) -> BaseException:
+    cause = error.__cause__ or error
+    if isinstance(cause, PluginError):
+        raise error
+    return cause

@@ -1,0 +1,142 @@
+"""The event loop of a run, in a thread of its own, and threads whose calls can be given up.
+
+One loop per run and process: providers' HTTP client lives on it. A thread cannot be stopped; one that is
+given up is a daemon, which keeps no process from ending, and is counted until it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import queue
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from ppokit.errors import in_one_paragraph
+from ppokit.plugin.scoring import close_http_client
+
+T = TypeVar("T")
+
+_CLOSE_S = 5.0
+
+
+class EventLoop:
+    """Runs coroutines in a thread; started by the first.
+
+    Args:
+        set_up: called in each thread before its first call, such as to choose its GPU.
+    """
+
+    def __init__(self, set_up: Callable[[], None] = lambda: None) -> None:
+        self.set_up = set_up
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._idle: list[_Worker] = []
+        self._given_up: list[tuple[_Worker, asyncio.Future[Any]]] = []
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Begin a coroutine; its result is waited for elsewhere."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._run, args=(self._loop,), daemon=True)
+            self._thread.name = "ppokit rewards"
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine."""
+        return self.start(coroutine).result()
+
+    async def in_thread(self, call: Callable[[], T], timeout: float | None, name: str) -> T:
+        """What a call returns that blocks, from a thread of its own.
+
+        Raises:
+            TimeoutError: it took longer; its thread goes on, and is counted by `given_up`.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        worker = self._idle.pop() if self._idle else _Worker(self.set_up)
+
+        def settle(result: T | None, error: Exception | None) -> None:
+            self._idle.append(worker)
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)  # type: ignore[arg-type]
+            else:
+                future.set_exception(error)
+
+        def work() -> None:
+            result: T | None = None
+            error: Exception | None = None
+            try:
+                result = call()
+            except Exception as raised:  # is raised where it is waited for
+                error = raised
+            except BaseException as raised:  # would end the loop
+                error = RuntimeError(in_one_paragraph(raised))
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(settle, result, error)
+
+        worker.name = name
+        worker.jobs.put(work)
+        try:
+            done, _ = await asyncio.wait({future}, timeout=timeout)
+        except asyncio.CancelledError:
+            self._given_up.append((worker, future))
+            raise
+        if not done:
+            self._given_up.append((worker, future))
+            raise TimeoutError(f"no answer in {timeout:g} s")
+        return future.result()
+
+    def given_up(self) -> list[str]:
+        """Names of the threads that were given up and have not returned."""
+        self._given_up = [(worker, future) for worker, future in self._given_up if not future.done()]
+        return [worker.name for worker, _ in self._given_up]
+
+    def close(self) -> None:
+        """End the loop: what still runs on it is cancelled, and the HTTP client is closed."""
+        if self._loop is None or self._thread is None:
+            return
+        for worker in self._idle:
+            worker.jobs.put(None)
+        loop, self._loop = self._loop, None
+        ending = asyncio.run_coroutine_threadsafe(_wind_up(), loop)
+        with suppress(TimeoutError):  # a coroutine that blocks: its thread is a daemon
+            ending.result(_CLOSE_S)
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join(_CLOSE_S)
+        if not self._thread.is_alive():
+            loop.close()
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.set_up()
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+
+
+class _Worker(threading.Thread):
+    """A thread that makes one call after another."""
+
+    def __init__(self, set_up: Callable[[], None]) -> None:
+        super().__init__(daemon=True)
+        self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._set_up = set_up
+        self.start()
+
+    def run(self) -> None:
+        """Make calls until there are no more."""
+        self._set_up()
+        while (job := self.jobs.get()) is not None:
+            job()
+
+
+async def _wind_up() -> None:
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await close_http_client()

@@ -1,0 +1,76 @@
+"""When a provider is called, and called again: rate limit, backoff with jitter, what a server asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+_FIRST_S, _LONGEST_S = 0.5, 60.0
+
+
+class RateLimit:
+    """Lets calls begin at most so often.
+
+    Args:
+        per_second: calls; None for no limit.
+    """
+
+    def __init__(self, per_second: float | None) -> None:
+        self._interval = 0.0 if per_second is None else 1 / per_second
+        self._next = -math.inf
+
+    async def wait(self) -> None:
+        """Wait for this call's turn."""
+        if not self._interval:
+            return
+        now = asyncio.get_running_loop().time()
+        turn = max(now, self._next)
+        self._next = turn + self._interval
+        await asyncio.sleep(turn - now)
+
+
+class CallFailedError(Exception):
+    """Responses of a call have failed that may be asked for again.
+
+    Attributes:
+        after: seconds that a server asked to wait for.
+    """
+
+    def __init__(self, after: float) -> None:
+        super().__init__()
+        self.after = after
+
+
+def retrying(retries: int) -> Any:
+    """tenacity's attempts of one call: waits of 0.5 s, doubled each time, with jitter, up to 60 s.
+
+    A server's own wait (an exception's `retry_after`, in seconds) is kept to, up to 60 s.
+    """
+    from tenacity import (
+        AsyncRetrying,
+        retry_if_exception_type,
+        stop_after_attempt,
+        wait_exponential,
+        wait_random,
+    )
+
+    backoff = wait_exponential(multiplier=_FIRST_S, max=_LONGEST_S) + wait_random(0, _FIRST_S)
+
+    def wait(state: Any) -> float:
+        error = state.outcome.exception()
+        return float(max(backoff(state), min(error.after, _LONGEST_S)))
+
+    stop, again = stop_after_attempt(retries + 1), retry_if_exception_type(CallFailedError)
+    return AsyncRetrying(stop=stop, retry=again, wait=wait, reraise=True)
+
+
+def retry_after(failure: object) -> float | None:
+    """Seconds until a failed call may be made again, at least; None where it would fail again.
+
+    An exception says so by its attributes `retry_after` (seconds) and `retryable` (False).
+    """
+    if getattr(failure, "retryable", True) is False:
+        return None
+    after = getattr(failure, "retry_after", None)
+    return float(after) if isinstance(after, int | float) and after > 0 else 0.0

@@ -1,0 +1,160 @@
+"""Ask every provider of a recipe beside one another, each process for its share of the responses.
+
+The first that runs on the main thread has it; the others have threads, the event loop or processes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+
+import torch
+
+from ppokit.config.components import BuiltComponent
+from ppokit.distributed import Processes
+from ppokit.errors import PpokitWarning, RewardError
+from ppokit.messages import listed
+from ppokit.plugin.reductions import Max, Mean, Metric, Sum
+from ppokit.plugin.reward_output import RewardOutput
+from ppokit.plugin.scoring import RewardContext
+from ppokit.plugin.types import Rollout
+from ppokit.rewards.calls import Answer, ProviderCalls
+from ppokit.rewards.event_loop import EventLoop
+from ppokit.rewards.joining import group_indices, join
+
+
+class Providers:
+    """Every provider of a recipe.
+
+    Args:
+        context: what providers may ask for of the run.
+        loop: where calls run that are not on the main thread.
+        max_hung: calls that may go on in threads after their time-out.
+    """
+
+    def __init__(
+        self,
+        rewards: Sequence[BuiltComponent],
+        processes: Processes,
+        context: RewardContext,
+        loop: EventLoop,
+        *,
+        max_hung: int,
+    ) -> None:
+        self.processes, self.context, self.loop, self.max_hung = processes, context, loop, max_hung
+        self._calls = [
+            None
+            if reward.runs_on == "main" and not processes.is_main
+            else ProviderCalls(reward, processes.count)
+            for reward in rewards
+        ]
+        self._rewards = rewards
+        self._warned: set[str] = set()
+
+    def ask(self, rollout: Rollout, step: int) -> list[RewardOutput]:
+        """Each reward's output for the whole rollout: each process asks for its share, every one gets all.
+
+        Returns: float32 on the CPU, 0 where a response was not scored and on padding.
+
+        Raises:
+            PluginError: a provider broke its contract, on any process.
+            RewardError: too many calls hang.
+        """
+        context = replace(self.context, step=step)
+        shares = [self._share(rollout, index) for index in range(len(self._rewards))]
+        with self.processes.together():
+            answers = self._answers([rollout.select(share) for share in shares], context)
+        own = [(list(share), answer) for share, answer in zip(shares, answers, strict=True)]
+        hung = self.loop.given_up()
+        records = self.processes.gather([(own, hung)])
+        self._check_hung([name for _, names in records for name in names])
+        return [
+            self._output(reward, [answers[index] for answers, _ in records], rollout)
+            for index, reward in enumerate(self._rewards)
+        ]
+
+    def _share(self, rollout: Rollout, index: int) -> list[int]:
+        """This process's responses: cut between groups, where the provider wants them whole."""
+        calls, reward = self._calls[index], self._rewards[index]
+        if reward.runs_on == "main":
+            return list(range(len(rollout) if self.processes.is_main else 0))
+        if calls is None or not calls.whole_groups:
+            return list(self.processes.share(len(rollout)))
+        groups = group_indices(rollout)
+        return [i for group in self.processes.share(len(groups)) for i in groups[group]]
+
+    def _answers(self, shares: Sequence[Rollout], context: RewardContext) -> list[Answer | None]:
+        answers: dict[int, Answer] = {}
+        begun: dict[int, Future[Answer]] = {}
+        here: list[tuple[int, ProviderCalls]] = []
+        for index, (calls, share) in enumerate(zip(self._calls, shares, strict=True)):
+            if calls is None or not len(share):
+                continue
+            if calls.on_main_thread and not here:
+                here.append((index, calls))
+            else:
+                begun[index] = self.loop.start(calls.answer(share, context, self.loop))
+        try:
+            for index, calls in here:
+                answers[index] = calls.answer_here(shares[index], context)
+            answers.update({index: future.result() for index, future in begun.items()})
+        except BaseException:  # also a signal's
+            for future in begun.values():
+                future.cancel()
+            raise
+        return [answers.get(index) for index in range(len(shares))]
+
+    def _output(
+        self, reward: BuiltComponent, parts: Sequence[tuple[list[int], Answer | None]], rollout: Rollout
+    ) -> RewardOutput:
+        given = [(share, answer) for share, answer in parts if answer is not None]
+        output = join([(share, answer.output) for share, answer in given], rollout)
+        seconds = torch.tensor([second for _, answer in given for second in answer.seconds])
+        return replace(output, metrics={**output.metrics, **call_metrics(reward.name, seconds, given)})
+
+    def _check_hung(self, hung: Sequence[str]) -> None:
+        """Warn of calls that go on after their time-out; stop where they are too many.
+
+        Raises:
+            RewardError: they are.
+        """
+        if len(hung) > self.max_hung:
+            raise RewardError(
+                f"{len(hung)} calls of rewards go on after their timeout, in threads of "
+                f"{listed(sorted(set(hung)))}; more than run.max_hung_calls allows ({self.max_hung}). With "
+                "isolate: process a call is ended at its timeout."
+            )
+        for name in sorted(set(hung) - self._warned):
+            self._warned.add(name)
+            warnings.warn(
+                f"{name}: a call goes on after its timeout, in a thread that cannot be stopped; "
+                "with isolate: process it would be ended",
+                PpokitWarning,
+                stacklevel=2,
+            )
+
+    def close(self) -> None:
+        """Close the providers whose `close` is a coroutine, on the loop that they ran on."""
+        for calls in self._calls:
+            close = None if calls is None else getattr(calls.reward.instance, "close", None)
+            if inspect.iscoroutinefunction(close):
+                self.loop.run(close())
+
+
+def call_metrics(
+    name: str, seconds: torch.Tensor, answers: Sequence[tuple[list[int], Answer]]
+) -> dict[str, Metric]:
+    """Seconds per call (median, 95 %, longest), and responses that were asked for again."""
+    if not len(seconds):
+        return {}
+    retried = sum(answer.retried for _, answer in answers)
+    prefix = f"time/reward/{name}/"
+    return {
+        **({f"reward/{name}/retried": Sum(retried)} if retried else {}),
+        prefix + "median_s": Mean(float(seconds.quantile(0.5)), len(seconds)),
+        prefix + "p95_s": Mean(float(seconds.quantile(0.95)), len(seconds)),
+        prefix + "longest_s": Max(float(seconds.max())),
+    }

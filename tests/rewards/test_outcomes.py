@@ -1,0 +1,234 @@
+"""Reasons, named parts, notes, token scores, imputed scores, whole groups and the context, in plain calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from components import built
+from ppokit.distributed import Processes
+from ppokit.errors import PluginError, RewardError
+from ppokit.plugin import RewardContext, RewardOutput, Rollout, Sample, Scored
+from ppokit.plugin.reductions import as_numbers
+from ppokit.rewards.scorer import Scorer
+from ppokit.run.reward_watch import RewardWatch
+from ppokit.training.metrics import rollout_metrics
+from rollouts import make_rollout, single_process
+
+ROLLOUT = make_rollout([[1], [2], [3], [4]], [[4, 5], [7], [8, 9], [3]])
+GROUPS = replace(ROLLOUT, group_ids=torch.tensor([5, 5, 6, 6]))
+
+
+class Batched:
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self.make = make
+
+    def score(self, rollout: Rollout) -> Any:
+        return self.make(rollout)
+
+
+class One:
+    def __init__(self, make: Callable[[Sample], Any]) -> None:
+        self.make = make
+
+    def score_one(self, sample: Sample) -> Any:
+        return self.make(sample)
+
+
+class AsyncOne(One):
+    async def score_one(self, sample: Sample) -> Any:
+        return await self.make(sample)
+
+
+def values(*numbers: Any, **more: Any) -> Batched:
+    return Batched(lambda rollout: RewardOutput.from_values(numbers, **more))
+
+
+def reward(instance: Any, name: str = "one", **keys: Any) -> Any:
+    return built("rewards", instance, name, where=f"reward {name!r} (plugin acme 1.0)", **keys)
+
+
+@pytest.fixture
+def scorer() -> Iterator[Callable[..., Scorer]]:
+    """Scorers of these rewards, closed after the test."""
+    made: list[Scorer] = []
+
+    def make(*rewards: Any, max_failed: float = 0.5, **more: Any) -> Scorer:
+        made.append(Scorer(rewards, single_process(), max_failed, **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+Make = Callable[..., Scorer]
+
+
+def test_an_exception_fails_its_response_and_is_the_reason(scorer: Make) -> None:
+    rewards = scorer(reward(values(0.5, TimeoutError("the judge"), None, 1.0))).score(GROUPS)
+    assert rewards.outcomes["one"] == ("scored", "failed", "abstained", "scored")
+    assert rewards.reasons["one"] == ("", "TimeoutError: the judge", "", "")
+    assert rewards.trained.tolist() == [True, False, False, True]
+    metrics = rollout_metrics(GROUPS, rewards)
+    shares = {name: metrics[f"reward/one/{name}"] for name in ("scored", "abstained", "failed")}
+    assert shares == {"scored": 0.5, "abstained": 0.25, "failed": 0.25}
+    (warning,) = RewardWatch().warnings(rewards)
+    assert warning == "the reward 'one' failed for 1 of 4 responses: TimeoutError: the judge"
+
+
+def test_what_stops_a_run_names_the_causes(scorer: Make) -> None:
+    failing = values(OSError("down"), OSError("down"), TimeoutError("late"), 1.0)
+    with pytest.raises(RewardError, match=r"3 of 4 .*First cause: OSError: down \(2 times\) Others: Timeout"):
+        scorer(reward(failing)).score(ROLLOUT)
+    one = values(OSError("down"), 1.0, 1.0, 1.0)
+    with pytest.raises(RewardError, match=r"1 of 4 responses, and rewards\[0\].on_failure is fail"):
+        scorer(reward(one, on_failure="fail")).score(ROLLOUT)
+
+
+def test_imputed_scores_are_the_groups_mean_or_the_batchs(scorer: Make) -> None:
+    failing = values(2.0, OSError("down"), OSError("down"), OSError("down"))
+    imputing = scorer(reward(failing, on_failure="impute", weight=3.0), max_failed=0.75)
+    rewards = imputing.score(GROUPS)
+    assert rewards.scores.tolist() == [6.0] * 4
+    assert rewards.trained.tolist() == [True] * 4
+    assert rewards.outcomes["one"].count("failed") == 3
+    assert as_numbers(rewards.metrics)["reward/one/imputed"] == 0.75
+    assert rewards.breakdown["one"].isnan().tolist() == [False, True, True, True]
+
+
+def test_parts_are_weighed_by_the_recipe(scorer: Make) -> None:
+    parts = {"helpful": [1.0, 2.0, 3.0, 4.0], "safe": [1.0, 0.0, 1.0, 0.0]}
+    judge = Batched(lambda r: RewardOutput.from_parts(parts, notes={"why": ["a", "b", "c", "d"]}))
+    plain = scorer(reward(judge, "judge")).score(ROLLOUT)
+    assert plain.scores.tolist() == [2, 2, 4, 4]
+    weighed = scorer(reward(judge, "judge", parts={"helpful": 0.5, "safe": -2.0})).score(ROLLOUT)
+    assert weighed.scores.tolist() == [-1.5, 1.0, -0.5, 2.0]
+    assert weighed.parts["judge/safe"].tolist() == [1, 0, 1, 0]
+    assert weighed.notes["judge/why"] == ("a", "b", "c", "d")
+    assert rollout_metrics(ROLLOUT, weighed)["reward/judge/helpful"] == 2.5
+    with pytest.raises(PluginError, match=r"gives no part 'kind', .*its parts: helpful and safe"):
+        scorer(reward(judge, parts={"kind": 1.0})).score(ROLLOUT)
+    half = Batched(lambda r: RewardOutput.from_values([1.0] * 4, parts={"safe": [1.0, None, 1.0, 1.0]}))
+    with pytest.raises(PluginError, match="no number in the part 'safe' of a response that it scored"):
+        scorer(reward(half, parts={"safe": 1.0})).score(ROLLOUT)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (RewardOutput(torch.zeros(4), ("scored",) * 4, failures={1: "x"}), "a failure of response 1"),
+        (RewardOutput.from_values([0.0] * 4, parts={"a": [1.0]}), r"the part 'a' of shape \[1\]"),
+        (RewardOutput.from_values([0.0] * 4, parts={"a/b": [1.0] * 4}), "a part with the name 'a/b'"),
+        (RewardOutput.from_values([0.0] * 4, parts={"failed": [1.0] * 4}), "a part with the name 'failed'"),
+        (
+            RewardOutput.from_values([0.0] * 4, notes={"a": "text"}),
+            "the note 'a' as 'text'; expected 4 texts",
+        ),
+        (RewardOutput.from_values([0.0] * 4, notes={"a": [1] * 4}), "1 in the note 'a'"),  # type: ignore[list-item]
+        (RewardOutput(None, ("scored",) * 4), "neither scores nor token_scores"),
+        (
+            RewardOutput(torch.zeros(4), ("abstained",) * 4, torch.ones(4, 2)),
+            "token_scores for sample sample-0, whose outcome is not scored",
+        ),
+    ],
+)
+def test_a_broken_contract_is_named(scorer: Make, output: RewardOutput, message: str) -> None:
+    with pytest.raises(PluginError, match=rf"^reward 'one' \(plugin acme 1\.0\).*{message}"):
+        scorer(reward(Batched(lambda r: output))).score(ROLLOUT)
+
+
+def test_one_response_at_a_time(scorer: Make) -> None:
+    """A failure is that of its response alone."""
+
+    def judge(sample: Sample) -> Any:
+        answers: dict[str, Any] = {
+            "response 0": 1,
+            "response 1": None,
+            "response 2": Scored(parts={"a": 2.0, "b": 3.0}, notes={"why": "so"}),
+        }
+        return answers[sample.response]
+
+    rewards = scorer(reward(One(judge))).score(ROLLOUT)
+    assert rewards.outcomes["one"] == ("scored", "abstained", "scored", "failed")
+    assert rewards.scores.tolist() == [1, 0, 5, 0]
+    assert rewards.reasons["one"][3] == "KeyError: 'response 3'"
+    assert rewards.notes["one/why"] == ("", "", "so", "")
+    with pytest.raises(PluginError, match=r"returned 'x' \(str\) for sample sample-0; expected"):
+        scorer(reward(One(lambda sample: "x"))).score(ROLLOUT)
+
+
+def test_whole_groups_stay_whole_on_two_processes() -> None:
+    """Each response minus its group's mean: the same by one process and by two."""
+    rollout = replace(make_rollout([[1]] * 5, [[2]] * 5), group_ids=torch.tensor([7, 8, 7, 8, 8]))
+
+    class Centred:
+        whole_groups = True
+
+        def score(self, share: Rollout) -> RewardOutput:
+            numbers = torch.tensor([float(text[-1]) for text in share.responses])
+            means = [numbers[share.group_ids == group].mean() for group in share.group_ids]
+            return RewardOutput.of_scores(numbers - torch.stack(means))
+
+    alone = Scorer([reward(Centred())], single_process(), 0.0).score(rollout).scores
+    assert alone.tolist() == pytest.approx([-1, -5 / 3, 1, 1 / 3, 4 / 3])
+    sent: list[Any] = []
+
+    class Half(Processes):
+        count = 2
+
+        def share(self, total: int) -> range:
+            return range(self.rank * total // 2, (self.rank + 1) * total // 2)
+
+        def gather(self, items: Any) -> Any:
+            sent.extend(items)
+            return list(sent)
+
+    for rank in (0, 1):
+        half = Half(Accelerator(cpu=True))
+        half.rank, half.count = rank, 2
+        half.together = Processes.together.__get__(half)  # type: ignore[method-assign]
+        half._exchange = lambda items, failure=None: [items]  # type: ignore[method-assign,assignment]
+        numbers = Scorer([reward(Centred())], half, 1.0).score(rollout).scores if rank else None
+        if rank == 0:
+            Scorer([reward(Centred())], half, 1.0).score(rollout)
+    assert numbers is not None
+    assert torch.equal(numbers, alone)
+
+
+def test_the_context_of_a_call(scorer: Make) -> None:
+    """Numbers to draw by belong to a sample, whatever the batch and its order."""
+    seen: list[RewardContext] = []
+
+    class Draws:
+        def score(self, rollout: Rollout, context: RewardContext) -> RewardOutput:
+            seen.append(context)
+            return RewardOutput.from_values([context.generator(one).random() for one in rollout.ids])
+
+    drawing = scorer(reward(Draws()), context=RewardContext(seed=7, steps=9))
+    first = drawing.score(ROLLOUT, step=3).scores
+    assert (seen[0].step, seen[0].steps, seen[0].reward) == (3, 9, "one")
+    backwards = drawing.score(ROLLOUT.select([3, 2, 1, 0])).scores
+    assert torch.equal(backwards.flip(0), first)
+    assert len(set(first.tolist())) == 4
+    other = scorer(reward(Draws(), "two"), context=RewardContext(seed=7)).score(ROLLOUT).scores
+    assert not set(other.tolist()) & set(first.tolist())
+
+
+def test_a_cause_that_lasts_is_said_once(scorer: Make) -> None:
+    same = scorer(reward(values(0.0, 0.0, 0.0, 0.0), "a"), reward(values(*[None] * 4), "b")).score(ROLLOUT)
+    differ = scorer(reward(values(0.0, 1.0, 0.0, 0.0))).score(ROLLOUT)
+    none = scorer(reward(values(*[None] * 4), "b")).score(ROLLOUT)
+    watch = RewardWatch()
+    said = [watch.warnings(rewards) for rewards in (same, same, differ, same, same, same, same)]
+    assert [len(texts) for texts in said] == [0, 0, 0, 0, 0, 1, 0]
+    assert said[5][0].startswith(
+        "every response has the same reward, 0 ('a' scored 0 everywhere, 'b' scored no"
+    )
+    texts = [text for _ in range(3) for text in watch.warnings(none)]
+    assert texts[-1].startswith("'b' abstained from every response, for 3 steps now")
