@@ -18,6 +18,7 @@ from ppokit import __version__
 from ppokit.cli import inspect, plugins, ratings, reward
 from ppokit.cli.gain import gain
 from ppokit.cli.generate import generate
+from ppokit.cli.new_plugin import new
 from ppokit.cli.rate import rate
 from ppokit.cli.train import train
 from ppokit.errors import Interrupted, PpokitError, PpokitWarning
@@ -104,7 +105,7 @@ def _show_version(wanted: bool) -> None:
 
 app = typer.Typer(name="ppokit", **_PLAIN)
 plugin_commands = typer.Typer(**_PLAIN)
-app.add_typer(plugin_commands, name="plugins", help="Plugins: what is installed, and checks.")
+app.add_typer(plugin_commands, name="plugins", help="Plugins: what is installed, new ones, and checks.")
 
 
 @app.callback()
@@ -121,6 +122,7 @@ app.command(cls=Command)(generate)
 app.command(cls=Command)(inspect.validate)
 app.command(cls=Command)(inspect.schema)
 plugin_commands.command("list", cls=Command)(plugins.list_plugins)
+plugin_commands.command("new", cls=Command)(new)
 plugin_commands.command("check", cls=Command)(plugins.check)
 app.command(cls=Command)(rate)
 ratings_commands = typer.Typer(**_PLAIN)

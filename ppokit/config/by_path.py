@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePath
+from types import ModuleType
 from typing import Any
 
 from pydantic import create_model
@@ -30,6 +31,7 @@ from ppokit.config.hooks import METHOD, check_component, has_method
 from ppokit.errors import PluginError
 from ppokit.messages import listed
 from ppokit.plugin.importing import import_attribute
+from ppokit.plugin.offering import OFFER
 from ppokit.plugin.protocols import Component, Options
 
 _SIMPLE = (bool, int, float, str)
@@ -87,6 +89,14 @@ def load_path(kind: str, path: str, reward_function: Callable[[], Component]) ->
         raise PluginError(f"{who} is a {type(thing).__name__}; expected a Component, a class or a function")
     check_component(component, kind, who)
     return component, label
+
+
+def decorated(module: ModuleType, kind: str, name: str) -> str | None:
+    """The path of what a module's decorator offers under a name; None where there is no such thing."""
+    for attribute, thing in vars(module).items():
+        if getattr(thing, OFFER, None) == (kind, name) and thing.__module__ == module.__name__:
+            return f"{module.__name__}:{attribute}"
+    return None
 
 
 def _of_class(kind: str, thing: type[Any], name: str, who: str) -> Component:

@@ -30,11 +30,11 @@ METHOD = {
 _INSTEAD = {"losses": "advantage_weights", "rewards": "score_one"}  # what may take its place
 
 
-def load(entry: Entry) -> Component:
-    """The component that an entry point announces.
+def import_plugin(entry: Entry) -> tuple[ModuleType, str]:
+    """The module that an entry point names, and how errors name the component.
 
     Raises:
-        PluginError: its module cannot be imported, or does not offer what the entry point says.
+        PluginError: it cannot be imported, or is built for another ppokit.
     """
     who = f"{entry.kind} {entry.name!r} (plugin {entry.label})"
     if built_for := other_ppokit(entry.distribution):
@@ -43,12 +43,20 @@ def load(entry: Entry) -> Component:
             f"{entry.distribution} that fits, or that ppokit."
         )
     try:
-        module = importlib.import_module(entry.module)
+        return importlib.import_module(entry.module), who
     except (Exception, SystemExit) as error:
         raise PluginError(f"{who} cannot be imported: {in_one_paragraph(error)}") from error
+
+
+def offered(module: ModuleType, entry: Entry, who: str) -> Component:
+    """The component of an entry point, by its module's hook.
+
+    Raises:
+        PluginError: the module does not offer what the entry point says.
+    """
     hook = HOOK_BY_KIND[entry.kind]
-    offered = _offered(module, hook, who)
-    names = [component.name for component in offered]
+    components = _offered(module, hook, who)
+    names = [component.name for component in components]
     if len(set(names)) < len(names):
         raise PluginError(f"{who}: {hook}() returned a name twice: {', '.join(names)}; expected each once")
     if entry.name not in names:
@@ -56,7 +64,7 @@ def load(entry: Entry) -> Component:
             f"{who}: {hook}() returned {listed(map(repr, names))}; expected {entry.name!r} among them, "
             f"as its entry point says"
         )
-    component = offered[names.index(entry.name)]
+    component = components[names.index(entry.name)]
     check_component(component, entry.kind, who)
     return component
 

@@ -72,22 +72,31 @@ class PluginRegistry:
             raise PluginError(f"{kind!r} is no kind of plugin; kinds are {listed(HOOK_BY_KIND)}")
         if (kind, use) not in self._loaded:
             if by_path.is_path(use):
-                self._loaded[kind, use] = by_path.load_path(
-                    kind, use, lambda: self.component("rewards", FUNCTION_REWARD)[0]
-                )
+                self._loaded[kind, use] = by_path.load_path(kind, use, self._function_reward)
             else:
                 self._loaded[kind, use] = self._load(self._choose(kind, use))
         return self._loaded[kind, use]
 
     def _load(self, entry: Entry) -> tuple[Component, str]:
         try:
-            component = hooks.load(entry)
+            component = self._component(entry)
             if entry.state == "not imported yet":
                 self._entries[self._entries.index(entry)] = replace(entry, state="ok")
             return component, entry.label
         except PluginError as error:
             self._entries[self._entries.index(entry)] = replace(entry, state="broken", reason=str(error))
             raise
+
+    def _component(self, entry: Entry) -> Component:
+        """What a module offers by a decorator, or by its hook."""
+        module, who = hooks.import_plugin(entry)
+        path = by_path.decorated(module, entry.kind, entry.name)
+        if path is None:
+            return hooks.offered(module, entry, who)
+        return replace(by_path.load_path(entry.kind, path, self._function_reward)[0], name=entry.name)
+
+    def _function_reward(self) -> Component:
+        return self.component("rewards", FUNCTION_REWARD)[0]
 
     def _choose(self, kind: str, use: str) -> Entry:
         name, at, distribution = use.partition("@")

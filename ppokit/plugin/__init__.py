@@ -22,6 +22,14 @@ from ppokit.plugin.hookspecs import hookimpl
 from ppokit.plugin.importing import import_attribute
 from ppokit.plugin.kl_estimators import KLEstimator, clamp_exponent, kl
 from ppokit.plugin.masked import Variance, masked_mean, masked_variance, masked_whiten, upcast
+from ppokit.plugin.offering import (
+    advantage_estimator,
+    evaluator,
+    loss,
+    observer,
+    reward,
+    rollout_engine,
+)
 from ppokit.plugin.output_head import final_states, next_token_logits
 from ppokit.plugin.protocols import (
     AdvantageEstimator,
@@ -106,12 +114,14 @@ __all__ = [
     "Sum",
     "Value",
     "Variance",
+    "advantage_estimator",
     "as_generation",
     "broadcast_to_tokens",
     "chat_of",
     "clamp_exponent",
     "decode_responses",
     "encode_response",
+    "evaluator",
     "final_states",
     "first_line",
     "group_sums",
@@ -121,11 +131,15 @@ __all__ = [
     "kl",
     "length_batches",
     "length_groups",
+    "loss",
     "masked_mean",
     "masked_variance",
     "masked_whiten",
     "next_token_logits",
+    "observer",
+    "reward",
     "reward_to_go",
+    "rollout_engine",
     "token_batches",
     "upcast",
     "whole_reward",

@@ -11,7 +11,7 @@ Nothing here imports torch until a check runs.
 from ppokit.plugin.examples import Example
 from ppokit.testing.checks import Check, Fault, checks_of
 from ppokit.testing.report import Report, Result, run_checks
-from ppokit.testing.samples import rollout_of
+from ppokit.testing.samples import rewards_of, rollout_of
 from ppokit.testing.subject import Subject, find
 from ppokit.testing.suite import conformance
 
@@ -25,6 +25,7 @@ __all__ = [
     "checks_of",
     "conformance",
     "find",
+    "rewards_of",
     "rollout_of",
     "run_checks",
 ]
