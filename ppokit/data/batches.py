@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppokit.data.transfer import to_device
 from ppokit.plugin.types import Rollout
 
 
@@ -85,7 +86,7 @@ class TokenBatch:
             ends = torch.tensor([0, *lengths]).cumsum(0)
             input_ids = torch.tensor([[token for text in texts for token in text]], dtype=torch.long)
             position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
-            row = PackedRow(position_ids.to(device), ends.int().to(device), max(lengths))
+            row = PackedRow(to_device(position_ids, device), to_device(ends.int(), device), max(lengths))
             begins = [(0, start) for start in ends[:-1].tolist()]
             positions, rows = positions + ends[rows], torch.zeros_like(rows)
         else:
@@ -97,11 +98,11 @@ class TokenBatch:
             for begin, text, end in zip(begins, texts, needed.tolist(), strict=True)
         ]
         return TokenBatch(
-            input_ids.to(device),
-            rows.to(device),
-            positions.to(device),
-            response_ids[loss_mask].to(device),
-            loss_mask.to(device),
+            to_device(input_ids, device),
+            to_device(rows, device),
+            to_device(positions, device),
+            to_device(response_ids[loss_mask], device),
+            to_device(loss_mask, device),
             row,
             read,
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppokit.data.transfer import to_device
 from ppokit.distributed import Processes
 from ppokit.errors import NonFiniteError
 from ppokit.messages import listed
@@ -75,7 +76,7 @@ def accumulate_gradients(
                 accumulator.add("policy/approx_kl", kl_tokens, mask)
                 kl_sum += float(kl_tokens.where(mask, kl_tokens.new_zeros(())).sum())
                 tokens += int(mask.sum())
-            result = group.loss(inputs, data.weights[micro.indices].to(mask.device), accumulator)
+            result = group.loss(inputs, to_device(data.weights[micro.indices], mask.device), accumulator)
             if isinstance(result, Tensor) and not backend.backward(result):
                 result = Failure("the gradient is not finite")
             if isinstance(result, Failure):
@@ -116,17 +117,17 @@ def _inputs(
         if bool(data.old_logprobs[indices].isnan().any()):
             data.old_logprobs[indices] = logprobs.detach().cpu()
         elif data.before_first_step:
-            log_ratio = logprobs.detach() - data.old_logprobs[indices].to(batch.mask.device)
+            log_ratio = logprobs.detach() - to_device(data.old_logprobs[indices], batch.mask.device)
             accumulator.add("policy/ratio_std_at_start", log_ratio.square(), batch.mask)
 
     def on_device(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor[indices].to(batch.mask.device)
+        return None if tensor is None else to_device(tensor[indices], batch.mask.device)
 
     return LossInputs(
         mask=batch.mask,
-        advantages=data.advantages.advantages[indices].to(batch.mask.device),
+        advantages=to_device(data.advantages.advantages[indices], batch.mask.device),
         returns=on_device(data.advantages.returns),
-        sampler_logprobs=rollout.sampler_logprobs[indices].to(batch.mask.device),
+        sampler_logprobs=to_device(rollout.sampler_logprobs[indices], batch.mask.device),
         new_logprobs=logprobs,
         old_logprobs=on_device(data.old_logprobs) if logprobs is not None else None,
         ref_logprobs=on_device(rollout.ref_logprobs),
