@@ -11,6 +11,8 @@ and the first way whose gap is rounding, in units of the scale, is taken:
 1. from a state, prompts of several lengths padded on the left
 2. from a state, prompts of one length together: positions or states that padding would move
 3. each text read whole for each token: no state, or none that can be gone on from
+
+A static cache is tried out in the same way, where the first of these is taken.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from weakref import WeakKeyDictionary
 
 from ppokit.plugin import PpokitWarning
 from ppokit_rollouts.readers import CachedReader, Forward, ModelState, Reader, WholeTextReader
+from ppokit_rollouts.static_reader import StaticReader, supports_static
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,16 +46,24 @@ class Reading:
         forward: its forward pass.
         state: None reads whole texts.
         padded: whether prompts of several lengths can be read together.
+        static: whether tokens are read with the same shapes each time.
+        compiled: whether that is compiled.
     """
 
     forward: Forward
     state: ModelState | None
     padded: bool
+    static: bool = False
+    compiled: bool = False
 
     def reader(self, max_new_tokens: int) -> Reader:
         """A reader for one batch."""
         if self.state is None:
             return WholeTextReader(self.forward)
+        if self.static:
+            return StaticReader(
+                self.forward, self.state, max_new_tokens=max_new_tokens, compiled=self.compiled
+            )
         return CachedReader(self.forward, self.state, padded=self.padded, max_new_tokens=max_new_tokens)
 
     def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -66,15 +77,33 @@ class Reading:
 _KNOWN: WeakKeyDictionary[Any, tuple[ModelState | None, bool]] = WeakKeyDictionary()
 
 
-def reading_of(model: Any) -> Reading:
-    """How this model is read; tried out when it first comes."""
+_STATIC: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def reading_of(model: Any, *, static: bool = False, compiled: bool = False) -> Reading:
+    """How this model is read; tried out when it first comes.
+
+    Args:
+        static: whether from a static cache, where the model can be; else a warning says so.
+        compiled: whether that is compiled.
+    """
     import torch
 
     if model not in _KNOWN:
         with torch.inference_mode():
             _KNOWN[model] = _Probe(model).result()
     state, padded = _KNOWN[model]
-    return Reading(Forward(model), state, padded)
+    if static and model not in _STATIC:
+        with torch.inference_mode():
+            _STATIC[model] = _Probe(model).reads_statically(state, padded)
+        if not _STATIC[model]:
+            warnings.warn(
+                f"rollout.decoding: {type(model).__name__} does not give the same numbers from a cache of "
+                "fixed size, so that it is sampled from one that grows.",
+                PpokitWarning,
+                stacklevel=2,
+            )
+    return Reading(Forward(model), state, padded, static and _STATIC[model], compiled)
 
 
 class _Probe:
@@ -119,7 +148,7 @@ class _Probe:
     def result(self) -> tuple[ModelState | None, bool]:
         """State, and whether prompts are padded."""
         forward = Forward(self.model)
-        allowed = max(self.rounding, _NOISE * min(self._noise(forward), self.rounding))
+        allowed = self._allowed(forward)
         for padded in (True, False):
             for state in self._states(forward):
                 reader = CachedReader(forward, state, padded=padded, max_new_tokens=_TOKENS)
@@ -132,6 +161,23 @@ class _Probe:
             stacklevel=2,
         )
         return None, True
+
+    def reads_statically(self, state: ModelState | None, padded: bool) -> bool:
+        """Whether a static cache gives the numbers that this state does."""
+        if (
+            state is None
+            or state.start != "configured"
+            or not padded
+            or not supports_static(self.model.config)
+        ):
+            return False
+        forward = Forward(self.model)
+        reader = StaticReader(forward, state, max_new_tokens=_TOKENS)
+        return self._gap(reader, _SEVERAL) <= self._allowed(forward)
+
+    def _allowed(self, forward: Forward) -> float:
+        """The largest gap that is rounding."""
+        return max(self.rounding, _NOISE * min(self._noise(forward), self.rounding))
 
     def _states(self, forward: Forward) -> Iterator[ModelState]:
         """Usual ones first: the model is asked for its own where they fail."""

@@ -11,7 +11,7 @@ Holtzman et al. 2020, arXiv:1904.09751; min-p that of Nguyen et al. 2024, arXiv:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -36,6 +36,12 @@ CHECK_EVERY = 16
 
 class TransformersOptions(Options):
     batch_size: int = Field(256, gt=0, description="responses sampled at a time")
+    decoding: Literal["auto", "dynamic", "static", "compiled"] = Field(
+        "auto",
+        description="how each token is read: from a cache that grows (dynamic), from one of fixed size "
+        "(static), or from that by torch.compile, with CUDA graphs on a GPU (compiled); auto is compiled on "
+        "a GPU, and dynamic elsewhere",
+    )
     check_every: int | None = Field(
         None,
         gt=0,
@@ -69,7 +75,10 @@ class TransformersEngine:
         order: list[int] = []
         with torch.inference_mode():
             model = policy.model()
-            reading = reading_of(model)
+            way = self.options.decoding
+            if way == "auto":
+                way = "compiled" if model.device.type == "cuda" else "dynamic"
+            reading = reading_of(model, static=way != "dynamic", compiled=way == "compiled")
             check_every = self.options.check_every or (1 if model.device.type == "cpu" else CHECK_EVERY)
             size = max(1, self.options.batch_size // request.n)
             for batch in reading.batches([len(ids) for ids in prompt_ids], size):

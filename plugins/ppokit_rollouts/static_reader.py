@@ -1,0 +1,139 @@
+"""Reading token by token with the same shapes each time, as torch.compile and CUDA graphs need it.
+
+transformers' StaticCache has a column for every token that may come. Rows are added to fill the batch up to a
+power of two, and those that end are kept until half as many are enough: 256 go through six shapes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from ppokit.plugin import PpokitWarning
+from ppokit_rollouts.readers import CachedReader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ppokit_rollouts.readers import Forward, ModelState
+
+_FEWEST = 8  # rows: fewer take as long
+_COLUMNS = 256  # at a time: one shape for prompts of many lengths
+_SHAPES = 64  # compiled at most; torch's own limit is for shapes that never come again
+_not_compiled: WeakSet[Any] = WeakSet()
+
+
+class StaticReader(CachedReader):
+    """Goes on from keys and values in memory of one size.
+
+    Args:
+        compiled: whether by torch.compile; where that fails, without, and a warning says so.
+    """
+
+    slots: Tensor  # [responses] which rows are theirs
+
+    def __init__(
+        self, forward: Forward, state: ModelState, *, max_new_tokens: int, compiled: bool = False
+    ) -> None:
+        super().__init__(
+            forward, state, padded=True, max_new_tokens=0
+        )  # prompts alone, in memory as they come
+        self.model = forward.model
+        self.tokens_to_come = max_new_tokens
+        self.compiled = compiled and self.model not in _not_compiled
+
+    def read(self, prompt_ids: Sequence[Sequence[int]], repeats: int) -> tuple[Tensor, Tensor]:
+        import torch
+
+        logits, order = super().read(prompt_ids, repeats)
+        self.capacity = -(-(self._read + self.tokens_to_come) // _COLUMNS) * _COLUMNS
+        self.column = torch.tensor([self._read], device=self.device)
+        # Added to scores: nothing where a column is seen, else the most negative number.
+        bias = torch.full((len(order), 1, 1, self.capacity), torch.finfo(self.model.dtype).min)
+        bias = bias.to(self.device, self.model.dtype)
+        bias[:, 0, 0, : self._read].masked_fill_(self.mask.bool(), 0)
+        self.bias = bias
+        self._fill(torch.arange(len(order), device=self.device))
+        return logits, order
+
+    def select(self, rows: Tensor) -> None:
+        self.slots = self.slots[rows.to(self.device)]
+        if _rows(len(self.slots)) < len(self.bias):
+            self._fill(self.slots)
+
+    def _fill(self, slots: Tensor) -> None:
+        """Go on with these rows, in this order, and with some more up to a power of two."""
+        import torch
+        from transformers import StaticCache
+
+        count = len(slots)
+        index = torch.cat([slots, slots[:1].expand(_rows(count) - count)])
+        before, self.state.layers = self.state.layers[::-1], []  # so that each is freed when it has been read
+        self.state = StaticCache(config=self.model.config, max_cache_len=self.capacity)
+        columns = torch.arange(self._read, device=self.device)
+        for layer in self.state.layers:
+            own = before.pop()
+            if own.is_initialized:
+                keys, values = (part[:, :, : self._read][index] for part in (own.keys, own.values))
+                layer.update(keys, values, {"cache_position": columns})  # which later versions know
+        self.bias, self.positions = self.bias[index], self.positions[index]
+        self.slots = torch.arange(count, device=self.device)
+        self.tokens = torch.zeros(len(index), 1, dtype=torch.long, device=self.device)
+
+    def append(self, tokens: Tensor) -> Tensor:
+        self.tokens[self.slots, 0] = tokens
+        self.positions += 1
+        self.bias.index_fill_(3, self.column, 0.0)
+        inputs: dict[str, Any] = {
+            "input_ids": self.tokens,
+            "attention_mask": self.bias,
+            "position_ids": self.positions,
+            self.kind.name: self.state,
+            "use_cache": True,
+        }
+        if "cache_position" in self.forward.names:
+            inputs["cache_position"] = self.column
+        logits: Tensor = self._call(inputs).logits[self.slots, -1]
+        self.column += 1
+        self._read += 1
+        return logits
+
+    def _call(self, inputs: dict[str, Any]) -> Any:
+        model = self.model
+        if not self.compiled:
+            return model(**inputs)
+        import torch
+        from transformers import CompileConfig
+
+        try:
+            # The last step's logits have been read.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            with torch._dynamo.config.patch(recompile_limit=_SHAPES):
+                return model.get_compiled_call(CompileConfig(dynamic=False))(**inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the compiler's, or that of what it calls
+            self.compiled = False
+            _not_compiled.add(model)
+            warnings.warn(
+                f"rollout.decoding: torch.compile fails on {type(model).__name__} ({type(error).__name__}), "
+                "so that it samples without.",
+                PpokitWarning,
+                stacklevel=2,
+            )
+            return model(**inputs)
+
+
+def supports_static(config: Any) -> bool:
+    """Whether the model's static caches are all of plain keys and values: no sliding windows, no states."""
+    from transformers import StaticCache
+    from transformers.cache_utils import StaticLayer
+
+    return all(type(layer) is StaticLayer for layer in StaticCache(config=config, max_cache_len=1).layers)
+
+
+def _rows(count: int) -> int:
+    """Rows of a batch of so many responses."""
+    return max(_FEWEST, 1 << (count - 1).bit_length())

@@ -1,0 +1,158 @@
+"""Sampling from a cache of one size: the responses and numbers of one that grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Gemma2ForCausalLM, MambaForCausalLM, MistralForCausalLM, PreTrainedModel
+
+from policies import load, policy_of
+from ppokit.plugin.generation import Generation, GenerationRequest, SamplingParams
+from ppokit.plugin.types import PromptBatch
+from ppokit.rollout.policy import Policy
+from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
+from small_models import tiny, tiny_gpt2
+
+torch.set_num_threads(1)
+NUMBERS = torch.rand(3, 6, 24, generator=torch.Generator().manual_seed(9))
+OFTEN = frozenset(range(2, 512, 24))
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model: Path) -> Policy:
+    return load(tiny_model, end_ids=OFTEN)
+
+
+def respond(policy: Policy, decoding: Any, **changes: Any) -> Generation:
+    """Eighteen responses of many lengths to prompts of several."""
+    prompts = [[1, 5, 40, 7], [30] * 11, [9]]
+    batch = PromptBatch([0, 1, 2], [""] * 3, prompts, [{}] * 3)
+    request = GenerationRequest(batch, 6, None, SamplingParams(max_new_tokens=24))
+    options = TransformersOptions(decoding=decoding, **changes)
+    return TransformersEngine(options).sample(policy, request, NUMBERS)
+
+
+def assert_same(own: Generation, expected: Generation) -> None:
+    assert own.response_ids == expected.response_ids
+    assert own.outcomes == expected.outcomes
+    for numbers, others in zip(own.sampler_logprobs, expected.sampler_logprobs, strict=True):
+        assert numbers == pytest.approx(others, abs=1e-5)
+
+
+@contextmanager
+def steps(model: PreTrainedModel) -> Iterator[list[tuple[int, ...]]]:
+    """Shapes of the tokens and the mask of each step from a static cache."""
+    shapes: list[tuple[int, ...]] = []
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        if kwargs["input_ids"].shape[1] == 1 and kwargs["attention_mask"].dim() == 4:
+            shapes.append((*kwargs["input_ids"].shape, kwargs["attention_mask"].shape[-1]))
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield shapes
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("check_every", [1, 5])
+def test_responses_are_those_of_a_cache_that_grows(policy: Policy, check_every: int) -> None:
+    expected = respond(policy, "dynamic")
+    assert len({len(ids) for ids in expected.response_ids}) > 5
+    respond(policy, "static")  # the model is tried out
+    with steps(policy.model()) as shapes:
+        own = respond(policy, "static", check_every=check_every)
+    assert_same(own, expected)
+    rows = [shape[0] for shape in shapes]
+    assert set(rows) <= {32, 16, 8}
+    assert rows == sorted(rows, reverse=True)
+    assert {shape[1:] for shape in shapes} == {(1, 256)}
+    assert_same(respond(policy, "static", batch_size=6), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        tiny_gpt2,
+        lambda: tiny(MistralForCausalLM, vocab_size=64, num_key_value_heads=1, sliding_window=None),
+    ],
+    ids=["gpt2", "mistral"],
+)
+def test_models_that_take_it(policy: Policy, model: Any, recwarn: pytest.WarningsRecorder) -> None:
+    other = policy_of(model(), policy.tokenizer, end_ids=OFTEN)
+    assert_same(respond(other, "static"), respond(other, "dynamic"))
+    with steps(other.model()) as shapes:
+        respond(other, "static")
+    assert shapes
+    assert not recwarn
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: tiny(MistralForCausalLM, vocab_size=64, num_key_value_heads=1, sliding_window=4),
+        lambda: tiny(Gemma2ForCausalLM, vocab_size=64, num_key_value_heads=1, head_dim=16, sliding_window=4),
+        lambda: tiny(MambaForCausalLM, vocab_size=64, num_hidden_layers=2, state_size=8),
+    ],
+    ids=["sliding-window", "gemma2", "state"],
+)
+def test_others_are_sampled_from_one_that_grows_and_say_so_once(policy: Policy, model: Any) -> None:
+    other = policy_of(model(), policy.tokenizer, end_ids=OFTEN)
+    with pytest.warns(UserWarning, match=r"rollout\.decoding: \w+ForCausalLM does not give the same numbers"):
+        own = respond(other, "static")
+    assert respond(other, "static") == own
+    assert respond(other, "dynamic") == own
+
+
+def test_numbers_that_are_wrong_are_found(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that leaves a mask of its own out of account, as one that makes its masks anew."""
+    model = load(Path(policy.model().name_or_path)).model()
+    forward = model.base_model.forward
+    monkeypatch.setattr(
+        model.base_model,
+        "forward",
+        lambda *args, attention_mask=None, **options: forward(
+            *args,
+            attention_mask=None if attention_mask is None or attention_mask.dim() == 4 else attention_mask,
+            **options,
+        ),
+    )
+    other = policy_of(model, policy.tokenizer, end_ids=OFTEN)
+    with pytest.warns(UserWarning, match=r"rollout\.decoding"):
+        own = respond(other, "static")
+    assert_same(own, respond(policy, "dynamic"))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch's own
+def test_where_compiling_fails_it_samples_without(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    model = load(Path(policy.model().name_or_path)).model()
+    monkeypatch.setattr(model, "get_compiled_call", fail)
+    other = replace(policy, get_model=lambda: model)
+    with pytest.warns(UserWarning, match="torch.compile fails on LlamaForCausalLM .RuntimeError."):
+        own = respond(other, "compiled")
+    assert_same(own, respond(policy, "dynamic"))
+    assert_same(respond(other, "compiled"), own)  # and says so once
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+def test_compiled(policy: Policy) -> None:
+    """A graph per number of rows, and none for the same shapes again."""
+    from torch._dynamo.utils import counters
+
+    expected = respond(policy, "dynamic")
+    counters.clear()
+    for _ in range(2):
+        assert_same(respond(policy, "compiled"), expected)
+        graphs = counters["stats"]["unique_graphs"]
+        assert graphs <= 3
+    assert counters["stats"]["unique_graphs"] == graphs > 0
