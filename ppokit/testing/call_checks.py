@@ -11,6 +11,7 @@ from ppokit.plugin.needs import only_needed
 from ppokit.plugin.types import LossInputs, Rollout
 from ppokit.testing.calls import arguments, call, close, fresh, need_equal, raw, sample, tell
 from ppokit.testing.checks import Fault, check
+from ppokit.testing.reward_calls import whole_groups
 from ppokit.testing.samples import TEXTS
 from ppokit.testing.subject import Subject
 
@@ -91,8 +92,11 @@ def batch_cuts(subject: Subject) -> None:
     """An answer does not depend on what else is in the batch: processes and micro-batches cut it."""
     rollout = sample(subject)
     whole = fresh(subject, rollout)
-    cuts = (range(2), range(2, len(rollout)))
-    parts = [row for cut in cuts for row in fresh(subject, rollout.select(cut))]
+    built = subject.build()
+    cut = 2 if whole_groups(built) else 1
+    close(built)
+    cuts = (range(cut), range(cut, len(rollout)))
+    parts = [row for part in cuts for row in fresh(subject, rollout.select(part))]
     need_equal(
         whole,
         parts,

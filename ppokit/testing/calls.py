@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +12,11 @@ from ppokit.errors import PluginError
 from ppokit.plugin.generation import GenerationRequest, ResponseSeeds, SamplingParams
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.protocols import AdvantageWeighting
-from ppokit.plugin.types import LossOutput, Rewards, Rollout
+from ppokit.plugin.types import LossOutput, Rollout
 from ppokit.testing.checks import Fault
-from ppokit.testing.fakes import FakeView, OneProcess, fake_policy, prompt_batch
+from ppokit.testing.fakes import FakeView, fake_policy, prompt_batch
+from ppokit.testing.reward_calls import raw_score, run
+from ppokit.testing.reward_calls import rewards as scored_by
 from ppokit.testing.samples import TEXTS, loss_inputs, rewards_of, rollout_of
 from ppokit.testing.subject import Subject
 
@@ -57,13 +57,12 @@ def raw(subject: Subject, built: BuiltComponent, given: tuple[Any, ...]) -> Any:
     """What the method returns, unchecked."""
     if subject.kind == "observers":
         raise AssertionError("an observer has events")
+    if subject.kind == "rewards":
+        return raw_score(built, given[0])
     name = str(METHOD[subject.kind])
     if isinstance(built.instance, AdvantageWeighting):
         name = "advantage_weights"
-    returned = getattr(built.instance, name)(*given)
-    if inspect.iscoroutine(returned):
-        return asyncio.run(returned)
-    return returned
+    return getattr(built.instance, name)(*given)
 
 
 def exercise(subject: Subject) -> None:
@@ -116,7 +115,7 @@ def history(rollout: Rollout, steps: int) -> list[tuple[str, dict[str, Any]]]:
 def close(built: BuiltComponent) -> None:
     """Close the object, where it can be."""
     if callable(method := getattr(built.instance, "close", None)):
-        method()
+        run(method())
 
 
 def call(subject: Subject, built: BuiltComponent, rollout: Rollout) -> Numbers:
@@ -148,26 +147,8 @@ def fresh(subject: Subject, rollout: Rollout) -> Numbers:
         close(built)
 
 
-def score_of(built: BuiltComponent, rollout: Rollout) -> list[float | None]:
-    """A reward's whole score of each response; None where it gave none."""
-    (scores,) = _rewards(built, rollout).breakdown.values()
-    return [None if math.isnan(score) else score for score in scores.tolist()]
-
-
-def _rewards(built: BuiltComponent, rollout: Rollout) -> Rewards:
-    from ppokit.rewards.event_loop import EventLoop
-    from ppokit.rewards.scorer import Scorer
-
-    processes: Any = OneProcess()
-    loop = EventLoop()
-    try:
-        return Scorer([built], processes, 0.0, loop=loop).score(rollout)
-    finally:
-        loop.close()
-
-
 def _score(built: BuiltComponent, rollout: Rollout) -> Numbers:
-    rewards = _rewards(built, rollout)
+    rewards = scored_by(built, rollout)
     (outcomes,) = rewards.outcomes.values()
     (scores,) = rewards.breakdown.values()
     return [

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pydantic import BaseModel
 
 from ppokit.plugin.examples import Example
-from ppokit.testing.calls import close, score_of
+from ppokit.testing.calls import close
 from ppokit.testing.checks import Fault, check
+from ppokit.testing.reward_calls import score_of
 from ppokit.testing.samples import rollout_of
 from ppokit.testing.subject import Subject
 

@@ -36,11 +36,17 @@ _NONSENSE: tuple[Any, ...] = (
 @check("builds")
 def builds(subject: Subject) -> None:
     """Building gives an object with the method of its kind, which takes what the core gives it."""
+    from ppokit.rewards.calls import ProviderCalls
+
     built = subject.build()
     thing, method = built.instance, METHOD.get(subject.kind)
     if method is None:
         if not event_methods(thing, subject.where):
             raise Fault(f"it built a {type(thing).__name__} that hears of no event; mark one with @hookimpl")
+        return
+    if subject.kind == "rewards":
+        ProviderCalls(built)
+        close(built)
         return
     if isinstance(thing, AdvantageWeighting):
         method = "advantage_weights"

@@ -16,7 +16,7 @@ import wrong_plugins
 from ppokit.errors import PluginError
 from ppokit.plugin import Component
 from ppokit.testing import Fault, Subject, checks_of, conformance, run_checks
-from wrong_plugins import FAULTS, Counts, Wrong, component
+from wrong_plugins import FAULTS, Counts, Groups, OneAtATime, Wrong, component
 
 
 def subject_of(made: Component, kind: str = "rewards") -> Subject:
@@ -61,12 +61,13 @@ def test_every_check_finds_something() -> None:
     assert {wrong.check for wrong in FAULTS} == {check.name for kind in kinds for check in checks_of(kind)}
 
 
-def test_what_is_right_passes() -> None:
-    report = run_checks(subject_of(component(Counts, waivers={"time": "another test looks at it"})))
+@pytest.mark.parametrize("right", [Counts, OneAtATime, Groups])
+def test_what_is_right_passes(right: type) -> None:
+    examples = [] if right is Groups else wrong_plugins.EXAMPLES
+    waivers = {"time": "another test looks at it", **({} if examples else {"names_examples": "compares"})}
+    report = run_checks(subject_of(component(right, examples=examples, waivers=waivers)))
     assert [(result.check, result.detail) for result in report.having("failed")] == []
-    assert [(result.check, result.detail) for result in report.having("waived")] == [
-        ("time", "another test looks at it")
-    ]
+    assert {result.check: result.detail for result in report.having("waived")} == waivers
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,35 @@ def mutates_texts(self: Any, rollout: Rollout) -> Any:
     return RewardOutput.from_values(numbers)
 
 
+class OneAtATime:
+    """Right: a coroutine that is asked for a response at a time, and may draw."""
+
+    def __init__(self, options: Any, context: Any) -> None:
+        pass
+
+    async def score_one(self, sample: Any, context: Any) -> float:
+        return vowels(sample.response) + float(context.generator(sample.id).random())
+
+    async def close(self) -> None:
+        pass
+
+
+class Groups(Reward):
+    """Right: compares the responses of a group, and says so."""
+
+    whole_groups = True
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        numbers = torch.tensor(values(rollout))
+        best = [float(numbers[rollout.group_ids == group].max()) for group in rollout.group_ids]
+        return RewardOutput.from_values([a - b / 2 for a, b in zip(numbers.tolist(), best, strict=True)])
+
+
+@reward("batch_cuts", "in a part of it")
+class UndeclaredGroups(Groups):
+    whole_groups = False
+
+
 @scored("leaves_its_input", "response_ids")
 def mutates_a_tensor(self: Any, rollout: Rollout) -> Any:
     rollout.response_ids.fill_(5)
@@ -278,13 +307,13 @@ def no_examples(self: Any, rollout: Rollout) -> Any:
     return RewardOutput.from_values(values(rollout))
 
 
-@reward("builds", "cannot be called with 1 arguments")
-class TwoArguments(Reward):
-    def score(self, prompts: Any, responses: Any) -> Any:  # type: ignore[override]
+@reward("builds", "expected one argument for the responses")
+class ThreeArguments(Reward):
+    def score(self, prompts: Any, responses: Any, answers: Any) -> Any:  # type: ignore[override]
         return RewardOutput.from_values([1.0])
 
 
-@reward("builds", "without the method score")
+@reward("builds", "expected an object with a method score(rollout)")
 class NoMethod:
     def __init__(self, options: Any, context: Any) -> None:
         pass
