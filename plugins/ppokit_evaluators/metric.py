@@ -1,19 +1,18 @@
-"""A metric of Hugging Face `evaluate`, such as ROUGE, of greedy responses to held-out prompts.
+"""Metrics of Hugging Face `evaluate`, such as ROUGE, of greedy responses to held-out prompts.
 
     {use: metric, metric: rouge, reference: summary}
+    {use: metric, metric: [chrf, sacrebleu], reference: [translation, another_translation]}
 
-compares each response with the column `summary` of the held-out prompts. `metric` is a name on the hub, which
-is loaded over the network or from the cache, or the path of a metric's script, `my_metric.py` or its folder.
-Every single number that the metric returns is reported; lists and texts are left out.
+compares each response with the column `summary` of the held-out prompts, or with several columns. rouge,
+sacrebleu, chrf, exact_match, f1 and accuracy are part of ppokit and need no network; any other metric is the
+path of its script, `package:DISTRIBUTION/FOLDER`, or a name on the hub. Every single number that a metric
+returns is reported, under the metric's name where there are several; lists and texts are left out.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
-from numbers import Real
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -24,16 +23,22 @@ from ppokit.plugin import (
     EvaluationView,
     Options,
     PluginError,
-    first_line,
     hookimpl,
 )
+from ppokit_metrics.loading import Metric, numbers, problems
+
+Name = Annotated[str, Field(min_length=1)]
 
 
 class MetricOptions(Options):
-    metric: str = Field(min_length=1, description="A metric's name on the hub, or the path of its script.")
-    reference: str | None = Field(
+    metric: Name | Annotated[list[Name], Field(min_length=1)] = Field(
+        description="A metric, or several: rouge, sacrebleu, chrf, exact_match, f1 or accuracy; the path of "
+        "a script, package:DISTRIBUTION/FOLDER, or a name on the hub."
+    )
+    reference: Name | Annotated[list[Name], Field(min_length=1)] | None = Field(
         default=None,
-        description="Column of the held-out prompts to compare with; none for metrics of one text.",
+        description="Column of the held-out prompts to compare with, or several; none for metrics of one "
+        "text.",
     )
     config: str | None = Field(default=None, description="Configuration of the metric, such as a language.")
     arguments: dict[str, Any] = Field(
@@ -43,67 +48,70 @@ class MetricOptions(Options):
         default=None, gt=0, description="Responses per prompt; one greedy response each, if not given."
     )
 
+    @property
+    def columns(self) -> list[str]:
+        """Those that hold references."""
+        return [self.reference] if isinstance(self.reference, str) else self.reference or []
 
-def load(options: MetricOptions) -> Any:
-    """The metric's module.
-
-    Raises:
-        PluginError: it cannot be had.
-    """
-    evaluate = importlib.import_module("evaluate")
-    name = str(Path(options.metric).expanduser()) if _is_path(options.metric) else options.metric
-    try:
-        return evaluate.load(name, options.config, keep_in_memory=True)
-    except Exception as error:  # of the hub, of datasets, or of the metric's own imports
-        raise PluginError(
-            f"the metric {options.metric!r} cannot be loaded: {first_line(error)}. By name it is loaded from "
-            "the hub, and from the cache after that; without a network, give the path of its script. A "
-            "missing module is a package that the metric needs."
-        ) from error
+    @property
+    def names(self) -> list[str]:
+        """Those of the metrics."""
+        return [self.metric] if isinstance(self.metric, str) else self.metric
 
 
-class Metric:
+class MetricEvaluator:
     def __init__(self, options: MetricOptions, context: BuildContext) -> None:
         self.options = options
-        self.metric = load(options)
+        self.metrics = [Metric(name, options.config, options.arguments) for name in options.names]
 
     def evaluate(self, view: EvaluationView, step: int) -> dict[str, float]:
-        options = self.options
-        rollout = view.generate(n=options.samples)
+        rollout = view.generate(n=self.options.samples)
         if not view.is_main:
             return {}
         answered = [i for i, outcome in enumerate(rollout.outcomes) if outcome != "failed"]
-        texts: dict[str, Any] = {"predictions": [rollout.responses[i] for i in answered]}
-        if options.reference is not None:
-            texts["references"] = [rollout.rows[i][options.reference] for i in answered]
-        results = self.metric.compute(**texts, **options.arguments)
-        return {name: float(value) for name, value in results.items() if _is_number(value)}
+        if not answered:
+            return {}
+        responses = [rollout.responses[i] for i in answered]
+        references = references_of([rollout.rows[i] for i in answered], self.options.reference)
+        several = len(self.metrics) > 1
+        return {
+            f"{metric.name}/{key}" if several else key: number
+            for metric in self.metrics
+            for key, number in numbers(metric.compute(responses, references)).items()
+        }
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) or getattr(value, "shape", None) == ()
+def references_of(rows: Iterable[Any], reference: str | list[str] | None) -> list[Any] | None:
+    """Of each row its reference, or the list of those that it has; None where no column is named.
 
-
-def _is_path(metric: str) -> bool:
-    return metric.endswith(".py") or metric.startswith((".", "/", "~")) or Path(metric).exists()
+    Raises:
+        PluginError: a row has none.
+    """
+    if reference is None:
+        return None
+    found: list[Any] = []
+    for row in rows:
+        if isinstance(reference, str):
+            found.append(row[reference])
+        else:
+            found.append([row[column] for column in reference if row[column] is not None] or None)
+        if found[-1] is None:
+            raise PluginError(f"reference: a held-out prompt has nothing in {reference!r}; expected a text")
+    return found
 
 
 def check(options: MetricOptions, context: CheckContext) -> Iterable[str]:
     if context.columns == ():
         yield "needs held-out prompts; expected evaluation.prompts"
-    elif (
-        context.columns is not None
-        and options.reference is not None
-        and options.reference not in context.columns
-    ):
-        yield (
-            f"reference {options.reference!r} is no column of the held-out prompts "
-            f"({', '.join(context.columns)})"
-        )
-    if _is_path(options.metric) and not Path(options.metric).expanduser().exists():
-        yield f"metric: there is no file {options.metric}"
+    elif context.columns is not None:
+        for column in options.columns:
+            if column not in context.columns:
+                known = ", ".join(context.columns)
+                yield f"reference {column!r} is no column of the held-out prompts ({known})"
+    for name in options.names:
+        yield from problems(name)
 
 
 @hookimpl
 def ppokit_evaluators() -> list[Component]:
-    return [Component("metric", Metric, options=MetricOptions, check=check)]
+    return [Component("metric", MetricEvaluator, options=MetricOptions, check=check)]

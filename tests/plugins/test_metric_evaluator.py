@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ppokit.plugin import BuildContext, CheckContext, PluginError
-from ppokit_evaluators.metric import Metric, MetricOptions, check
+from ppokit_evaluators.metric import MetricEvaluator, MetricOptions, check
 
 SCRIPT = """
 import datasets
@@ -34,9 +34,8 @@ CONTEXT = BuildContext(torch.device("cpu"), torch.float32, 0)
 
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate_cache: None) -> str:
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
-    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", tmp_path / "modules", raising=False)
     (tmp_path / "words.py").write_text(SCRIPT)
     return str(tmp_path / "words.py")
 
@@ -47,13 +46,13 @@ class View:
     def generate(self, prompts: None = None, *, n: int | None = None, rows: None = None) -> Any:
         return SimpleNamespace(
             responses=["a b", "no answer", "c d"],
-            rows=[{"answer": "a b"}, {"answer": "e"}, {"answer": "c x"}],
+            rows=[{"answer": text, "none": None} for text in ("a b", "e", "c x")],
             outcomes=["finished", "failed", "truncated"],
         )
 
 
 def measure(view: View, **options: Any) -> dict[str, float]:
-    return Metric(MetricOptions(**options), CONTEXT).evaluate(view, 0)  # type: ignore[arg-type]
+    return MetricEvaluator(MetricOptions(**options), CONTEXT).evaluate(view, 0)  # type: ignore[arg-type]
 
 
 def test_a_script_of_ones_own_compares_responses_with_a_column(script: str) -> None:
@@ -71,7 +70,7 @@ def test_other_processes_answer_and_do_not_measure(script: str) -> None:
 
 def test_a_metric_that_cannot_be_had_is_told_with_what_to_do(script: str) -> None:
     with pytest.raises(
-        PluginError, match=r"the metric 'no_such_metric' cannot be loaded: .* path of its script"
+        PluginError, match=r"the metric 'no_such_metric' cannot be loaded: .* a script's path"
     ):
         measure(View(), metric="no_such_metric")
 
@@ -85,9 +84,30 @@ def test_a_metric_that_cannot_be_had_is_told_with_what_to_do(script: str) -> Non
             (),
             "needs held-out prompts; expected evaluation.prompts",
         ),
-        ({"metric": "./none.py"}, ("prompt",), "metric: there is no file ./none.py"),
+        ({"metric": "./none.py"}, ("prompt",), "metric: there is no file none.py"),
     ],
 )
 def test_what_validation_says(options: dict[str, Any], columns: tuple[str, ...], message: str) -> None:
     (problem,) = check(MetricOptions(**options), CheckContext(columns=columns))
     assert message in problem
+
+
+def test_several_metrics_and_several_references(evaluate_cache: None) -> None:
+    """Of "a b" and "c d" with the references "a b" and "c x": F is 1 and 1/2, letters match in the first."""
+    view = View()
+    assert measure(view, metric=["exact_match", "accuracy"], reference="answer") == {
+        "exact_match/exact_match": 0.5,
+        "accuracy/accuracy": 0.5,
+    }
+    found = measure(
+        view, metric=["rouge", "chrf"], reference=["none", "answer"], arguments={"use_aggregator": True}
+    )
+    assert found["rouge/rouge1"] == pytest.approx(0.75, abs=0.1)
+    assert found["chrf/score"] > 50
+
+
+def test_a_held_out_prompt_without_a_reference(evaluate_cache: None) -> None:
+    with pytest.raises(
+        PluginError, match=r"^reference: a held-out prompt has nothing in 'none'; expected a t"
+    ):
+        measure(View(), metric="exact_match", reference="none")

@@ -1,0 +1,208 @@
+"""A recipe's metric by its name: one of ppokit's own, of a package or a path, or of the hub.
+
+    rouge                       ppokit's own, where there is one of that name
+    package:my-metrics/politeness   a folder that an installed distribution ships
+    ./politeness.py, ./politeness   a script, or a folder with one of its name
+    bertscore, org/name         the hub, over the network, or from the cache after that
+
+Texts are compared by `evaluate`'s own `compute`. `per_response` asks it for one number per response: by
+`use_aggregator: false` where the metric has that argument, as ROUGE on the hub; else by the lists that it
+returns; else for each response alone, where the mean of those numbers is that of all.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from ppokit.plugin import PluginError, first_line
+
+_HERE = Path(__file__).parent
+OWN = tuple(sorted(folder.name for folder in _HERE.iterdir() if (folder / f"{folder.name}.py").is_file()))
+"""Names of the metrics that are part of ppokit."""
+
+
+def _script(name: str) -> Path | None:
+    """Where a metric's script is looked for on this machine; None for one of the hub.
+
+    Raises:
+        PluginError: a distribution is not installed, or its folder is not there.
+    """
+    if name in OWN:
+        return _HERE / name / f"{name}.py"
+    if name.startswith("package:"):
+        package, _, inside = name.removeprefix("package:").partition("/")
+        try:
+            folder = Path(str(distribution(package).locate_file(inside))) if package and inside else None
+        except PackageNotFoundError:
+            raise PluginError(
+                f"metric: {name!r} names the package {package!r}, which is not installed: "
+                f"pip install {package}"
+            ) from None
+        if folder is None:
+            raise PluginError(f"metric: got {name!r}; expected package:DISTRIBUTION/FOLDER")
+        return folder if folder.suffix == ".py" else folder / f"{folder.name}.py"
+    if name.endswith(".py") or name.startswith((".", "/", "~")) or Path(name).exists():
+        path = Path(name).expanduser()
+        return path if path.suffix == ".py" else path / f"{path.resolve().name}.py"
+    return None
+
+
+def problems(name: str) -> Iterator[str]:
+    """What keeps a metric from being loaded, as far as files tell."""
+    try:
+        script = _script(name)
+    except PluginError as error:
+        yield str(error)
+        return
+    if script is None:
+        return
+    if not script.is_file():
+        yield f"metric: there is no file {script}"
+        return
+    missing = [module for module in _imports(script) if find_spec(module) is None]
+    if missing and name in OWN:
+        yield f"metric: {name} needs {', '.join(missing)}: pip install 'ppokit[metrics]'"
+    elif missing:
+        yield f"metric: {name} imports {', '.join(missing)}, which is not installed"
+
+
+def _imports(script: Path) -> list[str]:
+    """Top-level modules that a script imports, but for files beside it."""
+    try:
+        tree = ast.parse(script.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return []  # loading says what is wrong
+    modules: dict[str, None] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            modules.update(dict.fromkeys(alias.name.partition(".")[0] for alias in node.names))
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules[node.module.partition(".")[0]] = None
+    beside = {path.stem for path in script.parent.glob("*.py")} - {script.stem}
+    return [module for module in modules if module not in beside]
+
+
+class Metric:
+    """A metric of `evaluate`.
+
+    Args:
+        name: as in the recipe.
+        config: configuration of the metric, such as a language.
+        arguments: further ones of its `compute`.
+
+    Raises:
+        PluginError: it cannot be had.
+    """
+
+    def __init__(self, name: str, config: str | None, arguments: Mapping[str, Any]) -> None:
+        for problem in problems(name):
+            raise PluginError(problem)
+        script = _script(name)
+        self.name, self.arguments = name, dict(arguments)
+        evaluate = importlib.import_module("evaluate")
+        try:
+            self.module = evaluate.load(str(script or name), config, keep_in_memory=True)
+        except Exception as error:  # of the hub, of datasets, or of the metric's own imports
+            raise PluginError(
+                f"the metric {name!r} cannot be loaded: {first_line(error)} One of the hub comes "
+                f"over the network, and from the cache after that. {', '.join(OWN)} need no network; nor do "
+                "a script's path and package:DISTRIBUTION/FOLDER. A missing module is a package it needs."
+            ) from error
+        self._lists = "use_aggregator" in inspect.signature(self.module._compute).parameters
+
+    def compute(self, predictions: Sequence[Any], references: Sequence[Any] | None) -> dict[str, Any]:
+        """What the metric returns of all of them.
+
+        Raises:
+            PluginError: it cannot compare these.
+        """
+        return self._compute(predictions, references, self.arguments)
+
+    def _compute(
+        self, predictions: Sequence[Any], references: Sequence[Any] | None, arguments: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        texts: dict[str, Any] = {"predictions": list(predictions)}
+        if references is not None:
+            texts["references"] = list(references)
+        try:
+            results = self.module.compute(**texts, **arguments)
+        except Exception as error:  # the metric's code is anyone's
+            shown = "" if references is None else f" with references such as {references[0]!r}"
+            raise PluginError(
+                f"the metric {self.name!r} failed on {len(predictions)} responses{shown}: {first_line(error)}"
+            ) from error
+        if not isinstance(results, dict):
+            raise PluginError(f"the metric {self.name!r} gave {type(results).__name__}; expected a dict")
+        return results
+
+    def per_response(
+        self, predictions: Sequence[Any], references: Sequence[Any] | None
+    ) -> dict[str, list[float]]:
+        """One number per response, by the metric's names.
+
+        Raises:
+            PluginError: the metric's number is one of a whole set.
+        """
+        if self._lists:
+            results = self._compute(predictions, references, {**self.arguments, "use_aggregator": False})
+            return {name: list(map(float, own)) for name, own in _lists(results, len(predictions)).items()}
+        whole = self.compute(predictions, references)
+        lists = _lists(whole, len(predictions))
+        if lists:  # one of as many entries by chance, as BLEU's four precisions, has them for more texts too
+            more = None if references is None else [*references, references[0]]
+            again = _lists(self.compute([*predictions, predictions[0]], more), len(predictions) + 1)
+            lists = {name: own for name, own in lists.items() if name in again}
+        if lists:
+            return {name: list(map(float, own)) for name, own in lists.items()}
+        single = [
+            numbers(self.compute([text], None if references is None else [references[i]]))
+            for i, text in enumerate(predictions)
+        ]
+        means = {
+            name: sum(own[name] for own in single) / len(single)
+            for name in numbers(whole)
+            if all(name in own for own in single)
+        }
+        same = [name for name, mean in means.items() if math.isclose(mean, whole[name], abs_tol=1e-6)]
+        if not same:
+            raise PluginError(
+                f"the metric {self.name!r} gives one number for a whole set of responses and none per "
+                f"response: of these {len(predictions)}, {_shown(whole, means)}. Expected a metric of single "
+                "responses, such as rouge, chrf, exact_match or accuracy."
+            )
+        return {name: [own[name] for own in single] for name in same}
+
+
+def _shown(whole: Mapping[str, Any], means: Mapping[str, float]) -> str:
+    if not means:
+        return "it returned no number"
+    name, mean = next(iter(means.items()))
+    return f"{name} is {float(whole[name]):.4g}, and {mean:.4g} is the mean of {name} of each alone"
+
+
+def _lists(results: Mapping[str, Any], length: int) -> dict[str, Sequence[Any]]:
+    """Those that hold so many numbers."""
+    found: dict[str, Sequence[Any]] = {}
+    for name, value in results.items():
+        own = value.tolist() if hasattr(value, "tolist") else value
+        if isinstance(own, list | tuple) and len(own) == length and all(isinstance(x, Real) for x in own):
+            found[name] = own
+    return found
+
+
+def numbers(results: Mapping[str, Any]) -> dict[str, float]:
+    """The single numbers of what a metric returned; lists and texts are left out."""
+    return {
+        name: float(value)
+        for name, value in results.items()
+        if isinstance(value, Real) or getattr(value, "shape", None) == ()
+    }
