@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 
 from ppokit.plugin import PpokitWarning
 from ppokit_rollouts.readers import CachedReader, Forward, ModelState, Reader, WholeTextReader
-from ppokit_rollouts.static_reader import StaticReader, supports_static
+from ppokit_rollouts.static_reader import ATTENTION, StaticReader, share_keys, supports_static
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,8 +172,13 @@ class _Probe:
         ):
             return False
         forward = Forward(self.model)
-        reader = StaticReader(forward, state, max_new_tokens=_TOKENS)
-        return self._gap(reader, _SEVERAL) <= self._allowed(forward)
+        reader, allowed = StaticReader(forward, state, max_new_tokens=_TOKENS), self._allowed(forward)
+        share_keys(self.model)
+        if self._gap(reader, _SEVERAL) <= allowed:
+            return True
+        if self.model.config._attn_implementation == ATTENTION:
+            self.model.set_attn_implementation("sdpa")
+        return False
 
     def _allowed(self, forward: Forward) -> float:
         """The largest gap that is rounding."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from ppokit_rollouts.readers import Forward, ModelState
 
+ATTENTION = "ppokit_shared_keys"
+"""How transformers' registries of attention functions and masks name `attention`."""
 _FEWEST = 8  # rows: fewer take as long
 _COLUMNS = 256  # at a time: one shape for prompts of many lengths
 _SHAPES = 64  # compiled at most; torch's own limit is for shapes that never come again
@@ -124,6 +126,49 @@ class StaticReader(CachedReader):
                 stacklevel=2,
             )
             return model(**inputs)
+
+
+def share_keys(model: Any) -> None:
+    """Let a model that attends by PyTorch's attention read keys once for the heads that share them."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(ATTENTION, attention)
+        AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+        model.set_attn_implementation(ATTENTION)
+
+
+def attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> Any:
+    """transformers' own, but for one token per row with a mask for all heads.
+
+    It would repeat keys and values for each head where it is compiled: many times the bytes of the cache.
+    Heads that share keys are here as several tokens of one head.
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    rows, heads, tokens, size = query.shape
+    shared = key.shape[1]
+    others = ("softcap", "s_aux", "position_bias", "cache")
+    if (
+        tokens > 1
+        or heads == shared
+        or attention_mask is None
+        or attention_mask.shape[1] > 1
+        or any(options.get(name) is not None for name in others)
+    ):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    together = torch.nn.functional.scaled_dot_product_attention(
+        query.reshape(rows, shared, heads // shared, size),
+        key,
+        value,
+        attn_mask=attention_mask,
+        scale=options.get("scaling"),
+    )
+    return together.reshape(rows, 1, heads, value.shape[-1]), None
 
 
 def supports_static(config: Any) -> bool:
