@@ -8,8 +8,10 @@ from pydantic import BaseModel
 
 from ppokit.config import environment
 from ppokit.config.components import SelectedComponent
+from ppokit.config.entries import normalise
 from ppokit.config.evaluation_settings import EvaluationSettings
 from ppokit.config.registry import PluginRegistry
+from ppokit.config.requirements import unmet
 from ppokit.config.section import Section
 from ppokit.config.section_validation import keys_of, report_unknown, validate
 from ppokit.config.settings import (
@@ -17,12 +19,14 @@ from ppokit.config.settings import (
     LISTS,
     OPTIONAL,
     SECTIONS,
+    PluginSettings,
     Settings,
     Value,
 )
 from ppokit.config.yaml_file import Document, join
 from ppokit.errors import PluginError, PpokitError, plugin_call
 from ppokit.messages import listed, shown, suggest
+from ppokit.plugin.hookspecs import PROJECT
 
 _INVALID = object()
 _NOUNS = {
@@ -48,6 +52,7 @@ class RecipeReader:
         self.registry = registry
         self.selected: dict[str, list[SelectedComponent | None]] = {kind: [] for kind in CHOSEN}
         self.cause: PluginError | None = None
+        self._only: frozenset[str] | None = None
 
     def sections(self) -> dict[str, Any]:
         """The validated sections; one with problems is left out."""
@@ -79,7 +84,18 @@ class RecipeReader:
             return None
         if name == "evaluation":
             return self._evaluation(content)
-        return self._mapping(SECTIONS[name], content, name)
+        section = self._mapping(SECTIONS[name], content, name)
+        if isinstance(section, PluginSettings):  # the first, so that it is known before a plugin is imported
+            self._plugins(section)
+        return section
+
+    def _plugins(self, section: PluginSettings) -> None:
+        """What the recipe requires is there."""
+        if section.only is not None:
+            self._only = frozenset(normalise(name) for name in (*section.only, PROJECT))
+        for index, text in enumerate(section.require):
+            if reason := unmet(text):
+                self.document.report(join("plugins.require", index), reason)
 
     def _evaluation(self, content: Any) -> Any:
         """Its evaluators are chosen components, in a list within the section."""
@@ -145,6 +161,12 @@ class RecipeReader:
         self, kind: str, key: str, use: str, model: type[Section], rest: dict[str, Any]
     ) -> tuple[Any, BaseModel, str] | None:
         try:
+            source = self.registry.source(kind, use)
+            if self._only is not None and normalise(source) not in self._only:
+                raise PluginError(
+                    f"{use!r} comes from {source}, which plugins.only does not name "
+                    f"({listed(sorted(self._only))})"
+                )
             component, plugin = self.registry.component(kind, use)
         except PluginError as error:
             self.cause = self.cause or error

@@ -77,6 +77,16 @@ class PluginRegistry:
                 self._loaded[kind, use] = self._load(self._choose(kind, use))
         return self._loaded[kind, use]
 
+    def source(self, kind: str, use: str) -> str:
+        """The distribution, or the module of a path, that `use:` names; imports nothing.
+
+        Raises:
+            PluginError: as `component`.
+        """
+        if by_path.is_path(use):
+            return use.partition(":")[0]
+        return self._choose(kind, use).distribution
+
     def _load(self, entry: Entry) -> tuple[Component, str]:
         try:
             component = self._component(entry)

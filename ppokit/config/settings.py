@@ -283,9 +283,24 @@ class RunSettings(Section):
         return at_home(value) if value.startswith("~") else value
 
 
+class PluginSettings(Section):
+    require: tuple[Text, ...] = Field(
+        default=(),
+        description="Distributions that must be installed, with their versions: ['acme-rewards>=1.2,<2'].",
+    )
+    only: tuple[Text, ...] | None = Field(
+        default=None,
+        description="Whose components the recipe may name beside ppokit's own, before any is imported: "
+        "distributions, and modules of use: module:thing. Not set: whatever is installed.",
+    )
+
+
 class Settings(Section):
     """A recipe's own keys, all sections."""
 
+    plugins: PluginSettings = Field(
+        default_factory=PluginSettings, description="Which plugins the recipe may use, and needs."
+    )
     model: ModelSettings = Field(description="The base model.")
     lora: LoraSettings | None = Field(default=None, description="Adapters to train; null trains all weights.")
     value: Value | None = Field(
@@ -315,6 +330,7 @@ class Settings(Section):
 
 
 SECTIONS: dict[str, type[Section]] = {
+    "plugins": PluginSettings,
     "model": ModelSettings,
     "lora": LoraSettings,
     "prompts": PromptSettings,

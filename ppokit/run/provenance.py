@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("ppokit", "torch", "transformers", "accelerate", "peft", "datasets", "pluggy", "pydantic")
+
+
+def plugin_files(labels: Iterable[str]) -> dict[str, dict[str, str]]:
+    """SHA-256 of the source files of each plugin's package, or of its one module; by package, then by file.
+
+    Args:
+        labels: how errors name plugins, which begins with the module: `ppokit_rewards.length, ppokit 0.1.0`.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for top in sorted({label.partition(",")[0].partition(":")[0].partition(".")[0] for label in labels}):
+        file = getattr(sys.modules.get(top), "__file__", None)
+        if file is None:
+            continue
+        path = Path(file)
+        paths = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+        found[top] = {
+            each.relative_to(path.parent).as_posix(): hashlib.sha256(each.read_bytes()).hexdigest()
+            for each in paths
+        }
+    return found
 
 
 def provenance(plugins: Mapping[str, str], hashes: Mapping[str, str], *, longest_text: int) -> dict[str, Any]:
@@ -36,6 +58,7 @@ def provenance(plugins: Mapping[str, str], hashes: Mapping[str, str], *, longest
         "python": platform.python_version(),
         "versions": versions,
         "plugins": dict(plugins),
+        "plugin_files": plugin_files(plugins.values()),
         "machine": {"system": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
         "longest_text": longest_text,
         "hashes": dict(hashes),

@@ -317,7 +317,10 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("run.seed=-1", "run.seed: got -1; expected 0 or more"),
         ("run.max_failed_rewards=1.1", "run.max_failed_rewards: got 1.1; expected 1 or less"),
         ("run.keep_checkpoint=1", "unknown key 'keep_checkpoint'; did you mean 'keep_checkpoints'?"),
-        ("extra=1", "extra: unknown key 'extra'; known keys are preset, model, lora, value, prompts"),
+        (
+            "extra=1",
+            "extra: unknown key 'extra'; known keys are preset, plugins, model, lora, value, prompts",
+        ),
     ],
 )
 def test_one_problem(override: str, message: str) -> None:

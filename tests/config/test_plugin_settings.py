@@ -1,0 +1,89 @@
+"""`plugins:` in a recipe: what must be installed, and whose components it may name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fake_plugins
+from ppokit.config import entries
+from ppokit.config.recipe import Recipe
+from ppokit.config.registry import PluginRegistry
+from ppokit.errors import RecipeError
+from ppokit.run.provenance import plugin_files
+
+REWARD = (
+    "from ppokit.plugin import reward\n\n@reward\ndef kind(responses):\n    return [1.0 for _ in responses]\n"
+)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PluginRegistry:
+    """With a distribution `acme-kind` 1.5, which offers `kind`, beside ppokit's own."""
+    site = tmp_path / "site"
+    fake_plugins.distribution(site, "acme-kind", {"rewards.kind": "acme_kind"}, {"acme_kind": REWARD})
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.delitem(sys.modules, "acme_kind", raising=False)
+    return PluginRegistry(entry_points=entries.installed())
+
+
+def load(registry: PluginRegistry, use: str = "kind", **plugins: Any) -> Recipe:
+    return Recipe.from_dict(
+        {
+            "plugins": plugins,
+            "model": {"name": "some/model"},
+            "prompts": {"path": "prompts.jsonl"},
+            "rewards": [{"use": use}],
+            "advantages": {"use": "mean_baseline"},
+            "losses": [{"use": "ppo_clip"}],
+            "run": {"steps": 1, "out": "runs/x"},
+        },
+        registry,
+    )
+
+
+@pytest.mark.parametrize(
+    ("requirement", "message"),
+    [
+        ("acme-kind>=2", "acme-kind 1.5 is installed; expected acme-kind>=2: pip install 'acme-kind>=2'"),
+        ("acme-judge", "acme-judge is not installed; expected acme-judge: pip install 'acme-judge'"),
+        ("acme kind", "'acme kind' is no requirement; expected a distribution and its versions"),
+    ],
+)
+def test_what_is_required_must_be_there(registry: PluginRegistry, requirement: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(registry, require=["Acme_Kind>=1.2,<2", requirement])
+    (problem,) = caught.value.problems
+    assert problem.key == "plugins.require[1]"
+    assert message in problem.message
+
+
+def test_who_is_not_named_is_not_imported(registry: PluginRegistry) -> None:
+    with pytest.raises(RecipeError, match=r"'kind' comes from acme-kind, which plugins.only does not name"):
+        load(registry, only=["acme-judge"])
+    with pytest.raises(RecipeError, match=r"'acme_kind:kind' comes from acme_kind, which plugins.only"):
+        load(registry, "acme_kind:kind", only=[])
+    assert "acme_kind" not in sys.modules
+
+
+@pytest.mark.parametrize("use", ["kind", "kind@acme-kind", "acme_kind:kind"])
+def test_who_is_named_is_used(registry: PluginRegistry, use: str) -> None:
+    recipe = load(registry, use, only=["Acme.Kind", "acme_kind"], require=["acme-kind~=1.5"])
+    assert recipe.rewards[0].component.name == "kind"
+    assert Recipe.from_dict(recipe.resolved(), registry).settings == recipe.settings
+
+
+def test_provenance_has_the_hash_of_each_file(registry: PluginRegistry, tmp_path: Path) -> None:
+    recipe = load(registry)
+    files = plugin_files(selected.plugin for selected in recipe.selected)
+    assert set(files) == {"acme_kind", "ppokit_advantages", "ppokit_losses", "ppokit_rollouts"}
+    assert set(files["acme_kind"]) == {"acme_kind.py"}
+    assert {"ppo_clip.py", "ratios.py"} <= set(files["ppokit_losses"])
+    before = files["acme_kind"]["acme_kind.py"]
+    (tmp_path / "site" / "acme_kind.py").write_text(REWARD.replace("1.0", "2.0"))
+    assert plugin_files(["acme_kind, acme-kind 1.5"])["acme_kind"]["acme_kind.py"] != before
