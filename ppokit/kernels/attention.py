@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 name = "short_attention"
 IMPLEMENTATION = "ppokit_short"
 """How transformers' registries of attention functions and masks name it."""
+_KNOWN = {"position_ids", "cache_position", "s_aux"}
 LONGEST = 256
 """Tokens up to which it is the faster one."""
 
@@ -31,7 +32,7 @@ LONGEST = 256
 def install(model: PreTrainedModel) -> bool:
     """Let a model on a CPU use it in place of PyTorch's, unless its results differ.
 
-    Some architectures cap scores or add sinks; they keep theirs.
+    Some architectures cap scores, add sinks or select keys; they keep theirs.
     """
     if model.config._attn_implementation == IMPLEMENTATION:
         return True
@@ -68,7 +69,14 @@ def remove(model: PreTrainedModel) -> None:
 def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Short attention where `short_mask` made a mask for it, else PyTorch's."""
+    """Short attention where `short_mask` made a mask for it, else PyTorch's.
+
+    Raises:
+        ValueError: the architecture says more than masks do of who attends to whom, as those with indexers
+            of keys (DeepSeek V3.2), which put it into the masks of transformers' own attentions alone.
+    """
+    if more := [name for name, value in options.items() if isinstance(value, Tensor) and name not in _KNOWN]:
+        raise ValueError(f"no {more[0]}")
     if attention_mask is not None and attention_mask.is_floating_point() and len(attention_mask) == 1:
         return short_attention(module, query, key, value, attention_mask, **options)
     from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -136,12 +136,15 @@ class FrozenTrunkCache:
             self.bytes -= self._states.pop(next(iter(self._states))).nbytes
 
     def get(self, batch: TokenBatch) -> Tensor | None:
-        """The states in the middle, 0 where none is needed, [b,T,H]; None where a text is not kept."""
+        """The states in the middle, 0 where none is needed; None where a text is not kept.
+
+        Returns: [b,T,H], or [b,T,S,H] of a model with several streams of states (hyper-connections).
+        """
         kept = [self._states.get(text) for _, text in batch.texts]
         known = [states for states in kept if states is not None]
         if len(known) < len(kept) or not known:
             return None
-        out = known[0].new_zeros(*batch.input_ids.shape, known[0].shape[-1])
+        out = known[0].new_zeros(*batch.input_ids.shape, *known[0].shape[1:])
         for ((row, start), _), states in zip(batch.texts, known, strict=True):
             out[row, start : start + len(states)] = states
         return out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
@@ -95,6 +96,23 @@ def test_does_not_fit_where_the_results_differ(tiny_model: Path, monkeypatch: py
     monkeypatch.setattr("ppokit.kernels.attention.short_attention", capped)
     assert not attention.install(model)
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.skipif(not hasattr(transformers, "DeepseekV32Config"), reason="not in this transformers")
+def test_one_that_selects_keys_keeps_its_own() -> None:
+    """Its code masks keys for attentions whose name it knows; up to `index_topk` tokens it masks none."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
+    heads = {
+        "kv_lora_rank": 16,
+        "q_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    }
+    experts = {"intermediate_size": 64, "first_k_dense_replace": 1, "index_head_dim": 16, "index_n_heads": 4}
+    config = transformers.DeepseekV32Config(vocab_size=128, head_dim=8, **sizes, **heads, **experts)
+    assert config.index_topk > 100
+    assert not attention.install(transformers.AutoModelForCausalLM.from_config(config).eval())
 
 
 def test_another_implementation_is_left_alone(tiny_model: Path) -> None:
