@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Scripts of metrics are copied there and imported from there, once per process.
+os.environ.setdefault("HF_MODULES_CACHE", str(Path(tempfile.gettempdir()) / "ppokit-tests-modules"))
 # The test models are tiny: a second thread waits for the first more than it helps.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -74,13 +74,3 @@ def make_inputs() -> Callable[..., LossInputs]:
         return LossInputs(**{"mask": torch.ones(shape, dtype=torch.bool), **filled, **tensors})
 
     return make
-
-
-@pytest.fixture(scope="session")
-def evaluate_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of its own for the scripts of `evaluate`, one per process: modules from there stay imported."""
-    import evaluate
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path_factory.mktemp("modules"))
-        yield

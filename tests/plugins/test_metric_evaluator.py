@@ -34,7 +34,7 @@ CONTEXT = BuildContext(torch.device("cpu"), torch.float32, 0)
 
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate_cache: None) -> str:
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
     (tmp_path / "words.py").write_text(SCRIPT)
     return str(tmp_path / "words.py")
@@ -92,7 +92,7 @@ def test_what_validation_says(options: dict[str, Any], columns: tuple[str, ...],
     assert message in problem
 
 
-def test_several_metrics_and_several_references(evaluate_cache: None) -> None:
+def test_several_metrics_and_several_references() -> None:
     """Of "a b" and "c d" with the references "a b" and "c x": F is 1 and 1/2, letters match in the first."""
     view = View()
     assert measure(view, metric=["exact_match", "accuracy"], reference="answer") == {
@@ -106,7 +106,7 @@ def test_several_metrics_and_several_references(evaluate_cache: None) -> None:
     assert found["chrf/score"] > 50
 
 
-def test_a_held_out_prompt_without_a_reference(evaluate_cache: None) -> None:
+def test_a_held_out_prompt_without_a_reference() -> None:
     with pytest.raises(
         PluginError, match=r"^reference: a held-out prompt has nothing in 'none'; expected a t"
     ):

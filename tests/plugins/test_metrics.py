@@ -16,9 +16,6 @@ PREDICTIONS = ["the cat sat", "a dog", "birds fly high today"]
 REFERENCES = ["the cat sat down", "one dog", "birds fly high today"]
 
 
-pytestmark = pytest.mark.usefixtures("evaluate_cache")
-
-
 def metric(name: str, **arguments: Any) -> Metric:
     return Metric(name, None, arguments)
 

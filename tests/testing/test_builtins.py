@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaForSequenceClassification
+from transformers import LlamaForSequenceClassification, RobertaModel
 
 from ppokit.config.registry import PluginRegistry
 from ppokit.testing import find, run_checks
@@ -67,6 +67,9 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         max_position_embeddings=4096,
         eos_token_id=4,
     )
+    encoder = save_tiny(
+        folder / "encoder", RobertaModel, {"pad_token": "[PAD]"}, max_position_embeddings=512, pad_token_id=0
+    )
     ratings = {"path": str(folder / "ratings.csv")}
     return {
         "evaluators.canary": ratings,
@@ -75,6 +78,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         "rewards.human_csv": ratings,
         "rewards.python": {"function": f"{__name__}:brief"},
         "rewards.reward_model": {"model": str(model)},
+        "rewards.similarity": {"encoder": str(encoder), "reference": "answer"},
         "rollout.recorded": ratings,
     }
 
@@ -86,12 +90,8 @@ def test_it_conforms(
     name: str,
     options: dict[str, dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
-    monkeypatch.setattr(
-        "evaluate.config.HF_MODULES_CACHE", tmp_path_factory.getbasetemp() / "modules", raising=False
-    )
     (subject,) = find(name, options=options.get(name), registry=PluginRegistry())
     report = run_checks(subject)
     assert json.dumps({result.check: result.detail for result in report.having("failed")}, indent=1) == "{}"

@@ -1,0 +1,86 @@
+"""How near a response's meaning is to that of a reference: the cosine of their sentence embeddings.
+
+    score = max over references of  e(response) . e(reference),   |e| = 1
+
+Reimers and Gurevych 2019, arXiv:1908.10084. From -1 to 1; an empty response, which has no meaning, scores -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from ppokit.plugin import (
+    BuildContext,
+    CheckContext,
+    Component,
+    Example,
+    Options,
+    RewardOutput,
+    Rollout,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class SimilarityOptions(Options):
+    encoder: Name = Field(
+        description="Encoder of sentences: hub id, such as sentence-transformers/all-MiniLM-L6-v2, or folder."
+    )
+    reference: Name | Annotated[list[Name], Field(min_length=1)] = Field(
+        description="Column of texts to compare with, or several, of which the nearest counts."
+    )
+    batch_size: int = Field(64, gt=0, description="Texts that are encoded at a time.")
+
+
+class Similarity:
+    def __init__(self, options: SimilarityOptions, context: BuildContext) -> None:
+        from ppokit_rewards.encoder import Encoder
+
+        self.options = options
+        self.encoder = Encoder(options.encoder, context.device)
+        self._known: dict[str, Tensor] = {}  # references come again in every epoch
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        references = [self._references(row) for row in rollout.rows]
+        new = dict.fromkeys(text for own in references for text in own if text not in self._known)
+        texts = [*new, *rollout.responses]
+        vectors = self.encoder(texts, self.options.batch_size)
+        self._known.update(zip(new, vectors[: len(new)], strict=True))
+        values: list[float | BaseException | None] = []
+        for response, own, vector in zip(rollout.responses, references, vectors[len(new) :], strict=True):
+            if not own:
+                values.append(ValueError(f"its row has no text in {self.options.reference!r}"))
+            elif not response.strip():
+                values.append(-1.0)
+            else:
+                values.append(max(float(vector @ self._known[text]) for text in own))
+        return RewardOutput.from_values(values)
+
+    def _references(self, row: Any) -> list[str]:
+        reference = self.options.reference
+        columns = [reference] if isinstance(reference, str) else reference
+        texts = [str(row[column]) for column in columns if row[column] is not None]
+        return [text for text in texts if text.strip()]
+
+
+def check(options: SimilarityOptions, context: CheckContext) -> Iterable[str]:
+    columns = [options.reference] if isinstance(options.reference, str) else options.reference
+    if context.columns is not None:
+        known = ", ".join(context.columns)
+        for column in columns:
+            if column not in context.columns:
+                yield f"reference {column!r} is no column of the prompts ({known})"
+
+
+@hookimpl
+def ppokit_reward_providers() -> list[Component]:
+    answer = "The train leaves at nine."
+    examples = [Example((answer,), ("Cats sleep.",), row={"answer": answer}, options={"reference": "answer"})]
+    return [Component("similarity", Similarity, options=SimilarityOptions, check=check, examples=examples)]
