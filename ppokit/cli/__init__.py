@@ -18,6 +18,7 @@ from ppokit import __version__
 from ppokit.cli import inspect, plugins, ratings, reward
 from ppokit.cli.gain import gain
 from ppokit.cli.generate import generate
+from ppokit.cli.leaving import leave_in_time
 from ppokit.cli.new_plugin import new
 from ppokit.cli.rate import rate
 from ppokit.cli.train import train
@@ -140,4 +141,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a model may write what a terminal cannot show
-    app(prog_name="ppokit")
+    try:
+        app(prog_name="ppokit")
+    except SystemExit as end:
+        leave_in_time(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise

@@ -1,0 +1,249 @@
+"""Calls of providers: beside one another, in time, again, at once, seldom; and what is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import built
+from ppokit.errors import PpokitWarning, RewardError
+from ppokit.plugin import RewardOutput, Rollout, Sample, http_client
+from ppokit.plugin.reductions import as_numbers
+from ppokit.rewards.scorer import Scorer
+from rollouts import make_rollout, single_process
+
+COUNT = 8
+ROLLOUT = make_rollout([[1]] * COUNT, [[2]] * COUNT)
+SLOW = 0.2
+
+
+class Sleeps:
+    def score(self, rollout: Rollout) -> RewardOutput:
+        time.sleep(SLOW)
+        return RewardOutput.from_values([1.0] * len(rollout))
+
+
+class Awaits:
+    async def score(self, rollout: Rollout) -> RewardOutput:
+        await asyncio.sleep(SLOW)
+        return RewardOutput.from_values([1.0] * len(rollout))
+
+
+class Each:
+    """Asked one response at a time."""
+
+    def __init__(self, judge: Callable[[int], Any]) -> None:
+        self.judge = judge
+        self.running = self.most = 0
+
+    async def score_one(self, sample: Sample) -> Any:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            return await self.judge(int(sample.id.removeprefix("sample-")))
+        finally:
+            self.running -= 1
+
+
+def reward(instance: Any, name: str = "one", **keys: Any) -> Any:
+    return built("rewards", instance, name, where=f"reward {name!r} (plugin acme 1.0)", **keys)
+
+
+@pytest.fixture
+def scorer() -> Iterator[Callable[..., Scorer]]:
+    """Scorers of these rewards, closed after the test."""
+    made: list[Scorer] = []
+
+    def make(*rewards: Any, max_failed: float = 1.0, **more: Any) -> Scorer:
+        made.append(Scorer(rewards, single_process(), max_failed, **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+Make = Callable[..., Scorer]
+
+
+def seconds(scorer: Scorer) -> float:
+    began = time.perf_counter()
+    scorer.score(ROLLOUT)
+    return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("kind", [Sleeps, Awaits])
+def test_three_providers_take_as_long_as_one(scorer: Make, kind: type) -> None:
+    assert seconds(scorer(*(reward(kind(), name) for name in "abc"))) < 2 * SLOW
+
+
+async def _half(index: int) -> float:
+    await asyncio.sleep(0.05)
+    return index / 2
+
+
+def test_responses_at_once_are_as_many_as_the_recipe_says(scorer: Make) -> None:
+    judge = Each(_half)
+    rewards = scorer(reward(judge, concurrency=4)).score(ROLLOUT)
+    assert rewards.scores.tolist() == [i / 2 for i in range(COUNT)]
+    assert judge.most == 4
+    alone = Each(_half)
+    scorer(reward(alone, concurrency=1)).score(ROLLOUT)
+    assert alone.most == 1
+
+
+def test_a_batch_is_cut_for_calls_at_once(scorer: Make) -> None:
+    sizes: list[int] = []
+
+    class Batched:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            sizes.append(len(rollout))
+            return RewardOutput.from_values([float(one[-1]) for one in rollout.ids])
+
+    rewards = scorer(reward(Batched(), concurrency=3)).score(ROLLOUT)
+    assert rewards.scores.tolist() == list(range(COUNT))
+    assert sorted(sizes) == [2, 3, 3]
+
+
+def test_a_coroutine_is_cancelled_at_its_timeout(scorer: Make) -> None:
+    """And costs its own response alone."""
+    ended: list[str] = []
+
+    async def judge(index: int) -> float:
+        try:
+            await asyncio.sleep(60 if index == 3 else 0)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        return 1.0
+
+    rewards = scorer(reward(Each(judge), timeout=0.1)).score(ROLLOUT)
+    assert rewards.outcomes["one"] == ("scored",) * 3 + ("failed",) + ("scored",) * 4
+    assert rewards.reasons["one"][3] == "TimeoutError: no answer in 0.1 s"
+    assert ended == ["cancelled"]
+
+
+def test_a_thread_that_hangs_costs_one_worker_and_too_many_stop_the_run(scorer: Make) -> None:
+    gate = threading.Event()
+
+    class Hangs:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            gate.wait()
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    hanging = scorer(reward(Hangs(), timeout=0.05, isolate="thread"), reward(Awaits(), "b"), max_hung=1)
+    hanging._worked = {"rewards[0]"}
+    before = threading.active_count()
+    with pytest.warns(PpokitWarning, match=r"rewards\[0\] \(one\): a call goes on after its timeout"):
+        rewards = hanging.score(ROLLOUT)
+    assert rewards.reasons["one"] == ("TimeoutError: no answer in 0.05 s",) * COUNT
+    with pytest.raises(RewardError, match=r"^2 calls of rewards go on .* run.max_hung_calls allows \(1\)"):
+        hanging.score(ROLLOUT)
+    gate.set()
+    deadline = time.monotonic() + 10
+    while hanging.providers.loop.given_up():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for _ in range(3):
+        hanging.score(ROLLOUT)
+    assert threading.active_count() <= before + 3, "idle workers are used again"
+
+
+def test_what_failed_is_asked_for_again(scorer: Make) -> None:
+    """And nothing else is."""
+    asked: list[list[str]] = []
+
+    class Flaky:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            asked.append(rollout.ids)
+            if len(asked) == 1:
+                raise ConnectionError("refused")
+            failing = {"sample-2", "sample-5"} if len(asked) == 2 else {"sample-5"}
+            return RewardOutput.from_values(
+                [OSError("busy") if one in failing else 1.0 for one in rollout.ids]
+            )
+
+    rewards = scorer(reward(Flaky(), retries=3, timeout=30, isolate="thread")).score(ROLLOUT)
+    assert [len(ids) for ids in asked] == [8, 8, 2, 1]
+    assert rewards.outcomes["one"].count("failed") == 1
+    assert rewards.reasons["one"][5] == "OSError: busy"
+    numbers = as_numbers(rewards.metrics)
+    assert numbers["reward/one/retried"] == 8 + 2 + 1
+    assert numbers["time/reward/one/median_s"] <= numbers["time/reward/one/p95_s"]
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppokit.rewards.limits._FIRST_S", 0.001)
+
+
+def test_a_server_says_when_to_ask_again_and_that_it_is_of_no_use(scorer: Make) -> None:
+    asked: list[tuple[int, float]] = []
+
+    async def judge(index: int) -> float:
+        asked.append((index, time.monotonic()))
+        error: Any = OSError("busy")
+        if index == 0 and len([i for i, _ in asked if i == 0]) == 1:
+            error.retry_after = 0.3
+            raise error
+        if index == 1:
+            error.retryable = False
+            raise error
+        return 1.0
+
+    rewards = scorer(reward(Each(judge), retries=2)).score(ROLLOUT)
+    first, second = (moment for index, moment in asked if index == 0)
+    assert second - first >= 0.3
+    assert [index for index, _ in asked].count(1) == 1
+    assert rewards.outcomes["one"][:3] == ("scored", "failed", "scored")
+
+
+def test_calls_begin_no_more_often_than_the_recipe_says(scorer: Make) -> None:
+    limited = scorer(reward(Each(_half), rate_limit=50))
+    assert seconds(limited) >= (COUNT - 1) / 50
+
+
+def test_one_loop_and_one_client_for_all_steps(scorer: Make) -> None:
+    loops, clients, closed = set(), set(), []
+
+    class Client:
+        async def score(self, rollout: Rollout) -> RewardOutput:
+            loops.add(asyncio.get_running_loop())
+            clients.add(http_client())
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+        async def close(self) -> None:
+            closed.append(asyncio.get_running_loop() in loops)
+
+    both = Scorer([reward(Client(), "a"), reward(Client(), "b")], single_process(), 0.0)
+    for _ in range(3):
+        both.score(ROLLOUT)
+    assert (len(loops), len(clients)) == (1, 1)
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    both.close()
+    assert closed == [True, True]
+    assert next(iter(clients)).is_closed
+    assert len(list(Path("/proc/self/fd").iterdir())) < files
+
+
+def test_what_ends_the_program_in_a_coroutine_is_a_failure(scorer: Make) -> None:
+    async def judge(index: int) -> float:
+        raise SystemExit(3) if index else KeyError("x")
+
+    with pytest.raises(RewardError, match=r"8 of 8 .*First cause: KeyError: 'x' Others: SystemExit: 3 \(7 t"):
+        scorer(reward(Each(judge)), max_failed=0.0).score(ROLLOUT)
+
+
+def test_sixteen_calls_at_once(scorer: Make) -> None:
+    """64 responses, 16 at once, half a second each are 2 s: here a tenth of it."""
+    sixty_four = make_rollout([[1]] * 64, [[2]] * 64)
+    judging = scorer(reward(Each(_half), concurrency=16))
+    began = time.perf_counter()
+    judging.score(sixty_four)
+    assert time.perf_counter() - began < 0.25 + 0.3
