@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 from ppokit.plugin import PpokitWarning
 from ppokit_rollouts.readers import CachedReader
+from ppokit_rollouts.static_memory import StaticMemory, memory_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ class StaticReader(CachedReader):
         compiled: whether by torch.compile; where that fails, without, and a warning says so.
     """
 
+    memory: StaticMemory
     slots: Tensor  # [responses] which rows are theirs
 
     def __init__(
@@ -50,10 +52,11 @@ class StaticReader(CachedReader):
         import torch
 
         logits, order = super().read(prompt_ids, repeats)
-        self.capacity = -(-(self._read + self.tokens_to_come) // _COLUMNS) * _COLUMNS
+        columns = -(-(self._read + self.tokens_to_come) // _COLUMNS) * _COLUMNS
+        self.memory = memory_of(self.model, _rows(len(order)), columns)
         self.column = torch.tensor([self._read], device=self.device)
         # Added to scores: nothing where a column is seen, else the most negative number.
-        bias = torch.full((len(order), 1, 1, self.capacity), torch.finfo(self.model.dtype).min)
+        bias = torch.full((len(order), 1, 1, self.memory.columns), torch.finfo(self.model.dtype).min)
         bias = bias.to(self.device, self.model.dtype)
         bias[:, 0, 0, : self._read].masked_fill_(self.mask.bool(), 0)
         self.bias = bias
@@ -68,18 +71,10 @@ class StaticReader(CachedReader):
     def _fill(self, slots: Tensor) -> None:
         """Go on with these rows, in this order, and with some more up to a power of two."""
         import torch
-        from transformers import StaticCache
 
         count = len(slots)
         index = torch.cat([slots, slots[:1].expand(_rows(count) - count)])
-        before, self.state.layers = self.state.layers[::-1], []  # so that each is freed when it has been read
-        self.state = StaticCache(config=self.model.config, max_cache_len=self.capacity)
-        columns = torch.arange(self._read, device=self.device)
-        for layer in self.state.layers:
-            own = before.pop()
-            if own.is_initialized:
-                keys, values = (part[:, :, : self._read][index] for part in (own.keys, own.values))
-                layer.update(keys, values, {"cache_position": columns})  # which later versions know
+        self.state = self.memory.cache(self.state, index, self._read)
         self.bias, self.positions = self.bias[index], self.positions[index]
         self.slots = torch.arange(count, device=self.device)
         self.tokens = torch.zeros(len(index), 1, dtype=torch.long, device=self.device)

@@ -3,7 +3,8 @@
 A kernel is a module with a name, `install` and `remove`. It changes how a model computes and not what: where
 a probe gives other numbers than the plain model, `install` leaves the model untouched. `tests/kernels`
 compares each with its plain oracle, and `benchmarks/fast_paths.py` (`make bench-kernels`) says what each is
-worth. `model.fast_paths: off` in a recipe installs none.
+worth. `model.fast_paths: off` in a recipe installs none. `varlen` is for rows of texts, and
+`ppokit.models.packing` installs it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
 from ppokit_rollouts.static_reader import attention
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
-from small_models import tiny, tiny_gpt2, tiny_llama
+from small_models import CACHE, tiny, tiny_gpt2, tiny_llama
 
 torch.set_num_threads(1)
 NUMBERS = torch.rand(3, 6, 24, generator=torch.Generator().manual_seed(9))
@@ -77,6 +77,29 @@ def test_responses_are_those_of_a_cache_that_grows(policy: Policy, check_every: 
     assert rows == sorted(rows, reverse=True)
     assert {shape[1:] for shape in shapes} == {(1, 256)}
     assert_same(respond(policy, "static", batch_size=6), expected)
+
+
+def test_memory_stays_where_it_is(policy: Policy) -> None:
+    """From batch to batch and for fewer rows, as CUDA graphs need it; more rows move it once."""
+    other = policy_of(tiny_llama(), policy.tokenizer, end_ids=OFTEN)
+    expected = respond(other, "dynamic")
+    seen: list[tuple[int, ...]] = []
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        if kwargs["attention_mask"].dim() == 4:
+            layers = kwargs[CACHE].layers
+            seen.append(tuple(getattr(own, name).data_ptr() for own in layers for name in ("keys", "values")))
+
+    respond(other, "static", n=2)
+    handle = other.model().register_forward_pre_hook(note, with_kwargs=True)
+    respond(other, "static", n=2)
+    few = set(seen)
+    seen.clear()
+    assert_same(respond(other, "static"), expected)
+    assert_same(respond(other, "static", check_every=3), expected)
+    assert_same(respond(other, "static", n=2), respond(other, "dynamic", n=2))
+    handle.remove()
+    assert len(few) == len(set(seen)) == 1
 
 
 @pytest.mark.parametrize(
