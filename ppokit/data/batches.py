@@ -40,8 +40,9 @@ class TokenBatch:
         input_ids: [b,T]; packed, [1,N] tokens of all texts.
         rows, positions: [N] where the hidden state that predicts each token of the policy's own stands.
         targets: [N] these tokens.
-        mask: [b,R] True on them; `mask.nonzero()` is in the order of the above. Tokens of a response that the
-            policy did not write are read, and nothing is computed of them.
+        mask: [b,R] True on them. Tokens of a response that the policy did not write are read, and nothing is
+            computed of them.
+        slots: [N] where each of them stands in `mask`, row after row.
         row: where the texts stand, packed; None padded.
         texts: of each text where it begins (row, column), and what is read of it until the last state that is
             needed; () where none is.
@@ -52,6 +53,7 @@ class TokenBatch:
     positions: Tensor
     targets: Tensor
     mask: Tensor
+    slots: Tensor
     row: PackedRow | None = None
     texts: Sequence[tuple[tuple[int, int], tuple[int, ...]]] = ()
 
@@ -77,7 +79,8 @@ class TokenBatch:
             for prompt, response, own in zip(prompt_ids, response_ids, mask, strict=True)
         ]
         lengths = [len(text) for text in texts]
-        rows, _ = loss_mask.nonzero(as_tuple=True)
+        rows, columns = loss_mask.nonzero(as_tuple=True)
+        slots = rows * loss_mask.shape[1] + columns
         order = mask.long().cumsum(dim=1)[loss_mask] - 1
         positions = torch.tensor([len(p) for p in prompt_ids])[rows] - 1 + order
         needed = torch.zeros(len(texts), dtype=torch.long).scatter_reduce(0, rows, positions + 1, "amax")
@@ -103,14 +106,16 @@ class TokenBatch:
             to_device(positions, device),
             to_device(response_ids[loss_mask], device),
             to_device(loss_mask, device),
+            to_device(slots, device),
             row,
             read,
         )
 
     def scatter(self, flat: Tensor) -> Tensor:
         """[N] numbers of the tokens back to [b,R], 0 elsewhere, keeping the gradient."""
-        out = flat.new_zeros(self.mask.shape)
-        return out.masked_scatter(self.mask, flat)
+        # Not by the mask, whose tokens a GPU would have to count, forward and backward.
+        out = flat.new_zeros(self.mask.numel()).index_put((self.slots,), flat)
+        return out.view(self.mask.shape)
 
 
 def sequence_lengths(rollout: Rollout) -> list[int]:

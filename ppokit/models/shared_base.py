@@ -108,7 +108,7 @@ class SharedBaseModel:
             ids = torch.tensor([[*token_ids[p], *[0] * (width - lengths[p])] for p in indices])
             mask = torch.arange(width) < torch.tensor([[lengths[p]] for p in indices])
             nothing = torch.zeros(0, dtype=torch.long)
-            batch = TokenBatch(ids.to(device), nothing, nothing, nothing, mask.to(device))
+            batch = TokenBatch(ids.to(device), nothing, nothing, nothing, mask.to(device), nothing)
             yield indices, self.roles.hidden(batch, role).float(), batch.mask
 
 

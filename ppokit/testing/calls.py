@@ -187,14 +187,15 @@ def loss_numbers(subject: Subject, built: BuiltComponent, inputs: Any) -> Number
     import torch
 
     from ppokit.training.aggregation import MetricAccumulator
-    from ppokit.training.losses import Failure, LossGroup
+    from ppokit.training.losses import LossGroup
 
     mask = inputs.mask
     group = LossGroup((built,), policy=True, value=True, needs=subject.component.needs)
     accumulator = MetricAccumulator()
-    total = group.loss(inputs, mask.float(), accumulator)
-    if isinstance(total, Failure):
-        raise PluginError(f"{total.what}; expected finite numbers on every token of the mask")
+    group.loss(inputs, mask.float(), accumulator)
+    failure = accumulator.readings.read()
+    if failure is not None:
+        raise PluginError(f"{failure.what}; expected finite numbers on every token of the mask")
     output = raw(subject, built, (only_needed(inputs, subject.component.needs),))
     tokens = output.token_losses if isinstance(output, LossOutput) else output.weights
     leaves = [t for t in (inputs.new_logprobs, inputs.values, inputs.entropy) if t is not None]

@@ -13,13 +13,14 @@ is that of Liu et al. 2025, arXiv:2503.20783.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ppokit.distributed import Processes
+from ppokit.training.readings import Failure, Readings
 
 Aggregation = Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant"]
 
@@ -46,6 +47,7 @@ class MetricAccumulator:
 
     Attributes:
         owners: which loss reports under a name; "" for another component.
+        readings: what is still on the model's device; sums hold what has been read of them.
     """
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
@@ -54,18 +56,33 @@ class MetricAccumulator:
         self.losses: dict[str, float] = {}
         self.norms: list[float] = []
         self.passes = 0
+        self.readings = Readings()
 
     def start_pass(self) -> None:
         """Losses that follow belong to a new pass, which target_kl may end before its step."""
         self.passes += 1
 
-    def add(self, name: str, numbers: Tensor, mask: Tensor) -> float:
-        """Numbers of tokens, [b,R]; returns the sum of those of real tokens."""
+    def add(
+        self,
+        name: str,
+        numbers: Tensor,
+        mask: Tensor,
+        check: Callable[[float], Failure | None] = lambda total: None,
+    ) -> None:
+        """Numbers of tokens, [b,R]; `check` is given the sum of those of real tokens once it is read."""
         entry = self.sums.setdefault(name, [0.0, 0.0])
-        total = float(numbers.float().where(mask, numbers.new_zeros((), dtype=torch.float32)).sum())
-        entry[0] += total
-        entry[1] += float(mask.sum())
-        return total
+
+        def add_total(total: float) -> Failure | None:
+            entry[0] += total
+            return check(total)
+
+        def add_count(count: float) -> None:
+            entry[1] += count
+
+        self.readings.add(
+            numbers.float().where(mask, numbers.new_zeros((), dtype=torch.float32)).sum(), add_total
+        )
+        self.readings.add(mask.sum(), add_count)
 
     def add_sum(self, name: str, number: float) -> None:
         self.losses[name] = self.losses.get(name, 0.0) + number
@@ -75,6 +92,7 @@ class MetricAccumulator:
 
     def means(self, processes: Processes) -> dict[str, float]:
         """Over all processes: token means, losses averaged over passes, the mean gradient norm."""
+        self.readings.read()
         sums: dict[str, list[float]] = {}
         losses: dict[str, float] = {}
         for part_sums, part_losses in processes.gather([(self.sums, self.losses)]):

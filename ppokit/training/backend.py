@@ -43,8 +43,8 @@ class Backend(Protocol):
         """What the policy and the value function, or one of them, say of a batch, with gradient."""
         ...
 
-    def backward(self, loss: Tensor) -> bool:
-        """Add a scalar loss's gradients to those so far; whether all are finite on this process."""
+    def backward(self, loss: Tensor) -> Tensor:
+        """Add a scalar loss's gradients to those so far; bool scalar: are all finite on this process."""
         ...
 
     def clip(self, max_norm: float) -> float:
@@ -106,7 +106,7 @@ class ReplicatedBackend(MasterWeights):
             return *self.roles.logprobs(batch, "policy", temperature=temperature, entropy=entropy), None
         return None, None, self.roles.values(batch)
 
-    def backward(self, loss: Tensor) -> bool:
+    def backward(self, loss: Tensor) -> Tensor:
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
         return self.finite()
@@ -114,10 +114,10 @@ class ReplicatedBackend(MasterWeights):
     def clip(self, max_norm: float) -> float:
         gradients = self.gradients()
         self.processes.sum(gradients)
-        norm = torch.stack(torch._foreach_norm(gradients, 2, torch.float64)).norm()
+        norm = float(torch.stack(torch._foreach_norm(gradients, 2, torch.float64)).norm())
         if norm > max_norm:
-            torch._foreach_mul_(gradients, max_norm / float(norm))
-        return float(norm)
+            torch._foreach_mul_(gradients, max_norm / norm)
+        return norm
 
     def step(self, learning_rate: float) -> None:
         super().step(learning_rate)

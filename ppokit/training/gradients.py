@@ -21,8 +21,9 @@ from ppokit.plugin.kl_estimators import kl
 from ppokit.plugin.types import Advantages, LossInputs, Rollout
 from ppokit.training.aggregation import MetricAccumulator
 from ppokit.training.backend import Backend
-from ppokit.training.losses import Failure, LossGroup
+from ppokit.training.losses import LossGroup
 from ppokit.training.microbatches import MicroBatch
+from ppokit.training.readings import Failure
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,13 @@ def accumulate_gradients(
         NonFiniteError: a loss or a gradient is not finite, on any process.
         PluginError: a loss broke its contract.
     """
-    kl_sum, tokens, failure = 0.0, 0, ""
+    failure = ""
+    # Of the approximate KL: its sum and its tokens.
+    sums = torch.zeros(2, dtype=torch.float64)
+
+    def add_kl(total: float) -> None:
+        sums[0] += total
+
     accumulator.start_pass()
     backend.zero()
     for micro in micros:
@@ -73,16 +80,13 @@ def accumulate_gradients(
             inputs = _inputs(data, micro, group, backend, temperature, accumulator)
             if inputs.new_logprobs is not None and inputs.old_logprobs is not None:
                 kl_tokens = kl(inputs.old_logprobs, inputs.new_logprobs.detach(), estimator="k3")
-                accumulator.add("policy/approx_kl", kl_tokens, mask)
-                kl_sum += float(kl_tokens.where(mask, kl_tokens.new_zeros(())).sum())
-                tokens += int(mask.sum())
-            result = group.loss(inputs, to_device(data.weights[micro.indices], mask.device), accumulator)
-            if isinstance(result, Tensor) and not backend.backward(result):
-                result = Failure("the gradient is not finite")
-            if isinstance(result, Failure):
-                failure = _named(result, [data.rollout.ids[i] for i in micro.indices])
-                break
-        if failure:
+                accumulator.add("policy/approx_kl", kl_tokens, mask, add_kl)
+                sums[1] += len(micro.batch.targets)
+            loss = group.loss(inputs, to_device(data.weights[micro.indices], mask.device), accumulator)
+            accumulator.readings.add(backend.backward(loss), _check_gradient)
+        found = accumulator.readings.read()
+        if found is not None:
+            failure = _named(found, [data.rollout.ids[i] for i in micro.indices])
             break
     # Every process learns of a failure anywhere, and all stop together.
     failures = processes.gather([failure] if failure else [])
@@ -92,7 +96,6 @@ def accumulate_gradients(
             f"the step was not taken: {failures[0]}. Look these samples up in the run's "
             "rollouts/; a smaller update.learning_rate or bounded rewards (rewards[].clip) often help."
         )
-    sums = torch.tensor([kl_sum, float(tokens)], dtype=torch.float64)
     processes.sum([sums])
     return float(sums[0] / sums[1].clamp(min=1))
 
@@ -111,17 +114,25 @@ def _inputs(
     logprobs, entropy, values = backend.forward(
         batch, policy=group.policy, value=group.value, temperature=temperature, entropy=entropy_kind
     )
-    if logprobs is not None:
-        if data.before_first_step:
-            data.first_logprobs[indices] = logprobs.detach().cpu()
-        if bool(data.old_logprobs[indices].isnan().any()):
-            data.old_logprobs[indices] = logprobs.detach().cpu()
-        elif data.before_first_step:
-            log_ratio = logprobs.detach() - to_device(data.old_logprobs[indices], batch.mask.device)
-            accumulator.add("policy/ratio_std_at_start", log_ratio.square(), batch.mask)
 
     def on_device(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else to_device(tensor[indices], batch.mask.device)
+
+    old: Tensor | None = None
+    if logprobs is not None:
+        first_pass = bool(data.old_logprobs[indices].isnan().any())
+        old = logprobs.detach() if first_pass else to_device(data.old_logprobs[indices], batch.mask.device)
+        if data.before_first_step and not first_pass:
+            accumulator.add("policy/ratio_std_at_start", (logprobs.detach() - old).square(), batch.mask)
+
+        def keep(numbers: Tensor) -> None:
+            if data.before_first_step:
+                data.first_logprobs[indices] = numbers
+            if first_pass:
+                data.old_logprobs[indices] = numbers
+
+        if data.before_first_step or first_pass:
+            accumulator.readings.fetch(logprobs, keep)
 
     return LossInputs(
         mask=batch.mask,
@@ -129,12 +140,16 @@ def _inputs(
         returns=on_device(data.advantages.returns),
         sampler_logprobs=to_device(rollout.sampler_logprobs[indices], batch.mask.device),
         new_logprobs=logprobs,
-        old_logprobs=on_device(data.old_logprobs) if logprobs is not None else None,
+        old_logprobs=old,
         ref_logprobs=on_device(rollout.ref_logprobs),
         values=values,
         old_values=on_device(rollout.values) if values is not None else None,
         entropy=entropy,
     )
+
+
+def _check_gradient(finite: float) -> Failure | None:
+    return None if finite else Failure("the gradient is not finite")
 
 
 def _named(failure: Failure, ids: Sequence[str]) -> str:

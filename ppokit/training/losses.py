@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -15,14 +16,7 @@ from ppokit.plugin.protocols import AdvantageWeighting, Need
 from ppokit.plugin.types import AdvantageWeights, LossInputs, LossOutput
 from ppokit.training.aggregation import MetricAccumulator
 from ppokit.training.contracts import check_metric_name, check_tensor
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A number that is not finite: what it is, and of which rows of the micro-batch, if one can say."""
-
-    what: str
-    rows: Sequence[int] = ()
+from ppokit.training.readings import Failure
 
 
 @dataclass(frozen=True)
@@ -39,14 +33,17 @@ class LossGroup:
     value: bool
     needs: frozenset[Need]
 
-    def loss(self, inputs: LossInputs, weights: Tensor, accumulator: MetricAccumulator) -> Tensor | Failure:
+    def loss(self, inputs: LossInputs, weights: Tensor, accumulator: MetricAccumulator) -> Tensor:
         """The weighted sum of the losses of a micro-batch.
+
+        What is not finite, or breaks the contract by its numbers, comes out when the accumulator's
+        readings are read.
 
         Args:
             inputs: with what any of the losses needs; each sees what it named.
             weights: [b,R] of each token, see `ppokit.training.aggregation`.
 
-        Returns: a scalar with gradient, or what is not finite.
+        Returns: a scalar with gradient.
 
         Raises:
             PluginError: a loss broke its contract.
@@ -68,10 +65,7 @@ class LossGroup:
             _check_shapes(loss, {"token_losses": output.token_losses, **output.metrics}, inputs)
             tokens = output.token_losses.where(inputs.mask, zero)
             part = (tokens * weights).sum()
-            if not math.isfinite(part.item()):
-                rows = (~tokens.isfinite()).any(dim=1).nonzero().flatten().tolist()
-                return Failure(f"loss {loss.name!r} is {part.item()}", rows)
-            accumulator.add_sum(f"loss/{loss.name}", part.item())
+            accumulator.readings.add(part, _adding(loss.name, tokens.detach(), accumulator))
             _add_metrics(loss, output.metrics, inputs.mask, accumulator)
             total = total + loss.settings.weight * part
         return total
@@ -109,8 +103,12 @@ def _weighed(loss: BuiltComponent, inputs: LossInputs, accumulator: MetricAccumu
         raise PluginError(f"{loss.where} returned a {type(output).__name__}; expected AdvantageWeights.")
     _check_shapes(loss, {"weights": output.weights, **output.metrics}, inputs)
     weights = output.weights.detach().where(inputs.mask, output.weights.new_ones(()))
-    if not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise PluginError(f"{loss.where} returned weights below 0 or not finite; expected 0 or more.")
+
+    def check(all_good: float) -> None:
+        if not all_good:
+            raise PluginError(f"{loss.where} returned weights below 0 or not finite; expected 0 or more.")
+
+    accumulator.readings.add((weights.isfinite() & (weights >= 0)).all(), check)
     _add_metrics(loss, output.metrics, inputs.mask, accumulator)
     return replace(inputs, advantages=inputs.advantages * weights)
 
@@ -123,8 +121,25 @@ def _add_metrics(
         check_metric_name(name, loss.where)
         owner = accumulator.owners.setdefault(name, loss.name)
         own = name if owner == loss.name else f"loss/{loss.name}/{name}"
-        if not math.isfinite(accumulator.add(own, numbers.detach(), mask)):
-            raise PluginError(f"{loss.where} returned the metric {name!r} with numbers that are not finite.")
+        accumulator.add(own, numbers.detach(), mask, partial(_check_finite, loss, name))
+
+
+def _check_finite(loss: BuiltComponent, name: str, total: float) -> None:
+    if not math.isfinite(total):
+        raise PluginError(f"{loss.where} returned the metric {name!r} with numbers that are not finite.")
+
+
+def _adding(name: str, tokens: Tensor, accumulator: MetricAccumulator) -> Callable[[float], Failure | None]:
+    """What is done with a micro-batch's loss once it is read."""
+
+    def add(part: float) -> Failure | None:
+        if not math.isfinite(part):
+            rows = (~tokens.isfinite()).any(dim=1).nonzero().flatten().tolist()
+            return Failure(f"loss {name!r} is {part}", rows)
+        accumulator.add_sum(f"loss/{name}", part)
+        return None
+
+    return add
 
 
 def _check_shapes(loss: BuiltComponent, named: Mapping[str, Tensor], inputs: LossInputs) -> None:

@@ -52,10 +52,12 @@ class MasterWeights:
                 weight.grad = torch.zeros_like(weight)
         return [weight.grad for weight in self.weights.values() if weight.grad is not None]
 
-    def finite(self) -> bool:
-        """Whether every gradient so far is finite."""
+    def finite(self) -> Tensor:
+        """Whether every gradient so far is finite: a bool scalar on their device."""
         grads = [weight.grad for weight in self.weights.values() if weight.grad is not None]
-        return not grads or bool(torch.stack(torch._foreach_norm(grads, 2, torch.float64)).isfinite().all())
+        if not grads:
+            return next(iter(self.weights.values())).new_ones((), dtype=torch.bool)
+        return torch.stack(torch._foreach_norm(grads, 2, torch.float64)).isfinite().all()
 
     def step(self, learning_rate: float) -> None:
         """One AdamW step, then the model's copies follow the master_weights."""
@@ -118,8 +120,8 @@ class MasterWeights:
             moments = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}/{name}" in state:
-                    value = state[f"{key}/{name}"].clone()
-                    moments[key] = value if key == "step" else value.to(weight.device)
+                    # The step too: the fused optimizer counts on the weights' device.
+                    moments[key] = state[f"{key}/{name}"].clone().to(weight.device)
             self.optimizer.state.pop(weight, None)
             if moments:
                 self.optimizer.state[weight] = moments

@@ -236,6 +236,7 @@ def last_distributions(run: MatrixRun, rollout: Rollout) -> tuple[Tensor, Tensor
         starts.repeat_interleave(size),
         torch.arange(size).repeat(count),
         torch.ones(count, size, dtype=torch.bool),
+        torch.arange(count * size),
     )
     with torch.no_grad():
         return run.roles.logprobs(every, "policy", temperature=run.temperature)[0], last
