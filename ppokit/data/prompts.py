@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ppokit.data.chat_templates import render
+from ppokit.data.context import context_length
 from ppokit.data.formats import Table
 from ppokit.data.prompt_rows import prompt_of
 from ppokit.errors import DataError, PpokitWarning
@@ -69,9 +70,8 @@ class PromptLimits:
     @staticmethod
     def of(config: Any, max_new_tokens: int) -> PromptLimits:
         """Those of a model, by its configuration."""
-        text = config.get_text_config()
-        limits = (getattr(text, name, None) for name in ("max_position_embeddings", "vocab_size"))
-        return PromptLimits(max_new_tokens, *limits)
+        vocabulary = getattr(config.get_text_config(), "vocab_size", None)
+        return PromptLimits(max_new_tokens, context_length(config), vocabulary)
 
     def fault(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str | None:
         """What is wrong with a prompt, behind a word for it; None where nothing is."""

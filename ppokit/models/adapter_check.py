@@ -24,6 +24,8 @@ _FOLLOWED = frozenset(
         *("inference_mode", "r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"),
         *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out"),
         "target_parameters",
+        # How the first weights were made, which the file holds; see `_LEAVE_THE_BASE`.
+        *("eva_config", "corda_config", "loftq_config", "lora_ga_config"),
         *("init_lora_weights", "megatron_core", "runtime_config"),
     }
 )

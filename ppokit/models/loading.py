@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ppokit.data.context import rotary_parameters
 from ppokit.errors import ModelError
 from ppokit.messages import NOT_RESIZED, READS_AHEAD, listed, suggest
 from ppokit.models import quantization
 from ppokit.models.gguf import converted
 from ppokit.models.names import named_folder
 from ppokit.models.pretrained import explained, pretrained_model, pretrained_tokenizer, quiet
-from ppokit.models.rotary import rotary_parameters
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,8 @@ def load_config(source: ModelSource, **options: Any) -> Any:
 
     Raises:
         ModelError: it cannot be read, is not that of a causal language model, or of one that is quantised
-            in another way than in 4 bits by bitsandbytes, or has rotary factors of an unknown kind.
+            in another way than in 4 bits by bitsandbytes, has rotary factors of an unknown kind, or attends
+            by random hashes.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -97,6 +98,7 @@ def load_config(source: ModelSource, **options: Any) -> Any:
         if _reads_ahead(config):
             raise ModelError(f"model.name: {expected} {READS_AHEAD}")
         _check_rotary(config, source.name)
+        _check_hashes(config, source.name)
     return config
 
 
@@ -123,6 +125,14 @@ def _check_rotary(config: Any, name: str) -> None:
                 f"model.name: the rotary factors of {name} are of the type {kind!r} (rope_parameters in its "
                 f"config.json){suggest(kind, known)}; expected {listed(known, last='or')}."
             )
+
+
+def _check_hashes(config: Any, name: str) -> None:
+    if "lsh" in (getattr(config, "attn_layers", None) or ()):
+        raise ModelError(
+            f"model.name: {name} attends by random hashes (lsh among attn_layers in its config.json), so "
+            "that a text has other numbers each time; expected a model whose numbers depend on the text alone."
+        )
 
 
 def load_model(

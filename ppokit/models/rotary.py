@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ppokit.data.context import rotary_parameters
 from ppokit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TYPES = ("dynamic", "longrope")
-
-
-def rotary_parameters(config: Any) -> list[dict[str, Any]]:
-    """The rotary parameters of a configuration; some have one set for each kind of layer."""
-    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    return [rope, *(own for own in rope.values() if isinstance(own, dict))]
 
 
 def depends_on_length(config: Any) -> bool:
@@ -60,7 +55,7 @@ def fix_rotary(model: PreTrainedModel, longest: int, key: str = "model.name") ->
             "its code has no such module as transformers' models have; choose a model whose rope_parameters "
             "are of another type than dynamic or longrope."
         )
-    fixed = _Longest(longest, _most(model.config, parameters, longest))
+    fixed = _Longest(longest, _most(model.config, parameters, longest), key)
     for module in modules:
         module.register_forward_pre_hook(fixed.extend, with_kwargs=True)
         module.register_forward_hook(_shortened)
@@ -84,8 +79,8 @@ def _most(config: Any, parameters: list[dict[str, Any]], longest: int) -> int | 
 class _Longest:
     """Appends the last position of the longest text to those that a rotary module is given."""
 
-    def __init__(self, longest: int, most: int | None) -> None:
-        self.longest, self.most = longest, most
+    def __init__(self, longest: int, most: int | None, key: str) -> None:
+        self.longest, self.most, self.key = longest, most, key
 
     def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Its factors go by the largest position of all."""
@@ -104,10 +99,12 @@ class _Longest:
     def _check(self, positions: Tensor, most: int) -> None:
         length = int(positions.max()) + 1
         if length > most:
+            policy = self.key == "model.name"
             raise ModelError(
-                f"model.name: a text of {length} tokens came, and the model's rotary factors are those of "
-                f"{self.longest} tokens (the longest prompt, rollout.max_new_tokens); beyond {most} tokens "
-                "they would be others. Shorten the text, or raise rollout.max_new_tokens."
+                f"{self.key}: a text of {length} tokens came, and the model's rotary factors are those of "
+                f"{self.longest} tokens{' (the longest prompt, rollout.max_new_tokens)' if policy else ''}; "
+                f"beyond {most} tokens they would be others. Shorten the text"
+                f"{', or raise rollout.max_new_tokens' if policy else ''}."
             )
 
 

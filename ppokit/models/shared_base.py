@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.data.batches import TokenBatch
+from ppokit.data.context import first_context
 from ppokit.errors import ModelError, PluginError
 from ppokit.models.lora import FittedHead
 from ppokit.models.roles import ModelRoles
@@ -117,7 +118,7 @@ class DeferredBase:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
         self.tokenizer = tokenizer
-        self.limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self.limit = first_context(config)
         self.texts: SharedBaseModel | None = None
 
     def embed(self, texts: Sequence[str]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ppokit.data.context import first_context
 from ppokit.errors import ModelError
 from ppokit.models.pretrained import explained, pretrained_adapter, pretrained_model, pretrained_tokenizer
 from ppokit.models.rotary import depends_on_length, fix_rotary, same_factors
@@ -128,8 +129,8 @@ def head_of(model: Any, subject: str) -> tuple[str, nn.Linear]:
 def token_limit(model: Any, tokenizer: Any) -> int | None:
     """The most tokens of a text; None where neither the model nor its tokenizer knows a limit."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _NO_LIMIT else []
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and positions > 0:
+    positions = first_context(model.config)
+    if positions is not None:
         used = 0  # RoBERTa's table of positions starts behind its padding index
         for name, module in model.named_modules():
             is_table = isinstance(module, nn.Embedding) and module.num_embeddings == positions

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppokit.config.prompt_settings import PromptSettings
+from ppokit.data.context import context_length
 from ppokit.data.prompts import PromptLimits, encode_prompts
 from ppokit.errors import DataError, ModelError
 from ppokit.messages import shorten
@@ -72,7 +73,7 @@ class Policy:
             end_ids=ends,
             end_id=end_id,
             vocab_size=model.get_input_embeddings().weight.shape[0],
-            context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+            context_length=context_length(model.config),
             get_model=get_model,
             save=save,
             get_hash=get_hash,

@@ -27,6 +27,7 @@ _FLOOR = 1e-3  # nats per token at temperature 1: of deep models in float32, wit
 _EPS = 16  # in units of the dtype's precision: rounding of merged weights, which `_NOISE` does not show
 _NOISE = 4  # times what a response differs by alone and in a batch
 _WORST = 3  # times what all responses may have together: a short response has little to average over
+_UNSTABLE = 10  # times what the dtype explains: a text that differs so from itself is no rounding
 _SAMPLES = 8  # responses that noise and causes are measured on
 
 
@@ -88,6 +89,7 @@ class ParityCheck:
         if self.limit is None and not _within(gaps, allowed):
             # Only now: it costs some forward passes.
             self._noise = max(self._noise, self._measured_noise(rollout, trainer))
+            self._check_noise()
             allowed = self._allowed()
         if not _within(gaps, allowed):
             worst = max(gaps, key=lambda own: own.rms)
@@ -106,6 +108,17 @@ class ParityCheck:
             )
         return gap
 
+    def _check_noise(self) -> None:
+        """That noise is rounding; where it is more, it would explain whatever the sampler does."""
+        rounding = self._rounding()
+        if self._noise > _UNSTABLE * rounding:
+            raise TrainingError(
+                f"model.name: the log-probabilities of one text differ by {self._noise:.3g} nats per token "
+                f"(root mean square) where it stands alone and beside others, and {self._dtype} explains "
+                f"{rounding:.3g}: the model's numbers depend on the batch, or are random. Nothing was "
+                "trained in this step; choose another model, or a wider model.dtype."
+            )
+
     @property
     def _dtype(self) -> str:
         return str(self.roles.dtype).removeprefix("torch.")
@@ -113,9 +126,11 @@ class ParityCheck:
     def _allowed(self) -> float:
         if self.limit is not None:
             return self.limit
-        # Rounding is one of logits, which the temperature divides; the noise is measured at the temperature.
-        rounding = max(_FLOOR, _EPS * torch.finfo(self.roles.dtype).eps) / self.temperature
-        return rounding + _NOISE * self._noise
+        return self._rounding() + _NOISE * self._noise
+
+    def _rounding(self) -> float:
+        """That of logits, which the temperature divides; the noise is measured at the temperature."""
+        return max(_FLOOR, _EPS * torch.finfo(self.roles.dtype).eps) / self.temperature
 
     def _measured_noise(self, rollout: Rollout, trainer: Tensor) -> float:
         """Root mean square by which responses alone differ from the same ones together, each twice."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft import EvaConfig, IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from ppokit.config.settings import LoraSettings
@@ -20,6 +20,7 @@ from small_roles import logprobs, randomize, token_batch
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:lora with eva initialization:UserWarning"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning"),
 ]
 
@@ -75,6 +76,7 @@ def test_another_kind_of_adapter(tmp_path: Path) -> None:
         {"layers_to_transform": [1], "target_modules": ["q_proj", "up_proj"]},
         {"init_lora_weights": "gaussian", "exclude_modules": ["down_proj"], "target_modules": "all-linear"},
         {"target_modules": ["embed_tokens", "q_proj"]},
+        {"init_lora_weights": "eva", "eva_config": EvaConfig(), "rank_pattern": {"q_proj": 3}},
     ],
     ids=lambda settings: next(iter(settings), "plain"),
 )

@@ -21,6 +21,7 @@ from transformers import (
     BertModel,
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
+    ReformerConfig,
 )
 
 from ppokit.errors import ModelError
@@ -97,6 +98,11 @@ class TestLoad:
         tiny(BertModel).save_pretrained(tmp_path)
         with pytest.raises(ModelError, match="is BertModel, which is no causal language model"):
             load_model(find_model(str(tmp_path)), torch.float32, CPU)
+
+    def test_a_model_of_random_hashes(self, tmp_path: Path) -> None:
+        ReformerConfig(is_decoder=True).save_pretrained(tmp_path)
+        with pytest.raises(ModelError, match=r"model\.name: .* attends by random hashes \(lsh among attn_l"):
+            load_config(find_model(str(tmp_path)))
 
     def test_a_checkpoint_that_lacks_weights(self, stories: Path) -> None:
         file = stories / "model.safetensors"

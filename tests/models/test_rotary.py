@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, XLNetConfig
 
+from ppokit.data.prompts import PromptLimits
 from ppokit.errors import ModelError
 from ppokit.models.rotary import depends_on_length, fix_rotary, same_factors
 from small_models import CACHE, tiny_llama
@@ -86,8 +87,12 @@ def test_a_text_with_other_factors_is_refused(kind: str, longest: int, most: int
     fix_rotary(model, longest)
     alone(model, [5] * most)
     if (kind, longest) != ("longrope", 20):  # long factors are the same for any length
-        with pytest.raises(ModelError, match=f"a text of {most + 1} tokens came.* {longest} tokens"):
+        with pytest.raises(ModelError, match=f"^model.name: a text of {most + 1} tokens.* {longest} tokens"):
             alone(model, [5] * (most + 1))
+        other = model_of(kind)
+        fix_rotary(other, longest, "rewards.0.path")
+        with pytest.raises(ModelError, match=r"^rewards\.0\.path: .* tokens; beyond .* Shorten the text\.$"):
+            alone(other, [5] * (most + 1))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +112,12 @@ def test_which_lengths_have_the_same_factors(kind: str, one: int, other: int, sa
         fix_rotary(model, longest)
     assert torch.equal(alone(models[0], [7, 8, 9]), alone(models[1], [7, 8, 9])) is same
     assert same_factors(models[0].config, one, other) is same
+
+
+def test_dynamic_factors_are_there_for_longer_texts() -> None:
+    assert PromptLimits.of(model_of("dynamic").config, 5).context is None
+    assert PromptLimits.of(model_of("longrope").config, 5).context == 4 * FIRST
+    assert PromptLimits.of(XLNetConfig(), 5).context is None, "-1 in its configuration"
 
 
 def test_other_models_are_left_alone() -> None:

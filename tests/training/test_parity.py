@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ppokit.config.settings import LoraSettings
+from ppokit.data.batches import TokenBatch
 from ppokit.distributed import Processes
 from ppokit.errors import TrainingError
 from ppokit.models.roles import ModelRoles
@@ -117,3 +118,20 @@ def test_the_temperature_divides_what_float32_explains(check_of: Callable[..., P
     assert check_of(temperature=0.1).check(ROLLOUT, cool, 0) == pytest.approx(9e-3, rel=1e-2)
     with pytest.raises(TrainingError, match=r"float32 explains 0\.00033"):
         check_of(temperature=3.0).check(ROLLOUT, warm, 0)
+
+
+def test_noise_that_is_no_rounding_explains_nothing(
+    check_of: Callable[..., ParityCheck], roles: ModelRoles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose numbers are random would else be allowed any sampler."""
+    assert ROLLOUT.policy_logprobs is not None
+    generator = torch.Generator().manual_seed(0)
+
+    def logprobs(batch: TokenBatch, *_: object, **__: object) -> tuple[torch.Tensor, None]:
+        return torch.randn(batch.mask.shape, generator=generator), None
+
+    monkeypatch.setattr(roles, "logprobs", logprobs)
+    with pytest.raises(
+        TrainingError, match=r"^model\.name: the log-probabilities of one text differ by .*random"
+    ):
+        check_of().check(ROLLOUT, ROLLOUT.policy_logprobs - 0.1, 0)
