@@ -131,7 +131,7 @@ def _check_hashes(config: Any, name: str) -> None:
     if "lsh" in (getattr(config, "attn_layers", None) or ()):
         raise ModelError(
             f"model.name: {name} attends by random hashes (lsh among attn_layers in its config.json), so "
-            "that a text has other numbers each time; expected a model whose numbers depend on the text alone."
+            "that a text has other numbers each time; expected one whose numbers depend on the text alone."
         )
 
 
