@@ -21,6 +21,7 @@ from ppokit.cli.generate import generate
 from ppokit.cli.leaving import leave_in_time
 from ppokit.cli.new_plugin import new
 from ppokit.cli.rate import rate
+from ppokit.cli.rescore import rescore
 from ppokit.cli.train import train
 from ppokit.errors import Interrupted, PpokitError, PpokitWarning
 
@@ -120,6 +121,7 @@ def _ppokit(
 
 app.command(cls=Command)(train)
 app.command(cls=Command)(generate)
+app.command(cls=Command)(rescore)
 app.command(cls=Command)(inspect.validate)
 app.command(cls=Command)(inspect.schema)
 plugin_commands.command("list", cls=Command)(plugins.list_plugins)

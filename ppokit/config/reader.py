@@ -73,6 +73,13 @@ class RecipeReader:
                 sections[name] = section
         return sections
 
+    def rewards(self) -> tuple[SelectedComponent, ...]:
+        """The rewards alone, whatever else there is; those with problems are left out."""
+        if "plugins" in self.document.data:
+            self._section("plugins", self.document.data["plugins"], False)
+        self._section("rewards", self.document.data.get("rewards"), True)
+        return tuple(filter(None, self.selected["rewards"]))
+
     def _section(self, name: str, content: Any, required: bool) -> Any:
         if name == "value":
             return self._value(content)

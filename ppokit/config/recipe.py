@@ -113,6 +113,22 @@ class Recipe:
         return yaml_file.dump(self.resolved())
 
 
+def load_rewards(path: str | Path, registry: PluginRegistry) -> tuple[SelectedComponent, ...]:
+    """The rewards of a recipe, or of a file that has nothing else.
+
+    Raises:
+        RecipeError: with every problem of theirs.
+    """
+    document = yaml_file.read(str(path))
+    if document.data:
+        environment.resolve(document, required=True)
+        reader = RecipeReader(document, registry)
+        rewards = reader.rewards()
+    if document.problems:
+        raise RecipeError(document.problems, document.source)
+    return rewards
+
+
 def _needs(components: Iterable[SelectedComponent]) -> frozenset[str]:
     return frozenset(need for selected in components for need in selected.needs)
 

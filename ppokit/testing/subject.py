@@ -45,7 +45,7 @@ class Subject:
         component: what the plugin offers.
         label: how errors name its plugin.
         options: keys beside `use`; of its first example, where none are given.
-        given: those that were given, which go before those of each example.
+        given: those that were given; an example's own go before them.
         row: columns of the data set that it reads, the same in every row.
         seconds: that a call on twelve short responses may take.
     """

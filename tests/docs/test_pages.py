@@ -62,6 +62,7 @@ def folder(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("prompts.jsonl", "held_out.jsonl"):
         rows = [{"prompt": text, "summary": "A story."} for text in ("Tom saw", "Lily had", "A boy", "Mom")]
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("responses.jsonl").write_text('{"prompt": "Tom saw", "response": "a cat, please"}\n')
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "?"}]
     Path("chats.jsonl").write_text(json.dumps({"prompt": [*chat, chat[0]]}) + "\n")
     Path("my_template.jinja").write_text(

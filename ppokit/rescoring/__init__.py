@@ -1,0 +1,1 @@
+"""Saved responses scored anew, without a language model, and what would change."""

@@ -1,0 +1,128 @@
+"""Score batches of samples by the rewards of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ppokit.config.components import BuiltComponent, SelectedComponent
+from ppokit.distributed import Processes
+from ppokit.errors import DataError, PluginError
+from ppokit.messages import listed
+from ppokit.plugin.protocols import BuildContext
+from ppokit.plugin.scoring import RewardContext
+from ppokit.rescoring.samples import Batch
+from ppokit.rewards.scorer import Scorer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class Rescored:
+    """Samples with the scores that they had and have; NaN where there is none.
+
+    Attributes:
+        groups: which samples are responses to the same prompt.
+        by_reward: scores of each reward alone, before scaling and weight.
+        left_out: rewards that need what saved samples do not hold.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
+    groups: list[tuple[int, int]] = field(default_factory=list)
+    before: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+    by_reward: dict[str, list[float]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def rescore(
+    batches: Iterable[Batch],
+    rewards: Iterable[SelectedComponent],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    seed: int = 0,
+) -> Rescored:
+    """Score samples; no language model is loaded.
+
+    Args:
+        tokenizer: the policy's, for rewards of `text: answer`.
+
+    Raises:
+        PpokitError: a reward failed, or none can be asked.
+    """
+    rescored = Rescored()
+    usable = []
+    for reward in rewards:
+        if reward.needs:
+            rescored.left_out.append(f"{reward.name} (needs {listed(sorted(reward.needs))})")
+        elif reward.settings.text == "answer" and tokenizer is None:
+            raise DataError(
+                f"{reward.where}: text: answer needs a run's tokenizer; give the run in place of texts"
+            )
+        else:
+            usable.append(reward)
+    if not usable:
+        raise PluginError(
+            f"nothing to score by: {listed(rescored.left_out)}, which saved samples do not hold; add a "
+            "reward of "
+            "the texts"
+        )
+    context = BuildContext(torch.device("cpu"), torch.float32, seed, tokenizer=tokenizer)
+    built = [reward.build(context) for reward in usable]
+    scorer = Scorer(built, _processes(), 1.0, context=RewardContext(seed=seed, tokenizer=tokenizer))
+    try:
+        for number, batch in enumerate(batches):
+            _add(rescored, number, batch, scorer)
+    finally:
+        scorer.close()
+        _close(built)
+    return rescored
+
+
+def _add(rescored: Rescored, number: int, batch: Batch, scorer: Scorer) -> None:
+    rollout = batch.rollout
+    rewards = scorer.score(rollout, step=number + 1)
+    nan = torch.tensor(float("nan"))
+    rescored.ids += rollout.ids
+    rescored.responses += rollout.responses
+    rescored.groups += [(number, group) for group in rollout.group_ids.tolist()]
+    rescored.before += batch.before.tolist()
+    rescored.after += rewards.scores.where(rewards.scored, nan).tolist()
+    for name, scores in rewards.breakdown.items():
+        rescored.by_reward.setdefault(name, []).extend(scores.tolist())
+
+
+def _processes() -> Processes:
+    from accelerate import Accelerator
+
+    return Processes(Accelerator(cpu=True))
+
+
+def _close(built: Iterable[BuiltComponent]) -> None:
+    import inspect
+
+    for reward in built:
+        close: Any = getattr(reward.instance, "close", None)
+        if callable(close) and not inspect.iscoroutinefunction(close):  # the scorer's loop closes those
+            close()
+
+
+def tokenizer_of(run: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run's policy: that of its saved policy, or of the model that its recipe names.
+
+    Raises:
+        DataError: neither is there.
+    """
+    from transformers import AutoTokenizer
+
+    for folder in (run / "policy", *sorted((run / "checkpoints").glob("step-*"), reverse=True)):
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+            return tokenizer
+    raise DataError(f"{run} has no tokenizer; text: answer needs that of its policy, which policy/ holds")

@@ -1,0 +1,123 @@
+"""The responses that are scored anew: a run's saved samples, or texts from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppokit.data.tables import read_table
+from ppokit.errors import DataError, first_line
+from ppokit.plugin.types import Rollout
+from ppokit.rollout.generate import pad
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Responses that were scored together.
+
+    Attributes:
+        before: [B] float32, the scores that they had; NaN where there was none.
+    """
+
+    rollout: Rollout
+    before: Tensor
+
+
+def of_run(folder: Path) -> Iterator[Batch]:
+    """The samples of a run, step by step.
+
+    Raises:
+        DataError: there are none, or they cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    files = sorted((folder / "rollouts").glob("step-*.parquet"))
+    if not files:
+        raise DataError(f"{folder} has no samples in rollouts/; expected the folder of a run")
+    for file in files:
+        try:
+            columns = pq.read_table(file).to_pydict()
+        except Exception as error:  # pyarrow has errors of its own, and of the system
+            raise DataError(f"{file} cannot be read: {first_line(error)}") from error
+        yield _of_columns(columns)
+
+
+def _of_columns(columns: dict[str, list[Any]]) -> Batch:
+    answered = [i for i, outcome in enumerate(columns["outcome"]) if outcome != "failed"]
+    of = {name: [values[i] for i in answered] for name, values in columns.items()}
+    ids, mask = pad(of["response_ids"])
+    known = of.get("score", [None] * len(answered))
+    scored = of.get("scored", [False] * len(answered))
+    rollout = Rollout(
+        ids=of["id"],
+        group_ids=torch.tensor(of["group"]),
+        prompts=of["prompt"],
+        responses=of["response"],
+        rows=[json.loads(row) for row in of["row"]],
+        prompt_ids=of["prompt_ids"],
+        response_ids=ids,
+        response_mask=mask,
+        loss_mask=_padded(of["loss_mask"], mask).bool(),
+        outcomes=of["outcome"],
+        policy_version=torch.tensor(of["policy_version"]),
+        sampler_logprobs=_padded(of["sampler_logprobs"], mask),
+    )
+    before = [float(s) if ok and s is not None else float("nan") for s, ok in zip(known, scored, strict=True)]
+    return Batch(rollout, torch.tensor(before))
+
+
+def _padded(rows: Sequence[Sequence[float]], mask: Tensor) -> Tensor:
+    numbers = torch.zeros(mask.shape)
+    numbers[mask] = torch.tensor([number for row in rows for number in row], dtype=torch.float32)
+    return numbers
+
+
+def of_texts(path: Path, *, prompt: str = "prompt", response: str = "response") -> Batch:
+    """Rows of a file; those with the same prompt are a group. Its column `score`, if any, is what they had.
+
+    Args:
+        prompt, response: names of its columns; without a prompt, each response is a group of its own.
+
+    Raises:
+        DataError: it has no responses, or cannot be read.
+    """
+    rows = read_table(path).records()
+    if not rows or response not in rows[0]:
+        raise DataError(
+            f"{path} has no column {response!r}; expected one response per row, such as JSON lines"
+        )
+    texts = [str(row[response] or "") for row in rows]
+    prompts = [str(row.get(prompt) or "") for row in rows]
+    numbers: dict[Any, int] = {}
+    groups = [numbers.setdefault(p if prompt in rows[0] else i, len(numbers)) for i, p in enumerate(prompts)]
+    # A token stands for a word: of texts alone, nobody knows the policy's.
+    ids, mask = pad([list(range(3, 3 + max(1, len(text.split())))) for text in texts])
+    count = len(rows)
+    rollout = Rollout(
+        ids=[str(row.get("id", f"row-{i + 1}")) for i, row in enumerate(rows)],
+        group_ids=torch.tensor(groups),
+        prompts=prompts,
+        responses=texts,
+        rows=[{k: v for k, v in row.items() if k not in (response, "score")} for row in rows],
+        prompt_ids=[[1]] * count,
+        response_ids=ids,
+        response_mask=mask,
+        loss_mask=mask.clone(),
+        outcomes=["finished"] * count,
+        policy_version=torch.zeros(count, dtype=torch.int64),
+        sampler_logprobs=torch.zeros(mask.shape),
+    )
+    return Batch(rollout, torch.tensor([_number(row.get("score")) for row in rows]))
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")

@@ -1,0 +1,161 @@
+"""`ppokit rescore`: a run's samples and texts by other rewards, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ppokit.cli import app
+from ppokit.plugin import Advantages
+from ppokit.rescoring.comparison import compare, correlation, ranks
+from ppokit.run.run_dir import RunDir
+from ppokit.testing import rewards_of, rollout_of
+
+LENGTH = "rewards: [{use: length, target: 4, unit: words}]\n"
+runner = CliRunner()
+
+
+def run(*args: object) -> tuple[int, str, str]:
+    result = runner.invoke(app, ["rescore", *map(str, args)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def rewards(tmp_path: Path) -> Path:
+    path = tmp_path / "rewards.yaml"
+    path.write_text(LENGTH)
+    return path
+
+
+def save_run(folder: Path, steps: int, texts: list[str], group: int = 2) -> None:
+    run_dir = RunDir(folder)
+    run_dir.begin("recipe", {})
+    run_dir.open()
+    for step in range(1, steps + 1):
+        rollout = rollout_of(texts, group=group, row={"answer": "4"})
+        run_dir.add_rollout(
+            step, rollout, rewards_of(rollout), Advantages(torch.zeros(rollout.loss_mask.shape))
+        )
+
+
+def test_ranks_and_correlation_by_hand() -> None:
+    assert ranks(np.array([3.0, 1.0, 3.0, 7.0])).tolist() == [2.5, 1.0, 2.5, 4.0]
+    first, second = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 4.0, 3.0])
+    assert correlation(first, second) == pytest.approx(1 - 6 * 2 / (4 * 15))  # 1 - 6 sum d^2 / (n (n^2 - 1))
+    assert correlation(first, -first) == pytest.approx(-1)
+    assert math.isnan(correlation(first, np.ones(4)))
+
+
+def test_winners_and_what_moved_by_hand() -> None:
+    """Group 0 keeps its winner, group 1 gets another, group 2 has one response, of which one side is "
+    "unknown."""
+    nan = math.nan
+    result = compare(
+        list("abcde"), ["A", "B", "C", "D", "E"], [0, 0, 1, 1, 2], [4, 3, 2, 1, nan], [4, 3, 0, 2, 5], most=1
+    )
+    assert (result.samples, result.lost, result.gained) == (4, 0, 1)
+    assert (result.groups, result.changed) == (2, 1)
+    assert (result.mean_before, result.mean_after) == (2.5, 2.25)
+    (moved,) = result.moved
+    assert (moved.id, moved.rank_before, moved.rank_after) == ("c", 3, 4)
+
+
+def test_a_tie_that_still_wins_is_no_change() -> None:
+    result = compare(list("ab"), ["", ""], [0, 0], [1, 1], [0, 2])
+    assert (result.groups, result.changed) == (1, 0)
+
+
+def test_a_run(tmp_path: Path, rewards: Path) -> None:
+    save_run(tmp_path / "run", 2, ["one two three four", "one", "one two three", "a b c d e f g h"])
+    code, out, err = run(tmp_path / "run", "--rewards", rewards, "--plot", tmp_path / "plot.png")
+    assert (code, err) == (0, "")
+    shown = " ".join(out.split())
+    assert "length 8 of 8 0.500 0.000 1.000" in shown
+    assert "samples with both scores 8" in shown
+    assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    data = json.loads(run(tmp_path / "run", "--rewards", rewards, "--json")[1])
+    assert [sample["after"] for sample in data["samples"][:4]] == [1.0, 0.25, 0.75, 0.0]
+    assert data["comparison"]["groups"] == 4
+
+
+def test_texts_without_scores_show_the_best_and_the_worst(tmp_path: Path, rewards: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"response": text}) + "\n" for text in ("a b c d", "a", "a b", "")))
+    code, out, _ = run("--text", path, "--rewards", rewards, "--most", 1)
+    assert code == 0
+    assert out.endswith(
+        "Best and worst\n  sample  response  score\n  row-1   a b c d   1.000\n  row-4             0.000\n"
+    )
+
+
+def test_texts_with_scores_are_compared(tmp_path: Path, rewards: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    rows = [{"prompt": "p", "response": "a b c d", "score": 0}, {"prompt": "p", "response": "a", "score": 1}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = " ".join(run("--text", path, "--rewards", rewards)[1].split())
+    assert "correlation of ranks -1.000" in shown
+    assert "groups with another winner 1 of 1 (100.0 %)" in shown
+
+
+def test_what_samples_do_not_hold_is_left_out(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", 1, ["one", "two"])
+    path = tmp_path / "rewards.yaml"
+    path.write_text(LENGTH[:-2] + ", {use: kl_penalty}]\n")
+    assert (
+        "left out: kl_penalty (needs old_logprobs and ref_logprobs)"
+        in run(tmp_path / "run", "--rewards", path)[2]
+    )
+    path.write_text("rewards: [{use: kl_penalty}]\n")
+    code, _, err = run(tmp_path / "run", "--rewards", path)
+    assert code == 2
+    assert "nothing to score by: kl_penalty" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "expected either the folder of a run or --text FILE"),
+        (("nowhere",), "nowhere has no samples in rollouts/"),
+        (("--text", "texts.csv"), "has no column 'response'"),
+    ],
+)
+def test_what_cannot_be_scored(
+    arguments: tuple[str, ...], message: str, rewards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.csv").write_text("prompt,text\na,b\n")
+    code, _, err = run(*arguments, "--rewards", rewards)
+    assert code == 2
+    assert message in err
+
+
+def test_a_mistake_in_the_rewards_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rewards.yaml"
+    path.write_text("rewards:\n  - {use: length, targt: 4}\n")
+    code, _, err = run("--text", path, "--rewards", path)
+    assert code == 2
+    assert "line 2, rewards[0].targt: unknown key 'targt'; did you mean 'target'?" in err
+
+
+@pytest.mark.thorough
+def test_ten_thousand_samples_take_seconds_and_no_model(tmp_path: Path, rewards: Path) -> None:
+    save_run(tmp_path / "run", 10, [f"word {'and ' * (i % 37)}" for i in range(1000)], group=4)
+    code = (
+        "import sys\nfrom ppokit.cli import app\n"
+        f"app(['rescore', {str(tmp_path / 'run')!r}, '--rewards', {str(rewards)!r}], standalone_mode=False)\n"
+        "assert 'transformers.models.auto.modeling_auto' not in sys.modules\n"
+    )
+    began = time.monotonic()
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    assert "10000" in completed.stdout
+    assert time.monotonic() - began < 30
