@@ -70,3 +70,15 @@ def test_the_version_is_the_number_of_updates(recipe_dict: RecipeDict, tmp_path:
             trainer.update(rollout, trainer.estimate(rollout, trainer.score(rollout)))
     assert versions == [0, 1, 2]
     assert len(set(hashes)) == 3
+
+
+def test_how_the_update_goes_through_the_model_is_the_recipes(recipe_dict: RecipeDict) -> None:
+    audits = []
+    for packed in (True, False):
+        keys = {"layout": "packed", "activation_checkpointing": True} if packed else {}
+        with PPOTrainer(Recipe.from_dict(recipe_dict(update=keys))) as trainer:
+            rollout = trainer.collect(next(trainer.prompts))
+            batches = trainer.components.updater.microbatches.divide(rollout, 1)
+            assert {micro.batch.row is not None for own in batches.micros for micro in own} == {packed}
+            audits.append(trainer.components.audit["activations"])
+    assert 0 < audits[0] < audits[1] / 2
