@@ -8,8 +8,6 @@ PyTorch's attention, as without it. Dao 2023, arXiv:2307.08691. It computes in 1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,6 @@ IMPLEMENTATION = "ppokit_varlen"
 FLASH = "flash_attention_2"
 """transformers' own."""
 _LAYERS = {"full_attention", "sliding_attention"}
-_without_mask = False
 
 
 def install(model: PreTrainedModel) -> bool:
@@ -68,10 +65,26 @@ def remove(model: PreTrainedModel) -> None:
 def use(model: PreTrainedModel) -> None:
     """Choose it for a model, whatever the device."""
     from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(IMPLEMENTATION, attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, mask)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
     model.set_attn_implementation(IMPLEMENTATION)
+
+
+def inputs(model: PreTrainedModel, ends: Tensor, longest: int) -> dict[str, Any]:
+    """What the model's forward is told of a row of texts.
+
+    Args:
+        ends: [texts + 1] int32: 0, and where each text ends.
+        longest: tokens of the longest text.
+    """
+    told = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    if model.config._attn_implementation == FLASH:
+        return told
+    # A mask of four dimensions is taken as it is: none is made of millions of pairs, and nothing waits for
+    # the GPU to say whether there are several texts.
+    return {**told, "attention_mask": ends.new_zeros(1, 1, 1, 1)}
 
 
 def _torch_has_it() -> bool:
@@ -80,27 +93,6 @@ def _torch_has_it() -> bool:
     except ImportError:  # before torch 2.10
         return False
     return {"scale", "window_size"} <= set(signature(varlen_attn).parameters)
-
-
-@contextmanager
-def without_mask() -> Iterator[None]:
-    """Make no masks within: of a row of thousands of tokens, one of millions of pairs."""
-    global _without_mask
-    _without_mask = True
-    try:
-        yield
-    finally:
-        _without_mask = False
-
-
-def mask(*sizes: Any, **options: Any) -> Tensor | None:
-    """That of PyTorch's attention; None for rows of texts."""
-    from transformers.masking_utils import sdpa_mask
-
-    if _without_mask:
-        return None
-    made: Tensor | None = sdpa_mask(*sizes, **options)
-    return made
 
 
 def attention(
@@ -116,6 +108,7 @@ def attention(
 
     Args:
         query: [1, heads, N, d]; key, value: [1, key heads, N, d].
+        attention_mask: of no account where texts' ends are told.
 
     Returns: [1, N, heads, d], as transformers expects it.
 

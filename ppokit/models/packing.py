@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,13 +57,9 @@ def final_states_of(model: Any, batch: TokenBatch) -> Tensor:
     row = batch.row
     if row is None:
         return final_states(model, input_ids=batch.input_ids, use_cache=False)[0]
-    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "position_ids": row.position_ids}
-    told = varlen.is_installed(model)
-    if told:
-        inputs |= {"cu_seq_lens_q": row.ends, "cu_seq_lens_k": row.ends}
-        inputs |= {"max_length_q": row.longest, "max_length_k": row.longest}
-    with varlen.without_mask() if told else nullcontext():
-        return final_states(model, use_cache=False, **inputs)[0]
+    told = varlen.inputs(model, row.ends, row.longest) if varlen.is_installed(model) else {}
+    inputs = {"input_ids": batch.input_ids, "position_ids": row.position_ids, **told}
+    return final_states(model, use_cache=False, **inputs)[0]
 
 
 @torch.no_grad()

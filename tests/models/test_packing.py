@@ -197,15 +197,18 @@ class TestWithinTexts:
         check_same(own, padded)
 
     def test_no_mask_of_pairs_is_made(self, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor is the GPU asked whether there are several texts, for which it would be waited for."""
         roles = roles_of(layout="packed")
         made: list[Any] = []
         attention = varlen.attention
         monkeypatch.setattr(
             "transformers.AttentionInterface._global_mapping",
-            {varlen.IMPLEMENTATION: lambda *a, **k: (made.append(a[4]), attention(*a, **k))[1]},
+            {varlen.IMPLEMENTATION: lambda *a, **k: (made.append(a[4].numel()), attention(*a, **k))[1]},
         )
+        find = "transformers.masking_utils.find_packed_sequence_indices"
+        monkeypatch.setattr(find, lambda *_: pytest.fail("asked"))
         roles.hidden(batch_of(packed=True), "policy")
-        assert made == [None, None]
+        assert made == [1, 1]
 
     def test_what_it_does_not_compute_is_refused(self) -> None:
         states = torch.zeros(1, 2, 3, 8)
