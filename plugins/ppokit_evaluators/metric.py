@@ -73,12 +73,17 @@ class MetricEvaluator:
             return {}
         responses = [rollout.responses[i] for i in answered]
         references = references_of([rollout.rows[i] for i in answered], self.options.reference)
-        several = len(self.metrics) > 1
-        return {
-            f"{metric.name}/{key}" if several else key: number
-            for metric in self.metrics
-            for key, number in numbers(metric.compute(responses, references)).items()
-        }
+        metrics: dict[str, float] = {}
+        recorded: dict[str, list[float | None]] = {}
+        for metric in self.metrics:
+            prefix = f"{metric.name}/" if len(self.metrics) > 1 else ""
+            results = metric.compute(responses, references)
+            metrics.update({f"{prefix}{key}": number for key, number in numbers(results).items()})
+            for key, own in metric.lists(responses, references, results).items():
+                known = dict(zip(answered, own, strict=True))
+                recorded[f"{prefix}{key}"] = [known.get(i) for i in range(len(rollout))]
+        view.record(rollout, recorded)
+        return metrics
 
 
 def references_of(rows: Iterable[Any], reference: str | list[str] | None) -> list[Any] | None:

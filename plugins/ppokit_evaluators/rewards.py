@@ -73,6 +73,15 @@ class HeldOutRewards(Options):
         rollout = view.generate(n=self.samples)
         rewards = view.score(rollout)
         groups = rollout.group_ids.tolist()
+        scored = zip(rewards.scores.tolist(), rewards.scored.tolist(), strict=True)
+        raw = {f"score/{name}": scores.tolist() for name, scores in rewards.breakdown.items()}
+        view.record(
+            rollout,
+            {
+                "mean": [score if known else None for score, known in scored],
+                **{name: [None if math.isnan(x) else x for x in numbers] for name, numbers in raw.items()},
+            },
+        )
         metrics = {"scored": float(rewards.scored.float().mean()), **self._mean(rewards, groups)}
         for name, scores in rewards.breakdown.items():
             if len(known := scores[~scores.isnan()]):

@@ -28,6 +28,8 @@ from ppokit.plugin import PluginError, first_line
 _HERE = Path(__file__).parent
 OWN = tuple(sorted(folder.name for folder in _HERE.iterdir() if (folder / f"{folder.name}.py").is_file()))
 """Names of the metrics that are part of ppokit."""
+_FEW = 8
+"""Entries that a list may have for another reason than one per response."""
 
 
 def _script(name: str) -> Path | None:
@@ -117,7 +119,7 @@ class Metric:
                 f"over the network, and from the cache after that. {', '.join(OWN)} need no network; nor do "
                 "a script's path and package:DISTRIBUTION/FOLDER. A missing module is a package it needs."
             ) from error
-        self._lists = "use_aggregator" in inspect.signature(self.module._compute).parameters
+        self._aggregates = "use_aggregator" in inspect.signature(self.module._compute).parameters
 
     def compute(self, predictions: Sequence[Any], references: Sequence[Any] | None) -> dict[str, Any]:
         """What the metric returns of all of them.
@@ -144,6 +146,24 @@ class Metric:
             raise PluginError(f"the metric {self.name!r} gave {type(results).__name__}; expected a dict")
         return results
 
+    def lists(
+        self, predictions: Sequence[Any], references: Sequence[Any] | None, results: Mapping[str, Any]
+    ) -> dict[str, list[float]]:
+        """The numbers per response that the metric returns by itself; none where it returns none.
+
+        Args:
+            results: what `compute` gave of these.
+        """
+        if self._aggregates:
+            results = self._compute(predictions, references, {**self.arguments, "use_aggregator": False})
+        found = _lists(results, len(predictions))
+        if found and not self._aggregates and len(predictions) <= _FEW:
+            # What has as many entries by chance, as BLEU's four precisions, has as many for more texts too.
+            more = None if references is None else [*references, references[0]]
+            again = _lists(self.compute([*predictions, predictions[0]], more), len(predictions) + 1)
+            found = {name: own for name, own in found.items() if name in again}
+        return {name: list(map(float, own)) for name, own in found.items()}
+
     def per_response(
         self, predictions: Sequence[Any], references: Sequence[Any] | None
     ) -> dict[str, list[float]]:
@@ -152,17 +172,9 @@ class Metric:
         Raises:
             PluginError: the metric's number is one of a whole set.
         """
-        if self._lists:
-            results = self._compute(predictions, references, {**self.arguments, "use_aggregator": False})
-            return {name: list(map(float, own)) for name, own in _lists(results, len(predictions)).items()}
-        whole = self.compute(predictions, references)
-        lists = _lists(whole, len(predictions))
-        if lists:  # one of as many entries by chance, as BLEU's four precisions, has them for more texts too
-            more = None if references is None else [*references, references[0]]
-            again = _lists(self.compute([*predictions, predictions[0]], more), len(predictions) + 1)
-            lists = {name: own for name, own in lists.items() if name in again}
-        if lists:
-            return {name: list(map(float, own)) for name, own in lists.items()}
+        whole = {} if self._aggregates else self.compute(predictions, references)
+        if lists := self.lists(predictions, references, whole):
+            return lists
         single = [
             numbers(self.compute([text], None if references is None else [references[i]]))
             for i, text in enumerate(predictions)

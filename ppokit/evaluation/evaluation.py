@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ppokit.errors import PluginError, plugin_call
+from ppokit.evaluation.gains import by_prompt, paired_gain
 from ppokit.messages import listed, suggest
 from ppokit.plugin.reductions import as_numbers
 from ppokit.training.contracts import component_metrics
@@ -16,7 +17,7 @@ from ppokit.training.contracts import component_metrics
 if TYPE_CHECKING:
     from ppokit.config.components import BuiltComponent
     from ppokit.config.evaluation_settings import EvaluationSettings
-    from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
+    from ppokit.evaluation.view import HeldOutPrompts, HeldOutView, Recorded
     from ppokit.plugin.protocols import Need
 
 
@@ -28,11 +29,13 @@ class Result:
         metrics: `eval/<name>/...`.
         warnings: sentences for a person.
         best: the value by which the policy is the best so far (`evaluation.best`); None where it is not.
+        records: numbers of single responses.
     """
 
     metrics: dict[str, float]
     warnings: list[str]
     best: float | None
+    records: list[Recorded]
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Evaluation:
         held_out: the recipe's held-out prompts.
         best: the best value so far of the recipe's `best`, on the main process.
         measured: the step that was evaluated last.
+        first: what the first evaluation recorded by prompt, by `<evaluator>/<name>`, on the main process.
     """
 
     settings: EvaluationSettings
@@ -54,6 +58,7 @@ class Evaluation:
     held_out: HeldOutPrompts
     best: float | None = None
     measured: int | None = None
+    first: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -75,14 +80,32 @@ class Evaluation:
         with torch.random.fork_rng():
             for evaluator in self.evaluators:
                 with plugin_call(evaluator.where, "evaluate"):
-                    reported = evaluator.instance.evaluate(replace(view, seen=evaluator.needs), step)
+                    own = replace(view, seen=evaluator.needs, evaluator=evaluator.name)
+                    reported = evaluator.instance.evaluate(own, step)
                 checked = component_metrics(
                     reported, evaluator.where, responses=1, prefix=f"eval/{evaluator.name}/", taken=metrics
                 )
                 metrics.update(as_numbers(checked))
+        if view.is_main:
+            self._add_gains(view.records, metrics)
         self.measured = step
         best = self.best if view.is_main and self._is_best(metrics) else None
-        return Result(metrics, view.warnings, best)
+        return Result(metrics, view.warnings, best, view.records)
+
+    def _add_gains(self, records: Sequence[Recorded], metrics: dict[str, float]) -> None:
+        """What was recorded of single responses: its mean, and its change since the first evaluation."""
+        for record in records:
+            groups = record.rollout.group_ids.tolist()
+            for name, numbers in record.values.items():
+                key, now = f"{record.evaluator}/{name}", by_prompt(groups, numbers)
+                if now:
+                    metrics.setdefault(f"eval/{key}", sum(now.values()) / len(now))
+                if self.measured is None:
+                    self.first[key] = now
+                elif gain := paired_gain(self.first.get(key, {}), now):
+                    metrics[f"eval/{key}/gain"] = gain.mean
+                    metrics[f"eval/{key}/gain_low"] = gain.low
+                    metrics[f"eval/{key}/gain_high"] = gain.high
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         name = self.settings.best
@@ -102,7 +125,7 @@ class Evaluation:
         return better
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "measured": self.measured}
+        return {"best": self.best, "measured": self.measured, "first": self.first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.best, self.measured = state["best"], state["measured"]
+        self.best, self.measured, self.first = state["best"], state["measured"], dict(state["first"])

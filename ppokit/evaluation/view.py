@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -59,6 +60,20 @@ def read_held_out(settings: HeldOutPromptSettings | None, *, chat: bool) -> Held
     return HeldOutPrompts(*first_prompts(table, settings))
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """Numbers of an evaluator's responses.
+
+    Attributes:
+        evaluator: its name in metrics.
+        values: [B] by name; None where there is none.
+    """
+
+    evaluator: str
+    rollout: Rollout
+    values: Mapping[str, Sequence[float | None]]
+
+
 @dataclass
 class HeldOutView:
     """An `EvaluationView`, of one evaluation.
@@ -72,6 +87,8 @@ class HeldOutView:
         reward_needs: what the rewards need of one that is scored.
         known: the prompts of the run and the held-out ones: a chat is found by its text.
         warnings: what evaluators found worth a person's attention.
+        evaluator: the name of the one that asks.
+        records: what evaluators recorded.
     """
 
     policy: PolicyView
@@ -88,6 +105,8 @@ class HeldOutView:
     seen: frozenset[Need] = frozenset()
     known: Mapping[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    evaluator: str = ""
+    records: list[Recorded] = field(default_factory=list)
     _answered: dict[int | None, Rollout] = field(default_factory=dict)
 
     def generate(
@@ -133,6 +152,17 @@ class HeldOutView:
 
     def score(self, rollout: Rollout) -> Rewards:
         return self.scorer.score(self.collector.computed(rollout, self.reward_needs), learn=False)
+
+    def record(self, rollout: Rollout, values: Mapping[str, Sequence[float | None]]) -> None:
+        checked = {name: list(numbers) for name, numbers in values.items()}
+        for name, numbers in checked.items():
+            if len(numbers) != len(rollout):
+                raise ValueError(
+                    f"record: {name!r} has {len(numbers)} numbers; expected one per response, {len(rollout)}"
+                )
+            if wrong := [x for x in numbers if x is not None and not math.isfinite(x)]:
+                raise ValueError(f"record: {name!r} has {wrong[0]}; expected finite numbers, or None")
+        self.records.append(Recorded(self.evaluator, rollout, checked))
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)

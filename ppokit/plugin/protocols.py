@@ -262,6 +262,18 @@ class EvaluationView(Protocol):
         """The recipe's rewards of a rollout; what scores are scaled by stays as it is."""
         ...
 
+    def record(self, rollout: Rollout, values: Mapping[str, Sequence[float | None]]) -> None:
+        """Numbers of single responses to the held-out prompts, by name; None where there is none.
+
+        The core reports how the mean over prompts has changed since step 0, with its interval, as
+        `eval/<evaluator>/<name>/gain`, and keeps the responses and their numbers in `evaluation/`.
+
+        Args:
+            rollout: what `generate` or `recorded` gave; all of it on every process.
+            values: one number per response.
+        """
+        ...
+
     def warn(self, text: str) -> None:
         """Tell the observers what a person should look at: a sentence without its full stop."""
         ...

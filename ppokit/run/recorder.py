@@ -98,6 +98,7 @@ class RunRecorder:
             if step == 0:
                 self.run_dir.open()
                 self.run_dir.add_metrics(0, result.metrics)
+            self.run_dir.add_evaluation(step, result.records)
             self._warn(step, result.warnings)
         self.lifetime.events.emit("on_evaluation", step=step, metrics=result.metrics)
         self.checkpointer.snapshot(step)

@@ -9,10 +9,10 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -22,6 +22,9 @@ from ppokit.plugin.kl_estimators import kl
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.run.checkpoint_files import list_checkpoints
 from ppokit.run.plot import plot_run
+
+if TYPE_CHECKING:
+    from ppokit.evaluation.view import Recorded
 
 
 class RunDir:
@@ -100,9 +103,10 @@ class RunDir:
             write_text(self.folder / "recipe.yaml", recipe_yaml)
             kept = [line for line in self.read_metrics() if line["step"] <= step]
             write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
-            for path in (self.folder / "rollouts").glob("step-*.parquet"):
-                if int(path.stem.removeprefix("step-")) > step:
-                    path.unlink()
+            for kind in ("rollouts", "evaluation"):
+                for path in (self.folder / kind).glob("step-*.parquet"):
+                    if int(path.stem.removeprefix("step-")) > step:
+                        path.unlink()
 
         self._begin = write
 
@@ -181,6 +185,34 @@ class RunDir:
         table = pa.table({name: column for name, column in columns.items() if column is not None})
         with self.writing(), replacing(self.folder / "rollouts" / f"step-{step:06d}.parquet") as tmp_path:
             pq.write_table(table, tmp_path)
+
+    def add_evaluation(self, step: int, records: Sequence[Recorded]) -> None:
+        """Every response that evaluators recorded numbers of, as `evaluation/step-000010.parquet`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not records:
+            return
+        tables = [
+            pa.table(
+                {
+                    "evaluator": [record.evaluator] * len(record.rollout),
+                    "group": record.rollout.group_ids.tolist(),
+                    "prompt": record.rollout.prompts,
+                    "response": record.rollout.responses,
+                    "row": [json.dumps(dict(row), default=str) for row in record.rollout.rows],
+                    "outcome": record.rollout.outcomes,
+                    **{name: pa.array(own, pa.float64()) for name, own in record.values.items()},
+                }
+            )
+            for record in records
+        ]
+        self.open()
+        folder = self.folder / "evaluation"
+        with self.writing():
+            folder.mkdir(exist_ok=True)
+            with replacing(folder / f"step-{step:06d}.parquet") as tmp_path:
+                pq.write_table(pa.concat_tables(tables, promote_options="default"), tmp_path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

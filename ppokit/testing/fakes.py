@@ -169,5 +169,10 @@ class FakeView:
         self.calls.append(f"score({len(rollout)} responses)")
         return rewards_of(rollout)
 
+    def record(self, rollout: Rollout, values: Mapping[str, Sequence[float | None]]) -> None:
+        for name, numbers in values.items():
+            if len(numbers) != len(rollout):
+                raise ValueError(f"record: {name!r} has {len(numbers)} numbers for {len(rollout)} responses")
+
     def warn(self, text: str) -> None:
         """Main process only in effect, so that it is no call that every process must make."""

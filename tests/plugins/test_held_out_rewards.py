@@ -42,6 +42,9 @@ class View:
         self.asked.append(n)
         return SimpleNamespace(group_ids=torch.tensor([0, 0, 1, 1]))
 
+    def record(self, rollout: Any, values: dict[str, list[float | None]]) -> None:
+        self.recorded = values
+
     def score(self, rollout: Any) -> Any:
         scores = torch.tensor([1.0, 3.0, 5.0, 99.0])
         raw = scores.where(torch.tensor(self.known), torch.tensor(torch.nan))
@@ -59,6 +62,7 @@ def test_metrics() -> None:
     options = HeldOutRewards(samples=2, pass_at=(1, 2), threshold=3)
     metrics = options.evaluate(view, 0)  # type: ignore[arg-type]
     assert view.asked == [2]
+    assert view.recorded == {"mean": [1.0, 3.0, 5.0, None], "score/judge": [1.0, 3.0, 5.0, None]}
     assert metrics == {
         "scored": 0.75,
         "mean": pytest.approx(3.5),  # of 2 and 5

@@ -40,11 +40,19 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "words.py")
 
 
+class Responses(SimpleNamespace):
+    def __len__(self) -> int:
+        return len(self.responses)
+
+
 class View:
     is_main = True
 
+    def record(self, rollout: Responses, values: dict[str, list[float | None]]) -> None:
+        self.recorded = values
+
     def generate(self, prompts: None = None, *, n: int | None = None, rows: None = None) -> Any:
-        return SimpleNamespace(
+        return Responses(
             responses=["a b", "no answer", "c d"],
             rows=[{"answer": text, "none": None} for text in ("a b", "e", "c x")],
             outcomes=["finished", "failed", "truncated"],
@@ -56,7 +64,9 @@ def measure(view: View, **options: Any) -> dict[str, float]:
 
 
 def test_a_script_of_ones_own_compares_responses_with_a_column(script: str) -> None:
-    assert measure(View(), metric=script, reference="answer") == {"share": pytest.approx(0.75)}
+    view = View()
+    assert measure(view, metric=script, reference="answer") == {"share": pytest.approx(0.75)}
+    assert view.recorded == {"each": [1.0, None, 0.5]}
     assert measure(View(), metric=script, reference="answer", arguments={"scale": 2.0}) == {
         "share": pytest.approx(1.5)
     }

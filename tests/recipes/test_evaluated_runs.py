@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from ppokit import PPOTrainer, Recipe, hookimpl
@@ -105,6 +106,18 @@ def test_a_resumed_run_evaluates_as_if_it_had_not_stopped(
     again = Recipe.load(tmp_path / "parts" / "recipe.yaml", ["run.steps=4"])
     PPOTrainer(again, resume=tmp_path / "parts").train()
     assert evaluated(tmp_path / "parts") == evaluated(tmp_path / "whole")
+    before: list[float] = []
+    for step, numbers in evaluated(tmp_path / "whole").items():
+        files = [tmp_path / name / "evaluation" / f"step-{step:06d}.parquet" for name in ("parts", "whole")]
+        first, second = (pq.read_table(file).to_pydict() for file in files)
+        assert first == second
+        means = [sum(first["mean"][i : i + 2]) / 2 for i in range(0, 10, 2)]
+        before = before or means
+        assert sum(means) / 5 == pytest.approx(numbers["eval/rewards/mean"])
+        gains = [own - old for own, old in zip(means, before, strict=True)]
+        if step:
+            assert sum(gains) / 5 == pytest.approx(numbers["eval/rewards/mean/gain"], abs=1e-6)
+            assert numbers["eval/rewards/mean/gain_low"] <= sum(gains) / 5 + 1e-6
     best = [json.loads((tmp_path / n / "policy-best" / "best.json").read_text()) for n in ("parts", "whole")]
     assert best[0] == best[1]
 
