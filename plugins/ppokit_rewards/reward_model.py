@@ -280,6 +280,13 @@ def check(options: RewardModelOptions, context: CheckContext) -> Iterable[str]:
     except ModelError as error:
         yield str(error)
         return
+    if fitted is not None and options.template is not None:
+        own = (options.template,) if isinstance(options.template, str) else options.template
+        if own != tuple(fitted.template):
+            yield (
+                f"template: {options.template!r}, but {options.model!r} was fitted on {fitted.template}, as "
+                "which it reads chats too; leave template out"
+            )
     if (folder / ADAPTER).is_file() or (fitted is not None and (folder / HEADS).is_file()):
         return
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppokit.errors import ModelError
 from ppokit.messages import listed
-from ppokit.models.pretrained import explained
+from ppokit.models.pretrained import adapter_weights, explained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,15 +113,17 @@ def check_base(model: nn.Module, folder: str | Path, subject: str) -> None:
         ModelError: it cannot be read, or has such weights.
     """
     import torch
-    from peft.utils import load_peft_weights
+
+    own = dict(model.named_parameters(remove_duplicate=False))
+
+    def of_base(key: str) -> str:
+        return key.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
     with explained(f"{subject}: {folder}", expected="a folder of a PEFT adapter"):
-        weights = load_peft_weights(str(folder), device="cpu")
-    own = dict(model.named_parameters(remove_duplicate=False))
+        weights = adapter_weights(folder, lambda key: of_base(key) in own)
     for key, weight in weights.items():
-        name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
-        base = own.get(name)
-        if base is not None and not torch.equal(weight.to(base.dtype), base.detach().cpu()):
+        name = of_base(key)
+        if not torch.equal(weight.to(own[name].dtype), own[name].detach().cpu()):
             raise ModelError(
                 f"{subject}: {folder} has other weights for the base's {name}, as where tokens were added or "
                 "whole layers trained beside LoRA; expected plain LoRA. Merge it into its base, and give the "

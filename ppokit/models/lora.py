@@ -95,7 +95,8 @@ class RoleAdapters:
         for name in others:
             del self.peft.peft_config[name]
         try:
-            self.peft.save_pretrained(str(folder), selected_adapters=["policy"], state_dict=state)
+            with peft_warnings():
+                self.peft.save_pretrained(str(folder), selected_adapters=["policy"], state_dict=state)
         finally:
             self.peft.peft_config.update(others)
         own = folder / "policy"  # where peft puts an adapter of that name

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppokit.errors import ModelError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _EXPECTED = "a hub id, a folder saved by save_pretrained, or package:DISTRIBUTION/FILE.gguf"
 
@@ -53,21 +56,35 @@ def pretrained_adapter(model: Any, folder: str | Path, subject: str, **options: 
     Raises:
         ModelError: it cannot be loaded, or its weights are not all of those that the model has places for.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     expected = "a folder with adapter_config.json and adapter_model.safetensors, for this model"
     with explained(f"{subject}: the adapter {folder}", expected=expected), peft_warnings():
         # peft goes on with new matrices in the place of those that a file lacks, or names otherwise.
         warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
         wrapped = PeftModel.from_pretrained(model, str(folder), **options)
-        # And it passes over what it finds no place for; only a second load tells.
+        # And it passes over what it finds no place for: of names that are not its own, a second load tells.
         name = options.get("adapter_name", "default")
-        unexpected = wrapped.load_adapter(
-            str(folder), name, is_trainable=options.get("is_trainable", False)
-        ).unexpected_keys
-        if unexpected:
-            raise ValueError(f"the model has no place for {unexpected[0]}, and others.")
+        own = get_peft_model_state_dict(wrapped, adapter_name=name, save_embedding_layers=False)
+        if adapter_weights(folder, lambda key: key not in own):
+            unexpected = wrapped.load_adapter(
+                str(folder), name, is_trainable=options.get("is_trainable", False)
+            ).unexpected_keys
+            if unexpected:
+                raise ValueError(f"the model has no place for {unexpected[0]}, and others.")
     return wrapped
+
+
+def adapter_weights(folder: str | Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Some of the weights of an adapter's folder, or the hub's, by their names in its file."""
+    from peft.utils import load_peft_weights
+    from safetensors import safe_open
+
+    file = Path(folder) / "adapter_model.safetensors"
+    if not file.is_file():
+        return {key: t for key, t in load_peft_weights(str(folder), device="cpu").items() if wanted(key)}
+    with safe_open(file, framework="pt") as tensors:
+        return {key: tensors.get_tensor(key) for key in filter(wanted, tensors.keys())}
 
 
 @contextmanager
@@ -121,6 +138,11 @@ def peft_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         # It sets what it warns of by itself, for models such as GPT-2.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        # One way of merging knows of tied weights, and an adapter on embeddings is saved with them.
+        warnings.filterwarnings(
+            "ignore", "Model has `tie_word_embeddings=True` and a tied layer", UserWarning
+        )
+        warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
         # It looks for its own pattern of experts' ranks among modules, where parameters match it.
         experts = r"The following (rank|alpha)_pattern keys.*gate_up_proj"
         warnings.filterwarnings("ignore", experts, RuntimeWarning)

@@ -35,15 +35,16 @@ def answer_of(
     prompt_ids: Sequence[int],
     response_ids: Sequence[int],
     tokenizer: PreTrainedTokenizerBase,
+    special: Sequence[str],
     tags: Sequence[Tags] = TAGS,
 ) -> str:
     """A response's text without its thinking part; as it is where it has none.
 
     Args:
         text: of the response, without special tokens.
+        special: those that the tokenizer has, from `special_tokens`.
         tags: what begins and what ends a part, of all models that it may be of.
     """
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
 
     def plain(raw: str) -> str:
         for token in special:
@@ -63,6 +64,11 @@ def answer_of(
     return text
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Tokens that no text has: of some models thousands, which are listed once for all responses."""
+    return [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
 def answers_of(
     rollout: Rollout, settings: RewardSettings, tokenizer: PreTrainedTokenizerBase | None
 ) -> Rollout:
@@ -74,8 +80,9 @@ def answers_of(
     if settings.text == "whole" or tokenizer is None:
         return rollout
     tags = TAGS if settings.thinking is None else (settings.thinking,)
+    special = special_tokens(tokenizer)
     answers = [
-        answer_of(text, prompt, ids[mask].tolist(), tokenizer, tags)
+        answer_of(text, prompt, ids[mask].tolist(), tokenizer, special, tags)
         for text, prompt, ids, mask in zip(
             rollout.responses, rollout.prompt_ids, rollout.response_ids, rollout.response_mask, strict=True
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import EvaConfig, IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft.utils import load_peft_weights
 from safetensors.torch import load_file, save_file
 
 from ppokit.config.settings import LoraSettings
@@ -140,3 +142,25 @@ def test_a_file_with_the_bases_own_embeddings(tmp_path: Path) -> None:
     )
     lora = LoraSettings(r=4, alpha=8, adapter=str(tmp_path))
     ModelRoles(tiny_llama(), lora=lora, value=None, reference=True).sampler()
+
+
+def test_an_adapter_is_read_once_per_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what peft warns of, and ppokit looks after, reaches nobody."""
+    saved(tmp_path, target_modules=["embed_tokens", "q_proj"])
+    saved(tmp_path / "plain")
+    read: list[str] = []
+
+    def load(folder: str, **options: Any) -> Any:
+        read.append(folder)
+        return load_peft_weights(folder, **options)
+
+    monkeypatch.setattr("peft.peft_model.load_peft_weights", load)
+    lora = LoraSettings(r=4, alpha=8, adapter=str(tmp_path / "plain"))
+    ModelRoles(tiny_llama(), lora=lora, value=None, reference=True)
+    assert len(read) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        lora = LoraSettings(r=4, alpha=8, adapter=str(tmp_path))
+        roles = ModelRoles(tiny_llama(tie_word_embeddings=True), lora=lora, value=None, reference=True)
+        roles.save_policy(tmp_path / "policy")

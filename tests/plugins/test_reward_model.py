@@ -19,6 +19,7 @@ from transformers import (
 
 from chat_tokenizer import chat_tokenizer
 from ppokit.plugin import ChatPrompt, ModelError, Sum
+from ppokit.reward_models.artifact import FittedSettings
 from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
 from small_models import ENCODER_TOKENS, save_tiny, tiny
 
@@ -340,6 +341,16 @@ class TestChats:
         for folder, problems in ((llama, 1), (speaker, 0)):
             options = RewardModelOptions(model=str(folder), template="chat")
             assert len(list(check(options, unknown_columns))) == problems
+
+    def test_a_fitted_model_reads_as_it_was_fitted(self, speaker, tmp_path, unknown_columns):
+        """Also chats, whose text it was fitted to: its chat template would make another text of them."""
+        shutil.copytree(speaker, tmp_path / "fitted")
+        FittedSettings(2, "m", "causal", ["{prompt} {response}"], 64, "", []).write(tmp_path / "fitted")
+        for template, problems in (("chat", 1), ("Q: {prompt} {response}", 1), ("{prompt} {response}", 0)):
+            options = RewardModelOptions(model=str(tmp_path / "fitted"), template=template)
+            faults = list(check(options, unknown_columns))
+            assert len(faults) == problems
+            assert all("was fitted on ['{prompt} {response}']" in fault for fault in faults)
 
     def test_a_chat_that_it_refuses(self, context, make_rollout, speaker, tmp_path):
         shutil.copytree(speaker, tmp_path / "refuses")

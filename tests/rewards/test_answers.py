@@ -15,11 +15,12 @@ from ppokit.errors import PluginError
 from ppokit.plugin.reward_output import RewardOutput
 from ppokit.plugin.scoring import RewardContext
 from ppokit.plugin.types import Rollout
-from ppokit.rewards.answers import answer_of
+from ppokit.rewards.answers import answer_of, special_tokens
 from ppokit.rewards.scorer import Scorer
 from rollouts import make_rollout, single_process
 
 TOKENIZER = chat_tokenizer()
+SPECIAL = special_tokens(TOKENIZER)
 
 
 def ids(text: str) -> list[int]:
@@ -29,7 +30,7 @@ def ids(text: str) -> list[int]:
 def answer(response: str, prompt: str = "What?", **options: Any) -> str:
     """As a rollout has it: text without special tokens, and all tokens."""
     text = TOKENIZER.decode(ids(response), skip_special_tokens=True)
-    return answer_of(text, ids(prompt), ids(response), TOKENIZER, **options)
+    return answer_of(text, ids(prompt), ids(response), TOKENIZER, SPECIAL, **options)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_a_part_that_the_prompt_begins() -> None:
 
 def test_a_stop_string_stays_left_out() -> None:
     """The tokens have it, and the text does not."""
-    assert answer_of("OneTwo.", ids("?"), ids("[THINK]One[/THINK]Two.###"), TOKENIZER) == "Two."
+    assert answer_of("OneTwo.", ids("?"), ids("[THINK]One[/THINK]Two.###"), TOKENIZER, SPECIAL) == "Two."
 
 
 def test_channels() -> None:
@@ -76,7 +77,7 @@ def test_channels() -> None:
     for response, expected in ((thought + final, "Two."), (thought, ""), ("Two.", "Two.")):
         own = tokenizer(response)["input_ids"]
         text = tokenizer.decode(own, skip_special_tokens=True)
-        assert answer_of(text, [1], own, tokenizer) == expected
+        assert answer_of(text, [1], own, tokenizer, special_tokens(tokenizer)) == expected
 
 
 def test_tags_of_ones_own() -> None:
