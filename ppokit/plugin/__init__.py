@@ -51,7 +51,7 @@ from ppokit.plugin.recorded import as_generation
 from ppokit.plugin.reductions import Max, Mean, Metric, Sum
 from ppokit.plugin.response_text import decode_responses, encode_response
 from ppokit.plugin.returns import broadcast_to_tokens, group_sums, reward_to_go, whole_reward
-from ppokit.plugin.reward_output import Outcome, RewardOutput, Scored, Value
+from ppokit.plugin.reward_output import Outcome, RewardOutput, Scored, Span, Value
 from ppokit.plugin.scoring import RewardContext, Sample, http_client
 from ppokit.plugin.types import (
     Advantages,
@@ -110,6 +110,7 @@ __all__ = [
     "SamplingParams",
     "Scored",
     "SharedBase",
+    "Span",
     "Stateful",
     "Sum",
     "Value",

@@ -21,6 +21,15 @@ Value = float | None | BaseException
 
 
 @dataclass(frozen=True)
+class Span:
+    """A score of some characters of a response: those from `start` to before `end`."""
+
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True)
 class RewardOutput:
     """What a reward provider returns for a rollout of B responses.
 
@@ -36,6 +45,8 @@ class RewardOutput:
         failures: by index in the batch, what a response failed of; a text, or the exception itself.
         parts: [B] scores by name, NaN where there is none; `parts:` in a recipe weighs them.
         notes: texts by name, one per response, for people to read: a rationale, what a judge answered.
+        spans: scores of characters of each response, which the core gives to their tokens and adds to
+            `token_scores`; None for none.
     """
 
     scores: Tensor | None
@@ -45,6 +56,7 @@ class RewardOutput:
     failures: Mapping[int, str | BaseException] = field(default_factory=dict)
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    spans: Sequence[Sequence[Span]] | None = None
 
     @staticmethod
     def of_scores(
@@ -62,6 +74,14 @@ class RewardOutput:
         """Token scores [B,R] alone: they count, and do not stand for a score of a whole response."""
         scored: Outcome = "scored"
         return RewardOutput(None, (scored,) * len(token_scores), token_scores, dict(metrics or {}))
+
+    @staticmethod
+    def of_spans(
+        spans: Sequence[Sequence[Span]], metrics: Mapping[str, Metric] | None = None
+    ) -> RewardOutput:
+        """Scores of characters alone, some spans per response: `[[Span(0, 5, -1.0)], []]`."""
+        scored: Outcome = "scored"
+        return RewardOutput(None, (scored,) * len(spans), metrics=dict(metrics or {}), spans=spans)
 
     @staticmethod
     def from_values(
@@ -125,11 +145,13 @@ class Scored:
         value: as in `RewardOutput.from_values`; with `parts` alone, leave it out.
         parts: numbers by name.
         notes: texts by name.
+        spans: scores of characters of the response, beside the number.
     """
 
     value: Value = None
     parts: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    spans: Sequence[Span] = ()
 
 
 def _numbers(values: Sequence[Value], fill: float) -> Tensor:

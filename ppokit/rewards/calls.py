@@ -28,6 +28,7 @@ from ppokit.rewards.check_output import check_output
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.joining import failed_output, group_indices, join
 from ppokit.rewards.limits import CallFailedError, RateLimit, retry_after, retrying
+from ppokit.rewards.spans import with_token_scores
 
 DEFAULT_CONCURRENCY = 16  # of coroutines that are asked for a response at a time
 
@@ -101,7 +102,10 @@ class ProviderCalls:
             piece = self._view(share.select(indices), context)
             began = time.perf_counter()
             outputs.append(
-                (indices, self._settled(*attempt(self.reward.where, self._call(piece, context)), piece))
+                (
+                    indices,
+                    self._settled(*attempt(self.reward.where, self._call(piece, context)), piece, context),
+                )
             )
             seconds.append(time.perf_counter() - began)
         return Answer(join(outputs, share), seconds)
@@ -140,7 +144,7 @@ class ProviderCalls:
                     await self._rate.wait()
                     piece = self._view(share.select(indices), context)
                     began = time.perf_counter()
-                    output = self._settled(*await self._attempt(piece, context, loop), piece)
+                    output = self._settled(*await self._attempt(piece, context, loop), piece, context)
                     answer.seconds.append(time.perf_counter() - began)
                     parts.append((indices, output))
                     waits = {
@@ -198,12 +202,16 @@ class ProviderCalls:
         arguments = (given, context) if self._with_context else (given,)
         return lambda: self._method(*arguments)
 
-    def _settled(self, result: Any, failure: BaseException | None, piece: Rollout) -> RewardOutput:
+    def _settled(
+        self, result: Any, failure: BaseException | None, piece: Rollout, context: RewardContext
+    ) -> RewardOutput:
         """A call's result, checked; failures of all its responses where the call failed."""
         if failure is not None:
             return failed_output(len(piece), failure)
         if self.one_at_a_time:
             result = output_of_one(result, piece, self.reward.where)
+        if isinstance(result, RewardOutput):
+            result = with_token_scores(result, piece, context.tokenizer, self.reward.where)
         return check_output(result, piece, self.reward)
 
 
@@ -267,7 +275,10 @@ def output_of_one(value: Any, piece: Rollout, where: str) -> RewardOutput:
     notes = {name: [note] for name, note in scored.notes.items()}
     if number is None and parts:
         return RewardOutput.from_parts(parts, notes=notes)
-    return RewardOutput.from_values([cast(Value, number)], parts=parts, notes=notes)
+    if number is None and scored.spans:
+        return replace(RewardOutput.of_spans([scored.spans]), notes=notes)
+    output = RewardOutput.from_values([cast(Value, number)], parts=parts, notes=notes)
+    return replace(output, spans=[scored.spans]) if scored.spans else output
 
 
 def attempt(where: str, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:

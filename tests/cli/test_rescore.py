@@ -140,10 +140,10 @@ def test_what_cannot_be_scored(
 
 def test_a_mistake_in_the_rewards_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "rewards.yaml"
-    path.write_text("rewards:\n  - {use: length, targt: 4}\n")
+    path.write_text("rewards:\n  - {use: overlong, limt: 4}\n")
     code, _, err = run("--text", path, "--rewards", path)
     assert code == 2
-    assert "line 2, rewards[0].targt: unknown key 'targt'; did you mean 'target'?" in err
+    assert "line 2, rewards[0].limt: unknown key 'limt'; did you mean 'limit'?" in err
 
 
 @pytest.mark.thorough

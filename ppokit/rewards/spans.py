@@ -1,0 +1,92 @@
+"""Scores of spans of a response's text become scores of its tokens.
+
+Of a span's score each token that the policy wrote and that has a character of the span gets the same part, so
+that they add up to it. A character that several tokens make belongs to the last of them. Outside a run nobody
+knows the tokens' texts: there every token of the response gets the same part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ppokit.errors import PluginError
+from ppokit.plugin.response_text import decode_responses
+from ppokit.plugin.reward_output import RewardOutput, Span
+from ppokit.plugin.types import Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def with_token_scores(
+    output: RewardOutput, rollout: Rollout, tokenizer: PreTrainedTokenizerBase | None, where: str
+) -> RewardOutput:
+    """The same output with its spans as token scores, added to those that it has.
+
+    Raises:
+        PluginError: a span is none of its response, or lies where the policy wrote nothing.
+    """
+    spans = output.spans
+    if spans is None:
+        return output
+    if len(spans) != len(rollout):
+        raise PluginError(f"{where} returned spans for {len(spans)} responses; expected {len(rollout)}.")
+    tokens = torch.zeros(rollout.response_ids.shape)
+    for index, own in enumerate(spans):
+        if own:
+            tokens[index] = _of_response(own, rollout, index, tokenizer, where)
+    given = output.token_scores
+    return replace(output, token_scores=tokens if given is None else given + tokens, spans=None)
+
+
+def _of_response(
+    spans: Sequence[Span], rollout: Rollout, index: int, tokenizer: PreTrainedTokenizerBase | None, where: str
+) -> Tensor:
+    mask, text = rollout.loss_mask[index], rollout.responses[index]
+    scores = torch.zeros(len(mask))
+    ends: list[int] | None = None
+    if tokenizer is not None:
+        ids = rollout.response_ids[index][rollout.response_mask[index]].tolist()
+        ends = token_ends(tokenizer, rollout.prompt_ids[index], ids, text)
+    for span in spans:
+        if not (0 <= span.start < span.end <= len(text) and math.isfinite(span.score)):
+            raise PluginError(
+                f"{where} returned {span} for sample {rollout.ids[index]}; expected 0 <= start < end <= "
+                f"{len(text)}, "
+                "the response's characters, and a finite score."
+            )
+        if ends is None:
+            chosen = mask.clone()
+        else:
+            starts = [0, *ends[:-1]]
+            touched = [s < span.end and e > span.start for s, e in zip(starts, ends, strict=True)]
+            chosen = torch.zeros_like(mask)
+            chosen[: len(touched)] = torch.tensor(touched)
+            chosen &= mask
+        if not bool(chosen.any()):
+            raise PluginError(
+                f"{where} returned {span} for sample {rollout.ids[index]}, where the policy wrote no "
+                "token; expected "
+                "a span of what it wrote itself."
+            )
+        scores += chosen * (span.score / int(chosen.sum()))
+    return scores
+
+
+def token_ends(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], ids: Sequence[int], text: str
+) -> list[int]:
+    """Where in a response's text each of its tokens ends; a character's tokens but the last end before it."""
+    prefixes = [list(ids[: k + 1]) for k in range(len(ids))]
+    ends: list[int] = []
+    for decoded in decode_responses(tokenizer, [list(prompt_ids)] * len(ids), prefixes):
+        pairs = enumerate(zip(decoded, text, strict=False))
+        known = next((i for i, (a, b) in pairs if a != b), min(len(decoded), len(text)))
+        ends.append(max(known, ends[-1] if ends else 0))
+    return ends
