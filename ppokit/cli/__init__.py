@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 
 from ppokit import __version__
 from ppokit.cli import inspect, plugins, ratings, reward
+from ppokit.cli.evaluate import evaluate
 from ppokit.cli.gain import gain
 from ppokit.cli.generate import generate
 from ppokit.cli.leaving import leave_in_time
@@ -121,6 +122,7 @@ def _ppokit(
 
 app.command(cls=Command)(train)
 app.command(cls=Command)(generate)
+app.command(cls=Command)(evaluate)
 app.command(cls=Command)(rescore)
 app.command(cls=Command)(inspect.validate)
 app.command(cls=Command)(inspect.schema)

@@ -1,0 +1,88 @@
+"""`ppokit evaluate`: what it measures afterwards is what the run measured of the same policies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ppokit import PPOTrainer, Recipe
+from ppokit.cli import app
+from runs import OPENERS, metrics_of
+
+RecipeDict = Callable[..., dict[str, Any]]
+
+runner = CliRunner()
+
+
+def evaluate(*arguments: object) -> tuple[int, str, str]:
+    result = runner.invoke(app, ["evaluate", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def section(tmp_path: Path) -> dict[str, Any]:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"prompt": f"{text} then"}) + "\n" for text in OPENERS))
+    return {
+        "every": 3,
+        "prompts": {"path": str(held_out), "limit": 5},
+        "evaluators": [{"use": "rewards", "samples": 2}],
+    }
+
+
+@pytest.mark.parametrize("lora", [{"r": 4}, None], ids=["lora", "all weights"])
+def test_as_in_the_run(
+    recipe_dict: RecipeDict,
+    recipe_file: Callable[..., Path],
+    section: dict[str, Any],
+    tmp_path: Path,
+    lora: dict[str, Any] | None,
+) -> None:
+    run = tmp_path / "run"
+    reward = [{"use": "pattern", "pattern": "[aeiou]", "mode": "count"}]
+    PPOTrainer(Recipe.from_dict(recipe_dict(evaluation=section, rewards=reward, lora=lora))).train()
+    before = sorted(path for path in run.rglob("*"))
+    recipe = recipe_file(evaluation=section, rewards=reward, lora=lora)
+    code, out, error = evaluate("base", run, "--recipe", recipe, "--json")
+    assert code == 0, error
+    first, last = (line for line in metrics_of(run) if "eval/rewards/mean" in line)
+    base, trained = json.loads(out)
+    assert (base["policy"], trained["policy"]) == ("base", str(run))
+    assert base["metrics"]["rewards/mean"] == pytest.approx(first["eval/rewards/mean"])
+    assert base["differences"] == {}
+    assert trained["metrics"]["rewards/mean"] == pytest.approx(last["eval/rewards/mean"], abs=1e-5)
+    difference = trained["differences"]["rewards/mean"]
+    for part, name in (("mean", "gain"), ("low", "gain_low"), ("high", "gain_high")):
+        assert difference[part] == pytest.approx(last[f"eval/rewards/mean/{name}"], abs=1e-5)
+    assert sorted(path for path in run.rglob("*")) == before  # it writes nothing
+
+
+def test_the_table(recipe_file: Callable[..., Path], section: dict[str, Any], tiny_model: Path) -> None:
+    """A model beside itself: no difference, and an interval of none."""
+    recipe = recipe_file(evaluation=section, rewards=[{"use": "length", "target": 5}])
+    code, out, error = evaluate("base", tiny_model, "--recipe", recipe, "--set", "evaluation.prompts.limit=2")
+    assert code == 0, error
+    header, *rows = out.splitlines()
+    assert header.split() == ["base", str(tiny_model), "difference", "95", "%", "interval"]
+    (mean,) = [row.split() for row in rows if row.startswith("rewards/mean")]
+    assert mean[1] == mean[2]
+    assert mean[3:] == ["+0.000", "0.000", "to", "0.000"]
+
+
+def test_what_it_cannot_measure(
+    recipe_file: Callable[..., Path], section: dict[str, Any], tmp_path: Path
+) -> None:
+    code, _, error = evaluate("base", "--recipe", recipe_file())
+    assert (code, "has no section evaluation, which says what is measured" in error) == (2, True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "recipe.yaml").write_text("model: {}\n")
+    code, _, error = evaluate(tmp_path / "empty", "--recipe", recipe_file(evaluation=section))
+    assert (code, "has no policy yet" in error) == (2, True)
+    code, _, error = evaluate(tmp_path / "nowhere", "--recipe", recipe_file(evaluation=section))
+    assert code == 2
+    assert "nowhere" in error
