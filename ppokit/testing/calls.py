@@ -95,7 +95,7 @@ def history(rollout: Rollout, steps: int) -> list[tuple[str, dict[str, Any]]]:
     rewards = rewards_of(rollout)
     folder = Path(gettempdir()) / "ppokit-conformance"
     metrics = {"step": 1.0, "reward/mean": 0.5, "kl/reference": 0.1, "loss/ppo_clip": -0.1}
-    start = {"step": 0, "steps": steps, "folder": folder, "recipe": "run: {steps: 3}\n"}
+    start = {"step": 0, "steps": steps, "folder": folder, "recipe": {"run": {"steps": steps}}}
     events: list[tuple[str, dict[str, Any]]] = [("on_run_start", start)]
     for step in range(1, steps + 1):
         whole = {

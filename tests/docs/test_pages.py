@@ -27,7 +27,7 @@ from ppokit.messages import listed
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 RUN = ("README.md", "docs/recipes.md", "docs/plugins.md")
-ALL = (*RUN, "docs/human-ratings.md", "docs/algorithms.md", "CONTRIBUTING.md")
+ALL = (*RUN, "docs/human-ratings.md", "docs/algorithms.md", "docs/tutorial.md", "CONTRIBUTING.md")
 EXAMPLES = REPOSITORY / "examples"
 
 # Commands in blocks that no test can run, and why. Of `ppokit train`, the recipe and its changes are checked.
@@ -132,6 +132,8 @@ def check_parses(command: Command) -> None:
         targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
         named = {word for word in words if "=" not in word}
         assert named <= targets, f"the Makefile has no {named - targets}"
+    elif program in ("cd", "pytest"):
+        pass
     elif program == "pip":
         extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
         for extra in re.findall(r"ppokit\[(\w+)\]", command.text):
