@@ -17,6 +17,7 @@ from ppokit.data.formats import Table
 from ppokit.data.prompt_rows import key_at_fault, usable_prompts
 from ppokit.data.tables import is_local, read_table
 from ppokit.errors import DataError, ModelError
+from ppokit.messages import listed
 from ppokit.models import quantization
 from ppokit.models.names import check_name
 from ppokit.plugin.protocols import CheckContext
@@ -39,6 +40,7 @@ def check(
     """
     _value(sections, by_kind, document)
     _names(by_kind, document)
+    _gates(by_kind["rewards"], document)
     _minibatches(sections, document)
     _groups(sections.get("rollout"), document)
     _adapter(sections.get("lora"), sections.get("value"), document)
@@ -117,6 +119,20 @@ def _names(by_kind: Mapping[str, Sequence[SelectedComponent | None]], document: 
                     key, f"reward/{name} is a metric of ppokit's own; give this reward another name:"
                 )
             seen.setdefault(name, key)
+
+
+def _gates(rewards: Sequence[SelectedComponent | None], document: Document) -> None:
+    """A gate is on another reward."""
+    if None in rewards:
+        return
+    names = [reward.name for reward in rewards if reward is not None]
+    for reward in rewards:
+        if reward is None or (gate := reward.settings.gate) is None:
+            continue
+        others = [name for name in names if name != reward.name]
+        if gate.on not in others:
+            known = f"other rewards are {listed(others)}" if others else "there is no other reward"
+            document.report(f"{reward.key}.gate.on", f"got {gate.on!r}; {known}")
 
 
 def _minibatches(sections: Mapping[str, Any], document: Document) -> None:

@@ -53,6 +53,7 @@ from ppokit.plugin.response_text import decode_responses, encode_response
 from ppokit.plugin.returns import broadcast_to_tokens, group_sums, reward_to_go, whole_reward
 from ppokit.plugin.reward_output import Outcome, RewardOutput, Scored, Span, Value
 from ppokit.plugin.scoring import RewardContext, Sample, http_client
+from ppokit.plugin.secrets import EnvSecret
 from ppokit.plugin.types import (
     Advantages,
     AdvantageWeights,
@@ -75,6 +76,7 @@ __all__ = [
     "CheckContext",
     "Component",
     "DataError",
+    "EnvSecret",
     "EvaluationView",
     "Evaluator",
     "Example",

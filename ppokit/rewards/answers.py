@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ppokit.config.settings import RewardSettings
+from ppokit.config.reward_settings import RewardSettings
 from ppokit.plugin.types import Rollout
 
 if TYPE_CHECKING:

@@ -8,22 +8,28 @@ again as the recipe says; a time-out cancels a coroutine, gives up a thread, and
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from numbers import Real
-from typing import Any, cast
+from typing import Any
 
 from ppokit.config.components import BuiltComponent
-from ppokit.errors import PluginError, PpokitError, plugin_call
+from ppokit.errors import PluginError
 from ppokit.plugin.needs import only_needed
-from ppokit.plugin.reward_output import RewardOutput, Scored, Value
-from ppokit.plugin.scoring import RewardContext, Sample
+from ppokit.plugin.reward_output import RewardOutput
+from ppokit.plugin.scoring import RewardContext
 from ppokit.plugin.types import Rollout
 from ppokit.rewards.answers import answers_of
+from ppokit.rewards.attempts import (
+    attempt,
+    attempt_async,
+    is_coroutine_function,
+    output_of_one,
+    sample_of,
+    takes_context,
+)
 from ppokit.rewards.check_output import check_output
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.joining import failed_output, group_indices, join
@@ -72,10 +78,11 @@ class ProviderCalls:
         self.is_async = is_coroutine_function(self._method)
         self._with_context = takes_context(self._method, reward.where)
         self.whole_groups = bool(getattr(reward.instance, "whole_groups", False))
+        self._batch_size: int | None = getattr(reward.instance, "batch_size", None)
         self._isolated = bool(getattr(reward.instance, "is_isolated", False))  # it times itself
         self._retries = settings.retries
         self._concurrency = settings.concurrency or (
-            DEFAULT_CONCURRENCY if self.is_async and self.one_at_a_time else 1
+            DEFAULT_CONCURRENCY if self.is_async and (self.one_at_a_time or self._batch_size) else 1
         )
         limit = settings.rate_limit
         self._rate = RateLimit(
@@ -186,6 +193,9 @@ class ProviderCalls:
             return []
         units = group_indices(share) if self.whole_groups else [[index] for index in range(len(share))]
         count = min(self._concurrency, len(units))
+        if self._batch_size is not None:
+            count = max(count, -(-len(share) // self._batch_size))
+            count = min(count, len(units))
         cuts = [n * len(units) // count for n in range(count + 1)]
         return [[index for unit in units[start:end] for index in unit] for start, end in pairwise(cuts)]
 
@@ -213,109 +223,3 @@ class ProviderCalls:
         if isinstance(result, RewardOutput):
             result = with_token_scores(result, piece, context.tokenizer, self.reward.where)
         return check_output(result, piece, self.reward)
-
-
-def is_coroutine_function(method: object) -> bool:
-    """Whether what a method returns is awaited; also that of an object with an async `__call__`."""
-    call = getattr(method, "__call__", None)  # noqa: B004
-    return inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(call)
-
-
-def takes_context(method: Callable[..., Any], where: str) -> bool:
-    """Whether a method has a second argument, for the context.
-
-    Raises:
-        PluginError: it needs others.
-    """
-    try:
-        parameters = list(inspect.signature(method).parameters.values())
-    except (TypeError, ValueError):  # some built-ins tell nothing
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
-    more = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    variable = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    if len(required) > 2 or more or (not positional and not variable):
-        names = ", ".join(p.name for p in parameters)
-        raise PluginError(
-            f"{where}: {getattr(method, '__name__', 'its method')}({names}) cannot be called; expected one "
-            "argument for the responses, and perhaps one for the context."
-        )
-    return len(positional) > 1 and (len(required) == 2 or positional[1].name == "context")
-
-
-def sample_of(piece: Rollout) -> Sample:
-    """The one response of a rollout."""
-    return Sample(
-        id=piece.ids[0],
-        group=int(piece.group_ids[0]),
-        prompt=piece.prompts[0],
-        response=piece.responses[0],
-        row=piece.rows[0],
-        outcome=piece.outcomes[0],
-    )
-
-
-def output_of_one(value: Any, piece: Rollout, where: str) -> RewardOutput:
-    """What a provider returned of one response, as an output of one.
-
-    Raises:
-        PluginError: it is no number.
-    """
-    scored = value if isinstance(value, Scored) else Scored(value)
-    number: Any = scored.value
-    if getattr(number, "shape", None) == ():  # a tensor or array of one number
-        number = number.item()
-    if not (number is None or isinstance(number, Real | BaseException)):
-        raise PluginError(
-            f"{where} returned {number!r:.60} ({type(number).__name__}) for sample {piece.ids[0]}; expected "
-            "a number, None to abstain, an exception to fail, or Scored(...)."
-        )
-    parts: Any = {name: [part] for name, part in scored.parts.items()}
-    notes = {name: [note] for name, note in scored.notes.items()}
-    if number is None and parts:
-        return RewardOutput.from_parts(parts, notes=notes)
-    if number is None and scored.spans:
-        return replace(RewardOutput.of_spans([scored.spans]), notes=notes)
-    output = RewardOutput.from_values([cast(Value, number)], parts=parts, notes=notes)
-    return replace(output, spans=[scored.spans]) if scored.spans else output
-
-
-def attempt(where: str, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """What a provider's call returned, or what it failed of; one of the two.
-
-    Raises:
-        PluginError: the provider said itself that its contract is broken.
-    """
-    try:
-        with plugin_call(where, "score"):
-            return call(), None
-    except PpokitError as error:
-        return None, _failure(error)
-
-
-async def attempt_async(
-    where: str, call: Callable[[], Any], timeout: float | None
-) -> tuple[Any, BaseException | None]:
-    """As `attempt`, of a coroutine, which is cancelled where it takes longer than `timeout`.
-
-    Raises:
-        PluginError: the provider said itself that its contract is broken.
-    """
-    limit = asyncio.timeout(timeout)
-    try:
-        async with limit:
-            return await call(), None
-    except TimeoutError as error:
-        return None, TimeoutError(f"no answer in {timeout:g} s") if limit.expired() else error
-    except PluginError as error:
-        raise (error if where in str(error) else PluginError(f"{where}: {error}")) from error
-    except (Exception, SystemExit, GeneratorExit) as error:
-        return None, error
-
-
-def _failure(error: PpokitError) -> BaseException:
-    cause = error.__cause__ or error
-    if isinstance(cause, PluginError):
-        raise error
-    return cause

@@ -156,6 +156,8 @@ class Scorer:
                 scaled, scaled_tokens = scaling.apply(raw, tokens, scored, learn=learn)
             except ValueError as error:
                 raise RewardError(f"{reward.where}: {error}") from error
+            if reward.settings.gate is not None:
+                scaled, scaled_tokens = _gated(reward, scaled, scaled_tokens, scored, outputs, self.rewards)
             scores += weight * scaled
             if scaled_tokens is not None:
                 token_rewards += weight * scaled_tokens
@@ -205,6 +207,26 @@ class Scorer:
         for reward, scaling in self.rewards:
             if reward.name in state:
                 scaling.load_state_dict(state[reward.name])
+
+
+def _gated(
+    reward: BuiltComponent,
+    scores: Tensor,
+    token_scores: Tensor | None,
+    scored: Tensor,
+    outputs: Sequence[RewardOutput],
+    rewards: Sequence[tuple[BuiltComponent, Scaling]],
+) -> tuple[Tensor, Tensor | None]:
+    """Scores where the gate is open, else `otherwise`: also where the gate's reward did not score."""
+    gate = reward.settings.gate
+    output = next(given for (other, _), given in zip(rewards, outputs, strict=True) if other.name == gate.on)
+    raw = torch.zeros(len(scored)) if output.scores is None else output.scores
+    if output.token_scores is not None:
+        raw = raw + output.token_scores.sum(dim=1)
+    is_open = _have(output, "scored") & (raw > gate.above)
+    shut = torch.full_like(scores, gate.otherwise).where(scored, torch.zeros(()))
+    tokens = None if token_scores is None else token_scores.where(is_open[:, None], torch.zeros(()))
+    return scores.where(is_open, shut), tokens
 
 
 def _have(output: RewardOutput, outcome: Outcome) -> Tensor:

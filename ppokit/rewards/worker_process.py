@@ -20,7 +20,7 @@ from ppokit.plugin.event_methods import event_methods
 from ppokit.plugin.protocols import BuildContext, Stateful
 from ppokit.plugin.reward_output import RewardOutput, Scored
 from ppokit.plugin.scoring import RewardContext
-from ppokit.rewards.calls import attempt, attempt_async, is_coroutine_function, takes_context
+from ppokit.rewards.attempts import attempt, attempt_async, is_coroutine_function, takes_context
 from ppokit.rewards.event_loop import EventLoop
 
 

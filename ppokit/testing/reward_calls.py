@@ -31,7 +31,7 @@ def run(returned: Any) -> Any:
 def raw_score(built: BuiltComponent, rollout: Rollout) -> Any:
     """What the provider returns of a rollout itself, not of a copy, and unchecked."""
     from ppokit.plugin.scoring import RewardContext
-    from ppokit.rewards.calls import sample_of, takes_context
+    from ppokit.rewards.attempts import sample_of, takes_context
 
     batched = callable(getattr(built.instance, "score", None))
     method = built.instance.score if batched else built.instance.score_one

@@ -20,8 +20,9 @@ from ppokit import Component, Options, hookimpl
 from ppokit.config.json_schema import recipe_schema
 from ppokit.config.recipe import Recipe
 from ppokit.config.registry import PluginRegistry
+from ppokit.config.reward_settings import RewardSettings
 from ppokit.config.section import Section
-from ppokit.config.settings import CHOSEN, SECTIONS, RewardSettings, Settings
+from ppokit.config.settings import CHOSEN, SECTIONS, Settings
 from ppokit.data.prompt_rows import read_prompts
 from ppokit.errors import RecipeError
 from ppokit.models import quantization
@@ -282,7 +283,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("rewards.0.treshold=1", "unknown key 'treshold'; did you mean 'threshold'?"),
         (
             "rewards.0.zzz=1",
-            "known keys are use, name, weight, scale, clip, text, thinking, "
+            "known keys are use, name, weight, scale, clip, gate, text, thinking, "
             "parts, timeout, isolate, retries, concurrency, rate_limit, on_failure, threshold, mode, words",
         ),
         ("rewards.1.use=good", "rewards[1]: rewards[0] is named 'good' as well; give one of them a name:"),

@@ -10,7 +10,7 @@ import torch
 
 from chat_tokenizer import chat_tokenizer
 from components import built
-from ppokit.config.settings import RewardSettings
+from ppokit.config.reward_settings import RewardSettings
 from ppokit.errors import PluginError
 from ppokit.plugin.reward_output import RewardOutput
 from ppokit.plugin.scoring import RewardContext

@@ -220,6 +220,15 @@ def test_the_context_of_a_call(scorer: Make) -> None:
     assert not set(other.tolist()) & set(first.tolist())
 
 
+def test_a_gate_shuts_where_another_reward_is_low(scorer: Make) -> None:
+    form = reward(values(1.0, 0.0, None, 1.0), "form", weight=0.0)
+    gated = reward(values(5.0, 6.0, 7.0, None), "judge", gate={"on": "form", "above": 0.5, "otherwise": -1.0})
+    for order in ((form, gated), (gated, form)):
+        rewards = scorer(*order).score(ROLLOUT)
+        assert rewards.scores.tolist() == [5, -1, -1, 0]
+        assert rewards.breakdown["judge"][:3].tolist() == [5, 6, 7]
+
+
 def test_a_cause_that_lasts_is_said_once(scorer: Make) -> None:
     same = scorer(reward(values(0.0, 0.0, 0.0, 0.0), "a"), reward(values(*[None] * 4), "b")).score(ROLLOUT)
     differ = scorer(reward(values(0.0, 1.0, 0.0, 0.0))).score(ROLLOUT)

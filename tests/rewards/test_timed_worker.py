@@ -19,7 +19,7 @@ from components import built
 from fake_plugins import distribution
 from ppokit.config.components import SelectedComponent
 from ppokit.config.registry import PluginRegistry
-from ppokit.config.settings import RewardSettings
+from ppokit.config.reward_settings import RewardSettings
 from ppokit.errors import PluginError, PpokitError, RewardError
 from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.types import Rollout

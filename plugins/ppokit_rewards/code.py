@@ -1,0 +1,187 @@
+"""Share of tests that the response's Python passes, from 0 to 1.
+
+    score = tests passed / tests;  0 without a program
+
+The program is the last fenced block of the response, or all of it. The column of tests holds statements, such
+as `assert add(1, 2) == 3`, a list or one text. Each response runs in a process of its own, with limits of
+time, memory and output, in an empty folder and, where the system lets it (`unshare`), without a network.
+
+This is no sandbox against malice: the program runs as your user and can read your files. Where you do not
+trust the policy, give a container's command, which reads a program from its standard input:
+`container: [docker, run, --rm, -i, --network=none, python:3.12-slim, python, -]`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import resource
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from pydantic import Field
+
+from ppokit.plugin import BuildContext, CheckContext, Component, Example, Options, Sample, hookimpl
+
+_BLOCK = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_STARTED = "import sys; sys.argv = ['program']; exec(compile(sys.stdin.buffer.read(), 'program', 'exec'))"
+
+# Runs in the process: the program, then each test by itself. Only what it prints last counts.
+_HARNESS = """
+import json, os, sys
+program, tests, token = json.loads({payload!r})
+names = {{"__name__": "program"}}
+passed = 0
+try:
+    exec(compile(program, "program", "exec"), names)
+except BaseException as error:
+    print(type(error).__name__, error, file=sys.stderr)
+else:
+    for test in tests:
+        try:
+            exec(compile(test, "test", "exec"), names)
+        except BaseException as error:
+            print(type(error).__name__, error, file=sys.stderr)
+        else:
+            passed += 1
+sys.stdout.flush()
+os.write(1, f"\\n{{token}} {{passed}}\\n".encode())
+"""
+
+
+class CodeOptions(Options):
+    column: str = Field("tests", description="Column with the tests: a list of statements, or one text.")
+    seconds: float = Field(5.0, gt=0, description="Time of a program and its tests.")
+    memory_mb: int = Field(512, gt=0, description="Address space of the process, in megabytes.")
+    output_bytes: int = Field(100_000, gt=0, description="What it may print; more ends it.")
+    container: tuple[str, ...] = Field(
+        (),
+        description="Command of a container that runs Python from its input. Not set: a process.",
+    )
+
+
+class Code:
+    def __init__(self, options: CodeOptions, context: BuildContext) -> None:
+        self.options = options
+
+    async def score_one(self, sample: Sample) -> float | None:
+        tests = as_tests(sample.row.get(self.options.column))
+        if not tests:
+            return None
+        program = last_block(sample.response)
+        if not program.strip():
+            return 0.0
+        return await passed(program, tests, self.options) / len(tests)
+
+
+def last_block(response: str) -> str:
+    """The program of a response."""
+    blocks = _BLOCK.findall(response)
+    return str(blocks[-1]) if blocks else response
+
+
+def as_tests(given: Any) -> list[str]:
+    """Statements, one per test: of a list, of JSON that holds one, or of the lines that begin with assert."""
+    if isinstance(given, str):
+        with suppress(ValueError):
+            decoded = json.loads(given)
+            if isinstance(decoded, list):
+                return [str(test) for test in decoded]
+        lines = given.strip().splitlines()
+        return lines if lines and all(line.startswith("assert ") for line in lines) else [given] * bool(lines)
+    return [str(test) for test in given] if isinstance(given, list | tuple) else []
+
+
+async def passed(program: str, tests: Sequence[str], options: CodeOptions) -> int:
+    """How many tests pass; 0 where the program fails, takes too long or prints too much."""
+    token = secrets.token_hex(16)
+    harness = _HARNESS.format(payload=json.dumps([program, list(tests), token]))
+    with tempfile.TemporaryDirectory(prefix="ppokit-code-") as folder:
+        process = await asyncio.create_subprocess_exec(
+            *(options.container or [*without_network(), sys.executable, "-I", "-S", "-c", _STARTED]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env={"PATH": os.defpath, "HOME": folder} if not options.container else None,
+            start_new_session=True,
+            preexec_fn=None if options.container else _limits(options),
+        )
+        try:
+            async with asyncio.timeout(options.seconds):
+                output = await _exchange(process, harness.encode(), options.output_bytes)
+        except TimeoutError:
+            return 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    lines = output.decode(errors="replace").rstrip("\n").rpartition("\n")[2].split(" ")
+    return min(int(lines[1]), len(tests)) if len(lines) == 2 and lines[0] == token else 0
+
+
+async def _exchange(process: asyncio.subprocess.Process, program: bytes, limit: int) -> bytes:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(program)
+        await process.stdin.drain()
+        process.stdin.close()
+    output = bytearray()
+    while chunk := await process.stdout.read(65_536):
+        output += chunk
+        if len(output) > limit:
+            return b""
+    return bytes(output)
+
+
+def _limits(options: CodeOptions) -> Any:
+    seconds, memory = int(options.seconds) + 1, options.memory_mb * 1_000_000
+
+    def set_limits() -> None:
+        for what, limit in (
+            (resource.RLIMIT_CPU, seconds),
+            (resource.RLIMIT_AS, memory),
+            (resource.RLIMIT_FSIZE, 10_000_000),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            with suppress(ValueError, OSError):
+                resource.setrlimit(what, (limit, limit))
+
+    return set_limits
+
+
+@cache
+def without_network() -> tuple[str, ...]:
+    """What starts a process in a network of its own, without any interface; nothing where that cannot be."""
+    command = ("unshare", "--user", "--map-root-user", "--net")
+    if shutil.which("unshare") is None:
+        return ()
+    works = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    return command if works else ()
+
+
+def check(options: CodeOptions, context: CheckContext) -> Iterable[str]:
+    if context.columns is not None and options.column not in context.columns:
+        yield f"column {options.column!r} is no column of the data set ({', '.join(context.columns)})"
+    if options.container and shutil.which(options.container[0]) is None:
+        yield f"container: there is no command {options.container[0]}"
+
+
+@hookimpl
+def ppokit_reward_providers() -> list[Component]:
+    right = ("```python\ndef add(a, b):\n    return a + b\n```", "def add(a, b): return a + b")
+    examples = [
+        Example(right, ("def add(a, b): return a - b", "no"), row={"tests": ["assert add(1, 2) == 3"]})
+    ]
+    return [Component("code", Code, options=CodeOptions, check=check, examples=examples)]

@@ -1,0 +1,132 @@
+"""Scores by a service: prompts, responses and rows go to an address as JSON, scores come back.
+
+    ppokit         {"prompts": [...], "responses": [...], "rows": [...]}
+                   -> {"scores": [0.5, null, {"error": "why"}], "parts": {...}, "notes": {...}}
+    llama_factory  {"model": "model", "messages": [prompt + response, ...]}           -> {"scores": [...]}
+    openrlhf       {"query": [prompt + response, ...], "prompts": [...], "labels": [...]}
+                   -> {"rewards": [...]}
+
+`llama_factory` is what LLaMA-Factory's PPO asks with `reward_model_type: api`, on TRL's trainer; `openrlhf`
+what OpenRLHF asks its `remote_rm_url`. One request has all responses of a call: `concurrency` in the recipe
+makes several, and `batch_size` limits each. null abstains; what is no finite number fails its response, and a
+wrong number of scores fails all of the request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ppokit.plugin import (
+    BuildContext,
+    CheckContext,
+    Component,
+    RewardOutput,
+    Rollout,
+    Value,
+    hookimpl,
+)
+from ppokit_rewards.service import ServiceError, ServiceOptions, post
+
+_LARGEST_FLOAT32 = 3.4028234663852886e38
+
+
+class HttpOptions(ServiceOptions):
+    format: Literal["ppokit", "llama_factory", "openrlhf"] = Field(
+        "ppokit", description="What is sent and what comes back."
+    )
+    label: str | None = Field(None, description="For openrlhf: column that is sent as labels.")
+    batch_size: int | None = Field(None, gt=0, description="Responses in a request at most. Not set: any.")
+
+
+class Http:
+    def __init__(self, options: HttpOptions, context: BuildContext) -> None:
+        self.options = options
+        self.batch_size = options.batch_size
+
+    async def score(self, rollout: Rollout) -> RewardOutput:
+        answer = await post(self.options, "", payload(rollout, self.options))
+        return read(answer, len(rollout), self.options.format)
+
+
+def payload(rollout: Rollout, options: HttpOptions) -> dict[str, Any]:
+    """What is sent."""
+    prompts, responses = list(map(str, rollout.prompts)), list(rollout.responses)
+    if options.format == "ppokit":
+        return {"prompts": prompts, "responses": responses, "rows": [dict(row) for row in rollout.rows]}
+    whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    if options.format == "llama_factory":
+        return {"model": "model", "messages": whole}
+    labels = [None if options.label is None else row.get(options.label) for row in rollout.rows]
+    return {"query": whole, "prompts": prompts, "labels": labels}
+
+
+def read(answer: Any, count: int, form: str) -> RewardOutput:
+    """An answer as an output.
+
+    Raises:
+        ServiceError: it is not one score per response.
+    """
+    key = "rewards" if form == "openrlhf" else "scores"
+    given = answer.get(key) if isinstance(answer, dict) else answer
+    if not isinstance(given, list) or len(given) != count:
+        actual = f"{len(given)} scores" if isinstance(given, list) else f"{_short(answer)}"
+        raise ServiceError(f"the service answered {actual}; expected {key!r} with {count} numbers")
+    values = [number(value) for value in given]
+    if form != "ppokit" or not isinstance(answer, dict):
+        return RewardOutput.from_values(values)
+    parts: dict[str, Sequence[Value]] = {}
+    for name, column in _columns(answer, "parts", count):
+        numbers = [number(value) for value in column]
+        parts[name] = [None if isinstance(value, Exception) else value for value in numbers]
+    notes = {name: list(map(str, column)) for name, column in _columns(answer, "notes", count)}
+    return RewardOutput.from_values(values, parts=parts, notes=notes)
+
+
+def number(value: Any) -> float | Exception | None:
+    """A score as it came: null abstains, `{"error": "why"}` and what is no number fail."""
+    if value is None:
+        return None
+    if isinstance(value, dict) and "error" in value:
+        return ServiceError(str(value["error"]))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ServiceError(f"the service scored {_short(value)}; expected a number")
+    if not math.isfinite(value) or abs(value) > _LARGEST_FLOAT32:
+        return ServiceError(f"the service scored {_short(value)}; expected a finite number")
+    return float(value)
+
+
+def _columns(answer: dict[str, Any], key: str, count: int) -> Iterable[tuple[str, list[Any]]]:
+    given = answer.get(key) or {}
+    if not isinstance(given, dict):
+        raise ServiceError(f"the service answered {key} as {_short(given)}; expected lists by name")
+    for name, column in given.items():
+        if not isinstance(column, list) or len(column) != count:
+            raise ServiceError(
+                f"the service answered {key}.{name} as {_short(column)}; expected {count} entries"
+            )
+        yield name, column
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def check(options: HttpOptions, context: CheckContext) -> Iterable[str]:
+    if options.key_env is not None:
+        yield from options.key_env.problems()
+    if options.label is not None:
+        if options.format != "openrlhf":
+            yield f"label has no effect with format {options.format}"
+        elif context.columns is not None and options.label not in context.columns:
+            yield f"label {options.label!r} is no column of the data set ({', '.join(context.columns)})"
+
+
+@hookimpl
+def ppokit_reward_providers() -> list[Component]:
+    waivers = {"names_examples": "the service decides what is better"}
+    return [Component("http", Http, options=HttpOptions, check=check, waivers=waivers)]

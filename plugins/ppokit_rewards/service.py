@@ -1,0 +1,152 @@
+"""Posts JSON to a service over the run's HTTP client, bounded in size and redirects, and shows no secrets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from ppokit.plugin import EnvSecret, Options, first_line, http_client
+
+if TYPE_CHECKING:
+    import httpx2
+
+_EXCERPT = 200  # characters of an answer in a message
+_RETRYABLE = {408, 409, 425, 429}
+
+
+class ServiceError(Exception):
+    """A service did not answer as it should.
+
+    Attributes:
+        retryable: whether asking again may help.
+        retry_after: seconds that the service asked to wait for.
+        status: of the answer; 0 without one.
+    """
+
+    def __init__(
+        self, text: str, *, retryable: bool = True, retry_after: float = 0.0, status: int = 0
+    ) -> None:
+        super().__init__(text)
+        self.retryable, self.retry_after, self.status = retryable, retry_after, status
+
+
+class ServiceOptions(Options):
+    url: str = Field(min_length=1, description="Address of the service, http:// or https://.")
+    key_env: EnvSecret | None = Field(
+        None, description="Environment variable that holds the key, sent as Authorization: Bearer KEY."
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, description="Further headers; stored with the recipe, so put no key here."
+    )
+    max_bytes: int = Field(16_000_000, gt=0, description="Longest answer, in bytes.")
+    redirects: bool = Field(False, description="Whether redirects are followed, at most five.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected an address such as http://127.0.0.1:8000/score")
+        if parts.username or parts.password:
+            raise ValueError("holds a user or password, which would be stored with the run; use key_env")
+        return url
+
+    @field_validator("headers")
+    @classmethod
+    def _holds_no_key(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name in headers:
+            if name.lower() in ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"):
+                raise ValueError(f"{name} would be stored with the run; use key_env")
+        return headers
+
+
+async def post(options: ServiceOptions, path: str, payload: Mapping[str, Any]) -> Any:
+    """The JSON that a service answers.
+
+    Args:
+        path: behind the options' address.
+
+    Raises:
+        ServiceError: no answer, a status that is no success, too long an answer, or no JSON.
+        PluginError: the key's variable is not set.
+    """
+    import httpx2
+
+    url = options.url.rstrip("/") + path if path else options.url
+    headers = {"Content-Type": "application/json", **options.headers}
+    if options.key_env is not None:
+        headers["Authorization"] = f"Bearer {options.key_env.value()}"
+    content = json.dumps(payload, default=str).encode()
+    where = _shown(url)
+    try:
+        request = http_client().stream(
+            "POST", url, content=content, headers=headers, follow_redirects=options.redirects
+        )
+        async with request as response:
+            body = await _read(response, options.max_bytes, where)
+    except httpx2.TooManyRedirects as error:
+        raise ServiceError(f"{where} redirects more than five times", retryable=False) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        raise ServiceError(
+            _hidden(options, f"{where}: {type(error).__name__}: {first_line(error)}")
+        ) from None
+    _check_status(options, response, body, where)
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ServiceError(
+            _hidden(options, f"{where} answered what is no JSON: {_excerpt(body)!r}")
+        ) from error
+
+
+async def _read(response: httpx2.Response, limit: int, where: str) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes(65_536):
+        body += chunk
+        if len(body) > limit:
+            raise ServiceError(f"{where} answered more than max_bytes ({limit})", retryable=False)
+    return bytes(body)
+
+
+def _check_status(options: ServiceOptions, response: httpx2.Response, body: bytes, where: str) -> None:
+    status = response.status_code
+    if 200 <= status < 300:
+        return
+    if 300 <= status < 400:
+        target = _shown(response.headers.get("location", "nowhere"))
+        raise ServiceError(
+            f"{where} redirects to {target}; put that address, or redirects: true",
+            retryable=False,
+            status=status,
+        )
+    try:
+        after = float(response.headers.get("retry-after", 0))
+    except ValueError:  # a date
+        after = 0.0
+    about = f": {_excerpt(body)}" if body else ""
+    raise ServiceError(
+        _hidden(options, f"{where} answered HTTP {status}{about}"),
+        retryable=status in _RETRYABLE or status >= 500,
+        retry_after=after,
+        status=status,
+    )
+
+
+def _shown(url: str) -> str:
+    """An address without its query, which may hold a key."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}" if parts.scheme else parts.path
+
+
+def _excerpt(body: bytes) -> str:
+    return " ".join(body[: 4 * _EXCERPT].decode(errors="replace").split())[:_EXCERPT]
+
+
+def _hidden(options: ServiceOptions, text: str) -> str:
+    return text if options.key_env is None else options.key_env.hide(text)

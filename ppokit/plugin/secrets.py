@@ -1,0 +1,84 @@
+"""Secrets of plugins: a recipe holds an environment variable's name, and nothing else is stored or shown."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import core_schema
+
+from ppokit.errors import PluginError
+
+_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+_HIDDEN = "***"
+
+
+class EnvSecret:
+    """An option whose value stands in an environment variable: `key_env: OPENAI_API_KEY`.
+
+    Attributes:
+        name: of the variable.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def value(self) -> str:
+        """What the variable holds.
+
+        Raises:
+            PluginError: it is not set.
+        """
+        secret = os.environ.get(self.name, "").strip()
+        if not secret:
+            raise PluginError(f"the environment variable {self.name} is not set, or empty")
+        return secret
+
+    def hide(self, text: str) -> str:
+        """The text without the secret, for messages of a service that repeats it."""
+        secret = os.environ.get(self.name, "").strip()
+        return text.replace(secret, _HIDDEN) if secret else text
+
+    def problems(self) -> list[str]:
+        """What a component's `check` says of it."""
+        if os.environ.get(self.name, "").strip():
+            return []
+        return [f"the environment variable {self.name} is not set, or empty"]
+
+    def __repr__(self) -> str:
+        return f"EnvSecret({self.name!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EnvSecret) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        def parse(text: str) -> EnvSecret:
+            if not _NAME.fullmatch(text):  # it may be the secret itself
+                raise ValueError(
+                    "this is not the name of an environment variable; expected one in capitals, such as "
+                    "OPENAI_API_KEY, which holds the secret",
+                )
+            return cls(text)
+
+        return core_schema.json_or_python_schema(
+            json_schema=core_schema.no_info_after_validator_function(parse, core_schema.str_schema()),
+            python_schema=core_schema.union_schema(
+                [
+                    core_schema.is_instance_schema(cls),
+                    core_schema.no_info_after_validator_function(parse, core_schema.str_schema()),
+                ]
+            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda secret: secret.name),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{_NAME.pattern}$"}

@@ -1,0 +1,86 @@
+"""Final answers as people write them: markers, numbers, choices."""
+
+from __future__ import annotations
+
+import pytest
+
+from ppokit_rewards.exact_answer import ExactAnswer, choice, exact_answer, final
+
+
+@pytest.mark.parametrize(
+    ("response", "reference"),
+    [
+        ("9 + 9 = 18\n#### 18", "She has 18. #### 18"),
+        (r"So \boxed{42}.", "#### 42"),
+        (r"\boxed{\frac{1}{2}}", "0.5"),
+        ("The answer is $1,234.50.", "1234.5"),
+        ("#### $5", "5.00"),
+        ("#### 5 dollars", "5"),
+        ("answer: 50%", "50"),
+        ("answer: 50%", "0.5"),
+        ("50%", "50%"),
+        ("1/3", r"\frac{1}{3}"),
+        ("It is 2 1/2 hours", "2.5"),
+        ("−3", "-3"),
+        ("-$3", "-3"),
+        ("1e3", "1,000"),
+        ("1 apple and 2 pears make 3", "3"),
+        ("The answer is 7. I checked it 2 times", "7"),
+        ("#### 10\n", "10."),
+        (r"$\boxed{1{,}000}$", "1000"),
+        ("So the total is 5.", "5"),
+        ("10,000,000", "1e7"),
+        ("The final answer is: 12", "12"),
+        ("The answer is 7 because 3 and 4 make it", "7"),
+        ("The answer is 3 + 4 = 7", "7"),
+        (".5", "0.5"),
+    ],
+)
+def test_the_same_number(response: str, reference: str) -> None:
+    assert exact_answer(response, reference, "number")
+
+
+@pytest.mark.parametrize(
+    ("response", "reference"),
+    [
+        ("#### 19", "#### 18"),
+        ("18 #### 19", "18"),
+        ("", "0"),
+        ("no idea", "0"),
+        ("#### ", "4"),
+        ("5%", "50%"),
+        ("1/0", "0"),
+        ("-3", "3"),
+        ("1,23", "123"),
+        ("v2", "2"),
+        (r"\boxed{3", "4"),
+        ("50% ", "5"),
+    ],
+)
+def test_another_number(response: str, reference: str) -> None:
+    assert not exact_answer(response, reference, "number")
+
+
+def test_a_tolerance_is_relative() -> None:
+    assert exact_answer("3.14", "3.1416", "number", 1e-3)
+    assert not exact_answer("3.1", "3.1416", "number", 1e-3)
+
+
+def test_choices_and_texts() -> None:
+    letters = {
+        "The answer is (B).": "B",
+        "The answer is (B) because A is wrong": "B",
+        "C": "C",
+        "b)": "B",
+        "It is a good day": None,
+        "A or B? B": "B",
+    }
+    assert {text: choice(*final(text)) for text in letters} == letters
+    assert exact_answer("The answer is Paris.", "paris", "text")
+    assert not exact_answer("", "", "text")
+
+
+def test_scores(make_rollout) -> None:
+    rollout = make_rollout(["#### 4", "#### 5"], rows=[{"a": 4}, {"a": 4}])
+    output = ExactAnswer(column="a", match_score=2.0, miss_score=-1.0).score(rollout)
+    assert output.scores.tolist() == [2, -1]

@@ -1,0 +1,94 @@
+"""Rewards of a response's form: repetition, format, banned words, readability."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from ppokit_rewards.banned import Banned, BannedOptions
+from ppokit_rewards.banned import check as check_banned
+from ppokit_rewards.format import Format, FormatOptions, tags
+from ppokit_rewards.format import check as check_format
+from ppokit_rewards.readability import Readability, readability, syllables
+from ppokit_rewards.repetition import Repetition, repetition
+
+
+def test_repetition_by_hand(make_rollout) -> None:
+    """a b a b a b: 3-grams aba, bab, aba, bab are 2 different of 4."""
+    assert repetition("ababab", 3) == -0.5
+    assert repetition("abc", 3) == repetition("ab", 3) == repetition("", 1) == 0
+    assert repetition("aaaa", 1) == -0.75
+    rollout = make_rollout(["Go on GO ON go on", "", "one two three four"])
+    assert Repetition(n=2).score(rollout).scores.tolist() == pytest.approx([2 / 5 - 1, 0, 0])
+    characters = Repetition(n=1, unit="characters").score(make_rollout(["哈哈哈哈", "你好"]))
+    assert characters.scores.tolist() == [-0.75, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("<think>a</think><answer>b</answer>", 1),
+        (" <think>a\n</think>\n\n<answer></answer>\n", 1),
+        ("so <think>a</think><answer>b</answer>", 2 / 3),
+        ("<answer>b</answer><think>a</think>", 2 / 3),
+        ("<think>a</think>b", 1 / 3),
+        ("<think>a<answer>b</answer>", 1 / 3),
+        ("<think><think>a</think></think><answer>b</answer>", 1 / 3),
+        ("", 0),
+    ],
+)
+def test_tags(text: str, score: float) -> None:
+    assert tags(text, ("think", "answer")) == pytest.approx(score)
+
+
+def test_json(make_rollout, context, tmp_path) -> None:
+    schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
+    texts = ['{"a": 1}', '```json\n{"a": 1}\n```', '{"a": "x"}', "{a: 1}", "", '{"a": NaN}', "[" * 100_000]
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema))
+    for given in (schema, str(file)):
+        scores = Format(FormatOptions(json_schema=given), context).score(make_rollout(texts)).scores
+        assert scores.tolist() == [1, 1, 0.5, 0, 0, 0, 0]
+    bare = Format(FormatOptions(is_json=True, fenced=False), context).score(make_rollout(texts[:3])).scores
+    assert bare.tolist() == [1, 0, 1]
+
+
+def test_mistakes_of_a_format(unknown_columns) -> None:
+    assert list(check_format(FormatOptions(json_schema={"type": "objekt"}), unknown_columns))
+    assert "No such file" in next(iter(check_format(FormatOptions(json_schema="no.json"), unknown_columns)))
+    for options in ({}, {"is_json": True, "tags": ["a"]}, {"tags": ["<a>"]}):
+        with pytest.raises(ValidationError):
+            FormatOptions(**options)
+
+
+def test_banned_words(make_rollout, context, tmp_path, unknown_columns) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("# mine\nas an AI\n\n")
+    options = BannedOptions(words=("Damn",), path=str(words), max_count=2)
+    texts = ["damn, DAMN", "condamned", "As  an\nai I", "ＤＡＭＮ", ""]
+    assert Banned(options, context).score(make_rollout(texts)).scores.tolist() == [-1, 0, -0.5, -0.5, 0]
+    anywhere = BannedOptions(words=("damn",), whole_words=False)
+    assert Banned(anywhere, context).score(make_rollout(texts)).scores.tolist() == [-1, -1, 0, -1, 0]
+    assert list(check_banned(BannedOptions(path="no.txt"), unknown_columns)) == [
+        "path: there is no file no.txt"
+    ]
+    for wrong in ({}, {"words": [" "]}):
+        with pytest.raises(ValidationError):
+            BannedOptions(**wrong)
+
+
+def test_reading_ease_by_hand(make_rollout) -> None:
+    """Six words of one syllable in one sentence: 206.835 - 1.015 * 6 - 84.6 = 116.145, clipped to 100."""
+    assert readability("The cat sat on the mat.", "en") == 100
+    # 2 sentences, 6 words, 9 syllables: 206.835 - 1.015 * 3 - 84.6 * 1.5
+    assert readability("Yellow water. A happy dog ran.", "en") == pytest.approx(
+        206.835 - 3.045 - 126.9, abs=1e-6
+    )
+    assert [syllables(word, "en") for word in ("make", "table", "water", "I")] == [1, 2, 2, 1]
+    assert readability("123 !", "en") is None
+    scores = Readability(target=50).score(make_rollout(["The cat sat on the mat.", ""])).scores
+    assert scores.tolist() == [0.5, 0]
+    # 1 sentence, 3 words, 5 syllables
+    assert readability("Die Katze schnurrte.", "de") == pytest.approx(180 - 3 - 58.5 * 5 / 3)

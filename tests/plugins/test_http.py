@@ -1,0 +1,213 @@
+"""The reward `http` against real local servers, well and badly behaved ones; no secret in what it says."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from components import built
+from ppokit.errors import PluginError, RewardError
+from ppokit.plugin import CheckContext, EnvSecret, Rewards
+from ppokit.plugin.reductions import as_numbers
+from ppokit.rewards.scorer import Scorer
+from ppokit_rewards.http import Http, HttpOptions, check
+from rollouts import make_rollout, single_process
+from service import serve
+
+ROLLOUT = make_rollout([[1], [2], [3], [4]], [[4, 5], [7], [8, 9], [3]])
+KEY = "sk-very-secret-123"
+
+
+def score(url: str, keys: dict[str, Any] | None = None, rollout: Any = ROLLOUT, **options: Any) -> Rewards:
+    provider = Http(HttpOptions(url=url, **options), None)  # type: ignore[arg-type]
+    reward = built("rewards", provider, "http", where="reward 'http'", **(keys or {}))
+    scorer = Scorer([reward], single_process(), 0.99)
+    try:
+        return scorer.score(rollout)
+    finally:
+        scorer.close()
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppokit.rewards.limits._FIRST_S", 0.001)
+    monkeypatch.setenv("MY_KEY", KEY)
+
+
+def test_its_own_format() -> None:
+    answer = {
+        "scores": [0.5, None, {"error": "too long"}, 2],
+        "parts": {"safe": [1, 0, None, 1]},
+        "notes": {"why": ["a", "b", "c", "d"]},
+    }
+    with serve(lambda body, number: answer) as service:
+        rewards = score(service.url, key_env="MY_KEY")
+    body, headers = service.asked[0]
+    assert body == {
+        "prompts": ROLLOUT.prompts,
+        "responses": ROLLOUT.responses,
+        "rows": [{"row": i} for i in range(4)],
+    }
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    assert rewards.outcomes["http"] == ("scored", "abstained", "failed", "scored")
+    assert rewards.scores.tolist() == [0.5, 0, 0, 2]
+    assert rewards.reasons["http"][2] == "ServiceError: too long"
+    assert rewards.parts["http/safe"][:2].tolist() == [1, 0]
+    assert rewards.notes["http/why"] == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("form", "key", "sent"),
+    [
+        ("llama_factory", "scores", {"model", "messages"}),
+        ("openrlhf", "rewards", {"query", "prompts", "labels"}),
+    ],
+)
+def test_formats_of_others(form: Any, key: str, sent: set[str]) -> None:
+    with serve(lambda body, number: {key: [1, 2, 3, 4]}) as service:
+        label = "row" if form == "openrlhf" else None
+        assert score(service.url, format=form, label=label).scores.tolist() == [1, 2, 3, 4]
+    body, _ = service.asked[0]
+    assert set(body) == sent
+    assert body["query" if form == "openrlhf" else "messages"][1] == "prompt 1response 1"
+    assert form != "openrlhf" or body["labels"] == [0, 1, 2, 3]
+
+
+def test_requests_are_cut_and_made_at_once() -> None:
+    def answer(body: Any, number: int) -> Any:
+        time.sleep(0.05)
+        return {"scores": [float(text[-1]) for text in body["responses"]]}
+
+    with serve(answer) as service:
+        assert score(service.url, batch_size=1).scores.tolist() == [0, 1, 2, 3]
+    assert len(service.asked) == 4
+    assert service.most > 1
+
+
+GOOD = {"scores": [1, 2, 3, 4]}
+
+
+def _endless() -> Iterator[bytes]:
+    while True:
+        yield b" " * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason", "asked"),
+    [
+        ([(503, {}, b"busy")], "answered HTTP 503: busy", 2),
+        ([(500, {}, b"")], "answered HTTP 500", 2),
+        ([(404, {}, b"no such page")], "answered HTTP 404: no such page", 1),
+        ([(401, {}, f"bad key {KEY}".encode())], "answered HTTP 401: bad key ***", 1),
+        ([(200, {}, b"{not json")], "answered what is no JSON: '{not json'", 2),
+        ([(200, {}, b"[" * 200_000)], "answered what is no JSON", 2),
+        ([{"scores": [1, 2]}], "answered 2 scores; expected 'scores' with 4 numbers", 2),
+        ([{"score": 3}], "answered {'score': 3}; expected 'scores'", 2),
+        (
+            [(302, {"Location": "http://other/x?key=1"}, b"")],
+            "redirects to http://other/x; put that address",
+            1,
+        ),
+        ([(200, {}, "endless")], "answered more than max_bytes (2000000)", 1),
+    ],
+)
+def test_a_service_that_fails(answers: list[Any], reason: str, asked: int) -> None:
+    def answer(body: Any, number: int) -> Any:
+        status = answers[0]
+        if isinstance(status, tuple) and status[2] == "endless":
+            return (200, {}, _endless())
+        return status
+
+    with (
+        serve(answer) as service,
+        pytest.raises(RewardError, match=r"failed for 4 of 4 responses") as raised,
+    ):
+        score(service.url, {"retries": 1, "timeout": 10}, key_env="MY_KEY", max_bytes=2_000_000)
+    assert reason in str(raised.value)
+    assert KEY not in str(raised.value)
+    assert len(service.asked) == asked
+
+
+def test_what_is_no_number_fails_its_response() -> None:
+    text = b'{"scores": [1, "2", NaN, 1e999]}'
+    with serve(lambda body, number: (200, {}, text)) as service:
+        rewards = score(service.url)
+    assert rewards.outcomes["http"] == ("scored", "failed", "failed", "failed")
+    assert rewards.reasons["http"][1] == "ServiceError: the service scored '2'; expected a number"
+
+
+def test_it_waits_as_long_as_the_service_says() -> None:
+    moments = []
+
+    def answer(body: Any, number: int) -> Any:
+        moments.append(time.monotonic())
+        return GOOD if number else (429, {"Retry-After": "0.3"}, b"slow down")
+
+    with serve(answer) as service:
+        rewards = score(service.url, {"retries": 2})
+    assert moments[1] - moments[0] >= 0.3
+    assert as_numbers(rewards.metrics)["reward/http/retried"] == 4
+
+
+def test_redirects_are_followed_where_the_recipe_says_and_loops_end() -> None:
+    with (
+        serve(lambda body, number: GOOD) as target,
+        serve(lambda body, number: (307, {"Location": target.url}, b"")) as service,
+    ):
+        assert score(service.url, redirects=True, key_env="MY_KEY").scores.tolist() == [1, 2, 3, 4]
+    assert "Authorization" not in target.asked[0][1], "another origin gets no key"
+    with (
+        serve(lambda body, number: (307, {"Location": "/"}, b"")) as service,
+        pytest.raises(RewardError, match="redirects more than five times"),
+    ):
+        score(service.url, {"retries": 3}, redirects=True)
+    assert len(service.asked) == 6
+
+
+def test_nobody_listens_and_nobody_answers() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(RewardError, match=r"127.0.0.1:\d+: ConnectError"):
+        score(url)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(RewardError, match=r"TimeoutError: no answer in 0\.2 s"):
+            score(f"http://127.0.0.1:{silent.getsockname()[1]}", {"timeout": 0.2})
+        assert time.monotonic() - began < 5
+
+
+def test_nothing_leaks() -> None:
+    descriptors = Path("/proc/self/fd")
+    with serve(lambda body, number: GOOD) as service:
+        score(service.url)
+        before = len(list(descriptors.iterdir()))
+        for _ in range(3):
+            score(service.url)
+        assert len(list(descriptors.iterdir())) <= before + 1
+
+
+def test_options() -> None:
+    for options in (
+        {"url": "ftp://a"},
+        {"url": "http://user:pass@host/"},
+        {"url": "http://a", "headers": {"Authorization": "Bearer x"}},
+        {"url": "http://a", "key_env": KEY},
+    ):
+        with pytest.raises(ValidationError):
+            HttpOptions(**options)
+    options = HttpOptions(url="http://a", key_env="MY_KEY")
+    assert options.model_dump()["key_env"] == "MY_KEY"
+    assert KEY not in repr(options)
+    context = CheckContext(("prompt",))
+    assert list(check(options, context)) == []
+    missing = HttpOptions(url="http://a", key_env="NO_KEY", label="x", format="openrlhf")
+    assert len(list(check(missing, context))) == 2
+    with pytest.raises(PluginError, match="environment variable NO_KEY is not set"):
+        EnvSecret("NO_KEY").value()

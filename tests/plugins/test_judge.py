@@ -1,0 +1,151 @@
+"""The reward `judge` against a local server that speaks as chat endpoints do."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from components import built
+from ppokit.errors import RewardError
+from ppokit.plugin import CheckContext, Rewards
+from ppokit.rewards.scorer import Scorer
+from ppokit_rewards.judge import Judge, JudgeOptions, check, fill, score, winner
+from ppokit_rewards.service import ServiceError
+from rollouts import make_rollout, single_process
+from service import serve
+
+
+def completion(text: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"role": "assistant", "content": text}}]}
+
+
+def rewards(url: str, count: int = 4, keys: dict[str, Any] | None = None, **options: Any) -> Rewards:
+    rollout = make_rollout([[1]] * count, [[2]] * count)
+    provider = Judge(JudgeOptions(**{"url": f"{url}/v1", "model": "m", **options}), None)  # type: ignore[arg-type]
+    reward = built("rewards", provider, "judge", where="reward 'judge'", **(keys or {}))
+    scorer = Scorer([reward], single_process(), 0.9)
+    try:
+        return scorer.score(rollout)
+    finally:
+        scorer.close()
+
+
+def text_of(body: Any) -> str:
+    return str(body["messages"][0]["content"])
+
+
+def test_scores_by_a_rubric_and_a_schema() -> None:
+    def answer(body: Any, number: int) -> Any:
+        digit = text_of(body).partition("Rate: response ")[2][0]
+        return completion(json.dumps({"rationale": f"it is {digit}", "score": int(digit) + 1}))
+
+    with serve(answer) as service:
+        result = rewards(service.url, rubric="Rate: {response} to {prompt} in row {row}")
+    assert result.scores.tolist() == [1, 2, 3, 4]
+    assert json.loads(result.notes["judge/judge"][2])["rationale"] == "it is 2"
+    body, _ = service.asked[0]
+    assert body["model"] == "m"
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["score"] == {"type": "number", "minimum": 1, "maximum": 10}
+
+
+def test_a_server_without_schemas_is_asked_without() -> None:
+    def answer(body: Any, number: int) -> Any:
+        if "response_format" in body:
+            return (400, {}, b"unknown field response_format")
+        return completion("It is fine.\nScore: 7/10")
+
+    with serve(answer) as service:
+        assert rewards(service.url, keys={"concurrency": 1}).scores.tolist() == [7] * 4
+    assert len(service.asked) == 1 + 4, "the refusal is remembered"
+
+
+def test_several_judges_and_swapped_pairs() -> None:
+    by_model = {"a": 2, "b": 4}
+    with serve(lambda body, number: completion(f"score: {by_model[body['model']]}")) as service:
+        assert rewards(service.url, model=("a", "b")).scores.tolist() == [3] * 4
+
+    def first(body: Any, number: int) -> Any:
+        return completion('{"winner": "A"}')
+
+    with serve(first) as service:
+        assert rewards(service.url, against="row").scores.tolist() == [0.5] * 4, "a judge of positions"
+
+    def own(body: Any, number: int) -> Any:
+        a = text_of(body).index("response ")
+        return completion(json.dumps({"winner": "A" if a < text_of(body).index("<response_b>") else "B"}))
+
+    with serve(own) as service:
+        assert rewards(service.url, against="row").scores.tolist() == [1] * 4
+    assert len(service.asked) == 8
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (completion("I would rather not"), "the judge gave no score: 'I would rather not'"),
+        (completion('{"score": 11}'), "the judge scored 11; expected 1 to 10"),
+        (completion(""), "the judge answered nothing"),
+        ({"error": "overloaded"}, "expected a chat completion"),
+    ],
+)
+def test_what_is_no_score_fails(answer: Any, reason: str) -> None:
+    with serve(lambda body, number: answer) as service, pytest.raises(RewardError) as raised:
+        rewards(service.url)
+    assert reason in str(raised.value)
+
+
+def test_sixteen_at_once() -> None:
+    def answer(body: Any, number: int) -> Any:
+        time.sleep(0.05)
+        return completion("score: 5")
+
+    with serve(answer) as service:
+        began = time.monotonic()
+        rewards(service.url, count=64, keys={"concurrency": 16})
+        assert time.monotonic() - began < 64 * 0.05 / 4
+    assert 8 < service.most <= 16
+
+
+def test_answers_are_read() -> None:
+    assert [
+        score(text) for text in ("7", '{"score": "8"}', "**Score**: 3.5", "9/10", "score 2, no, score: 4")
+    ] == [
+        7,
+        8,
+        3.5,
+        9,
+        4,
+    ]
+    assert score('First {"x": 1} then ```json\n{"score": 6, "rationale": "a {b}"}\n```') == 6
+    assert [winner(text) for text in ("A", '{"winner": "tie"}', "Winner: B")] == [1, 0.5, 0]
+    for text in ("", '{"score": null}', '{"score": "many"}'):
+        with pytest.raises(ServiceError):
+            score(text)
+
+
+def test_a_response_fills_no_field_of_the_template() -> None:
+    assert fill("{prompt}|{response}|{x}", {"prompt": "{response}", "response": "{prompt}"}) == (
+        "{response}|{prompt}|{x}"
+    )
+
+
+def test_mistakes(tmp_path) -> None:
+    context = CheckContext(("prompt",))
+
+    def problems(**options: Any) -> list[str]:
+        return list(check(JudgeOptions(url="http://a", model="m", **options), context))
+
+    assert problems() == []
+    assert problems(rubric="missing.txt")[0].startswith("rubric: there is no file missing.txt")
+    assert "has no {response}" in problems(rubric="Rate {prompt}")[0]
+    assert "is no column" in problems(against="gold")[0]
+    file = tmp_path / "rubric.txt"
+    file.write_text("Rate {response}")
+    assert problems(rubric=str(file)) == []
+    with pytest.raises(ValidationError):
+        JudgeOptions(url="http://a", model="m", low=2, high=1)
