@@ -184,4 +184,7 @@ def ppokit_reward_providers() -> list[Component]:
     examples = [
         Example(right, ("def add(a, b): return a - b", "no"), row={"tests": ["assert add(1, 2) == 3"]})
     ]
-    return [Component("code", Code, options=CodeOptions, check=check, examples=examples)]
+    slow = "it starts a process for each response"
+    waivers = {"time": slow, "long_responses": slow}
+    component = Component("code", Code, options=CodeOptions, check=check, examples=examples, waivers=waivers)
+    return [component]

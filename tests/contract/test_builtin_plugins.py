@@ -79,7 +79,7 @@ def test_needs_only_what_the_core_can_compute(name, module) -> None:
 @every_plugin
 def test_a_function_is_named_like_the_algorithm(name, module) -> None:
     kind, _, use = name.partition(".")
-    if kind in ("advantages", "losses", "rewards"):
+    if kind in ("advantages", "losses"):
         assert callable(getattr(import_module(module), use))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import LlamaForSequenceClassification, RobertaModel
 
 from ppokit.config.registry import PluginRegistry
 from ppokit.testing import find, run_checks
+from service import Service, serve
 from small_models import save_tiny
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -54,7 +56,20 @@ def brief(responses: list[str]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def service() -> Iterator[Service]:
+    """What `http` and `judge` ask: scores are lengths, and the judge always says 5."""
+
+    def answer(body: Any, number: int) -> Any:
+        if "messages" in body:
+            return {"choices": [{"message": {"content": "score: 5"}}]}
+        return {"scores": [float(len(text)) for text in body["responses"]]}
+
+    with serve(answer) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory, service: Service) -> dict[str, dict[str, Any]]:
     """Of the components whose defaults do not do."""
     folder = tmp_path_factory.mktemp("conformance")
     (folder / "ratings.csv").write_text(RATINGS)
@@ -75,7 +90,10 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         "evaluators.canary": ratings,
         "evaluators.metric": {"metric": str(folder / "words.py")},
         "observers.tracker": {"log_with": "tensorboard", "logging_dir": str(folder / "tracker")},
+        "rewards.banned": {"words": ["Bad"]},
+        "rewards.http": {"url": f"{service.url}/scores"},
         "rewards.human_csv": ratings,
+        "rewards.judge": {"url": service.url, "model": "judge"},
         "rewards.python": {"function": f"{__name__}:brief"},
         "rewards.reward_model": {"model": str(model)},
         "rewards.similarity": {"encoder": str(encoder), "reference": "answer"},
