@@ -11,6 +11,6 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
     To a GPU it goes through pinned memory, while the GPU works on: what is computed of it there waits for it.
     """
-    if device.type != "cuda" or tensor.device.type != "cpu":
+    if device.type in ("cpu", "mps") or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -8,7 +8,8 @@ those that keep a state along a row, or count positions by column, do not.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,10 +57,27 @@ def final_states_of(model: Any, batch: TokenBatch) -> Tensor:
     """The final states of a batch: [1,N,H] of a row of texts, [b,T,H] of padded ones."""
     row = batch.row
     if row is None:
-        return final_states(model, input_ids=batch.input_ids, use_cache=False)[0]
+        with _without_search():
+            return final_states(model, input_ids=batch.input_ids, use_cache=False)[0]
     told = varlen.inputs(model, row.ends, row.longest) if varlen.is_installed(model) else {}
     inputs = {"input_ids": batch.input_ids, "position_ids": row.position_ids, **told}
     return final_states(model, use_cache=False, **inputs)[0]
+
+
+@contextmanager
+def _without_search() -> Iterator[None]:
+    """Let transformers not look for several texts in a row, where each has a row of its own.
+
+    It looks into the positions for each forward pass, and so waits until a GPU has done all before it.
+    """
+    from transformers import masking_utils
+
+    search = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = search
 
 
 @torch.no_grad()
