@@ -1,0 +1,163 @@
+"""Prove ppokit on a GPU: is it right (part 1), and how fast (part 2)? docs/gpu.md explains the sections.
+
+    python benchmarks/gpu/prove.py --part 1 --out $OUT
+    python benchmarks/gpu/prove.py --part 2 --out $OUT
+    python benchmarks/gpu/prove.py --part 2 --dry-run --out /tmp/dry      tiny sizes on the CPU
+
+Each section runs in a process of its own and has its seconds; one that fails or runs over is recorded with
+its error, and the next goes on. `part1.json` or `part2.json` has every figure, with the card's name, and
+`part1.md` or `part2.md` one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+sys.path[:0] = [str(HERE), str(REPOSITORY), str(REPOSITORY / "plugins")]
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+PART_S = 345.0  # of each part, with what is written at its end
+Section = tuple[str, float, Callable[["Bench"], dict[str, Any]]]
+
+
+class Bench:
+    """What a section is given.
+
+    Attributes:
+        dry: whether this is the dry run, in tiny sizes.
+        out: folder for what comes back.
+        figures: of the sections before, by name.
+    """
+
+    def __init__(self, dry: bool, out: Path) -> None:
+        import torch
+
+        self.dry, self.out = dry, out
+        self.figures: dict[str, dict[str, Any]] = {}
+        self.device = torch.device("cpu" if dry else "cuda:0")
+        if not dry and not torch.cuda.is_available():
+            sys.exit("no GPU is visible; expected one, or --dry-run")
+
+
+def run(section: Section, bench: Bench, limit_s: float) -> dict[str, Any]:
+    """A section's figures, or `error`; `seconds` is what it took. In a fork, which frees all memory."""
+    name, _, measure = section
+    file = bench.out / f".{name}.json"
+    began = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        code = 0
+        try:
+            figures = measure(bench)
+        except BaseException as error:
+            traceback.print_exc()
+            figures, code = {"error": f"{type(error).__name__}: {error}"[:400]}, 1
+        file.write_text(json.dumps(figures))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    while os.waitpid(pid, os.WNOHANG)[0] == 0:
+        if time.perf_counter() - began > limit_s:
+            os.killpg(pid, 9)
+            os.waitpid(pid, 0)
+            break
+        time.sleep(0.05)
+    figures = json.loads(file.read_text()) if file.exists() else {"error": f"stopped after {limit_s:.0f} s"}
+    file.unlink(missing_ok=True)
+    return {**figures, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def machine() -> dict[str, str]:
+    """What this ran on; asked in a fork, since a process that has used the card cannot fork."""
+    import accelerate
+    import peft
+    import torch
+    import transformers
+
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft, accelerate)}
+    return {"python": platform.python_version(), **versions}
+
+
+def card(bench: Bench) -> dict[str, Any]:
+    """The card's name and memory."""
+    import torch
+
+    if bench.dry:
+        return {"card": "none: a dry run on the CPU"}
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "card": properties.name,
+        "memory_gb": round(properties.total_memory / 1e9, 1),
+        "multiprocessors": properties.multi_processor_count,
+        "cuda": torch.version.cuda,
+    }
+
+
+def table(results: dict[str, dict[str, Any]], head: str) -> str:
+    """One Markdown table of all figures."""
+    lines = [head, "", "| section | figure | value |", "|---|---|---|"]
+    for section, figures in results.items():
+        for name, value in figures.items():
+            shown = (
+                f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split()).replace("|", "/")
+            )
+            lines.append(f"| {section} | {name} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", type=int, choices=(1, 2), required=True)
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench_out/gpu")))
+    parser.add_argument("--only", help="sections to run, by names with commas")
+    arguments = parser.parse_args()
+    began = time.perf_counter()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(arguments.dry_run, arguments.out.resolve())
+    import measures
+
+    chosen = None if arguments.only is None else set(arguments.only.split(","))
+    sections: list[Section] = [("card", 30.0, card), *measures.PARTS[arguments.part]]
+    for section in sections:
+        name, seconds, _ = section
+        if chosen is not None and name not in {*chosen, "card"}:
+            continue
+        left = PART_S - (time.perf_counter() - began)
+        if left < 5:
+            bench.figures[name] = {"error": "not begun: the part's time was up", "seconds": 0.0}
+        else:
+            bench.figures[name] = run(section, bench, min(seconds, left))
+        if name == "card":
+            bench.figures[name] |= machine()
+        where = bench.figures["card"].get("card", "an unknown card")
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        # After every section: what is there counts, even where the machine goes away.
+        result = {"part": arguments.part, "dry_run": bench.dry, "when": when, "sections": bench.figures}
+        (bench.out / f"part{arguments.part}.json").write_text(json.dumps(result, indent=1))
+        text = table(bench.figures, f"ppokit on {where}, {when}, part {arguments.part}")
+        (bench.out / f"part{arguments.part}.md").write_text(text)
+    print(text)
+    failed = [name for name, figures in bench.figures.items() if "error" in figures]
+    if failed:
+        sys.exit(f"sections that failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
