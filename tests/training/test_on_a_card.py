@@ -98,7 +98,7 @@ class TestOnACard:
         compared = {name for name in cpu if not name.startswith(varying)}
         assert {name for name in card if not name.startswith(varying)} == compared
         assert {name: card[name] for name in compared} == pytest.approx(
-            {name: cpu[name] for name in compared}, rel=1e-3, abs=1e-5
+            {name: cpu[name] for name in compared}, rel=1e-2, abs=1e-4
         )
 
     def test_the_update_waits_once_per_micro_batch(self, runs: Mapping[str, Any]) -> None:
