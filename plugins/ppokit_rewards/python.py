@@ -151,7 +151,7 @@ def _clashes(
         if name in arguments:
             yield f"arguments.{name} clashes with the {name} that every function is given; rename it"
     for column in columns:
-        if column in texts:
+        if column in texts and column != "prompt":  # mostly the prompts' own column
             yield f"the data set's column {column!r} clashes with the {column} of the rollout; rename it"
         if column in arguments:
             yield f"arguments.{column} clashes with the data set's column {column!r}; rename one of them"
@@ -239,7 +239,7 @@ class PerResponse:
         options = self.options
         for problem in _clashes(sample.row, options.arguments, _TEXT):
             raise PluginError(f"reward function {options.function}: {problem}")
-        given = {"prompt": sample.prompt, "response": sample.response, **sample.row}
+        given = {**sample.row, "prompt": sample.prompt, "response": sample.response}
         accepted, _ = _parameters(self.function)
         if accepted is not None:
             given = {key: value for key, value in given.items() if key in accepted}

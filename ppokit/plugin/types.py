@@ -222,6 +222,8 @@ class LossInputs:
         old_logprobs, old_values: before the update, without gradient; likewise.
         ref_logprobs: under the reference, without gradient; likewise.
         sampler_logprobs: as the engine sampled them, without gradient.
+        group_ids: [B] int64; responses to the same prompt share a group.
+        sample_ids: stable ids, one per response.
     """
 
     mask: Tensor
@@ -234,6 +236,8 @@ class LossInputs:
     values: Tensor | None = None
     old_values: Tensor | None = None
     entropy: Tensor | None = None
+    group_ids: Tensor | None = None
+    sample_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

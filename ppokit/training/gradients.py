@@ -139,6 +139,8 @@ def _inputs(
         advantages=to_device(data.advantages.advantages[indices], batch.mask.device),
         returns=on_device(data.advantages.returns),
         sampler_logprobs=to_device(rollout.sampler_logprobs[indices], batch.mask.device),
+        group_ids=on_device(rollout.group_ids),
+        sample_ids=tuple(rollout.ids[index] for index in indices),
         new_logprobs=logprobs,
         old_logprobs=old,
         ref_logprobs=on_device(rollout.ref_logprobs),

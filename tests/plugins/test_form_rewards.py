@@ -56,7 +56,7 @@ def test_json(make_rollout, context, tmp_path) -> None:
 
 
 def test_mistakes_of_a_format(unknown_columns) -> None:
-    assert list(check_format(FormatOptions(json_schema={"type": "objekt"}), unknown_columns))
+    assert list(check_format(FormatOptions(json_schema={"type": "thing"}), unknown_columns))
     assert "No such file" in next(iter(check_format(FormatOptions(json_schema="no.json"), unknown_columns)))
     for options in ({}, {"is_json": True, "tags": ["a"]}, {"tags": ["<a>"]}):
         with pytest.raises(ValidationError):
@@ -67,7 +67,7 @@ def test_banned_words(make_rollout, context, tmp_path, unknown_columns) -> None:
     words = tmp_path / "words.txt"
     words.write_text("# mine\nas an AI\n\n")
     options = BannedOptions(words=("Damn",), path=str(words), max_count=2)
-    texts = ["damn, DAMN", "condamned", "As  an\nai I", "ＤＡＭＮ", ""]
+    texts = ["damn, DAMN", "undamned", "As  an\nai I", "ＤＡＭＮ", ""]
     assert Banned(options, context).score(make_rollout(texts)).scores.tolist() == [-1, 0, -0.5, -0.5, 0]
     anywhere = BannedOptions(words=("damn",), whole_words=False)
     assert Banned(anywhere, context).score(make_rollout(texts)).scores.tolist() == [-1, -1, 0, -1, 0]

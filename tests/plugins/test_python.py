@@ -12,9 +12,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ppokit.errors import PluginError
+from components import built
+from ppokit.config.registry import PluginRegistry
+from ppokit.errors import PluginError, RewardError
 from ppokit.plugin.protocols import CheckContext
+from ppokit.rewards.scorer import Scorer
 from ppokit_rewards.python import PythonOptions, build, check, python
+from rollouts import single_process
 
 MODULE = """
 CONSTANT = 3
@@ -198,3 +202,46 @@ def test_a_good_recipe_has_no_problems(here) -> None:
 def test_a_path_that_is_none(path) -> None:
     with pytest.raises(ValidationError, match=r"expected package\.module:name"):
         PythonOptions(function=path)
+
+
+FORMS = """
+def fails(responses): return [1.0, ValueError("no"), None]
+async def waits(responses, reward_context): return [float(reward_context.step)] * len(responses)
+def one(response, answer): return float(response == answer)
+async def awaits(prompt, response): raise OSError(response)
+"""
+
+
+def scored(function: str, rollout, context, **keys):
+    """What the core makes of a function's values."""
+    provider = build(PythonOptions(function=f"forms:{function}"), context)
+    scorer = Scorer([built("rewards", provider, "r", where="r", **keys)], single_process(), 0.99)
+    try:
+        return scorer.score(rollout, step=4)
+    finally:
+        scorer.close()
+
+
+def test_single_failures_coroutines_and_one_response_at_a_time(tmp_path, monkeypatch, make_rollout, context):
+    (tmp_path / "forms.py").write_text(FORMS)
+    monkeypatch.syspath_prepend(tmp_path)
+    rollout = make_rollout(["a", "b", "c"], rows=[{"answer": "b"}] * 3)
+    rewards = scored("fails", rollout, context)
+    assert rewards.outcomes["r"] == ("scored", "failed", "abstained")
+    assert rewards.reasons["r"][1] == "ValueError: no"
+    assert scored("waits", rollout, context).scores.tolist() == [4, 4, 4]
+    assert scored("one", rollout, context).scores.tolist() == [0, 1, 0]
+    with pytest.raises(RewardError, match=r"3 of 3 responses.*OSError: a"):
+        scored("awaits", rollout, context)
+    columns = CheckContext(("prompt", "answer"))
+    assert [list(check(PythonOptions(function=f"forms:{name}"), columns)) for name in ("waits", "one")] == [
+        [],
+        [],
+    ]
+    (problem,) = check(PythonOptions(function="forms:one"), CheckContext(("prompt",)))
+    assert "needs 'answer'" in problem
+    component, _ = PluginRegistry().component("rewards", "python")
+    by_path, _ = PluginRegistry().component("rewards", "forms:awaits")
+    assert component.is_async(PythonOptions(function="forms:waits"))
+    assert not component.is_async(PythonOptions(function="forms:one"))
+    assert by_path.is_async(by_path.options()), "no process for what can be cancelled"

@@ -142,6 +142,9 @@ def test_a_rollouts_file_holds_every_sample_without_padding(tmp_path: Path) -> N
         outcomes={"length": ("scored", "abstained")},
         scored=torch.tensor([True, False]),
         trained=torch.tensor([True, False]),
+        reasons={"length": ("", "OSError: down")},
+        parts={"length/short": torch.tensor([0.5, math.nan])},
+        notes={"length/why": ("so", "")},
     )
     run_dir.add_rollout(7, rollout, rewards, Advantages(torch.tensor([[0.5, 0.25], [-1.0, 9.0]])))
     table = pq.read_table(run_dir.folder / "rollouts" / "step-000007.parquet").to_pydict()
@@ -151,6 +154,9 @@ def test_a_rollouts_file_holds_every_sample_without_padding(tmp_path: Path) -> N
     assert table["advantages"] == [[0.5, 0.25], [-1.0]]
     assert table["token_rewards"] == [[0.0, 1.0], [2.0]]
     assert table["outcome/length"] == ["scored", "abstained"]
+    assert table["reason/length"] == ["", "OSError: down"]
+    assert table["part/length/short"][0] == 0.5
+    assert table["note/length/why"] == ["so", ""]
     assert table["scored"] == table["trained"] == [True, False]
     assert [json.loads(row) for row in table["row"]] == [{"row": 0}, {"row": 1}]
     assert [path.name for path in (run_dir.folder / "rollouts").iterdir()] == ["step-000007.parquet"]
