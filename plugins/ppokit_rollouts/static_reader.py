@@ -41,9 +41,8 @@ class StaticReader(CachedReader):
     def __init__(
         self, forward: Forward, state: ModelState, *, max_new_tokens: int, compiled: bool = False
     ) -> None:
-        super().__init__(
-            forward, state, padded=True, max_new_tokens=0
-        )  # prompts alone, in memory as they come
+        # Prompts alone: what comes after them has its own memory.
+        super().__init__(forward, state, padded=True, max_new_tokens=0)
         self.model = forward.model
         self.tokens_to_come = max_new_tokens
         self.compiled = compiled and self.model not in _not_compiled

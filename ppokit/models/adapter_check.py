@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ppokit.errors import ModelError
 from ppokit.messages import listed
 from ppokit.models.pretrained import adapter_weights, explained
+from ppokit.plugin.output_head import final_states
 
 if TYPE_CHECKING:
     from torch import nn
@@ -129,3 +130,23 @@ def check_base(model: nn.Module, folder: str | Path, subject: str) -> None:
                 "whole layers trained beside LoRA; expected plain LoRA. Merge it into its base, and give the "
                 "result as model.name."
             )
+
+
+def check_last_states(model: Any, key: str) -> None:
+    """That a base's last states, which a fitted model's head reads, are the output layer's too.
+
+    Raises:
+        ModelError: the model transforms or scales them between the two.
+    """
+    import torch
+
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = (torch.arange(8, device=model.device) % size)[None]
+    with torch.no_grad():
+        last = model.base_model(input_ids=ids, use_cache=False)[0]
+        read, _ = final_states(model, input_ids=ids, use_cache=False)
+    if not torch.equal(last, read):
+        raise ModelError(
+            f"{key}: {type(model).__name__} changes its last hidden states before the output layer, so that "
+            "a reward model's head would read others than it was fitted on; load it on its own."
+        )

@@ -26,13 +26,14 @@ from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.kernels import frozen_trunk, lora_linear, registry
 from ppokit.models import quantization
+from ppokit.models.adapter_check import check_last_states
 from ppokit.models.checkpointing import checkpoint_layers
 from ppokit.models.logprobs import Entropy, check_head, token_logprobs
 from ppokit.models.lora import FittedHead, RoleAdapters, adapter_of
 from ppokit.models.merged import MergedSampler
 from ppokit.models.packing import final_states_of, reads_rows
 from ppokit.models.pretrained import quiet
-from ppokit.plugin.output_head import final_states, logit_rule, output_head
+from ppokit.plugin.output_head import logit_rule, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -138,7 +139,7 @@ class ModelRoles:
         """Let the value function start as a fitted reward model, whose score it then predicts."""
         assert self.value_head is not None
         assert self._adapters is not None
-        self._check_last_states("lora.value_adapter")
+        check_last_states(self.model, "lora.value_adapter")
         head = self._adapters.replace_value(folder, key="lora.value_adapter")
         with torch.no_grad():
             self.value_head.weight.copy_(head.weight)
@@ -235,27 +236,11 @@ class ModelRoles:
             ModelError: it was fitted on another base, or its head would read other states.
         """
         assert self._adapters is not None, "without lora there are no adapters"
-        self._check_last_states(key)
+        check_last_states(self.model, key)
         head = self._adapters.add_fitted(folder, name, key=key)
         if self.fast_paths == "auto":
             lora_linear.install(self.model)
         return head
-
-    @torch.no_grad()
-    def _check_last_states(self, key: str) -> None:
-        """That the base's last states, which a fitted model's head reads, are the output layer's too.
-
-        Raises:
-            ModelError: the model transforms or scales them between the two.
-        """
-        size = self.model.get_input_embeddings().weight.shape[0]
-        ids = (torch.arange(8, device=self.device) % size)[None]
-        last = self.model.base_model(input_ids=ids, use_cache=False)[0]
-        if not torch.equal(last, final_states(self.model, input_ids=ids, use_cache=False)[0]):
-            raise ModelError(
-                f"{key}: {type(self.model).__name__} changes its last hidden states before the output layer, "
-                "so that a reward model's head would read others than it was fitted on; load it on its own."
-            )
 
     def _activate(self, role: str) -> None:
         self._role = role
