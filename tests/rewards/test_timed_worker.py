@@ -94,6 +94,17 @@ class Hears(R):
     def close(self):
         Path("closed").write_text("; ".join(self.heard))
 
+class Each:
+    def __init__(self, options, context):
+        Path("pid").write_text(str(os.getpid()))
+
+    async def score_one(self, sample, context):
+        if sample.id == "sample-1" and sample.prompt == "backtrack":
+            re.match(r"(a+)+$", "a" * 64 + "b")
+        if sample.id == "sample-2":
+            raise KeyError("x")
+        return float(context.step)
+
 class Unmarked(R):
     def on_step(self, step): pass
 
@@ -104,6 +115,7 @@ def ppokit_reward_providers():
     return [Component("twin", R, O)]
 
 counts = Component("counts", Counts, O)
+each = Component("each", Each, O)
 hears = Component("hears", Hears, O)
 unmarked = Component("unmarked", Unmarked, O)
 """
@@ -280,6 +292,20 @@ def test_it_hears_of_events(here: Path) -> None:
     worker.close()
     start = "start of 3 for runs/a"
     assert (here / "closed").read_text() == f"{start}; 1: 0.5, rewards 1; {start}; 3: 1.5, rewards 3"
+
+
+def test_a_response_at_a_time_costs_its_own_response_alone(here: Path) -> None:
+    """Also where a coroutine holds the interpreter's lock, and could not be cancelled."""
+    worker = worker_for("each", timeout=1.0)
+    reward = built("rewards", worker, "timed", where=WHERE, timeout=1.0, isolate="process")
+    scoring = Scorer([reward], single_process(), 0.99)
+    rewards = scoring.score(rollout("backtrack"), step=5)
+    assert rewards.outcomes["timed"] == ("scored", "failed", "failed")
+    assert rewards.reasons["timed"] == ("", "TimeoutError: no answer in 1 s", "KeyError: 'x'")
+    assert rewards.scores.tolist() == [5, 0, 0]
+    assert scoring.score(rollout(), step=6).scores.tolist() == [6, 6, 0]
+    scoring.close()
+    worker.close()
 
 
 def test_a_disabled_plugin_is_disabled_there(here: Path) -> None:
