@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ def as_answer(given: Any) -> Answer:
 
 
 @contextmanager
-def serve(answer: Callable[[Any, int], Any]) -> Iterator[Service]:
+def serve(answer: Callable[[Any, int], Any], tls: ssl.SSLContext | None = None) -> Iterator[Service]:
     """A service that answers `answer(body, number of the request from 0)`."""
     service = Service(answer)
 
@@ -72,7 +73,9 @@ def serve(answer: Callable[[Any, int], Any]) -> Iterator[Service]:
         def handle_error(self, request: Any, client_address: Any) -> None: ...
 
     server = Server(("127.0.0.1", 0), Handler)
-    service.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    service.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -45,6 +45,25 @@ class EventLoop:
             self._thread.start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
+    def wait(self, future: concurrent.futures.Future[T], patience: float | None) -> T:
+        """The result of what was begun.
+
+        Args:
+            patience: seconds for which the loop may not answer; None for any.
+
+        Raises:
+            TimeoutError: it did not: a coroutine blocks it, and none can be cancelled.
+        """
+        assert self._loop is not None
+        while True:
+            beat = threading.Event()
+            self._loop.call_soon_threadsafe(beat.set)
+            done, _ = concurrent.futures.wait([future], timeout=patience)
+            if done:
+                return future.result()
+            if not beat.is_set():
+                raise TimeoutError(f"the event loop did not answer for {patience:g} s")
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine."""
         return self.start(coroutine).result()

@@ -25,6 +25,8 @@ from ppokit.rewards.calls import Answer, ProviderCalls
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.joining import group_indices, join
 
+_PATIENCE_S = 10.0  # beyond the longest timeout
+
 
 class Providers:
     """Every provider of a recipe.
@@ -100,12 +102,30 @@ class Providers:
         try:
             for index, calls in here:
                 answers[index] = calls.answer_here(shares[index], context)
-            answers.update({index: future.result() for index, future in begun.items()})
+            answers.update({index: self._wait(index, future) for index, future in begun.items()})
         except BaseException:  # also a signal's
             for future in begun.values():
                 future.cancel()
             raise
         return [answers.get(index) for index in range(len(shares))]
+
+    def _wait(self, index: int, future: Future[Answer]) -> Answer:
+        """A provider's answer.
+
+        Raises:
+            RewardError: a coroutine blocks the event loop beyond every timeout.
+        """
+        timeouts = [
+            reward.settings.timeout for reward in self._rewards if reward.settings.timeout is not None
+        ]
+        try:
+            return self.loop.wait(future, max(timeouts) + _PATIENCE_S if timeouts else None)
+        except TimeoutError as error:
+            raise RewardError(
+                f"{self._rewards[index].where} has no answer, and {error}: a coroutine calls what blocks, "
+                "such as time.sleep or requests, and cannot be cancelled; await it, write a plain function, "
+                "or set isolate: process."
+            ) from error
 
     def _output(
         self, reward: BuiltComponent, parts: Sequence[tuple[list[int], Answer | None]], rollout: Rollout

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +184,20 @@ def test_nobody_listens_and_nobody_answers() -> None:
         with pytest.raises(RewardError, match=r"TimeoutError: no answer in 0\.2 s"):
             score(f"http://127.0.0.1:{silent.getsockname()[1]}", {"timeout": 0.2})
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_a_certificate_that_nobody_signed_is_refused(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make.split(), *files], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with serve(lambda body, number: GOOD, tls) as service:
+        with pytest.raises(RewardError, match=r"ConnectError: .*(?i:certificate)"):
+            score(service.url, key_env="MY_KEY")
+        assert service.asked == []
 
 
 def test_nothing_leaks() -> None:

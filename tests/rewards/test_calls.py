@@ -232,6 +232,18 @@ def test_one_loop_and_one_client_for_all_steps(scorer: Make) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) < files
 
 
+def test_a_coroutine_that_blocks_all_is_told(scorer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppokit.rewards.providers._PATIENCE_S", 0.1)
+
+    class Blocks:
+        async def score(self, rollout: Rollout) -> RewardOutput:
+            time.sleep(0.6)
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    with pytest.raises(RewardError, match=r"reward 'one' .*did not answer for 0\.15 s: a coroutine"):
+        scorer(reward(Blocks(), timeout=0.05)).score(ROLLOUT)
+
+
 def test_what_ends_the_program_in_a_coroutine_is_a_failure(scorer: Make) -> None:
     async def judge(index: int) -> float:
         raise SystemExit(3) if index else KeyError("x")
