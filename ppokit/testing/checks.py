@@ -8,6 +8,7 @@ from importlib import import_module
 
 from ppokit.errors import PpokitError, in_one_paragraph
 from ppokit.plugin.hookspecs import HOOK_BY_KIND
+from ppokit.testing.process_state import watched
 from ppokit.testing.subject import Subject
 
 
@@ -24,12 +25,14 @@ class Check:
         what: what must hold, in a sentence.
         kinds: of components that it is for.
         test: raises where it does not hold.
+        about: likewise, of what all checks so far have shown.
     """
 
     name: str
     what: str
     kinds: tuple[str, ...]
     test: Callable[[Subject], None]
+    about: Callable[[Subject], None] | None = None
 
     def run(self, subject: Subject) -> None:
         """Check a component.
@@ -38,7 +41,10 @@ class Check:
             Fault: it does not hold; the message names the component.
         """
         try:
-            self.test(subject)
+            with watched(subject.where):
+                self.test(subject)
+            if self.about is not None:
+                self.about(subject)
         except Fault as fault:
             text = str(fault)
             raise Fault(text if subject.where in text else f"{subject.where}: {text}") from fault
@@ -55,12 +61,14 @@ _CHECKS: dict[str, Check] = {}
 _MODULES = ("option_checks", "call_checks", "state_checks", "process_checks", "kind_checks", "example_checks")
 
 
-def check(name: str, *kinds: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+def check(
+    name: str, *kinds: str, about: Callable[[Subject], None] | None = None
+) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
     """Make a function a check, of all kinds where none is named; its docstring says what must hold."""
 
     def register(test: Callable[[Subject], None]) -> Callable[[Subject], None]:
         what = " ".join(str(test.__doc__).split())
-        _CHECKS[name] = Check(name, what, kinds or tuple(HOOK_BY_KIND), test)
+        _CHECKS[name] = Check(name, what, kinds or tuple(HOOK_BY_KIND), test, about)
         return test
 
     return register

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from ppokit.config.hooks import METHOD, has_method
 from ppokit.config.settings import CHOSEN
 from ppokit.messages import listed
 from ppokit.plugin.event_methods import event_methods
-from ppokit.plugin.protocols import AdvantageWeighting
+from ppokit.plugin.protocols import AdvantageWeighting, CheckContext
 from ppokit.testing.calls import arguments, close, raw, sample
 from ppokit.testing.checks import Fault, check
 from ppokit.testing.subject import Subject
@@ -129,6 +130,20 @@ def options_names(subject: Subject) -> None:
     fields = subject.component.options.model_fields
     if taken := sorted(core & {field.alias or name for name, field in fields.items()}):
         raise Fault(f"its option {listed(map(repr, taken))} is a key of the core's own; rename it")
+
+
+@check("recipe_check")
+def recipe_check(subject: Subject) -> None:
+    """What it checks of a recipe comes as sentences, also where nothing is known of the data."""
+    if subject.component.check is None:
+        return
+    for columns in (None, (), ("prompt", *subject.row)):
+        found = subject.component.check(subject.validated(), CheckContext(columns, 4))
+        if not isinstance(found, Iterable) or isinstance(found, str):
+            raise Fault(f"check gives a {type(found).__name__}; expected sentences: yield each problem")
+        for sentence in found:
+            if not isinstance(sentence, str):
+                raise Fault(f"check gives {sentence!r} among its problems; expected sentences")
 
 
 @check("events")

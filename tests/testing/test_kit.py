@@ -20,7 +20,8 @@ from wrong_plugins import FAULTS, Counts, Groups, OneAtATime, Wrong, component
 
 
 def subject_of(made: Component, kind: str = "rewards") -> Subject:
-    return Subject(kind, made.name, made, "in a test", seconds=0.05 if kind == "rewards" else 1.0)
+    label = f"in a test, {id(made)}"  # each its own, as what they change is remembered by it
+    return Subject(kind, made.name, made, label, seconds=0.05 if kind == "rewards" else 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,16 @@ def test_there_are_enough() -> None:
     assert len({wrong.name for wrong in FAULTS}) == len(FAULTS)
 
 
+def test_what_is_done_once_is_found_though_another_check_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each check begins with the process as it was."""
+    monkeypatch.setattr(wrong_plugins, "ONCE", set())
+    (wrong,) = [one for one in FAULTS if one.name == "sets_threads_at_the_first_call"]
+    before = torch.get_num_threads()
+    report = run_checks(replace(subject_of(wrong.component), use="once"))
+    assert [result.check for result in report.having("failed")] == ["leaves_threads_setting"]
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize("wrong", FAULTS, ids=lambda wrong: wrong.name)
 def test_each_fault_is_named(wrong: Wrong) -> None:
     """By its check, in a sentence that names the component and says what is wrong or what to do."""
@@ -53,7 +64,7 @@ def test_each_fault_is_named(wrong: Wrong) -> None:
         check.run(subject_of(wrong.component, wrong.kind))
     message = str(caught.value)
     assert wrong.words in message
-    assert f"{wrong.kind} 'wrong' (plugin in a test)" in message
+    assert f"{wrong.kind} 'wrong' (plugin in a test, " in message
 
 
 def test_every_check_finds_something() -> None:

@@ -78,7 +78,7 @@ def component(build: Any, **fields: Any) -> Component:
     return Component("wrong", build, **{"examples": EXAMPLES, **fields})
 
 
-def reward(check: str, words: str, **fields: Any) -> Callable[[type], type]:
+def reward(check: str, words: str, /, **fields: Any) -> Callable[[type], type]:
     def add(thing: type) -> type:
         FAULTS.append(Wrong(thing.__name__, "rewards", component(thing, **fields), check, words))
         return thing
@@ -86,7 +86,7 @@ def reward(check: str, words: str, **fields: Any) -> Callable[[type], type]:
     return add
 
 
-def scored(check: str, words: str, **fields: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def scored(check: str, words: str, /, **fields: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A reward of which this function is `score`."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -230,7 +230,7 @@ def default_dtype(self: Any, rollout: Rollout) -> Any:
     return RewardOutput.from_values(values(rollout))
 
 
-@scored("leaves_torch_settings", "whether gradients are computed")
+@scored("leaves_gradients", "whether torch computes gradients")
 def no_gradients(self: Any, rollout: Rollout) -> Any:
     torch.set_grad_enabled(False)
     return RewardOutput.from_values(values(rollout))
@@ -239,6 +239,31 @@ def no_gradients(self: Any, rollout: Rollout) -> Any:
 @scored("leaves_threads_setting", "torch's threads")
 def sets_threads(self: Any, rollout: Rollout) -> Any:
     torch.set_num_threads(torch.get_num_threads() + 1)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_random_state", "torch's global random numbers")
+def seeds_torch_as_before(self: Any, rollout: Rollout) -> Any:
+    torch.manual_seed(0)
+    return RewardOutput.from_values(values(rollout))
+
+
+ONCE: set[str] = set()
+
+
+@scored("leaves_threads_setting", "torch's threads")
+def sets_threads_at_the_first_call(self: Any, rollout: Rollout) -> Any:
+    if "threads" not in ONCE:
+        ONCE.add("threads")
+        torch.set_num_threads(torch.get_num_threads() + 1)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_nothing_open", "would wait at its end")
+def starts_a_thread_at_the_first_call(self: Any, rollout: Rollout) -> Any:
+    if "thread" not in ONCE:
+        ONCE.add("thread")
+        threading.Thread(target=STOP.wait).start()
     return RewardOutput.from_values(values(rollout))
 
 
@@ -403,6 +428,14 @@ class ClosesWhatItNeverOpened(Reward):
 
     def close(self) -> None:
         self.file.close()
+
+
+reward("recipe_check", "yield each problem", check=lambda options, context: None)(
+    type("ChecksNothing", (Reward,), {})
+)
+reward("recipe_check", "ZeroDivisionError", check=lambda options, context: 1 / 0)(
+    type("CheckRaises", (Reward,), {})
+)
 
 
 class Loose(BaseModel):
