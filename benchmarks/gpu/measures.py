@@ -332,8 +332,24 @@ def published(name: str) -> Callable[[Bench], dict[str, Any]]:
     return measure
 
 
+def memory(bench: Bench) -> dict[str, Any]:
+    """The peak against the byte audit: within 10 % of the larger of its two phases, sampling and update."""
+    shape, work = (SHAPES["tiny"], TINY) if bench.dry else (SHAPES["0.5B"], Work(steps=1))
+    with tempfile.TemporaryDirectory() as folder:
+        best, trainer = trained(recipe_of(shape, work, Path(folder)), shape)
+    audit = trainer.components.audit
+    shared = sum(audit.values()) - audit["key-value cache"] - audit["activations"]
+    expected = (shared + max(audit["key-value cache"], audit["activations"])) / 1e9
+    figures = {f"audit of {name}, GB": number / 1e9 for name, number in audit.items()}
+    figures |= {"expected_gb": expected, "peak_gb": best["memory/peak_gb"]}
+    ratio = figures["peak_gb"] / expected
+    if not bench.dry and not 0.9 <= ratio <= 1.1:
+        return {**figures, "peak_of_expected": ratio, "error": "the peak is not within 10 % of the audit"}
+    return {**figures, "peak_of_expected": ratio}
+
+
 PARTS: dict[int, list[Section]] = {
-    1: [("ceilings", 30.0, ceilings), ("gpu_tests", 290.0, gpu_tests)],
+    1: [("ceilings", 30.0, ceilings), ("memory", 60.0, memory), ("gpu_tests", 240.0, gpu_tests)],
     2: [
         ("ceilings", 20.0, ceilings),
         ("step 1.5B", 60.0, step_of("1.5B")),

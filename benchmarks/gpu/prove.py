@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ REPOSITORY = HERE.parent.parent
 sys.path[:0] = [str(HERE), str(REPOSITORY), str(REPOSITORY / "plugins")]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # sizes vary from step to step
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 PART_S = 345.0  # of each part, with what is written at its end
@@ -48,12 +50,13 @@ class Bench:
         self.dry, self.out = dry, out
         self.figures: dict[str, dict[str, Any]] = {}
         self.device = torch.device("cpu" if dry else "cuda:0")
-        if not dry and not torch.cuda.is_available():
-            sys.exit("no GPU is visible; expected one, or --dry-run")
 
 
 def run(section: Section, bench: Bench, limit_s: float) -> dict[str, Any]:
-    """A section's figures, or `error`; `seconds` is what it took. In a fork, which frees all memory."""
+    """A section's figures, or `error`; `seconds` is what it took.
+
+    In a fork, which frees all memory. So nothing here may look for the card: a process that has cannot fork.
+    """
     name, _, measure = section
     file = bench.out / f".{name}.json"
     began = time.perf_counter()
@@ -82,14 +85,9 @@ def run(section: Section, bench: Bench, limit_s: float) -> dict[str, Any]:
 
 
 def machine() -> dict[str, str]:
-    """What this ran on; asked in a fork, since a process that has used the card cannot fork."""
-    import accelerate
-    import peft
-    import torch
-    import transformers
-
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft, accelerate)}
-    return {"python": platform.python_version(), **versions}
+    """Versions of what it ran with."""
+    names = ("torch", "transformers", "peft", "accelerate")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def card(bench: Bench) -> dict[str, Any]:
@@ -98,6 +96,8 @@ def card(bench: Bench) -> dict[str, Any]:
 
     if bench.dry:
         return {"card": "none: a dry run on the CPU"}
+    if not torch.cuda.is_available():
+        raise RuntimeError("no GPU is visible; expected one, or --dry-run")
     properties = torch.cuda.get_device_properties(0)
     return {
         "card": properties.name,
@@ -132,6 +132,10 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(arguments.dry_run, arguments.out.resolve())
     import measures
+
+    if bench.dry:  # imported once, where no card forbids it
+        import ppokit.build
+        import ppokit.trainer  # noqa: F401
 
     chosen = None if arguments.only is None else set(arguments.only.split(","))
     sections: list[Section] = [("card", 30.0, card), *measures.PARTS[arguments.part]]

@@ -1,0 +1,102 @@
+"""benchmarks/gpu as a dry run, in tiny sizes on the CPU; and its pack's check of what is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+GPU = REPOSITORY / "benchmarks" / "gpu"
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(GPU)
+
+
+def dry_run(out: Path, *options: str) -> dict[str, dict[str, object]]:
+    command = [sys.executable, GPU / "prove.py", "--dry-run", "--out", out, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    part = next(out.glob("part?.json"))
+    sections: dict[str, dict[str, object]] = json.loads(part.read_text())["sections"]
+    assert "CPU" in str(sections["card"]["card"])
+    assert f"ppokit on {sections['card']['card']}" in part.with_suffix(".md").read_text()
+    failed = {name: figures["error"] for name, figures in sections.items() if "error" in figures}
+    failed.pop("trl_grpo", None)  # in an environment without TRL
+    assert not failed, done.stderr[-2000:]
+    return sections
+
+
+def test_a_step_by_phase(tmp_path: Path) -> None:
+    sections = dry_run(tmp_path, "--part", "2", "--only", "ceilings,step 7B")
+    assert list(sections) == ["card", "ceilings", "step 7B"]
+    step = sections["step 7B"]
+    assert {"time/sampling_s", "time/update_s", "memory/peak_gb", "tokens_per_s"} <= set(step)
+    assert 0 < float(str(step["update_share_of_matrix_rate"])) < 1
+    assert 0 < float(str(step["sampling_share_of_bandwidth_floor"])) < 1
+
+
+@pytest.mark.thorough
+def test_all_of_part_2(tmp_path: Path) -> None:
+    sections = dry_run(tmp_path, "--part", "2")
+    assert len(sections) == 11
+
+
+@pytest.mark.thorough
+def test_memory_of_part_1(tmp_path: Path) -> None:
+    assert "peak_of_expected" in dry_run(tmp_path, "--part", "1", "--only", "memory")["memory"]
+
+
+def test_a_section_that_fails_or_runs_over_is_recorded(tmp_path: Path) -> None:
+    import time
+
+    import prove
+
+    bench = prove.Bench(True, tmp_path)
+    broken = prove.run(("broken", 9.0, lambda _: {"a": 1 / 0}), bench, 9.0)
+    assert "ZeroDivisionError" in broken["error"]
+    slow = prove.run(("slow", 9.0, lambda _: time.sleep(60)), bench, 0.2)
+    assert slow["error"] == "stopped after 0 s"
+    assert prove.run(("good", 9.0, lambda _: {"a": 1}), bench, 9.0)["a"] == 1
+
+
+def wheel(folder: Path, name: str, version: str, *needs: str) -> None:
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {need}" for need in needs)]
+        archive.writestr(f"{name}-{version}.dist-info/METADATA", "\n".join(lines))
+
+
+def test_what_the_pack_lacks(tmp_path: Path) -> None:
+    import pack
+
+    wheel(
+        tmp_path, "one", "1.0", "torch>=2.0", "two>=1", 'winonly; sys_platform == "win32"', 'x; extra == "y"'
+    )
+    wheel(tmp_path, "two", "1.5", "transformers>=6", "nowhere")
+    assert pack.missing(tmp_path) == [
+        "two needs transformers>=6, and 5.17.0 is there",
+        "two needs nowhere, which is neither carried nor in machine.txt",
+    ]
+
+
+def test_a_trimmed_wheel_keeps_its_record(tmp_path: Path) -> None:
+    import pack
+
+    path = tmp_path / "bitsandbytes-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("cpu", "cuda130", "cuda124", "rocm70"):
+            archive.writestr(f"bitsandbytes/libbitsandbytes_{name}.so", name * 9)
+        archive.writestr("bitsandbytes-1.0.dist-info/RECORD", "")
+    pack.trim(path)
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        record = archive.read("bitsandbytes-1.0.dist-info/RECORD").decode().splitlines()
+    assert {name for name in names if name.endswith(".so")} == {
+        f"bitsandbytes/libbitsandbytes_{name}.so" for name in ("cpu", "cuda130")
+    }
+    assert {line.split(",")[0] for line in record} == names
