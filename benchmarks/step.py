@@ -95,7 +95,9 @@ class Watch:
 def phases_of(metrics: Mapping[str, float]) -> dict[str, float]:
     """Seconds by phase."""
     phases = {
-        k.removeprefix("time/").removesuffix("_s"): v for k, v in metrics.items() if k.startswith("time/")
+        k.removeprefix("time/").removesuffix("_s"): v
+        for k, v in metrics.items()
+        if k.startswith("time/") and not k.startswith("time/reward/")
     }
     phases.pop("step", None)
     return phases

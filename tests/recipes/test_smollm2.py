@@ -99,7 +99,8 @@ def test_metrics(run: Path) -> None:
         assert not missing
         infinite = [name for name, value in line.items() if value is None or not math.isfinite(value)]
         assert not infinite
-        phases = [v for k, v in line.items() if k.startswith("time/") and k != "time/step_s"]
+        phases = [v for k, v in line.items() if k.startswith("time/") and k.count("/") == 1]
+        phases.remove(line["time/step_s"])
         assert math.isclose(sum(phases), line["time/step_s"], rel_tol=1e-6)
         assert 1 <= line["response/length"] <= 8
         assert -1 <= line["reward/sentiment"] <= 1
