@@ -12,8 +12,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Literal
 
+from ppokit.kinds import HOOK_BY_KIND, PROJECT
 from ppokit.messages import suggest
-from ppokit.plugin.hookspecs import HOOK_BY_KIND, PROJECT
 
 State = Literal["not imported yet", "ok", "shadowed", "disabled", "duplicate", "broken", "invalid"]
 

@@ -13,9 +13,9 @@ from ppokit import __version__
 from ppokit.config.entries import Entry
 from ppokit.config.requirements import other_ppokit
 from ppokit.errors import PluginError, in_one_paragraph, plugin_call
+from ppokit.kinds import HOOK_BY_KIND, PROJECT
 from ppokit.messages import listed, suggest
 from ppokit.plugin import hookspecs
-from ppokit.plugin.hookspecs import HOOK_BY_KIND, PROJECT
 from ppokit.plugin.protocols import Component, Need
 
 METHOD = {

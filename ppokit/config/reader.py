@@ -25,8 +25,8 @@ from ppokit.config.settings import (
 )
 from ppokit.config.yaml_file import Document, join
 from ppokit.errors import PluginError, PpokitError, plugin_call
+from ppokit.kinds import PROJECT
 from ppokit.messages import listed, shown, suggest
-from ppokit.plugin.hookspecs import PROJECT
 
 _INVALID = object()
 _NOUNS = {

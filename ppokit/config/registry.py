@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING
 
-from ppokit.config import by_path, entries, hooks
+from ppokit.config import entries
 from ppokit.config.entries import Entry, normalise
 from ppokit.errors import PluginError
+from ppokit.kinds import HOOK_BY_KIND
 from ppokit.messages import listed, suggest
-from ppokit.plugin.hookspecs import HOOK_BY_KIND
-from ppokit.plugin.protocols import Component
+
+if TYPE_CHECKING:
+    from ppokit.plugin.protocols import Component
 
 FUNCTION_REWARD = "python"
 """The reward that calls a function."""
@@ -68,6 +71,8 @@ class PluginRegistry:
         Raises:
             PluginError: the component is not there, disabled, offered twice, or broken.
         """
+        from ppokit.config import by_path
+
         if kind not in HOOK_BY_KIND:
             raise PluginError(f"{kind!r} is no kind of plugin; kinds are {listed(HOOK_BY_KIND)}")
         if (kind, use) not in self._loaded:
@@ -83,6 +88,8 @@ class PluginRegistry:
         Raises:
             PluginError: as `component`.
         """
+        from ppokit.config import by_path
+
         if by_path.is_path(use):
             return use.partition(":")[0]
         return self._choose(kind, use).distribution
@@ -99,6 +106,8 @@ class PluginRegistry:
 
     def _component(self, entry: Entry) -> Component:
         """What a module offers by a decorator, or by its hook."""
+        from ppokit.config import by_path, hooks
+
         module, who = hooks.import_plugin(entry)
         path = by_path.decorated(module, entry.kind, entry.name)
         if path is None:
@@ -125,6 +134,8 @@ class PluginRegistry:
         return allowed[0]
 
     def _unknown(self, kind: str, use: str) -> str:
+        from ppokit.config import by_path
+
         if hint := by_path.path_hint(use):
             return f"{use!r} is {hint}"
         known = self.names(kind)

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from packaging.requirements import InvalidRequirement, Requirement
 
 from ppokit import __version__
-from ppokit.plugin.hookspecs import PROJECT
+from ppokit.kinds import PROJECT
 
 
 def unmet(text: str) -> str:

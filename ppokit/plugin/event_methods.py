@@ -6,8 +6,9 @@ import inspect
 from typing import Any
 
 from ppokit.errors import PluginError
+from ppokit.kinds import PROJECT
 from ppokit.messages import listed, suggest
-from ppokit.plugin.hookspecs import EVENTS, PROJECT, Events
+from ppokit.plugin.hookspecs import EVENTS, Events
 
 _MARK = f"{PROJECT}_impl"
 

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from ppokit.kinds import PROJECT
 from ppokit.plugin.protocols import Component
 
 if TYPE_CHECKING:
     from ppokit.plugin.types import Advantages, Rewards, Rollout
 
-PROJECT = "ppokit"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -63,17 +63,6 @@ def ppokit_evaluators() -> list[Component]:  # type: ignore[empty-body]
 @hookspec
 def ppokit_observers() -> list[Component]:  # type: ignore[empty-body]
     """Components whose objects only watch, by the `Events`; chosen by `observers[].use`."""
-
-
-HOOK_BY_KIND = {
-    "rewards": "ppokit_reward_providers",
-    "advantages": "ppokit_advantage_estimators",
-    "losses": "ppokit_losses",
-    "rollout": "ppokit_rollout_engines",
-    "evaluators": "ppokit_evaluators",
-    "observers": "ppokit_observers",
-}
-"""A kind is the recipe's key under which its components are chosen (evaluators: within `evaluation`)."""
 
 
 class Events:

@@ -15,8 +15,9 @@ from typing import Any
 import pluggy
 
 from ppokit.errors import PluginError, PpokitError, PpokitWarning, in_one_paragraph, plugin_call
+from ppokit.kinds import PROJECT
 from ppokit.plugin.event_methods import event_methods
-from ppokit.plugin.hookspecs import PROJECT, Events
+from ppokit.plugin.hookspecs import Events
 from ppokit.run.components import RunComponent
 
 

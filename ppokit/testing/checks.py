@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from ppokit.errors import PpokitError, in_one_paragraph
-from ppokit.plugin.hookspecs import HOOK_BY_KIND
+from ppokit.kinds import HOOK_BY_KIND
 from ppokit.testing.process_state import watched
 from ppokit.testing.subject import Subject
 

@@ -19,9 +19,9 @@ from ppokit.config.hooks import METHOD
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import CHOSEN
 from ppokit.errors import PluginError
+from ppokit.kinds import HOOK_BY_KIND, PROJECT
 from ppokit.messages import listed, suggest
 from ppokit.plugin.examples import Example
-from ppokit.plugin.hookspecs import HOOK_BY_KIND, PROJECT
 from ppokit.plugin.importing import import_attribute
 from ppokit.plugin.protocols import BuildContext, Component
 

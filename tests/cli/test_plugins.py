@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,7 +63,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A distribution's folder, not installed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "acme_shorter", raising=False)
+    monkeypatch.delitem(sys.modules, "acme_shorter", raising=False)
     (tmp_path / "acme_shorter.py").write_text(SHORTER)
     (tmp_path / "pyproject.toml").write_text(PYPROJECT)
     return tmp_path
@@ -168,3 +171,24 @@ def test_validate_warns_where_nothing_wins(acme: Path) -> None:
     assert out.startswith("r.yaml: OK")
     assert run("validate", "r.yaml", "rewards.0.best=4")[0] == 0  # without a warning, which would be an error
     assert run("validate", "r.yaml", "rewards.0.weight=-1")[0] == 0
+
+
+@pytest.mark.thorough
+def test_listing_two_hundred_distributions_takes_little_time(tmp_path: Path) -> None:
+    """Under 0.3 s of CPU beyond what starting the program takes, and without torch or pydantic's models."""
+    for i in range(200):
+        modules = {f"listed_{i}": f'"""Reward {i}."""\n'}
+        fake_plugins.distribution(tmp_path, f"dist-{i}", {f"rewards.r{i}": f"listed_{i}"}, modules)
+    program = (
+        "import sys, time\nimport ppokit.cli\nbegan = time.process_time()\n"
+        "from ppokit.config.registry import PluginRegistry\n"
+        "count = len([e for e in PluginRegistry().entries() if not e.builtin])\n"
+        "print(count, time.process_time() - began, 'ppokit.plugin' in sys.modules)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    completed = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+    )
+    count, seconds, plugin = completed.stdout.split()
+    assert (int(count), plugin) == (200, "False")
+    assert float(seconds) < 0.3

@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 
-from ppokit.plugin.hookspecs import HOOK_BY_KIND
+from ppokit.kinds import HOOK_BY_KIND
 from ppokit.plugin.protocols import Component, Need, Options
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))

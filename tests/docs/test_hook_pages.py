@@ -15,9 +15,10 @@ import pytest
 import ppokit.plugin
 from ppokit.config.hooks import METHOD
 from ppokit.config.settings import CHOSEN
+from ppokit.kinds import HOOK_BY_KIND
 from ppokit.plugin import hookspecs, protocols
 from ppokit.plugin.generation import RolloutEngine
-from ppokit.plugin.hookspecs import EVENTS, HOOK_BY_KIND, Events
+from ppokit.plugin.hookspecs import EVENTS, Events
 from ppokit.testing import checks_of
 
 HOOKS = Path(__file__).parents[2] / "docs" / "hooks"
