@@ -77,7 +77,7 @@ def test_what_the_pack_lacks(tmp_path: Path) -> None:
     wheel(
         tmp_path, "one", "1.0", "torch>=2.0", "two>=1", 'winonly; sys_platform == "win32"', 'x; extra == "y"'
     )
-    wheel(tmp_path, "two", "1.5", "transformers>=6", "nowhere")
+    wheel(tmp_path, "two", "1.5", "transformers>=6", "nowhere", "jsonschema")
     assert pack.missing(tmp_path) == [
         "two needs transformers>=6, and 5.17.0 is there",
         "two needs nowhere, which is neither carried nor in machine.txt",
@@ -100,3 +100,16 @@ def test_a_trimmed_wheel_keeps_its_record(tmp_path: Path) -> None:
         f"bitsandbytes/libbitsandbytes_{name}.so" for name in ("cpu", "cuda130")
     }
     assert {line.split(",")[0] for line in record} == names
+
+
+def test_every_dependency_is_carried_on_the_machine_or_left_out(tmp_path: Path) -> None:
+    """Of ppokit; `make gpu-pack` asks the same of what each wheel needs."""
+    import tomllib
+
+    import pack
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for text in pack.WHEELS:
+        wheel(tmp_path, *text.split("=="))
+    wheel(tmp_path, "ppokit", "0.1", *project["dependencies"])
+    assert pack.missing(tmp_path) == []
