@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ppokit.plugin.protocols import AdvantageWeighting
-from ppokit.plugin.types import LossInputs
 from ppokit.testing.calls import (
     call,
     close,
@@ -61,24 +60,20 @@ def padding_of_losses(subject: Subject) -> None:
     inputs = loss_inputs(sample(subject), subject.component.needs)
     mask = inputs.mask
 
-    def garbage(numbers: Tensor | None) -> Tensor | None:
-        if numbers is None:
-            return None
+    def garbage(numbers: Tensor) -> Tensor:
         changed = numbers.detach().where(mask, torch.tensor(50.0))
         return changed.requires_grad_(numbers.requires_grad)
 
     changes: dict[str, Any] = {
-        name: garbage(value) for name, value in vars(inputs).items() if name != "mask" and value is not None
+        name: garbage(value)
+        for name, value in vars(inputs).items()
+        if name != "mask" and isinstance(value, torch.Tensor)
     }
     need_equal(
         loss_numbers(subject, built, inputs),
-        loss_numbers(subject, built, LossInputs(mask=mask, **{**_empty(inputs), **changes})),
+        loss_numbers(subject, built, replace(inputs, **changes)),
         "where other numbers stand on padding; use inputs.mask in every mean and sum",
     )
-
-
-def _empty(inputs: LossInputs) -> dict[str, Any]:
-    return {name: None for name in vars(inputs) if name != "mask"}
 
 
 @check("gradient", "losses")
