@@ -21,8 +21,7 @@ imported is done then.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from pydantic import Field, field_validator
@@ -41,12 +40,11 @@ from ppokit.plugin import (
     hookimpl,
     import_attribute,
 )
+from ppokit_rewards.function_values import values_of, what
 
 _TEXTS = ("prompts", "responses")
 _TEXT = ("prompt", "response")
 _CONTEXT = "reward_context"
-_LARGEST_FLOAT32 = 3.4028234663852886e38
-_EXCERPT = 60  # characters
 
 
 def python(
@@ -73,7 +71,7 @@ def python(
     """
     if len(rollout) == 0:
         return []
-    return _values(function(**_keywords(function, rollout, arguments, name, context)), rollout, name)
+    return values_of(function(**_keywords(function, rollout, arguments, name, context)), rollout, name)
 
 
 def _keywords(
@@ -94,53 +92,6 @@ def _keywords(
         if _CONTEXT in accepted:
             keywords[_CONTEXT] = context
     return {**keywords, **arguments}
-
-
-def _values(returned: Any, rollout: Rollout, name: str) -> list[Value]:
-    expected = f"expected {len(rollout)} numbers, one per response"
-    shape = getattr(returned, "shape", None)  # an array or tensor, also one on an accelerator
-    if shape is not None and hasattr(returned, "tolist"):
-        if len(shape) != 1:
-            raise PluginError(f"reward function {name} returned an array of shape {list(shape)}; {expected}")
-        returned = returned.tolist()
-    if not isinstance(returned, Sequence) or isinstance(returned, str | bytes):
-        raise PluginError(
-            f"reward function {name} returned {_what(returned)}; {expected}, in a list, tuple or array"
-        )
-    if len(returned) != len(rollout):
-        raise PluginError(f"reward function {name} returned {len(returned)} numbers; {expected}")
-    return [_value(value, rollout, i, name) for i, value in enumerate(returned)]
-
-
-def _value(value: Any, rollout: Rollout, i: int, name: str) -> Value:
-    """One response's number, or None, or an exception."""
-    if getattr(value, "shape", None) == ():  # a tensor of one number
-        value = value.item()
-    if value is None or isinstance(value, BaseException):
-        return value
-    if not (isinstance(value, Real) and _fits_float32(value)):
-        raise PluginError(
-            f"reward function {name} returned {_what(value)} for response {i} (sample "
-            f"{rollout.ids[i]}, prompt {_excerpt(rollout.prompts[i])}); expected a finite number, "
-            "None to abstain, or an exception to fail"
-        )
-    return float(value)
-
-
-def _fits_float32(value: Real) -> bool:
-    try:
-        return abs(float(value)) <= _LARGEST_FLOAT32  # False for a NaN
-    except OverflowError:
-        return False
-
-
-def _what(value: Any) -> str:
-    return f"{_excerpt(repr(value), quote=False)} ({type(value).__name__})"
-
-
-def _excerpt(text: str, *, quote: bool = True) -> str:
-    short = text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
-    return repr(short) if quote else short
 
 
 def _clashes(
@@ -177,7 +128,7 @@ def _find(path: str) -> Callable[..., Any]:
     except PluginError as error:
         raise PluginError(f"function {error}") from error
     if not callable(function):
-        raise PluginError(f"function {path!r} is {_what(function)}; expected a function")
+        raise PluginError(f"function {path!r} is {what(function)}; expected a function")
     return cast(Callable[..., Any], function)
 
 
@@ -223,7 +174,7 @@ class AsyncPython(Python):
         if len(rollout) == 0:
             return RewardOutput.from_values([])
         keywords = _keywords(self.function, rollout, options.arguments, options.function, context)
-        return RewardOutput.from_values(_values(await self.function(**keywords), rollout, options.function))
+        return RewardOutput.from_values(values_of(await self.function(**keywords), rollout, options.function))
 
 
 class PerResponse:

@@ -1,0 +1,66 @@
+"""What a reward function returned, checked value by value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from ppokit.plugin import PluginError, Rollout, Value
+
+_LARGEST_FLOAT32 = 3.4028234663852886e38
+_EXCERPT = 60  # characters
+
+
+def values_of(returned: Any, rollout: Rollout, name: str) -> list[Value]:
+    """What a function returned, as a number per response, None, or what the response failed of.
+
+    Raises:
+        PluginError: it is something else.
+    """
+    expected = f"expected {len(rollout)} numbers, one per response"
+    shape = getattr(returned, "shape", None)  # an array or tensor, also one on an accelerator
+    if shape is not None and hasattr(returned, "tolist"):
+        if len(shape) != 1:
+            raise PluginError(f"reward function {name} returned an array of shape {list(shape)}; {expected}")
+        returned = returned.tolist()
+    if not isinstance(returned, Sequence) or isinstance(returned, str | bytes):
+        raise PluginError(
+            f"reward function {name} returned {what(returned)}; {expected}, in a list, tuple or array"
+        )
+    if len(returned) != len(rollout):
+        raise PluginError(f"reward function {name} returned {len(returned)} numbers; {expected}")
+    return [_value(value, rollout, i, name) for i, value in enumerate(returned)]
+
+
+def _value(value: Any, rollout: Rollout, i: int, name: str) -> Value:
+    """One response's number, or None, or an exception."""
+    if getattr(value, "shape", None) == ():  # a tensor of one number
+        value = value.item()
+    if value is None or isinstance(value, BaseException):
+        return value
+    if not (isinstance(value, Real) and _fits_float32(value)):
+        raise PluginError(
+            f"reward function {name} returned {what(value)} for response {i} (sample "
+            f"{rollout.ids[i]}, prompt {excerpt(rollout.prompts[i])}); expected a finite number, "
+            "None to abstain, or an exception to fail"
+        )
+    return float(value)
+
+
+def _fits_float32(value: Real) -> bool:
+    try:
+        return abs(float(value)) <= _LARGEST_FLOAT32  # False for a NaN
+    except OverflowError:
+        return False
+
+
+def what(value: Any) -> str:
+    """A value and its type, for a message."""
+    return f"{excerpt(repr(value), quote=False)} ({type(value).__name__})"
+
+
+def excerpt(text: str, *, quote: bool = True) -> str:
+    """The beginning of a text."""
+    short = text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
+    return repr(short) if quote else short
