@@ -67,7 +67,7 @@ def padding_of_losses(subject: Subject) -> None:
     changes: dict[str, Any] = {
         name: garbage(value)
         for name, value in vars(inputs).items()
-        if name != "mask" and isinstance(value, torch.Tensor)
+        if name != "mask" and isinstance(value, torch.Tensor) and value.shape == mask.shape
     }
     need_equal(
         loss_numbers(subject, built, inputs),

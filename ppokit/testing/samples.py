@@ -182,4 +182,6 @@ def loss_inputs(rollout: Rollout, needs: frozenset[str]) -> LossInputs:
         values=(values + 0.1).requires_grad_() if "values" in needs else None,
         old_values=values if "values" in needs else None,
         entropy=(-new).detach().requires_grad_() if "entropy" in needs else None,
+        group_ids=rollout.group_ids,
+        sample_ids=tuple(rollout.ids),
     )
