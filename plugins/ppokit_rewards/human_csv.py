@@ -36,7 +36,8 @@ from ppokit.plugin import (
 from ppokit.ratings.table import OnBadRow, RatingColumns, mean_ratings, read_for_run
 from ppokit.reward_models.artifact import need_settings
 from ppokit_rewards.encoder import Encoder
-from ppokit_rewards.reward_model import RewardModel, RewardModelOptions
+from ppokit_rewards.reward_model import RewardModel
+from ppokit_rewards.reward_model_options import RewardModelOptions
 
 if TYPE_CHECKING:
     from torch import Tensor

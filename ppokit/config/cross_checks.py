@@ -130,9 +130,9 @@ def _gates(rewards: Sequence[SelectedComponent | None], document: Document) -> N
         if reward is None or (gate := reward.settings.gate) is None:
             continue
         others = [name for name in names if name != reward.name]
-        if gate.on not in others:
+        if gate.reward not in others:
             known = f"other rewards are {listed(others)}" if others else "there is no other reward"
-            document.report(f"{reward.key}.gate.on", f"got {gate.on!r}; {known}")
+            document.report(f"{reward.key}.gate.reward", f"got {gate.reward!r}; {known}")
 
 
 def _minibatches(sections: Mapping[str, Any], document: Document) -> None:

@@ -10,7 +10,7 @@ from ppokit.config.section import Name, Section, Text
 
 
 class Gate(Section):
-    on: Name = Field(description="Name of the reward that opens it.")
+    reward: Name = Field(description="Name of the reward that opens it.")
     above: float = Field(default=0.0, description="Its own score above which it is open.")
     otherwise: float = Field(default=0.0, description="The score where it is shut, before the weight.")
 

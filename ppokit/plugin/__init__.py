@@ -9,6 +9,7 @@ whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`p
 from ppokit.errors import DataError, ModelError, PluginError, PpokitWarning, RewardError, first_line
 from ppokit.plugin.batching import length_batches, length_groups, token_batches
 from ppokit.plugin.chats import ChatPrompt, chat_of
+from ppokit.plugin.evaluating import EvaluationView, Evaluator
 from ppokit.plugin.examples import Example
 from ppokit.plugin.generation import (
     Generation,
@@ -37,8 +38,6 @@ from ppokit.plugin.protocols import (
     BuildContext,
     CheckContext,
     Component,
-    EvaluationView,
-    Evaluator,
     Loss,
     Need,
     Options,

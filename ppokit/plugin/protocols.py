@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 
 from ppokit.plugin.examples import Example
-from ppokit.plugin.reductions import Metric
 from ppokit.plugin.reward_output import RewardOutput, Scored, Value
 from ppokit.plugin.scoring import Sample
 from ppokit.plugin.types import (
@@ -26,7 +25,6 @@ from ppokit.plugin.types import (
     LossOutput,
     Rewards,
     Rollout,
-    Row,
 )
 
 if TYPE_CHECKING:
@@ -196,100 +194,6 @@ class AdvantageWeighting(Protocol):
     """
 
     def advantage_weights(self, inputs: LossInputs) -> AdvantageWeights: ...
-
-
-class EvaluationView(Protocol):
-    """The policy of now and the recipe's rewards, to be asked without anything being learned.
-
-    Every process must make the same calls in the same order; each gets the whole of what it asks for.
-
-    Attributes:
-        prompts: the held-out prompts; empty where the recipe has none.
-        rows: a row of the held-out data set per prompt.
-        training_rows: the rows of the training prompts, whose columns the rewards know.
-        prompt_column: the column of those that holds the prompt.
-        is_main: whether this process is the one whose metrics are kept.
-    """
-
-    @property
-    def prompts(self) -> Sequence[str]: ...
-
-    @property
-    def rows(self) -> Sequence[Row]: ...
-
-    @property
-    def training_rows(self) -> Sequence[Row]: ...
-
-    @property
-    def prompt_column(self) -> str: ...
-
-    @property
-    def is_main(self) -> bool: ...
-
-    def generate(
-        self, prompts: Sequence[str] | None = None, *, n: int | None = None, rows: Sequence[Row] | None = None
-    ) -> Rollout:
-        """Responses, prompt by prompt, with what the evaluator's `needs` names.
-
-        Args:
-            prompts: the held-out prompts, unless given.
-            n: responses per prompt, drawn by numbers that are the same at every evaluation, so that it is
-                the policy that differs; None for one greedy response per prompt.
-            rows: a row of data per prompt, for rewards that read columns; only with `prompts`.
-        """
-        ...
-
-    def recorded(
-        self,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        *,
-        separator: str = "",
-        rows: Sequence[Row] | None = None,
-    ) -> Rollout:
-        """Responses that were written before, one per prompt, with what the evaluator's `needs` names.
-
-        Args:
-            separator: what stands between a plain prompt and its response.
-        """
-        ...
-
-    def logprobs(self, rollout: Rollout) -> Tensor:
-        """[B,R] float32 of each token under the policy, at the sampling temperature; 0 on padding."""
-        ...
-
-    def score(self, rollout: Rollout) -> Rewards:
-        """The recipe's rewards of a rollout; what scores are scaled by stays as it is."""
-        ...
-
-    def record(self, rollout: Rollout, values: Mapping[str, Sequence[float | None]]) -> None:
-        """Numbers of single responses to the held-out prompts, by name; None where there is none.
-
-        The core reports how the mean over prompts has changed since step 0, with its interval, as
-        `eval/<evaluator>/<name>/gain`, and keeps the responses and their numbers in `evaluation/`.
-
-        Args:
-            rollout: what `generate` or `recorded` gave; all of it on every process.
-            values: one number per response.
-        """
-        ...
-
-    def warn(self, text: str) -> None:
-        """Tell the observers what a person should look at: a sentence without its full stop."""
-        ...
-
-
-class Evaluator(Protocol):
-    """Measures the policy during a run. Called on every process."""
-
-    def evaluate(self, view: EvaluationView, step: int) -> Mapping[str, Metric]:
-        """Numbers by name, which stand under `eval/<name of the evaluator>/`.
-
-        Args:
-            view: the policy after `step` steps.
-            step: 0 before any training.
-        """
-        ...
 
 
 @runtime_checkable

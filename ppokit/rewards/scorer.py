@@ -219,7 +219,8 @@ def _gated(
 ) -> tuple[Tensor, Tensor | None]:
     """Scores where the gate is open, else `otherwise`: also where the gate's reward did not score."""
     gate = reward.settings.gate
-    output = next(given for (other, _), given in zip(rewards, outputs, strict=True) if other.name == gate.on)
+    names = [other.name for other, _ in rewards]
+    output = outputs[names.index(gate.reward)]
     raw = torch.zeros(len(scored)) if output.scores is None else output.scores
     if output.token_scores is not None:
         raw = raw + output.token_scores.sum(dim=1)

@@ -286,7 +286,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
             "known keys are use, name, weight, scale, clip, gate, text, thinking, "
             "parts, timeout, isolate, retries, concurrency, rate_limit, on_failure, threshold, mode, words",
         ),
-        ("rewards.0.gate.on=nobody", "rewards[0].gate.on: got 'nobody'; other rewards are"),
+        ("rewards.0.gate.reward=nobody", "rewards[0].gate.reward: got 'nobody'; other rewards are"),
         (
             "rewards.0.on_failure=ignore",
             "rewards[0].on_failure: got 'ignore' (text); expected 'fail', 'drop' or",

@@ -20,7 +20,8 @@ from transformers import (
 from chat_tokenizer import chat_tokenizer
 from ppokit.plugin import ChatPrompt, ModelError, Sum
 from ppokit.reward_models.artifact import FittedSettings
-from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
+from ppokit_rewards.reward_model import RewardModel
+from ppokit_rewards.reward_model_options import RewardModelOptions, check
 from small_models import ENCODER_TOKENS, save_tiny, tiny
 
 TEXTS = ["a b c d e f", "b", "c a", "h g f e d c b a a b", "", "a </s>", "d d d"]

@@ -26,7 +26,8 @@ from ppokit.errors import ModelError
 from ppokit.plugin.protocols import BuildContext, CheckContext
 from ppokit.ratings.agreement import Estimate
 from ppokit.reward_models.saved import Scorer, uncertainty
-from ppokit_rewards.reward_model import RewardModel, RewardModelOptions, check
+from ppokit_rewards.reward_model import RewardModel
+from ppokit_rewards.reward_model_options import RewardModelOptions, check
 from rated_stories import BAD, GOOD, save_pairs, save_ratings
 from rollouts import make_rollout
 from runs import run_ppokit

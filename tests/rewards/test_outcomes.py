@@ -222,7 +222,8 @@ def test_the_context_of_a_call(scorer: Make) -> None:
 
 def test_a_gate_shuts_where_another_reward_is_low(scorer: Make) -> None:
     form = reward(values(1.0, 0.0, None, 1.0), "form", weight=0.0)
-    gated = reward(values(5.0, 6.0, 7.0, None), "judge", gate={"on": "form", "above": 0.5, "otherwise": -1.0})
+    gate = {"reward": "form", "above": 0.5, "otherwise": -1.0}
+    gated = reward(values(5.0, 6.0, 7.0, None), "judge", gate=gate)
     for order in ((form, gated), (gated, form)):
         rewards = scorer(*order).score(ROLLOUT)
         assert rewards.scores.tolist() == [5, -1, -1, 0]
