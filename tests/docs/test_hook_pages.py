@@ -16,7 +16,7 @@ import ppokit.plugin
 from ppokit.config.hooks import METHOD
 from ppokit.config.settings import CHOSEN
 from ppokit.kinds import HOOK_BY_KIND
-from ppokit.plugin import hookspecs, protocols
+from ppokit.plugin import Evaluator, hookspecs, protocols
 from ppokit.plugin.generation import RolloutEngine
 from ppokit.plugin.hookspecs import EVENTS, Events
 from ppokit.testing import checks_of
@@ -28,7 +28,7 @@ PROTOCOLS: dict[str, type] = {
     "advantages": protocols.AdvantageEstimator,
     "losses": protocols.Loss,
     "rollout": RolloutEngine,
-    "evaluators": protocols.Evaluator,
+    "evaluators": Evaluator,
 }
 
 
