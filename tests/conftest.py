@@ -26,6 +26,14 @@ SHARED = REPOSITORY.parent / "shared"
 NEEDS_SHARED = "needs ../shared"
 
 
+PLUGINS = ("advantage", "loss", "rollout", "evaluator", "observer")
+PRESETS = ("rloo", "reinforce_plus_plus", "gspo", "cispo", "dr_grpo")
+OF_PRESETS = (
+    "test_loop.py::test_readmes_own_loop_is_what_train_runs",
+    "test_presets.py::test_it_is_a_recipe_of_ordinary_keys",
+)
+"""Tests of every preset, plugin kind and so on, of which some stand for all in `make test`."""
+
 THOROUGH = (
     "test_resume.py::test_resumed_equals_straight[4 bits]",
     "test_resume.py::test_resumed_equals_straight[all weights]",
@@ -33,7 +41,6 @@ THOROUGH = (
     "test_two_processes.py::test_two_go_on_where_one_stopped",
     "test_two_processes.py::test_accelerate_launch_is_the_same_program",
     "test_two_processes.py::test_a_reward_that_fails_on_one_process_stops_both",
-    "test_interrupts.py::test_while_a_reward_takes_its_time[later]",
     "test_learning.py::test_reward_rises",
     "test_presets.py::test_it_learns[dapo]",
     "test_presets.py::test_without_learning_nothing_rises",
@@ -54,12 +61,20 @@ THOROUGH = (
     "test_numbers.py::test_roles_and_gradients[lora-bf16]",
     "test_numbers.py::test_roles_and_gradients[full-bf16]",
     "test_numbers.py::test_roles_and_gradients[4 bits-fp32]",
-    "test_interrupts.py::test_while_a_reward_takes_its_time[process]",
+    "test_interrupts.py::test_while_a_reward_takes_its_time",
     "test_loading.py::TestSmolLM2",
     "test_quantization.py::test_nothing_advises_to_install_another_package",
     "test_reward_role.py::test_a_resumed_run_keeps_both",
-    "test_cli_gain.py::test_a_model_agrees_with_itself_and_is_no_gold_model",
+    "test_cli_gain.py",
     "test_stats.py::test_plots[ratings]",
+    "test_stats.py::test_plots[many raters]",
+    "test_on_a_card.py",
+    "test_cli_reward.py::test_real_ratings_rise_above_chance",
+    "test_cli_reward.py::test_a_recipe_trains_with_what_was_fitted",
+    "test_two_processes.py::test_what_fails_on_one_process_ends_both",
+    "test_page_soak.py",
+    *(f"test_new_plugin.py::test_it_conforms_and_is_tidy[{kind}]" for kind in PLUGINS),
+    *(f"{test}[{preset}]" for test in OF_PRESETS for preset in PRESETS),
 )
 """Tests of half a minute each whose like is among the others; `make thorough` runs them."""
 

@@ -6,7 +6,10 @@ It is kept in the cache folder: `PPOKIT_CACHE`, else `XDG_CACHE_HOME/ppokit`, el
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import sys
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +85,9 @@ def _convert(weights: Path, folder: Path, name: str) -> None:
     options: dict[str, Any] = {"gguf_file": weights.name, "dtype": torch.float32}
     if hasattr(transformers, "GgufConfig"):  # versions without it always dequantise
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with quiet():
+    # What takes half a minute shows its progress, where a person sees it.
+    silent = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
+    with quiet(), silent:
         loaded = AutoModelForCausalLM.from_pretrained(weights.parent, **options)
         # AutoTokenizer of some versions takes the class of the first model with this architecture's name.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(weights.parent, gguf_file=weights.name)

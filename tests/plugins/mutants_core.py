@@ -94,8 +94,8 @@ MUTANTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "the normaliser is local",
-                "data.weights[micro.indices].to(mask.device)",
-                "(data.weights[micro.indices] / data.weights[micro.indices].sum()).to(mask.device)",
+                "to_device(data.weights[micro.indices], mask.device)",
+                "to_device(data.weights[micro.indices] / data.weights[micro.indices].sum(), mask.device)",
             ),
         ],
     ),

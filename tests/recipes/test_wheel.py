@@ -26,6 +26,7 @@ PACKAGES = (
     "ppokit_rollouts",
     "ppokit_evaluators",
     "ppokit_observers",
+    "ppokit_metrics",
 )
 
 
