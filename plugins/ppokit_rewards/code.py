@@ -126,7 +126,8 @@ async def passed(program: str, tests: Sequence[str], options: CodeOptions) -> in
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-            process._transport.close()  # else its pipes stay open until the loop sees that they have ended
+            # Else its pipes stay open until the loop sees that they have ended.
+            process._transport.close()  # type: ignore[attr-defined]
     lines = output.decode(errors="replace").rstrip("\n").rpartition("\n")[2].split(" ")
     return min(int(lines[1]), len(tests)) if len(lines) == 2 and lines[0] == token else 0
 
