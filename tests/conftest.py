@@ -73,6 +73,12 @@ THOROUGH = (
     "test_cli_reward.py::test_a_recipe_trains_with_what_was_fitted",
     "test_two_processes.py::test_what_fails_on_one_process_ends_both",
     "test_page_soak.py",
+    "test_presets.py::test_it_is_a_recipe_of_ordinary_keys[dapo]",
+    "test_presets.py::test_it_is_a_recipe_of_ordinary_keys[remax]",
+    "test_run_in_four_bits.py::test_a_run_and_its_policy[bfloat16]",
+    "test_reward_role.py::test_the_value_function_begins_as_the_reward_model",
+    "test_resume.py::TestWhatCannotBeResumed::test_damaged[state is a list]",
+    "test_resume.py::TestWhatCannotBeResumed::test_damaged[short weights]",
     *(f"test_new_plugin.py::test_it_conforms_and_is_tidy[{kind}]" for kind in PLUGINS),
     *(f"{test}[{preset}]" for test in OF_PRESETS for preset in PRESETS),
 )

@@ -76,6 +76,7 @@ def check(
 
 def checks_of(kind: str) -> list[Check]:
     """Every check of a kind, in the order in which they run."""
-    for module in _MODULES:
-        import_module(f"ppokit.testing.{module}")
-    return [one for one in _CHECKS.values() if kind in one.kinds]
+    names = [import_module(f"ppokit.testing.{module}").__name__ for module in _MODULES]
+    # One of them may have been imported before the others.
+    checks = sorted(_CHECKS.values(), key=lambda one: names.index(one.test.__module__))
+    return [one for one in checks if kind in one.kinds]

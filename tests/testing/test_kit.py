@@ -111,3 +111,12 @@ def test_importing_it_imports_no_torch() -> None:
     code = "import ppokit.testing, sys; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert completed.stdout == "[]\n"
+
+
+def test_their_order_does_not_depend_on_what_was_imported_first() -> None:
+    code = (
+        "import ppokit.testing.example_checks; from ppokit.testing import checks_of; "
+        "print(*(check.name for check in checks_of('rewards')))"
+    )
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == [check.name for check in checks_of("rewards")]

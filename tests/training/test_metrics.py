@@ -71,6 +71,7 @@ def test_a_rollout_by_hand() -> None:
         "response/finished": 0.5,
         "reward/a": 2.0,
         "reward/a/abstained": 0.5,
+        "reward/a/scored": 0.5,
     }
 
 
