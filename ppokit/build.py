@@ -33,7 +33,7 @@ from ppokit.models.loading import (
     pick_dtype,
 )
 from ppokit.models.memory_audit import byte_audit
-from ppokit.models.roles import ModelRoles, ValueMode
+from ppokit.models.roles import ModelRoles
 from ppokit.models.rotary import depends_on_length, fix_rotary
 from ppokit.models.shared_base import DeferredBase, SharedBaseModel
 from ppokit.plugin.protocols import BuildContext, Need
@@ -245,7 +245,7 @@ def _build(
             *components.instances,
             *([] if evaluation is None else [RunComponent("evaluation", "the evaluation", evaluation)]),
         ],
-        needs_before_update=_needs_before_update(recipe, roles.value_mode),
+        needs_before_update=recipe.needs_before_update(roles.value_mode),
         reward_needs=frozenset(need for reward in rewards for need in reward.needs),
         longest_text=longest_text,
         hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
@@ -282,19 +282,6 @@ def _scorer(
         ),
         loop=EventLoop(set_up),
     )
-
-
-def _needs_before_update(recipe: Recipe, value_mode: ValueMode | None) -> frozenset[Need]:
-    before = (recipe.engine, *recipe.rewards, recipe.advantages)
-    needs: set[Need] = {need for selected in before for need in selected.needs}
-    # The losses' old values and references; old log-probabilities are the update's to take, unless the pass
-    # that computes the values, or the sampler, gives them for nothing.
-    needs.update(need for loss in recipe.losses for need in loss.needs & {"values", "ref_logprobs"})
-    update = recipe.settings.update
-    for_nothing = update.old_logprobs == "sampler" or ("values" in needs and value_mode != "own_adapter")
-    if update.minibatches > 1 and "old_logprobs" in recipe.needs and for_nothing:
-        needs.add("old_logprobs")
-    return frozenset(needs)
 
 
 def _sha256(text: str) -> str:

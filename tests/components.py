@@ -27,3 +27,8 @@ def built(
     return BuiltComponent(
         kind, f"{kind}[0]", name, section, component, Options(), "acme 1.0", where, instance
     )
+
+
+def reward(instance: Any, name: str = "one", **keys: Any) -> BuiltComponent:
+    """A reward of a third party."""
+    return built("rewards", instance, name, where=f"reward {name!r} (plugin acme 1.0)", **keys)

@@ -26,8 +26,7 @@ from ppokit.plugin import (
     hookimpl,
 )
 from ppokit_metrics.loading import Metric, numbers, problems
-
-Name = Annotated[str, Field(min_length=1)]
+from ppokit_metrics.references import Name, Reference, columns_of, reference_of
 
 
 class MetricOptions(Options):
@@ -35,7 +34,7 @@ class MetricOptions(Options):
         description="A metric, or several: rouge, sacrebleu, chrf, exact_match, f1 or accuracy; the path of "
         "a script, package:DISTRIBUTION/FOLDER, or a name on the hub."
     )
-    reference: Name | Annotated[list[Name], Field(min_length=1)] | None = Field(
+    reference: Reference | None = Field(
         default=None,
         description="Column of the held-out prompts to compare with, or several; none for metrics of one "
         "text.",
@@ -47,11 +46,6 @@ class MetricOptions(Options):
     samples: int | None = Field(
         default=None, gt=0, description="Responses per prompt; one greedy response each, if not given."
     )
-
-    @property
-    def columns(self) -> list[str]:
-        """Those that hold references."""
-        return [self.reference] if isinstance(self.reference, str) else self.reference or []
 
     @property
     def names(self) -> list[str]:
@@ -87,32 +81,25 @@ class MetricEvaluator:
 
 
 def references_of(rows: Iterable[Any], reference: str | list[str] | None) -> list[Any] | None:
-    """Of each row its reference, or the list of those that it has; None where no column is named.
+    """Of each row what its response is compared with; None where no column is named.
 
     Raises:
-        PluginError: a row has none.
+        PluginError: a row has nothing.
     """
     if reference is None:
         return None
-    found: list[Any] = []
-    for row in rows:
-        if isinstance(reference, str):
-            found.append(row[reference])
-        else:
-            found.append([row[column] for column in reference if row[column] is not None] or None)
-        if found[-1] is None:
-            raise PluginError(f"reference: a held-out prompt has nothing in {reference!r}; expected a text")
-    return found
+    references = [reference_of(row, reference) for row in rows]
+    if None in references:
+        raise PluginError(f"reference: a held-out prompt has nothing in {reference!r}; expected a text")
+    return references
 
 
 def check(options: MetricOptions, context: CheckContext) -> Iterable[str]:
     if context.columns == ():
         yield "needs held-out prompts; expected evaluation.prompts"
-    elif context.columns is not None:
-        for column in options.columns:
-            if column not in context.columns:
-                known = ", ".join(context.columns)
-                yield f"reference {column!r} is no column of the held-out prompts ({known})"
+    else:
+        columns = columns_of(options.reference)
+        yield from context.without_column("reference", *columns, of="held-out prompts")
     for name in options.names:
         yield from problems(name)
 

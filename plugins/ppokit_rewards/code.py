@@ -174,8 +174,7 @@ def without_network() -> tuple[str, ...]:
 
 
 def check(options: CodeOptions, context: CheckContext) -> Iterable[str]:
-    if context.columns is not None and options.column not in context.columns:
-        yield f"column {options.column!r} is no column of the data set ({', '.join(context.columns)})"
+    yield from context.without_column("column", options.column)
     if options.container and shutil.which(options.container[0]) is None:
         yield f"container: there is no command {options.container[0]}"
 

@@ -147,8 +147,7 @@ class ExactAnswer(Options):
 
 
 def check(options: ExactAnswer, context: CheckContext) -> Iterable[str]:
-    if context.columns is not None and options.column not in context.columns:
-        yield f"column {options.column!r} is no column of the data set ({', '.join(context.columns)})"
+    yield from context.without_column("column", options.column)
 
 
 @hookimpl

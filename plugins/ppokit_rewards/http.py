@@ -122,8 +122,8 @@ def check(options: HttpOptions, context: CheckContext) -> Iterable[str]:
     if options.label is not None:
         if options.format != "openrlhf":
             yield f"label has no effect with format {options.format}"
-        elif context.columns is not None and options.label not in context.columns:
-            yield f"label {options.label!r} is no column of the data set ({', '.join(context.columns)})"
+        else:
+            yield from context.without_column("label", options.label)
 
 
 @hookimpl

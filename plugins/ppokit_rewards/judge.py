@@ -264,8 +264,8 @@ def check(options: JudgeOptions, context: CheckContext) -> Iterable[str]:
     for name in needed:
         if f"{{{name}}}" not in rubric(options):
             yield f"rubric: the template has no {{{name}}}; the judge would not see it"
-    if options.against is not None and context.columns is not None and options.against not in context.columns:
-        yield f"against {options.against!r} is no column of the data set ({', '.join(context.columns)})"
+    if options.against is not None:
+        yield from context.without_column("against", options.against)
 
 
 @hookimpl

@@ -10,7 +10,7 @@ set alone, as F1 of labels, is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -26,8 +26,7 @@ from ppokit.plugin import (
     hookimpl,
 )
 from ppokit_metrics.loading import Metric, problems
-
-Name = Annotated[str, Field(min_length=1)]
+from ppokit_metrics.references import Name, Reference, columns_of, reference_of
 
 
 class MetricRewardOptions(Options):
@@ -35,7 +34,7 @@ class MetricRewardOptions(Options):
         description="rouge, sacrebleu, chrf, exact_match or accuracy; the path of a script, "
         "package:DISTRIBUTION/FOLDER, or a name on the hub."
     )
-    reference: Name | Annotated[list[Name], Field(min_length=1)] | None = Field(
+    reference: Reference | None = Field(
         default=None, description="Column to compare with, or several; none for metrics of one text."
     )
     key: Name | None = Field(
@@ -59,42 +58,34 @@ class MetricReward:
             reference if isinstance(reference, ValueError) else None for reference in references
         ]
         if usable:
-            found = self.metric.per_response(
+            scores = self.metric.per_response(
                 [rollout.responses[i] for i in usable],
                 None if self.options.reference is None else [references[i] for i in usable],
             )
-            for i, score in zip(usable, found[self._key(found)], strict=True):
+            for i, score in zip(usable, scores[self._key(scores)], strict=True):
                 values[i] = score
         return RewardOutput.from_values(values)
 
     def _reference(self, row: Any) -> Any:
         """What a response is compared with; an error where its row has nothing."""
-        reference = self.options.reference
-        if reference is None:
+        columns = self.options.reference
+        if columns is None:
             return None
-        if isinstance(reference, str):
-            found = row[reference]
-        else:
-            found = [row[column] for column in reference if row[column] is not None] or None
-        return ValueError(f"its row has nothing in {reference!r}") if found is None else found
+        reference = reference_of(row, columns)
+        return ValueError(f"its row has nothing in {columns!r}") if reference is None else reference
 
-    def _key(self, found: dict[str, list[float]]) -> str:
-        key = self.options.key or (next(iter(found)) if len(found) == 1 else None)
-        if key not in found:
+    def _key(self, scores: dict[str, list[float]]) -> str:
+        key = self.options.key or (next(iter(scores)) if len(scores) == 1 else None)
+        if key not in scores:
             asked = "several numbers" if key is None else f"no number {key!r} per response"
             raise PluginError(
-                f"key: the metric {self.metric.name!r} has {asked}; expected one of {', '.join(found)}"
+                f"key: the metric {self.metric.name!r} has {asked}; expected one of {', '.join(scores)}"
             )
         return key
 
 
 def check(options: MetricRewardOptions, context: CheckContext) -> Iterable[str]:
-    columns = [options.reference] if isinstance(options.reference, str) else options.reference or []
-    if context.columns is not None:
-        known = ", ".join(context.columns)
-        for column in columns:
-            if column not in context.columns:
-                yield f"reference {column!r} is no column of the prompts ({known})"
+    yield from context.without_column("reference", *columns_of(options.reference), of="prompts")
     if options.metric == "f1":
         yield (
             "metric: f1 is a number of a whole set of labels, and a reward needs one per response; expected "

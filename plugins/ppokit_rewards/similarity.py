@@ -8,7 +8,7 @@ Reimers and Gurevych 2019, arXiv:1908.10084. From -1 to 1; an empty response, wh
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -22,18 +22,17 @@ from ppokit.plugin import (
     Rollout,
     hookimpl,
 )
+from ppokit_metrics.references import Name, Reference, columns_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Name = Annotated[str, Field(min_length=1)]
 
 
 class SimilarityOptions(Options):
     encoder: Name = Field(
         description="Encoder of sentences: hub id, such as sentence-transformers/all-MiniLM-L6-v2, or folder."
     )
-    reference: Name | Annotated[list[Name], Field(min_length=1)] = Field(
+    reference: Reference = Field(
         description="Column of texts to compare with, or several, of which the nearest counts."
     )
     batch_size: int = Field(64, gt=0, description="Texts that are encoded at a time.")
@@ -64,19 +63,13 @@ class Similarity:
         return RewardOutput.from_values(values)
 
     def _references(self, row: Any) -> list[str]:
-        reference = self.options.reference
-        columns = [reference] if isinstance(reference, str) else reference
+        columns = columns_of(self.options.reference)
         texts = [str(row[column]) for column in columns if row[column] is not None]
         return [text for text in texts if text.strip()]
 
 
 def check(options: SimilarityOptions, context: CheckContext) -> Iterable[str]:
-    columns = [options.reference] if isinstance(options.reference, str) else options.reference
-    if context.columns is not None:
-        known = ", ".join(context.columns)
-        for column in columns:
-            if column not in context.columns:
-                yield f"reference {column!r} is no column of the prompts ({known})"
+    return context.without_column("reference", *columns_of(options.reference), of="prompts")
 
 
 @hookimpl

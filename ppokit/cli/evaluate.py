@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ppokit.cli.generate import recipe_of_run
 from ppokit.cli.options import Debug, DisablePlugin, Json
 from ppokit.cli.sections import Section, interval, number, show
-from ppokit.errors import DataError, RunFolderError
+from ppokit.errors import DataError
+from ppokit.evaluation.gains import Gain, by_prompt, paired_gain
 
 
 @dataclass
@@ -65,10 +67,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps([_as_data(own, measured[0]) for own in measured], indent=2))
         return
-    header = ("", *[name for own in measured for name in _columns(own, measured[0])])
-    names = dict.fromkeys(name for own in measured for name in own.metrics)
-    rows = [(name, *[cell for own in measured for cell in _cells(name, own, measured[0])]) for name in names]
-    show([Section("", header, rows)])
+    show([_table(measured)])
 
 
 def _measure(policy: str, path: Path, changed: list[str], disabled: list[str] | None) -> Measured:
@@ -80,13 +79,12 @@ def _measure(policy: str, path: Path, changed: list[str], disabled: list[str] | 
     """
     from ppokit.config.recipe import Recipe
     from ppokit.config.registry import PluginRegistry
-    from ppokit.evaluation.gains import by_prompt
     from ppokit.evaluation.view import held_out_view
     from ppokit.trainer import PPOTrainer
 
     registry = PluginRegistry(disabled or ())
     with tempfile.TemporaryDirectory() as folder:
-        keys = [*changed, *_keys_of(policy, registry), f"run.out={json.dumps(str(Path(folder) / 'none'))}"]
+        keys = [*changed, *_keys_of(policy, disabled), f"run.out={json.dumps(str(Path(folder) / 'none'))}"]
         recipe = Recipe.load(path, keys, registry)
         if recipe.settings.evaluation is None:
             raise DataError(f"--recipe {path} has no section evaluation, which says what is measured.")
@@ -106,10 +104,8 @@ def _measure(policy: str, path: Path, changed: list[str], disabled: list[str] | 
     )
 
 
-def _keys_of(policy: str, registry: Any) -> list[str]:
+def _keys_of(policy: str, disabled: list[str] | None) -> list[str]:
     """The recipe's keys that stand for a policy."""
-    from ppokit.config.recipe import Recipe
-
     folder = Path(policy).expanduser()
     if policy == "base":
         return []
@@ -117,46 +113,47 @@ def _keys_of(policy: str, registry: Any) -> list[str]:
         return [f"lora.adapter={json.dumps(str(folder))}"]
     if not (folder / "recipe.yaml").is_file():
         return [f"model.name={json.dumps(policy)}", "model.revision=null"]
-    if not (folder / "policy").is_dir():
-        raise RunFolderError(f"{folder} has no policy yet; it is saved with the run's first checkpoint.")
-    model = Recipe.load(folder / "recipe.yaml", (), registry, check_data=False).settings.model
+    model = recipe_of_run(folder, [], disabled).settings.model
     own = {key: getattr(model, key) for key in ("dtype", "load_in_4bit", "revision", "trust_remote_code")}
-    adapter = (folder / "policy" / "adapter_config.json").is_file()
-    name, weights = (model.name, str(folder / "policy")) if adapter else (str(folder / "policy"), None)
-    keys = [f"model.{key}={json.dumps(value)}" for key, value in {**own, "name": name}.items()]
-    return [*keys, "lora=null"] if weights is None else [*keys, f"lora.adapter={json.dumps(weights)}"]
+    saved = str(folder / "policy")
+    is_adapter = (folder / "policy" / "adapter_config.json").is_file()
+    values = {**own, "name": model.name if is_adapter else saved}
+    lora = f"lora.adapter={json.dumps(saved)}" if is_adapter else "lora=null"
+    return [*(f"model.{key}={json.dumps(value)}" for key, value in values.items()), lora]
 
 
-def _columns(own: Measured, first: Measured) -> list[str]:
-    return [own.name] if own is first else [own.name, "difference", "95 % interval"]
-
-
-def _cells(name: str, own: Measured, first: Measured) -> list[str]:
-    """A metric of one policy, and how far it is from the first one's."""
-    from ppokit.evaluation.gains import paired_gain
-
-    cells = [number(own.metrics.get(name))]
+def _differences(own: Measured, first: Measured) -> dict[str, Gain]:
+    """How far one policy's numbers are from the first one's, where they are known by prompt."""
     if own is first:
-        return cells
-    gain = paired_gain(first.by_prompt.get(name, {}), own.by_prompt.get(name, {}))
-    if gain is None:
-        return [*cells, "", ""]
-    return [*cells, f"{gain.mean:+.3f}", interval(gain.low, gain.high)]
-
-
-def _as_data(own: Measured, first: Measured) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from ppokit.evaluation.gains import paired_gain
-
+        return {}
     gains = {
         name: paired_gain(first.by_prompt.get(name, {}), numbers) for name, numbers in own.by_prompt.items()
     }
+    return {name: gain for name, gain in gains.items() if gain is not None}
+
+
+def _table(measured: list[Measured]) -> Section:
+    """A row per metric, and a column per policy; those after the first have their differences too."""
+    first, *others = measured
+    header = ["", first.name]
+    for own in others:
+        header += [own.name, "difference", "95 % interval"]
+    gains = [_differences(own, first) for own in others]
+    rows = []
+    for name in dict.fromkeys(name for own in measured for name in own.metrics):
+        row = [name, number(first.metrics.get(name))]
+        for own, known in zip(others, gains, strict=True):
+            gain = known.get(name)
+            shown = ["", ""] if gain is None else [f"{gain.mean:+.3f}", interval(gain.low, gain.high)]
+            row += [number(own.metrics.get(name)), *shown]
+        rows.append(tuple(row))
+    return Section("", tuple(header), rows)
+
+
+def _as_data(own: Measured, first: Measured) -> dict[str, Any]:
     return {
         "policy": own.name,
         "metrics": own.metrics,
-        "differences": {}
-        if own is first
-        else {name: asdict(gain) for name, gain in gains.items() if gain is not None},
+        "differences": {name: asdict(gain) for name, gain in _differences(own, first).items()},
         "warnings": own.warnings,
     }

@@ -13,10 +13,11 @@ from ppokit.config.components import SelectedComponent
 from ppokit.config.cross_checks import check, default_value
 from ppokit.config.reader import RecipeReader
 from ppokit.config.registry import PluginRegistry
-from ppokit.config.settings import CHOSEN, Settings
+from ppokit.config.settings import CHOSEN, Settings, Value
 from ppokit.config.yaml_file import Document
 from ppokit.errors import RecipeError
 from ppokit.messages import listed
+from ppokit.plugin.protocols import Need
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,23 @@ class Recipe:
         """What training must compute, and the reference where an evaluator needs it."""
         trained = _needs(selected for selected in self.selected if selected.kind != "evaluators")
         return trained | (_needs(self.evaluators) & {"ref_logprobs"})
+
+    def needs_before_update(self, value_mode: Value | None) -> frozenset[Need]:
+        """What must be computed of a rollout before its rewards and advantages.
+
+        Args:
+            value_mode: how the value function is built; None for none.
+        """
+        before = (self.engine, *self.rewards, self.advantages)
+        needs: set[Need] = {need for selected in before for need in selected.needs}
+        # The losses' old values and references; old log-probabilities are the update's to take, unless the
+        # pass that computes the values, or the sampler, gives them for nothing.
+        needs.update(need for loss in self.losses for need in loss.needs & {"values", "ref_logprobs"})
+        update = self.settings.update
+        for_nothing = update.old_logprobs == "sampler" or ("values" in needs and value_mode != "own_adapter")
+        if update.minibatches > 1 and "old_logprobs" in self.needs and for_nothing:
+            needs.add("old_logprobs")
+        return frozenset(needs)
 
     def resolved(self) -> dict[str, Any]:
         """Plain data with all defaults filled in, plugins' options beside the core's keys.

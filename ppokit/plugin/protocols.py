@@ -8,7 +8,7 @@ run's events (`ppokit.plugin.hookspecs.Events`), keep state that checkpoints hol
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -110,6 +110,17 @@ class CheckContext:
     training_columns: tuple[str, ...] | None = None
     prompt_column: str = "prompt"
     check_rewards: Callable[[Collection[str]], Iterable[str]] = lambda columns: ()
+
+    def without_column(self, key: str, *columns: str, of: str = "data set") -> Iterator[str]:
+        """A sentence for each of these columns that is known not to be there.
+
+        Args:
+            key: the option that names it.
+            of: what has the columns, in words.
+        """
+        for column in columns:
+            if self.columns is not None and column not in self.columns:
+                yield f"{key} {column!r} is no column of the {of} ({', '.join(self.columns)})"
 
 
 @dataclass(frozen=True)

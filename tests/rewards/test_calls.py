@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components import built
+from components import reward
 from ppokit.errors import PpokitWarning, RewardError
 from ppokit.plugin import RewardOutput, Rollout, Sample, http_client
 from ppokit.plugin.reductions import as_numbers
@@ -51,22 +51,10 @@ class Each:
             self.running -= 1
 
 
-def reward(instance: Any, name: str = "one", **keys: Any) -> Any:
-    return built("rewards", instance, name, where=f"reward {name!r} (plugin acme 1.0)", **keys)
-
-
 @pytest.fixture
-def scorer() -> Iterator[Callable[..., Scorer]]:
-    """Scorers of these rewards, closed after the test."""
-    made: list[Scorer] = []
-
-    def make(*rewards: Any, max_failed: float = 1.0, **more: Any) -> Scorer:
-        made.append(Scorer(rewards, single_process(), max_failed, **more))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+def budget() -> float:
+    """Every outcome may fail."""
+    return 1.0
 
 
 Make = Callable[..., Scorer]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from components import built
+from components import reward
 from ppokit.distributed import Processes
 from ppokit.errors import PluginError, RewardError
 from ppokit.plugin import RewardContext, RewardOutput, Rollout, Sample, Scored
@@ -47,24 +47,6 @@ class AsyncOne(One):
 
 def values(*numbers: Any, **more: Any) -> Batched:
     return Batched(lambda rollout: RewardOutput.from_values(numbers, **more))
-
-
-def reward(instance: Any, name: str = "one", **keys: Any) -> Any:
-    return built("rewards", instance, name, where=f"reward {name!r} (plugin acme 1.0)", **keys)
-
-
-@pytest.fixture
-def scorer() -> Iterator[Callable[..., Scorer]]:
-    """Scorers of these rewards, closed after the test."""
-    made: list[Scorer] = []
-
-    def make(*rewards: Any, max_failed: float = 0.5, **more: Any) -> Scorer:
-        made.append(Scorer(rewards, single_process(), max_failed, **more))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 Make = Callable[..., Scorer]
