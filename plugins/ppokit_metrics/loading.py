@@ -156,13 +156,13 @@ class Metric:
         """
         if self._aggregates:
             results = self._compute(predictions, references, {**self.arguments, "use_aggregator": False})
-        found = _lists(results, len(predictions))
-        if found and not self._aggregates and len(predictions) <= _FEW:
+        lists = _lists(results, len(predictions))
+        if lists and not self._aggregates and len(predictions) <= _FEW:
             # What has as many entries by chance, as BLEU's four precisions, has as many for more texts too.
             more = None if references is None else [*references, references[0]]
             again = _lists(self.compute([*predictions, predictions[0]], more), len(predictions) + 1)
-            found = {name: own for name, own in found.items() if name in again}
-        return {name: list(map(float, own)) for name, own in found.items()}
+            lists = {name: own for name, own in lists.items() if name in again}
+        return {name: list(map(float, own)) for name, own in lists.items()}
 
     def per_response(
         self, predictions: Sequence[Any], references: Sequence[Any] | None
@@ -203,12 +203,12 @@ def _shown(whole: Mapping[str, Any], means: Mapping[str, float]) -> str:
 
 def _lists(results: Mapping[str, Any], length: int) -> dict[str, Sequence[Any]]:
     """Those that hold so many numbers."""
-    found: dict[str, Sequence[Any]] = {}
+    result: dict[str, Sequence[Any]] = {}
     for name, value in results.items():
         own = value.tolist() if hasattr(value, "tolist") else value
         if isinstance(own, list | tuple) and len(own) == length and all(isinstance(x, Real) for x in own):
-            found[name] = own
-    return found
+            result[name] = own
+    return result
 
 
 def numbers(results: Mapping[str, Any]) -> dict[str, float]:

@@ -73,20 +73,20 @@ def numbers(text: str, marked: bool) -> frozenset[Fraction]:
     every = list(_NUMBER.finditer(plain.rpartition("=")[2] if marked else plain))
     if not every:
         return frozenset()
-    found = every[0 if marked else -1]
-    value = Fraction(found["number"].replace(",", ""))
-    if found["power"]:
-        value *= Fraction(10) ** int(found["power"])
-    if found["under"]:
-        under = Fraction(found["under"])
+    match = every[0 if marked else -1]
+    value = Fraction(match["number"].replace(",", ""))
+    if match["power"]:
+        value *= Fraction(10) ** int(match["power"])
+    if match["under"]:
+        under = Fraction(match["under"])
         if under == 0:
             return frozenset()
         value /= under
-    if found["whole"]:
-        value += int(found["whole"])
-    if "-" in (found["sign"], found["inner"]):
+    if match["whole"]:
+        value += int(match["whole"])
+    if "-" in (match["sign"], match["inner"]):
         value = -value
-    return frozenset({value, value / 100}) if found["percent"] else frozenset({value})
+    return frozenset({value, value / 100}) if match["percent"] else frozenset({value})
 
 
 def choice(text: str, marked: bool) -> str | None:

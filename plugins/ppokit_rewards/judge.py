@@ -207,13 +207,13 @@ def score(answer: str) -> float:
         return float(given)
     if isinstance(given, str) and re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", given):
         return float(given)
-    found = list(_SCORE.finditer(answer)) if given is None else []
+    matches = list(_SCORE.finditer(answer)) if given is None else []
     bare = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*", answer)
     if bare is not None:
         return float(bare[1])
-    if not found:
+    if not matches:
         raise ServiceError(f"the judge gave no score: {answer[:80]!r}")
-    return float(found[-1][1] or found[-1][2])
+    return float(matches[-1][1] or matches[-1][2])
 
 
 def winner(answer: str) -> float:
@@ -223,8 +223,8 @@ def winner(answer: str) -> float:
         ServiceError: it names none.
     """
     given = _object(answer).get("winner")
-    found = _WINNER.findall(answer)
-    name = given if isinstance(given, str) else found[-1] if found else answer.strip()
+    matches = _WINNER.findall(answer)
+    name = given if isinstance(given, str) else matches[-1] if matches else answer.strip()
     points = _POINTS.get(name.strip().lower())
     if points is None:
         raise ServiceError(f"the judge named no winner: {answer[:80]!r}")
@@ -234,16 +234,16 @@ def winner(answer: str) -> float:
 def _object(answer: str) -> Mapping[str, Any]:
     """The last JSON object in an answer."""
     decoder, start = json.JSONDecoder(), answer.find("{")
-    found: Mapping[str, Any] = {}
+    result: Mapping[str, Any] = {}
     while start >= 0:
         try:
             value, end = decoder.raw_decode(answer, start)
         except (ValueError, RecursionError):
             end = start + 1
         else:
-            found = value if isinstance(value, dict) else found
+            result = value if isinstance(value, dict) else result
         start = answer.find("{", end)
-    return found
+    return result
 
 
 def _is_path(text: str) -> bool:

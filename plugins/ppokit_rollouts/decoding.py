@@ -151,9 +151,9 @@ class Decoding:
             columns = (alive, self._lengths[alive], self._ended[alive], self._tokens[alive, :now])
             for index, length, ended, ids in zip(*(column.tolist() for column in columns), strict=True):
                 prompt = self.prompt_ids[index // self.repeats]
-                found = self.stops.find(prompt, ids[: length - ended], known)  # an end is no text
-                if found is not None:
-                    self._lengths[index], self.stopped[index] = found
+                ending = self.stops.find(prompt, ids[: length - ended], known)  # an end is no text
+                if ending is not None:
+                    self._lengths[index], self.stopped[index] = ending
                     self._ended[index] = True
         return (~self._ended[alive]).nonzero().flatten().tolist()
 

@@ -138,13 +138,13 @@ def _example_rows(subject: Subject) -> list[tuple[str, str, str]]:
             result = scored(subject, example)
         except PpokitError:
             continue  # a check says why
-        found = [
+        ranked = [
             *((value, "better", text) for value, text in zip(result.better, example.better, strict=True)),
             *((value, "worse", text) for value, text in zip(result.worse, example.worse, strict=True)),
             (result.nothing, "nothing", example.nothing),
         ]
-        found.sort(key=lambda each: float("-inf") if each[0] is None else each[0], reverse=True)
-        rows.extend(("-" if v is None else f"{v:.3f}", rank, repr(text)[:80]) for v, rank, text in found)
+        ranked.sort(key=lambda each: float("-inf") if each[0] is None else each[0], reverse=True)
+        rows.extend(("-" if v is None else f"{v:.3f}", rank, repr(text)[:80]) for v, rank, text in ranked)
     return rows
 
 

@@ -44,8 +44,8 @@ def paired_gain(before: Mapping[int, float], after: Mapping[int, float]) -> Gain
 
 def by_prompt(groups: Sequence[int], numbers: Sequence[float | None]) -> dict[int, float]:
     """The mean of each prompt's responses; None is left out."""
-    found: dict[int, list[float]] = {}
+    grouped: dict[int, list[float]] = {}
     for group, number in zip(groups, numbers, strict=True):
         if number is not None:
-            found.setdefault(group, []).append(number)
-    return {group: sum(own) / len(own) for group, own in found.items()}
+            grouped.setdefault(group, []).append(number)
+    return {group: sum(own) / len(own) for group, own in grouped.items()}

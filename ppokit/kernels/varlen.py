@@ -79,12 +79,12 @@ def inputs(model: PreTrainedModel, ends: Tensor, longest: int) -> dict[str, Any]
         ends: [texts + 1] int32: 0, and where each text ends.
         longest: tokens of the longest text.
     """
-    told = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    lengths = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
     if model.config._attn_implementation == FLASH:
-        return told
+        return lengths
     # A mask of four dimensions is taken as it is: none is made of millions of pairs, and nothing waits for
     # the GPU to say whether there are several texts.
-    return {**told, "attention_mask": ends.new_zeros(1, 1, 1, 1)}
+    return {**lengths, "attention_mask": ends.new_zeros(1, 1, 1, 1)}
 
 
 def _torch_has_it() -> bool:

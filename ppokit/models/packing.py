@@ -59,8 +59,8 @@ def final_states_of(model: Any, batch: TokenBatch) -> Tensor:
     if row is None:
         with _without_search():
             return final_states(model, input_ids=batch.input_ids, use_cache=False)[0]
-    told = varlen.inputs(model, row.ends, row.longest) if varlen.is_installed(model) else {}
-    inputs = {"input_ids": batch.input_ids, "position_ids": row.position_ids, **told}
+    ends = varlen.inputs(model, row.ends, row.longest) if varlen.is_installed(model) else {}
+    inputs = {"input_ids": batch.input_ids, "position_ids": row.position_ids, **ends}
     return final_states(model, use_cache=False, **inputs)[0]
 
 

@@ -22,18 +22,18 @@ def plugin_files(labels: Iterable[str]) -> dict[str, dict[str, str]]:
     Args:
         labels: how errors name plugins, which begins with the module: `ppokit_rewards.length, ppokit 0.1.0`.
     """
-    found: dict[str, dict[str, str]] = {}
+    hashes: dict[str, dict[str, str]] = {}
     for top in sorted({label.partition(",")[0].partition(":")[0].partition(".")[0] for label in labels}):
         file = getattr(sys.modules.get(top), "__file__", None)
         if file is None:
             continue
         path = Path(file)
         paths = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-        found[top] = {
+        hashes[top] = {
             each.relative_to(path.parent).as_posix(): hashlib.sha256(each.read_bytes()).hexdigest()
             for each in paths
         }
-    return found
+    return hashes
 
 
 def provenance(plugins: Mapping[str, str], hashes: Mapping[str, str], *, longest_text: int) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def leaves_its_input(subject: Subject) -> None:
     if subject.kind == "observers":
         kept = copy.deepcopy(rollout)
         tell(subject, built, rollout)
-        found = _difference(kept, rollout, "rollout")
+        changed = _difference(kept, rollout, "rollout")
     else:
         given = arguments(subject, rollout)
         watched = [value for value in given if is_dataclass(value) and hasattr(value, "__len__")]
@@ -133,12 +133,12 @@ def leaves_its_input(subject: Subject) -> None:
         before = [copy.deepcopy(_plain(value)) for value in watched]
         raw(subject, built, given)
         pairs = zip(before, watched, strict=True)
-        found = next(
+        changed = next(
             filter(None, (_difference(one, _plain(other), type(other).__name__) for one, other in pairs)), ""
         )
     close(built)
-    if found:
-        raise Fault(f"it changes {found} of what it is given; copy it first: others read it too")
+    if changed:
+        raise Fault(f"it changes {changed} of what it is given; copy it first: others read it too")
 
 
 @check("needs", "rewards", "advantages", "losses")
@@ -216,7 +216,9 @@ def _plain(value: Any) -> Any:
     import torch
 
     return {
-        field.name: held.detach() if isinstance(held := getattr(value, field.name), torch.Tensor) else held
+        field.name: content.detach()
+        if isinstance(content := getattr(value, field.name), torch.Tensor)
+        else content
         for field in fields(value)
     }
 

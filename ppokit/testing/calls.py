@@ -201,10 +201,10 @@ def loss_numbers(subject: Subject, built: BuiltComponent, inputs: Any) -> Number
     leaves = [t for t in (inputs.new_logprobs, inputs.values, inputs.entropy) if t is not None]
     gradients = []
     if isinstance(output, LossOutput) and tokens.requires_grad:
-        found = torch.autograd.grad(
+        derivatives = torch.autograd.grad(
             tokens.where(mask, torch.zeros(())).sum(), leaves, allow_unused=True, retain_graph=True
         )
-        gradients = [gradient for gradient in found if gradient is not None]
+        gradients = [gradient for gradient in derivatives if gradient is not None]
     return [
         [number for tensor in (tokens.detach(), *gradients) for number in tensor[i][mask[i]].float().tolist()]
         for i in range(len(mask))

@@ -98,11 +98,11 @@ def gradient(subject: Subject) -> None:
     advice = "compute it from inputs.new_logprobs, inputs.values or inputs.entropy without detach()"
     if not tokens.requires_grad:
         raise Fault(f"its token losses have no gradient, and nothing would be trained; {advice}")
-    found = torch.autograd.grad(tokens.sum(), list(leaves.values()), allow_unused=True)
-    gradients = [g for g in found if g is not None]
+    derivatives = torch.autograd.grad(tokens.sum(), list(leaves.values()), allow_unused=True)
+    gradients = [g for g in derivatives if g is not None]
     if not any(bool(g.abs().sum() > 0) for g in gradients):
         raise Fault(f"its gradient is 0 everywhere; {advice}")
-    for name, g in zip(leaves, found, strict=True):
+    for name, g in zip(leaves, derivatives, strict=True):
         if g is not None and not bool(g.isfinite().all()):
             raise Fault(
                 f"the gradient of {name} is not finite; avoid log(0), x / 0 and sqrt(0), on padding too"

@@ -138,10 +138,10 @@ def recipe_check(subject: Subject) -> None:
     if subject.component.check is None:
         return
     for columns in (None, (), ("prompt", *subject.row)):
-        found = subject.component.check(subject.validated(), CheckContext(columns, 4))
-        if not isinstance(found, Iterable) or isinstance(found, str):
-            raise Fault(f"check gives a {type(found).__name__}; expected sentences: yield each problem")
-        for sentence in found:
+        problems = subject.component.check(subject.validated(), CheckContext(columns, 4))
+        if not isinstance(problems, Iterable) or isinstance(problems, str):
+            raise Fault(f"check gives a {type(problems).__name__}; expected sentences: yield each problem")
+        for sentence in problems:
             if not isinstance(sentence, str):
                 raise Fault(f"check gives {sentence!r} among its problems; expected sentences")
 

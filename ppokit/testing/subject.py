@@ -138,17 +138,17 @@ def find(
     Raises:
         PluginError: it names nothing, or what it names is broken.
     """
-    found: list[tuple[str, str, Component, str]]
+    components: list[tuple[str, str, Component, str]]
     if isinstance(target, Path) or (isinstance(target, str) and Path(target).is_dir()):
-        found = _of_folder(Path(target))
+        components = _of_folder(Path(target))
     elif isinstance(target, Component):
         if kind is None:
             raise PluginError(f"the component {target.name!r} does not tell its kind; expected kind=")
-        found = [(kind, target.name, target, "in this process")]
+        components = [(kind, target.name, target, "in this process")]
     else:
         path = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
-        found = [_named(path, kind, registry or PluginRegistry())]
-    return [_subject(*each, options, row) for each in found]
+        components = [_named(path, kind, registry or PluginRegistry())]
+    return [_subject(*each, options, row) for each in components]
 
 
 def _subject(
@@ -234,20 +234,20 @@ def _of_folder(folder: Path) -> list[tuple[str, str, Component, str]]:
             f"{file} announces no component; expected [project.entry-points.{PROJECT}] with lines such as "
             '"rewards.politeness" = "my_module"'
         )
-    for place in (folder / "src", folder):
-        if place.is_dir():
-            sys.path.insert(0, str(place.resolve()))
+    for root in (folder / "src", folder):
+        if root.is_dir():
+            sys.path.insert(0, str(root.resolve()))
     importlib.invalidate_caches()
     registry = PluginRegistry(
         entry_points=[EntryPoint(name, value, PROJECT) for name, value in points.items()]
     )
-    found = []
+    components = []
     for entry in registry.entries():
         if entry.state == "invalid":
             raise PluginError(f"{file}: {entry.reason}")
         component, _ = registry.component(entry.kind, entry.name)
-        found.append((entry.kind, entry.name, component, f"{entry.module}, {folder}"))
-    return found
+        components.append((entry.kind, entry.name, component, f"{entry.module}, {folder}"))
+    return components
 
 
 def names_of(subjects: Sequence[Subject]) -> list[str]:

@@ -84,9 +84,9 @@ def accumulate_gradients(
                 sums[1] += len(micro.batch.targets)
             loss = group.loss(inputs, to_device(data.weights[micro.indices], mask.device), accumulator)
             accumulator.readings.add(backend.backward(loss), _check_gradient)
-        found = accumulator.readings.read()
-        if found is not None:
-            failure = _named(found, [data.rollout.ids[i] for i in micro.indices])
+        reading = accumulator.readings.read()
+        if reading is not None:
+            failure = _named(reading, [data.rollout.ids[i] for i in micro.indices])
             break
     # Every process learns of a failure anywhere, and all stop together.
     failures = processes.gather([failure] if failure else [])
