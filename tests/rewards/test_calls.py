@@ -30,8 +30,11 @@ class Sleeps:
 
 
 class Awaits:
+    def __init__(self, seconds: float = SLOW) -> None:
+        self.seconds = seconds
+
     async def score(self, rollout: Rollout) -> RewardOutput:
-        await asyncio.sleep(SLOW)
+        await asyncio.sleep(self.seconds)
         return RewardOutput.from_values([1.0] * len(rollout))
 
 
@@ -125,7 +128,7 @@ def test_a_thread_that_hangs_costs_one_worker_and_too_many_stop_the_run(scorer: 
             gate.wait()
             return RewardOutput.from_values([1.0] * len(rollout))
 
-    hanging = scorer(reward(Hangs(), timeout=0.05, isolate="thread"), reward(Awaits(), "b"), max_hung=1)
+    hanging = scorer(reward(Hangs(), timeout=0.05, isolate="thread"), reward(Awaits(0.2), "b"), max_hung=1)
     hanging._worked = {"rewards[0]"}
     before = threading.active_count()
     with pytest.warns(PpokitWarning, match=r"rewards\[0\] \(one\): a call goes on after its timeout"):
