@@ -65,7 +65,7 @@ class Display:
             dtype = f"4 bits, the rest in {dtype},"
         self._print(f"         {dtype} on {device}, {trained:,} parameters train")
         audit = ", ".join(f"{name} {_bytes(size)}" for name, size in components.audit.items() if size)
-        self._print(f"memory   {audit} (activations come on top)")
+        self._print(f"memory   {audit}")
         self._print(f"prompts  {len(components.prompts.rows)} in {trainer.settings.prompts.path}")
         self._folder = _from_here(trainer.run_dir.folder)
         self._print(f"run      {self._folder}")
