@@ -138,6 +138,8 @@ class Solving(Method):
 class Training(Method):
     """A LoRA adapter and heads on a causal LM."""
 
+    untrained: Fitted | None = None
+
     def settings(self, samples: int) -> dict[str, Any]:
         plan = self.plan(samples)
         return {
@@ -159,7 +161,7 @@ class Training(Method):
 
     def prepare(self, sets: Sequence[Sequence[Any]]) -> None:
         """Tell the listener how much there is to do."""
-        self.fitted = self.fresh()
+        self.fitted = self.untrained = self.fresh()
         self.validation = encode(self.fitted, self.parts.validation)
         total = 0.0
         for samples in sets:
@@ -182,7 +184,8 @@ class Training(Method):
         )
 
     def fit(self, samples: Sequence[Any]) -> list[Epoch]:
-        self.fitted = self.fresh()
+        self.fitted = self.untrained or self.fresh()  # a base is loaded once per fit
+        self.untrained = None
         encodings = encode(self.fitted, samples)
         plan = self.plan(len(samples))
         done = 0

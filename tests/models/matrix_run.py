@@ -30,7 +30,7 @@ from small_models import CACHE
 PROMPTS = ("Once upon a time", "Lily went to the park and saw a big red ball near the tree.", "Hi")
 STEPS = 2
 KINDS: Mapping[str, Mapping[str, Any]] = {
-    "LoRA": {"value": "own_adapter"},
+    "LoRA": {"value": "own_adapter", "checkpoint_every": 1},
     "all weights": {"lora": None, "value": "policy_trunk", "chat": True, "temperature": 0.8, "top_p": 0.9},
     "bfloat16": {"value": "own_adapter", "dtype": "bfloat16", "steps": 1},
     "4 bits": {"value": "own_adapter", "load_in_4bit": True, "steps": 1, "responses": 1},
@@ -65,7 +65,12 @@ def recipe_of(architecture: Architecture, kind: str, base: Path, folder: Path) -
         ],
         "losses": [{"use": "ppo_clip"}, {"use": "value_clip", "weight": 0.1}],
         "update": {"learning_rate": 0.01, "minibatches": 1, "epochs": 1},
-        "run": {"steps": steps, "out": str(folder / "run"), "sample_every": 0, "checkpoint_every": 1},
+        "run": {
+            "steps": steps,
+            "out": str(folder / "run"),
+            "sample_every": 0,
+            "checkpoint_every": options.get("checkpoint_every", STEPS),
+        },
     }
 
 
