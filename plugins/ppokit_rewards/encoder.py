@@ -1,11 +1,11 @@
-"""Texts as vectors, by any encoder of the hub or a folder."""
+"""Texts as vectors, by any encoder of the hub, a folder or an installed package."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ppokit.plugin import length_batches
+from ppokit.plugin import ModelError, length_batches
 
 if TYPE_CHECKING:
     import torch
@@ -23,11 +23,13 @@ class Encoder:
 
     def __init__(self, name: str, device: torch.device) -> None:
         from ppokit.reward_models.loading import load_encoder, load_text_tokenizer, token_limit
+        from ppokit.reward_models.packaged import located
 
         subject = f"encoder {name!r}"
-        model, _ = load_encoder(name, subject)
+        where = located(name, subject)
+        model, _ = load_encoder(where, subject)
         self.model = model.to(device).eval()
-        self.tokenizer = load_text_tokenizer(name, subject)
+        self.tokenizer = load_text_tokenizer(where, subject)
         self.tokenizer.truncation_side = "right"
         self.limit = token_limit(self.model, self.tokenizer)
 
@@ -50,3 +52,13 @@ class Encoder:
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
             out[indices] = torch.nn.functional.normalize(mean, dim=1).cpu()
         return out
+
+
+def encoder_problems(name: str) -> Iterator[str]:
+    """What keeps an encoder from being loaded, as far as the installed packages tell."""
+    from ppokit.reward_models.packaged import located
+
+    try:
+        located(name, f"encoder {name!r}")
+    except ModelError as error:
+        yield str(error)

@@ -1,9 +1,14 @@
-"""People's ratings from a file as a reward, in one of three ways.
+"""People's ratings from a file as a reward, in one of four ways.
 
     exact    the mean rating of this response to this prompt; abstains where it was not rated
     nearest  sum_i w_i y_i / sum_i w_i over the k rated responses nearest to it, w_i = s_i - floor,
              s_i the cosine of the embeddings; abstains where none is above the floor
+    fit      the score of heads on an encoder that are fitted to the file when the run begins
     model    the score of a reward model that `ppokit reward fit` fitted to ratings
+
+`fit` is `ppokit reward fit` without its folder and its curve: the same file gives the same heads. Its metric
+`held_out` is what that command reports of the file's test part: Spearman's rank correlation, or the share of
+choices that the heads make as people did.
 
 `nearest` looks among the rated responses to the same prompt; with `prompt_floor`, to a prompt without rated
 responses it looks among those to prompts at least so similar. Nadaraya 1964 and Watson 1964, with a
@@ -15,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,9 +39,9 @@ from ppokit.plugin import (
     Rollout,
     hookimpl,
 )
-from ppokit.ratings.table import OnBadRow, RatingColumns, mean_ratings, read_for_run
+from ppokit.ratings.table import OnBadRow, RatingColumns, mean_ratings, read_for_fit, read_for_run
 from ppokit.reward_models.artifact import need_settings
-from ppokit_rewards.encoder import Encoder
+from ppokit_rewards.encoder import Encoder, encoder_problems
 from ppokit_rewards.reward_model import RewardModel
 from ppokit_rewards.reward_model_options import RewardModelOptions
 
@@ -60,8 +66,8 @@ def human_csv(similarities: Tensor, ratings: Tensor, *, k: int, floor: float) ->
 
 
 class HumanCSVOptions(Options):
-    path: str | None = Field(None, description="File of ratings, for exact and nearest.")
-    match: Literal["exact", "nearest", "model"] = Field(
+    path: str | None = Field(None, description="File of ratings, for all but model; for fit, of choices too.")
+    match: Literal["exact", "nearest", "fit", "model"] = Field(
         "exact", description="How a response comes by a rating."
     )
     columns: RatingColumns = Field(
@@ -70,7 +76,11 @@ class HumanCSVOptions(Options):
     on_bad_row: OnBadRow = Field("fail", description="What to do about rows that cannot be read.")
     encoder: str | None = Field(
         None,
-        description="For nearest: an encoder's hub id or folder. Not set: the base's hidden states.",
+        description="For fit and nearest: an encoder's hub id, folder, or package:DISTRIBUTION/FOLDER. Not "
+        "set, for nearest: the base's hidden states.",
+    )
+    half: Literal["a", "b"] | None = Field(
+        None, description="For fit: half of the raters, so that the other half can judge."
     )
     k: int = Field(5, gt=0, description="For nearest: how many rated responses count at most.")
     floor: float = Field(
@@ -90,6 +100,10 @@ class HumanCSVOptions(Options):
             raise ValueError("match: model needs model: the folder that ppokit reward fit wrote")
         if self.match != "model" and self.path is None:
             raise ValueError(f"match: {self.match} needs path: a file of ratings")
+        if self.match == "fit" and self.encoder is None:
+            raise ValueError("match: fit needs encoder: what the heads are fitted on")
+        if self.match != "fit" and self.half is not None:
+            raise ValueError(f"half does nothing with match: {self.match}; leave it out, or use match: fit")
         return self
 
 
@@ -172,9 +186,50 @@ class Nearest:
 class Fitted(RewardModel):
     """The score of a model that was fitted to ratings, which every response has."""
 
+    held_out: float | None = None
+
     def score(self, rollout: Rollout) -> RewardOutput:
         output = super().score(rollout)
-        return replace(output, metrics={**output.metrics, "coverage": 1.0})
+        known = {} if self.held_out is None else {"held_out": self.held_out}
+        return replace(output, metrics={**output.metrics, "coverage": 1.0, **known})
+
+
+class _Unheard:
+    """Listens to a fit and says nothing."""
+
+    def on_start(self, tokens: int) -> None: ...
+
+    def on_advance(self, tokens: int) -> None: ...
+
+    def on_fit(self, number: int, count: int, samples: int) -> None: ...
+
+    def on_fitted(self, history: Sequence[Any], seconds: float) -> None: ...
+
+
+def fitted(options: HumanCSVOptions, context: BuildContext) -> Fitted:
+    """Heads on the recipe's encoder, fitted to its file now.
+
+    Raises:
+        DataError: the ratings are too few, or a library is missing.
+        ModelError: the encoder cannot be used.
+    """
+    import torch
+
+    from ppokit.reward_models.fit import reward_fit
+    from ppokit.reward_models.methods import FitOptions
+
+    assert options.path is not None, "validated"
+    assert options.encoder is not None, "validated"
+    table = read_for_fit(options.path, options.columns, on_bad_row=options.on_bad_row)
+    # What is drawn in fitting must not change what the run draws after it.
+    with TemporaryDirectory() as folder, torch.random.fork_rng():
+        out = Path(folder) / "reward"
+        report = reward_fit(
+            table, options.encoder, out, FitOptions(half=options.half, curve=False), _Unheard()
+        )
+        model = Fitted(RewardModelOptions.model_validate({"model": str(out)}), context)
+    model.held_out = report.quality.main.value
+    return model
 
 
 def rated_responses(options: HumanCSVOptions) -> dict[tuple[str, str], float]:
@@ -198,6 +253,8 @@ def _share(values: Sequence[float | None]) -> float:
 
 
 def _build(options: HumanCSVOptions, context: BuildContext) -> Exact | Nearest | Fitted:
+    if options.match == "fit":
+        return fitted(options, context)
     if options.match == "exact":
         return Exact(options, context)
     if options.match == "nearest":
@@ -216,8 +273,13 @@ def _check(options: HumanCSVOptions, context: CheckContext) -> Iterator[str]:
         except ModelError as error:
             yield f"model: {error}"
         return
+    if options.encoder is not None:
+        yield from encoder_problems(options.encoder)
     try:
-        rated_responses(options)
+        if options.match == "fit":
+            read_for_fit(str(options.path), options.columns, on_bad_row=options.on_bad_row)
+        else:
+            rated_responses(options)
     except DataError as error:
         yield f"path: {error}"
 

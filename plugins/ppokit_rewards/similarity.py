@@ -23,6 +23,7 @@ from ppokit.plugin import (
     hookimpl,
 )
 from ppokit_metrics.references import Name, Reference, columns_of
+from ppokit_rewards.encoder import Encoder, encoder_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 class SimilarityOptions(Options):
     encoder: Name = Field(
-        description="Encoder of sentences: hub id, such as sentence-transformers/all-MiniLM-L6-v2, or folder."
+        description="Encoder of sentences: hub id, such as sentence-transformers/all-MiniLM-L6-v2, folder, "
+        "or package:DISTRIBUTION/FOLDER."
     )
     reference: Reference = Field(
         description="Column of texts to compare with, or several, of which the nearest counts."
@@ -40,8 +42,6 @@ class SimilarityOptions(Options):
 
 class Similarity:
     def __init__(self, options: SimilarityOptions, context: BuildContext) -> None:
-        from ppokit_rewards.encoder import Encoder
-
         self.options = options
         self.encoder = Encoder(options.encoder, context.device)
         self._known: dict[str, Tensor] = {}  # references come again in every epoch
@@ -69,7 +69,8 @@ class Similarity:
 
 
 def check(options: SimilarityOptions, context: CheckContext) -> Iterable[str]:
-    return context.without_column("reference", *columns_of(options.reference), of="prompts")
+    yield from context.without_column("reference", *columns_of(options.reference), of="prompts")
+    yield from encoder_problems(options.encoder)
 
 
 @hookimpl

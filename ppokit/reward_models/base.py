@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ppokit.errors import ModelError, first_line
 from ppokit.models.loading import find_model, pick_dtype
 from ppokit.models.lora import out_of_reach
-from ppokit.models.names import files_of
 from ppokit.models.pretrained import explained, peft_warnings
 from ppokit.models.rotary import fix_rotary
 from ppokit.reward_models.artifact import HEADS
 from ppokit.reward_models.loading import head_of, load_classifier, load_text_tokenizer, token_limit
+from ppokit.reward_models.packaged import located
 from ppokit.reward_models.texts import Texts
 
 Kind = Literal["encoder", "causal"]
@@ -52,7 +52,7 @@ def find_base(name: str) -> Base:
     from transformers import AutoConfig
 
     packaged = name.startswith("package:") and not name.endswith(".gguf")
-    where = _packaged_folder(name) if packaged else find_model(name).where
+    where = located(name, f"--model {name}") if packaged else find_model(name).where
     expected = "a hub id, a folder saved by save_pretrained, package:DIST/FOLDER or package:DIST/FILE.gguf"
     with explained(f"--model {name}: its configuration", expected=expected):
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
@@ -191,13 +191,3 @@ def _with_lora(model: Any, r: int) -> Any:
             return get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(f"LoRA finds nothing to adapt: {first_line(error)}") from error
-
-
-def _packaged_folder(name: str) -> str:
-    package, _, inside = name.removeprefix("package:").partition("/")
-    files = files_of(package, f"--model {name}")
-    folders = {str(f.parent): Path(str(f.locate())).parent for f in files if f.name == "config.json"}
-    if inside in folders:
-        return str(folders[inside])
-    have = ", ".join(sorted(folders)) or "no folder with a config.json"
-    raise ModelError(f"--model {name}: the package {package!r} ships {have}; expected one of these.")

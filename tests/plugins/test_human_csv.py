@@ -159,6 +159,9 @@ class TestNearest:
         ({}, "needs path"),
         ({"match": "nearest"}, "needs path"),
         ({"match": "model"}, "needs model"),
+        ({"match": "fit"}, "needs path"),
+        ({"match": "fit", "path": "x.csv"}, "needs encoder"),
+        ({"match": "nearest", "path": "x.csv", "half": "a"}, "half does nothing with match: nearest"),
         ({"path": "x.csv", "match": "close"}, "match"),
         ({"path": "x.csv", "floor": 1}, "floor"),
         ({"path": "x.csv", "k": 0}, "k"),
@@ -181,6 +184,11 @@ def test_check_reads_the_file_and_looks_for_the_folder(unknown_columns, ratings,
     assert problems(path=ratings) == []
     (sentence,) = problems(path=str(tmp_path / "none.csv"))
     assert "none.csv" in sentence
+    (sentence,) = problems(match="fit", path=ratings, encoder="package:no-such-package/model")
+    assert "which is not installed" in sentence
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("prompt,chosen,rejected\na,b,c\n")
+    assert problems(match="fit", path=str(pairs), encoder="org/encoder") == []
     (sentence,) = problems(match="model", model=str(tmp_path / "none"))
     assert "there is no folder" in sentence
     (sentence,) = problems(match="model", model=str(tmp_path))

