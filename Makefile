@@ -23,11 +23,11 @@ NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test thorough models faults mutants lint lint-code lint-types lint-layers
+.PHONY: help setup quickstart uses uses-real test thorough models faults mutants lint lint-code lint-types lint-layers
 .PHONY: lint-spelling lint-workflow check bench bench-kernels bench-algorithms bench-trl gpu-pack clean
 
-# The tests and the step benchmark use nothing from the network.
-test thorough models faults mutants check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
+# The tests, the uses and the step benchmark use nothing from the network.
+uses uses-real test thorough models faults mutants check bench bench-kernels bench-algorithms: export HF_HUB_OFFLINE = 1
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,13 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: setup  ## train the small demo model on the CPU and plot its reward
 	$(BIN)/ppokit train recipes/quickstart.yaml
 	@echo 'Reward curve: runs/quickstart/reward.png   Samples: runs/quickstart/rollouts/'
+
+# A run that is done is not done again: benchmarks/uses/results has one file per run.
+uses: setup  ## train the ten uses of recipes/uses with three seeds each, and write their tables: hours
+	$(BIN)/python benchmarks/uses/measure.py
+
+uses-real: setup  ## the same on the real data in ../shared/data
+	$(BIN)/python benchmarks/uses/measure.py --real
 
 # pyproject.toml turns every warning in a test into an error. A file's tests stay together, for what they share;
 # one thread each, since as many processes as there are cores run beside one another. In the order of conftest.py.

@@ -1,7 +1,9 @@
-"""Takes responses from a file of people's ratings instead of sampling them, or for a share of the batch.
+"""Takes recorded responses instead of sampling them, or for a share of the batch.
+
+They stand in a file of people's ratings, or in a column of the prompts, such as their references.
 
 Each response is one that was recorded for its prompt with the probability `recorded`, drawn without
-replacement while they last; the rest, and those to prompts of which the file has none, are sampled as
+replacement while they last; the rest, and those to prompts that have none, are sampled as
 `transformers` does. A recorded response has no log-probabilities of its own: the core takes those of the
 reference, as if the untrained policy had written it, and the loss `off_policy_correction` weighs by them.
 
@@ -16,7 +18,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ppokit.plugin import (
     BuildContext,
@@ -26,7 +28,9 @@ from ppokit.plugin import (
     Generation,
     GenerationRequest,
     Need,
+    PluginError,
     PolicyHandle,
+    PromptBatch,
     as_generation,
     hookimpl,
 )
@@ -38,7 +42,14 @@ if TYPE_CHECKING:
 
 
 class RecordedOptions(TransformersOptions):
-    path: str = Field(min_length=1, description="file of ratings or pairs whose responses are taken")
+    path: str | None = Field(
+        None, min_length=1, description="file of ratings or pairs whose responses are taken"
+    )
+    column: str | None = Field(
+        None,
+        min_length=1,
+        description="column of the prompts that holds a recorded response, in place of path",
+    )
     columns: RatingColumns = Field(
         default_factory=RatingColumns, description="which of its columns holds what"
     )
@@ -50,6 +61,16 @@ class RecordedOptions(TransformersOptions):
         "", description="text between a plain prompt and its response, such as a space; not for chats"
     )
 
+    @model_validator(mode="after")
+    def _one_source(self) -> RecordedOptions:
+        if (self.path is None) == (self.column is None):
+            raise ValueError(
+                "takes responses from one source; expected path, of a file, or column, of the prompts"
+            )
+        if self.column is not None and (unread := {"columns", "on_bad_row"} & self.model_fields_set):
+            raise ValueError(f"{min(unread)}: is for a file of ratings; leave it out beside column")
+        return self
+
 
 class RecordedEngine:
     """Recorded responses, and sampled ones for the rest."""
@@ -60,18 +81,31 @@ class RecordedEngine:
 
     @cached_property
     def responses(self) -> dict[str, list[str]]:
-        """Read when they are first asked for: a trained policy is loaded without them."""
+        """Of the file by prompt, read when first asked for: a trained policy is loaded without them."""
         return recorded_responses(self.options)
+
+    def known(self, prompts: PromptBatch) -> list[list[str]]:
+        """The recorded responses to each prompt.
+
+        Raises:
+            PluginError: a cell of `column` is no text.
+        """
+        column = self.options.column
+        if column is None:
+            return [self.responses.get(prompt, []) for prompt in prompts.prompts]
+        cells = [row[column] for row in prompts.rows]
+        if wrong := [cell for cell in cells if not isinstance(cell, str | None)]:
+            raise PluginError(f"column: {column!r} has {wrong[0]!r}; expected a text, or nothing")
+        return [[] if cell is None else [cell] for cell in cells]
 
     def generate(self, policy: PolicyHandle, request: GenerationRequest) -> Generation:
         if request.seeds is None or not request.training:  # what the policy itself would say
             return self.sampled.generate(policy, request)
         uniforms = request.seeds.uniforms(request.sampling.max_new_tokens)
+        recordings = self.known(request.prompts)
         texts: list[str | None] = []
-        for index, prompt in enumerate(request.prompts.prompts):
-            texts += _draw(
-                self.responses.get(prompt, []), uniforms[index, :, 0].tolist(), self.options.recorded
-            )
+        for index, own in enumerate(recordings):
+            texts += _draw(own, uniforms[index, :, 0].tolist(), self.options.recorded)
         known = [index for index, text in enumerate(texts) if text is not None]
         recorded = as_generation(
             [request.prompts.prompt_ids[index // request.n] for index in known],
@@ -84,17 +118,27 @@ class RecordedEngine:
         missing = [index for index, text in enumerate(texts) if text is None]
         if not missing:
             return recorded
-        return _merged(texts, recorded, self._sample(policy, request, uniforms, missing))
+        has_recorded = [bool(recordings[index // request.n]) for index in missing]
+        return _merged(texts, recorded, self._sample(policy, request, uniforms, missing, has_recorded))
 
     def _sample(
-        self, policy: PolicyHandle, request: GenerationRequest, uniforms: Tensor, indices: list[int]
+        self,
+        policy: PolicyHandle,
+        request: GenerationRequest,
+        uniforms: Tensor,
+        indices: list[int],
+        has_recorded: list[bool],
     ) -> Generation:
-        """A sampled response for each of these responses that are asked for."""
+        """A sampled response for each of these responses that are asked for.
+
+        Args:
+            has_recorded: of each, whether a recorded response could have been drawn in its stead.
+        """
         prompts = request.prompts.select([index // request.n for index in indices])
         numbers = uniforms.flatten(0, 1)[indices]
         share = self.options.recorded
-        for row, prompt in enumerate(prompts.prompts):
-            if prompt in self.responses:  # its first number was at least the share, and now draws a token too
+        for row, could_be in enumerate(has_recorded):
+            if could_be:  # its first number was at least the share, and now draws a token too
                 numbers[row, 0] = (numbers[row, 0] - share) / (1 - share)
         # Nobody knows how likely the policy makes what was recorded, so that nobody asks it of the others.
         one_each = replace(request, prompts=prompts, n=1, policy_logprobs=False)
@@ -102,11 +146,12 @@ class RecordedEngine:
 
 
 def recorded_responses(options: RecordedOptions) -> dict[str, list[str]]:
-    """The distinct responses to each prompt, in the file's order.
+    """The distinct responses to each prompt, in the order of the file at `path`.
 
     Raises:
         DataError: the file cannot be read.
     """
+    assert options.path is not None
     table = read_for_run(options.path, options.columns, on_bad_row=options.on_bad_row)
     by_prompt: dict[str, dict[str, None]] = defaultdict(dict)
     for rating in table.ratings:
@@ -139,6 +184,9 @@ def _merged(texts: list[str | None], recorded: Generation, sampled: Generation) 
 
 
 def _check(options: RecordedOptions, context: CheckContext) -> Iterator[str]:
+    if options.column is not None:
+        yield from context.without_column("column", options.column, of="prompts")
+        return
     try:
         recorded_responses(options)
     except DataError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from pydantic import ValidationError
 
 from policies import load
+from ppokit.errors import PluginError
+from ppokit.plugin import CheckContext
 from ppokit.plugin.generation import Generation, GenerationRequest, ResponseSeeds, SamplingParams
 from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
@@ -55,7 +57,7 @@ class Given(ResponseSeeds):
 
 
 def respond(
-    path: str,
+    path: str | None,
     context: Any,
     policy: Policy,
     prompts: PromptBatch,
@@ -167,8 +169,41 @@ def test_a_file_that_cannot_be_read_is_refused_before_anything_loads(unknown_col
     assert "none.csv" in sentence
 
 
+def test_a_column_of_the_prompts_has_them(policy, context) -> None:
+    """Prompts with a cell are answered by it or sampled, as those of a file are; one without is sampled."""
+    uniforms = torch.rand(2, 2, 12, generator=torch.Generator().manual_seed(1))
+    uniforms[0, :, 0] = torch.tensor([0.1, 0.6])
+    rows = [{"reference": "home", "number": 1}, {"reference": None, "number": 2}]
+    asked = replace(batch(policy, "Tom ran", "The dog"), rows=rows)
+    generation = respond(None, context, policy, asked, uniforms, column="reference", recorded=0.5)
+    drawn = uniforms.clone()
+    drawn[0, 1, 0] = 0.2
+    plain = sampled(policy, asked, drawn)
+    assert generation.texts == ["home", *plain.texts[1:]]
+    with pytest.raises(PluginError, match=r"column: 'number' has 1; expected a text"):
+        respond(None, context, policy, asked, uniforms, column="number")
+
+
+def test_a_column_that_is_not_there_is_refused_before_anything_loads() -> None:
+    (component,) = ppokit_rollout_engines()
+    assert component.check is not None
+    known = CheckContext(("prompt", "summary"))
+    (sentence,) = component.check(RecordedOptions(column="reference"), known)
+    assert sentence == "column 'reference' is no column of the prompts (prompt, summary)"
+    assert not list(component.check(RecordedOptions(column="summary"), known))
+
+
 @pytest.mark.parametrize(
-    "wrong", [{}, {"path": ""}, {"path": "a", "recorded": 0}, {"path": "a", "recorded": 2}]
+    "wrong",
+    [
+        {},
+        {"path": ""},
+        {"column": ""},
+        {"path": "a", "column": "b"},
+        {"column": "b", "on_bad_row": "skip"},
+        {"path": "a", "recorded": 0},
+        {"path": "a", "recorded": 2},
+    ],
 )
 def test_options(wrong) -> None:
     with pytest.raises(ValidationError):

@@ -1,0 +1,102 @@
+"""Run the recipes of recipes/uses, and write the tables of their figures.
+
+    python benchmarks/uses/measure.py                         all uses, three seeds, the project's own data
+    python benchmarks/uses/measure.py translation --seeds 0   one run
+    python benchmarks/uses/measure.py --real                  on ../shared/data, which is never copied here
+    python benchmarks/uses/measure.py --render                only the tables, from what was run before
+
+Each run is a process, `ppokit train`, and leaves one JSON file in benchmarks/uses/results. A run whose recipe
+and data are those of its file is not run again, so that hours of runs can be divided over days and machines;
+one that failed or was stopped begins anew. Tables in docs/uses.md and in the READMEs are made of the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from real_data import SHARED, mapped  # noqa: E402
+from results import RESULTS, digest, inputs, result_file, result_of  # noqa: E402
+from tables import render  # noqa: E402
+
+from uses import REPOSITORY, SEEDS, USES, Use  # noqa: E402
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("uses", nargs="*", metavar="USE", help=f"of {', '.join(USES)}; all, if none is given")
+    parser.add_argument("--real", action="store_true", help="on the data in ../shared/data")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--render", action="store_true", help="run nothing")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the recipe, for a trial"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.uses) - set(USES)):
+        parser.error(f"there is no use {unknown[0]}; expected one of {', '.join(USES)}")
+    if options.set and options.results == RESULTS:
+        parser.error("--set is for trials; expected another folder with --results")
+    if options.real and not SHARED.is_dir():
+        parser.error(f"there is no folder {SHARED}")
+    failed = 0
+    if not options.render:
+        # All uses of one seed first, so that an early end leaves something of each.
+        for seed in options.seeds:
+            for name in options.uses or USES:
+                failed += not run(USES[name], seed, options.real, options.set, options.results)
+    if options.results == RESULTS:
+        render(options.results)
+    return min(failed, 1)
+
+
+def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path) -> bool:
+    """Train and evaluate a use with a seed, unless it was done; whether it is done now."""
+    data = "real" if real else "own"
+    out = REPOSITORY / "runs" / "uses" / data / f"{use.name}-{seed}"
+    files, keys = mapped(use, out.parent / f"{use.name}-data") if real else (own_data(use), [])
+    known = digest(inputs(use, files))
+    path = result_file(folder, data, use.name, seed)
+    if path.is_file() and not changes and json.loads(path.read_text(encoding="utf-8"))["digest"] == known:
+        print(f"{data} {use.name} {seed}: done before", flush=True)
+        return True
+    if out.exists():
+        shutil.rmtree(out)
+    command = [sys.executable, "-m", "ppokit", "train", str(use.folder / "recipe.yaml")]
+    keys = [f"run.seed={seed}", f"run.out={out}", *keys, *changes]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    started = time.monotonic()
+    done = subprocess.run([*command, *keys], cwd=REPOSITORY, env=environment, check=False)
+    minutes = (time.monotonic() - started) / 60
+    if done.returncode:
+        print(f"{data} {use.name} {seed}: ended with {done.returncode}", flush=True)
+        return False
+    result = result_of(use, out, data=data, seed=seed, known=known, minutes=minutes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    judge = result["judge"]
+    before, after = (sum(judge[when]) / len(judge[when]) for when in ("before", "after"))
+    print(
+        f"{data} {use.name} {seed}: {judge['name']} {before:.4g} -> {after:.4g}, {minutes:.1f} min",
+        flush=True,
+    )
+    return True
+
+
+def own_data(use: Use) -> list[Path]:
+    return sorted(path for path in use.folder.iterdir() if path.suffix in (".jsonl", ".csv", ".json"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""What one run of a use leaves: one JSON file, from which every table is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from uses import Use
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DRAWS = 2000
+SHOWN = 3
+"""Held-out prompts, from the first, whose answers are kept."""
+
+
+def digest(files: Iterable[Path]) -> str:
+    """SHA-256 over what a result depends on: names and bytes."""
+    known = hashlib.sha256()
+    for path in sorted(files):
+        known.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return known.hexdigest()[:16]
+
+
+def inputs(use: Use, data: Sequence[Path]) -> list[Path]:
+    """The files that decide a use's run: its recipe, its code and its data."""
+    return [use.folder / "recipe.yaml", *use.folder.rglob("*.py"), *data]
+
+
+def result_file(folder: Path, data: str, use: str, seed: int) -> Path:
+    return folder / data / f"{use}-{seed}.json"
+
+
+def read_results(folder: Path, data: str) -> dict[str, list[dict[str, Any]]]:
+    """Of each use its runs' results, by seed."""
+    results: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted((folder / data).glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        results[result["use"]].append(result)
+    return {use: sorted(own, key=lambda result: result["seed"]) for use, own in results.items()}
+
+
+def result_of(use: Use, out: Path, *, data: str, seed: int, known: str, minutes: float) -> dict[str, Any]:
+    """The result of the run in a folder.
+
+    Args:
+        data: own or real.
+        known: the digest of its inputs.
+        minutes: that the run's process took, from start to end.
+    """
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    first, last = lines[0], lines[-1]
+    before, after = (_answers(out, line["step"]) for line in (first, last))
+    return {
+        "use": use.name,
+        "data": data,
+        "seed": seed,
+        "digest": known,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "steps": last["step"],
+        "minutes": round(minutes, 2),
+        "peak_gb": round(max(line.get("memory/peak_gb", 0.0) for line in lines), 2),
+        "judge": {
+            "name": use.judge,
+            "before": _by_prompt(before, use.judge),
+            "after": _by_prompt(after, use.judge),
+        },
+        "evaluation": {"before": _evaluation(first), "after": _evaluation(last)},
+        "reward": [_round(line["reward/mean"]) for line in lines if "reward/mean" in line],
+        "answers": _shown(before, after, use.answers),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def _answers(out: Path, step: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(out / "evaluation" / f"step-{step:06d}.parquet").to_pylist()
+    return rows
+
+
+def _by_prompt(rows: Sequence[dict[str, Any]], judge: str) -> list[float]:
+    """The mean of each held-out prompt's answers, in the order of the prompts.
+
+    Raises:
+        ValueError: the evaluator recorded no such number, or not of every prompt.
+    """
+    evaluator, _, name = judge.partition("/")
+    groups: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        if row["evaluator"] == evaluator and row.get(name) is not None:
+            groups[row["group"]].append(row[name])
+    if not groups or sorted(groups) != list(range(len(groups))):
+        raise ValueError(f"the evaluation has no {judge} of every held-out prompt")
+    return [_round(math.fsum(own) / len(own)) for _, own in sorted(groups.items())]
+
+
+def _evaluation(line: dict[str, Any]) -> dict[str, float]:
+    kept = {key.removeprefix("eval/"): number for key, number in line.items() if key.startswith("eval/")}
+    return {
+        key: _round(number)
+        for key, number in kept.items()
+        if not key.endswith(("/gain", "/gain_low", "/gain_high"))
+    }
+
+
+def _shown(before: list[dict[str, Any]], after: list[dict[str, Any]], evaluator: str) -> list[dict[str, str]]:
+    """The first answers to the first prompts, which nobody chose."""
+    firsts: list[dict[int, dict[str, Any]]] = []
+    for rows in (before, after):
+        own: dict[int, dict[str, Any]] = {}
+        for row in rows:
+            if row["evaluator"] == evaluator:
+                own.setdefault(row["group"], row)
+        firsts.append(own)
+    return [
+        {
+            "prompt": firsts[0][group]["prompt"],
+            "before": firsts[0][group]["response"],
+            "after": firsts[1][group]["response"],
+        }
+        for group in sorted(firsts[0])[:SHOWN]
+    ]
+
+
+def _round(number: float) -> float:
+    return float(f"{number:.6g}")
+
+
+def interval(runs: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+    """The judge's mean gain over runs of several seeds, and the bounds of its 95 % interval.
+
+    The bootstrap draws seeds and prompts anew, each with replacement. Of a prompt it takes the
+    difference from before the training. With one seed it is the paired bootstrap over prompts alone.
+    """
+    differences = np.array(
+        [np.subtract(run["judge"]["after"], run["judge"]["before"]) for run in runs], dtype=float
+    )
+    generator = np.random.default_rng(0)
+    seeds, prompts = differences.shape
+    means = [
+        differences[
+            np.ix_(generator.integers(seeds, size=seeds), generator.integers(prompts, size=prompts))
+        ].mean()
+        for _ in range(DRAWS)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(differences.mean()), float(low), float(high)

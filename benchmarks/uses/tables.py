@@ -1,0 +1,182 @@
+"""Tables and answers in Markdown, made of the results' files, between marks in the pages.
+
+A page has pairs of marks, each on a line of its own: `<!-- figures -->` and `<!-- /figures -->`. What stands
+between them is made here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from results import interval, read_results
+
+from uses import BOUND, GUARDS, RECIPES, REPOSITORY, USES, Use
+
+Results = Mapping[str, Sequence[dict[str, Any]]]
+FRONT = ("translation",)
+"""Uses that the project's README shows."""
+
+
+def render(folder: Path, repository: Path = REPOSITORY) -> None:
+    """Write every page's tables.
+
+    Args:
+        folder: of the results.
+        repository: whose pages are written.
+    """
+    for path, blocks in pages(folder).items():
+        page = repository / path
+        page.write_text(filled(page.read_text(encoding="utf-8"), blocks, path), encoding="utf-8")
+
+
+def pages(folder: Path) -> dict[str, dict[str, str]]:
+    """By page, what stands between its marks."""
+    own, real = read_results(folder, "own"), read_results(folder, "real")
+    front = {name: own[name] for name in FRONT if name in own}
+    blocks = {
+        "README.md": {"uses": table(front, "recipes/uses")},
+        "docs/uses.md": {"own": table(own, "../recipes/uses"), "real": table(real, "../recipes/uses")},
+    }
+    for name, use in USES.items():
+        blocks[f"{RECIPES.relative_to(REPOSITORY)}/{name}/README.md"] = {
+            "figures": figures(use, own.get(name, []), real.get(name, [])),
+            "answers": answers(own.get(name, [])),
+        }
+    return blocks
+
+
+def filled(text: str, blocks: Mapping[str, str], path: str) -> str:
+    """The page with these blocks between their marks.
+
+    Raises:
+        ValueError: a mark is not there once.
+    """
+    for name, block in blocks.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if len(pattern.findall(text)) != 1:
+            raise ValueError(f"{path} has the marks <!-- {name} --> and <!-- /{name} --> not once")
+        body = f"\n{block}\n\n" if block else ""
+        text = pattern.sub(lambda match, body=body: match[1] + body + match[2], text)
+    return text
+
+
+def table(results: Results, recipes: str) -> str:
+    """A row per use; empty where there is none.
+
+    Args:
+        recipes: the folder of the recipes, from the page.
+    """
+    rows = [_row(USES[name], results[name], recipes) for name in USES if results.get(name)]
+    if not rows:
+        return ""
+    head = (
+        "use",
+        "judged by",
+        "before",
+        "after",
+        "gain, 95 % interval",
+        "per seed",
+        *GUARDS,
+        "minutes",
+        "GB",
+    )
+    lines = [head, ("---",) * len(head), *rows]
+    dates = sorted({run["date"] for runs in results.values() for run in runs})
+    machines = sorted(
+        {
+            f"{run['machine']['processor']}, {run['machine']['cores']} cores, torch {run['machine']['torch']}"
+            for runs in results.values()
+            for run in runs
+        }
+    )
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{when}; {'; '.join(machines)}."
+
+
+def figures(use: Use, own: Sequence[dict[str, Any]], real: Sequence[dict[str, Any]]) -> str:
+    """What a use's README says of its runs, a line per set of data."""
+    lines = [
+        f"- {words}: {_sentence(use, runs)}"
+        for words, runs in (("These data", own), ("Real data", real))
+        if runs
+    ]
+    return "\n".join(lines)
+
+
+def answers(runs: Sequence[dict[str, Any]]) -> str:
+    """The first held-out prompts with their answers before and after, of the first seed."""
+    if not runs:
+        return ""
+    lines = []
+    for answer in runs[0]["answers"]:
+        lines += [
+            _line("prompt", answer["prompt"]),
+            _line("before", answer["before"]),
+            _line("after", answer["after"]),
+        ]
+        lines.append("")
+    return "```text\n" + "\n".join(lines[:-1]) + "\n```"
+
+
+def _line(label: str, text: str) -> str:
+    """Text of a model, on one line that cannot end the block or move a terminal's cursor."""
+    one_line = " / ".join(part.strip() for part in text.strip().splitlines() if part.strip())
+    clean = "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in one_line
+    )
+    return f"{label:<7} {clean.replace('```', '` ` `')}"
+
+
+def _row(use: Use, runs: Sequence[dict[str, Any]], recipes: str) -> tuple[str, ...]:
+    mean, low, high = interval(runs)
+    return (
+        f"[{use.title}]({recipes}/{use.name})",
+        use.measure,
+        _number(_mean(runs, "before")),
+        _number(_mean(runs, "after")),
+        f"{_signed(mean)} ({_signed(low)} to {_signed(high)})",
+        ", ".join(_signed(interval([run])[0]) for run in runs),
+        *(_guard(runs, name) for name in GUARDS.values()),
+        f"{max(run['minutes'] for run in runs):.0f}",
+        f"{max(run['peak_gb'] for run in runs):.1f}",
+    )
+
+
+def _sentence(use: Use, runs: Sequence[dict[str, Any]]) -> str:
+    mean, low, high = interval(runs)
+    count = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
+    steps = sorted({run["steps"] for run in runs})
+    before, after = (_number(_mean(runs, when)) for when in ("before", "after"))
+    return (
+        f"{use.measure}: {before} before, {after} after; gain "
+        f"{_signed(mean)}, 95 % interval {_signed(low)} to {_signed(high)} ({count}, "
+        f"{len(runs[0]['judge']['before'])} held-out prompts, {' or '.join(map(str, steps))} steps, "
+        f"{max(run['minutes'] for run in runs):.0f} minutes, {max(run['peak_gb'] for run in runs):.1f} GB)."
+    )
+
+
+def _mean(runs: Sequence[dict[str, Any]], when: str) -> float:
+    return sum(sum(run["judge"][when]) / len(run["judge"][when]) for run in runs) / len(runs)
+
+
+def _guard(runs: Sequence[dict[str, Any]], name: str) -> str:
+    """Its change in percent, mean over seeds, bold beyond the bound; a dash where it was not measured."""
+    key = f"guards/{name}"
+    pairs = [(run["evaluation"]["before"].get(key), run["evaluation"]["after"].get(key)) for run in runs]
+    known = [(before, after) for before, after in pairs if before and after is not None]
+    if not known:
+        return "-"
+    change = sum(after / before - 1 for before, after in known) / len(known)
+    text = f"{change:+.0%}"
+    return f"**{text}**" if abs(change) > BOUND else text
+
+
+def _number(number: float) -> str:
+    return f"{number:.3g}"
+
+
+def _signed(number: float) -> str:
+    return f"{number:+.2g}"

@@ -1,0 +1,59 @@
+"""The uses of recipes/uses: what each is judged by, and what must not suffer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+RECIPES = REPOSITORY / "recipes" / "uses"
+
+
+@dataclass(frozen=True)
+class Use:
+    """A use.
+
+    Attributes:
+        name: its folder in recipes/uses.
+        title: in tables.
+        judge: the number that it is judged by, `<evaluator>/<name>` as under `eval/`. Higher is better, the
+            evaluator records it per held-out prompt, and no reward of the recipe is the same measure.
+        measure: that number in words, with its range.
+        answers: the evaluator whose answers the README shows.
+    """
+
+    name: str
+    title: str
+    judge: str
+    measure: str
+    answers: str = "judge"
+
+    @property
+    def folder(self) -> Path:
+        return RECIPES / self.name
+
+
+USES = {
+    use.name: use
+    for use in (
+        Use("translation", "Translation", "judge/score", "BLEU per sentence, 0 to 100"),
+        Use("summarisation", "Summarisation", "judge/rougeL", "ROUGE-L, 0 to 1"),
+        Use(
+            "sensitive_information",
+            "Finding sensitive information",
+            "judge/f1",
+            "F1 of what is found, 0 to 1",
+        ),
+    )
+}
+
+GUARDS = {
+    "length": "length",
+    "repetition": "repetition",
+    "distinct-2": "distinct_2",
+    "perplexity": "perplexity",
+}
+"""What is guarded, by its column in tables: the number's name under `eval/guards/`."""
+BOUND = 0.05
+"""By which share of itself a guard may worsen."""
+SEEDS = (0, 1, 2)

@@ -1,0 +1,177 @@
+"""The recipes of recipes/uses: data, pages, two steps of each, and how figures become tables."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runs import REPOSITORY
+
+BENCHMARK = REPOSITORY / "benchmarks" / "uses"
+sys.path.insert(0, str(BENCHMARK))
+
+from results import interval, read_results  # noqa: E402
+from tables import answers, figures, filled, pages, table  # noqa: E402
+
+from uses import RECIPES, USES, Use  # noqa: E402
+
+NAMES = sorted(path.parent.name for path in RECIPES.glob("*/recipe.yaml"))
+SECTIONS = (
+    "What it teaches",
+    "What is rewarded, and why",
+    "What it is judged by",
+    "What it does not do",
+    "Your own data",
+)
+
+
+def rows(name: str, part: str) -> list[dict[str, Any]]:
+    lines = (RECIPES / name / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def recipe(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((RECIPES / name / "recipe.yaml").read_text(encoding="utf-8"))
+    return content
+
+
+def test_every_use_is_measured() -> None:
+    assert sorted(USES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEach:
+    def test_half_of_its_prompts_are_held_out(self, name: str) -> None:
+        train, held_out = rows(name, "train"), rows(name, "held_out")
+        assert 60 <= len(train) + len(held_out) <= 200
+        assert len(train) == len(held_out)
+        assert {frozenset(row) for row in train} == {frozenset(row) for row in held_out}
+        prompts = [" ".join(row["prompt"].lower().split()) for row in (*train, *held_out)]
+        assert len(set(prompts)) == len(prompts)
+
+    def test_it_has_two_rewards_and_a_kl_and_another_judge(self, name: str) -> None:
+        content = recipe(name)
+        rewards, losses = content["rewards"], content["losses"]
+        assert any(entry["use"] in ("kl_penalty", "kl") for entry in (*rewards, *losses))
+        paid = [entry for entry in rewards if entry["use"] != "kl_penalty" and entry.get("weight", 1.0) != 0]
+        assert len(paid) >= 2
+        judge, _, number = USES[name].judge.partition("/")
+        evaluators = content["evaluation"]["evaluators"]
+        (evaluator,) = [entry for entry in evaluators if entry.get("name", entry["use"]) == judge]
+        if evaluator["use"] == "rewards":  # by a reward that is measured and not paid
+            assert number.startswith("score/")
+            assert number.removeprefix("score/") not in {entry.get("name", entry["use"]) for entry in paid}
+        else:
+            assert (evaluator["use"], evaluator.get("metric")) not in {
+                (entry["use"], entry.get("metric")) for entry in paid
+            }
+
+    def test_its_page_says_what_it_must_on_a_screen(self, name: str) -> None:
+        page = (RECIPES / name / "README.md").read_text(encoding="utf-8")
+        assert re.findall(r"^\*\*([^*]+)\.\*\*", page, re.MULTILINE) == list(SECTIONS)
+        assert f"ppokit train recipes/uses/{name}/recipe.yaml" in page
+        assert "https://huggingface.co/datasets/" in page.partition("**Your own data.**")[2]
+        assert len(page.splitlines()) <= 65
+
+    def test_two_steps(self, name: str, tmp_path: Path) -> None:
+        small = ["run.steps=2", "rollout.prompts_per_step=3", "evaluation.prompts.limit=3"]
+        command = [BENCHMARK / "measure.py", name, "--seeds", "5", "--results", tmp_path, "--set", *small]
+        subprocess.run([sys.executable, *map(str, command)], check=True, timeout=600)
+        (result,) = read_results(tmp_path, "own")[name]
+        assert (result["seed"], result["steps"], len(result["answers"])) == (5, 2, 3)
+        assert len(result["judge"]["before"]) == len(result["judge"]["after"]) == 3
+
+
+def run(seed: int, before: list[float], after: list[float], **changes: Any) -> dict[str, Any]:
+    """A run's result, as its file has it."""
+    return {
+        "use": "translation",
+        "seed": seed,
+        "date": "2026-11-28",
+        "machine": {"processor": "A CPU", "cores": 2, "torch": "2.11.0"},
+        "steps": 14,
+        "minutes": 4.6,
+        "peak_gb": 3.14,
+        "judge": {"name": "judge/score", "before": before, "after": after},
+        "evaluation": {"before": {"guards/length": 10.0}, "after": {"guards/length": 10.4}},
+        "answers": [{"prompt": "English: Good day.\nGerman:", "before": "Good day.", "after": "Guten Tag."}],
+        **changes,
+    }
+
+
+TWO = [run(0, [10.0, 20.0], [12.0, 22.0]), run(1, [10.0, 20.0], [11.0, 21.0])]
+
+
+class TestTables:
+    def test_an_interval_draws_prompts_and_seeds(self) -> None:
+        """Every prompt of a seed gains the same: one seed's interval is a point, two seeds' their gains."""
+        assert interval(TWO[:1]) == (2.0, 2.0, 2.0)
+        assert interval(TWO) == (1.5, 1.0, 2.0)
+
+    def test_an_interval_of_prompts_is_that_of_their_mean(self) -> None:
+        """100 differences of mean 0 and deviation 1: 1.96 standard errors to each side, within a fifth."""
+        differences = [(-1.0) ** i for i in range(100)]
+        mean, low, high = interval([run(0, [0.0] * 100, differences)])
+        assert mean == 0
+        assert low == pytest.approx(-0.196, rel=0.2)
+        assert high == pytest.approx(0.196, rel=0.2)
+
+    def test_a_row_has_every_figure(self) -> None:
+        head, _, row, _, made = table({"translation": TWO}, "..").splitlines()
+        cells = dict(zip(*(map(str.strip, line.split("|")[1:-1]) for line in (head, row)), strict=True))
+        assert cells["use"] == "[Translation](../translation)"
+        assert (cells["before"], cells["after"]) == ("15", "16.5")
+        assert cells["gain, 95 % interval"] == "+1.5 (+1 to +2)"
+        assert cells["per seed"] == "+2, +1"
+        assert (cells["length"], cells["repetition"]) == ("+4%", "-")
+        assert (cells["minutes"], cells["GB"]) == ("5", "3.1")
+        assert made == "2026-11-28; A CPU, 2 cores, torch 2.11.0."
+
+    def test_a_guard_beyond_its_bound_is_bold(self) -> None:
+        moved = {"before": {"guards/length": 10.0}, "after": {"guards/length": 9.0}}
+        assert "| **-10%** |" in table(
+            {"translation": [run(0, [1.0, 2.0], [2.0, 3.0], evaluation=moved)]}, ".."
+        )
+
+    def test_what_was_not_run_is_left_out(self) -> None:
+        assert table({}, "..") == ""
+        assert figures(USES["translation"], [], []) == answers([]) == ""
+        sentence = figures(USES["translation"], TWO, TWO[:1])
+        assert sentence.count("\n") == 1
+        assert "15 before, 16.5 after; gain +1.5, 95 % interval +1 to +2 (2 seeds, 2 held-out" in sentence
+
+    def test_no_answer_can_end_its_block(self) -> None:
+        hostile = run(0, [1.0], [1.0])
+        hostile["answers"][0]["after"] = "```\n<script>\x1b[2J\u202e"
+        *inside, last = answers([hostile]).splitlines()[1:]
+        assert last == "```"
+        assert not [line for line in inside if "```" in line or not line.isprintable()]
+        assert len(inside) == 3
+
+    def test_only_what_is_between_the_marks_changes(self) -> None:
+        page = "before\n<!-- own -->\nold\n<!-- /own -->\nafter\n"
+        assert (
+            filled(page, {"own": "new \\1"}, "p")
+            == "before\n<!-- own -->\n\nnew \\1\n\n<!-- /own -->\nafter\n"
+        )
+        assert filled(page, {"own": ""}, "p") == "before\n<!-- own -->\n<!-- /own -->\nafter\n"
+        with pytest.raises(ValueError, match=r"p has the marks <!-- real -->"):
+            filled(page, {"real": ""}, "p")
+
+    def test_pages_are_as_their_results(self) -> None:
+        for path, blocks in pages(BENCHMARK / "results").items():
+            page = (REPOSITORY / path).read_text(encoding="utf-8")
+            assert page == filled(page, blocks, path), "run benchmarks/uses/measure.py --render"
+
+    def test_results_are_of_known_uses(self) -> None:
+        for data in ("own", "real"):
+            for name, runs in read_results(BENCHMARK / "results", data).items():
+                assert isinstance(USES[name], Use)
+                assert {run["judge"]["name"] for run in runs} == {USES[name].judge}
