@@ -18,6 +18,7 @@ from ppokit.distributed import ends_together
 from ppokit.errors import NonFiniteError
 from ppokit.evaluation.view import held_out_view
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
+from ppokit.report.writer import report_writer
 from ppokit.rollout.dynamic_sampling import resample
 from ppokit.rollout.fit import answer_greedily, fit_recorded, predict_next, recorded_rollout
 from ppokit.run.components import closed_on_error
@@ -63,8 +64,9 @@ class PPOTrainer:
         main, keep = self.processes.is_main, self.settings.run.keep_checkpoints
         with closed_on_error(parts.instances), self.processes.together():
             given = observers if main else ()
+            instances = [*parts.instances, *report_writer(recipe, self.run_dir.folder, parts.tokenizer, main)]
             self.recorder = RunRecorder(
-                self.run_dir, parts.instances, given, parts.backend, parts.save_policy, keep=keep, main=main
+                self.run_dir, instances, given, parts.backend, parts.save_policy, keep=keep, main=main
             )
             hashes = {**parts.hashes, "policy_at_start": parts.policy_hash()}
             self.step = self.recorder.begin(checkpoint, recipe, hashes, longest_text=parts.longest_text)
@@ -202,7 +204,8 @@ class PPOTrainer:
             metrics = step_metrics(rollout, rewards, advantages, self.step)
             metrics.update(stats, **self._evaluated, **run_metrics(self.clock, rollout, self.processes))
             self._evaluated = {}
-            self.recorder.step(self.step, rollout, rewards, advantages, metrics)
+            record = self.components.updater.record
+            self.recorder.step(self.step, rollout, rewards, advantages, metrics, record=record)
             if self.step % self.settings.run.checkpoint_every == 0 or self.step == self.settings.run.steps:
                 self.save()
         self.signals.resume()

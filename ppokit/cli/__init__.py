@@ -22,6 +22,7 @@ from ppokit.cli.generate import generate
 from ppokit.cli.leaving import leave_in_time
 from ppokit.cli.new_plugin import new
 from ppokit.cli.rate import rate
+from ppokit.cli.report import list_runs, report
 from ppokit.cli.rescore import rescore
 from ppokit.cli.train import train
 from ppokit.errors import Interrupted, PpokitError, PpokitWarning
@@ -124,6 +125,8 @@ app.command(cls=Command)(train)
 app.command(cls=Command)(generate)
 app.command(cls=Command)(evaluate)
 app.command(cls=Command)(rescore)
+app.command(cls=Command)(report)
+app.command("runs", cls=Command)(list_runs)
 app.command(cls=Command)(inspect.validate)
 app.command(cls=Command)(inspect.schema)
 plugin_commands.command("list", cls=Command)(plugins.list_plugins)

@@ -135,6 +135,8 @@ class Display:
         folder = self._folder
         if self.first is not None:
             self._print(f"\nreward {self.first:.3f} -> {self.last:.3f} in {trainer.step} steps")
+        if (folder / "report.html").exists():
+            self._print(f"report   {folder / 'report.html'}")
         self._print(f"plot     {folder / 'reward.png'}")
         self._print(f"policy   {folder / 'policy'}")
         best = folder / "policy-best"

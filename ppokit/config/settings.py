@@ -199,6 +199,15 @@ class RunSettings(Section):
         default=5, ge=0, description="Steps between samples on the screen; 0 shows none."
     )
 
+    token_columns: bool = Field(
+        default=True,
+        description="Keep each token's ratio, entropy, values and whether it was clipped in rollouts/, for "
+        "the report's token ledger.",
+    )
+    report: bool = Field(
+        default=True, description="Write the page report.html at each checkpoint and at the end."
+    )
+
     @field_validator("out")
     @classmethod
     def _home(cls, value: str) -> str:

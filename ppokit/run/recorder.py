@@ -19,6 +19,7 @@ from ppokit.run.run_dir import RunDir
 if TYPE_CHECKING:
     from ppokit.evaluation.evaluation import Result
     from ppokit.training.backend import Backend
+    from ppokit.training.token_record import TokenRecord
 
 
 class RunRecorder:
@@ -73,14 +74,25 @@ class RunRecorder:
         return step
 
     def step(
-        self, step: int, rollout: Rollout, rewards: Rewards, advantages: Advantages, metrics: dict[str, float]
+        self,
+        step: int,
+        rollout: Rollout,
+        rewards: Rewards,
+        advantages: Advantages,
+        metrics: dict[str, float],
+        *,
+        record: TokenRecord | None = None,
     ) -> None:
-        """Write a step's numbers and samples, emit `on_step`, and take a snapshot after it."""
+        """Write a step's numbers and samples, emit `on_step`, and take a snapshot after it.
+
+        Args:
+            record: numbers of single tokens of the step's update.
+        """
         if self.is_main:
             self.run_dir.open()
             self._warn(step, self._watch.warnings(rewards))
             self.run_dir.add_metrics(step, metrics)
-            self.run_dir.add_rollout(step, rollout, rewards, advantages)
+            self.run_dir.add_rollout(step, rollout, rewards, advantages, record)
         event: dict[str, Any] = {"rollout": rollout, "rewards": rewards, "advantages": advantages}
         try:
             self.lifetime.events.emit("on_step", step=step, metrics=metrics, **event)

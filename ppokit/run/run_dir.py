@@ -1,6 +1,7 @@
 """What a run leaves behind: its folder.
 
 recipe.yaml  provenance.json  metrics.jsonl  rollouts/  checkpoints/  policy/  policy-best/  reward.png
+report.html
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from ppokit.data.atomic import replacing, replacing_folder, write_text
 from ppokit.errors import PpokitWarning, RunFolderError, end_if_forked, first_line
-from ppokit.plugin.kl_estimators import kl
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.run.checkpoint_files import list_checkpoints
 from ppokit.run.plot import plot_run
+from ppokit.run.sample_columns import sample_table
 
 if TYPE_CHECKING:
     from ppokit.evaluation.view import Recorded
+    from ppokit.training.token_record import TokenRecord
 
 
 class RunDir:
@@ -136,53 +136,17 @@ class RunDir:
             file.write(json.dumps(record) + "\n")
 
     def add_rollout(
-        self, step: int, rollout: Rollout, rewards: Rewards | None, advantages: Advantages
+        self,
+        step: int,
+        rollout: Rollout,
+        rewards: Rewards | None,
+        advantages: Advantages,
+        record: TokenRecord | None = None,
     ) -> None:
         """Every sample of a step as `rollouts/step-000001.parquet`; one that failed has no rewards."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        mask = rollout.response_mask
-
-        def ragged(numbers: Tensor | None) -> list[list[float]] | None:
-            if numbers is None:
-                return None
-            return [row[real].tolist() for row, real in zip(numbers, mask, strict=True)]
-
-        kl_tokens = None
-        if rollout.old_logprobs is not None and rollout.ref_logprobs is not None:
-            kl_tokens = kl(rollout.old_logprobs, rollout.ref_logprobs, estimator="k1")
-        columns: dict[str, Any] = {
-            "id": rollout.ids,
-            "group": rollout.group_ids.tolist(),
-            "prompt": rollout.prompts,
-            "response": rollout.responses,
-            "row": [json.dumps(dict(row), default=str) for row in rollout.rows],
-            "outcome": rollout.outcomes,
-            "policy_version": rollout.policy_version.tolist(),
-            "prompt_ids": rollout.prompt_ids,
-            "response_ids": ragged(rollout.response_ids),
-            "loss_mask": ragged(rollout.loss_mask),
-            "sampler_logprobs": ragged(rollout.sampler_logprobs),
-            "kl/k1": ragged(kl_tokens),
-            "advantages": ragged(advantages.advantages),
-        }
-        if rewards is not None:
-            columns["score"] = rewards.scores.tolist()
-            columns["scored"] = rewards.scored.tolist()
-            trained = rewards.trained if advantages.trained is None else advantages.trained
-            columns["trained"] = trained.tolist()
-            columns["token_rewards"] = ragged(rewards.token_rewards)
-            for name, scores in rewards.breakdown.items():
-                columns[f"reward/{name}"] = scores.tolist()
-                columns[f"outcome/{name}"] = list(rewards.outcomes[name])
-            for name, reasons in rewards.reasons.items():
-                columns[f"reason/{name}"] = list(reasons)
-            for name, numbers in rewards.parts.items():
-                columns[f"part/{name}"] = numbers.tolist()
-            for name, texts in rewards.notes.items():
-                columns[f"note/{name}"] = list(texts)
-        table = pa.table({name: column for name, column in columns.items() if column is not None})
+        table = sample_table(rollout, rewards, advantages, record)
         with self.writing(), replacing(self.folder / "rollouts" / f"step-{step:06d}.parquet") as tmp_path:
             pq.write_table(table, tmp_path)
 

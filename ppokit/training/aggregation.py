@@ -48,6 +48,7 @@ class MetricAccumulator:
     Attributes:
         owners: which loss reports under a name; "" for another component.
         readings: what is still on the model's device; sums hold what has been read of them.
+        on_tokens: is given the numbers of tokens that are added, by name, [b,R]; None for nobody.
     """
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
@@ -57,6 +58,7 @@ class MetricAccumulator:
         self.norms: list[float] = []
         self.passes = 0
         self.readings = Readings()
+        self.on_tokens: Callable[[str, Tensor], None] | None = None
 
     def start_pass(self) -> None:
         """Losses that follow belong to a new pass, which target_kl may end before its step."""
@@ -71,6 +73,8 @@ class MetricAccumulator:
     ) -> None:
         """Numbers of tokens, [b,R]; `check` is given the sum of those of real tokens once it is read."""
         entry = self.sums.setdefault(name, [0.0, 0.0])
+        if self.on_tokens is not None:
+            self.on_tokens(name, numbers)
 
         def add_total(total: float) -> Failure | None:
             entry[0] += total

@@ -6,7 +6,7 @@ and processes is that of the whole, and every number is known to be finite befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from ppokit.training.backend import Backend
 from ppokit.training.losses import LossGroup
 from ppokit.training.microbatches import MicroBatch
 from ppokit.training.readings import Failure
+from ppokit.training.token_record import RECORDED, TokenRecord
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class TrainingData:
         first_logprobs: [B,R]; filled by the passes before any weight has moved.
         weights: [B,R] of each token in the loss.
         before_first_step: whether no weight has moved since the rollout.
+        record: keeps numbers of single tokens; None where nobody wants them.
     """
 
     rollout: Rollout
@@ -44,6 +46,7 @@ class TrainingData:
     first_logprobs: Tensor
     weights: Tensor
     before_first_step: bool
+    record: TokenRecord | None = None
 
 
 def accumulate_gradients(
@@ -76,6 +79,7 @@ def accumulate_gradients(
     backend.zero()
     for micro in micros:
         mask = micro.batch.mask
+        accumulator.on_tokens = _recorder(data.record, micro, accumulator)
         for group in groups:
             inputs = _inputs(data, micro, group, backend, temperature, accumulator)
             if inputs.new_logprobs is not None and inputs.old_logprobs is not None:
@@ -133,6 +137,10 @@ def _inputs(
 
         if data.before_first_step or first_pass:
             accumulator.readings.fetch(logprobs, keep)
+        if data.record is not None:
+            data.record.keep("log_ratio", indices, logprobs.detach() - old, accumulator.readings)
+    if data.record is not None and values is not None:
+        data.record.keep("new_values", indices, values, accumulator.readings)
 
     return LossInputs(
         mask=batch.mask,
@@ -148,6 +156,20 @@ def _inputs(
         old_values=on_device(rollout.values) if values is not None else None,
         entropy=entropy,
     )
+
+
+def _recorder(
+    record: TokenRecord | None, micro: MicroBatch, accumulator: MetricAccumulator
+) -> Callable[[str, Tensor], None] | None:
+    """What keeps a micro-batch's numbers of tokens."""
+    if record is None:
+        return None
+
+    def keep(name: str, numbers: Tensor) -> None:
+        if name in RECORDED:
+            record.keep(RECORDED[name], micro.indices, numbers, accumulator.readings)
+
+    return keep
 
 
 def _check_gradient(finite: float) -> Failure | None:

@@ -25,6 +25,7 @@ from ppokit.training.metrics import KL_ESTIMATORS
 from ppokit.training.microbatches import MicroBatcher, StepBatches
 from ppokit.training.parity import ParityCheck
 from ppokit.training.schedule import learning_rate_at
+from ppokit.training.token_record import TokenRecord
 
 if TYPE_CHECKING:
     from ppokit.config.settings import Settings
@@ -38,6 +39,9 @@ class Updater:
         microbatches: those of the step, which the passes before the update had too.
         settings: the recipe's.
         parity: compares the sampler with the policy that trains, before a weight moves.
+
+    Attributes:
+        record: numbers of single tokens of the last update; None before it, or where the recipe wants none.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Updater:
         self.processes = processes
         self.temperature = settings.rollout.temperature
         self.groups = grouped(losses, one_trunk=roles.value_mode != "own_adapter")
+        self.record: TokenRecord | None = None
 
     def update(
         self,
@@ -104,6 +109,7 @@ class Updater:
         logprob_gap: float | None = None
         learning_rate = learning_rate_at(settings, step, self.settings.run.steps)
         passes, stopped = 0, False
+        record = TokenRecord(rollout.ids, old.shape[1]) if self.settings.run.token_columns else None
         for epoch in range(epochs):
             for minibatch, micros in batches.epoch(epoch):
                 data = TrainingData(
@@ -113,6 +119,7 @@ class Updater:
                     first_logprobs=first,
                     weights=self._weights(rollout.loss_mask, minibatch),
                     before_first_step=passes == 0,
+                    record=record,
                 )
                 approx_kl = accumulate_gradients(
                     data, micros, self.groups, self.backend, self.processes, self.temperature, accumulator
@@ -128,6 +135,9 @@ class Updater:
             if stopped:
                 break
         self._add_kl(rollout, old, batches, accumulator)
+        if record is not None:
+            record.gather(self.processes)
+        self.record = record
         metrics = accumulator.means(self.processes)
         if "policy/ratio_std_at_start" in metrics:
             metrics["policy/ratio_std_at_start"] = math.sqrt(metrics["policy/ratio_std_at_start"])

@@ -20,6 +20,15 @@ def names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in files_here if name.endswith(".yaml"))
 
 
+def content(name: str) -> dict[str, Any]:
+    """The keys of a preset, as plain data."""
+    return _read(name).data
+
+
+def _read(name: str) -> Document:
+    return yaml_file.parse((files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
 def expand(document: Document) -> None:
     """Replace the document's key `preset` by the keys that it stands for.
 
@@ -32,7 +41,7 @@ def expand(document: Document) -> None:
         hint = suggest(name, names()) if isinstance(name, str) else ""
         document.report("preset", f"got {shown(name)}; expected {listed(names(), 'or')}{hint}")
         return
-    preset = yaml_file.parse((files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
+    preset = _read(name)
     override, line = origin("preset", document.lines, document.overrides)
     for key, value in preset.data.items():
         own = document.data.get(key)

@@ -1,0 +1,164 @@
+"""Which responses a page shows: a page that opens at once cannot hold them all.
+
+First the ones that a person looks for: the extremes of every list, and what failed. Then whole groups: those
+of a few prompts at every step, and all of the first, the last and the steps between them. What room is left
+shows other responses without their tokens, evenly over the steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ppokit.report.ragged import Floats
+from ppokit.report.step_file import Samples
+
+EXTREMES = 12
+FOLLOWED = 3  # prompts whose groups are shown at every step
+FAILED = 100
+
+TEXT_BYTES, TOKEN_BYTES, BYTES_PER_CHARACTER_TOKEN = 260, 46, 5
+"""About what a response, a token's numbers, and a token's text take on the page."""
+
+
+@dataclass
+class Chosen:
+    """Rows of steps that a page shows.
+
+    Attributes:
+        rows: of each step, its rows, and whether their tokens are shown.
+        movers, best: rows as (step, row), the most extreme ones first.
+    """
+
+    rows: dict[int, dict[int, bool]] = field(default_factory=dict)
+    up: list[tuple[int, int]] = field(default_factory=list)
+    down: list[tuple[int, int]] = field(default_factory=list)
+    best: list[tuple[int, int]] = field(default_factory=list)
+    worst: list[tuple[int, int]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.rows.values()))
+
+
+def choose(steps: Sequence[Samples], token_budget: float, text_budget: float) -> Chosen:
+    """Choose responses of the steps.
+
+    Args:
+        token_budget, text_budget: bytes that responses with and without their tokens may take, about.
+    """
+    chosen, by_step = Chosen(), {samples.step: samples for samples in steps}
+    if not steps:
+        return chosen
+    moved = {s.step: s.kl if np.isfinite(s.kl).any() else s.change for s in steps}
+    chosen.up = _extremes(steps, moved, highest=True)
+    chosen.down = _extremes(steps, moved, highest=False)
+    chosen.best = _extremes(steps, {s.step: s.score for s in steps}, highest=True)
+    chosen.worst = _extremes(steps, {s.step: s.score for s in steps}, highest=False)
+    spent = 0.0
+
+    def add(wanted: Iterator[tuple[int, int]], budget: float, *, tokens: bool) -> None:
+        nonlocal spent
+        for step, row in wanted:
+            rows = chosen.rows.setdefault(step, {})
+            if row in rows:
+                continue
+            length = float(np.nan_to_num(by_step[step].length[row]))
+            size = TEXT_BYTES + length * (BYTES_PER_CHARACTER_TOKEN + TOKEN_BYTES * tokens)
+            if spent + size > budget:
+                return
+            rows[row] = tokens
+            spent += size
+
+    lists = (chosen.best, chosen.worst, chosen.up, chosen.down)
+    add((rows[i] for i in range(EXTREMES) for rows in lists if i < len(rows)), token_budget, tokens=True)
+    add(_failed(steps), token_budget, tokens=True)
+    add(_followed(steps), token_budget * 0.6, tokens=True)
+    add(
+        ((s, row) for s in bisected([s.step for s in steps]) for row in _by_group(by_step[s])),
+        token_budget,
+        tokens=True,
+    )
+    spent = 0.0
+    add(_in_turns(steps), text_budget, tokens=False)
+    return chosen
+
+
+def bisected(items: Sequence[int]) -> list[int]:
+    """The first, the last, then the middle, the quarters and so on."""
+    order: list[int] = []
+    known: set[int] = set()
+    parts = 1
+    while len(order) < len(items):
+        for i in range(parts + 1):
+            index = round(i * (len(items) - 1) / parts)
+            if index not in known:
+                known.add(index)
+                order.append(items[index])
+        parts *= 2
+    return order
+
+
+def _extremes(
+    steps: Sequence[Samples], numbers: dict[int, Floats], *, highest: bool
+) -> list[tuple[int, int]]:
+    """The responses with the highest or the lowest of these numbers; of equal texts, which follow from equal
+    numbers within a step, one."""
+    order = [
+        (-value if highest else value, samples.step, row)
+        for samples in steps
+        for row, value in enumerate(numbers[samples.step].tolist())
+        if np.isfinite(value)
+    ]
+    order.sort()
+    return [(step, row) for _, step, row in order[:EXTREMES]]
+
+
+def _failed(steps: Sequence[Samples]) -> Iterator[tuple[int, int]]:
+    """Responses for which a reward failed, each cause in turn, the latest steps first."""
+    by_cause: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for samples in reversed(steps):
+        for name, outcomes in samples.reward_outcomes.items():
+            reasons = samples.reasons.get(name, [""] * len(samples))
+            for row, outcome in enumerate(outcomes):
+                if outcome == "failed":
+                    by_cause.setdefault((name, reasons[row]), []).append((samples.step, row))
+    for _ in range(FAILED // max(1, len(by_cause)) + 1):
+        for rows in by_cause.values():
+            if rows:
+                yield rows.pop(0)
+
+
+def _followed(steps: Sequence[Samples]) -> Iterator[tuple[int, int]]:
+    """Groups of the prompts that are asked at most steps, if they are asked again at all."""
+    counts = Counter(group for samples in steps for group in dict.fromkeys(samples.groups))
+    prompts = [group for group, count in counts.most_common(FOLLOWED) if count > 1]
+    for prompt in prompts:
+        for samples in steps:
+            yield from ((samples.step, row) for row, group in enumerate(samples.groups) if group == prompt)
+
+
+def _by_group(samples: Samples) -> list[int]:
+    """Rows in the order of their groups."""
+    first: dict[int, int] = {}
+    for group in samples.groups:
+        first.setdefault(group, len(first))
+    return sorted(range(len(samples)), key=lambda row: first[samples.groups[row]])
+
+
+def _in_turns(steps: Sequence[Samples]) -> Iterator[tuple[int, int]]:
+    """Groups of every step in turn, so that all steps have as many."""
+    groups = [[list(rows) for rows in _groups(samples).values()] for samples in steps]
+    for i in range(max(map(len, groups), default=0)):
+        for samples, own in zip(steps, groups, strict=True):
+            if i < len(own):
+                yield from ((samples.step, row) for row in own[i])
+
+
+def _groups(samples: Samples) -> dict[int, list[int]]:
+    rows: dict[int, list[int]] = {}
+    for row, group in enumerate(samples.groups):
+        rows.setdefault(group, []).append(row)
+    return rows

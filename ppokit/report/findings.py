@@ -1,0 +1,275 @@
+"""What a person should look at in a run: sentences, each from a statistic with its uncertainty.
+
+A finding is kept back where the numbers do not show it surely: one that fires by chance is worse than none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ppokit.report.pool import Pool, weightless
+from ppokit.report.run_data import RunData, section
+from ppokit.report.statistics import (
+    Estimate,
+    length_share,
+    mean_difference,
+    mean_interval,
+    share_interval,
+    trend,
+    variance_shares,
+    window,
+)
+
+LENGTH_SHARE = 0.5
+FLAT_SHARE = 1 / 3
+ONE_PROVIDER = 0.95
+FEWEST_GROUPS = 6
+FEWEST_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to look at.
+
+    Attributes:
+        level: `warning` where what was learned may be wrong, `note` where it is good to know.
+        text: a sentence.
+        link: where on the page the evidence stands.
+    """
+
+    level: Literal["warning", "note"]
+    text: str
+    link: str
+
+
+Check = Callable[[RunData, Pool], Iterator[Finding]]
+
+
+def findings(run: RunData, pool: Pool) -> list[Finding]:
+    """All of a run, warnings first."""
+    fired = [finding for _, check in CHECKS for finding in check(run, pool)]
+    return sorted(fired, key=lambda finding: finding.level != "warning")
+
+
+def score_change(pool: Pool) -> Estimate:
+    """Of the mean score from the first steps to the last."""
+    scores = pool.responses.scores
+    return mean_difference(pool.means(scores, pool.first), pool.means(scores, pool.last))
+
+
+def reward_rise(run: RunData, pool: Pool) -> Estimate:
+    """The score's change; that of a line through `reward/mean` where there are no samples."""
+    change = score_change(pool)
+    return trend(*run.series("reward/mean")) if math.isnan(change.value) else change
+
+
+def _falls_behind(run: RunData, pool: Pool) -> Iterator[Finding]:
+    """The reward rises while held-out ratings, or the evaluation that matters, fall."""
+    rise = reward_rise(run, pool)
+    if not rise.low > 0:
+        return
+    names = {name for line in run.metrics for name in line}
+    for name in sorted(n for n in names if n.startswith("eval/") and n.endswith("_spearman")):
+        steps, values = run.series(name)
+        if len(values) < 2:
+            continue
+        fall = trend(steps, values)
+        own = run.series(f"{name.rpartition('/')[0]}/warning")[1]
+        by_canary = bool(own) and own[-1] > 0 and values[-1] < values[0]
+        if fall.high < 0 or by_canary:
+            how = (
+                f"by {_number(fall.value)} {_interval(fall)}"
+                if fall.high < 0
+                else f"from {_number(values[0])} to {_number(values[-1])}, by more than its standard error"
+            )
+            yield Finding(
+                "warning",
+                f"Reward rises while the canary falls: on held-out ratings {name} fell {how}. The policy may "
+                "be learning to please the reward, not people.",
+                f"#curve:{name}",
+            )
+    evaluation = section(run.recipe, "evaluation")
+    best, sign = evaluation.get("best"), -1 if evaluation.get("best_is") == "lowest" else 1
+    if isinstance(best, str):
+        low, high = (run.series(f"{best}/gain_{end}")[1] for end in ("low", "high"))
+        if low and high and (high[-1] < 0 if sign > 0 else low[-1] > 0):
+            yield Finding(
+                "warning",
+                f"Reward rises while the evaluation gets worse: {best} changed since step 0 by "
+                f"{_number(low[-1])} to {_number(high[-1])} (95 % interval).",
+                f"#curve:{best}",
+            )
+
+
+def _length(run: RunData, pool: Pool) -> Iterator[Finding]:
+    share = length_share(pool.responses, pool.first, pool.last)
+    if share is not None and share.value >= LENGTH_SHARE and share.low >= LENGTH_SHARE / 2:
+        gain = "gain" if score_change(pool).value > 0 else "loss"
+        yield Finding(
+            "warning",
+            f"Length explains {_percent(share.value)} of the {gain} in reward (95 % interval "
+            f"{_percent(share.low)} to "
+            f"{_percent(share.high)}): within a prompt the reward moves with length, and length has changed.",
+            "#points",
+        )
+
+
+def _flat_groups(run: RunData, pool: Pool) -> Iterator[Finding]:
+    """Groups whose responses all have the same reward."""
+    chosen = pool.of_steps(pool.last) & np.isfinite(pool.totals)
+    if not chosen.any():
+        return
+    totals = pool.totals[chosen]
+    _, group = np.unique(pool.responses.groups[chosen], return_inverse=True)
+    size = np.bincount(group)
+    highest, lowest = np.full(len(size), -np.inf), np.full(len(size), np.inf)
+    np.maximum.at(highest, group, totals)
+    np.minimum.at(lowest, group, totals)
+    groups = int((size > 1).sum())
+    flat = int(((highest - lowest <= 1e-6 * np.maximum(1.0, np.abs(highest))) & (size > 1)).sum())
+    if groups < FEWEST_GROUPS or flat / groups < FLAT_SHARE:
+        return
+    share = share_interval(flat, groups)
+    yield Finding(
+        "warning" if share.low >= FLAT_SHARE else "note",
+        f"{flat} of {groups} groups of {_steps(pool.last)} have no spread: all their responses have the same "
+        "reward, so that within them there is no better and worse to learn from.",
+        "#groups",
+    )
+
+
+def _clip_fraction(run: RunData, pool: Pool) -> Iterator[Finding]:
+    steps, values = run.series("policy/clip_fraction")
+    passes = dict(zip(*run.series("update/passes"), strict=True))
+    of_several = [(s, v) for s, v in zip(steps, values, strict=True) if passes.get(s, 0.0) > 1]
+    last = of_several[-max(FEWEST_STEPS, window(steps)) :]
+    if len(last) >= FEWEST_STEPS and all(value == 0 for _, value in last):
+        yield Finding(
+            "note",
+            f"Clip fraction 0 in each of the last {len(last)} steps, with several passes per step: the "
+            "update "
+            "never comes near the clip range; the learning rate may be too small.",
+            "#curve:policy/clip_fraction",
+        )
+
+
+def _explained_variance(run: RunData, pool: Pool) -> Iterator[Finding]:
+    steps, values = run.series("value/explained_variance")
+    last = mean_interval(np.array(values[-max(FEWEST_STEPS, window(steps)) :]))
+    if len(values) >= FEWEST_STEPS and last.high < 0:
+        yield Finding(
+            "warning",
+            f"Explained variance below 0 at the end, {_number(last.value)} {_interval(last)}: the values "
+            "predict the returns worse than their mean would, and so make the advantages noisier.",
+            "#curve:value/explained_variance",
+        )
+
+
+def _one_provider(run: RunData, pool: Pool) -> Iterator[Finding]:
+    silent = weightless(run)
+    parts = {name: scores for name, scores in pool.rewards.items() if name not in silent}
+    shares = variance_shares(pool.totals, parts, pool.responses.steps)
+    for name, share in (shares or {}).items():
+        if share >= ONE_PROVIDER:
+            yield Finding(
+                "note",
+                f"One provider decides {_percent(min(share, 1.0))} of the variance: {name!r}. The others "
+                "hardly "
+                "change which response is the better one.",
+                "#distributions",
+            )
+
+
+def _failures(run: RunData, pool: Pool) -> Iterator[Finding]:
+    counts: dict[str, list[int]] = {}
+    for samples in run.steps:
+        for name, outcomes in samples.reward_outcomes.items():
+            asked = [
+                own for own, response in zip(outcomes, samples.outcomes, strict=True) if response != "failed"
+            ]
+            entry = counts.setdefault(name, [0, 0])
+            entry[0] += asked.count("failed")
+            entry[1] += len(asked)
+    for name, (failed, asked_of) in counts.items():
+        if failed:
+            share = share_interval(failed, asked_of)
+            yield Finding(
+                "warning" if share.low > 0.02 else "note",
+                f"The reward {name!r} failed for {failed} of {asked_of} responses "
+                f"({100 * share.value:.1f} %).",
+                "#failures",
+            )
+
+
+def _entropy(run: RunData, pool: Pool) -> Iterator[Finding]:
+    steps, values = run.series("policy/entropy")
+    if len(values) < FEWEST_STEPS:
+        return
+    count = window(steps)
+    before, after = float(np.mean(values[:count])), float(np.mean(values[-count:]))
+    if before > 0 and after < before / 4 and trend(steps, values).high < 0:
+        yield Finding(
+            "warning",
+            f"Entropy fell from {_number(before)} to {_number(after)} nats per token: the policy hardly "
+            "tries "
+            "anything else any more.",
+            "#curve:policy/entropy",
+        )
+
+
+def _truncated(run: RunData, pool: Pool) -> Iterator[Finding]:
+    steps, values = run.series("response/finished")
+    if not values:
+        return
+    count = window(steps)
+    before, after = float(np.mean(values[:count])), float(np.mean(values[-count:]))
+    if after < 0.5 and before - after >= 0.2:
+        yield Finding(
+            "warning",
+            f"The share of responses that end by themselves fell from {_percent(before)} to "
+            f"{_percent(after)}: the others "
+            "are truncated at rollout.max_new_tokens.",
+            "#curve:response/finished",
+        )
+    elif after < 0.05:
+        yield Finding(
+            "note",
+            f"{_percent(1 - after)} of the last responses are truncated at rollout.max_new_tokens: what "
+            "their end "
+            "would have been is not scored.",
+            "#curve:response/finished",
+        )
+
+
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("reward rises while the canary or the evaluation falls", _falls_behind),
+    ("length explains half of the gain", _length),
+    ("a group in three has no spread", _flat_groups),
+    ("clip fraction 0", _clip_fraction),
+    ("explained variance below 0", _explained_variance),
+    ("one provider decides 95 % of the variance", _one_provider),
+    ("rewards failed", _failures),
+    ("entropy collapsed", _entropy),
+    ("responses are truncated", _truncated),
+)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"(95 % interval {_number(estimate.low)} to {_number(estimate.high)})"
+
+
+def _steps(steps: list[int]) -> str:
+    return f"step {steps[-1]}" if len(steps) == 1 else f"the last {len(steps)} steps"

@@ -1,0 +1,232 @@
+"""What a run's folder holds, as plain data: also of one that goes on, was killed, or is of an older "
+"layout."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ppokit.errors import DataError, first_line
+from ppokit.messages import listed
+from ppokit.report.step_file import Samples, read_step
+
+State = Literal["finished", "running", "stopped", "not begun"]
+
+MAX_FILES = 160
+MAX_BYTES = 200_000_000
+"""Of the samples' files that are read; of more, evenly spaced ones are."""
+
+_STEP = re.compile(r"(\d+)")
+_QUIET_S = 180.0  # without a new line, a run has stopped; or the time of five steps, where that is longer
+
+
+@dataclass
+class RunData:
+    """A run.
+
+    Attributes:
+        recipe: as plain data; empty where it cannot be read.
+        metrics: a mapping per line of metrics.jsonl, in the order of the steps; numbers, or None.
+        steps: samples of the steps that were read, in their order, without texts.
+        files: of every step whose samples can be read.
+        skipped: steps whose samples exist and were not read, since there are so many.
+        missing: sentences on what is not there or cannot be read.
+        changed: when metrics.jsonl was written last, in seconds of the epoch; None without it.
+    """
+
+    folder: Path
+    recipe: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, float | None]] = field(default_factory=list)
+    steps: list[Samples] = field(default_factory=list)
+    files: dict[int, Path] = field(default_factory=dict)
+    skipped: int = 0
+    missing: list[str] = field(default_factory=list)
+    changed: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        return self.folder.name or str(self.folder)
+
+    @property
+    def last_step(self) -> int:
+        """The step that was done last; 0 before the first."""
+        return max((int(line["step"] or 0) for line in self.metrics), default=0)
+
+    @property
+    def planned(self) -> int | None:
+        """Steps of the whole run."""
+        steps = section(self.recipe, "run").get("steps")
+        return steps if isinstance(steps, int) else None
+
+    def state(self, now: float | None = None) -> State:
+        """Whether it has done all its steps, has written something lately, or has not.
+
+        Args:
+            now: seconds of the epoch.
+        """
+        if self.planned is not None and self.last_step >= self.planned:
+            return "finished"
+        if self.changed is None:
+            return "not begun"
+        took = self.metrics[-1].get("time/step_s") if self.metrics else None
+        quiet = (time.time() if now is None else now) - self.changed
+        return "running" if quiet < max(_QUIET_S, 5 * (took or 0.0)) else "stopped"
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps at which a metric is a number, and these numbers."""
+        points = [(int(line["step"] or 0), line.get(name)) for line in self.metrics]
+        known = [(step, value) for step, value in points if value is not None]
+        return [step for step, _ in known], [value for _, value in known]
+
+
+def section(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A mapping within a mapping; an empty one where there is none."""
+    value = mapping.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def read_run(folder: Path, *, samples: bool = True) -> RunData:
+    """Read what is there.
+
+    Args:
+        samples: whether the samples' files are read too.
+
+    Raises:
+        DataError: it is not the folder of a run: it has neither metrics nor a recipe nor samples.
+    """
+    run = RunData(folder.absolute())
+    if not folder.is_dir():
+        raise DataError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; expected a run's")
+    if not any((folder / name).exists() for name in ("metrics.jsonl", "recipe.yaml", "rollouts")):
+        raise DataError(
+            f"{folder} is not the folder of a run: it has no metrics.jsonl, recipe.yaml or rollouts/."
+        )
+    _read_recipe(run)
+    _read_provenance(run)
+    _read_metrics(run)
+    if samples:
+        _read_samples(run)
+    return run
+
+
+def _read_recipe(run: RunData) -> None:
+    import yaml
+
+    path = run.folder / "recipe.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        run.missing.append(_unreadable(path, error, "what the run was asked to do is not shown"))
+        return
+    if isinstance(content, dict):
+        run.recipe = content
+    else:
+        run.missing.append(f"{path.name} holds no recipe.")
+
+
+def _read_provenance(run: RunData) -> None:
+    path = run.folder / "provenance.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        run.missing.append(_unreadable(path, error, "versions, plugins and machine are not shown"))
+        return
+    if isinstance(content, dict):
+        run.provenance = content
+
+
+def _read_metrics(run: RunData) -> None:
+    path = run.folder / "metrics.jsonl"
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        run.changed = path.stat().st_mtime
+    except OSError as error:
+        run.missing.append(_unreadable(path, error, "no curve is shown"))
+        return
+    by_step: dict[int, dict[str, float | None]] = {}
+    lines = text.split("\n")
+    damaged = 0
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+            step = int(content["step"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged += number < len(lines) - 1  # an unfinished last line is what a kill leaves
+            continue
+        numbers = {str(k): _number(v) for k, v in content.items() if _is_number(v)}
+        by_step[step] = {**by_step.get(step, {}), **numbers, "step": float(step)}
+    run.metrics = [by_step[step] for step in sorted(by_step)]
+    if damaged:
+        lines_are = "1 line of metrics.jsonl is" if damaged == 1 else f"{damaged} lines of metrics.jsonl are"
+        run.missing.append(f"{lines_are} damaged and left out.")
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _number(value: float | None) -> float | None:
+    try:
+        return None if value is None or not math.isfinite(value) else float(value)
+    except OverflowError:
+        return None
+
+
+def _read_samples(run: RunData) -> None:
+    folder = run.folder / "rollouts"
+    paths: dict[int, Path] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        if not path.name.startswith(".") and (match := _STEP.search(path.stem)):
+            paths[int(match[1])] = path
+    if not paths:
+        run.missing.append("There are no samples in rollouts/, so that no response is shown.")
+        return
+    steps = sorted(paths)
+    chosen = _evenly(steps, _how_many(paths))
+    run.skipped = len(steps) - len(chosen)
+    broken = []
+    for step in chosen:
+        try:
+            read = read_step(paths[step], step)
+        except Exception as error:  # pyarrow has errors of its own, and of the system
+            broken.append(f"{paths[step].name} ({first_line(error)[:120]})")
+            continue
+        if len(read):
+            run.steps.append(read)
+            run.files[step] = paths[step]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        run.missing.append(
+            f"The samples of {listed(broken[:3])}{more} cannot be read, as a run leaves them that is killed "
+            "while it writes, and are left out."
+        )
+
+
+def _how_many(paths: Mapping[int, Path]) -> int:
+    """How many of the files are read."""
+    total = sum(path.stat().st_size for path in paths.values() if path.exists())
+    allowed = MAX_FILES if total <= MAX_BYTES else min(MAX_FILES, int(len(paths) * MAX_BYTES / total))
+    return max(2, min(len(paths), allowed))
+
+
+def _evenly(steps: Sequence[int], count: int) -> list[int]:
+    """So many of the steps, the first and the last among them."""
+    if len(steps) <= count:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]
+
+
+def _unreadable(path: Path, error: Exception, so: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{path.name} is not there: {so}."
+    return f"{path.name} cannot be read ({first_line(error)[:200]}): {so}."

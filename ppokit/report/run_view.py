@@ -1,0 +1,247 @@
+"""What a page shows of one run: the templates' data, and the script's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ppokit.messages import listed
+from ppokit.report.choose import Chosen, choose
+from ppokit.report.curves import Figure, distributions
+from ppokit.report.failures import Cause, Failure, failures, latencies
+from ppokit.report.findings import CHECKS, Finding, findings
+from ppokit.report.island import plain
+from ppokit.report.patterns import Phrase, common_phrases, near_duplicates
+from ppokit.report.pool import Pool
+from ppokit.report.provenance_view import facts, flattened, plugins, preset_differences
+from ppokit.report.run_data import RunData, section
+from ppokit.report.shown_samples import Shown, shown_samples
+from ppokit.report.step_file import read_step
+from ppokit.report.tokens import TokenTexts
+from ppokit.report.verdict import Row, headline, verdict_rows
+from ppokit.report.visible import one_line, visible
+
+EXCERPT = 150
+MOST_BEST, MOST_FIRST = 200, 400  # responses whose words are compared
+
+
+@dataclass(frozen=True)
+class Item:
+    """A response in a list."""
+
+    number: float
+    step: int
+    text: str
+    sample: int
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Near-duplicates: how many, and one of them."""
+
+    count: int
+    text: str
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as the templates and the script need it.
+
+    Attributes:
+        number: its position on the page.
+        missing: sentences on what is not there.
+        compared: what the table's first and last column are.
+        choice: which responses the page holds, in a sentence.
+        failed: failures and abstentions in all, of which `failures` are shown.
+        data: for the script.
+    """
+
+    number: int
+    name: str
+    subtitle: str
+    headline: str
+    missing: Sequence[str]
+    findings: Sequence[Finding]
+    checks: str
+    rows: Sequence[Row]
+    compared: tuple[str, str]
+    distributions: Sequence[Figure]
+    choice: str
+    movers_note: str
+    up: Sequence[Item]
+    down: Sequence[Item]
+    best: Sequence[Item]
+    worst: Sequence[Item]
+    phrases: Sequence[Phrase]
+    clusters: Sequence[Repeated]
+    patterns_note: str
+    causes: Sequence[Cause]
+    failures: Sequence[Failure]
+    failed: int
+    latencies: Sequence[tuple[str, float, float, float]]
+    preset: str
+    preset_differences: Sequence[tuple[str, str, str]]
+    facts: Sequence[tuple[str, str]]
+    plugins: Sequence[tuple[str, str]]
+    recipe: dict[str, str]
+    has_samples: bool
+    data: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, number: int, run: RunData, texts: TokenTexts, token_budget: float, text_budget: float
+    ) -> RunView:
+        """Of a run, with about so many bytes of responses with and without their tokens."""
+        pool = Pool.of(run)
+        chosen = choose(run.steps, token_budget, text_budget)
+        shown = shown_samples(run, chosen, texts)
+        causes, failed, count = failures(run, shown.index)
+        preset, differences = preset_differences(run) if run.recipe else ("", [])
+        phrases, clusters, patterns_note = _patterns(run, pool)
+        by_reference = any(np.isfinite(samples.kl).any() for samples in run.steps)
+        return cls(
+            number=number,
+            name=visible(run.name, 120),
+            subtitle=_subtitle(run),
+            headline=headline(run, pool),
+            missing=[visible(text, 1000) for text in run.missing],
+            findings=[Finding(f.level, visible(f.text, 1000), f.link) for f in findings(run, pool)],
+            checks=f"Looked for: {listed(name for name, _ in CHECKS)}",
+            rows=verdict_rows(run, pool),
+            compared=_compared(run, pool),
+            distributions=distributions(run),
+            choice=_choice(run, chosen, shown),
+            movers_note=_MOVED_SINCE_REFERENCE if by_reference else _MOVED_IN_STEP,
+            up=_items(chosen.up, shown, "k" if by_reference else "d"),
+            down=_items(chosen.down, shown, "k" if by_reference else "d"),
+            best=_items(chosen.best, shown, "s"),
+            worst=_items(chosen.worst, shown, "s"),
+            phrases=phrases,
+            clusters=clusters,
+            patterns_note=patterns_note,
+            causes=causes,
+            failures=failed,
+            failed=count,
+            latencies=latencies(run),
+            preset=preset,
+            preset_differences=differences,
+            facts=facts(run),
+            plugins=plugins(run),
+            recipe=flattened(run.recipe) if run.recipe else {},
+            has_samples=bool(run.steps),
+            data={
+                "name": visible(run.name, 120),
+                "providers": [visible(name, 60) for name in shown.providers],
+                "samples": shown.samples,
+                "prompts": shown.prompts,
+                "vocabulary": shown.vocabulary,
+                "metrics": _series(run),
+            },
+        )
+
+
+_MOVED_SINCE_REFERENCE = (
+    "By how many nats the log-probability of the whole response is above that of the reference, before "
+    "its step's "
+    "update: what training so far has made likelier."
+)
+_MOVED_IN_STEP = "By how many nats the log-probability of the whole response rose in its own step's update."
+
+
+def _series(run: RunData) -> dict[str, tuple[list[int], list[float | int | None]]]:
+    names = sorted({name for line in run.metrics for name in line} - {"step"})
+    series = {name: run.series(name) for name in names}
+    return {name: (steps, [plain(v) for v in values]) for name, (steps, values) in series.items() if values}
+
+
+def _subtitle(run: RunData) -> str:
+    of = f" of {run.planned}" if run.planned else ""
+    state = {
+        "finished": "finished",
+        "running": "still going",
+        "stopped": "stopped before its last step",
+        "not begun": "has not done a step",
+    }[run.state()]
+    parts = [
+        f"{run.last_step}{of} steps, {state}",
+        str(section(run.recipe, "model").get("name") or ""),
+        f"started {run.provenance['started']}" if run.provenance.get("started") else "",
+    ]
+    return visible(" · ".join(part for part in parts if part), 400)
+
+
+def _compared(run: RunData, pool: Pool) -> tuple[str, str]:
+    """Titles of the verdict's columns."""
+    count = max(len(pool.first), 1)
+    if run.last_step < 2:
+        return "at first", "at last"
+    return ("first step", "last step") if count == 1 else (f"first {count} steps", f"last {count} steps")
+
+
+def _choice(run: RunData, chosen: Chosen, shown: Shown) -> str:
+    """What of the samples is here, and what is not."""
+    total, steps = sum(map(len, run.steps)), len(run.steps)
+    here = len(shown.samples)
+    with_tokens = sum("tk" in sample for sample in shown.samples)
+    of_steps = f"{steps} steps" if steps != 1 else "1 step"
+    if here == total and with_tokens == total:
+        text = f"All {total:,} responses of {of_steps} are here, with their tokens."
+    else:
+        text = (
+            f"{here:,} of the {total:,} responses of {of_steps} are here, {with_tokens:,} of them with their "
+            "tokens: the best, the worst, those that moved most, those for which a reward failed, some "
+            "prompts at "
+            "every step, and whole groups of steps between the first and the last."
+        )
+    if run.skipped:
+        text += f" The samples of {run.skipped:,} more steps were not read; their numbers are in the curves."
+    if here < total or run.skipped:
+        text += " The others are in the run's rollouts/."
+    return text
+
+
+def _items(rows: Sequence[tuple[int, int]], shown: Shown, number: str) -> list[Item]:
+    items = []
+    for step, row in rows:
+        if (step, row) in shown.index:
+            sample = shown.samples[shown.index[step, row]]
+            value = sample.get(number)
+            text = one_line(sample["x"], EXCERPT)
+            items.append(Item(float("nan") if value is None else value, step, text, shown.index[step, row]))
+    return items
+
+
+def _patterns(run: RunData, pool: Pool) -> tuple[list[Phrase], list[Repeated], str]:
+    """Words and near-duplicates of the best quarter of the last steps, against the first steps."""
+    last = _texts(run, pool.last)
+    scored = sorted(((score, text) for score, text in last if np.isfinite(score)), key=lambda each: -each[0])
+    best = [text for _, text in scored[: max(1, min(MOST_BEST, len(scored) // 4))]]
+    first = [text for _, text in _texts(run, pool.first)][:MOST_FIRST]
+    if len(best) < 4 or not first:
+        return [], [], "There are too few responses to say."
+    clusters = near_duplicates(best)
+    repeated = [Repeated(len(c.members), one_line(best[c.members[0]], EXCERPT)) for c in clusters]
+    phrases = [Phrase(visible(p.text, 120), p.best, p.first) for p in common_phrases(best, first)]
+    step = "step" if len(pool.last) == 1 else f"{len(pool.last)} steps"
+    note = (
+        f"Word sequences of the {len(best)} best responses of the last {step}, and the share of the "
+        "responses of "
+        f"the first {step} that had them."
+    )
+    return phrases, repeated, note
+
+
+def _texts(run: RunData, steps: Sequence[int]) -> list[tuple[float, str]]:
+    """Score and text of the responses of some steps."""
+    out: list[tuple[float, str]] = []
+    for samples in run.steps:
+        if samples.step in steps and samples.step in run.files:
+            try:
+                read = read_step(run.files[samples.step], samples.step, range(len(samples)))
+            except Exception:  # gone since
+                continue
+            out += zip(read.score.tolist(), read.responses, strict=True)
+    return out

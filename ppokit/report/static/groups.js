@@ -1,0 +1,81 @@
+// A prompt's responses side by side, and the same prompt over the steps.
+function startGroups(open) {
+  const cards = byId("cards");
+  if (!cards) return;
+  const runs = byId("group-run"), steps = byId("group-step"), prompts = byId("group-prompt");
+  let run = 0;
+  const own = () => data.runs[run];
+  const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
+  const scores = (samples) => samples.map((sample) => sample.s).filter((score) => score !== undefined);
+  const best = (samples) => [...samples].sort((a, b) => (b.s ?? -Infinity) - (a.s ?? -Infinity));
+  const short = (text, most) => (text.length > most ? `${text.slice(0, most)}…` : text);
+
+  const fillSteps = (step) => {
+    const known = [...new Set(own().samples.map((sample) => sample.t))];
+    steps.replaceChildren(...known.map((each) => el("option", { value: each }, String(each))));
+    steps.value = known.includes(step) ? step : known[known.length - 1];
+  };
+  const fillPrompts = (prompt) => {
+    const known = [...new Set(own().samples.filter((s) => s.t === Number(steps.value)).map((s) => s.g))];
+    prompts.replaceChildren(...known.map((each) => el("option", { value: each }, short(own().prompts[each].replace(/\s+/g, " "), 90))));
+    prompts.value = known.includes(prompt) ? prompt : known[0];
+  };
+
+  const parts = (sample) => {
+    const list = [];
+    own().providers.forEach((name, i) => {
+      const why = sample.w && sample.w[name];
+      list.push(el("dt", {}, name), el("dd", why ? { class: "bad" } : {}, why ? `${why[0]}${why[1] ? `: ${short(why[1], 120)}` : ""}` : shown(sample.r[i])));
+    });
+    Object.entries(sample.p || {}).forEach(([name, value]) => list.push(el("dt", {}, name), el("dd", {}, typeof value === "number" ? shown(value) : short(value, 160))));
+    [["length", sample.n], ["advantage", sample.a], ["KL", sample.k], ["change", sample.d]].forEach(([name, value]) => {
+      if (value !== undefined) list.push(el("dt", {}, name), el("dd", {}, shown(value)));
+    });
+    return list;
+  };
+  const card = (sample) => el("li", {},
+    el("div", { class: "card-top" }, el("span", { class: "score" }, shown(sample.s)),
+      el("span", { class: sample.o === "failed" ? "bad" : "dim" }, sample.o + (sample.u === 0 ? ", not trained on" : ""))),
+    el("div", { class: "response", dir: "auto", ...(sample.x.length > 600 ? { tabindex: "0", role: "region", "aria-label": "Response" } : {}) }, sample.x || "(empty)"),
+    el("dl", { class: "parts" }, ...parts(sample)),
+    el("div", {}, el("button", { type: "button", onclick: () => open(run, own().samples.indexOf(sample)), "aria-label": `Tokens of the response with score ${shown(sample.s)}` }, "Tokens")));
+
+  const show = () => {
+    const prompt = Number(prompts.value), step = Number(steps.value);
+    const group = own().samples.filter((sample) => sample.g === prompt);
+    byId("prompt").textContent = own().prompts[prompt];
+    cards.replaceChildren(...best(group.filter((sample) => sample.t === step)).map(card));
+    const by = new Map();
+    group.forEach((sample) => by.set(sample.t, [...(by.get(sample.t) || []), sample]));
+    byId("over").replaceChildren(...[...by].map(([each, samples]) => {
+      const [first] = best(samples), known = scores(samples);
+      const go = el("button", { type: "button", "aria-label": `Step ${each} of this prompt`, onclick: () => { fillSteps(each); fillPrompts(prompt); show(); } }, String(each));
+      if (each === step) go.setAttribute("aria-current", "true");
+      return el("tr", {}, el("th", { scope: "row" }, go), el("td", {}, known.length ? shown(mean(known)) : "–"), el("td", {}, shown(first.s)),
+        el("td", { class: "excerpt", dir: "auto" }, short(first.x.replace(/\s+/g, " "), 140)));
+    }));
+  };
+  const turn = (by) => {
+    const options = prompts.options;
+    if (prompts.selectedIndex + by >= 0 && prompts.selectedIndex + by < options.length) prompts.selectedIndex += by;
+    else if (steps.options[steps.selectedIndex + by]) {
+      steps.selectedIndex += by;
+      fillPrompts();
+      prompts.selectedIndex = by > 0 ? 0 : prompts.options.length - 1;
+    }
+    show();
+  };
+  steps.addEventListener("change", () => { fillPrompts(Number(prompts.value)); show(); });
+  prompts.addEventListener("change", show);
+  byId("group-back").addEventListener("click", () => turn(-1));
+  byId("group-next").addEventListener("click", () => turn(1));
+  if (runs) {
+    runs.replaceChildren(...data.runs.map((each, i) => (each.samples.length ? el("option", { value: i }, each.name) : "")));
+    runs.addEventListener("change", () => { run = Number(runs.value); fillSteps(); fillPrompts(); show(); });
+  }
+  run = data.runs.findIndex((each) => each.samples.length);
+  if (runs) runs.value = run;
+  fillSteps();
+  fillPrompts();
+  show();
+}

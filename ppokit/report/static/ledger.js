@@ -1,0 +1,165 @@
+// The tokens of one response, coloured by a number of each.
+const COLUMNS = {
+  reward: ["reward", "sum"], advantage: ["advantage", "mean"], kl: ["KL before the update, nats", "sum"],
+  kl_after: ["KL after the update, nats", "sum"], ratio: ["ratio, new against old", "mean"], value: ["value", "mean"],
+  return: ["return", "mean"], entropy: ["entropy, nats", "mean"], clipped: ["clipped", "mean"],
+  logprob: ["log-probability when sampled", "sum"],
+};
+const NEUTRAL = { ratio: 1 }; // where nothing has changed
+
+function startLedger() {
+  const box = byId("tokens");
+  if (!box) return () => {};
+  const select = byId("colour");
+  let run = 0, sample = null, at = 0, spans = [];
+  const column = (name, tokens) => (tokens[name] === 0 ? new Array(tokens.t.length).fill(0) : tokens[name]);
+  const scales = new Map();
+
+  // The same scale for all responses of a run: the size that one number in fifty exceeds.
+  const scale = (name) => {
+    const key = `${run} ${name}`;
+    if (!scales.has(key)) {
+      const sizes = [];
+      data.runs[run].samples.forEach((each) => {
+        if (each.tk && Array.isArray(each.tk[name])) each.tk[name].forEach((v) => { if (v !== null && v !== (NEUTRAL[name] || 0)) sizes.push(Math.abs(v - (NEUTRAL[name] || 0))); });
+      });
+      sizes.sort((a, b) => a - b);
+      scales.set(key, sizes.length ? sizes[Math.floor(sizes.length * 0.98)] : 1);
+    }
+    return scales.get(key) || 1;
+  };
+  const tint = (name, value) => {
+    if (value === null || value === undefined) return "";
+    const share = clamp((value - (NEUTRAL[name] || 0)) / scale(name), -1, 1);
+    const style = getComputedStyle(document.documentElement);
+    return share === 0 ? "" : `rgba(${style.getPropertyValue(share > 0 ? "--plus" : "--minus")}, ${(0.08 + 0.42 * Math.abs(share)).toFixed(3)})`;
+  };
+
+  const visible = (text) => {
+    const out = [];
+    for (const part of text.split(/([ \n\t])/)) {
+      if (part === " ") out.push(el("span", { class: "ws" }, "·"));
+      else if (part === "\n") out.push(el("span", { class: "ws" }, "↵"), "\n");
+      else if (part === "\t") out.push(el("span", { class: "ws" }, "⇥"));
+      else if (part) out.push(part);
+    }
+    return out;
+  };
+  const row = (name, value) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, value));
+
+  const paint = () => {
+    const name = select.value, tokens = sample.tk;
+    const numbers = tokens && name in tokens ? column(name, tokens) : [];
+    spans.forEach((span, i) => { span.style.backgroundColor = tint(name, numbers[i]); });
+    const size = scale(name), base = NEUTRAL[name] || 0, legend = byId("scale");
+    legend.replaceChildren(...(name ? [-1, -0.5, 0, 0.5, 1].flatMap((share) => {
+      const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
+      swatch.style.backgroundColor = tint(name, base + share * size);
+      return share === -1 || share === 1 || share === 0 ? [share === 1 ? swatch : `${shown(base + share * size)} `, share === 1 ? ` ${shown(base + size)}` : swatch] : [swatch];
+    }) : []));
+  };
+  const focus = (index, take) => {
+    if (!spans.length) return;
+    spans[at].tabIndex = -1;
+    spans[at].setAttribute("aria-selected", "false");
+    at = clamp(index, 0, spans.length - 1);
+    spans[at].tabIndex = 0;
+    spans[at].setAttribute("aria-selected", "true");
+    if (take) spans[at].focus();
+    const tokens = sample.tk, [text, special, id] = data.runs[run].vocabulary[tokens.t[at]];
+    byId("token").replaceChildren(
+      row("token", `${at + 1} of ${spans.length}, id ${id}${special ? ", special" : ""}`),
+      el("tr", {}, el("th", { scope: "row" }, "text"), el("td", { dir: "auto" }, ...visible(text))),
+      ...Object.entries(COLUMNS).filter(([name]) => name in tokens).map(([name, [label]]) => row(label, shown(column(name, tokens)[at]))),
+      ...(tokens.env && tokens.env[at] ? [row("written by", "a tool or the environment: not trained on")] : []));
+  };
+
+  const fillSums = () => {
+    const rows = [row("outcome", sample.o), row("score", shown(sample.s)), row("whole reward", shown(sample.y)), row("tokens", shown(sample.n))];
+    data.runs[run].providers.forEach((name, i) => {
+      const why = sample.w && sample.w[name];
+      rows.push(row(`reward ${name}`, why ? `${why[0]}${why[1] ? `: ${why[1]}` : ""}` : shown(sample.r[i])));
+    });
+    Object.entries(sample.p || {}).forEach(([name, value]) => rows.push(row(name, typeof value === "number" ? shown(value) : value)));
+    Object.entries(COLUMNS).forEach(([name, [label, how]]) => {
+      if (!sample.tk || !(name in sample.tk)) return;
+      const own = column(name, sample.tk).filter((value, i) => value !== null && !(sample.tk.env && sample.tk.env[i]));
+      const total = own.reduce((sum, value) => sum + value, 0);
+      rows.push(row(`${how} of ${label}`, shown(how === "sum" ? total : total / own.length)));
+    });
+    byId("sums").replaceChildren(...rows);
+  };
+
+  const open = (which, index, go = true) => {
+    run = which;
+    sample = data.runs[run].samples[index];
+    const own = data.runs[run], tokens = sample.tk;
+    byId("ledger-sample").textContent = `${data.runs.length > 1 ? `${own.name}, ` : ""}step ${sample.t}, response ${sample.i}${tokens && tokens.t ? "" : ". Its tokens are not in this page; its text is below"}`;
+    byId("ledger-prompt").textContent = own.prompts[sample.g];
+    const before = select.value || "advantage";
+    const names = tokens ? Object.keys(COLUMNS).filter((name) => name in tokens) : [];
+    select.replaceChildren(...names.map((name) => el("option", { value: name }, COLUMNS[name][0])));
+    if (names.length) select.value = names.includes(before) ? before : names[0];
+    at = 0;
+    spans = tokens && tokens.t ? tokens.t.map((position, i) => {
+      const [text, special] = own.vocabulary[position];
+      const kind = `token${special ? " special" : ""}${tokens.env && tokens.env[i] ? " env" : ""}`;
+      const span = el("span", { class: kind, role: "option", tabindex: "-1", "aria-selected": "false" }, ...visible(text));
+      span.addEventListener("pointerenter", () => focus(i, false));
+      span.addEventListener("click", () => focus(i, true));
+      return span;
+    }) : [];
+    if (spans.length) { box.setAttribute("role", "listbox"); box.replaceChildren(...spans); }
+    else { box.setAttribute("role", "group"); box.replaceChildren(sample.x || "(empty)"); }
+    byId("token").replaceChildren();
+    if (spans.length) focus(0, false);
+    fillSums();
+    paint();
+    if (go) {
+      history.replaceState(null, "", `#sample-${which}-${index}`);
+      byId("ledger").scrollIntoView();
+      (spans[0] || box).focus({ preventScroll: true });
+    }
+  };
+  box.addEventListener("keydown", (event) => {
+    const move = { ArrowRight: 1, ArrowDown: 10, ArrowLeft: -1, ArrowUp: -10 }[event.key];
+    const to = event.key === "Home" ? 0 : event.key === "End" ? spans.length - 1 : move ? at + move : null;
+    if (to === null || !spans.length) return;
+    event.preventDefault();
+    focus(to, true);
+  });
+  select.addEventListener("change", paint);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => sample && paint());
+  const first = data.runs.findIndex((own) => own.samples.length);
+  if (first >= 0) {
+    const samples = data.runs[first].samples, whole = samples.map((own, i) => [own, i]).filter(([own]) => own.tk);
+    const last = whole.filter(([own]) => own.t === (whole.length ? whole[whole.length - 1][0].t : 0));
+    const [, index] = last.reduce((a, b) => ((b[0].s ?? -Infinity) > (a[0].s ?? -Infinity) ? b : a), last[0] || [samples[0], 0]);
+    open(first, index, false);
+  }
+  return open;
+}
+
+// Links name curves and responses that may be hidden, or not drawn yet.
+const reveal = startCurves();
+const openSample = startLedger();
+startPoints(openSample);
+startGroups(openSample);
+function go(hash) {
+  const target = decodeURIComponent(hash.slice(1));
+  const match = /^sample-(\d+)-(\d+)$/.exec(target);
+  const figure = target.startsWith("curve:") && byId(target);
+  if (match && data.runs[match[1]] && data.runs[match[1]].samples[match[2]]) openSample(Number(match[1]), Number(match[2]));
+  else if (figure) {
+    reveal(figure);
+    figure.scrollIntoView({ block: "center" });
+    figure.querySelector(".plot").focus({ preventScroll: true });
+  } else return false;
+  return true;
+}
+document.addEventListener("click", (event) => {
+  const link = event.target.closest('a[href^="#sample-"], a[href^="#curve:"]');
+  if (link && go(link.getAttribute("href"))) event.preventDefault();
+});
+window.addEventListener("hashchange", () => go(location.hash));
+if (location.hash) go(location.hash);

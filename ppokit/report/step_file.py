@@ -1,0 +1,151 @@
+"""One step's samples, `rollouts/step-000001.parquet`, as columns; those that an older run lacks are empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppokit.report.ragged import Floats, Ragged, ragged_of
+
+TOKENS = (
+    "token_rewards",
+    "sampler_logprobs",
+    "kl/k1",
+    "advantages",
+    "values",
+    "returns",
+    "log_ratio",
+    "entropy",
+    "clipped",
+)
+"""Columns of numbers by token that the ledger shows."""
+
+_LISTS = ("prompt_ids", "response_ids", "loss_mask", *TOKENS)
+_TEXTS = ("prompt", "response", "row")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Responses of one step; B of them.
+
+    Attributes:
+        score: [B] weighted sum of sequence scores; NaN where there was none.
+        total: [B] the whole reward, token rewards summed; NaN likewise.
+        length: [B] tokens that the policy wrote.
+        kl: [B] sum over tokens of log-probability before the update less the reference's; NaN for none.
+        change: [B] sum over tokens of log-probability in the last pass less that before it; NaN for none.
+        rewards: raw scores by provider; NaN where it did not score.
+        reward_outcomes, reasons, notes: texts by provider, or by note, one per response.
+        parts: named parts of rewards.
+        tokens: what was read of `TOKENS`, and `response_ids`, `loss_mask`; empty unless asked for.
+    """
+
+    step: int
+    ids: list[str]
+    groups: list[int]
+    outcomes: list[str]
+    score: Floats
+    total: Floats
+    length: Floats
+    kl: Floats
+    change: Floats
+    trained: NDArray[np.bool_]
+    rewards: dict[str, Floats]
+    reward_outcomes: dict[str, list[str]]
+    reasons: dict[str, list[str]]
+    parts: dict[str, Floats]
+    notes: dict[str, list[str]]
+    prompts: list[str] = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
+    tokens: dict[str, Ragged] = field(default_factory=dict)
+    rows: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Samples:
+    """The samples of a step; texts and tokens too where `rows` says which are wanted.
+
+    Raises:
+        Exception: of pyarrow, where the file is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        wanted = names if rows is not None else [n for n in names if n not in (*_TEXTS, "prompt_ids")]
+        table = file.read(columns=wanted)
+    if rows is not None:
+        table = table.take(list(rows))
+    columns = {name: table[name] for name in table.column_names}
+    count = table.num_rows
+    lists = {name: ragged_of(columns[name]) for name in _LISTS if name in columns}
+    mask = lists.get("loss_mask")
+    written = mask.sums() if mask is not None else _lengths(lists, count)
+    scored = np.array(_flags(columns, "scored", count, default=True))
+    total = lists["token_rewards"].sums() if "token_rewards" in lists else np.full(count, np.nan)
+    return Samples(
+        step=step,
+        ids=[str(each) for each in _list(columns, "id", count, None)]
+        if "id" in columns
+        else [f"{step:06d}-{i:04d}" for i in range(count)],
+        groups=[int(each) if each is not None else -1 for each in _list(columns, "group", count, None)],
+        outcomes=[str(each or "") for each in _list(columns, "outcome", count, "")],
+        score=np.where(scored, _numbers(columns, "score", count), np.nan),
+        total=np.where(scored, total, np.nan),
+        length=written,
+        kl=_sums(lists, "kl/k1", mask, count),
+        change=_sums(lists, "log_ratio", mask, count),
+        trained=np.array(_flags(columns, "trained", count, default=True)),
+        rewards={name: _numbers(columns, f"reward/{name}", count) for name in _after("reward/", columns)},
+        reward_outcomes=_texts("outcome/", columns, count),
+        reasons=_texts("reason/", columns, count),
+        parts={name: _numbers(columns, f"part/{name}", count) for name in _after("part/", columns)},
+        notes=_texts("note/", columns, count),
+        prompts=[str(each or "") for each in _list(columns, "prompt", count, "")],
+        responses=[str(each or "") for each in _list(columns, "response", count, "")],
+        tokens=lists if rows is not None else {},
+        rows=list(rows) if rows is not None else list(range(count)),
+    )
+
+
+def _after(prefix: str, columns: Mapping[str, Any]) -> list[str]:
+    return [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
+
+
+def _list(columns: Mapping[str, Any], name: str, count: int, default: Any) -> list[Any]:
+    return list(columns[name].to_pylist()) if name in columns else [default] * count
+
+
+def _texts(prefix: str, columns: Mapping[str, Any], count: int) -> dict[str, list[str]]:
+    return {
+        name: [str(each or "") for each in _list(columns, prefix + name, count, "")]
+        for name in _after(prefix, columns)
+    }
+
+
+def _flags(columns: Mapping[str, Any], name: str, count: int, *, default: bool) -> list[bool]:
+    return [default if each is None else bool(each) for each in _list(columns, name, count, None)]
+
+
+def _numbers(columns: Mapping[str, Any], name: str, count: int) -> Floats:
+    """[B]; NaN where there is none."""
+    numbers = [np.nan if each is None else float(each) for each in _list(columns, name, count, None)]
+    return np.array(numbers, dtype=np.float64)
+
+
+def _sums(lists: Mapping[str, Ragged], name: str, mask: Ragged | None, count: int) -> Floats:
+    return lists[name].sums(mask) if name in lists else np.full(count, np.nan)
+
+
+def _lengths(lists: Mapping[str, Ragged], count: int) -> Floats:
+    for name in ("response_ids", *TOKENS):
+        if name in lists:
+            return lists[name].lengths.astype(np.float64)
+    return np.full(count, np.nan)

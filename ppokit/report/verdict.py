@@ -1,0 +1,158 @@
+"""The verdict on a run: a sentence, and a table of the numbers that it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppokit.report.charts import short
+from ppokit.report.findings import score_change
+from ppokit.report.pool import Pool
+from ppokit.report.run_data import RunData, section
+from ppokit.report.statistics import Estimate, mean_difference, trend, window
+
+_LABELS = {
+    "kl/k1": "KL from the reference, nats per token",
+    "response/length": "Length, tokens",
+    "response/finished": "Responses that end by themselves",
+    "policy/entropy": "Entropy, nats per token",
+    "reward/excluded": "Responses without a reward",
+    "rollout/failed": "Responses that the engine failed to give",
+}
+_GUARDS = {
+    "rollout/logprob_gap": "Sampler against trainer, nats (guard)",
+    "policy/ratio_std_at_start": "Ratio's deviation before a weight moves (guard)",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A number in the verdict's table.
+
+    Attributes:
+        change: with its interval; NaN where it is unknown.
+        values: by step, for the small curve.
+        link: where its curve stands.
+    """
+
+    label: str
+    before: float
+    after: float
+    change: Estimate
+    values: Sequence[float]
+    link: str
+    detail: str = ""
+
+
+def headline(run: RunData, pool: Pool) -> str:
+    """One sentence: whether the reward rose."""
+    steps, values = run.series("reward/mean")
+    if not values:
+        return "No step has been done yet, or no response was scored."
+    change = score_change(pool)
+    before, after = _means(pool, pool.responses.scores)
+    if math.isnan(change.value):
+        count = window(steps)
+        before, after = float(np.mean(values[:count])), float(np.mean(values[-count:]))
+        change = mean_difference(np.array(values[:count]), np.array(values[-count:]))
+    if len(values) == 1:
+        return f"One step was done, with a mean reward of {short(before)}: too early to say."
+    between = f"from {short(before)} to {short(after)}"
+    if math.isnan(change.low):
+        return f"Reward went {between}; there is too little to say how sure that is."
+    sure = f"({_signed(change.value)}, 95 % interval {_signed(change.low)} to {_signed(change.high)})"
+    if change.low > 0:
+        return f"Reward rose {between} {sure}."
+    if change.high < 0:
+        return f"Reward fell {between} {sure}."
+    return f"Reward has not changed surely: {between} {sure}."
+
+
+def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
+    """Reward, evaluation, KL, length and so on, from the first steps to the last."""
+    rows = []
+    values = run.series("reward/mean")[1]
+    before, after = _means(pool, pool.responses.scores)
+    if values and not math.isnan(before):
+        rows.append(Row("Reward", before, after, score_change(pool), values, "#curve:reward/mean"))
+    elif values:
+        rows.append(_row(run, "reward/mean", "Reward"))
+    rows += [_evaluated(run, name) for name in evaluation_metrics(run)[:6]]
+    rows += [_row(run, name, label) for name, label in _LABELS.items() if run.series(name)[1]]
+    names = {name for line in run.metrics for name in line}
+    rows += [
+        _row(run, name, f"{name.split('/')[1]}: {name.rpartition('/')[2]} rewards")
+        for name in sorted(names)
+        if name.startswith("reward/") and name.endswith(("/failed", "/abstained"))
+    ]
+    for name, label in _GUARDS.items():
+        values = run.series(name)[1]
+        if values:
+            unknown = Estimate(math.nan, math.nan, math.nan)
+            rows.append(
+                Row(
+                    label,
+                    values[0],
+                    values[-1],
+                    unknown,
+                    values,
+                    f"#curve:{name}",
+                    f"largest {short(max(values))}",
+                )
+            )
+    return rows
+
+
+def evaluation_metrics(run: RunData) -> list[str]:
+    """Names of what evaluators measured, the recipe's `best` and means with a gain first."""
+    names = {name for line in run.metrics for name in line if name.startswith("eval/")}
+    ends = ("/gain", "/gain_low", "/gain_high", "/warning", "/scored")
+    own = [name for name in names if not name.endswith(ends)]
+    best = section(run.recipe, "evaluation").get("best")
+    return sorted(own, key=lambda name: (name != best, f"{name}/gain" not in names, name))
+
+
+def _evaluated(run: RunData, name: str) -> Row:
+    """From the first evaluation to the last, with the paired interval that the run itself computed."""
+    steps, values = run.series(name)
+    ends = [run.series(f"{name}/gain{end}")[1] for end in ("", "_low", "_high")]
+    change = Estimate(values[-1] - values[0], math.nan, math.nan)
+    if all(ends):
+        change = Estimate(ends[0][-1], ends[1][-1], ends[2][-1])
+    evaluation = section(run.recipe, "evaluation")
+    lowest = evaluation.get("best") == name and evaluation.get("best_is") == "lowest"
+    best = (np.argmin if lowest else np.argmax)(np.array(values))
+    detail = f"best {short(values[best])} at step {steps[best]}" if len(values) > 1 else ""
+    return Row(
+        f"Evaluation {name.removeprefix('eval/')}",
+        values[0],
+        values[-1],
+        change,
+        values,
+        f"#curve:{name}",
+        detail,
+    )
+
+
+def _row(run: RunData, name: str, label: str) -> Row:
+    """The mean of the first and the last steps, and the rise of a straight line through all."""
+    steps, values = run.series(name)
+    count = window(steps)
+    before, after = float(np.mean(values[:count])), float(np.mean(values[-count:]))
+    change = mean_difference(np.array(values[:count]), np.array(values[-count:]))
+    if math.isnan(change.low) and len(values) > 2:
+        change = trend(steps, values)
+    return Row(label, before, after, change, values, f"#curve:{name}")
+
+
+def _means(pool: Pool, numbers: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
+    """Of the groups of the first and of the last steps."""
+    parts = [pool.means(numbers, steps) for steps in (pool.first, pool.last)]
+    return tuple(float(part.mean()) if len(part) else math.nan for part in parts)  # type: ignore[return-value]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}"
