@@ -48,7 +48,7 @@ def figures(runs: Sequence[RunData]) -> list[Figure]:
     """A plot of every metric, those that matter most first; several runs are drawn over each other."""
     names: dict[str, None] = {}
     evaluated = dict.fromkeys(name for run in runs for name in evaluation_metrics(run))
-    known = {name for run in runs for line in run.metrics for name in line} - {"step"}
+    known = {name for run in runs for name in run.measured()}
     for name in (*FIRST[:2], *list(evaluated)[:4], *FIRST[2:]):
         if name in known:
             names[name] = None
@@ -70,8 +70,8 @@ def _figure(name: str, runs: Sequence[RunData], *, first: bool) -> Figure:
 
 def _phases(run: RunData) -> Figure | None:
     """Seconds of each phase, of one run."""
-    names = sorted({n for line in run.metrics for n in line if n.startswith("time/") and n.count("/") == 1})
-    names = [n for n in names if n not in ("time/step_s", "time/evaluation_s") and run.series(n)[1]]
+    names = [n for n in run.measured() if n.startswith("time/") and n.count("/") == 1]
+    names = [n for n in names if n not in ("time/step_s", "time/evaluation_s")]
     if not names:
         return None
     names.sort(key=lambda name: -float(np.mean(run.series(name)[1])))

@@ -85,9 +85,9 @@ def failures(run: RunData, index: dict[tuple[int, int], int]) -> tuple[list[Caus
 
 def latencies(run: RunData) -> Sequence[tuple[str, float, float, float]]:
     """Of each provider its median, 95th percentile and longest call in seconds, over all steps."""
-    names = sorted({n for line in run.metrics for n in line if n.startswith("time/reward/")})
+    names = [name for name in run.measured() if name.startswith("time/reward/")]
     out = []
-    for provider in dict.fromkeys(name.split("/")[2] for name in names):
+    for provider in dict.fromkeys(name.removeprefix("time/reward/").rpartition("/")[0] for name in names):
         medians, p95s, longest = (
             run.series(f"time/reward/{provider}/{end}_s")[1] for end in ("median", "p95", "longest")
         )

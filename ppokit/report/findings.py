@@ -73,7 +73,7 @@ def _falls_behind(run: RunData, pool: Pool) -> Iterator[Finding]:
     rise = reward_rise(run, pool)
     if not rise.low > 0:
         return
-    names = {name for line in run.metrics for name in line}
+    names = run.measured()
     for name in sorted(n for n in names if n.startswith("eval/") and n.endswith("_spearman")):
         steps, values = run.series(name)
         if len(values) < 2:

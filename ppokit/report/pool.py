@@ -11,6 +11,8 @@ from ppokit.report.ragged import Floats
 from ppokit.report.run_data import RunData, section
 from ppokit.report.statistics import Responses, group_means, window
 
+_FINISHED = {"finished": 1.0, "truncated": 0.0}
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -20,12 +22,14 @@ class Pool:
         responses: step, group within its step, score and length of each.
         totals: the whole reward of each.
         rewards: raw scores by provider; NaN where it did not score.
+        finished: 1 where a response ended by itself, 0 where not; NaN where there is none.
         first, last: the steps that are compared with each other.
     """
 
     responses: Responses
     totals: Floats
     rewards: dict[str, Floats]
+    finished: Floats
     first: list[int]
     last: list[int]
 
@@ -52,6 +56,7 @@ class Pool:
                 name: _joined([s.rewards.get(name, np.full(len(s), np.nan)) for s in run.steps])
                 for name in names
             },
+            finished=_joined([np.array([_FINISHED.get(o, np.nan) for o in s.outcomes]) for s in run.steps]),
             first=[s.step for s in steps[:compared]],
             last=[s.step for s in steps[-compared:]],
         )

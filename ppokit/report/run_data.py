@@ -80,6 +80,12 @@ class RunData:
         quiet = (time.time() if now is None else now) - self.changed
         return "running" if quiet < max(_QUIET_S, 5 * (took or 0.0)) else "stopped"
 
+    def measured(self) -> list[str]:
+        """Names of the metrics that are a number at some step, sorted."""
+        return sorted(
+            {n for line in self.metrics for n, value in line.items() if value is not None} - {"step"}
+        )
+
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps at which a metric is a number, and these numbers."""
         points = [(int(line["step"] or 0), line.get(name)) for line in self.metrics]

@@ -152,9 +152,8 @@ _MOVED_IN_STEP = "By how many nats the log-probability of the whole response ros
 
 
 def _series(run: RunData) -> dict[str, tuple[list[int], list[float | int | None]]]:
-    names = sorted({name for line in run.metrics for name in line} - {"step"})
-    series = {name: run.series(name) for name in names}
-    return {name: (steps, [plain(v) for v in values]) for name, (steps, values) in series.items() if values}
+    series = {name: run.series(name) for name in run.measured()}
+    return {name: (steps, [plain(v) for v in values]) for name, (steps, values) in series.items()}
 
 
 def _subtitle(run: RunData) -> str:

@@ -11,13 +11,12 @@ import numpy as np
 from ppokit.report.charts import short
 from ppokit.report.findings import score_change
 from ppokit.report.pool import Pool
+from ppokit.report.ragged import Floats
 from ppokit.report.run_data import RunData, section
-from ppokit.report.statistics import Estimate, mean_difference, trend, window
+from ppokit.report.statistics import Estimate, mean_difference, window
 
 _LABELS = {
     "kl/k1": "KL from the reference, nats per token",
-    "response/length": "Length, tokens",
-    "response/finished": "Responses that end by themselves",
     "policy/entropy": "Entropy, nats per token",
     "reward/excluded": "Responses without a reward",
     "rollout/failed": "Responses that the engine failed to give",
@@ -73,16 +72,15 @@ def headline(run: RunData, pool: Pool) -> str:
 
 def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
     """Reward, evaluation, KL, length and so on, from the first steps to the last."""
-    rows = []
-    values = run.series("reward/mean")[1]
-    before, after = _means(pool, pool.responses.scores)
-    if values and not math.isnan(before):
-        rows.append(Row("Reward", before, after, score_change(pool), values, "#curve:reward/mean"))
-    elif values:
-        rows.append(_row(run, "reward/mean", "Reward"))
+    rows = _of_responses(run, pool, "reward/mean", "Reward", pool.responses.scores)
     rows += [_evaluated(run, name) for name in evaluation_metrics(run)[:6]]
+    for name, label, numbers in (
+        ("response/length", "Length, tokens", pool.responses.lengths),
+        ("response/finished", "Responses that end by themselves", pool.finished),
+    ):
+        rows += _of_responses(run, pool, name, label, numbers)
     rows += [_row(run, name, label) for name, label in _LABELS.items() if run.series(name)[1]]
-    names = {name for line in run.metrics for name in line}
+    names = run.measured()
     rows += [
         _row(run, name, f"{name.split('/')[1]}: {name.rpartition('/')[2]} rewards")
         for name in sorted(names)
@@ -108,8 +106,8 @@ def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
 
 def evaluation_metrics(run: RunData) -> list[str]:
     """Names of what evaluators measured, the recipe's `best` and means with a gain first."""
-    names = {name for line in run.metrics for name in line if name.startswith("eval/")}
-    ends = ("/gain", "/gain_low", "/gain_high", "/warning", "/scored")
+    names = {name for name in run.measured() if name.startswith("eval/")}
+    ends = ("/gain", "/gain_low", "/gain_high", "/warning", "/scored", "/std_error")
     own = [name for name in names if not name.endswith(ends)]
     best = section(run.recipe, "evaluation").get("best")
     return sorted(own, key=lambda name: (name != best, f"{name}/gain" not in names, name))
@@ -126,8 +124,9 @@ def _evaluated(run: RunData, name: str) -> Row:
     lowest = evaluation.get("best") == name and evaluation.get("best_is") == "lowest"
     best = (np.argmin if lowest else np.argmax)(np.array(values))
     detail = f"best {short(values[best])} at step {steps[best]}" if len(values) > 1 else ""
+    ends_at = f" (steps {steps[0]} and {steps[-1]})" if len(steps) > 1 else f" (step {steps[0]})"
     return Row(
-        f"Evaluation {name.removeprefix('eval/')}",
+        f"Evaluation {name.removeprefix('eval/')}{ends_at}",
         values[0],
         values[-1],
         change,
@@ -137,18 +136,30 @@ def _evaluated(run: RunData, name: str) -> Row:
     )
 
 
+def _of_responses(run: RunData, pool: Pool, name: str, label: str, numbers: Floats) -> list[Row]:
+    """From the responses of the first and the last steps, so that the interval counts prompts."""
+    values = run.series(name)[1]
+    before, after = _means(pool, numbers)
+    if not values:
+        return []
+    if math.isnan(before):
+        return [_row(run, name, label)]
+    change = mean_difference(pool.means(numbers, pool.first), pool.means(numbers, pool.last))
+    return [Row(label, before, after, change, values, f"#curve:{name}")]
+
+
 def _row(run: RunData, name: str, label: str) -> Row:
-    """The mean of the first and the last steps, and the rise of a straight line through all."""
+    """The mean of the first and the last steps; an interval where there are three of each."""
     steps, values = run.series(name)
     count = window(steps)
     before, after = float(np.mean(values[:count])), float(np.mean(values[-count:]))
     change = mean_difference(np.array(values[:count]), np.array(values[-count:]))
-    if math.isnan(change.low) and len(values) > 2:
-        change = trend(steps, values)
+    if count < 3:
+        change = Estimate(change.value, math.nan, math.nan)
     return Row(label, before, after, change, values, f"#curve:{name}")
 
 
-def _means(pool: Pool, numbers: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
+def _means(pool: Pool, numbers: Floats) -> tuple[float, float]:
     """Of the groups of the first and of the last steps."""
     parts = [pool.means(numbers, steps) for steps in (pool.first, pool.last)]
     return tuple(float(part.mean()) if len(part) else math.nan for part in parts)  # type: ignore[return-value]

@@ -28,7 +28,7 @@ function startGroups(open) {
       list.push(el("dt", {}, name), el("dd", why ? { class: "bad" } : {}, why ? `${why[0]}${why[1] ? `: ${short(why[1], 120)}` : ""}` : shown(sample.r[i])));
     });
     Object.entries(sample.p || {}).forEach(([name, value]) => list.push(el("dt", {}, name), el("dd", {}, typeof value === "number" ? shown(value) : short(value, 160))));
-    [["length", sample.n], ["advantage", sample.a], ["KL", sample.k], ["change", sample.d]].forEach(([name, value]) => {
+    [["tokens", sample.n], ["advantage", sample.a], ["KL", sample.k], ["change", sample.d]].forEach(([name, value]) => {
       if (value !== undefined) list.push(el("dt", {}, name), el("dd", {}, shown(value)));
     });
     return list;
