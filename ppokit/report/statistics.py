@@ -145,7 +145,7 @@ def length_share(responses: Responses, first: Sequence[int], last: Sequence[int]
     count = np.bincount(group).astype(float)
     if len(count) < 8:
         return None
-    sum_s, sum_l = np.bincount(group, scores), np.bincount(group, lengths).astype(np.float64)
+    sum_s, sum_l = (np.bincount(group, numbers).astype(np.float64) for numbers in (scores, lengths))
     # Per group: what the slope and the means need, so that a draw is a weighted sum over groups.
     cross = np.bincount(group, scores * lengths) - sum_s * sum_l / count
     square = np.bincount(group, lengths * lengths) - sum_l * sum_l / count
