@@ -20,6 +20,8 @@ from ppokit.data.prompts import PromptLimits, Prompts, longest_prompt
 from ppokit.distributed import Processes, check_launch
 from ppokit.errors import ModelError
 from ppokit.evaluation.evaluation import Evaluation
+from ppokit.evaluation.overlap import warn_of_overlap
+from ppokit.evaluation.texts import read_texts
 from ppokit.evaluation.view import read_held_out
 from ppokit.models import quantization
 from ppokit.models.adapter_check import check_adapter
@@ -178,11 +180,13 @@ def _build(
     longest_held_out = 0
     if settings.evaluation is not None:
         held_out = read_held_out(settings.evaluation.prompts, chat=settings.prompts.chat)
+        warn_of_overlap(prompts.texts, held_out)
         longest_held_out = longest_prompt(
             held_out.numbers, held_out.texts, tokenizer, settings.prompts, limits, "evaluation.prompts"
         )
         evaluators = [components.build(evaluator) for evaluator in recipe.evaluators]
-        evaluation = Evaluation(settings.evaluation, settings.run.steps, evaluators, held_out)
+        texts = read_texts(settings.evaluation.texts, tokenizer, limits.context)
+        evaluation = Evaluation(settings.evaluation, settings.run.steps, evaluators, held_out, texts)
     if processes.is_main:
         for observer in recipe.observers:
             components.build(observer)

@@ -106,7 +106,15 @@ class PPOTrainer:
         """The prompts of the steps that are left, one batch per step; an evaluation comes before step 1."""
         if self.step == 0:
             self.evaluate()
-        yield from self.components.prompts.steps(self.step + 1, self.settings.run.steps)
+        for prompts in self.components.prompts.steps(self.step + 1, self.settings.run.steps):
+            if self.stopped:
+                return
+            yield prompts
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `evaluation.patience` has ended the run before its last step."""
+        return self.components.evaluation is not None and self.components.evaluation.exhausted
 
     @ends_together
     def collect(self, prompts: PromptBatch) -> Rollout:
@@ -184,6 +192,7 @@ class PPOTrainer:
             return {}
         with self._phase("evaluation"):
             result = evaluation.measure(self.step, held_out_view(self.components, self.collector, self.step))
+            (evaluation.waited, *_) = self.processes.gather([evaluation.waited])
         self.roles.clear_cache()
         if self.step == 0:
             result.metrics["time/evaluation_s"] = self.clock.take()["evaluation"]
@@ -206,7 +215,8 @@ class PPOTrainer:
             self._evaluated = {}
             record = self.components.updater.record
             self.recorder.step(self.step, rollout, rewards, advantages, metrics, record=record)
-            if self.step % self.settings.run.checkpoint_every == 0 or self.step == self.settings.run.steps:
+            last = self.stopped or self.step == self.settings.run.steps
+            if last or self.step % self.settings.run.checkpoint_every == 0:
                 self.save()
         self.signals.resume()
         return metrics

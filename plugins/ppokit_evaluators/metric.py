@@ -26,7 +26,7 @@ from ppokit.plugin import (
     hookimpl,
 )
 from ppokit_metrics.loading import Metric, numbers, problems
-from ppokit_metrics.references import Name, Reference, columns_of, reference_of
+from ppokit_metrics.references import Name, Reference, reference_of, reference_problems
 
 
 class MetricOptions(Options):
@@ -97,9 +97,16 @@ def references_of(rows: Iterable[Any], reference: str | list[str] | None) -> lis
 def check(options: MetricOptions, context: CheckContext) -> Iterable[str]:
     if context.columns == ():
         yield "needs held-out prompts; expected evaluation.prompts"
-    else:
-        columns = columns_of(options.reference)
-        yield from context.without_column("reference", *columns, of="held-out prompts")
+    elif options.reference is not None:
+        yield from reference_problems(
+            context,
+            options.reference,
+            options.names,
+            options.config,
+            options.arguments,
+            of="held-out prompts",
+            per_response=False,
+        )
     for name in options.names:
         yield from problems(name)
 

@@ -28,6 +28,8 @@ from ppokit.plugin import PluginError, first_line
 _HERE = Path(__file__).parent
 OWN = tuple(sorted(folder.name for folder in _HERE.iterdir() if (folder / f"{folder.name}.py").is_file()))
 """Names of the metrics that are part of ppokit."""
+_TRIED, _TRIED_OF_OTHERS = 200, 8
+"""References that are looked at before a run; other people's metrics may take their time."""
 _FEW = 8
 """Entries that a list may have for another reason than one per response."""
 
@@ -75,6 +77,35 @@ def problems(name: str) -> Iterator[str]:
         yield f"metric: {name} needs {', '.join(missing)}: pip install 'ppokit[metrics]'"
     elif missing:
         yield f"metric: {name} imports {', '.join(missing)}, which is not installed"
+
+
+def trial(
+    name: str,
+    config: str | None,
+    arguments: Mapping[str, Any],
+    references: Sequence[Any],
+    *,
+    per_response: bool,
+) -> Iterator[str]:
+    """What a metric on this machine says to these references, with texts of them in the place of responses.
+
+    Args:
+        per_response: whether each response is to have a number.
+    """
+    if any(problems(name)) or _script(name) is None:
+        return
+    tried = list(references[: _TRIED if name in OWN else _TRIED_OF_OTHERS])
+    texts = [str(own[0] if isinstance(own, list | tuple) and own else own) for own in tried]
+    # Some right and some wrong: of nothing but right ones, the number of a set is the mean of single ones.
+    texts = [texts[i + 1] if i % 2 and i + 1 < len(texts) else text for i, text in enumerate(texts)]
+    try:
+        metric = Metric(name, config, arguments)
+        if per_response:
+            metric.per_response(texts, tried)
+        else:
+            metric.compute(texts, tried)
+    except PluginError as error:
+        yield f"metric: {error}"
 
 
 def _imports(script: Path) -> list[str]:

@@ -14,13 +14,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from ppokit.plugin import CheckContext, Component, Example, Options, RewardOutput, Rollout, hookimpl
-
-
-def ngrams(text: str, n: int) -> frozenset[tuple[str, ...]]:
-    """Different runs of n words."""
-    words = re.findall(r"\w+", text.lower())
-    return frozenset(zip(*(words[start:] for start in range(n)), strict=False))
+from ppokit.plugin import CheckContext, Component, Example, Options, RewardOutput, Rollout, hookimpl, ngrams
 
 
 class Diversity(Options):
@@ -32,7 +26,7 @@ class Diversity(Options):
         groups: dict[int, list[int]] = {}
         for i, group in enumerate(rollout.group_ids.tolist()):
             groups.setdefault(group, []).append(i)
-        sets = [ngrams(text, self.n) for text in rollout.responses]
+        sets = [frozenset(ngrams(re.findall(r"\w+", text.lower()), self.n)) for text in rollout.responses]
         values: list[float | None] = [None] * len(sets)
         for members in groups.values():
             for i in members:

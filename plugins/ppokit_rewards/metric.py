@@ -26,7 +26,7 @@ from ppokit.plugin import (
     hookimpl,
 )
 from ppokit_metrics.loading import Metric, problems
-from ppokit_metrics.references import Name, Reference, columns_of, reference_of
+from ppokit_metrics.references import Name, Reference, reference_of, reference_problems
 
 
 class MetricRewardOptions(Options):
@@ -85,7 +85,18 @@ class MetricReward:
 
 
 def check(options: MetricRewardOptions, context: CheckContext) -> Iterable[str]:
-    yield from context.without_column("reference", *columns_of(options.reference), of="prompts")
+    if options.reference is not None:
+        # A whole set's number of F1 is refused below, in fewer words.
+        metrics = [] if options.metric == "f1" else [options.metric]
+        yield from reference_problems(
+            context,
+            options.reference,
+            metrics,
+            options.config,
+            options.arguments,
+            of="prompts",
+            per_response=True,
+        )
     if options.metric == "f1":
         yield (
             "metric: f1 is a number of a whole set of labels, and a reward needs one per response; expected "

@@ -13,16 +13,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ppokit.plugin import Component, Options, RewardOutput, Rollout, hookimpl
+from ppokit.plugin import Component, Options, RewardOutput, Rollout, distinct_ngrams, hookimpl
 
 
 def repetition(units: Sequence[Any], n: int) -> float:
     """Share of the n-grams that came before, as a score."""
-    count = len(units) - n + 1
-    if count < 1:
-        return 0.0
-    different = len({tuple(units[start : start + n]) for start in range(count)})
-    return different / count - 1
+    share = distinct_ngrams([units], n)
+    return 0.0 if share is None else share - 1
 
 
 class Repetition(Options):

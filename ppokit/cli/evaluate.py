@@ -6,15 +6,22 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ppokit.cli.generate import recipe_of_run
 from ppokit.cli.options import Debug, DisablePlugin, Json
 from ppokit.cli.sections import Section, interval, number, show
+from ppokit.data.atomic import replacing
 from ppokit.errors import DataError
 from ppokit.evaluation.gains import Gain, by_prompt, paired_gain
+from ppokit.run.evaluation_table import evaluation_table
+
+if TYPE_CHECKING:
+    from ppokit.build import TrainerComponents
+    from ppokit.config.settings import Settings
+    from ppokit.evaluation.view import HeldOutView
 
 
 @dataclass
@@ -26,12 +33,14 @@ class Measured:
         metrics: `<evaluator>/<name>`.
         by_prompt: what was recorded of single responses: a mean by prompt, by `<evaluator>/<name>`.
         warnings: the evaluators' sentences.
+        answers: every response with its numbers, see `ppokit.run.evaluation_table`; None for none.
     """
 
     name: str
     metrics: dict[str, float]
     by_prompt: dict[str, dict[int, float]]
     warnings: list[str] = field(default_factory=list)
+    answers: Any = None
 
 
 def evaluate(
@@ -50,6 +59,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the recipe; repeatable."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.parquet", help="Write every response with its numbers there."),
+    ] = None,
     as_json: Json = False,
     disable_plugin: DisablePlugin = None,
     debug: Debug = False,
@@ -60,7 +73,18 @@ def evaluate(
     number that is measured response by response has its difference from the first policy's, with the 95 %
     interval, paired by prompt.
     """
-    measured = [_measure(policy, recipe, set_keys or [], disable_plugin) for policy in policies]
+    from ppokit.config.recipe import Recipe
+    from ppokit.config.registry import PluginRegistry
+
+    if out is not None:
+        _check_out(out)
+    changed = set_keys or []
+    settings = Recipe.load(recipe, changed, PluginRegistry(disable_plugin or ())).settings
+    if settings.evaluation is None:
+        raise DataError(f"--recipe {recipe} has no section evaluation, which says what is measured.")
+    measured = [_measure(policy, recipe, changed, disable_plugin, settings) for policy in policies]
+    if out is not None:
+        _write_answers(measured, out)
     for own in measured:
         for text in own.warnings:
             typer.echo(f"warning, {own.name}: {text}", err=True)
@@ -70,11 +94,47 @@ def evaluate(
     show([_table(measured)])
 
 
-def _measure(policy: str, path: Path, changed: list[str], disabled: list[str] | None) -> Measured:
-    """Of one policy, by the recipe's evaluation.
+def _check_out(out: Path) -> None:
+    """Refuse what cannot be written before anything is measured.
 
     Raises:
-        DataError: the recipe has none.
+        DataError: it is no Parquet file, or its folder is not there.
+    """
+    if out.suffix != ".parquet":
+        raise DataError(f"--out: got {out}; expected a file whose name ends in .parquet.")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        what = "it is a folder" if out.is_dir() else f"there is no folder {out.parent}"
+        raise DataError(f"--out: {out} cannot be written: {what}.")
+
+
+def _write_answers(measured: list[Measured], out: Path) -> None:
+    """Every response of each policy with its numbers, the policy's name in the column `policy`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [
+        own.answers.add_column(0, "policy", pa.array([own.name] * len(own.answers)))
+        for own in measured
+        if own.answers is not None
+    ]
+    if not tables:
+        raise DataError("--out: none of the recipe's evaluators records single responses; leave it out.")
+    try:
+        with replacing(out) as tmp_path:
+            pq.write_table(pa.concat_tables(tables, promote_options="default"), tmp_path)
+    except OSError as error:
+        raise DataError(f"--out: {out} cannot be written: {error}") from error
+
+
+def _measure(
+    policy: str, path: Path, changed: list[str], disabled: list[str] | None, own: Settings
+) -> Measured:
+    """Of one policy, by the recipe's evaluation.
+
+    Args:
+        own: the recipe without a policy in its model's place; KL is taken from its reference.
+
+    Raises:
         RunFolderError: a run has saved no policy.
     """
     from ppokit.config.recipe import Recipe
@@ -86,12 +146,14 @@ def _measure(policy: str, path: Path, changed: list[str], disabled: list[str] | 
     with tempfile.TemporaryDirectory() as folder:
         keys = [*changed, *_keys_of(policy, disabled), f"run.out={json.dumps(str(Path(folder) / 'none'))}"]
         recipe = Recipe.load(path, keys, registry)
-        if recipe.settings.evaluation is None:
-            raise DataError(f"--recipe {path} has no section evaluation, which says what is measured.")
         with PPOTrainer(recipe) as trainer:
-            evaluation = trainer.components.evaluation
+            parts = trainer.components
+            evaluation = parts.evaluation
             assert evaluation is not None
-            result = evaluation.measure(0, held_out_view(trainer.components, trainer.collector, 0))
+            view = held_out_view(parts, trainer.collector, 0)
+            if policy != "base":
+                _set_reference(view, parts, recipe.settings, own)
+            result = evaluation.measure(0, view)
     return Measured(
         policy,
         {name.removeprefix("eval/"): value for name, value in result.metrics.items()},
@@ -101,7 +163,21 @@ def _measure(policy: str, path: Path, changed: list[str], disabled: list[str] | 
             for name, numbers in record.values.items()
         },
         result.warnings,
+        evaluation_table(result.records) if result.records else None,
     )
+
+
+def _set_reference(view: HeldOutView, parts: TrainerComponents, settings: Settings, own: Settings) -> None:
+    """Compare an adapter's policy with the recipe's own reference, and other models with none."""
+    if settings.lora is not None and settings.model.name == own.model.name:
+        parts.roles.set_reference(None if own.lora is None else own.lora.adapter)
+        return
+    view.has_reference = False
+    if "ref_logprobs" in (parts.reward_needs | view.needs):
+        view.warn(
+            "its weights are its own, so that what compares with the reference, such as a KL penalty, "
+            "compares it with itself"
+        )
 
 
 def _keys_of(policy: str, disabled: list[str] | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,18 +57,25 @@ def check(
     columns, table = _read(prompts, "prompts", chat, document)
     held_out = None if evaluation is None else evaluation.prompts
     held_out_columns, held_out_table = _read(held_out, "evaluation.prompts", chat, document)
+    if evaluation is not None and evaluation.texts is not None:
+        _read(evaluation.texts.table, "evaluation.texts", False, document)
     check_model(sections, table, held_out_table, document)
     context = CheckContext(
         columns,
         None if rollout is None else rollout.responses_per_prompt,
         chat=chat,
         prompt_column="prompt" if prompts is None else prompts.column,
+        cells=_cells_of(table, None),
     )
     for selected in filter(None, chain(*by_kind.values())):
         if selected.kind != "evaluators":
             for sentence in component_check(selected, context):
                 document.report(selected.key, sentence)
-    check_evaluation(evaluation, by_kind, context, () if held_out is None else held_out_columns, document)
+    held_out_data = CheckContext(
+        () if held_out is None else held_out_columns,
+        cells=_cells_of(held_out_table, None if held_out is None else held_out.limit),
+    )
+    check_evaluation(evaluation, by_kind, context, held_out_data, document)
 
 
 def default_value(lora: bool, needs: frozenset[str]) -> str | None:
@@ -209,6 +216,18 @@ def _value_adapter(
             "no estimator or loss of this recipe needs a value function, so nothing would begin as that "
             "reward model; leave it out, or choose an estimator with values, such as gae",
         )
+
+
+def _cells_of(table: Table | None, limit: int | None) -> Callable[[str], list[tuple[int, Any]]]:
+    """The cells of a column of the first rows of a table, see `CheckContext.cells`."""
+
+    def cells(column: str) -> list[tuple[int, Any]]:
+        if table is None or column not in table.header:
+            return []
+        index = table.index(column)
+        return [(number, row[index]) for number, row in table.rows[:limit]]
+
+    return cells
 
 
 def _read(

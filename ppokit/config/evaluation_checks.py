@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ppokit.config.components import SelectedComponent
-from ppokit.config.evaluation_settings import EvaluationSettings
+from ppokit.config.evaluation_settings import GREEDY, SAMPLED, TEXTS, EvaluationSettings
 from ppokit.config.yaml_file import Document
 from ppokit.errors import PpokitError, plugin_call
 from ppokit.messages import listed, suggest
@@ -20,7 +20,7 @@ def check_evaluation(
     evaluation: EvaluationSettings | None,
     by_kind: Mapping[str, Sequence[SelectedComponent | None]],
     training: CheckContext,
-    columns: tuple[str, ...] | None,
+    held_out: CheckContext,
     document: Document,
 ) -> None:
     """Report what is wrong with the section `evaluation`.
@@ -29,17 +29,17 @@ def check_evaluation(
         evaluation: None where it is invalid or not there.
         by_kind: by kind; None for one that is invalid.
         training: what the other components' checks are given.
-        columns: of the held-out prompts, see `CheckContext`.
+        held_out: columns and cells of the held-out prompts.
         document: collects the problems.
     """
     evaluators = [selected for selected in by_kind["evaluators"] if selected is not None]
     if evaluation is None:
         return
 
-    def check_rewards(held_out: Collection[str]) -> list[str]:
+    def check_rewards(columns: Collection[str]) -> list[str]:
         """What the rewards find wrong with these columns and not with the training prompts'."""
         problems = []
-        context = replace(training, columns=tuple(held_out))
+        context = replace(training, columns=tuple(columns), cells=lambda column: ())
         for reward in filter(None, by_kind["rewards"]):
             known = component_check(reward, training)
             new = [problem for problem in component_check(reward, context) if problem not in known]
@@ -48,7 +48,8 @@ def check_evaluation(
 
     context = replace(
         training,
-        columns=columns,
+        columns=held_out.columns,
+        cells=held_out.cells,
         training_columns=training.columns,
         check_rewards=check_rewards,
     )
@@ -61,6 +62,16 @@ def check_evaluation(
             )
         for sentence in component_check(selected, context):
             document.report(selected.key, sentence)
+        if selected.name in (GREEDY, SAMPLED, TEXTS):
+            document.report(
+                selected.key,
+                f"eval/{selected.name}/ holds metrics of ppokit's own; give this evaluator another name:",
+            )
+    if evaluation.patience is not None and evaluation.best is None:
+        document.report(
+            "evaluation.patience",
+            f"got {evaluation.patience} without best; expected best, the metric that is to get better",
+        )
     if None not in by_kind["evaluators"]:
         _best(evaluation.best, [selected.name for selected in evaluators], document)
 

@@ -87,9 +87,15 @@ class Recipe:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What training must compute, and the reference where an evaluator needs it."""
+        """What training must compute, and the reference where evaluation needs it.
+
+        With LoRA, where it costs an adapter at most, every evaluation does.
+        """
         trained = _needs(selected for selected in self.selected if selected.kind != "evaluators")
-        return trained | (_needs(self.evaluators) & {"ref_logprobs"})
+        measured = _needs(self.evaluators)
+        if self.evaluators and self.settings.lora is not None:
+            measured |= {"ref_logprobs"}
+        return trained | (measured & {"ref_logprobs"})
 
     def needs_before_update(self, value_mode: Value | None) -> frozenset[Need]:
         """What must be computed of a rollout before its rewards and advantages.

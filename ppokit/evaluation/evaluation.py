@@ -10,6 +10,8 @@ import torch
 
 from ppokit.errors import PluginError, plugin_call
 from ppokit.evaluation.gains import by_prompt, paired_gain
+from ppokit.evaluation.responses import measure_responses
+from ppokit.evaluation.texts import measure_texts
 from ppokit.messages import listed, suggest
 from ppokit.plugin.reductions import as_numbers
 from ppokit.training.contracts import component_metrics
@@ -17,6 +19,7 @@ from ppokit.training.contracts import component_metrics
 if TYPE_CHECKING:
     from ppokit.config.components import BuiltComponent
     from ppokit.config.evaluation_settings import EvaluationSettings
+    from ppokit.evaluation.texts import HeldOutTexts
     from ppokit.evaluation.view import HeldOutPrompts, HeldOutView, Recorded
     from ppokit.plugin.protocols import Need
 
@@ -47,7 +50,9 @@ class Evaluation:
         steps: of the run.
         evaluators: in the recipe's order.
         held_out: the recipe's held-out prompts.
+        texts: the recipe's texts of no prompt.
         best: the best value so far of the recipe's `best`, on the main process.
+        waited: evaluations since then; the main process's, which the trainer shares.
         measured: the step that was evaluated last.
         first: what the first evaluation recorded by prompt, by `<evaluator>/<name>`, on the main process.
     """
@@ -56,7 +61,9 @@ class Evaluation:
     steps: int
     evaluators: Sequence[BuiltComponent]
     held_out: HeldOutPrompts
+    texts: HeldOutTexts | None = None
     best: float | None = None
+    waited: int = 0
     measured: int | None = None
     first: dict[str, dict[int, float]] = field(default_factory=dict)
 
@@ -68,6 +75,11 @@ class Evaluation:
     def is_due(self, step: int) -> bool:
         """Whether the policy after so many steps is to be evaluated, and was not yet."""
         return step != self.measured and (step % self.settings.every == 0 or step == self.steps)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the recipe's `patience` ends the run."""
+        return self.settings.patience is not None and self.waited >= self.settings.patience
 
     def measure(self, step: int, view: HeldOutView) -> Result:
         """Ask every evaluator. Called on every process; the main one's metrics are kept.
@@ -86,10 +98,23 @@ class Evaluation:
                     reported, evaluator.where, responses=1, prefix=f"eval/{evaluator.name}/", taken=metrics
                 )
                 metrics.update(as_numbers(checked))
+            metrics.update(measure_responses(view.answered, view))
+            if self.texts is not None:
+                metrics.update(measure_texts(self.texts, view))
         if view.is_main:
             self._add_gains(view.records, metrics)
         self.measured = step
-        best = self.best if view.is_main and self._is_best(metrics) else None
+        best: float | None = None
+        if view.is_main and self.settings.best is not None:
+            if self._is_best(metrics, self.settings.best):
+                best, self.waited = self.best, 0
+            else:
+                self.waited += 1
+            if self.exhausted:
+                view.warn(
+                    f"{self.settings.best} has not been better than {self.best:.4g} in {self.waited} "
+                    "evaluations, so that the run ends here (evaluation.patience)"
+                )
         return Result(metrics, view.warnings, best, view.records)
 
     def _add_gains(self, records: Sequence[Recorded], metrics: dict[str, float]) -> None:
@@ -107,10 +132,7 @@ class Evaluation:
                     metrics[f"eval/{key}/gain_low"] = gain.low
                     metrics[f"eval/{key}/gain_high"] = gain.high
 
-    def _is_best(self, metrics: Mapping[str, float]) -> bool:
-        name = self.settings.best
-        if name is None:
-            return False
+    def _is_best(self, metrics: Mapping[str, float], name: str) -> bool:
         if name not in metrics:
             if self.best is not None:  # as where nothing was scored this time
                 return False
@@ -125,7 +147,8 @@ class Evaluation:
         return better
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "measured": self.measured, "first": self.first}
+        return {"best": self.best, "waited": self.waited, "measured": self.measured, "first": self.first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.best, self.measured, self.first = state["best"], state["measured"], dict(state["first"])
+        self.best, self.waited, self.measured = state["best"], state["waited"], state["measured"]
+        self.first = dict(state["first"])

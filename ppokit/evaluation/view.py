@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ppokit.build import TrainerComponents
     from ppokit.config.prompt_settings import HeldOutPromptSettings
+    from ppokit.plugin.evaluating import LogitReader
     from ppokit.plugin.protocols import Need
     from ppokit.rewards.scorer import Scorer
     from ppokit.rollout.collect import Collector
@@ -89,6 +90,8 @@ class HeldOutView:
         warnings: what evaluators found worth a person's attention.
         evaluator: the name of the one that asks.
         records: what evaluators recorded.
+        has_reference: whether the reference can be asked.
+        answered: responses to the held-out prompts, by how many per prompt; None for a greedy one.
     """
 
     policy: PolicyView
@@ -107,16 +110,17 @@ class HeldOutView:
     warnings: list[str] = field(default_factory=list)
     evaluator: str = ""
     records: list[Recorded] = field(default_factory=list)
-    _answered: dict[int | None, Rollout] = field(default_factory=dict)
+    has_reference: bool = False
+    answered: dict[int | None, Rollout] = field(default_factory=dict)
 
     def generate(
         self, prompts: Sequence[str] | None = None, *, n: int | None = None, rows: Sequence[Row] | None = None
     ) -> Rollout:
         if prompts is not None:
             return only_needed(self._generated(prompts, n, rows), self.seen)
-        if n not in self._answered:  # several evaluators ask the same
-            self._answered[n] = self._generated(self.prompts, n, self.rows)
-        return only_needed(self._answered[n], self.seen)
+        if n not in self.answered:  # several evaluators ask the same
+            self.answered[n] = self._generated(self.prompts, n, self.rows)
+        return only_needed(self.answered[n], self.seen)
 
     def _generated(self, prompts: Sequence[str], n: int | None, rows: Sequence[Row] | None) -> Rollout:
         prompts = self._chats(prompts)
@@ -149,6 +153,9 @@ class HeldOutView:
         if rollout.old_logprobs is not None:
             return rollout.old_logprobs
         return self.policy.logprobs(rollout)
+
+    def read_logits(self, rollout: Rollout, read: LogitReader) -> Tensor:
+        return self.collector.read_logits(rollout, read)
 
     def score(self, rollout: Rollout) -> Rewards:
         return self.scorer.score(self.collector.computed(rollout, self.reward_needs), learn=False)
@@ -190,6 +197,7 @@ def held_out_view(components: TrainerComponents, collector: Collector, step: int
         seed=settings.run.seed,
         needs=components.evaluation.needs,
         reward_needs=components.reward_needs,
+        has_reference=components.roles.has_reference,
         known={
             text: text
             for text in (*components.prompts.texts, *components.evaluation.held_out.texts)

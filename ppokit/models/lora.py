@@ -66,6 +66,17 @@ class RoleAdapters:
         for param in self.trainable.values():
             param.requires_grad_(True)
 
+    def set_reference(self, adapter: str | None) -> None:
+        """Let the reference be the base with the adapter in a folder, or with none."""
+        if "reference" in self.peft.peft_config:
+            self.peft.delete_adapter("reference")
+        if adapter is not None:
+            with peft_warnings(), _naming("lora"):
+                self.peft.load_adapter(adapter, "reference", autocast_adapter_dtype=False)
+                self.peft.eval()
+        self.has_reference = adapter is not None
+        self._collect()
+
     def add_fitted(self, folder: Path, name: str, *, key: str) -> FittedHead:
         """Load the adapter of a fitted reward model, frozen; see `load_fitted`."""
         head = load_fitted(self.peft, folder, name, key=key)

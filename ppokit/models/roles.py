@@ -28,7 +28,7 @@ from ppokit.kernels import frozen_trunk, lora_linear, registry
 from ppokit.models import quantization
 from ppokit.models.adapter_check import check_last_states
 from ppokit.models.checkpointing import checkpoint_layers
-from ppokit.models.logprobs import Entropy, check_head, token_logprobs
+from ppokit.models.logprobs import CHUNK_BYTES, Entropy, check_head, token_logprobs
 from ppokit.models.lora import FittedHead, RoleAdapters, adapter_of
 from ppokit.models.merged import MergedSampler
 from ppokit.models.packing import final_states_of, reads_rows
@@ -160,6 +160,30 @@ class ModelRoles:
         Returns: two tensors [b,R], float32, 0 on padding.
         """
         return self._logprobs_of(self.hidden(batch, role), batch, role, temperature, entropy)
+
+    def logits(self, batch: TokenBatch, role: Role) -> Iterator[tuple[slice, Tensor]]:
+        """Chunk by chunk: which of the batch's tokens, and the logits that predict them.
+
+        Returns: of each chunk the slice of [N] and its logits, [n,V] float32, by no temperature.
+        """
+        selected = self.hidden(batch, role)[batch.rows, batch.positions]
+        head = output_head(self._model_of(role))
+        size = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
+        for start in range(0, len(selected), size):
+            part = slice(start, start + size)
+            yield part, self._rule(head(selected[part]))
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the reference can be asked for."""
+        if self.lora is None or self._adapters is None:
+            return self.frozen_copy is not None
+        return self.lora.adapter is None or self._adapters.has_reference
+
+    def set_reference(self, adapter: str | None) -> None:
+        """Let the reference be the base with another adapter, or with none."""
+        assert self._adapters is not None, "without lora there are no adapters"
+        self._adapters.set_reference(adapter)
 
     def values(self, batch: TokenBatch) -> Tensor:
         """Value of the state in which each response token was chosen. [b,R] float32, 0 on padding."""

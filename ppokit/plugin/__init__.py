@@ -23,6 +23,7 @@ from ppokit.plugin.hookspecs import hookimpl
 from ppokit.plugin.importing import import_attribute
 from ppokit.plugin.kl_estimators import KLEstimator, clamp_exponent, kl
 from ppokit.plugin.masked import Variance, masked_mean, masked_variance, masked_whiten, upcast
+from ppokit.plugin.ngram import distinct_ngrams, ngrams
 from ppokit.plugin.offering import (
     advantage_estimator,
     evaluator,
@@ -122,6 +123,7 @@ __all__ = [
     "chat_of",
     "clamp_exponent",
     "decode_responses",
+    "distinct_ngrams",
     "encode_response",
     "evaluator",
     "final_states",
@@ -138,6 +140,7 @@ __all__ = [
     "masked_variance",
     "masked_whiten",
     "next_token_logits",
+    "ngrams",
     "observer",
     "reward",
     "reward_to_go",

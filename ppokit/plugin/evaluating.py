@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ppokit.plugin.reductions import Metric
@@ -10,6 +10,8 @@ from ppokit.plugin.types import Rewards, Rollout, Row
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    LogitReader = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class EvaluationView(Protocol):
@@ -70,6 +72,16 @@ class EvaluationView(Protocol):
 
     def logprobs(self, rollout: Rollout) -> Tensor:
         """[B,R] float32 of each token under the policy, at the sampling temperature; 0 on padding."""
+        ...
+
+    def read_logits(self, rollout: Rollout, read: LogitReader) -> Tensor:
+        """[B,R,K] float32 of each token that the policy wrote: what `read` makes of its logits; 0 elsewhere.
+
+        Args:
+            read: given logits [n,V], float32 and by no temperature, and which tokens they predict: responses
+                [n] and positions [n] in [B,R]; returns [n,K]. It is called with a part of the tokens at a
+                time, on each process with its share.
+        """
         ...
 
     def score(self, rollout: Rollout) -> Rewards:

@@ -100,6 +100,7 @@ class CheckContext:
         chat: whether prompts go through the chat template.
         training_columns: for an evaluator, columns of the training prompts; None where they cannot be read.
         prompt_column: the column of the training prompts that holds the prompt.
+        cells: the cells of one of these columns, each with its row's number; empty where they are not known.
         check_rewards: for an evaluator, what the recipe's rewards would lack in a data set of such columns
             and do not lack in the training prompts', one sentence each.
     """
@@ -109,6 +110,7 @@ class CheckContext:
     chat: bool = False
     training_columns: tuple[str, ...] | None = None
     prompt_column: str = "prompt"
+    cells: Callable[[str], Sequence[tuple[int, Any]]] = lambda column: ()
     check_rewards: Callable[[Collection[str]], Iterable[str]] = lambda columns: ()
 
     def without_column(self, key: str, *columns: str, of: str = "data set") -> Iterator[str]:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from ppokit.config.settings import Settings
     from ppokit.models.roles import ModelRoles
+    from ppokit.plugin.evaluating import LogitReader
     from ppokit.plugin.protocols import Need
     from ppokit.rollout.generate import ResponseGenerator
-    from ppokit.training.microbatches import MicroBatcher, StepBatches
+    from ppokit.training.microbatches import MicroBatch, MicroBatcher, StepBatches
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,42 @@ class Collector:
         batches = self.microbatches.divide(rollout, step, minibatches)
         return self.computed(rollout, self.needs | {"old_logprobs"}, batches)
 
+    def read_logits(self, rollout: Rollout, read: LogitReader) -> Tensor:
+        """[B,R,K] float32 what `read` makes of the policy's logits, see `EvaluationView.read_logits`."""
+
+        def compute(micro: MicroBatch) -> Tensor:
+            batch = micro.batch
+            responses = torch.tensor(micro.indices, device=batch.slots.device)
+            own, positions = batch.slots // batch.mask.shape[1], batch.slots % batch.mask.shape[1]
+            chunks = [
+                read(logits, responses[own[part]], positions[part])
+                for part, logits in self.roles.logits(batch, "policy")
+            ]
+            return _scattered(torch.cat(chunks), batch)
+
+        return self.microbatches.whole(rollout).forward_indexed(compute)
+
+    def beside_reference(self, rollout: Rollout) -> Tensor:
+        """[B,R,2] of each token: KL of policy p from reference q in its place, and its ln q; 0 on padding.
+
+            KL(p || q) = sum_v p_v ln(p_v / q_v)
+
+        in nats over the whole vocabulary at the sampling temperature: greedy responses have it too.
+        """
+        temperature = self.settings.rollout.temperature
+
+        def compute(batch: TokenBatch) -> Tensor:
+            flat = torch.zeros(len(batch.targets), 2, device=batch.targets.device)
+            both = zip(self.roles.logits(batch, "policy"), self.roles.logits(batch, "reference"), strict=True)
+            for (part, policy), (_, reference) in both:
+                log_p, log_q = (logits.div(temperature).log_softmax(-1) for logits in (policy, reference))
+                # A token that the model rules out has p = 0 and adds nothing.
+                flat[part, 0] = (log_p.exp() * (log_p - log_q)).nan_to_num_(nan=0.0).sum(dim=-1)
+                flat[part, 1] = log_q.gather(-1, batch.targets[part, None]).squeeze(-1)
+            return _scattered(flat, batch)
+
+        return self._forward("reference", self.microbatches.whole(rollout), compute)
+
     def _answered(self, prompts: PromptBatch, step: int, *, greedy: bool) -> Rollout:
         settings = self.settings
         with self.phase("sampling"):
@@ -160,3 +197,8 @@ class Collector:
         """Numbers of every response token, see `StepBatches.forward`, as a phase of its own."""
         with self.phase(phase):
             return batches.forward(compute)
+
+
+def _scattered(flat: Tensor, batch: TokenBatch) -> Tensor:
+    """[b,R,K] of the numbers [N,K] of a batch's tokens; 0 elsewhere."""
+    return torch.stack([batch.scatter(numbers) for numbers in flat.unbind(dim=-1)], dim=-1)

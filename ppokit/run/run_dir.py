@@ -19,6 +19,7 @@ from ppokit.data.atomic import replacing, replacing_folder, write_text
 from ppokit.errors import PpokitWarning, RunFolderError, end_if_forked, first_line
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.run.checkpoint_files import list_checkpoints
+from ppokit.run.evaluation_table import evaluation_table
 from ppokit.run.plot import plot_run
 from ppokit.run.sample_columns import sample_table
 
@@ -152,31 +153,16 @@ class RunDir:
 
     def add_evaluation(self, step: int, records: Sequence[Recorded]) -> None:
         """Every response that evaluators recorded numbers of, as `evaluation/step-000010.parquet`."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if not records:
             return
-        tables = [
-            pa.table(
-                {
-                    "evaluator": [record.evaluator] * len(record.rollout),
-                    "group": record.rollout.group_ids.tolist(),
-                    "prompt": record.rollout.prompts,
-                    "response": record.rollout.responses,
-                    "row": [json.dumps(dict(row), default=str) for row in record.rollout.rows],
-                    "outcome": record.rollout.outcomes,
-                    **{name: pa.array(own, pa.float64()) for name, own in record.values.items()},
-                }
-            )
-            for record in records
-        ]
         self.open()
         folder = self.folder / "evaluation"
         with self.writing():
             folder.mkdir(exist_ok=True)
             with replacing(folder / f"step-{step:06d}.parquet") as tmp_path:
-                pq.write_table(pa.concat_tables(tables, promote_options="default"), tmp_path)
+                pq.write_table(evaluation_table(records), tmp_path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -8,11 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ppokit.plugin.types import PromptBatch, Rewards, Rollout, Row
+from ppokit.seeds import seed_from
 from ppokit.testing.samples import RAGGED, hash_of, rewards_of, rollout_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ppokit.plugin.evaluating import LogitReader
     from ppokit.plugin.generation import PolicyHandle
 
 PROMPTS = ("Tom saw a cat", "Lily had", "What is 6 times 7?")
@@ -164,6 +166,22 @@ class FakeView:
     def logprobs(self, rollout: Rollout) -> Tensor:
         self.calls.append(f"logprobs({len(rollout)} responses)")
         return rollout.sampler_logprobs.clone()
+
+    def read_logits(self, rollout: Rollout, read: LogitReader) -> Tensor:
+        import torch
+
+        self.calls.append(f"read_logits({len(rollout)} responses)")
+        responses, positions = rollout.loss_mask.nonzero(as_tuple=True)
+        vocabulary = len(model_and_tokenizer()[1])
+        seeds = [
+            seed_from(hash_of(rollout.responses[response]), position)
+            for response, position in zip(responses.tolist(), positions.tolist(), strict=True)
+        ]
+        logits = [torch.randn(vocabulary, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        numbers = read(torch.stack(logits), responses, positions)
+        out = torch.zeros(*rollout.loss_mask.shape, numbers.shape[1])
+        out[responses, positions] = numbers
+        return out
 
     def score(self, rollout: Rollout) -> Rewards:
         self.calls.append(f"score({len(rollout)} responses)")

@@ -114,9 +114,15 @@ def build_context() -> BuildContext:
     """As of a run on the CPU in float32."""
     import torch
 
-    from ppokit.testing.fakes import FakeBase
+    from ppokit.testing.fakes import FakeBase, model_and_tokenizer
 
-    return BuildContext(device=torch.device("cpu"), dtype=torch.float32, seed=0, base=FakeBase())
+    return BuildContext(
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        seed=0,
+        base=FakeBase(),
+        tokenizer=model_and_tokenizer()[1],
+    )
 
 
 def find(

@@ -89,7 +89,6 @@ class StepBatches:
             members.setdefault(self._minibatch_of[index], []).append(index)
         return [(indices, self.micros[minibatch]) for minibatch, indices in members.items()]
 
-    @torch.no_grad()
     def forward(self, compute: Callable[[TokenBatch], Tensor]) -> Tensor:
         """Numbers of each response token, computed in shares without gradient; 0 where the policy wrote none.
 
@@ -98,9 +97,14 @@ class StepBatches:
 
         Returns: [B,R], or [B,R,n].
         """
+        return self.forward_indexed(lambda micro: compute(micro.batch))
+
+    @torch.no_grad()
+    def forward_indexed(self, compute: Callable[[MicroBatch], Tensor]) -> Tensor:
+        """The same for what must know which responses a micro-batch holds."""
         computed: list[tuple[int, Tensor]] = []
         for micro in (micro for micros in self.micros for micro in micros):
-            computed.extend(zip(micro.indices, compute(micro.batch).cpu(), strict=True))
+            computed.extend(zip(micro.indices, compute(micro).cpu(), strict=True))
         rows = self._processes.gather(computed)
         out = torch.zeros(self._shape[0], *(rows[0][1].shape if rows else self._shape[1:]))
         for index, row in rows:

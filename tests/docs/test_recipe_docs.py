@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
+from ppokit.config.evaluation_settings import TextSettings
 from ppokit.config.prompt_settings import HeldOutPromptSettings
 from ppokit.config.section import Section
 from ppokit.config.settings import CHOSEN, LISTS, SECTIONS, Settings
@@ -35,6 +36,8 @@ def rows(model: type[Section], prefix: str) -> Iterator[str]:
             yield from rows(CHOSEN["evaluators"], f"{key}[].")
         if key == "evaluation.prompts":
             yield from rows(HeldOutPromptSettings, f"{key}.")
+        if key == "evaluation.texts":
+            yield from rows(TextSettings, f"{key}.")
 
 
 def shown(value: Any) -> str:

@@ -75,6 +75,7 @@ def by_transformers(folder: Path, ids: list[int], count: int) -> list[int]:
     return [int(token) for token in generated[0, len(ids) :]]
 
 
+@pytest.mark.filterwarnings("ignore:evaluation.prompts. 3 of 3 held-out prompts are among the training")
 def test_a_run_and_its_policy(chat_recipe: Any, chat_model: Path, tmp_path: Path) -> None:
     """Training, held-out prompts, recorded responses and `generate` give one prompt the same tokens."""
     own = {"chat_template": str(tmp_path / "own.jinja"), "chat_template_kwargs": {"enable_thinking": False}}
@@ -132,6 +133,7 @@ def test_a_run_and_its_policy(chat_recipe: Any, chat_model: Path, tmp_path: Path
     assert result.stdout == f"base: {base}\npolicy: {policy.responses[1].strip()}\n"
 
 
+@pytest.mark.filterwarnings("ignore:evaluation.prompts. 3 of 3 held-out prompts are among the training")
 def test_texts_of_chats_are_asked_as_their_messages(chat_recipe: Any, tmp_path: Path) -> None:
     """A canary's file of ratings has the texts alone."""
     evaluation = {"evaluators": [{"use": "rewards"}], "prompts": {"path": str(tmp_path / "chats.jsonl")}}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ppokit import PPOTrainer, Recipe, hookimpl
 from ppokit.errors import PluginError
@@ -194,3 +200,73 @@ def test_a_broken_evaluator_ends_the_run_before_training(
     with pytest.raises(PluginError, match=r"evaluator 'broken' .*evaluate failed: ZeroDivisionError"):
         run(given, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_texts_of_people_as_plain_transformers_reads_them(
+    recipe_dict: RecipeDict, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Likelihoods by one forward pass of the model; keys by asking it after each letter that is typed."""
+    pairs = {"Lily and Tom went to the": " park to play.", "One day, a cat": " saw a funny dog, and smiled"}
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"prompt": p, "text": t}) + "\n" for p, t in pairs.items()))
+    evaluation = {"prompts": {"path": str(held_out)}, "evaluators": [{"use": "lm", "reference": "text"}]}
+    sampled = {"max_new_tokens": 4, "prompts_per_step": 4, "responses_per_prompt": 2, "temperature": 0.7}
+    run(recipe_dict(evaluation=evaluation, rollout=sampled), tmp_path / "run", steps=1)
+    before, after = evaluated(tmp_path / "run").values()
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    typist = Typist(model, tokenizer)
+    expected: dict[str, list[float]] = defaultdict(list)
+    for prompt, text in pairs.items():
+        ids = tokenizer(prompt)["input_ids"]
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        logits = model(torch.tensor([ids + tokens])).logits[0, len(ids) - 1 : -1]
+        total = logits.log_softmax(-1)[range(len(tokens)), tokens].sum().item()
+        expected["logprob_per_token"].append(total / len(tokens))
+        expected["bits_per_byte"].append(-total / math.log(2) / len(text))
+        typed = [
+            (match.end() - match.start(), typist.letters(ids, tokens, text, match.start(), match.end()))
+            for match in re.finditer(r"\w+", text)
+        ]
+        expected["next_word_accuracy"].append(sum(k == 0 for _, k in typed) / len(typed))
+        saved = sum(max(0, length - 1 - k) for length, k in typed if k is not None)
+        expected["keystrokes_saved"].append(saved / len(text))
+    for name, numbers in expected.items():
+        assert before[f"eval/lm/{name}"] == pytest.approx(sum(numbers) / 2, abs=1e-5), name
+        assert f"eval/lm/{name}/gain_low" in after
+    assert 0 < before["eval/lm/keystrokes_saved"] < 1
+    assert after["eval/lm/logprob_per_token"] != before["eval/lm/logprob_per_token"]
+
+
+class Typist:
+    """Types a word letter by letter until greedy decoding writes it by its tokens, one forward for each."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model = model
+        self.texts = [tokenizer.decode([token], skip_special_tokens=True) for token in range(len(tokenizer))]
+
+    def letters(self, prompt: list[int], tokens: list[int], text: str, start: int, end: int) -> int | None:
+        ends = list(itertools.accumulate(len(self.texts[token]) for token in tokens))
+        first = next(i for i, own in enumerate(ends) if own > start)
+        last = next(i for i, own in enumerate(ends) if own >= end)
+        begin, own = ends[first] - len(self.texts[tokens[first]]), tokens[first : last + 1]
+        for typed in range(end - start):
+            if self._suggestion(prompt + tokens[:first], text[begin : start + typed]) == own:
+                return typed
+        return None
+
+    @torch.no_grad()
+    def _suggestion(self, ids: list[int], rest: str) -> list[int]:
+        """Tokens of the word that begins with `rest`."""
+        written: list[int] = []
+        while len(written) < 8:
+            logits = self.model(torch.tensor([ids + written])).logits[0, -1]
+            if rest:
+                agree = [own != "" and (own.startswith(rest) or rest.startswith(own)) for own in self.texts]
+                logits = logits.masked_fill(~torch.tensor(agree), -math.inf)
+            token = int(logits.argmax())
+            if not rest and written and not self.texts[token][:1].isalnum():
+                break
+            written.append(token)
+            rest = rest[len(self.texts[token]) :]
+        return written
