@@ -63,6 +63,14 @@ def check(
         str | None,
         typer.Option("--kind", help="rewards, advantages, losses, rollout, evaluators or observers."),
     ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--seconds",
+            min=0.001,
+            help="What a call on twelve short responses may take; a check has 30 times as long.",
+        ),
+    ] = 1.0,
     as_json: Json = False,
     disable_plugin: DisablePlugin = None,
     debug: Debug = False,
@@ -74,11 +82,12 @@ def check(
     """
     import time
 
-    from ppokit.config.registry import PluginRegistry
+    import torch  # noqa: F401 - the checks need it, and its time is not the component's
+
     from ppokit.testing import find, run_checks
 
     began = time.perf_counter()
-    subjects = find(target, kind, options=_options(options), registry=PluginRegistry(disable_plugin or ()))
+    subjects = find(target, kind, options=_options(options), seconds=seconds, disabled=disable_plugin or ())
     if (took := time.perf_counter() - began) > _SLOW_IMPORT_S:
         typer.echo(
             f"Importing it took {took:.1f} s: import heavy libraries inside build, as every command "

@@ -126,6 +126,11 @@ def leaves_its_input(subject: Subject) -> None:
         kept = copy.deepcopy(rollout)
         tell(subject, built, rollout)
         changed = _difference(kept, rollout, "rollout")
+    elif subject.kind == "evaluators":
+        given = arguments(subject, rollout)
+        kept_rows = copy.deepcopy([given[0].rows, given[0].training_rows])
+        raw(subject, built, given)
+        changed = _difference(kept_rows, [given[0].rows, given[0].training_rows], "the view's rows")
     else:
         given = arguments(subject, rollout)
         watched = [value for value in given if is_dataclass(value) and hasattr(value, "__len__")]
@@ -179,9 +184,9 @@ def takes_its_time(subject: Subject) -> None:
 def _in_time(took: float, limit: float, what: str) -> None:
     if took > limit:
         raise Fault(
-            f"a call on {what} takes {took:.1f} s; expected at most {limit:g} s: make it faster, or "
-            "waive `time` "
-            "and `long_responses` and say why it takes so long"
+            f"a call on {what} takes {took:.1f} s; expected at most {limit:g} s: make it faster, "
+            "allow more by --seconds (seconds= of conformance), or waive `time` and `long_responses` and "
+            "say why"
         )
 
 

@@ -23,13 +23,18 @@ from ppokit.testing.subject import Subject
 Numbers = list[list[float]]
 """Per response: all that a component said of it."""
 
+RUN_FOLDER = "ppokit-conformance"
+"""Of the run that components hear of, among temporary files; nobody makes it."""
+
 _OUTCOMES = ("scored", "abstained", "failed")
 _STEPS = 3
 
 
-def sample(subject: Subject, texts: Sequence[str] = TEXTS["ragged"], *, group: int = 2) -> Rollout:
-    """A rollout of these responses with what the component needs."""
-    return rollout_of(texts, row=subject.row, group=group, needs=subject.component.needs)
+def sample(
+    subject: Subject, texts: Sequence[str] = TEXTS["ragged"], *, group: int = 2, width: int | None = None
+) -> Rollout:
+    """A rollout of these responses with what the component needs; see `rollout_of`."""
+    return rollout_of(texts, row=subject.row, group=group, needs=subject.component.needs, width=width)
 
 
 def arguments(subject: Subject, rollout: Rollout) -> tuple[Any, ...]:
@@ -65,14 +70,15 @@ def raw(subject: Subject, built: BuiltComponent, given: tuple[Any, ...]) -> Any:
     return getattr(built.instance, name)(*given)
 
 
-def exercise(subject: Subject) -> None:
-    """Build, call once, hear of a step, close: as a short run does."""
+def exercise(subject: Subject) -> BuiltComponent:
+    """Build, call once, hear of a step, close: as a short run does; what was built."""
     built = subject.build()
     rollout = sample(subject)
     if subject.kind != "observers":
         raw(subject, built, arguments(subject, rollout))
     tell(subject, built, rollout)
     close(built)
+    return built
 
 
 def tell(subject: Subject, built: BuiltComponent, rollout: Rollout, *, steps: int = 1) -> None:
@@ -93,7 +99,7 @@ def history(rollout: Rollout, steps: int) -> list[tuple[str, dict[str, Any]]]:
     from ppokit.plugin.types import Advantages
 
     rewards = rewards_of(rollout)
-    folder = Path(gettempdir()) / "ppokit-conformance"
+    folder = Path(gettempdir()) / RUN_FOLDER
     metrics = {"step": 1.0, "reward/mean": 0.5, "kl/reference": 0.1, "loss/ppo_clip": -0.1}
     start = {"step": 0, "steps": steps, "folder": folder, "recipe": {"run": {"steps": steps}}}
     events: list[tuple[str, dict[str, Any]]] = [("on_run_start", start)]

@@ -10,6 +10,11 @@ from ppokit.errors import PpokitError, in_one_paragraph
 from ppokit.kinds import HOOK_BY_KIND
 from ppokit.testing.process_state import watched
 from ppokit.testing.subject import Subject
+from ppokit.testing.time_limit import Expired, time_limit
+
+_LIMIT = 30
+"""Of a whole check, in limits of a call."""
+_hung: dict[str, str] = {}  # what has not returned, and in which check
 
 
 class Fault(AssertionError):  # noqa: N818 - the word of the kit's reports
@@ -40,25 +45,38 @@ class Check:
         Raises:
             Fault: it does not hold; the message names the component.
         """
+        where, limit = subject.where, _LIMIT * subject.seconds
+        if where in _hung:
+            raise Fault(f"{where}: not tried, as it did not return in the check {_hung[where]}")
         try:
-            with watched(subject.where):
+            with time_limit(limit), watched([where]):
                 self.test(subject)
             if self.about is not None:
                 self.about(subject)
-        except Fault as fault:
-            text = str(fault)
-            raise Fault(text if subject.where in text else f"{subject.where}: {text}") from fault
-        except PpokitError as error:
-            text = str(error)
-            raise Fault(text if subject.where in text else f"{subject.where}: {text}") from error
-        except Exception as error:
+        except Expired:
+            _hung[where] = self.name
             raise Fault(
-                f"{subject.where}: {self.name}: {in_one_paragraph(error)}; it must not raise here"
-            ) from error
+                f"{where}: {self.name}: it did not return within {limit:g} s, {_LIMIT} times what a call may "
+                "take; give what it waits for a time-out of its own, or allow more by --seconds (seconds= of "
+                "conformance)"
+            ) from None
+        except (Fault, PpokitError) as error:
+            text = str(error)
+            raise Fault(text if where in text else f"{where}: {text}") from error
+        except (Exception, SystemExit, GeneratorExit) as error:
+            raise Fault(f"{where}: {self.name}: {in_one_paragraph(error)}; it must not raise here") from error
+
+
+def hung(subject: Subject) -> bool:
+    """Whether a call of it has not returned, so that nothing else can be tried."""
+    return subject.where in _hung
 
 
 _CHECKS: dict[str, Check] = {}
-_MODULES = ("option_checks", "call_checks", "state_checks", "process_checks", "kind_checks", "example_checks")
+_MODULES = (
+    *("option_checks", "call_checks", "state_checks", "process_checks", "leftover_checks"),
+    *("kind_checks", "engine_checks", "example_checks"),
+)
 
 
 def check(

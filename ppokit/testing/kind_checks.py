@@ -1,4 +1,4 @@
-"""Checks that only one kind has: padding and gradients, an engine's seeds, an evaluator's calls, odd runs."""
+"""Checks that only some kinds have: padding and gradients, groups, an evaluator's calls, odd runs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from ppokit.plugin.protocols import AdvantageWeighting
 from ppokit.testing.calls import (
+    arguments,
     call,
     close,
     fresh,
-    generate,
     history,
     loss_numbers,
     need_equal,
-    request,
+    raw,
     sample,
 )
 from ppokit.testing.checks import Fault, check
-from ppokit.testing.fakes import FakeView, model_and_tokenizer
+from ppokit.testing.fakes import FakeView
 from ppokit.testing.samples import loss_inputs
 from ppokit.testing.subject import Subject
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@check("padding", "advantages")
+@check("padding", "rewards", "advantages")
 def padding(subject: Subject) -> None:
-    """Numbers on padding change nothing."""
+    """Neither numbers on padding nor more of it change anything."""
     import torch
 
     rollout = sample(subject)
@@ -44,20 +44,21 @@ def padding(subject: Subject) -> None:
         ref_logprobs=garbage(rollout.ref_logprobs),
         values=garbage(rollout.values),
     )
-    need_equal(
-        fresh(subject, rollout),
-        fresh(subject, spoiled),
-        "where other numbers stand on padding; use masked_mean, or multiply by rollout.loss_mask",
-    )
+    plain = fresh(subject, rollout)
+    advice = "use masked_mean, or multiply by rollout.loss_mask, and divide by no width"
+    need_equal(plain, fresh(subject, spoiled), f"where other numbers stand on padding; {advice}")
+    wider = sample(subject, width=mask.shape[1] + 5)
+    need_equal(plain, fresh(subject, wider), f"where there is more padding; {advice}")
 
 
 @check("padding_of_losses", "losses")
 def padding_of_losses(subject: Subject) -> None:
-    """Numbers on padding change neither losses nor gradients, and gradients are finite."""
+    """Neither numbers on padding nor more of it change losses or gradients."""
     import torch
 
     built = subject.build()
-    inputs = loss_inputs(sample(subject), subject.component.needs)
+    rollout = sample(subject)
+    inputs = loss_inputs(rollout, subject.component.needs)
     mask = inputs.mask
 
     def garbage(numbers: Tensor) -> Tensor:
@@ -69,11 +70,34 @@ def padding_of_losses(subject: Subject) -> None:
         for name, value in vars(inputs).items()
         if name != "mask" and isinstance(value, torch.Tensor) and value.shape == mask.shape
     }
+    plain = loss_numbers(subject, built, inputs)
     need_equal(
-        loss_numbers(subject, built, inputs),
+        plain,
         loss_numbers(subject, built, replace(inputs, **changes)),
         "where other numbers stand on padding; use inputs.mask in every mean and sum",
     )
+    wider = loss_inputs(sample(subject, width=mask.shape[1] + 5), subject.component.needs)
+    need_equal(
+        plain,
+        loss_numbers(subject, built, wider),
+        "where there is more padding; divide by the mask's sum, not by a width",
+    )
+    close(built)
+
+
+@check("dtypes", "advantages", "losses")
+def dtypes(subject: Subject) -> None:
+    """Numbers come as exact as they were given, in float32 or float64."""
+    import torch
+
+    built = subject.build()
+    output = raw(subject, built, arguments(subject, sample(subject)))
+    close(built)
+    names = ("advantages", "returns") if subject.kind == "advantages" else ("token_losses", "weights")
+    for name in names:
+        number = getattr(output, name, None)
+        if number is not None and number.dtype not in (torch.float32, torch.float64):
+            raise Fault(f"it returns {name} of {number.dtype}, in which digits are lost; compute in float32")
 
 
 @check("gradient", "losses")
@@ -98,6 +122,11 @@ def gradient(subject: Subject) -> None:
     advice = "compute it from inputs.new_logprobs, inputs.values or inputs.entropy without detach()"
     if not tokens.requires_grad:
         raise Fault(f"its token losses have no gradient, and nothing would be trained; {advice}")
+    if any(leaf.grad is not None for leaf in leaves.values()):
+        raise Fault(
+            "it calls backward() itself, so that its gradient counts twice; return the losses, and leave "
+            "their gradient to the core"
+        )
     derivatives = torch.autograd.grad(tokens.sum(), list(leaves.values()), allow_unused=True)
     gradients = [g for g in derivatives if g is not None]
     if not any(bool(g.abs().sum() > 0) for g in gradients):
@@ -109,70 +138,12 @@ def gradient(subject: Subject) -> None:
             )
 
 
-@check("seeds", "rollout")
-def seeds(subject: Subject) -> None:
-    """A response depends on its own seed and prompt, not on what else is asked in the call."""
-    built, rollout = subject.build(), sample(subject)
-    whole = request(rollout)
-    assert whole.seeds is not None
-    parts = []
-    for share in (range(4), range(4, len(rollout))):
-        part = replace(whole, prompts=whole.prompts.select(share), seeds=replace(whole.seeds, share=share))
-        parts.extend(generate(subject, built, part))
-    need_equal(
-        generate(subject, built, whole),
-        parts,
-        "where a call asks for all prompts and for a share of them; draw by request.seeds, which knows "
-        "the share",
-    )
-    close(built)
-
-
-@check("greedy", "rollout")
-def greedy(subject: Subject) -> None:
-    """Without seeds the likeliest tokens are given, the same in each call."""
-    built, asked = subject.build(), request(sample(subject), greedy=True)
-    need_equal(
-        generate(subject, built, asked), generate(subject, built, asked), "in two greedy calls; draw nothing"
-    )
-    close(built)
-
-
-@check("leaves_the_model", "rollout")
-def leaves_the_model(subject: Subject) -> None:
-    """The policy's weights and settings stay as they were."""
-    import torch
-
-    model = model_and_tokenizer()[0]
-
-    def read() -> list[tuple[str, float, bool]]:
-        return [
-            (n, float(p.detach().double().abs().sum()), p.requires_grad) for n, p in model.named_parameters()
-        ]
-
-    kept = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    before, training = read(), model.training
-    try:
-        fresh(subject, sample(subject))
-        after = read()
-        switched = model.training != training
-    finally:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(True)
-                parameter.copy_(kept[name])
-        model.train(training)
-    if before != after or switched:
-        changed = next((a[0] for a, b in zip(before, after, strict=True) if a != b), "training mode")
-        raise Fault(f"it changes the policy's model ({changed}), which trains; read it only")
-
-
 @check("same_calls", "evaluators")
 def same_calls(subject: Subject) -> None:
     """Every process asks the view for the same things in the same order: each is work for all of them."""
     calls = []
     for is_main in (True, False):
-        built = subject.build()
+        built = subject.build(rank=0 if is_main else 1)
         view = FakeView(subject.component.needs, subject.row, is_main=is_main)
         built.instance.evaluate(view, 1)
         calls.append(view.calls)
@@ -203,8 +174,13 @@ def odd_runs(subject: Subject) -> None:
 
 @check("small_groups", "advantages")
 def small_groups(subject: Subject) -> None:
-    """Groups of one response, and one whole group, are taken."""
-    for texts, group in ((("Yes.", "No.", "Well"), 1), (("Yes.", "No.", "Well", "So"), 4)):
+    """Groups of one response, one whole group, and groups of several sizes are taken."""
+    texts = ("Yes.", "No.", "Well", "So")
+    whole = sample(subject, texts, group=4)
+    uneven = sample(subject, (*texts, *texts), group=4).select(
+        [0, 1, 2, 4]
+    )  # of the others no score is known
+    for rollout in (sample(subject, texts[:3], group=1), whole, uneven):
         built = subject.build()
-        call(subject, built, sample(subject, texts, group=group))
+        call(subject, built, rollout)
         close(built)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import re
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from ppokit.config.hooks import METHOD, has_method
 from ppokit.config.settings import CHOSEN
@@ -19,6 +20,8 @@ from ppokit.testing.calls import arguments, close, raw, sample
 from ppokit.testing.checks import Fault, check
 from ppokit.testing.subject import Subject
 
+_SECRET = "api_?key|secret|passw|(access|auth|bearer)_?token"
+"""In the names of options that hold one."""
 _NONSENSE: tuple[Any, ...] = (
     None,
     True,
@@ -130,6 +133,17 @@ def options_names(subject: Subject) -> None:
     fields = subject.component.options.model_fields
     if taken := sorted(core & {field.alias or name for name, field in fields.items()}):
         raise Fault(f"its option {listed(map(repr, taken))} is a key of the core's own; rename it")
+
+
+@check("options_secrets")
+def options_secrets(subject: Subject) -> None:
+    """A secret is named by its environment variable: options stand in a run's files."""
+    for name, field in subject.component.options.model_fields.items():
+        if re.search(_SECRET, name) and field.annotation in (str, str | None, SecretStr, SecretStr | None):
+            raise Fault(
+                f"its option {field.alias or name!r} holds a secret, which a run writes into recipe.yaml; "
+                "give it the type ppokit.plugin.EnvSecret, to which a recipe gives the name of a variable"
+            )
 
 
 @check("recipe_check")

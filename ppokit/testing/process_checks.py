@@ -1,27 +1,23 @@
-"""Checks that a component leaves the process as it was: all components and the core share it."""
+"""Checks that a component leaves the settings of the process as they were: all components share it."""
 
 from __future__ import annotations
 
-import gc
-import os
 import random
-import sys
-import threading
 import warnings
 from collections.abc import Callable
 
 from ppokit.testing.calls import exercise
 from ppokit.testing.checks import Fault, check
-from ppokit.testing.process_state import changes
+from ppokit.testing.process_state import change
 from ppokit.testing.subject import Subject
 
 
-def _leaves(begins: str, advice: str) -> Callable[[Subject], None]:
-    """Raise where a component has changed a setting, in this check or in one before."""
+def _leaves(name: str, advice: str) -> Callable[[Subject], None]:
+    """Raise where a component has changed something, in any check so far or when it was imported."""
 
     def about(subject: Subject) -> None:
-        if changed := sorted(name for name in changes(subject.where) if name.startswith(begins)):
-            raise Fault(f"it changes {changed[0]} for the whole process; {advice}")
+        if what := change(subject.where, name):
+            raise Fault(f"it changes {what} for the whole process; {advice}")
 
     return about
 
@@ -59,37 +55,53 @@ def leaves_random_state(subject: Subject) -> None:
         )
 
 
-@check(
+def _setting(name: str, what: str, advice: str) -> None:
+    """A check of one kind of setting, which every check watches."""
+
+    def test(subject: Subject) -> None:
+        exercise(subject)
+
+    test.__doc__ = what
+    test.__module__ = __name__
+    check(name, about=_leaves(name, advice))(test)
+
+
+_setting(
     "leaves_torch_settings",
-    about=_leaves("the default d", "pass it where it is needed"),
+    "torch's default dtype and device, precision and deterministic algorithms stay as they were.",
+    "pass it where it is needed",
 )
-def leaves_torch_settings(subject: Subject) -> None:
-    """The default dtype and the default device stay as they were."""
-    exercise(subject)
-
-
-@check("leaves_gradients", about=_leaves("whether torch", "use torch.no_grad() around what needs it"))
-def leaves_gradients(subject: Subject) -> None:
-    """Whether torch computes gradients stays as it was."""
-    exercise(subject)
-
-
-@check("leaves_threads_setting", about=_leaves("torch's threads", "leave them"))
-def leaves_threads_setting(subject: Subject) -> None:
-    """torch's number of threads stays as it was."""
-    exercise(subject)
-
-
-@check("leaves_working_directory", about=_leaves("the working", "name files by their whole paths"))
-def leaves_working_directory(subject: Subject) -> None:
-    """The working directory stays: recipes name files by it."""
-    exercise(subject)
-
-
-@check("leaves_environment", about=_leaves("the environment", "pass what you need as an argument"))
-def leaves_environment(subject: Subject) -> None:
-    """Environment variables stay as they were."""
-    exercise(subject)
+_setting(
+    "leaves_gradients",
+    "Whether torch computes gradients stays as it was.",
+    "use torch.no_grad() around what needs it",
+)
+_setting("leaves_threads_setting", "torch's number of threads stays as it was.", "leave them")
+_setting(
+    "leaves_functions",
+    "Functions of Python, torch, transformers and ppokit stay: none is patched.",
+    "call a function of its own instead: everything else calls this one too",
+)
+_setting(
+    "leaves_working_directory",
+    "The working directory stays: recipes name files by it.",
+    "name files by their whole paths",
+)
+_setting(
+    "leaves_environment",
+    "Environment variables stay as they were.",
+    "pass what you need as an argument",
+)
+_setting(
+    "leaves_interpreter",
+    "Python's streams, root logger, recursion limit, locale and such stay as they were.",
+    "leave it to the program: use logging.getLogger(__name__), and arguments in place of settings",
+)
+_setting(
+    "leaves_signals",
+    "Signal handlers stay: by SIGINT and SIGTERM a run saves itself.",
+    "leave SIGINT, SIGTERM and SIGALRM alone: by them a run saves itself",
+)
 
 
 @check("leaves_warning_filters")
@@ -103,43 +115,3 @@ def leaves_warning_filters(subject: Subject) -> None:
             "it changes the warnings filters, which hides others' warnings; use warnings.catch_warnings() "
             "around the call that warns"
         )
-
-
-@check(
-    "leaves_signals",
-    about=_leaves("a signal", "leave SIGINT, SIGTERM and SIGALRM alone: by them a run saves itself"),
-)
-def leaves_signals(subject: Subject) -> None:
-    """Signal handlers stay: by SIGINT and SIGTERM a run saves itself."""
-    exercise(subject)
-
-
-def _ends_its_threads(subject: Subject) -> None:
-    if "a thread" in changes(subject.where):
-        raise Fault(
-            "it leaves a thread running, for which the process would wait at its end; end it in close()"
-        )
-
-
-@check("leaves_nothing_open", about=_ends_its_threads)
-def leaves_nothing_open(subject: Subject) -> None:
-    """After close() no thread and no open file is left."""
-    exercise(subject)  # what an import sets up once is not counted
-    threads, files = set(threading.enumerate()), _open_files()
-    exercise(subject)
-    exercise(subject)
-    left = [thread for thread in threading.enumerate() if thread not in threads]
-    for thread in left:
-        thread.join(0.2)
-    if alive := [thread for thread in left if thread.is_alive()]:
-        raise Fault(f"it leaves the thread {alive[0].name!r} running; end it in close()")
-    if _open_files() > files + 1:
-        gc.collect()  # of what is open and forgotten, Python closes what it collects
-    if (count := _open_files() - files) > 1:
-        raise Fault(f"it leaves {count} files or connections open; close them in close(), or use `with`")
-
-
-def _open_files() -> int:
-    if not sys.platform.startswith("linux"):
-        return 0
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ppokit.errors import PluginError
 from ppokit.messages import suggest
-from ppokit.testing.checks import Fault, checks_of
+from ppokit.testing.checks import Fault, checks_of, hung
 from ppokit.testing.subject import Subject
 
 
@@ -73,7 +73,7 @@ def run_checks(subject: Subject) -> Report:
         except Fault as error:
             fault = str(error)
         took = time.perf_counter() - began
-        if fault and check.name == "builds":  # nothing else can be checked
-            return Report(subject, (Result(check.name, check.what, "failed", fault, took),))
         results.append(Result(check.name, check.what, "failed" if fault else "passed", fault, took))
+        if fault and (check.name == "builds" or hung(subject)):  # nothing else can be checked
+            break
     return Report(subject, tuple(results))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import pickle
 from typing import Any
 
-from ppokit.config.components import BuiltComponent
-from ppokit.errors import PluginError
+from ppokit.errors import PpokitError
 from ppokit.plugin.protocols import Stateful
-from ppokit.testing.calls import Numbers, arguments, call, close, need_equal, raw, sample, tell
+from ppokit.testing.calls import arguments, call, close, fresh, need_equal, raw, sample, tell
 from ppokit.testing.checks import Fault, check
 from ppokit.testing.samples import TEXTS
+from ppokit.testing.states import decoded, plain, state_of
 from ppokit.testing.subject import Subject
 
 _METHODS = ("state_dict", "load_state_dict")
@@ -27,7 +26,7 @@ def state_methods(subject: Subject) -> None:
         raise Fault(f"it has {has[0]} without {missing}; a checkpoint needs both")
     if has:
         tell(subject, built, sample(subject))
-        _stored(_state(built))
+        state_of(built)
     close(built)
 
 
@@ -36,10 +35,10 @@ def state_in_calls(subject: Subject) -> None:
     """A call changes no state: processes are each called with a share, and must stay the same."""
     built = subject.build()
     rollout, other = sample(subject), sample(subject, TEXTS["special"])
-    before = _stored(_state(built)) if isinstance(built.instance, Stateful) else None
+    before = plain(state_of(built)) if isinstance(built.instance, Stateful) else None
     first = call(subject, built, rollout)
     call(subject, built, other)
-    after = _stored(_state(built)) if isinstance(built.instance, Stateful) else None
+    after = plain(state_of(built)) if isinstance(built.instance, Stateful) else None
     if before != after:
         raise Fault("its state changes in a call; change it in on_step, which sees the whole rollout")
     need_equal(
@@ -59,8 +58,8 @@ def resumes(subject: Subject) -> None:
     tell(subject, built, rollout, steps=2)
     if isinstance(built.instance, Stateful):
         other_instance: Any = other.instance
-        other_instance.load_state_dict(_loaded(_state(built)))
-        if _stored(_state(other)) != _stored(_state(built)):
+        other_instance.load_state_dict(decoded(state_of(built)))
+        if plain(state_of(other)) != plain(state_of(built)):
             raise Fault("state_dict gives something else after load_state_dict; take all that it gives")
         what = "by an object and by one that was given its state; give all that matters in state_dict"
     else:
@@ -70,7 +69,7 @@ def resumes(subject: Subject) -> None:
             "in state_dict and take it in load_state_dict"
         )
     if subject.kind not in ("observers", "rollout"):
-        need_equal(_answer(subject, built, later), _answer(subject, other, later), what)
+        need_equal(call(subject, built, later), call(subject, other, later), what)
     close(built)
     close(other)
 
@@ -85,36 +84,29 @@ def closes(subject: Subject) -> None:
     close(built)
 
 
-def _answer(subject: Subject, built: BuiltComponent, rollout: Any) -> Numbers:
-    return call(subject, built, rollout)
+@check("second_process")
+def second_process(subject: Subject) -> None:
+    """Another process of the run, with hashes of its own and from the same state, answers the same."""
+    from ppokit.testing.second_process import ask
 
-
-def _state(built: BuiltComponent) -> Mapping[str, Any]:
-    state = built.instance.state_dict()
-    if not isinstance(state, Mapping):
-        raise Fault(f"state_dict gives a {type(state).__name__}; expected a mapping")
-    return state
-
-
-def _encoded(state: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    from ppokit.run.component_state import encode
-
-    tensors: dict[str, Any] = {}
+    built, later = subject.build(), sample(subject, TEXTS["special"])
+    first = fresh(subject, sample(subject))
+    tell(subject, built, sample(subject), steps=2)
+    state = state_of(built) if isinstance(built.instance, Stateful) else None
+    second = call(subject, built, later)
+    close(built)
     try:
-        return json.dumps(encode(state, "state", tensors)), tensors
-    except PluginError as error:
-        raise Fault(f"{error}; give plain numbers and texts") from error
-
-
-def _stored(state: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A state as a checkpoint holds it, to be compared."""
-    text, tensors = _encoded(state)
-    return text, {name: tensor.tolist() for name, tensor in tensors.items()}
-
-
-def _loaded(state: Mapping[str, Any]) -> Any:
-    """A state as it comes out of a checkpoint."""
-    from ppokit.run.component_state import decode
-
-    text, tensors = _encoded(state)
-    return decode(json.loads(text), tensors)
+        answers = ask(subject, state)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise Fault(
+            f"another process cannot build it: {error}; check it by what a recipe names, such as "
+            "module:attribute, or define it at the top of a module"
+        ) from error
+    except (PpokitError, ChildProcessError) as error:
+        raise Fault(f"in another process it fails: {error}") from error
+    advice = (
+        "use neither hash(), the order of a set, the process's id or rank, nor what only this process has; "
+        "keep what it learns in the object, and give it in state_dict"
+    )
+    need_equal(first, answers.first, f"here and in another process; {advice}")
+    need_equal(second, answers.with_state, f"here and in another process, from the same state; {advice}")

@@ -24,6 +24,7 @@ from ppokit.messages import listed, suggest
 from ppokit.plugin.examples import Example
 from ppokit.plugin.importing import import_attribute
 from ppokit.plugin.protocols import BuildContext, Component
+from ppokit.testing.process_state import watched
 
 _PARAMETERS = {
     "responses": "rewards",
@@ -48,6 +49,8 @@ class Subject:
         given: those that were given; an example's own go before them.
         row: columns of the data set that it reads, the same in every row.
         seconds: that a call on twelve short responses may take.
+        target: what finds it again in another process; the component itself, if not given.
+        disabled: plugins that the target does not mean.
     """
 
     kind: str
@@ -58,6 +61,8 @@ class Subject:
     given: Mapping[str, Any] = field(default_factory=dict)
     row: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 1.0
+    target: str | Path | Component | None = None
+    disabled: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -81,8 +86,20 @@ class Subject:
         """
         return self.component.options.model_validate({**self.options, **changes})
 
-    def build(self) -> BuiltComponent:
-        """Its object, as a run would build it.
+    def request(self) -> dict[str, Any]:
+        """Its name, and arguments of `find` that find it in another process."""
+        return {
+            "name": self.name,
+            "target": self.component if self.target is None else self.target,
+            "kind": self.kind,
+            "options": dict(self.options),
+            "row": dict(self.row),
+            "seconds": self.seconds,
+            "disabled": self.disabled,
+        }
+
+    def build(self, *, rank: int = 0) -> BuiltComponent:
+        """Its object, as a run would build it; as process `rank` of two, where it is not the first.
 
         Raises:
             PluginError: the options are not enough, or building failed.
@@ -107,10 +124,11 @@ class Subject:
             self.label,
             self.where,
         )
-        return selected.build(build_context())
+        on_main = self.kind == "observers" or self.component.runs_on == "main"
+        return selected.build(build_context(0 if on_main else rank))
 
 
-def build_context() -> BuildContext:
+def build_context(rank: int = 0) -> BuildContext:
     """As of a run on the CPU in float32."""
     import torch
 
@@ -122,6 +140,8 @@ def build_context() -> BuildContext:
         seed=0,
         base=FakeBase(),
         tokenizer=model_and_tokenizer()[1],
+        rank=rank,
+        processes=2 if rank else 1,
     )
 
 
@@ -131,7 +151,8 @@ def find(
     *,
     options: Mapping[str, Any] | None = None,
     row: Mapping[str, Any] | None = None,
-    registry: PluginRegistry | None = None,
+    seconds: float = 1.0,
+    disabled: Sequence[str] = (),
 ) -> list[Subject]:
     """What a target names.
 
@@ -140,21 +161,37 @@ def find(
             folder of a distribution, of which all is meant; or a `Component`, a class or a function.
         kind: where the target does not tell.
         options, row: see `Subject`; those of its first example, if not given.
+        seconds, disabled: see `Subject`.
+
+    What importing it changes of the process is a fault that the checks will tell of.
 
     Raises:
         PluginError: it names nothing, or what it names is broken.
     """
-    components: list[tuple[str, str, Component, str]]
+    import torch  # noqa: F401 - its settings are watched
+
+    wheres: list[str] = []
+    with watched(wheres):
+        subjects = [
+            _subject(*each, options, row, seconds, tuple(disabled))
+            for each in _components(target, kind, disabled)
+        ]
+        wheres += [subject.where for subject in subjects]
+    return subjects
+
+
+def _components(
+    target: str | Path | Component | Callable[..., Any], kind: str | None, disabled: Sequence[str]
+) -> list[tuple[str, str, Component, str, str | Path | Component]]:
+    """Of each: its kind, what a recipe would name, what its plugin offers, its label, what finds it again."""
     if isinstance(target, Path) or (isinstance(target, str) and Path(target).is_dir()):
-        components = _of_folder(Path(target))
-    elif isinstance(target, Component):
+        return [(*each, Path(target)) for each in _of_folder(Path(target))]
+    if isinstance(target, Component):
         if kind is None:
             raise PluginError(f"the component {target.name!r} does not tell its kind; expected kind=")
-        components = [(kind, target.name, target, "in this process")]
-    else:
-        path = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
-        components = [_named(path, kind, registry or PluginRegistry())]
-    return [_subject(*each, options, row) for each in components]
+        return [(kind, target.name, target, "in this process", target)]
+    path = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+    return [(*_named(path, kind, PluginRegistry(disabled)), path)]
 
 
 def _subject(
@@ -162,8 +199,11 @@ def _subject(
     use: str,
     component: Component,
     label: str,
+    target: str | Path | Component,
     options: Mapping[str, Any] | None,
     row: Mapping[str, Any] | None,
+    seconds: float,
+    disabled: tuple[str, ...],
 ) -> Subject:
     first = next(iter(component.examples), Example(()))
     return Subject(
@@ -174,6 +214,9 @@ def _subject(
         first.options if options is None else options,
         options or {},
         first.row if row is None else row,
+        seconds,
+        target,
+        disabled,
     )
 
 
@@ -254,8 +297,3 @@ def _of_folder(folder: Path) -> list[tuple[str, str, Component, str]]:
         component, _ = registry.component(entry.kind, entry.name)
         components.append((entry.kind, entry.name, component, f"{entry.module}, {folder}"))
     return components
-
-
-def names_of(subjects: Sequence[Subject]) -> list[str]:
-    """Of subjects, as reports name them."""
-    return [subject.name for subject in subjects]

@@ -18,6 +18,7 @@ def conformance(
     *,
     options: Mapping[str, Any] | None = None,
     row: Mapping[str, Any] | None = None,
+    seconds: float = 1.0,
 ) -> Callable[..., None]:
     """A parametrized test of everything that a component must do.
 
@@ -27,6 +28,7 @@ def conformance(
         target, kind: what is checked, see `ppokit.testing.subject.find`.
         options: keys beside `use`; those of its first example, if not given.
         row: columns of the data set that it reads, the same for each response; likewise.
+        seconds: that a call on twelve short responses may take; a check is given up after 30 times as long.
 
     A check that the component waives is reported as skipped, with the reason.
 
@@ -36,7 +38,7 @@ def conformance(
     import pytest
 
     items = []
-    subjects = find(target, kind, options=options, row=row)
+    subjects = find(target, kind, options=options, row=row, seconds=seconds)
     for subject in subjects:
         check_waivers(subject)
         for check in checks_of(subject.kind):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from transformers import LlamaForSequenceClassification, RobertaModel
 
-from ppokit.config.registry import PluginRegistry
 from ppokit.testing import find, run_checks
 from service import Service, serve
 from small_models import save_tiny
@@ -110,6 +109,6 @@ def test_it_conforms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
-    (subject,) = find(name, options=options.get(name), registry=PluginRegistry())
+    (subject,) = find(name, options=options.get(name))
     report = run_checks(subject)
     assert json.dumps({result.check: result.detail for result in report.having("failed")}, indent=1) == "{}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +17,15 @@ import torch
 import wrong_plugins
 from ppokit.errors import PluginError
 from ppokit.plugin import Component
-from ppokit.testing import Fault, Subject, checks_of, conformance, run_checks
+from ppokit.testing import Fault, Subject, checks_of, conformance, find, run_checks
 from wrong_plugins import FAULTS, Counts, Groups, OneAtATime, Wrong, component
 
+NUMBERS = itertools.count()
 
-def subject_of(made: Component, kind: str = "rewards") -> Subject:
-    label = f"in a test, {id(made)}"  # each its own, as what they change is remembered by it
-    return Subject(kind, made.name, made, label, seconds=0.05 if kind == "rewards" else 1.0)
+
+def subject_of(made: Component, kind: str = "rewards", *, seconds: float = 1.0) -> Subject:
+    label = f"in a test, {next(NUMBERS)}"  # each its own, as what they change is remembered by it
+    return Subject(kind, made.name, made, label, seconds=seconds)
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +39,14 @@ def put_back() -> Iterator[None]:
     signal.signal(signal.SIGTERM, handler)
     torch.set_num_threads(threads)
     torch.set_grad_enabled(True)
-    for file in wrong_plugins.OPEN:
-        if hasattr(file, "close"):
-            file.close()
+    for left in wrong_plugins.OPEN:
+        if isinstance(left, subprocess.Popen):
+            left.kill()
+            left.wait()
+        elif hasattr(left, "close"):
+            left.close()
     wrong_plugins.OPEN.clear()
+    Path("scores-of-a-wrong-plugin.log").unlink(missing_ok=True)
 
 
 def test_there_are_enough() -> None:
@@ -51,17 +59,21 @@ def test_what_is_done_once_is_found_though_another_check_sees_it(monkeypatch: py
     monkeypatch.setattr(wrong_plugins, "ONCE", set())
     (wrong,) = [one for one in FAULTS if one.name == "sets_threads_at_the_first_call"]
     before = torch.get_num_threads()
-    report = run_checks(replace(subject_of(wrong.component), use="once"))
+    component = replace(wrong.component, waivers={"second_process": "it stands in no module"})
+    report = run_checks(subject_of(component))
     assert [result.check for result in report.having("failed")] == ["leaves_threads_setting"]
     assert torch.get_num_threads() == before
 
 
+# Some leave files to the garbage collector, as they would in a run.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("wrong", FAULTS, ids=lambda wrong: wrong.name)
 def test_each_fault_is_named(wrong: Wrong) -> None:
     """By its check, in a sentence that names the component and says what is wrong or what to do."""
     (check,) = [one for one in checks_of(wrong.kind) if one.name == wrong.check]
+    timed = wrong.check in ("time", "long_responses") or wrong.name == "never_returns"
     with pytest.raises(Fault, match=r"\w") as caught:
-        check.run(subject_of(wrong.component, wrong.kind))
+        check.run(subject_of(wrong.component, wrong.kind, seconds=0.05 if timed else 1.0))
     message = str(caught.value)
     assert wrong.words in message
     assert f"{wrong.kind} 'wrong' (plugin in a test, " in message
@@ -91,6 +103,52 @@ def test_what_is_right_passes(right: type) -> None:
 def test_a_waiver_names_a_check_and_gives_a_reason(waivers: dict[str, str], message: str) -> None:
     with pytest.raises(PluginError, match=message):
         run_checks(subject_of(component(Counts, waivers=waivers)))
+
+
+def test_what_does_not_return_is_tried_no_further() -> None:
+    (wrong,) = [one for one in FAULTS if one.name == "never_returns"]
+    subject = subject_of(wrong.component, seconds=0.1)
+    report = run_checks(subject)
+    (failed,) = report.having("failed")
+    assert report.results[-1] is failed
+    assert "it did not return within 3 s" in failed.detail
+    (check,) = [one for one in checks_of("rewards") if one.name == "order"]
+    with pytest.raises(Fault, match=f"not tried, as it did not return in the check {failed.check}"):
+        check.run(subject)
+
+
+AT_IMPORT = """
+import os, threading, torch
+
+torch.set_default_dtype(torch.float64)
+torch.nn.functional.silu = lambda x, inplace=False: x
+os.environ["SET_BY_A_WRONG_PLUGIN"] = "1"
+os.chdir("/")
+
+def brief(responses):
+    return [1.0 / (1 + len(text)) for text in responses]
+"""
+
+
+def test_what_is_changed_by_an_import_is_a_fault_and_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wrong_at_import.py").write_text(AT_IMPORT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    silu, here = torch.nn.functional.silu, Path.cwd()
+    (subject,) = find("wrong_at_import:brief", "rewards")
+    assert (torch.nn.functional.silu, torch.get_default_dtype()) == (silu, torch.float32)
+    assert Path.cwd() == here
+    faults = {result.check: result.detail for result in run_checks(subject).having("failed")}
+    assert faults.pop("names_examples")
+    # The second process imports it too.
+    assert set(faults) - {"second_process"} == {
+        "leaves_torch_settings",
+        "leaves_functions",
+        "leaves_environment",
+        "leaves_working_directory",
+    }
+    assert "changes the default dtype of torch for the whole process" in faults["leaves_torch_settings"]
 
 
 def test_one_line_gives_one_item_per_check() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import random
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +37,7 @@ from ppokit.plugin import (
     hookimpl,
     masked_mean,
 )
+from ppokit.rewards.scaling import Scaling
 
 EXAMPLES = [Example(("a e i o u a e i o u",), ("bcd",))]
 OPEN: list[Any] = []
@@ -484,6 +491,160 @@ class OneWay(Options):
 reward("options_valid", "come back as", options=OneWay)(type("OptionsGrow", (Reward,), {}))
 
 
+@scored("leaves_functions", "torch.nn.functional.silu for the whole process")
+def patches_a_function(self: Any, rollout: Rollout) -> Any:
+    torch.nn.functional.silu = lambda x, inplace=False: x
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_functions", "torch.Tensor.log_softmax")
+def patches_a_method(self: Any, rollout: Rollout) -> Any:
+    torch.Tensor.log_softmax = lambda self, *a, **k: self  # type: ignore[method-assign]
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_functions", "ppokit.rewards.scaling.Scaling.apply")
+def patches_ppokit(self: Any, rollout: Rollout) -> Any:
+    Scaling.apply = lambda self, raw, tokens, scored, learn: (raw, tokens)  # type: ignore[method-assign]
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_interpreter", "the root logger")
+def configures_logging(self: Any, rollout: Rollout) -> Any:
+    logging.basicConfig(level=logging.DEBUG, force=True)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_interpreter", "the recursion limit")
+def sets_the_recursion_limit(self: Any, rollout: Rollout) -> Any:
+    sys.setrecursionlimit(12_345)
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_interpreter", "the standard streams")
+def redirects_output(self: Any, rollout: Rollout) -> Any:
+    sys.stdout = io.StringIO()
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_torch_settings", "torch's precision of matrix products")
+def lowers_precision(self: Any, rollout: Rollout) -> Any:
+    torch.set_float32_matmul_precision("medium")
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_no_files", "the temporary file")
+def leaves_a_temporary_file(self: Any, rollout: Rollout) -> Any:
+    with tempfile.NamedTemporaryFile("w", delete=False) as file:
+        file.write("".join(rollout.responses))
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("leaves_no_files", "into the working directory")
+def writes_where_it_stands(self: Any, rollout: Rollout) -> Any:
+    Path("scores-of-a-wrong-plugin.log").write_text("seen")
+    return RewardOutput.from_values(values(rollout))
+
+
+@reward("leaves_nothing_open", "files or connections open; close them")
+class KeepsItsFileOpen(Reward):
+    def score(self, rollout: Rollout) -> RewardOutput:
+        self.file = Path(__file__).open()  # noqa: SIM115
+        return RewardOutput.from_values(values(rollout))
+
+
+@reward("leaves_nothing_open", "4 calls leave 4 files or connections open until close()")
+class OpensAFilePerCall(Reward):
+    def __init__(self, options: Any, context: Any) -> None:
+        self.files: list[Any] = []
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        self.files.append(Path(__file__).open())  # noqa: SIM115
+        return RewardOutput.from_values(values(rollout))
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+
+@scored("leaves_nothing_open", "a process running that it started")
+def leaves_a_process(self: Any, rollout: Rollout) -> Any:
+    OPEN.append(subprocess.Popen(["sleep", "60"]))
+    return RewardOutput.from_values(values(rollout))
+
+
+@scored("ragged_batch", "it did not return within")
+def never_returns(self: Any, rollout: Rollout) -> Any:
+    while True:
+        with suppress(Exception):
+            time.sleep(0.01)
+
+
+@scored("repeats", "SystemExit")
+def exits(self: Any, rollout: Rollout) -> Any:
+    sys.exit("set MY_KEY first")
+
+
+@reward("second_process", "neither hash(), the order of a set")
+class HashesTexts(Reward):
+    def score(self, rollout: Rollout) -> RewardOutput:
+        return RewardOutput.from_values([hash(text) % 100 / 100 for text in rollout.responses])
+
+
+@reward("second_process", "the order of a set")
+class OrderOfASet(Reward):
+    def score(self, rollout: Rollout) -> RewardOutput:
+        return RewardOutput.from_values([len(next(iter({*text.split(), ""}))) for text in rollout.responses])
+
+
+SALT = os.urandom(8)
+
+
+@reward("second_process", "here and in another process")
+class SaltOfTheProcess(Reward):
+    def score(self, rollout: Rollout) -> RewardOutput:
+        salt = random.Random(SALT).random()
+        return RewardOutput.from_values([v + salt for v in values(rollout)])
+
+
+@reward("second_process", "process's id or rank")
+class ScoresByRank(Reward):
+    def score(self, rollout: Rollout) -> RewardOutput:
+        return RewardOutput.from_values([v * (self.context.rank == 0) for v in values(rollout)])
+
+
+@reward("second_process", "from the same state")
+class LearnsInAGlobal(Reward):
+    count = 0
+
+    def score(self, rollout: Rollout) -> RewardOutput:
+        return RewardOutput.from_values([v + LearnsInAGlobal.count for v in values(rollout)])
+
+    @hookimpl
+    def on_step(self) -> None:
+        LearnsInAGlobal.count += 1
+
+
+@reward("second_process", "the process ended with exit code 0")
+class EndsAnotherProcess(Reward):
+    def score(self, rollout: Rollout) -> RewardOutput:
+        if os.environ.get("RANK") == "1":
+            os._exit(0)
+        return RewardOutput.from_values(values(rollout))
+
+
+@scored("padding", "divide by no width")
+def by_the_width(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput.from_values([v / rollout.response_ids.shape[1] for v in values(rollout)])
+
+
+class Keyed(Options):
+    api_key: str = ""
+
+
+reward("options_secrets", "EnvSecret", options=Keyed)(type("KeyInTheRecipe", (Reward,), {}))
+
+
 # Other kinds.
 
 
@@ -519,6 +680,19 @@ def divides_by_deviation(self: Any, rollout: Rollout, rewards: Any) -> Any:
         own = rollout.group_ids == group
         numbers[own] = (numbers[own] - numbers[own].mean()) / numbers[own].std(correction=0)
     return Advantages(broadcast_to_tokens(numbers, rollout.loss_mask))
+
+
+@other("advantages", "estimate", "dtypes", "advantages of torch.int64")
+def whole_numbers(self: Any, rollout: Rollout, rewards: Any) -> Any:
+    return Advantages((centred(rollout, rewards) * 10).long())
+
+
+@other("advantages", "estimate", "small_groups", "estimate failed")
+def groups_of_one_size(self: Any, rollout: Rollout, rewards: Any) -> Any:
+    count = int((rollout.group_ids == rollout.group_ids[0]).sum())
+    grouped = rewards.scores.view(-1, count)
+    centred = (grouped - grouped.mean(dim=1, keepdim=True)).flatten()
+    return Advantages(broadcast_to_tokens(centred, rollout.loss_mask))
 
 
 @other("advantages", "estimate", "padding", "on padding", needs={"values"})
@@ -558,6 +732,23 @@ def row_mean_over_padding(self: Any, inputs: LossInputs) -> Any:
     return LossOutput(losses.mean(dim=1, keepdim=True).expand_as(losses))
 
 
+@other("losses", "token_losses", "padding_of_losses", "there is more padding", needs=LOGPROBS)
+def divides_by_the_width(self: Any, inputs: LossInputs) -> Any:
+    return LossOutput(surrogate(inputs) / inputs.mask.shape[1])
+
+
+@other("losses", "token_losses", "dtypes", "compute in float32", needs=LOGPROBS)
+def half_precision(self: Any, inputs: LossInputs) -> Any:
+    return LossOutput(surrogate(inputs).bfloat16())
+
+
+@other("losses", "token_losses", "gradient", "counts twice", needs=LOGPROBS)
+def runs_backward(self: Any, inputs: LossInputs) -> Any:
+    losses = surrogate(inputs)
+    losses.sum().backward(retain_graph=True)
+    return LossOutput(losses)
+
+
 def answer(policy: Any, request: Any, offset: int = 0) -> Generation:
     """Letters, by each response's seed."""
     seeds = request.seeds.per_response() if request.seeds is not None else [0] * len(request)
@@ -591,6 +782,35 @@ def draws_by_position(self: Any, policy: Any, request: Any) -> Any:
     whole = answer(policy, request)
     prompts = [own for own in request.prompts.prompt_ids for _ in range(request.n)]
     return replace(whole, response_ids=ids, texts=decode_responses(policy.tokenizer, prompts, ids))
+
+
+@other("rollout", "generate", "draws", "nothing is learned")
+def the_same_by_every_seed(self: Any, policy: Any, request: Any) -> Any:
+    return answer(policy, replace(request, seeds=None))
+
+
+@other("rollout", "generate", "logprobs", "by the policy at the temperature asked for")
+def invents_log_probabilities(self: Any, policy: Any, request: Any) -> Any:
+    return answer(policy, request)
+
+
+@other("rollout", "generate", "logprobs", "policy_logprobs of response 0")
+def forgets_the_temperature(self: Any, policy: Any, request: Any) -> Any:
+    whole = answer(policy, request)
+    prompts = [own for own in request.prompts.prompt_ids for _ in range(request.n)]
+    rows = []
+    for prompt, ids in zip(prompts, whole.response_ids, strict=True):
+        with torch.no_grad():
+            logits = policy.model()(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        table = logits.log_softmax(dim=-1)
+        rows.append([float(table[i, token]) for i, token in enumerate(ids)])
+    return replace(whole, policy_logprobs=rows)
+
+
+@other("rollout", "generate", "ends", "keep the token that ended it")
+def finishes_without_an_end(self: Any, policy: Any, request: Any) -> Any:
+    whole = answer(policy, request)
+    return replace(whole, outcomes=["finished"] * len(whole.outcomes))
 
 
 @other("rollout", "generate", "greedy", "draw nothing")
@@ -630,3 +850,10 @@ def ends_what_never_began(self: Any) -> None:
 @hookimpl
 def changes_metrics(self: Any, metrics: Any) -> None:
     metrics["reward/mean"] = 1e9
+
+
+@other("evaluators", "evaluate", "leaves_its_input", "the view's rows")
+def changes_rows(self: Any, view: Any, step: int) -> Any:
+    for row in view.rows:
+        row["seen"] = True
+    return {"n": float(len(view.generate()))}
