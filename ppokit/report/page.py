@@ -106,20 +106,23 @@ def _page(runs: Sequence[RunData], views: Sequence[RunView]) -> str:
 
 @functools.cache
 def environment() -> Environment:
-    """Templates of the page; every text in them is escaped."""
+    """Templates of the page; every text in them is escaped, and every character of it visible."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(
         loader=PackageLoader("ppokit.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(
-        short=_number, percent=_percent, change=_change, sparkline=sparkline, visible=visible
-    )
+    templates.filters.update(short=_number, percent=_percent, change=_change, sparkline=sparkline)
     return templates
+
+
+def _shown(value: object) -> object:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @functools.cache

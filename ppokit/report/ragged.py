@@ -47,11 +47,10 @@ class Ragged:
 def ragged_of(column: Any) -> Ragged:
     """A column of lists of a Parquet file; a missing list is empty, a missing number NaN."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    flat = pc.list_flatten(array)
+    lengths = np.nan_to_num(array.value_lengths().to_numpy(zero_copy_only=False))
+    flat = array.flatten()
     if pa.types.is_float16(flat.type):
         flat = flat.cast(pa.float32())
     numbers = flat.cast(pa.float64()) if not pa.types.is_boolean(flat.type) else flat.cast(pa.int8())

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ppokit.errors import DataError, first_line
 from ppokit.messages import listed
 from ppokit.report.step_file import Samples, read_step
+from ppokit.report.visible import visible
 
 State = Literal["finished", "running", "stopped", "not begun"]
 
@@ -169,7 +170,7 @@ def _read_metrics(run: RunData) -> None:
         except (ValueError, KeyError, TypeError, RecursionError):
             damaged += number < len(lines) - 1  # an unfinished last line is what a kill leaves
             continue
-        numbers = {str(k): _number(v) for k, v in content.items() if _is_number(v)}
+        numbers = {visible(str(k), 200): _number(v) for k, v in content.items() if _is_number(v)}
         by_step[step] = {**by_step.get(step, {}), **numbers, "step": float(step)}
     run.metrics = [by_step[step] for step in sorted(by_step)]
     if damaged:

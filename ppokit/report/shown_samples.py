@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ppokit.report.choose import Chosen
-from ppokit.report.island import plain
+from ppokit.report.island import plain, plains
 from ppokit.report.ragged import Floats
 from ppokit.report.run_data import RunData
 from ppokit.report.step_file import TOKENS, Samples, read_step
@@ -125,7 +125,7 @@ def _tokens(
     for name, numbers in token_columns(samples.tokens, i).items():
         numbers = numbers[:MOST_TOKENS]
         if len(numbers) == len(ids):
-            out[name] = [plain(number) for number in numbers.tolist()] if numbers.any() else 0
+            out[name] = plains(numbers) if numbers.any() else 0
     if (mask := samples.tokens.get("loss_mask")) is not None and not mask.row(i).all():
         out["env"] = [int(own == 0) for own in mask.row(i)[:MOST_TOKENS]]  # what a tool or environment wrote
     return out

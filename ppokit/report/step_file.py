@@ -26,7 +26,19 @@ TOKENS = (
 """Columns of numbers by token that the ledger shows."""
 
 _LISTS = ("prompt_ids", "response_ids", "loss_mask", *TOKENS)
-_TEXTS = ("prompt", "response", "row")
+_SUMMED = (
+    "id",
+    "group",
+    "outcome",
+    "score",
+    "scored",
+    "trained",
+    "loss_mask",
+    "token_rewards",
+    "kl/k1",
+    "log_ratio",
+)
+_BY_PROVIDER = ("reward/", "outcome/", "reason/", "part/", "note/")
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class Samples:
 
 
 def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Samples:
-    """The samples of a step; texts and tokens too where `rows` says which are wanted.
+    """The samples of a step; texts and tokens of those of its rows that are wanted.
 
     Raises:
         Exception: of pyarrow, where the file is damaged.
@@ -79,7 +91,10 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
 
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        wanted = names if rows is not None else [n for n in names if n not in (*_TEXTS, "prompt_ids")]
+        summed = [name for name in names if name in _SUMMED or name.startswith(_BY_PROVIDER)]
+        if "loss_mask" not in names and "response_ids" in names:
+            summed.append("response_ids")
+        wanted = names if rows is not None else summed
         table = file.read(columns=wanted)
     if rows is not None:
         table = table.take(list(rows))

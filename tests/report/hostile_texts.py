@@ -1,0 +1,27 @@
+"""What a model may write to whoever looks at its responses."""
+
+HOSTILE = {
+    "script": "<script>window.hit = 1</script>",
+    "end of script": "</script><script>window.hit = 1</script><!--",
+    "end of style": "</style><img src=x onerror='window.hit = 1'>",
+    "handlers": "<img src=x onerror=window.hit=1><svg onload=window.hit=1><p onclick=window.hit=1>",
+    "entities": "&lt;b&gt; &amp; &#x3c;script&#x3e; &quot;",
+    "attribute": "\" onmouseover=\"window.hit=1\" x=\"' onfocus='window.hit=1' autofocus='",
+    "right to left": "safe \u202egnihton\u202c \u2066iso\u2069 \u200f",
+    "zero width": "a\u200bb\u200cc\u200dd\u2060e\ufefff\u00adg",
+    "no space": "x" * 100_000,
+    "surrogates": "half \ud83d and other \udc00 half",
+    "ansi": "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J\x9b31m",
+    "template": "{{ 7 * 7 }} {% raw %} ${7*7} #{7*7} {{ ''.__class__ }}",
+    "svg": "<svg xmlns='http://www.w3.org/2000/svg'><script>window.hit=1</script></svg>",
+    "data url": "data:text/html,<script>window.hit=1</script> javascript:window.hit=1",
+    "remote": "![x](http://tracker.invalid/a.png) <img src='//tracker.invalid/b.png'> [y](javascript:alert)",
+    "formula": '=HYPERLINK("http://tracker.invalid","x")',
+    "formulas": "+1+1 -1 @SUM(A1) \t=1+1",
+    "line separators": "one\u2028two\u2029three\r\nfour\x00five\x0bsix",
+    "marks": "z" + "\u0301" * 60 + "algo",
+    "prototype": "__proto__ constructor toString",
+    "percent": "%s %d {0} {name}",
+    "fence": "```\n# heading\n| a | b |\n|---|---|\n```",
+    "rare": "\U000e0041\U000e0042 \ufffe \ufdd0 \U0010ffff",
+}

@@ -1,0 +1,166 @@
+"""Folders of runs as they are met: going on, killed, damaged, of an older layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ppokit.errors import DataError
+from ppokit.report.page import report_page
+from ppokit.report.run_data import read_run
+from report_runs import learning_run, samples, write_metrics, write_recipe, write_samples
+
+
+def page_of(folder: Path) -> str:
+    return report_page([read_run(folder)])
+
+
+def test_a_whole_run_lacks_only_its_provenance(tmp_path: Path) -> None:
+    run = read_run(learning_run(tmp_path))
+    assert [text for text in run.missing if "provenance" not in text] == []
+    assert (run.last_step, run.planned, run.state()) == (10, 10, "finished")
+    assert len(run.steps) == 10
+
+
+@pytest.mark.parametrize(("quiet", "state"), [(10.0, "running"), (1000.0, "stopped")])
+def test_one_that_goes_on_and_one_that_was_killed(tmp_path: Path, quiet: float, state: str) -> None:
+    learning_run(tmp_path)
+    write_recipe(tmp_path, 20)
+    run = read_run(tmp_path)
+    assert run.changed is not None
+    assert run.state(run.changed + quiet) == state
+
+
+def test_slow_steps_are_no_death(tmp_path: Path) -> None:
+    learning_run(tmp_path)
+    write_recipe(tmp_path, 20)
+    write_metrics(tmp_path, [{"step": 1, "reward/mean": 0.0, "time/step_s": 600.0}])
+    run = read_run(tmp_path)
+    assert run.changed is not None
+    assert run.state(run.changed + 1000) == "running"
+
+
+def test_a_half_written_line_is_what_a_kill_leaves(tmp_path: Path) -> None:
+    learning_run(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 11, "reward/me')
+    run = read_run(tmp_path)
+    assert run.last_step == 10
+    assert not any("metrics" in text for text in run.missing)
+
+
+def test_a_damaged_line_in_the_middle_is_said(tmp_path: Path) -> None:
+    learning_run(tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().split("\n")
+    lines[3] = lines[3][:20]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    run = read_run(tmp_path)
+    assert any("1 line of metrics.jsonl is damaged" in text for text in run.missing)
+    assert len(run.metrics) == 9
+
+
+@pytest.mark.parametrize("size", [0, 100, 1000])
+def test_a_half_written_file_of_samples(tmp_path: Path, size: int) -> None:
+    learning_run(tmp_path)
+    path = tmp_path / "rollouts" / "step-000010.parquet"
+    path.write_bytes(path.read_bytes()[:size])
+    run = read_run(tmp_path)
+    assert len(run.steps) == 9
+    assert any("step-000010.parquet" in text and "left out" in text for text in run.missing)
+    assert "step-000010.parquet" in page_of(tmp_path)
+
+
+def test_what_is_being_written_is_not_read(tmp_path: Path) -> None:
+    learning_run(tmp_path)
+    (tmp_path / "rollouts" / ".step-000011.parquet.writing").write_bytes(b"PAR1")
+    assert len(read_run(tmp_path).steps) == 10
+
+
+@pytest.mark.parametrize("missing", ["metrics.jsonl", "recipe.yaml", "rollouts"])
+def test_a_page_with_what_is_there(tmp_path: Path, missing: str) -> None:
+    learning_run(tmp_path)
+    path = tmp_path / missing
+    if path.is_dir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    else:
+        path.unlink()
+    run = read_run(tmp_path)
+    assert any(missing in text for text in run.missing)
+    assert missing in page_of(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2", "just text", "a: [", "\x00"])
+def test_damaged_recipes_and_provenance(tmp_path: Path, content: str) -> None:
+    learning_run(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(content)
+    (tmp_path / "provenance.json").write_text(content)
+    assert "Verdict" in page_of(tmp_path)
+
+
+def test_samples_of_an_older_layout(tmp_path: Path) -> None:
+    """No ids, groups, loss masks or outcomes of rewards; tokens and texts alone."""
+    write_samples(
+        tmp_path,
+        1,
+        {
+            "prompt": ["once", "once"],
+            "response": ["upon", "a time"],
+            "response_ids": [[5], [6, 7]],
+            "score": [0.5, 0.75],
+        },
+    )
+    run = read_run(tmp_path)
+    assert run.steps[0].length.tolist() == [1, 2]
+    assert run.steps[0].score.tolist() == [0.5, 0.75]
+    assert "a time" in page_of(tmp_path)
+
+
+def test_a_run_before_its_first_step(tmp_path: Path) -> None:
+    write_recipe(tmp_path, 5)
+    write_metrics(tmp_path, [])
+    run = read_run(tmp_path)
+    assert run.last_step == 0
+    assert "No step has been done yet" in page_of(tmp_path)
+
+
+def test_one_step(tmp_path: Path) -> None:
+    write_samples(tmp_path, 1, samples(1, [[0.5, 0.25]]))
+    write_metrics(tmp_path, [{"step": 1, "reward/mean": 0.375}])
+    assert "too early to say" in page_of(tmp_path)
+
+
+def test_numbers_that_are_none(tmp_path: Path) -> None:
+    """null stands for a number that was not finite."""
+    learning_run(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    extra = {
+        "reward/mean": None,
+        "eval/rewards/mean": None,
+        "kl/k1": None,
+        "time/reward/judge/median_s": None,
+    }
+    write_metrics(tmp_path, [{**line, **extra, "huge": 10**400} for line in lines])
+    assert "Verdict" in page_of(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file", "empty"])
+def test_what_is_no_run_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "run"
+    if kind == "a file":
+        path.write_text("")
+    elif kind == "empty":
+        path.mkdir()
+    with pytest.raises(DataError, match="run"):
+        read_run(path)
+
+
+def test_of_very_many_steps_evenly_many_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppokit.report.run_data.MAX_FILES", 4)
+    run = read_run(learning_run(tmp_path))
+    assert [samples.step for samples in run.steps] == [1, 4, 7, 10]
+    assert run.skipped == 6
+    assert "6 more steps were not read" in report_page([run])
