@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 
 from ppokit.plugin import PpokitWarning
 from ppokit_rollouts.readers import CachedReader, Forward, ModelState, Reader, WholeTextReader
-from ppokit_rollouts.static_reader import ATTENTION, StaticReader, share_keys, supports_static
+from ppokit_rollouts.static_reader import ATTENTION, StaticReader, share_keys, windows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,11 +90,11 @@ def reading_of(model: Any, *, static: bool = False, compiled: bool = False) -> R
     import torch
 
     if model not in _KNOWN:
-        with torch.inference_mode():
+        with torch.no_grad():
             _KNOWN[model] = _Probe(model).result()
     state, padded = _KNOWN[model]
     if static and model not in _STATIC:
-        with torch.inference_mode():
+        with torch.no_grad():
             _STATIC[model] = _Probe(model).reads_statically(state, padded)
         if not _STATIC[model]:
             warnings.warn(
@@ -164,12 +164,7 @@ class _Probe:
 
     def reads_statically(self, state: ModelState | None, padded: bool) -> bool:
         """Whether a static cache gives the numbers that this state does."""
-        if (
-            state is None
-            or state.start != "configured"
-            or not padded
-            or not supports_static(self.model.config)
-        ):
+        if state is None or state.start != "configured" or not padded or not windows_of(self.model.config):
             return False
         forward = Forward(self.model)
         reader, allowed = StaticReader(forward, state, max_new_tokens=_TOKENS), self._allowed(forward)

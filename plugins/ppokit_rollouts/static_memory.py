@@ -29,16 +29,16 @@ class StaticMemory:
         """A cache with these rows of another one's first columns; its own row count is theirs.
 
         Args:
-            source: of plain layers; one of this memory may be asked for fewer rows, in place.
+            source: of plain layers and sliding windows; one of this memory may be asked for fewer rows, in
+                place.
             index: [rows] of the source, any as often as wanted.
         """
         import torch
-        from transformers import StaticCache
 
         rows = len(index)
         known = rows in self._caches
         if not known:
-            self._caches[rows] = StaticCache(config=self.config, max_cache_len=self.columns)
+            self._caches[rows] = self._new_cache()
         for number, layer in enumerate(self._caches[rows].layers):
             own = source.layers[number]
             if not own.is_initialized:  # a layer that the model leaves out
@@ -51,10 +51,19 @@ class StaticMemory:
                     memory = self._of(number, name, states)[:rows]
                     torch._dynamo.mark_static_address(memory)
                     setattr(layer, name, memory)
-                getattr(layer, name)[:, :, :columns] = states
-            if hasattr(layer, "cumulative_length"):  # which earlier versions are told by cache_position
-                layer.cumulative_length.fill_(columns)
+                # What has left a sliding window is no longer there, and hidden by the mask.
+                getattr(layer, name)[:, :, columns - states.shape[2] : columns] = states
+        set_length(self._caches[rows], columns)
         return self._caches[rows]
+
+    def _new_cache(self) -> Any:
+        """transformers' own, in which layers of sliding windows have all columns too: masks make windows."""
+        from transformers import StaticCache
+        from transformers.cache_utils import StaticLayer
+
+        cache = StaticCache(config=self.config, max_cache_len=self.columns)
+        cache.layers = [StaticLayer(max_cache_len=self.columns) for _ in cache.layers]
+        return cache
 
     def _of(self, number: int, name: str, like: Tensor) -> Tensor:
         """All of a layer's memory: zeros, since what is not attended to must be finite still."""
@@ -62,6 +71,13 @@ class StaticMemory:
             size = (self.rows, like.shape[1], self.columns, like.shape[3])
             self._memory[number, name] = like.new_zeros(size)
         return self._memory[number, name]
+
+
+def set_length(cache: Any, columns: int) -> None:
+    """Let the next token stand in this column; earlier versions are told by cache_position."""
+    for layer in cache.layers:
+        if hasattr(layer, "cumulative_length"):
+            layer.cumulative_length.fill_(columns)
 
 
 _MEMORY: WeakKeyDictionary[Any, StaticMemory] = WeakKeyDictionary()

@@ -1,7 +1,8 @@
 """Reading token by token with the same shapes each time, as torch.compile and CUDA graphs need it.
 
 transformers' StaticCache has a column for every token that may come. Rows are added to fill the batch up to a
-power of two, and those that end are kept until half as many are enough: 256 go through six shapes.
+power of two, and those that end are kept until half as many are enough: 256 go through six shapes. A sliding
+window is a mask.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from weakref import WeakSet
 
 from ppokit.plugin import PpokitWarning
 from ppokit_rollouts.readers import CachedReader
-from ppokit_rollouts.static_memory import StaticMemory, memory_of
+from ppokit_rollouts.static_memory import StaticMemory, memory_of, set_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,7 @@ class StaticReader(CachedReader):
         # Prompts alone: what comes after them has its own memory.
         super().__init__(forward, state, padded=True, max_new_tokens=0)
         self.model = forward.model
+        self.windows = windows_of(self.model.config)
         self.tokens_to_come = max_new_tokens
         self.compiled = compiled and self.model not in _not_compiled
 
@@ -55,16 +57,20 @@ class StaticReader(CachedReader):
         self.memory = memory_of(self.model, _rows(len(order)), columns)
         self.column = torch.tensor([self._read], device=self.device)
         # Added to scores: nothing where a column is seen, else the most negative number.
-        bias = torch.full((len(order), 1, 1, self.memory.columns), torch.finfo(self.model.dtype).min)
+        self.hidden = torch.finfo(self.model.dtype).min
+        bias = torch.full((len(order), 1, 1, self.memory.columns), self.hidden)
         bias = bias.to(self.device, self.model.dtype)
         bias[:, 0, 0, : self._read].masked_fill_(self.mask.bool(), 0)
-        self.bias = bias
+        self.biases = {kind: bias.clone() for kind in self.windows}
+        for kind, window in self.windows.items():
+            if window is not None:
+                self.biases[kind][..., : max(0, self._read - window)] = self.hidden
         self._fill(torch.arange(len(order), device=self.device))
         return logits, order
 
     def select(self, rows: Tensor) -> None:
         self.slots = self.slots[rows.to(self.device)]
-        if _rows(len(self.slots)) < len(self.bias):
+        if _rows(len(self.slots)) < len(self.tokens):
             self._fill(self.slots)
 
     def _fill(self, slots: Tensor) -> None:
@@ -74,17 +80,22 @@ class StaticReader(CachedReader):
         count = len(slots)
         index = torch.cat([slots, slots[:1].expand(_rows(count) - count)])
         self.state = self.memory.cache(self.state, index, self._read)
-        self.bias, self.positions = self.bias[index], self.positions[index]
+        self.biases = {kind: bias[index] for kind, bias in self.biases.items()}
+        self.positions = self.positions[index]
         self.slots = torch.arange(count, device=self.device)
         self.tokens = torch.zeros(len(index), 1, dtype=torch.long, device=self.device)
 
     def append(self, tokens: Tensor) -> Tensor:
         self.tokens[self.slots, 0] = tokens
         self.positions += 1
-        self.bias.index_fill_(3, self.column, 0.0)
+        for kind, window in self.windows.items():
+            self.biases[kind].index_fill_(3, self.column, 0.0)
+            if window is not None and self._read >= window:
+                self.biases[kind].index_fill_(3, self.column - window, self.hidden)
         inputs: dict[str, Any] = {
             "input_ids": self.tokens,
-            "attention_mask": self.bias,
+            # Models with layers of both kinds take a mask for each.
+            "attention_mask": self.biases if len(self.biases) > 1 else next(iter(self.biases.values())),
             "position_ids": self.positions,
             self.kind.name: self.state,
             "use_cache": True,
@@ -113,6 +124,7 @@ class StaticReader(CachedReader):
         except Exception as error:  # the compiler's, or that of what it calls
             self.compiled = False
             _not_compiled.add(model)
+            set_length(self.state, self._read)  # it may have come as far as to count this token
             warnings.warn(
                 f"rollout.decoding: torch.compile fails on {type(model).__name__} ({type(error).__name__}), "
                 "so that it samples without.",
@@ -165,12 +177,24 @@ def attention(
     return together.reshape(rows, 1, heads, value.shape[-1]), None
 
 
-def supports_static(config: Any) -> bool:
-    """Whether the model's static caches are all of plain keys and values: no sliding windows, no states."""
-    from transformers import StaticCache
-    from transformers.cache_utils import StaticLayer
+def windows_of(config: Any) -> dict[str, int | None]:
+    """Tokens that each kind of a model's layers sees, its own among them; None for all.
 
-    return all(type(layer) is StaticLayer for layer in StaticCache(config=config, max_cache_len=1).layers)
+    Nothing where layers keep other than plain keys and values, or see in a way that is neither of these.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    windows: dict[str, int | None] = {}
+    for layer in DynamicCache(config=config).layers:
+        if type(layer) is DynamicLayer:
+            windows["full_attention"] = None
+        elif type(layer) is not DynamicSlidingWindowLayer or (
+            windows.setdefault("sliding_attention", layer.sliding_window) != layer.sliding_window
+        ):
+            return {}
+    # Chunks are cached as windows are, and seen otherwise.
+    return {} if getattr(config.get_text_config(), "attention_chunk_size", None) is not None else windows
 
 
 def _rows(count: int) -> int:

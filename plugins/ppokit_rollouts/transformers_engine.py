@@ -73,7 +73,8 @@ class TransformersEngine:
         prompt_ids = request.prompts.prompt_ids
         parts: list[Decoding] = []
         order: list[int] = []
-        with torch.inference_mode():
+        # Not inference_mode, whose tensors torch.compile does not always take.
+        with torch.no_grad():
             model = policy.model()
             way = self.options.decoding
             if way == "auto":

@@ -12,13 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma2ForCausalLM, MambaForCausalLM, MistralForCausalLM, PreTrainedModel
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Llama4TextConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from policies import load, policy_of
 from ppokit.plugin.generation import Generation, GenerationRequest, SamplingParams
 from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
-from ppokit_rollouts.static_reader import attention
+from ppokit_rollouts.static_reader import attention, windows_of
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
 from small_models import CACHE, tiny, tiny_gpt2, tiny_llama
 
@@ -54,8 +63,10 @@ def steps(model: PreTrainedModel) -> Iterator[list[tuple[int, ...]]]:
     shapes: list[tuple[int, ...]] = []
 
     def note(module: Any, args: Any, kwargs: Any) -> None:
-        if kwargs["input_ids"].shape[1] == 1 and kwargs["attention_mask"].dim() == 4:
-            shapes.append((*kwargs["input_ids"].shape, kwargs["attention_mask"].shape[-1]))
+        masks = kwargs["attention_mask"]
+        mask = masks if isinstance(masks, torch.Tensor) else masks["full_attention"]
+        if kwargs["input_ids"].shape[1] == 1 and mask.dim() == 4:
+            shapes.append((*kwargs["input_ids"].shape, mask.shape[-1]))
 
     handle = model.register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -107,33 +118,53 @@ def test_memory_stays_where_it_is(policy: Policy) -> None:
     [
         tiny_gpt2,
         lambda: tiny(MistralForCausalLM, vocab_size=64, num_key_value_heads=1, sliding_window=None),
+        lambda: tiny(MistralForCausalLM, vocab_size=64, num_key_value_heads=1, sliding_window=4),
+        lambda: tiny(
+            Gemma2ForCausalLM,
+            vocab_size=64,
+            num_key_value_heads=1,
+            head_dim=16,
+            sliding_window=20,
+            initializer_range=0.2,
+        ),
     ],
-    ids=["gpt2", "mistral"],
+    ids=["gpt2", "mistral", "sliding windows", "both kinds of layers"],
 )
 def test_models_that_take_it(policy: Policy, model: Any, recwarn: pytest.WarningsRecorder) -> None:
+    """A window of 4 tokens is shorter than the trial's texts, and one of 20 than these alone."""
     other = policy_of(model(), policy.tokenizer, end_ids=OFTEN)
     assert_same(respond(other, "static"), respond(other, "dynamic"))
+    assert_same(respond(other, "static", check_every=5), respond(other, "dynamic"))
     with steps(other.model()) as shapes:
         respond(other, "static")
     assert shapes
     assert not recwarn
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        lambda: tiny(MistralForCausalLM, vocab_size=64, num_key_value_heads=1, sliding_window=4),
-        lambda: tiny(Gemma2ForCausalLM, vocab_size=64, num_key_value_heads=1, head_dim=16, sliding_window=4),
-        lambda: tiny(MambaForCausalLM, vocab_size=64, num_hidden_layers=2, state_size=8),
-    ],
-    ids=["sliding-window", "gemma2", "state"],
-)
-def test_others_are_sampled_from_one_that_grows_and_say_so_once(policy: Policy, model: Any) -> None:
-    other = policy_of(model(), policy.tokenizer, end_ids=OFTEN)
+def test_others_are_sampled_from_one_that_grows_and_say_so_once(policy: Policy) -> None:
+    model = tiny(MambaForCausalLM, vocab_size=64, num_hidden_layers=2, state_size=8)
+    other = policy_of(model, policy.tokenizer, end_ids=OFTEN)
     with pytest.warns(UserWarning, match=r"rollout\.decoding: \w+ForCausalLM does not give the same numbers"):
         own = respond(other, "static")
     assert respond(other, "static") == own
     assert respond(other, "dynamic") == own
+
+
+@pytest.mark.parametrize(
+    ("config", "windows"),
+    [
+        (
+            Gemma2Config(num_hidden_layers=2, sliding_window=6),
+            {"sliding_attention": 6, "full_attention": None},
+        ),
+        (Llama4TextConfig(num_hidden_layers=4, attention_chunk_size=8), {}),
+        (MambaConfig(num_hidden_layers=2), {}),
+    ],
+    ids=["windows", "chunks", "states"],
+)
+def test_what_layers_see(config: PreTrainedConfig, windows: dict[str, int | None]) -> None:
+    """Chunks and windows are cached alike, and a short trial would not tell them apart."""
+    assert windows_of(config) == windows
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["one-token", "several"])

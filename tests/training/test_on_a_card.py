@@ -17,7 +17,7 @@ import torch
 from packaging.version import Version
 
 pytestmark = pytest.mark.skipif(
-    Version(torch.__version__) < Version("2.13"), reason="devices in Python are whole since torch 2.13"
+    Version(torch.__version__) < Version("2.11"), reason="devices in Python are whole since torch 2.11"
 )
 
 WORKER = Path(__file__).with_name("card_worker.py")
