@@ -23,6 +23,7 @@ IMPLEMENTATION = "ppokit_varlen"
 FLASH = "flash_attention_2"
 """transformers' own."""
 _LAYERS = {"full_attention", "sliding_attention"}
+_WIDEST, _MULTIPLE = 256, 8  # of a head: what FlashAttention takes
 
 
 def install(model: PreTrainedModel) -> bool:
@@ -40,6 +41,8 @@ def install(model: PreTrainedModel) -> bool:
         or model.config._attn_implementation != "sdpa"
         or not getattr(model, "_supports_flash_attn", False)
         or not _LAYERS.issuperset(getattr(config, "layer_types", None) or ())
+        or _head_size(config) > _WIDEST
+        or _head_size(config) % _MULTIPLE
     ):
         return False
     from transformers.utils import is_flash_attn_2_available
@@ -85,6 +88,11 @@ def inputs(model: PreTrainedModel, ends: Tensor, longest: int) -> dict[str, Any]
     # A mask of four dimensions is taken as it is: none is made of millions of pairs, and nothing waits for
     # the GPU to say whether there are several texts.
     return {**lengths, "attention_mask": ends.new_zeros(1, 1, 1, 1)}
+
+
+def _head_size(config: Any) -> int:
+    size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return size
 
 
 def _torch_has_it() -> bool:

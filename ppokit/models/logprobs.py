@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Entropy = Literal["none", "value", "gradient"]
 CHUNK_BYTES = 32 * 2**20  # of float32 logits
+_ON_GPU = 4  # times as many: for fewer tokens a GPU waits for the head's weights, read twice per chunk
 
 
 def token_logprobs(
@@ -222,7 +223,8 @@ def _chunks(
 
     The memory is the same for every chunk: fresh pages would cost more than the mathematics.
     """
-    size = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+    most = CHUNK_BYTES if hidden.device.type == "cpu" else _ON_GPU * CHUNK_BYTES
+    size = max(1, most // (4 * weight.shape[0]))
     shape = (min(size, len(hidden)), weight.shape[0])
     low = hidden.new_empty(shape)
     other = torch.empty_like(low, dtype=torch.float32)

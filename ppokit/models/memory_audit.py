@@ -82,7 +82,7 @@ def _kept(roles: ModelRoles) -> int:
             saved[tensor.untyped_storage().data_ptr()] = tensor
             return tensor
 
-        batch = TokenBatch.build([[0]], *_ones(length - 1), roles.device)
+        batch = TokenBatch.build([[0]], *_ones(length - 1), roles.device, packed=roles.packed)
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             states = roles.hidden(batch, "policy")
         sizes.append(sum(t.untyped_storage().nbytes() for ptr, t in saved.items() if ptr not in own))

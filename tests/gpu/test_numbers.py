@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ppokit.config.settings import FastPaths
+from ppokit.config.settings import FastPaths, Layout
 from ppokit.data.batches import TokenBatch
+from ppokit.kernels import varlen
 from ppokit.models import quantization
 from ppokit.models.roles import ModelRoles, ValueMode
 from small_models import tiny_llama
@@ -28,6 +28,7 @@ TIMES = 1.5
 """How much further from float64 than transformers' and peft's own code on the same device."""
 KINDS = ("lora", "full", "4 bits")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+LAYOUTS = pytest.mark.parametrize("layout", ["padded", "packed"])
 
 
 def quantized(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -47,13 +48,17 @@ def quantized(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def roles_of(
-    kind: str, device: torch.device, dtype: torch.dtype, fast_paths: FastPaths = "auto"
+    kind: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    fast_paths: FastPaths = "auto",
+    layout: Layout = "padded",
 ) -> ModelRoles:
     model = tiny_llama(**SIZES)
     model = quantized(model, device, dtype) if kind == "4 bits" else model.to(device, dtype)
     lora = None if kind == "full" else LORA
     value: ValueMode = "policy_trunk" if lora is None else "own_adapter"
-    roles = ModelRoles(model, lora=lora, value=value, reference=True, fast_paths=fast_paths)
+    roles = ModelRoles(model, lora=lora, value=value, reference=True, fast_paths=fast_paths, layout=layout)
     trained = [(n, p) for n, p in roles.trainable.items() if lora is not None or "value_head" in n]
     randomize([param for _, param in trained])
     return roles
@@ -99,11 +104,6 @@ def in_double(roles: ModelRoles, kind: str) -> ModelRoles:
     return exact
 
 
-def on(batch: TokenBatch, device: torch.device) -> TokenBatch:
-    names = ("input_ids", "rows", "positions", "targets", "mask", "slots")
-    return replace(batch, **{name: getattr(batch, name).to(device) for name in names})
-
-
 def exact_numbers(roles: ModelRoles, batch: TokenBatch) -> tuple[dict[str, Tensor], Tensor]:
     """Log-probabilities under policy and reference, values: from whole logits, in float64."""
     out = {}
@@ -132,19 +132,23 @@ def distance(actual: Tensor, expected: Tensor) -> float:
 
 
 @DTYPES
+@LAYOUTS
 @pytest.mark.parametrize("kind", KINDS)
 def test_roles_and_gradients(
-    device: torch.device, figure: Callable[[str, Any], None], kind: str, dtype: torch.dtype
+    device: torch.device, figure: Callable[[str, Any], None], kind: str, layout: Layout, dtype: torch.dtype
 ) -> None:
+    """With every fast path that applies; texts in one row by FlashAttention in 16 bits on a card."""
     torch.backends.cuda.matmul.allow_tf32 = False
-    roles = roles_of(kind, device, dtype)
+    roles = roles_of(kind, device, dtype, layout=layout)
+    assert roles.packed == (layout == "packed")
+    if device.type == "cuda":
+        assert varlen.is_installed(roles.model) == (roles.packed and dtype == torch.bfloat16)
     expected = with_gradients(in_double(roles, kind), token_batch(), exact_numbers)
-    batch = on(token_batch(), device)
-    plain = with_gradients(roles_of(kind, device, dtype, "off"), batch, exact_numbers)
-    own = with_gradients(roles, batch, numbers)
+    plain = with_gradients(roles_of(kind, device, dtype, "off"), token_batch(device=device), exact_numbers)
+    own = with_gradients(roles, token_batch(device=device, packed=roles.packed), numbers)
     for name, tensor in expected.items():
         gap, allowed = distance(own[name], tensor), TIMES * distance(plain[name], tensor) + FLOOR[dtype]
-        figure(f"gap of {name}, {kind}, {str(dtype).removeprefix('torch.')}", gap)
+        figure(f"gap of {name}, {kind}, {layout}, {str(dtype).removeprefix('torch.')}", gap)
         assert gap < allowed, (name, gap, allowed)
 
 

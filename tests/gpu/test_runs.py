@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ppokit import PPOTrainer, Recipe
+from ppokit.errors import PpokitWarning
 from ppokit.kernels import registry
 from ppokit.models.loading import find_model, load_model
 from ppokit.models.roles import ModelRoles
@@ -43,6 +45,7 @@ def recipe_of(tiny_model: Path, folder: Path, **sections: Any) -> dict[str, Any]
         **sections,
     }
     recipe["rollout"] = {
+        "decoding": "dynamic",  # compiling takes longer than these runs
         "max_new_tokens": 12 if ON_CARD else 4,
         "prompts_per_step": 4,
         "responses_per_prompt": 4 if ON_CARD else 2,
@@ -74,6 +77,19 @@ def test_it_learns_and_the_sampler_is_the_trainer(
     assert all(line["rollout/logprob_gap"] < 0.2 for line in lines)
     if ON_CARD:  # the dry run takes two steps
         assert last / 3 > first / 3 + 0.3
+
+
+@pytest.mark.parametrize("decoding", ["static", *(["compiled"] if ON_CARD else [])])
+def test_from_a_static_cache(tiny_model: Path, tmp_path: Path, figure: Figure, decoding: str) -> None:
+    """In float32, where the gap is rounding alone; that it samples in another way would be a warning."""
+    model = {"name": str(tiny_model), "dtype": "float32"}
+    recipe = recipe_of(tiny_model, tmp_path, model=model, rollout={"decoding": decoding}, run={"steps": 2})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PpokitWarning)
+        PPOTrainer(Recipe.from_dict(recipe)).train()
+    gap = max(line["rollout/logprob_gap"] for line in metrics_of(tmp_path / "run"))
+    figure(f"sampler's gap from the trainer, {decoding}, fp32", gap)
+    assert gap < 1e-4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

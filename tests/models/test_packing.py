@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from transformers import (
 from ppokit.data.batches import TokenBatch
 from ppokit.errors import PpokitWarning
 from ppokit.kernels import varlen
+from ppokit.models.memory_audit import activation_bytes
 from ppokit.models.roles import ModelRoles
 from small_models import tiny, tiny_gpt2, tiny_llama
 from small_roles import CPU, policy_params, randomize, roles_of, value_params
@@ -143,6 +145,37 @@ def test_where_texts_stand_in_a_row() -> None:
     assert batch.targets.tolist() == [10, 11, 20, 21, 23, 2, 40, 4, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("changes", "takes"),
+    [
+        ({}, True),
+        ({"dtype": torch.float32}, False),
+        ({"device": CPU}, False),
+        ({"head_dim": 20}, False),
+        ({"head_dim": 264}, False),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, False),
+    ],
+    ids=str,
+)
+def test_what_flash_attention_takes(
+    changes: dict[str, Any], takes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model on a GPU in all but its tensors."""
+    config = SimpleNamespace(_attn_implementation="sdpa", head_dim=64, layer_types=None)
+    vars(config).update({name: own for name, own in changes.items() if name in vars(config)})
+    config.get_text_config = lambda: config
+    model: Any = SimpleNamespace(
+        config=config,
+        device=changes.get("device", torch.device("cuda")),
+        dtype=changes.get("dtype", torch.bfloat16),
+        _supports_flash_attn=True,
+        set_attn_implementation=lambda name: setattr(config, "_attn_implementation", name),
+    )
+    monkeypatch.setattr(varlen, "_torch_has_it", lambda: True)
+    assert varlen.install(model) == takes
+    assert (config._attn_implementation != "sdpa") == takes
+
+
 class TestWithinTexts:
     """The attention of a GPU, with plain attention text by text in the place of FlashAttention."""
 
@@ -209,6 +242,13 @@ class TestWithinTexts:
         monkeypatch.setattr(find, lambda *_: pytest.fail("asked"))
         roles.hidden(batch_of(packed=True), "policy")
         assert made == [1, 1]
+
+    def test_activations_are_counted_as_texts_lie(self, calls: list[Any]) -> None:
+        """This attention keeps other tensors for its gradient than that of padded texts."""
+        roles = roles_of(layout="packed")
+        calls.clear()
+        assert activation_bytes(roles) > 0
+        assert calls
 
     def test_what_it_does_not_compute_is_refused(self) -> None:
         states = torch.zeros(1, 2, 3, 8)

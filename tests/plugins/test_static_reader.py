@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from policies import load, policy_of
+from ppokit.kernels import rms_norm
 from ppokit.plugin.generation import Generation, GenerationRequest, SamplingParams
 from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
@@ -75,6 +76,18 @@ def steps(model: PreTrainedModel) -> Iterator[list[tuple[int, ...]]]:
         handle.remove()
 
 
+def gemma2() -> PreTrainedModel:
+    """Every other layer sees 20 tokens."""
+    return tiny(
+        Gemma2ForCausalLM,
+        vocab_size=64,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=20,
+        initializer_range=0.2,
+    )
+
+
 @pytest.mark.parametrize("check_every", [1, 5])
 def test_responses_are_those_of_a_cache_that_grows(policy: Policy, check_every: int) -> None:
     expected = respond(policy, "dynamic")
@@ -119,14 +132,7 @@ def test_memory_stays_where_it_is(policy: Policy) -> None:
         tiny_gpt2,
         lambda: tiny(MistralForCausalLM, vocab_size=64, num_key_value_heads=1, sliding_window=None),
         lambda: tiny(MistralForCausalLM, vocab_size=64, num_key_value_heads=1, sliding_window=4),
-        lambda: tiny(
-            Gemma2ForCausalLM,
-            vocab_size=64,
-            num_key_value_heads=1,
-            head_dim=16,
-            sliding_window=20,
-            initializer_range=0.2,
-        ),
+        gemma2,
     ],
     ids=["gpt2", "mistral", "sliding windows", "both kinds of layers"],
 )
@@ -235,12 +241,16 @@ def test_where_compiling_fails_it_samples_without(policy: Policy, monkeypatch: p
 
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
-def test_compiled(policy: Policy) -> None:
-    """One graph, which the same shapes find again."""
+@pytest.mark.parametrize("model", [tiny_llama, gemma2], ids=["llama", "both kinds of layers"])
+def test_compiled(policy: Policy, model: Callable[[], PreTrainedModel]) -> None:
+    """One graph, which the same shapes find again, with the fast path that a GPU's sampler has."""
     from torch._dynamo.utils import counters
 
-    expected = respond(policy, "dynamic", n=2)
+    fast = model()
+    rms_norm.install(fast)
+    other = policy_of(fast, policy.tokenizer, end_ids=OFTEN)
+    expected = respond(other, "dynamic", n=2)
     counters.clear()
     for _ in range(2):
-        assert_same(respond(policy, "compiled", n=2), expected)
+        assert_same(respond(other, "compiled", n=2), expected)
         assert counters["stats"]["unique_graphs"] == 1
