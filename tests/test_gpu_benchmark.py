@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def test_a_step_by_phase(tmp_path: Path) -> None:
     sections = dry_run(tmp_path, "--part", "2", "--only", "ceilings,step 7B")
     assert list(sections) == ["card", "ceilings", "step 7B"]
     step = sections["step 7B"]
-    assert {"time/sampling_s", "time/update_s", "memory/peak_gb", "tokens_per_s"} <= set(step)
+    phases = {f"time/{name}_s" for name in ("sampling", "reference", "reward", "update")}
+    assert {*phases, "memory/peak_gb", "tokens_per_s"} <= set(step)
     assert 0 < float(str(step["update_share_of_matrix_rate"])) < 1
     assert 0 < float(str(step["sampling_share_of_bandwidth_floor"])) < 1
 
@@ -49,20 +51,36 @@ def test_all_of_part_2(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_memory_of_part_1(tmp_path: Path) -> None:
-    assert "peak_of_expected" in dry_run(tmp_path, "--part", "1", "--only", "memory")["memory"]
+    assert "peak_of_audit" in dry_run(tmp_path, "--part", "1", "--only", "memory")["memory"]
 
 
-def test_a_section_that_fails_or_runs_over_is_recorded(tmp_path: Path) -> None:
+def test_a_section_that_fails_or_runs_over_is_recorded_with_what_it_had(tmp_path: Path) -> None:
+    import os
     import time
 
     import prove
 
     bench = prove.Bench(True, tmp_path)
-    broken = prove.run(("broken", 9.0, lambda _: {"a": 1 / 0}), bench, 9.0)
-    assert "ZeroDivisionError" in broken["error"]
-    slow = prove.run(("slow", 9.0, lambda _: time.sleep(60)), bench, 0.2)
-    assert slow["error"] == "stopped after 0 s"
-    assert prove.run(("good", 9.0, lambda _: {"a": 1}), bench, 9.0)["a"] == 1
+
+    def then(what: Callable[[], object]) -> Callable[[object], dict[str, object]]:
+        def measure(bench: object) -> dict[str, object]:
+            prove.Bench.keep(bench, first=1)
+            what()
+            return {"second": 2}
+
+        return measure
+
+    for what, limit, error in (
+        (lambda: 1 / 0, 9.0, "ZeroDivisionError: division by zero"),
+        (lambda: time.sleep(60), 0.4, "stopped after 0 s"),
+        (lambda: os.kill(os.getpid(), 9), 9.0, "ended by signal 9"),
+    ):
+        figures = bench.run(then(what), limit)
+        assert figures.pop("seconds") < 5
+        assert figures == {"first": 1, "error": error}
+    good = bench.run(then(lambda: None), 9.0)
+    assert {name: good[name] for name in ("first", "second")} == {"first": 1, "second": 2}
+    assert list(tmp_path.iterdir()) == []
 
 
 def wheel(folder: Path, name: str, version: str, *needs: str) -> None:

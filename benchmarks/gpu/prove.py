@@ -5,8 +5,8 @@
     python benchmarks/gpu/prove.py --part 2 --dry-run --out /tmp/dry      tiny sizes on the CPU
 
 Each section runs in a process of its own and has its seconds; one that fails or runs over is recorded with
-its error, and the next goes on. `part1.json` or `part2.json` has every figure, with the card's name, and
-`part1.md` or `part2.md` one table.
+its error and what it had measured, and the next goes on. `part1.json` or `part2.json` has every figure, with
+the card's name, and `part1.md` or `part2.md` one table.
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # sizes vary from step to step
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # whoever asks for a card does not open it
 
 PART_S = 345.0  # of each part, with what is written at its end
 Section = tuple[str, float, Callable[["Bench"], dict[str, Any]]]
+
+
+LATE = "PPOKIT_GPU_IMPORTS_LATE"
+"""Set where a process that has imported everything can fork none that uses the card."""
 
 
 class Bench:
@@ -42,6 +47,7 @@ class Bench:
         dry: whether this is the dry run, in tiny sizes.
         out: folder for what comes back.
         figures: of the sections before, by name.
+        kept: of the running section so far.
     """
 
     def __init__(self, dry: bool, out: Path) -> None:
@@ -49,39 +55,57 @@ class Bench:
 
         self.dry, self.out = dry, out
         self.figures: dict[str, dict[str, Any]] = {}
+        self.kept: dict[str, Any] = {}
         self.device = torch.device("cpu" if dry else "cuda:0")
+        self._file, self._ends = out / ".section.json", 0.0
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until the running section is stopped."""
+        return self._ends - time.perf_counter()
 
-def run(section: Section, bench: Bench, limit_s: float) -> dict[str, Any]:
-    """A section's figures, or `error`; `seconds` is what it took.
+    def keep(self, **figures: Any) -> None:
+        """Write down figures of the running section, which count even where it does not come to its end."""
+        self.kept |= figures
+        whole = self._file.with_suffix(".tmp")
+        whole.write_text(json.dumps(self.kept))
+        whole.replace(self._file)
 
-    In a fork, which frees all memory. So nothing here may look for the card: a process that has cannot fork.
-    """
-    name, _, measure = section
-    file = bench.out / f".{name}.json"
-    began = time.perf_counter()
-    pid = os.fork()
-    if pid == 0:
-        os.setsid()
-        code = 0
-        try:
-            figures = measure(bench)
-        except BaseException as error:
-            traceback.print_exc()
-            figures, code = {"error": f"{type(error).__name__}: {error}"[:400]}, 1
-        file.write_text(json.dumps(figures))
+    def run(self, measure: Callable[[Bench], dict[str, Any]], limit_s: float) -> dict[str, Any]:
+        """A section's figures, with `error` where it failed; `seconds` is what it took.
+
+        In a fork, which frees all memory and need not import anything again. So nothing here may open the
+        card: a process that has cannot fork another that does.
+        """
+        began = time.perf_counter()
+        self._ends = began + limit_s
+        self._file.unlink(missing_ok=True)
         sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    while os.waitpid(pid, os.WNOHANG)[0] == 0:
-        if time.perf_counter() - began > limit_s:
-            os.killpg(pid, 9)
-            os.waitpid(pid, 0)
-            break
-        time.sleep(0.05)
-    figures = json.loads(file.read_text()) if file.exists() else {"error": f"stopped after {limit_s:.0f} s"}
-    file.unlink(missing_ok=True)
-    return {**figures, "seconds": round(time.perf_counter() - began, 1)}
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            try:
+                self.keep(**measure(self))
+            except BaseException as error:
+                traceback.print_exc()
+                self.keep(error=f"{type(error).__name__}: {error}"[:400])
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+        killed = False
+        while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+            if self.left_s < 0:
+                os.killpg(pid, 9)
+                killed, ended = True, os.waitpid(pid, 0)
+                break
+            time.sleep(0.05)
+        figures = json.loads(self._file.read_text()) if self._file.exists() else {}
+        if killed:
+            figures["error"] = f"stopped after {limit_s:.0f} s"
+        elif ended[1]:
+            figures["error"] = f"ended by signal {-os.waitstatus_to_exitcode(ended[1])}"
+        self._file.unlink(missing_ok=True)
+        return {**figures, "seconds": round(time.perf_counter() - began, 1)}
 
 
 def machine() -> dict[str, str]:
@@ -99,6 +123,7 @@ def card(bench: Bench) -> dict[str, Any]:
     if not torch.cuda.is_available():
         raise RuntimeError("no GPU is visible; expected one, or --dry-run")
     properties = torch.cuda.get_device_properties(0)
+    torch.ones(8, device=bench.device).sum().item()
     return {
         "card": properties.name,
         "memory_gb": round(properties.total_memory / 1e9, 1),
@@ -131,36 +156,46 @@ def main() -> None:
     began = time.perf_counter()
     arguments.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(arguments.dry_run, arguments.out.resolve())
-    import measures
+    from sections import PARTS
 
-    if bench.dry:  # imported once, where no card forbids it
+    if LATE not in os.environ:
         import ppokit.build
         import ppokit.trainer  # noqa: F401
 
+    sections = PARTS[arguments.part]
     chosen = None if arguments.only is None else set(arguments.only.split(","))
-    sections: list[Section] = [("card", 30.0, card), *measures.PARTS[arguments.part]]
-    for section in sections:
-        name, seconds, _ = section
+    unknown = (chosen or set()) - {name for name, _, _ in sections}
+    if unknown:
+        parser.error(f"--only {', '.join(sorted(unknown))}: no such section in part {arguments.part}")
+    for name, seconds, measure in [("card", 40.0, card), *sections]:
         if chosen is not None and name not in {*chosen, "card"}:
             continue
         left = PART_S - (time.perf_counter() - began)
         if left < 5:
             bench.figures[name] = {"error": "not begun: the part's time was up", "seconds": 0.0}
         else:
-            bench.figures[name] = run(section, bench, min(seconds, left))
+            print(f"{name} ...", flush=True)
+            bench.figures[name] = bench.run(measure, min(seconds, left))
         if name == "card":
+            if "error" in bench.figures[name] and not bench.dry and LATE not in os.environ:
+                os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, LATE: "1"})
             bench.figures[name] |= machine()
-        where = bench.figures["card"].get("card", "an unknown card")
-        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        # After every section: what is there counts, even where the machine goes away.
-        result = {"part": arguments.part, "dry_run": bench.dry, "when": when, "sections": bench.figures}
-        (bench.out / f"part{arguments.part}.json").write_text(json.dumps(result, indent=1))
-        text = table(bench.figures, f"ppokit on {where}, {when}, part {arguments.part}")
-        (bench.out / f"part{arguments.part}.md").write_text(text)
+        text = write(bench, arguments.part)
     print(text)
     failed = [name for name, figures in bench.figures.items() if "error" in figures]
     if failed:
         sys.exit(f"sections that failed: {', '.join(failed)}")
+
+
+def write(bench: Bench, part: int) -> str:
+    """The figures so far, as JSON and as one table: they count even where the machine goes away."""
+    where = bench.figures["card"].get("card", "an unknown card")
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    result = {"part": part, "dry_run": bench.dry, "when": when, "sections": bench.figures}
+    (bench.out / f"part{part}.json").write_text(json.dumps(result, indent=1))
+    text = table(bench.figures, f"ppokit on {where}, {when}, part {part}")
+    (bench.out / f"part{part}.md").write_text(text)
+    return text
 
 
 if __name__ == "__main__":

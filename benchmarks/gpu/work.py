@@ -95,6 +95,29 @@ def save_folder(shape: Shape, folder: Path) -> Path:
     return folder
 
 
+def save_reward(shape: Shape, base: Path, folder: Path, longest: int) -> Path:
+    """A fitted reward model with random weights: adapter and head on the base, as `reward fit` writes it."""
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ppokit.reward_models.artifact import VERSION, FittedSettings
+
+    with torch.device("meta"):  # for the names and shapes of its matrices
+        model = AutoModelForCausalLM.from_config(config_of(shape))
+        config = LoraConfig(**LORA, task_type="CAUSAL_LM")
+        matrices = get_peft_model_state_dict(get_peft_model(model, config))
+    draw = torch.Generator().manual_seed(0)
+    state = {n: 0.01 * torch.randn(m.shape, generator=draw) for n, m in matrices.items()}
+    state["base_model.model.score.weight"] = torch.randn(1, shape.hidden, generator=draw)
+    config.save_pretrained(str(folder))
+    save_file(state, str(folder / "adapter_model.safetensors"))
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    text = ["{prompt} {response}"]
+    FittedSettings(VERSION, str(base), "causal", text, longest, "random", []).write(folder)
+    return folder
+
+
 @contextmanager
 def made_on_the_card(shape: Shape) -> Iterator[None]:
     """Let ppokit make the model in the place of reading 15 GB from a disk; all else is its own way."""
@@ -121,14 +144,17 @@ class Work:
     prompt_tokens: int = 256
     new_tokens: int = 256
     steps: int = 2
-    tokens_per_microbatch: int = 16_384
+    tokens_per_microbatch: int = 8192
 
     @property
     def text(self) -> int:
         return self.prompt_tokens + self.new_tokens
 
 
+WORK = {"0.5B": Work(), "1.5B": Work(), "7B": Work(tokens_per_microbatch=1024)}
+"""A layer of 7B keeps 210 KB per token for its gradient: 6 GB of 1,024 tokens in all."""
 TINY = Work(prompts=4, prompt_tokens=8, new_tokens=6, steps=2, tokens_per_microbatch=64)
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
 def texts(count: int, tokens: int, shape: Shape, seed: int = 0) -> list[str]:
@@ -138,23 +164,25 @@ def texts(count: int, tokens: int, shape: Shape, seed: int = 0) -> list[str]:
 
 
 def recipe_of(shape: Shape, work: Work, folder: Path, **sections: Any) -> dict[str, Any]:
-    """A PPO step with LoRA of rank 16: policy, reference and value on one base, two epochs."""
-    save_folder(shape, folder / "model")
+    """A PPO step with LoRA of rank 16, two epochs: policy, reference, value and reward on one base."""
+    base = save_folder(shape, folder / "model")
     lines = (json.dumps({"prompt": text}) + "\n" for text in texts(work.prompts, work.prompt_tokens, shape))
     (folder / "prompts.jsonl").write_text("".join(lines))
     recipe: dict[str, Any] = {
-        "model": {"name": str(folder / "model"), "dtype": "auto"},
-        "lora": {"r": 16, "alpha": 32, "target_modules": "all-linear"},
+        "model": {"name": str(base), "dtype": "auto"},
+        "lora": {"r": LORA["r"], "alpha": LORA["lora_alpha"], "target_modules": LORA["target_modules"]},
         "value": "own_adapter",
         "prompts": {"path": str(folder / "prompts.jsonl")},
-        "rewards": [
-            {"use": "pattern", "pattern": "7", "mode": "count"},
-            {"use": "kl_penalty", "weight": 0.05},
-        ],
         "advantages": {"use": "gae", "gamma": 1.0, "lam": 0.95, "whiten": "batch"},
         "losses": [{"use": "ppo_clip"}, {"use": "value_clip", "weight": 0.1}],
         **sections,
     }
+    if "rewards" not in recipe:
+        reward = save_reward(shape, base, folder / "reward", work.text)
+        recipe["rewards"] = [
+            {"use": "reward_model", "model": str(reward), "shared_base": True},
+            {"use": "kl_penalty", "weight": 0.05},
+        ]
     recipe["rollout"] = {
         "max_new_tokens": work.new_tokens,
         "prompts_per_step": work.prompts,
