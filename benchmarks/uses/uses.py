@@ -36,6 +36,8 @@ class Use:
 USES = {
     use.name: use
     for use in (
+        Use("chatbots", "Chatbots", "judge/score", "chrF, 0 to 100"),
+        Use("customer_service", "Customer service", "judge/score", "chrF, 0 to 100"),
         Use("translation", "Translation", "judge/score", "BLEU per sentence, 0 to 100"),
         Use("summarisation", "Summarisation", "judge/rougeL", "ROUGE-L, 0 to 1"),
         Use(
@@ -44,6 +46,9 @@ USES = {
             "judge/f1",
             "F1 of what is found, 0 to 1",
         ),
+        Use("marketing", "Marketing copy", "judge/rougeL", "ROUGE-L, 0 to 1"),
+        Use("virtual_assistants", "Virtual assistants", "judge/score", "chrF, 0 to 100"),
+        Use("social_media", "Social media", "judge/persona", "p(persona) by a second classifier, 0 to 1"),
     )
 }
 
