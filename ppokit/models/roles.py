@@ -13,8 +13,9 @@ sampler    the base with the policy's adapter merged into copies of the targeted
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -57,6 +58,7 @@ class ModelRoles:
         layout: how the texts of a batch are to lie.
 
     Attributes:
+        lock: held while a role is active, since rewards in threads may read with the same base.
         packed: whether batches may be, by `layout` and by what the model reads rightly.
         trainable: every parameter that training moves, by name.
 
@@ -79,6 +81,7 @@ class ModelRoles:
         check_head(model)
         self._rule = logit_rule(model)
         self.model = model
+        self.lock = threading.RLock()
         self.device = model.device
         self.dtype = model.dtype
         self.lora = lora
@@ -233,13 +236,14 @@ class ModelRoles:
         Args:
             role: a `Role`, whose `base` has no adapter, or the name of an adapter that was added.
         """
-        self._activate(role)
-        cache = frozen_trunk.cache_of(self.model) if role in self._on_trunk else None
-        states = cache.get(batch) if cache is not None and role == "value" else None
-        if cache is not None and states is not None:
-            return cache.forward_from(states, lambda: final_states_of(self.model, batch))
-        with cache.capture(batch) if cache is not None else nullcontext():
-            return final_states_of(self._model_of(role), batch)
+        with self.lock:
+            self._activate(role)
+            cache = frozen_trunk.cache_of(self.model) if role in self._on_trunk else None
+            states = cache.get(batch) if cache is not None and role == "value" else None
+            if cache is not None and states is not None:
+                return cache.forward_from(states, lambda: final_states_of(self.model, batch))
+            with cache.capture(batch) if cache is not None else nullcontext():
+                return final_states_of(self._model_of(role), batch)
 
     def clear_cache(self) -> None:
         """Forget the hidden states of the last step's texts."""
@@ -284,6 +288,10 @@ class ModelRoles:
                 self._activate(before)
 
     # The sampler
+
+    def sampling(self) -> AbstractContextManager[object]:
+        """While responses are sampled: where the sampler is `model` itself, no other role is read with."""
+        return self.lock if self._merged is None else nullcontext()
 
     def sampler(self) -> PreTrainedModel:
         """A causal LM that answers as the policy does now.

@@ -88,10 +88,11 @@ class SharedBaseModel:
                 f"{self.longest_text}. The base's rotary factors change with that length, and it reads all "
                 "texts with the run's; leave shared_base out, or fit with that --max-length."
             )
-        if folder not in self._rewards:
-            name = f"reward_{len(self._rewards)}"
-            self._rewards[folder] = (name, self.roles.add_fitted(folder, name, key="shared_base"))
-        name, head = self._rewards[folder]
+        with self.roles.lock:  # rewards in other threads read with the same base
+            if folder not in self._rewards:
+                name = f"reward_{len(self._rewards)}"
+                self._rewards[folder] = (name, self.roles.add_fitted(folder, name, key="shared_base"))
+            name, head = self._rewards[folder]
         out = torch.zeros(len(token_ids))
         for indices, hidden, mask in self._read(token_ids, name):
             last = hidden[torch.arange(len(indices)), mask.sum(dim=1) - 1].cpu()

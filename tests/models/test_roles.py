@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -523,6 +524,21 @@ def test_the_base_is_no_pretrained_adapter(tmp_path: Path) -> None:
     with torch.no_grad():
         mean = tiny_llama().model(torch.tensor([[1, 7, 8]])).last_hidden_state[0].mean(dim=0)
     torch.testing.assert_close(actual[0], mean / mean.norm())
+
+
+def test_a_reward_in_a_thread_reads_with_the_base_beside_the_passes() -> None:
+    """Each has its own role's numbers, whoever was last."""
+    roles = roles_of()
+    randomize(policy_params(roles))
+    shared, texts = SharedBaseModel(roles, 40), [[1, 7, 8, 9, 3]]
+    with torch.no_grad():
+        expected = logprobs(roles)
+        vector = shared.embed(texts)
+        with ThreadPoolExecutor(2) as threads:
+            others = [threads.submit(shared.embed, texts) for _ in range(60)]
+            own = [logprobs(roles) for _ in range(60)]
+    assert all(torch.equal(numbers, expected) for numbers in own)
+    assert all(torch.equal(other.result(), vector) for other in others)
 
 
 def test_layers_that_are_called_as_an_adapter_are_saved(tmp_path: Path) -> None:
