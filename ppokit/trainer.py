@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ppokit.build import build_trainer
@@ -19,9 +20,10 @@ from ppokit.errors import NonFiniteError
 from ppokit.evaluation.view import held_out_view
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
 from ppokit.report.writer import report_writer
+from ppokit.rollout.ahead import RolloutAhead
 from ppokit.rollout.dynamic_sampling import resample
 from ppokit.rollout.fit import answer_greedily, fit_recorded, predict_next, recorded_rollout
-from ppokit.run.components import closed_on_error
+from ppokit.run.components import RunComponent, closed_on_error
 from ppokit.run.recorder import RunRecorder
 from ppokit.run.run_dir import RunDir
 from ppokit.run.signals import Signals
@@ -62,9 +64,14 @@ class PPOTrainer:
         parts = self.components = build_trainer(recipe, self.run_dir.folder)
         self.roles, self.processes = parts.roles, parts.processes
         main, keep = self.processes.is_main, self.settings.run.keep_checkpoints
-        with closed_on_error(parts.instances), self.processes.together():
+        self.collector = parts.collector(self._phase)
+        last = self.settings.run.steps if self.settings.overlaps else 0
+        self.ahead = RolloutAhead(parts.prompts, self.collector, parts.updater.parity, last)
+        ahead = [RunComponent("ahead", "the next step's rollout", self.ahead)] if last else []
+        instances = [*parts.instances, *ahead]
+        with closed_on_error(instances), self.processes.together():
             given = observers if main else ()
-            instances = [*parts.instances, *report_writer(recipe, self.run_dir.folder, parts.tokenizer, main)]
+            instances += report_writer(recipe, self.run_dir.folder, parts.tokenizer, main)
             self.recorder = RunRecorder(
                 self.run_dir, instances, given, parts.backend, parts.save_policy, keep=keep, main=main
             )
@@ -73,7 +80,6 @@ class PPOTrainer:
         self.lifetime, self.checkpointer = self.recorder.lifetime, self.recorder.checkpointer
         self._first_update = FirstUpdate(parts.policy_hash(), self.settings.update, done=self.step > 0)
         self.current = self.step + 1  # the step that events name
-        self.collector = parts.collector(self._phase)
         self._evaluated: dict[str, float] = {}
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
@@ -118,18 +124,32 @@ class PPOTrainer:
 
     @ends_together
     def collect(self, prompts: PromptBatch) -> Rollout:
-        """Answer the prompts, and compute what the recipe's components need of the answers."""
-        self.current = self.step + 1
-        rollout = self.collector.collect(prompts, self.current)
+        """Answer the prompts, and compute what the recipe's components need of the answers.
+
+        Rewards that run beside the main thread and need no more than texts are asked meanwhile.
+        """
+        self.current = step = self.step + 1
+        if (ahead := self.ahead.take(prompts, step)) is not None:
+            return ahead
+        begin = partial(self.components.scorer.begin, step=step)
+        rollout = self.collector.collect(prompts, step, on_answered=begin)
         self._first_update.check_collected(rollout)
         clear_parsed()  # an engine may read its file when it first answers
         return rollout
 
     @ends_together
     def score(self, rollout: Rollout) -> Rewards:
-        """Rewards of a rollout, all providers together."""
+        """Rewards of a rollout, all providers together; with `overlap`, beside the next step's answers."""
+        scorer, step = self.components.scorer, self.step + 1
+        if self.ahead.is_due(step + 1):
+            with self._phase("reward"):
+                scorer.begin(rollout, step=step)
+                scorer.wait()
+            self.current = step + 1
+            self.ahead.collect(step + 1, updates=self.step)
+            self.current = step
         with self._phase("reward"):
-            return self.components.scorer.score(rollout, step=self.step + 1)
+            return scorer.score(rollout, step=step)
 
     @ends_together
     def resample(self, rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
@@ -165,7 +185,7 @@ class PPOTrainer:
             epochs, minibatches: the recipe's, unless given.
         """
         self.current = self.step + 1
-        with self._phase("update"):
+        with self._phase("update"), self.roles.lock:
             # A signal must not come between the weights' step and its count, nor before it is reported.
             self.signals.defer()
             try:
@@ -175,6 +195,7 @@ class PPOTrainer:
             except NonFiniteError as error:
                 self.recorder.failed_step(self.current, rollout, advantages, error)
                 raise
+            stats = {**self.ahead.metrics(self.current), **stats}
             self._first_update.check_updated(rollout, advantages, stats, self.components.policy_hash)
             self.step += 1
             self.checkpointer.snapshot(self.step)

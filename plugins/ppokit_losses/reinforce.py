@@ -12,11 +12,21 @@ value is no objective: only its gradient means something.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ppokit.plugin import Component, LossInputs, LossOutput, Need, Options, hookimpl, upcast
+from ppokit.plugin import (
+    CheckContext,
+    Component,
+    LossInputs,
+    LossOutput,
+    Need,
+    Options,
+    hookimpl,
+    upcast,
+)
 from ppokit_losses.ratios import new_and_old, token_ratio
 
 if TYPE_CHECKING:
@@ -55,7 +65,15 @@ class Reinforce(Options):
         return LossOutput(loss, {"policy/ratio": token_ratio(new.detach(), old)})
 
 
+def check(options: Reinforce, context: CheckContext) -> Iterator[str]:
+    if context.overlap and not options.importance_weight:
+        yield (
+            "importance_weight: got false, and a reward has overlap: true, by which responses are of the "
+            "policy of one update before; expected true"
+        )
+
+
 @hookimpl
 def ppokit_losses() -> list[Component]:
     needs: frozenset[Need] = frozenset({"new_logprobs", "old_logprobs"})
-    return [Component("reinforce", options=Reinforce, needs=needs)]
+    return [Component("reinforce", options=Reinforce, needs=needs, check=check)]

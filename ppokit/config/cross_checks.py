@@ -41,6 +41,7 @@ def check(
     _value(sections, by_kind, document)
     _names(by_kind, document)
     _gates(by_kind["rewards"], document)
+    _overlap(sections, by_kind, document)
     _minibatches(sections, document)
     _groups(sections.get("rollout"), document)
     _adapter(sections.get("lora"), sections.get("value"), document)
@@ -66,6 +67,7 @@ def check(
         chat=chat,
         prompt_column="prompt" if prompts is None else prompts.column,
         cells=_cells_of(table, None),
+        overlap=any(reward is not None and reward.settings.overlap for reward in by_kind["rewards"]),
     )
     for selected in filter(None, chain(*by_kind.values())):
         if selected.kind != "evaluators":
@@ -140,6 +142,32 @@ def _gates(rewards: Sequence[SelectedComponent | None], document: Document) -> N
         if gate.reward not in others:
             known = f"other rewards are {listed(others)}" if others else "there is no other reward"
             document.report(f"{reward.key}.gate.reward", f"got {gate.reward!r}; {known}")
+
+
+def _overlap(
+    sections: Mapping[str, Any], by_kind: Mapping[str, Sequence[SelectedComponent | None]], document: Document
+) -> None:
+    """Responses of an earlier policy are trained on by their ratio to it."""
+    key = next((r.key for r in by_kind["rewards"] if r is not None and r.settings.overlap), None)
+    if key is None:
+        return
+    update = sections.get("update")
+    if update is not None and update.old_logprobs == "sampler":
+        document.report(
+            f"{key}.overlap",
+            "got true with update.old_logprobs: sampler; the sampler's log-probabilities are compared with "
+            "the trainer's before a weight moves, and with overlap the step before moves them first; "
+            "expected update.old_logprobs: trainer",
+        )
+    losses = by_kind["losses"]
+    if None not in losses and not any(
+        {"new_logprobs", "old_logprobs"} <= loss.needs for loss in losses if loss is not None
+    ):
+        document.report(
+            f"{key}.overlap",
+            "got true, and no loss of this recipe has a ratio of the policy to the one that answered, which "
+            "is one update older; expected a loss with old_logprobs, such as ppo_clip",
+        )
 
 
 def _minibatches(sections: Mapping[str, Any], document: Document) -> None:

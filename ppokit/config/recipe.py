@@ -112,6 +112,8 @@ class Recipe:
         for_nothing = update.old_logprobs == "sampler" or ("values" in needs and value_mode != "own_adapter")
         if update.minibatches > 1 and "old_logprobs" in self.needs and for_nothing:
             needs.add("old_logprobs")
+        if self.settings.overlaps:  # those of the policy that answers, which is gone when they are needed
+            needs.add("old_logprobs")
         return frozenset(needs)
 
     def resolved(self) -> dict[str, Any]:

@@ -76,6 +76,12 @@ class RewardSettings(Section):
     rate_limit: float | None = Field(
         default=None, gt=0, description="Calls that begin in a second at most, of all processes together."
     )
+    overlap: bool = Field(
+        default=False,
+        description="Let its calls go on while the next step's prompts are answered. These are then answered "
+        "by a policy that has not learned from this step, and every step after the first trains on responses "
+        "that are one update old; the ratio to the policy that wrote them corrects for it.",
+    )
     on_failure: Literal["fail", "drop", "impute"] = Field(
         default="drop",
         description="Where a response failed: stop the run; do not train on the response, within "

@@ -259,6 +259,11 @@ class Settings(Section):
     run: RunSettings = Field(description="How long, and where to.")
     observers: list[ObserverSettings] = Field(default_factory=list, description="What watches the run.")
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a step's prompts are answered while the rewards of the step before are on their way."""
+        return any(reward.overlap for reward in self.rewards)
+
 
 SECTIONS: dict[str, type[Section]] = {
     "plugins": PluginSettings,

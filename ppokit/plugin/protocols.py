@@ -103,6 +103,7 @@ class CheckContext:
         cells: the cells of one of these columns, each with its row's number; empty where they are not known.
         check_rewards: for an evaluator, what the recipe's rewards would lack in a data set of such columns
             and do not lack in the training prompts', one sentence each.
+        overlap: whether most of what is trained on was answered by the policy of one update before.
     """
 
     columns: tuple[str, ...] | None
@@ -112,6 +113,7 @@ class CheckContext:
     prompt_column: str = "prompt"
     cells: Callable[[str], Sequence[tuple[int, Any]]] = lambda column: ()
     check_rewards: Callable[[Collection[str]], Iterable[str]] = lambda columns: ()
+    overlap: bool = False
 
     def without_column(self, key: str, *columns: str, of: str = "data set") -> Iterator[str]:
         """A sentence for each of these columns that is known not to be there.

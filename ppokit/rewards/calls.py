@@ -95,7 +95,11 @@ class ProviderCalls:
             or self._retries
             or self._concurrency > 1
             or limit is not None
+            or settings.overlap
         )
+        # One that hears of phases has its state from them: then it is not asked while they go by.
+        hears = callable(getattr(reward.instance, "on_phase", None)) and not settings.overlap
+        self.begins_early = not self.on_main_thread and not hears
 
     def answer_here(self, share: Rollout, context: RewardContext) -> Answer:
         """Ask for a share from this thread, at once.

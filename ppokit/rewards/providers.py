@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -26,6 +26,26 @@ from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.joining import group_indices, join
 
 _PATIENCE_S = 10.0  # beyond the longest timeout
+
+
+@dataclass(eq=False)
+class Asked:
+    """Calls for a rollout.
+
+    Attributes:
+        rollout: what is scored.
+        context: of the calls.
+        begun: of providers that run beside the main thread, by their place among the rewards.
+    """
+
+    rollout: Rollout
+    context: RewardContext
+    begun: dict[int, Future[Answer]] = field(default_factory=dict)
+
+    def cancel(self) -> None:
+        """Nobody waits for the answers any more."""
+        for future in self.begun.values():
+            future.cancel()
 
 
 class Providers:
@@ -56,7 +76,25 @@ class Providers:
         self._rewards = rewards
         self._warned: set[str] = set()
 
-    def ask(self, rollout: Rollout, step: int) -> list[RewardOutput]:
+    def begin(self, asked: Asked) -> None:
+        """Ask those that run beside the main thread and whose needs are met; `finish` asks the others."""
+        for index, (calls, reward) in enumerate(zip(self._calls, self._rewards, strict=True)):
+            known = all(getattr(asked.rollout, need, None) is not None for need in reward.needs)
+            if calls is not None and calls.begins_early and known and index not in asked.begun:
+                self._start(asked, index, calls)
+
+    def wait(self, asked: Asked) -> None:
+        """Wait for those that were asked and may not overlap with the next rollout.
+
+        Raises:
+            PluginError: a provider broke its contract.
+            RewardError: a coroutine blocks the event loop.
+        """
+        for index, future in asked.begun.items():
+            if not self._rewards[index].settings.overlap:
+                self._wait(index, future)
+
+    def finish(self, asked: Asked) -> list[RewardOutput]:
         """Each reward's output for the whole rollout: each process asks for its share, every one gets all.
 
         Returns: float32 on the CPU, 0 where a response was not scored and on padding.
@@ -65,16 +103,15 @@ class Providers:
             PluginError: a provider broke its contract, on any process.
             RewardError: too many calls hang.
         """
-        context = replace(self.context, step=step)
-        shares = [self._share(rollout, index) for index in range(len(self._rewards))]
         with self.processes.together():
-            answers = self._answers([rollout.select(share) for share in shares], context)
-        own = [(list(share), answer) for share, answer in zip(shares, answers, strict=True)]
+            answers = self._answers(asked)
+        shares = [self._share(asked.rollout, index) for index in range(len(self._rewards))]
+        own = list(zip(shares, answers, strict=True))
         hung = self.loop.given_up()
         records = self.processes.gather([(own, hung)])
         self._check_hung([name for _, names in records for name in names])
         return [
-            self._output(reward, [answers[index] for answers, _ in records], rollout)
+            self._output(reward, [answers[index] for answers, _ in records], asked.rollout)
             for index, reward in enumerate(self._rewards)
         ]
 
@@ -88,26 +125,32 @@ class Providers:
         groups = group_indices(rollout)
         return [i for group in self.processes.share(len(groups)) for i in groups[group]]
 
-    def _answers(self, shares: Sequence[Rollout], context: RewardContext) -> list[Answer | None]:
+    def _start(self, asked: Asked, index: int, calls: ProviderCalls) -> None:
+        share = asked.rollout.select(self._share(asked.rollout, index))
+        if len(share):
+            asked.begun[index] = self.loop.start(calls.answer(share, asked.context, self.loop))
+
+    def _answers(self, asked: Asked) -> list[Answer | None]:
         answers: dict[int, Answer] = {}
-        begun: dict[int, Future[Answer]] = {}
-        here: list[tuple[int, ProviderCalls]] = []
-        for index, (calls, share) in enumerate(zip(self._calls, shares, strict=True)):
-            if calls is None or not len(share):
-                continue
-            if calls.on_main_thread and not here:
-                here.append((index, calls))
-            else:
-                begun[index] = self.loop.start(calls.answer(share, context, self.loop))
+        here: tuple[int, ProviderCalls] | None = None
         try:
-            for index, calls in here:
-                answers[index] = calls.answer_here(shares[index], context)
-            answers.update({index: self._wait(index, future) for index, future in begun.items()})
+            for index, calls in enumerate(self._calls):
+                if calls is None or index in asked.begun:
+                    continue
+                if calls.on_main_thread and here is None:
+                    here = index, calls
+                else:
+                    self._start(asked, index, calls)
+            if here is not None:
+                index, calls = here
+                share = asked.rollout.select(self._share(asked.rollout, index))
+                if len(share):
+                    answers[index] = calls.answer_here(share, asked.context)
+            answers.update({index: self._wait(index, future) for index, future in asked.begun.items()})
         except BaseException:  # also a signal's
-            for future in begun.values():
-                future.cancel()
+            asked.cancel()
             raise
-        return [answers.get(index) for index in range(len(shares))]
+        return [answers.get(index) for index in range(len(self._calls))]
 
     def _wait(self, index: int, future: Future[Answer]) -> Answer:
         """A provider's answer.

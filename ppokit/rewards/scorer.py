@@ -21,7 +21,7 @@ from ppokit.plugin.scoring import RewardContext
 from ppokit.plugin.types import Rewards, Rollout
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.outcomes import check_budget, impute
-from ppokit.rewards.providers import Providers
+from ppokit.rewards.providers import Asked, Providers
 from ppokit.rewards.scaling import Scaling
 
 T = TypeVar("T")
@@ -57,6 +57,43 @@ class Scorer:
             rewards, processes, context or RewardContext(), loop or EventLoop(), max_hung=max_hung
         )
         self._worked: set[str] = set()  # rewards that gave anything but failures
+        self._begun: list[tuple[Rollout, Asked]] = []  # which no score has taken up yet
+
+    def begin(self, rollout: Rollout, *, step: int) -> None:
+        """Ask the providers that run beside the main thread and need nothing that the rollout lacks.
+
+        `score` of the same rollout takes their answers up; what has begun of another one is given up.
+        """
+        givens = [given for given in (rollout, rollout.greedy) if given is not None]
+        begun = [(given, self._asked(given, step)) for given in givens]
+        for _, asked in self._begun:
+            asked.cancel()
+        self._begun = begun
+        for _, asked in begun:
+            self.providers.begin(asked)
+
+    def wait(self) -> None:
+        """Wait for those of the providers that may not overlap with the next rollout.
+
+        Raises:
+            PluginError: a provider broke its contract.
+        """
+        for _, asked in self._begun:
+            self.providers.wait(asked)
+
+    def _asked(self, rollout: Rollout, step: int) -> Asked:
+        """The calls for a rollout: those that have begun, or none yet.
+
+        What failed to be answered is shown to no provider.
+        """
+        answered = (~rollout.failed).nonzero().flatten().tolist()
+        part = rollout if len(answered) == len(rollout) else rollout.select(answered)
+        for index, (known, asked) in enumerate(self._begun):
+            if asked.context.step == step and _is_same(known, rollout):
+                del self._begun[index]
+                asked.rollout = part
+                return asked
+        return Asked(part, replace(self.providers.context, step=step))
 
     def score(self, rollout: Rollout, *, learn: bool = True, step: int = 0) -> Rewards:
         """Rewards of a rollout; each process scores its share, every one gets all of them.
@@ -90,11 +127,11 @@ class Scorer:
         )
 
     def _rewards(self, rollout: Rollout, *, learn: bool, step: int) -> Rewards:
-        """What failed to be answered is shown to no provider, and has no reward."""
+        """What failed to be answered has no reward."""
+        part = self._rewards_of_answers(self._asked(rollout, step), learn=learn)
+        if len(part.scored) == len(rollout):
+            return part
         answered = (~rollout.failed).nonzero().flatten().tolist()
-        if len(answered) == len(rollout):
-            return self._rewards_of_answers(rollout, learn=learn, step=step)
-        part = self._rewards_of_answers(rollout.select(answered), learn=learn, step=step)
 
         def scatter(numbers: Tensor, fill: float) -> Tensor:
             whole = torch.full((len(rollout), *numbers.shape[1:]), fill, dtype=numbers.dtype)
@@ -122,13 +159,14 @@ class Scorer:
             notes=spread_out(part.notes, ""),
         )
 
-    def _rewards_of_answers(self, rollout: Rollout, *, learn: bool, step: int) -> Rewards:
+    def _rewards_of_answers(self, asked: Asked, *, learn: bool) -> Rewards:
+        rollout = asked.rollout
         token_rewards = torch.zeros(rollout.response_ids.shape)
         scores = torch.zeros(len(rollout))
         # Who was judged: by token scores alone, such as a KL penalty, or by a score of the whole response.
         judged = torch.zeros(2, len(rollout), dtype=torch.bool)
         some_failed = torch.zeros(len(rollout), dtype=torch.bool)
-        outputs = self.providers.ask(rollout, step)
+        outputs = self.providers.finish(asked)
         metrics: dict[str, Metric] = {}
         breakdown: dict[str, Tensor] = {}
         some_weight = any(reward.settings.weight for reward, _ in self.rewards)
@@ -207,6 +245,14 @@ class Scorer:
         for reward, scaling in self.rewards:
             if reward.name in state:
                 scaling.load_state_dict(state[reward.name])
+
+
+_SHOWN = ("ids", "group_ids", "prompts", "responses", "rows", "prompt_ids", "response_ids", "loss_mask")
+
+
+def _is_same(known: Rollout, rollout: Rollout) -> bool:
+    """Whether a rollout is what was begun with, whatever has been computed of it since."""
+    return all(getattr(known, name) is getattr(rollout, name) for name in _SHOWN)
 
 
 def _gated(

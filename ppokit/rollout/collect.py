@@ -72,13 +72,29 @@ class Collector:
             ),
         )
 
-    def collect(self, prompts: PromptBatch, step: int) -> Rollout:
-        """Sampled responses, and greedy ones where a component needs them; the step counts from 1."""
-        rollout = self._answered(prompts, step, greedy=False)
+    def collect(
+        self,
+        prompts: PromptBatch,
+        step: int,
+        *,
+        updates: int | None = None,
+        on_answered: Callable[[Rollout], None] | None = None,
+    ) -> Rollout:
+        """Sampled responses, and greedy ones where a component needs them.
+
+        Args:
+            step: that trains on them, from 1.
+            updates: that the policy has had; one less than the step, unless given.
+            on_answered: hears of the sampled responses before anything is computed of them.
+        """
+        updates = step - 1 if updates is None else updates
+        rollout = self._answered(prompts, step, updates, greedy=False)
+        if on_answered is not None and not bool(rollout.sampler_logprobs.isnan().any()):  # else they change
+            on_answered(rollout)
         rollout = self.computed(rollout, self.needs, self.microbatches.divide(rollout, step))
         if "greedy" in self.needs:
-            greedy = self.computed(self._answered(prompts, step, greedy=True), self.needs - {"values"})
-            rollout = replace(rollout, greedy=greedy)
+            greedy = self._answered(prompts, step, updates, greedy=True)
+            rollout = replace(rollout, greedy=self.computed(greedy, self.needs - {"values"}))
         return rollout
 
     def recorded(
@@ -138,11 +154,11 @@ class Collector:
 
         return self._forward("reference", self.microbatches.whole(rollout), compute)
 
-    def _answered(self, prompts: PromptBatch, step: int, *, greedy: bool) -> Rollout:
+    def _answered(self, prompts: PromptBatch, step: int, updates: int, *, greedy: bool) -> Rollout:
         settings = self.settings
-        with self.phase("sampling"):
+        with self.phase("sampling"), self.roles.sampling():
             return self.generator.generate(
-                self.policy(step),
+                self.policy(updates + 1),
                 prompts,
                 n=None if greedy else settings.rollout.responses_per_prompt,
                 seed=settings.run.seed,

@@ -73,7 +73,8 @@ def select_trained(
     Args:
         keep_old_logprobs: whether the old log-probabilities stay where some responses are left out. Those of
             a pass before the update should not: in bfloat16 they hold for the micro-batches of that pass,
-            which the responses that are left out were part of, and the update takes them anew.
+            which the responses that are left out were part of, and the update takes them anew. Those of the
+            sampler, or of an earlier policy, it cannot.
     """
     if advantages.trained is None or bool(advantages.trained.all()):
         return rollout, advantages

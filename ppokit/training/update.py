@@ -87,9 +87,8 @@ class Updater:
             PluginError: a loss broke its contract.
         """
         settings = self.settings.update
-        rollout, advantages = select_trained(
-            rollout, advantages, keep_old_logprobs=settings.old_logprobs == "sampler"
-        )
+        by_another = settings.old_logprobs == "sampler" or self.settings.overlaps
+        rollout, advantages = select_trained(rollout, advantages, keep_old_logprobs=by_another)
         epochs = epochs or settings.epochs
         batches = self.microbatches.divide(rollout, step, minibatches)
         if epochs * batches.minibatches == 1:

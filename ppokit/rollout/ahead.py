@@ -1,0 +1,125 @@
+"""The next step's rollout, answered while rewards of a step are on their way (`rewards[].overlap`).
+
+    step k:  ask the rewards of rollout k | answer the prompts of step k + 1 | wait for the rewards | update
+
+So rollout k + 1 is of the policy after k - 1 updates, and trains the one after k. What it is trained by is of
+the policy that answered: old log-probabilities, values and the comparison of sampler and trainer are taken
+before update k, so that a loss's ratio of new to old policy is the importance weight. For language models
+with a lag of one update: Noukhovitch et al. 2024, arXiv:2410.18252.
+
+The rollout belongs to the run's state: a run that goes on trains on what was answered before it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ppokit.plugin.types import PromptBatch, Rollout
+
+if TYPE_CHECKING:
+    from ppokit.data.prompts import Prompts
+    from ppokit.rollout.collect import Collector
+    from ppokit.training.parity import ParityCheck
+
+_OF_PROMPTS = ("group_ids", "prompts", "rows", "prompt_ids")
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Attributes: step: that trains on the rollout; gap: of its parity check, None where nothing compares."""
+
+    step: int
+    prompts: PromptBatch
+    rollout: Rollout
+    gap: float | None
+
+
+class RolloutAhead:
+    """Answers the prompts of the next step, and keeps the rollout until that step.
+
+    Args:
+        last: the step after which nothing is answered; 0 where the recipe does not overlap.
+
+    """
+
+    def __init__(self, prompts: Prompts, collector: Collector, parity: ParityCheck, last: int) -> None:
+        self.prompts, self.collector, self.parity, self.last = prompts, collector, parity, last
+        self._held: _Held | None = None
+        self._taken: _Held | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Whether the prompts of a step are yet to be answered ahead of it."""
+        return step <= self.last and (self._held is None or self._held.step != step)
+
+    def collect(self, step: int, *, updates: int) -> None:
+        """Answer the prompts of a step.
+
+        Args:
+            updates: that the policy has had.
+
+        Raises:
+            TrainingError: the sampler answered with another policy.
+        """
+        prompts = self.prompts.step(step)
+        rollout = self.collector.collect(prompts, step, updates=updates)
+        assert rollout.old_logprobs is not None, "a recipe that overlaps needs them before the update"
+        gap = self.parity.check(rollout, rollout.old_logprobs, version=updates)
+        self._held = _Held(step, prompts, rollout, gap)
+
+    def take(self, prompts: PromptBatch, step: int) -> Rollout | None:
+        """The rollout of these prompts; None where they were not answered ahead."""
+        held = self._held
+        if held is None or prompts.resample_round:
+            return None
+        self._held = None
+        if held.step != step or held.prompts.indices != prompts.indices:
+            return None
+        self._taken = held
+        return held.rollout
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Of the rollout that a step has taken: its parity check, which the update cannot make any more."""
+        taken = self._taken
+        known = taken is not None and taken.step == step and taken.gap is not None
+        return {"rollout/logprob_gap": taken.gap} if known else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was answered; the prompts are the data set's."""
+        held = self._held
+        return {} if held is None else {"step": held.step, "gap": held.gap, "rollout": _stored(held.rollout)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self._held = None
+        if state:
+            prompts = self.prompts.step(state["step"])
+            self._held = _Held(state["step"], prompts, _restored(state["rollout"], prompts), state["gap"])
+
+
+def _stored(rollout: Rollout) -> dict[str, Any]:
+    known = {name: value for name, value in vars(rollout).items() if value is not None}
+    return {
+        name: _stored(value) if isinstance(value, Rollout) else value
+        for name, value in known.items()
+        if name not in _OF_PROMPTS
+    }
+
+
+def _restored(state: Mapping[str, Any], prompts: PromptBatch) -> Rollout:
+    own = dict(state)
+    if "greedy" in own:
+        own["greedy"] = _restored(own["greedy"], prompts)
+    each = len(own["ids"]) // len(prompts)
+    repeated = [index for index in range(len(prompts)) for _ in range(each)]
+    return Rollout(
+        group_ids=torch.tensor([prompts.indices[index] for index in repeated]),
+        prompts=[prompts.prompts[index] for index in repeated],
+        rows=[deepcopy(prompts.rows[index]) for index in repeated],
+        prompt_ids=[prompts.prompt_ids[index] for index in repeated],
+        **own,
+    )
