@@ -4,19 +4,20 @@
                    -> {"scores": [0.5, null, {"error": "why"}], "parts": {...}, "notes": {...}}
     llama_factory  {"model": "model", "messages": [prompt + response, ...]}           -> {"scores": [...]}
     openrlhf       {"query": [prompt + response, ...], "prompts": [...], "labels": [...]}
-                   -> {"rewards": [...]}
+                   -> {"rewards": [...], "extra_logs": {...}}
 
-`llama_factory` is what LLaMA-Factory's PPO asks with `reward_model_type: api`, on TRL's trainer; `openrlhf`
-what OpenRLHF asks its `remote_rm_url`. One request has all responses of a call: `concurrency` in the recipe
-makes several, and `batch_size` limits each. null abstains; what is no finite number fails its response, and a
-wrong number of scores fails all of the request.
+`llama_factory` is what LLaMA-Factory's PPO, on TRL's trainer, asks with `reward_model_type: api` (TRL has no
+format of its own); `openrlhf` what OpenRLHF asks its `remote_rm_url`, whose numbers per response in
+`extra_logs` become parts. Both are given texts as the policy reads and writes them, chat template and special
+tokens included, as their servers expect; ppokit's own has prompts and responses without them. One request has
+all responses of a call: `concurrency` in the recipe makes several, and `batch_size` limits each. null
+abstains; what is no finite number fails its response, and a wrong number of scores fails all of the request.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -24,6 +25,7 @@ from ppokit.plugin import (
     BuildContext,
     CheckContext,
     Component,
+    RewardContext,
     RewardOutput,
     Rollout,
     Value,
@@ -31,6 +33,10 @@ from ppokit.plugin import (
 )
 from ppokit_rewards.service import ServiceError, ServiceOptions, post
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_RESERVED = {"scored", "abstained", "failed", "imputed", "retried"}  # the core's, beside parts' names
 _LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
@@ -47,21 +53,39 @@ class Http:
         self.options = options
         self.batch_size = options.batch_size
 
-    async def score(self, rollout: Rollout) -> RewardOutput:
-        answer = await post(self.options, "", payload(rollout, self.options))
+    async def score(self, rollout: Rollout, context: RewardContext) -> RewardOutput:
+        answer = await post(self.options, "", payload(rollout, self.options, context.tokenizer))
         return read(answer, len(rollout), self.options.format)
 
 
-def payload(rollout: Rollout, options: HttpOptions) -> dict[str, Any]:
-    """What is sent."""
+def payload(
+    rollout: Rollout, options: HttpOptions, tokenizer: PreTrainedTokenizerBase | None
+) -> dict[str, Any]:
+    """What is sent.
+
+    Args:
+        tokenizer: the policy's; None outside a run, where texts have no template.
+    """
     prompts, responses = list(map(str, rollout.prompts)), list(rollout.responses)
     if options.format == "ppokit":
         return {"prompts": prompts, "responses": responses, "rows": [dict(row) for row in rollout.rows]}
     whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    if tokenizer is not None:
+        prompts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in rollout.prompt_ids]
+        whole = [_as_tokens(rollout, index, prompt, tokenizer) for index, prompt in enumerate(prompts)]
     if options.format == "llama_factory":
         return {"model": "model", "messages": whole}
     labels = [None if options.label is None else row.get(options.label) for row in rollout.rows]
     return {"query": whole, "prompts": prompts, "labels": labels}
+
+
+def _as_tokens(rollout: Rollout, index: int, prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Prompt and response with their special tokens; an answer without its thinking part as it is."""
+    text = rollout.responses[index]
+    ids = rollout.response_ids[index][rollout.response_mask[index]].tolist()
+    if not text.endswith(tokenizer.decode(ids, skip_special_tokens=True).strip()):
+        return prompt + text
+    return str(tokenizer.decode([*rollout.prompt_ids[index], *ids], skip_special_tokens=False))
 
 
 def read(answer: Any, count: int, form: str) -> RewardOutput:
@@ -70,19 +94,21 @@ def read(answer: Any, count: int, form: str) -> RewardOutput:
     Raises:
         ServiceError: it is not one score per response.
     """
-    key = "rewards" if form == "openrlhf" else "scores"
+    key, named = ("rewards", "extra_logs") if form == "openrlhf" else ("scores", "parts")
     given = answer.get(key) if isinstance(answer, dict) else answer
     if not isinstance(given, list) or len(given) != count:
         actual = f"{len(given)} scores" if isinstance(given, list) else f"{_short(answer)}"
         raise ServiceError(f"the service answered {actual}; expected {key!r} with {count} numbers")
     values = [number(value) for value in given]
-    if form != "ppokit" or not isinstance(answer, dict):
+    if form == "llama_factory" or not isinstance(answer, dict):
         return RewardOutput.from_values(values)
     parts: dict[str, Sequence[Value]] = {}
-    for name, column in _columns(answer, "parts", count):
+    for name, column in _columns(answer, named, count, strict=form == "ppokit"):
         numbers = [number(value) for value in column]
         parts[name] = [None if isinstance(value, Exception) else value for value in numbers]
-    notes = {name: list(map(str, column)) for name, column in _columns(answer, "notes", count)}
+    notes: dict[str, list[str]] = {}
+    if form == "ppokit":
+        notes = {name: list(map(str, column)) for name, column in _columns(answer, "notes", count)}
     return RewardOutput.from_values(values, parts=parts, notes=notes)
 
 
@@ -94,20 +120,29 @@ def number(value: Any) -> float | Exception | None:
         return ServiceError(str(value["error"]))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ServiceError(f"the service scored {_short(value)}; expected a number")
-    if not math.isfinite(value) or abs(value) > _LARGEST_FLOAT32:
+    if not abs(value) <= _LARGEST_FLOAT32:  # also an integer that no float holds, and a NaN
         return ServiceError(f"the service scored {_short(value)}; expected a finite number")
     return float(value)
 
 
-def _columns(answer: dict[str, Any], key: str, count: int) -> Iterable[tuple[str, list[Any]]]:
+def _columns(
+    answer: dict[str, Any], key: str, count: int, *, strict: bool = True
+) -> Iterable[tuple[str, list[Any]]]:
     given = answer.get(key) or {}
     if not isinstance(given, dict):
         raise ServiceError(f"the service answered {key} as {_short(given)}; expected lists by name")
     for name, column in given.items():
-        if not isinstance(column, list) or len(column) != count:
+        fits = isinstance(column, list) and len(column) == count
+        if not strict:  # other numbers are of the whole request
+            if fits and (plain := name.replace("/", "_").strip("_")):
+                yield plain if plain not in _RESERVED else f"{plain}_", column
+            continue
+        if not fits:
             raise ServiceError(
                 f"the service answered {key}.{name} as {_short(column)}; expected {count} entries"
             )
+        if not name or "/" in name or name in _RESERVED:
+            raise ServiceError(f"the service answered {key} with the name {_short(name)}, which is no name")
         yield name, column
 
 

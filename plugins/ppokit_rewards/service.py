@@ -1,9 +1,14 @@
-"""Posts JSON to a service over the run's HTTP client, bounded in size and redirects, and shows no secrets."""
+"""Posts JSON to a service over the run's HTTP client, bounded in size and redirects, and shows no secrets.
+
+Answers are not to be compressed, since a few kilobytes can become gigabytes before anybody counts them.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -77,7 +82,7 @@ async def post(options: ServiceOptions, path: str, payload: Mapping[str, Any]) -
     import httpx2
 
     url = options.url.rstrip("/") + path if path else options.url
-    headers = {"Content-Type": "application/json", **options.headers}
+    headers = {"Content-Type": "application/json", **options.headers, "Accept-Encoding": "identity"}
     if options.key_env is not None:
         headers["Authorization"] = f"Bearer {options.key_env.value()}"
     content = json.dumps(payload, default=str).encode()
@@ -96,7 +101,7 @@ async def post(options: ServiceOptions, path: str, payload: Mapping[str, Any]) -
         ) from None
     _check_status(options, response, body, where)
     try:
-        return json.loads(body)
+        return _without_secrets(options, json.loads(body))
     except (ValueError, RecursionError) as error:
         raise ServiceError(
             _hidden(options, f"{where} answered what is no JSON: {_excerpt(body)!r}")
@@ -105,7 +110,12 @@ async def post(options: ServiceOptions, path: str, payload: Mapping[str, Any]) -
 
 async def _read(response: httpx2.Response, limit: int, where: str) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_bytes(65_536):
+    coding = response.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        raise ServiceError(
+            f"{where} answered in {coding[:20]!r}; expected an answer that is not compressed", retryable=False
+        )
+    async for chunk in response.aiter_raw(65_536):
         body += chunk
         if len(body) > limit:
             raise ServiceError(f"{where} answered more than max_bytes ({limit})", retryable=False)
@@ -123,17 +133,26 @@ def _check_status(options: ServiceOptions, response: httpx2.Response, body: byte
             retryable=False,
             status=status,
         )
-    try:
-        after = float(response.headers.get("retry-after", 0))
-    except ValueError:  # a date
-        after = 0.0
     about = f": {_excerpt(body)}" if body else ""
     raise ServiceError(
         _hidden(options, f"{where} answered HTTP {status}{about}"),
         retryable=status in _RETRYABLE or status >= 500,
-        retry_after=after,
+        retry_after=_seconds(response.headers.get("retry-after", "0")),
         status=status,
     )
+
+
+def _seconds(retry_after: str) -> float:
+    """Seconds that a header asks to wait for, which may be a date; 0 where it is neither."""
+    try:
+        return float(retry_after)
+    except ValueError:
+        pass
+    try:
+        when = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return 0.0
+    return max(0.0, ((when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
 
 
 def _shown(url: str) -> str:
@@ -146,6 +165,17 @@ def _shown(url: str) -> str:
 
 def _excerpt(body: bytes) -> str:
     return " ".join(body[: 4 * _EXCERPT].decode(errors="replace").split())[:_EXCERPT]
+
+
+def _without_secrets(options: ServiceOptions, value: Any) -> Any:
+    """An answer's texts without the key: a service may repeat it in what becomes notes and reasons."""
+    if options.key_env is None or isinstance(value, int | float | None):
+        return value
+    if isinstance(value, str):
+        return options.key_env.hide(value)
+    if isinstance(value, list):
+        return [_without_secrets(options, item) for item in value]
+    return {options.key_env.hide(name): _without_secrets(options, item) for name, item in value.items()}
 
 
 def _hidden(options: ServiceOptions, text: str) -> str:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from chat_tokenizer import chat_tokenizer
 from components import built
 from ppokit.errors import PluginError, RewardError
-from ppokit.plugin import CheckContext, EnvSecret, Rewards
+from ppokit.plugin import CheckContext, EnvSecret, RewardContext, Rewards
 from ppokit.plugin.reductions import as_numbers
 from ppokit.rewards.scorer import Scorer
 from ppokit_rewards.http import Http, HttpOptions, check
+from ppokit_rewards.service import _seconds
 from rollouts import make_rollout, single_process
 from service import serve
 
@@ -27,10 +35,16 @@ ROLLOUT = make_rollout([[1], [2], [3], [4]], [[4, 5], [7], [8, 9], [3]])
 KEY = "sk-very-secret-123"
 
 
-def score(url: str, keys: dict[str, Any] | None = None, rollout: Any = ROLLOUT, **options: Any) -> Rewards:
+def score(
+    url: str,
+    keys: dict[str, Any] | None = None,
+    rollout: Any = ROLLOUT,
+    tokenizer: Any = None,
+    **options: Any,
+) -> Rewards:
     provider = Http(HttpOptions(url=url, **options), None)  # type: ignore[arg-type]
     reward = built("rewards", provider, "http", where="reward 'http'", **(keys or {}))
-    scorer = Scorer([reward], single_process(), 0.99)
+    scorer = Scorer([reward], single_process(), 0.99, context=RewardContext(tokenizer=tokenizer))
     try:
         return scorer.score(rollout)
     finally:
@@ -82,15 +96,43 @@ def test_formats_of_others(form: Any, key: str, sent: set[str]) -> None:
     assert form != "openrlhf" or body["labels"] == [0, 1, 2, 3]
 
 
+def test_formats_of_others_have_texts_as_the_policy_reads_them() -> None:
+    """Template and special tokens included, as LLaMA-Factory and OpenRLHF decode them."""
+    tokenizer = chat_tokenizer()
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    asked = "<|im_start|>user\nOne and one?<|im_end|>\n<|im_start|>assistant\n"
+    said = ["Two.<|im_end|>", "<think>a</think>Two.<|im_end|>", "cut"]
+    rollout = replace(
+        make_rollout([ids(asked)] * 3, [ids(text) for text in said]),
+        responses=["Two.", "<think>a</think>Two.", "cut"],
+    )
+    answer = {"rewards": [1, 2, 3], "scores": [1, 2, 3], "extra_logs": {"acc/len": [0, 1, 2], "mean": 5}}
+    with serve(lambda body, number: answer) as service:
+        rewards = score(service.url, rollout=rollout, tokenizer=tokenizer, format="openrlhf")
+        score(service.url, rollout=rollout, tokenizer=tokenizer, format="llama_factory")
+        answers = {"text": "answer"}
+        score(service.url, answers, rollout, tokenizer, format="llama_factory")
+    body, others, of_answers = (body for body, _ in service.asked)
+    assert body == {"query": [asked + text for text in said], "prompts": [asked] * 3, "labels": [None] * 3}
+    assert others == {"model": "model", "messages": [asked + text for text in said]}
+    assert of_answers["messages"] == [asked + text for text in ("Two.<|im_end|>", "Two.", "cut")]
+    assert rewards.parts["http/acc_len"].tolist() == [0, 1, 2]
+    assert set(rewards.parts) == {"http/acc_len"}
+
+
 def test_requests_are_cut_and_made_at_once() -> None:
+    together = threading.Barrier(4)
+
     def answer(body: Any, number: int) -> Any:
-        time.sleep(0.05)
+        together.wait(10)
         return {"scores": [float(text[-1]) for text in body["responses"]]}
 
     with serve(answer) as service:
         assert score(service.url, batch_size=1).scores.tolist() == [0, 1, 2, 3]
-    assert len(service.asked) == 4
-    assert service.most > 1
+    assert len(service.asked) == service.most == 4
 
 
 GOOD = {"scores": [1, 2, 3, 4]}
@@ -118,6 +160,13 @@ def _endless() -> Iterator[bytes]:
             1,
         ),
         ([(200, {}, "endless")], "answered more than max_bytes (2000000)", 1),
+        ([(200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * 10**7))], "answered in 'gzip'", 1),
+        ([{"scores": [1, 2, 3, 4], "parts": {"a/b": [1, 2, 3, 4]}}], "with the name 'a/b'", 2),
+        ([{"scores": [1, 2, 3, 4], "parts": {"scored": [1, 2, 3, 4]}}], "with the name 'scored'", 2),
+        ([{"scores": [1, 2, 3, 4], "notes": [1]}], "answered notes as [1]; expected lists by name", 2),
+        ([[1, 2, 3]], "answered 3 scores", 2),
+        ([(200, {}, b"")], "answered what is no JSON: ''", 2),
+        ([(200, {}, b'"\xff"')], "answered what is no JSON", 2),
     ],
 )
 def test_a_service_that_fails(answers: list[Any], reason: str, asked: int) -> None:
@@ -138,11 +187,31 @@ def test_a_service_that_fails(answers: list[Any], reason: str, asked: int) -> No
 
 
 def test_what_is_no_number_fails_its_response() -> None:
-    text = b'{"scores": [1, "2", NaN, 1e999]}'
-    with serve(lambda body, number: (200, {}, text)) as service:
-        rewards = score(service.url)
-    assert rewards.outcomes["http"] == ("scored", "failed", "failed", "failed")
+    for wrong in (["NaN", "1e999", "-Infinity"], ["1" + "0" * 400, "true", "[1]"], ['"2"', "{}", "1e39"]):
+        text = f'{{"scores": [1, {", ".join(wrong)}]}}'.encode()
+        with serve(lambda body, number, text=text: (200, {}, text)) as service:
+            rewards = score(service.url)
+        assert rewards.outcomes["http"] == ("scored", "failed", "failed", "failed"), wrong
     assert rewards.reasons["http"][1] == "ServiceError: the service scored '2'; expected a number"
+
+
+def test_a_key_that_the_service_repeats_is_shown_nowhere() -> None:
+    escaped = json.dumps(KEY)[1:-1].replace("s", "\\u0073")
+    text = (
+        f'{{"scores": [1, {{"error": "key {escaped}"}}, 1, 1], '
+        f'"notes": {{"why {KEY}": ["a", "{escaped}", "", ""]}}, "parts": {{"{KEY}": [1, 1, 1, 1]}}}}'
+    )
+    with serve(lambda body, number: (200, {}, text.encode())) as service:
+        rewards = score(service.url, key_env="MY_KEY")
+    assert KEY not in repr(rewards)
+    assert rewards.reasons["http"][1] == "ServiceError: key ***"
+    assert rewards.notes["http/why ***"][1] == "***"
+
+
+def test_a_date_to_ask_again_at() -> None:
+    assert 50 < _seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)) <= 60
+    assert _seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert [_seconds(text) for text in ("3", "0.5", "soon", "", "-1")] == [3, 0.5, 0, 0, -1]
 
 
 def test_it_waits_as_long_as_the_service_says() -> None:
