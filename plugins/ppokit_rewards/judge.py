@@ -41,7 +41,11 @@ PAIR_RUBRIC = (
     "<response_b>\n{b}\n</response_b>\n\n"
     'Answer as JSON: {"rationale": "one or two sentences", "winner": "A", "B" or "tie"}'
 )
-_SCORE = re.compile(r"score\W{0,12}?(-?\d+(?:\.\d+)?)|(-?\d+(?:\.\d+)?)\s*/\s*\d+", re.IGNORECASE)
+_SCORE = re.compile(
+    r"score(?:\s+(?:is|of))?\W{0,12}?(-?\d+(?:\.\d+)?)|(?<![\d.])(-?\d+(?:\.\d+)?)\s{0,3}/\s{0,3}\d",
+    re.IGNORECASE,
+)
+_READ = 10_000  # characters at the end of an answer that a score is looked for in
 _WINNER = re.compile(r"winner\W{0,12}?(A|B|tie)\b", re.IGNORECASE)
 _POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
@@ -96,7 +100,9 @@ class Judge:
             flipped = [False] * len(texts)
             models = list(options.models)
         else:
-            other = str(sample.row[options.against])
+            if (given := sample.row[options.against]) is None:
+                raise ValueError(f"its row has nothing in {options.against!r}")
+            other = str(given)
             both = [
                 fill(self.rubric, {**fields, "a": sample.response, "b": other}),
                 fill(self.rubric, {**fields, "a": other, "b": sample.response}),
@@ -162,7 +168,7 @@ class Judge:
         if self.options.against is not None:
             return winner(answer)
         number = score(answer)
-        if not self.options.low <= number <= self.options.high:
+        if not self.options.low <= number <= self.options.high:  # also a NaN
             raise ServiceError(
                 f"the judge scored {number:g}; expected {self.options.low:g} to {self.options.high:g}"
             )
@@ -202,15 +208,17 @@ def score(answer: str) -> float:
     Raises:
         ServiceError: it gives none.
     """
+    answer = answer[-_READ:]
     given = _object(answer).get("score")
     if isinstance(given, int | float) and not isinstance(given, bool):
-        return float(given)
-    if isinstance(given, str) and re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", given):
-        return float(given)
-    matches = list(_SCORE.finditer(answer)) if given is None else []
-    bare = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*", answer)
-    if bare is not None:
-        return float(bare[1])
+        return float(str(given))  # of an integer that is too large for it: inf
+    if isinstance(given, str):
+        text = f"score: {given}"
+    elif given is None:
+        text = f"score: {answer}" if re.fullmatch(r"\s*-?\d+(?:\.\d+)?\s*", answer) else answer
+    else:
+        text = ""
+    matches = list(_SCORE.finditer(text))
     if not matches:
         raise ServiceError(f"the judge gave no score: {answer[:80]!r}")
     return float(matches[-1][1] or matches[-1][2])
@@ -222,6 +230,7 @@ def winner(answer: str) -> float:
     Raises:
         ServiceError: it names none.
     """
+    answer = answer[-_READ:]
     given = _object(answer).get("winner")
     matches = _WINNER.findall(answer)
     name = given if isinstance(given, str) else matches[-1] if matches else answer.strip()

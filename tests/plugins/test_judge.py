@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
+import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,8 +24,10 @@ def completion(text: Any) -> dict[str, Any]:
     return {"choices": [{"message": {"role": "assistant", "content": text}}]}
 
 
-def rewards(url: str, count: int = 4, keys: dict[str, Any] | None = None, **options: Any) -> Rewards:
-    rollout = make_rollout([[1]] * count, [[2]] * count)
+def rewards(
+    url: str, count: int = 4, keys: dict[str, Any] | None = None, rollout: Any = None, **options: Any
+) -> Rewards:
+    rollout = rollout or make_rollout([[1]] * count, [[2]] * count)
     provider = Judge(JudgeOptions(**{"url": f"{url}/v1", "model": "m", **options}), None)  # type: ignore[arg-type]
     reward = built("rewards", provider, "judge", where="reward 'judge'", **(keys or {}))
     scorer = Scorer([reward], single_process(), 0.9)
@@ -89,6 +92,14 @@ def test_several_judges_and_swapped_pairs() -> None:
     [
         (completion("I would rather not"), "the judge gave no score: 'I would rather not'"),
         (completion('{"score": 11}'), "the judge scored 11; expected 1 to 10"),
+        (completion('{"score": NaN}'), "the judge scored nan; expected 1 to 10"),
+        (completion('{"score": -1e999}'), "the judge scored -inf; expected 1 to 10"),
+        (completion('{"score": 1' + "0" * 400 + "}"), "the judge scored inf; expected 1 to 10"),
+        (completion('{"score": [7]}'), "the judge gave no score"),
+        (completion('{"score": true}'), "the judge gave no score"),
+        (completion({"score": 7}), "the judge answered nothing"),
+        ({"choices": []}, "expected a chat completion"),
+        ([], "expected a chat completion"),
         (completion(""), "the judge answered nothing"),
         ({"error": "overloaded"}, "expected a chat completion"),
     ],
@@ -100,32 +111,56 @@ def test_what_is_no_score_fails(answer: Any, reason: str) -> None:
 
 
 def test_sixteen_at_once() -> None:
+    """Of 64: the server answers once sixteen wait for it."""
+    together = threading.Barrier(16)
+
     def answer(body: Any, number: int) -> Any:
-        time.sleep(0.5)
+        together.wait(10)
         return completion("score: 5")
 
     with serve(answer) as service:
-        began = time.monotonic()
-        rewards(service.url, count=64, keys={"concurrency": 16})
-        assert time.monotonic() - began < 64 * 0.5 / 4
-    assert 8 < service.most <= 16
+        result = rewards(service.url, count=64, keys={"concurrency": 16})
+    assert result.scores.tolist() == [5] * 64
+    assert service.most == 16
 
 
 def test_answers_are_read() -> None:
     assert [
-        score(text) for text in ("7", '{"score": "8"}', "**Score**: 3.5", "9/10", "score 2, no, score: 4")
-    ] == [
-        7,
-        8,
-        3.5,
-        9,
-        4,
-    ]
+        score(text)
+        for text in (
+            "7",
+            '{"score": "8"}',
+            '{"score": "6/10"}',
+            "**Score**: 3.5",
+            "9/10",
+            "9 / 10",
+            "score 2, no, score: 4",
+            "Score: 7/10",
+            "The score is 5.",
+            "Score: 7/10.",
+            "Score - 3",
+        )
+    ] == [7, 8, 6, 3.5, 9, 9, 4, 7, 5, 7, 3]
     assert score('First {"x": 1} then ```json\n{"score": 6, "rationale": "a {b}"}\n```') == 6
     assert [winner(text) for text in ("A", '{"winner": "tie"}', "Winner: B")] == [1, 0.5, 0]
     for text in ("", '{"score": null}', '{"score": "many"}'):
         with pytest.raises(ServiceError):
             score(text)
+
+
+@pytest.mark.parametrize("answer", ['{"a":' * 40_000, "7" * 200_000, "{" * 200_000, "score" * 40_000])
+def test_an_answer_that_takes_long_to_read_is_read_from_its_end(answer: str) -> None:
+    with pytest.raises(ServiceError):
+        winner(answer)
+    assert score(answer + " Score: 3") == 3
+
+
+def test_a_row_without_a_response_to_compare_with_fails() -> None:
+    rollout = replace(make_rollout([[1]] * 2, [[2]] * 2), rows=[{"row": "a"}, {"row": None}])
+    with serve(lambda body, number: completion('{"winner": "tie"}')) as service:
+        result = rewards(service.url, rollout=rollout, against="row")
+    assert result.outcomes["judge"] == ("scored", "failed")
+    assert result.reasons["judge"][1] == "ValueError: its row has nothing in 'row'"
 
 
 def test_a_response_fills_no_field_of_the_template() -> None:
