@@ -25,6 +25,8 @@ from ppokit.plugin import (
     hookimpl,
 )
 
+_MOST_MARKS = 30
+
 
 class BannedOptions(Options):
     words: tuple[str, ...] = Field((), description="Words and phrases.")
@@ -54,7 +56,18 @@ class Banned:
 
 def normal(text: str) -> str:
     """A text's letters without the differences that one reads over."""
-    return unicodedata.normalize("NFKC", text).casefold()
+    return text.casefold() if text.isascii() else unicodedata.normalize("NFKC", _readable(text)).casefold()
+
+
+def _readable(text: str) -> str:
+    """At most 30 marks on a letter, as in Unicode's annex 15: thousands are sorted for seconds."""
+    kept: list[str] = []
+    marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= _MOST_MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def all_words(options: BannedOptions) -> list[str]:

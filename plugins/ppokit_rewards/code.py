@@ -4,7 +4,8 @@
 
 The program is the last fenced block of the response, or all of it. The column of tests holds statements, such
 as `assert add(1, 2) == 3`, a list or one text. Each response runs in a process of its own, with limits of
-time, memory and output, in an empty folder and, where the system lets it (`unshare`), without a network.
+time, memory and output, in an empty folder and, where the system lets it (`unshare`), without a network and
+with process numbers of its own, so that nothing it has started goes on behind it.
 
 This is no sandbox against malice: the program runs as your user and can read your files. Where you do not
 trust the policy, give a container's command, which reads a program from its standard input:
@@ -17,7 +18,6 @@ import asyncio
 import json
 import os
 import re
-import resource
 import secrets
 import shutil
 import signal
@@ -33,12 +33,16 @@ from pydantic import Field
 
 from ppokit.plugin import BuildContext, CheckContext, Component, Example, Options, Sample, hookimpl
 
-_BLOCK = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_PROCESSES = 64  # of one program
+_BLOCK = re.compile(r"```[ \t]*+(?:python3?|py)?[ \t]*+\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _STARTED = "import sys; sys.argv = ['program']; exec(compile(sys.stdin.buffer.read(), 'program', 'exec'))"
 
 # Runs in the process: the program, then each test by itself. Only what it prints last counts.
 _HARNESS = """
-import json, os, sys
+import json, os, resource, signal, sys
+for what, limit in {limits!r}:
+    resource.setrlimit(getattr(resource, "RLIMIT_" + what), (limit, limit))
+signal.setitimer(signal.ITIMER_REAL, {seconds!r})  # in a container, which goes on without the one who asked
 program, tests, token = json.loads({payload!r})
 names = {{"__name__": "program"}}
 passed = 0
@@ -105,17 +109,17 @@ def as_tests(given: Any) -> list[str]:
 async def passed(program: str, tests: Sequence[str], options: CodeOptions) -> int:
     """How many tests pass; 0 where the program fails, takes too long or prints too much."""
     token = secrets.token_hex(16)
-    harness = _HARNESS.format(payload=json.dumps([program, list(tests), token]))
-    with tempfile.TemporaryDirectory(prefix="ppokit-code-") as folder:
+    payload = json.dumps([program, list(tests), token])
+    harness = _HARNESS.format(payload=payload, limits=_limits(options), seconds=options.seconds)
+    with tempfile.TemporaryDirectory(prefix="ppokit-code-", ignore_cleanup_errors=True) as folder:
         process = await asyncio.create_subprocess_exec(
-            *(options.container or [*without_network(), sys.executable, "-I", "-S", "-c", _STARTED]),
+            *(options.container or [*apart(), sys.executable, "-I", "-S", "-c", _STARTED]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=folder,
             env={"PATH": os.defpath, "HOME": folder} if not options.container else None,
             start_new_session=True,
-            preexec_fn=None if options.container else _limits(options),
         )
         try:
             async with asyncio.timeout(options.seconds):
@@ -147,26 +151,21 @@ async def _exchange(process: asyncio.subprocess.Process, program: bytes, limit: 
     return bytes(output)
 
 
-def _limits(options: CodeOptions) -> Any:
-    seconds, memory = int(options.seconds) + 1, options.memory_mb * 1_000_000
-
-    def set_limits() -> None:
-        for what, limit in (
-            (resource.RLIMIT_CPU, seconds),
-            (resource.RLIMIT_AS, memory),
-            (resource.RLIMIT_FSIZE, 10_000_000),
-            (resource.RLIMIT_CORE, 0),
-        ):
-            with suppress(ValueError, OSError):
-                resource.setrlimit(what, (limit, limit))
-
-    return set_limits
+def _limits(options: CodeOptions) -> list[tuple[str, int]]:
+    limits = {"CPU": int(options.seconds) + 1, "AS": options.memory_mb * 1_000_000}
+    limits |= {"FSIZE": 10_000_000, "CORE": 0}
+    if apart() and not options.container:  # elsewhere the user's other processes count too; root has no limit
+        limits["NPROC"] = _PROCESSES
+    return list(limits.items())
 
 
 @cache
-def without_network() -> tuple[str, ...]:
-    """What starts a process in a network of its own, without any interface; nothing where that cannot be."""
-    command = ("unshare", "--user", "--map-root-user", "--net")
+def apart() -> tuple[str, ...]:
+    """What starts a process without a network, and ends with it all that it has started.
+
+    Nothing where the system lets nobody have a network and process numbers of their own.
+    """
+    command = ("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child")
     if shutil.which("unshare") is None:
         return ()
     works = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0

@@ -17,6 +17,12 @@ from pydantic import Field
 from ppokit.plugin import CheckContext, Component, Example, Options, RewardOutput, Rollout, hookimpl, ngrams
 
 
+def _jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
+    """Shared elements by all elements; 0 where there is none."""
+    shared = len(a & b)
+    return shared / whole if (whole := len(a) + len(b) - shared) else 0.0
+
+
 class Diversity(Options):
     whole_groups: ClassVar[bool] = True
 
@@ -30,11 +36,7 @@ class Diversity(Options):
         values: list[float | None] = [None] * len(sets)
         for members in groups.values():
             for i in members:
-                shares = [
-                    len(sets[i] & sets[j]) / len(sets[i] | sets[j]) if sets[i] | sets[j] else 0.0
-                    for j in members
-                    if j != i
-                ]
+                shares = [_jaccard(sets[i], sets[j]) for j in members if j != i]
                 if shares:
                     values[i] = 1 - sum(shares) / len(shares) if sets[i] else 0.0
         return RewardOutput.from_values(values)

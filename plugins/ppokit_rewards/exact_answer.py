@@ -30,6 +30,7 @@ _NUMBER = re.compile(
     rf"(?:(?P<whole>\d+)\s+(?=\d+\s?/\s?\d))?(?P<number>{_UNSIGNED})(?:[eE](?P<power>[-+]?\d{{1,3}}))?"
     rf"(?:\s?/\s?(?P<under>\d+(?:\.\d+)?))?(?P<percent>\s?%)?"
 )
+_MOST_DIGITS = 300  # no answer has more, and Python refuses to read a few thousand
 _BEHIND = re.compile(r"(?:final\s+answer|answer)\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
 _CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?(?![A-Za-z'’])")
 
@@ -74,6 +75,8 @@ def numbers(text: str, marked: bool) -> frozenset[Fraction]:
     if not every:
         return frozenset()
     match = every[0 if marked else -1]
+    if max(len(match[name] or "") for name in ("number", "whole", "under")) > _MOST_DIGITS:
+        return frozenset()
     value = Fraction(match["number"].replace(",", ""))
     if match["power"]:
         value *= Fraction(10) ** int(match["power"])
@@ -136,14 +139,15 @@ class ExactAnswer(Options):
     miss_score: float = Field(0.0, allow_inf_nan=False, description="Score of a wrong one, or of none.")
 
     def score(self, rollout: Rollout) -> RewardOutput:
-        return RewardOutput.from_values(
-            [
-                self.match_score
-                if exact_answer(text, str(row[self.column]), self.kind, self.tolerance)
-                else self.miss_score
-                for text, row in zip(rollout.responses, rollout.rows, strict=True)
-            ]
-        )
+        pairs = zip(rollout.responses, rollout.rows, strict=True)
+        return RewardOutput.from_values([self._score(text, row[self.column]) for text, row in pairs])
+
+    def _score(self, text: str, given: object) -> float | ValueError:
+        reference = "" if given is None else str(given)
+        if not exact_answer(reference, reference, self.kind):  # an answer equals itself
+            return ValueError(f"its row has no {self.kind} in {self.column!r}: {reference[:60]!r}")
+        right = exact_answer(text, reference, self.kind, self.tolerance)
+        return self.match_score if right else self.miss_score
 
 
 def check(options: ExactAnswer, context: CheckContext) -> Iterable[str]:

@@ -69,7 +69,10 @@ class Format:
             return 0.0
         if self.validator is None:
             return 1.0
-        return 1.0 if self.validator.is_valid(value) else 0.5
+        try:
+            return 1.0 if self.validator.is_valid(value) else 0.5
+        except RecursionError:  # deeper than anything that a schema means
+            return 0.5
 
     def _tags(self, text: str) -> float:
         return tags(text, self.options.tags)

@@ -27,6 +27,7 @@ _COEFFICIENTS: dict[Language, tuple[float, float, float]] = {
     "es": (206.84, 1.02, 60.0),
 }
 _DICTIONARY = {"en": "en_US", "de": "de_DE", "fr": "fr", "es": "es"}
+_LONGEST_WORD = 60  # letters; pyphen keeps every word that it is asked for
 _VOWELS = re.compile(r"[aeiouyäöüáéíóúàèùâêîôûëïœæ]+")
 
 
@@ -35,7 +36,8 @@ def readability(text: str, language: Language) -> float | None:
     words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text)
     if not words:
         return None
-    sentences = max(1, len(re.findall(r"[.!?…]+(?=\s|$)", text)))
+    # A run of marks is looked at once, wherever it ends: a response may be nothing else.
+    sentences = max(1, len(re.findall(r"(?<![.!?…])[.!?…]++(?=\s|$)", text)))
     a, b, c = _COEFFICIENTS[language]
     ease = a - b * len(words) / sentences - c * sum(syllables(w, language) for w in words) / len(words)
     return min(max(ease, 0.0), 100.0)
@@ -47,6 +49,8 @@ def syllables(word: str, language: Language) -> int:
     by_vowels = len(_VOWELS.findall(lower))
     if language == "en" and by_vowels > 1 and lower.endswith("e") and not lower.endswith(("le", "ee")):
         by_vowels -= 1  # a silent one
+    if len(lower) > _LONGEST_WORD:
+        return max(1, by_vowels)
     return max(1, by_vowels, len(_hyphenation(language).positions(lower)) + 1)
 
 

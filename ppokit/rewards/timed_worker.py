@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -49,6 +50,7 @@ _LAUNCHER = (
     "MASTER_PORT",
 )
 _NO_CONTEXT = RewardContext()
+_RESTART, _RESTART_S = 10, 60.0  # times the first start, or seconds, that a later one may take
 _GRACE_S = 2.0  # for what a plugin does at exit
 
 
@@ -150,6 +152,7 @@ class _Worker:
     def __init__(self, spec: bytes) -> None:
         self._spec = spec
         self._process: _Process | None = None
+        self._seconds: float | None = None  # that the first one took to be ready
         self._run_start: Sequence[Any] | None = None  # a process that is started later hears of it too
         self.state: Mapping[str, Any] | None = None
         self._lock = threading.Lock()  # one call at a time
@@ -177,20 +180,24 @@ class _Worker:
             self._process = None
 
     def _start(self) -> _Process:
-        process = _Process(self._spec)
+        limit = None if self._seconds is None else max(_RESTART_S, _RESTART * self._seconds)
+        began, process = time.monotonic(), _Process(self._spec)
         try:
             (self.method, self.whole_groups, self.stateful, self.events), initial = process.exchange(
-                None, None
+                None, limit
             )
             if self.stateful and self.state is not None:
-                process.exchange(("load_state_dict", [self.state]), None)
+                process.exchange(("load_state_dict", [self.state]), limit)
             else:
                 self.state = initial
             if self._run_start is not None:
-                process.exchange(("on_run_start", self._run_start), None)
-        except BaseException:
+                process.exchange(("on_run_start", self._run_start), limit)
+        except BaseException as error:
             process.end(kill=True)
+            if isinstance(error, TimeoutError):
+                raise TimeoutError(f"its process was started again, and is not ready: {error}") from error
             raise
+        self._seconds = self._seconds or time.monotonic() - began
         self._process = process
         return process
 

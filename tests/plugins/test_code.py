@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from ppokit_rewards.code import CodeOptions, as_tests, last_block, passed, without_network
+from ppokit_rewards.code import CodeOptions, apart, as_tests, last_block, passed
 
 ADD = "def add(a, b): return a + b"
 TESTS = ["assert add(1, 2) == 3", "assert add(1, 1) == 3"]
@@ -46,7 +46,7 @@ def test_time_is_limited_also_of_children() -> None:
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.skipif(not without_network(), reason="the system lets nobody make a network of its own")
+@pytest.mark.skipif(not apart(), reason="the system lets nobody make a network of its own")
 def test_there_is_no_network() -> None:
     body = "import socket; socket.create_connection(('1.1.1.1', 80), timeout=1)"
     assert run(f"def connect():\n    {body}\n", ["connect()"]) == 0
@@ -67,8 +67,43 @@ def test_blocks_and_tests_are_read() -> None:
     assert as_tests(None) == as_tests("") == []
 
 
-def test_no_process_is_left() -> None:
-    marker = "ppokit-code-test-marker"
-    run(f"import subprocess; subprocess.Popen(['sleep', '1234', ]) # {marker}", ["assert True"])
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=False).stdout
-    assert "sleep 1234" not in listed.splitlines()
+def test_no_process_is_left(tmp_path: Path) -> None:
+    """Also none that has left its group, or was started by one that has."""
+    for start in ("", "os.setsid()", "os.setsid(); os.fork()"):
+        file = tmp_path / f"pid{len(start)}"
+        program = f"""
+import os, time
+if os.fork() == 0:
+    {start or "pass"}
+    open({str(file)!r}, "a").write(os.readlink("/proc/self") + "\\n")
+    os.close(1)
+    time.sleep(600)
+while not os.path.exists({str(file)!r}):
+    time.sleep(0.01)
+"""
+        assert run(program, ["assert True"]) == 1
+        left = [pid for pid in file.read_text().split() if is_running(pid)]
+        assert not left or not apart()
+
+
+def is_running(pid: str) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return False
+        except FileNotFoundError:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_a_container_ends_a_program_that_goes_on(tmp_path: Path) -> None:
+    """Whoever started it can end its own command only."""
+    file = tmp_path / "pid"
+    launcher = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-'], start_new_session=True).wait()"
+    )
+    program = f"open({str(file)!r}, 'w').write(str(__import__('os').getpid()))\nwhile True: pass"
+    assert run(program, ["assert True"], seconds=1.0, container=(sys.executable, "-c", launcher)) == 0
+    assert not is_running(file.read_text())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from ppokit_rewards.exact_answer import ExactAnswer, choice, exact_answer, final
@@ -84,3 +87,30 @@ def test_scores(make_rollout) -> None:
     rollout = make_rollout(["#### 4", "#### 5"], rows=[{"a": 4}, {"a": 4}])
     output = ExactAnswer(column="a", match_score=2.0, miss_score=-1.0).score(rollout)
     assert output.scores.tolist() == [2, -1]
+
+
+def test_numbers_that_nobody_means_are_none(make_rollout) -> None:
+    """Python itself refuses to read them; the other responses have their scores."""
+    texts = [
+        "5",
+        "1" * 5000,
+        "1/" + "1" * 5000,
+        "1" * 5000 + " 1/2",
+        "0." + "1" * 5000,
+        "1e999",
+        "#### " + "9" * 301,
+    ]
+    assert exact_answer("0" * 299 + "5", "5", "number")
+    rollout = replace(make_rollout(texts), rows=[{"answer": "5"}] * len(texts))
+    assert ExactAnswer().score(rollout).scores.tolist() == [1, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"), [("number", "none"), ("choice", "?"), ("text", " "), ("text", None)]
+)
+def test_a_row_without_an_answer_fails(make_rollout, kind: Any, answer: Any) -> None:
+    """It would be wrong whatever the response is."""
+    rollout = replace(make_rollout(["none", "B 2"]), rows=[{"answer": answer}, {"answer": "B 2"}])
+    output = ExactAnswer(kind=kind).score(rollout)
+    assert output.outcomes == ("failed", "scored")
+    assert output.reason(0).startswith(f"ValueError: its row has no {kind} in 'answer'")

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ppokit_rewards.banned import Banned, BannedOptions
 from ppokit_rewards.banned import check as check_banned
+from ppokit_rewards.code import last_block
 from ppokit_rewards.format import Format, FormatOptions, tags
 from ppokit_rewards.format import check as check_format
 from ppokit_rewards.readability import Readability, readability, syllables
@@ -53,6 +54,24 @@ def test_json(make_rollout, context, tmp_path) -> None:
         assert scores.tolist() == [1, 1, 0.5, 0, 0, 0, 0]
     bare = Format(FormatOptions(is_json=True, fenced=False), context).score(make_rollout(texts[:3])).scores
     assert bare.tolist() == [1, 0, 1]
+
+
+def test_json_that_is_deeper_than_a_schema_can_follow(make_rollout, context) -> None:
+    nested = {"type": "array", "items": {"$ref": "#/$defs/nested"}}
+    options = FormatOptions(json_schema={"$defs": {"nested": nested}, "$ref": "#/$defs/nested"})
+    texts = ["[" * 900 + "]" * 900, "[[]]", '[["a"]]']
+    assert Format(options, context).score(make_rollout(texts)).scores.tolist() == [0.5, 1, 0.5]
+
+
+def test_texts_that_no_reward_reads_for_minutes(make_rollout, context) -> None:
+    """Of 200,000 characters, on which a search that begins anew at each of them never ends."""
+    count = 200_000
+    marks, dots = "a" + "\u0301\u0316" * (count // 2), "." * count + "a"
+    banned = Banned(BannedOptions(words=("b",)), context)
+    assert banned.score(make_rollout([marks, marks + " B"])).scores.tolist() == [0, -1]
+    assert readability(dots, "en") == readability(". a", "en")
+    assert readability("ba" * count, "en") == readability("ba" * 40, "en") == 0
+    assert last_block("```" + " " * count) == "```" + " " * count
 
 
 def test_mistakes_of_a_format(unknown_columns) -> None:
