@@ -84,9 +84,9 @@ class RolloutAhead:
 
     def metrics(self, step: int) -> dict[str, float]:
         """Of the rollout that a step has taken: its parity check, which the update cannot make any more."""
-        taken = self._taken
-        known = taken is not None and taken.step == step and taken.gap is not None
-        return {"rollout/logprob_gap": taken.gap} if known else {}
+        if self._taken is None or self._taken.step != step or self._taken.gap is None:
+            return {}
+        return {"rollout/logprob_gap": self._taken.gap}
 
     def state_dict(self) -> dict[str, Any]:
         """What was answered; the prompts are the data set's."""
