@@ -41,7 +41,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     pytest.importorskip("selenium")
-    from page_browser import CHROMIUM, DRIVER, start_chromium
+    from chromium import CHROMIUM, DRIVER, start_chromium
 
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("no Chromium here: install Debian's packages chromium and chromium-driver")

@@ -1,4 +1,6 @@
 // A prompt's responses side by side, and the same prompt over the steps.
+const MOST_ROWS = 40; // of the steps of one prompt
+
 function startGroups(open) {
   const cards = byId("cards");
   if (!cards) return;
@@ -47,7 +49,8 @@ function startGroups(open) {
     cards.replaceChildren(...best(group.filter((sample) => sample.t === step)).map(card));
     const by = new Map();
     group.forEach((sample) => by.set(sample.t, [...(by.get(sample.t) || []), sample]));
-    byId("over").replaceChildren(...[...by].map(([each, samples]) => {
+    const all = [...by], every = Math.ceil(all.length / MOST_ROWS);
+    byId("over").replaceChildren(...all.filter(([each], i) => i % every === 0 || i === all.length - 1 || each === step).map(([each, samples]) => {
       const [first] = best(samples), known = scores(samples);
       const go = el("button", { type: "button", "aria-label": `Step ${each} of this prompt`, onclick: () => { fillSteps(each); fillPrompts(prompt); show(); } }, String(each));
       if (each === step) go.setAttribute("aria-current", "true");

@@ -31,8 +31,7 @@ function startLedger() {
   const tint = (name, value) => {
     if (value === null || value === undefined) return "";
     const share = clamp((value - (NEUTRAL[name] || 0)) / scale(name), -1, 1);
-    const style = getComputedStyle(document.documentElement);
-    return share === 0 ? "" : `rgba(${style.getPropertyValue(share > 0 ? "--plus" : "--minus")}, ${(0.08 + 0.42 * Math.abs(share)).toFixed(3)})`;
+    return share === 0 ? "" : `rgba(var(${share > 0 ? "--plus" : "--minus"}), ${(0.08 + 0.42 * Math.abs(share)).toFixed(3)})`;
   };
 
   const visible = (text) => {
@@ -129,7 +128,6 @@ function startLedger() {
     focus(to, true);
   });
   select.addEventListener("change", paint);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => sample && paint());
   const first = data.runs.findIndex((own) => own.samples.length);
   if (first >= 0) {
     const samples = data.runs[first].samples, whole = samples.map((own, i) => [own, i]).filter(([own]) => own.tk);

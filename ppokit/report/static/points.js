@@ -23,10 +23,10 @@ function startPoints(open) {
     });
   };
 
-  const colour = (share) => {
-    const style = getComputedStyle(document.documentElement);
+  // Twenty shades from the first step to the last.
+  const shades = (style) => {
     const [early, late] = ["--early", "--late"].map((name) => style.getPropertyValue(name).split(",").map(Number));
-    return `rgba(${early.map((value, i) => Math.round(value + (late[i] - value) * share)).join(",")},.75)`;
+    return Array.from({ length: 20 }, (_, k) => `rgba(${early.map((value, i) => Math.round(value + ((late[i] - value) * k) / 19)).join(",")},.75)`);
   };
 
   const draw = () => {
@@ -63,10 +63,11 @@ function startPoints(open) {
     }
     pen.textAlign = "center"; pen.fillText(xs.value, INSET.left + width / 2, box.height - 5);
     pen.textAlign = "left"; pen.fillText(ys.value, INSET.left + 4, INSET.top + 10);
+    const colours = shades(style);
     points.forEach((point) => {
       point.x = INSET.left + ((point.vx - x0) / (x1 - x0)) * width;
       point.y = INSET.top + (1 - (point.vy - y0) / (y1 - y0)) * height;
-      pen.fillStyle = colour((point.step - s0) / (s1 - s0));
+      pen.fillStyle = colours[Math.min(19, Math.floor(((point.step - s0) / (s1 - s0)) * 20))];
       pen.beginPath(); pen.arc(point.x, point.y, 3.2, 0, 7); pen.fill();
     });
     points.sort((a, b) => a.vx - b.vx || a.vy - b.vy || a.index - b.index);
