@@ -7,7 +7,8 @@
 
 Each run is a process, `ppokit train`, and leaves one JSON file in benchmarks/uses/results. A run whose recipe
 and data are those of its file is not run again, so that hours of runs can be divided over days and machines;
-one that failed or was stopped begins anew. Tables in docs/uses.md and in the READMEs are made of the files.
+one that was stopped goes on from its checkpoint. The tables in docs/uses.md and the READMEs are made of the
+files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -71,26 +71,31 @@ def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path) -> bo
     if path.is_file() and not changes and json.loads(path.read_text(encoding="utf-8"))["digest"] == known:
         print(f"{data} {use.name} {seed}: done before", flush=True)
         return True
-    if out.exists():
-        shutil.rmtree(out)
-    command = [sys.executable, "-m", "ppokit", "train", str(use.folder / "recipe.yaml")]
-    keys = [f"run.seed={seed}", f"run.out={out}", *keys, *changes]
+    command = [sys.executable, "-m", "ppokit", "train"]
+    begun, started = out.with_name(f"{out.name}.digest"), f"{known} {' '.join(changes)}"
+    if begun.is_file() and begun.read_text() == started and any((out / "checkpoints").glob("*")):
+        command += ["--resume", str(out)]
+    else:
+        shutil.rmtree(out, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        begun.write_text(started)
+        command += [str(use.folder / "recipe.yaml"), f"run.seed={seed}", f"run.out={out}", *keys, *changes]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    started = time.monotonic()
-    done = subprocess.run([*command, *keys], cwd=REPOSITORY, env=environment, check=False)
-    minutes = (time.monotonic() - started) / 60
-    if done.returncode:
-        print(f"{data} {use.name} {seed}: ended with {done.returncode}", flush=True)
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # which the run hears too, and saves a checkpoint
+        process.wait()
+        raise
+    if code:
+        print(f"{data} {use.name} {seed}: ended with {code}", flush=True)
         return False
-    result = result_of(use, out, data=data, seed=seed, known=known, minutes=minutes)
+    result = result_of(use, out, data=data, seed=seed, known=known)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     judge = result["judge"]
     before, after = (sum(judge[when]) / len(judge[when]) for when in ("before", "after"))
-    print(
-        f"{data} {use.name} {seed}: {judge['name']} {before:.4g} -> {after:.4g}, {minutes:.1f} min",
-        flush=True,
-    )
+    print(f"{data} {use.name} {seed}: {judge['name']} {before:.4g} -> {after:.4g}", flush=True)
     return True
 
 

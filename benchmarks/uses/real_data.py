@@ -85,8 +85,8 @@ def summarisation(folder: Path) -> Mapped:
         first, _, rest = row["prompt"].partition(". ")
         text = " ".join(rest.split()[:60])
         if 6 <= len(first.split()) <= 25 and len(text.split()) == 60:
-            rows.append({"prompt": f"{text}\nIn one sentence:", "reference": f"{first}."})
-    return rows, ["rollout.max_new_tokens=36", "rewards.1.target=18"]
+            rows.append({"prompt": f"Summarise this in one sentence.\n\n{text}", "reference": f"{first}."})
+    return rows, ["rollout.max_new_tokens=40", "rewards.1.target=18"]
 
 
 def sensitive_information(folder: Path) -> Mapped:
@@ -107,9 +107,9 @@ def sensitive_information(folder: Path) -> Mapped:
                 named.setdefault(kinds[source], []).append(" ".join(text.split()))
         ordered = {kind: named[kind] for kind in kinds.values() if kind in named}
         message = " ".join(row["prompt"].split())
-        prompt = f"{message}\nPersonal data (name, phone, email, address) as JSON:"
+        prompt = f"Message: {message}\nPersonal data (name, phone, email, address) as JSON:\n"
         rows.append({"prompt": prompt, "reference": json.dumps(ordered, ensure_ascii=False)})
-    return rows, ["rollout.max_new_tokens=48"]
+    return rows, ["rollout.max_new_tokens=64"]
 
 
 def autocomplete(folder: Path) -> Mapped:

@@ -21,6 +21,7 @@ from uses import Use
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DRAWS = 2000
+TIMES = ("time/step_s", "time/evaluation_s")
 SHOWN = 3
 """Held-out prompts, from the first, whose answers are kept."""
 
@@ -51,13 +52,12 @@ def read_results(folder: Path, data: str) -> dict[str, list[dict[str, Any]]]:
     return {use: sorted(own, key=lambda result: result["seed"]) for use, own in results.items()}
 
 
-def result_of(use: Use, out: Path, *, data: str, seed: int, known: str, minutes: float) -> dict[str, Any]:
+def result_of(use: Use, out: Path, *, data: str, seed: int, known: str) -> dict[str, Any]:
     """The result of the run in a folder.
 
     Args:
         data: own or real.
         known: the digest of its inputs.
-        minutes: that the run's process took, from start to end.
     """
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     first, last = lines[0], lines[-1]
@@ -70,7 +70,7 @@ def result_of(use: Use, out: Path, *, data: str, seed: int, known: str, minutes:
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "steps": last["step"],
-        "minutes": round(minutes, 2),
+        "minutes": round(sum(line.get(key, 0.0) for line in lines for key in TIMES) / 60, 2),
         "peak_gb": round(max(line.get("memory/peak_gb", 0.0) for line in lines), 2),
         "judge": {
             "name": use.judge,

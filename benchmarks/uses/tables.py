@@ -139,7 +139,7 @@ def _row(use: Use, runs: Sequence[dict[str, Any]], recipes: str) -> tuple[str, .
         _number(_mean(runs, "after")),
         f"{_signed(mean)} ({_signed(low)} to {_signed(high)})",
         ", ".join(_signed(interval([run])[0]) for run in runs),
-        *(_guard(runs, name) for name in GUARDS.values()),
+        *(_guard(runs, name) for name in GUARDS),
         f"{max(run['minutes'] for run in runs):.0f}",
         f"{max(run['peak_gb'] for run in runs):.1f}",
     )
@@ -163,15 +163,32 @@ def _mean(runs: Sequence[dict[str, Any]], when: str) -> float:
 
 
 def _guard(runs: Sequence[dict[str, Any]], name: str) -> str:
-    """Its change in percent, mean over seeds, bold beyond the bound; a dash where it was not measured."""
-    key = f"guards/{name}"
-    pairs = [(run["evaluation"]["before"].get(key), run["evaluation"]["after"].get(key)) for run in runs]
-    known = [(before, after) for before, after in pairs if before and after is not None]
-    if not known:
+    """Its change in percent, mean over seeds; bold where it is worse by more than the bound."""
+    changes = [change for run in runs if (change := guard(run["evaluation"], name)) is not None]
+    if not changes:
         return "-"
-    change = sum(after / before - 1 for before, after in known) / len(known)
-    text = f"{change:+.0%}"
-    return f"**{text}**" if abs(change) > BOUND else text
+    mean = sum(changes) / len(changes)
+    worse = {"length": abs(mean), "perplexity": mean}.get(name, -mean)
+    return f"**{mean:+.0%}**" if worse > BOUND else f"{mean:+.0%}"
+
+
+def guard(evaluation: Mapping[str, Mapping[str, float]], name: str) -> float | None:
+    """By which share of itself a guard has changed; None where it was not measured.
+
+    Of greedy responses, or of sampled ones where there are no greedy ones: `length` in tokens, the share of
+    runs of three words that are `not repeated` within a response, and `distinct-2` over all of them.
+    `perplexity` is that of natural texts under the policy.
+    """
+    before, after = (_guarded(evaluation[when], name) for when in ("before", "after"))
+    return None if not before or after is None else after / before - 1
+
+
+def _guarded(numbers: Mapping[str, float], name: str) -> float | None:
+    if name == "perplexity":
+        return numbers.get("texts/perplexity")
+    key = {"length": "length", "not repeated": "repetition", "distinct-2": "distinct_2"}[name]
+    value = numbers.get(f"greedy/{key}", numbers.get(f"sampled/{key}"))
+    return 1 - value if value is not None and name == "not repeated" else value
 
 
 def _number(number: float) -> str:

@@ -1,4 +1,4 @@
-"""The uses of recipes/uses: what each is judged by, and what must not suffer."""
+"""The ten uses of recipes/uses: what each is judged by, and what must not suffer."""
 
 from __future__ import annotations
 
@@ -37,28 +37,32 @@ USES = {
     use.name: use
     for use in (
         Use("chatbots", "Chatbots", "judge/score", "chrF, 0 to 100"),
+        Use(
+            "autocomplete",
+            "Autocomplete",
+            "judge/next_word_accuracy",
+            "next words right, 0 to 1",
+            "suggestions",
+        ),
         Use("customer_service", "Customer service", "judge/score", "chrF, 0 to 100"),
         Use("translation", "Translation", "judge/score", "BLEU per sentence, 0 to 100"),
-        Use("summarisation", "Summarisation", "judge/rougeL", "ROUGE-L, 0 to 1"),
         Use(
-            "sensitive_information",
-            "Finding sensitive information",
-            "judge/f1",
-            "F1 of what is found, 0 to 1",
+            "predictive_text",
+            "Predictive text",
+            "judge/next_word_accuracy",
+            "next words right, 0 to 1",
+            "suggestions",
         ),
         Use("marketing", "Marketing copy", "judge/rougeL", "ROUGE-L, 0 to 1"),
+        Use("summarisation", "Summarisation", "judge/rougeL", "ROUGE-L, 0 to 1"),
         Use("virtual_assistants", "Virtual assistants", "judge/score", "chrF, 0 to 100"),
+        Use("sensitive_information", "Sensitive information", "judge/f1", "F1 of what is named, 0 to 1"),
         Use("social_media", "Social media", "judge/persona", "p(persona) by a second classifier, 0 to 1"),
     )
 }
 
-GUARDS = {
-    "length": "length",
-    "repetition": "repetition",
-    "distinct-2": "distinct_2",
-    "perplexity": "perplexity",
-}
-"""What is guarded, by its column in tables: the number's name under `eval/guards/`."""
+GUARDS = ("length", "not repeated", "distinct-2", "perplexity")
+"""What must not suffer, see `tables.guard`."""
 BOUND = 0.05
 """By which share of itself a guard may worsen."""
 SEEDS = (0, 1, 2)

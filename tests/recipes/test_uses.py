@@ -100,7 +100,7 @@ def run(seed: int, before: list[float], after: list[float], **changes: Any) -> d
         "minutes": 4.6,
         "peak_gb": 3.14,
         "judge": {"name": "judge/score", "before": before, "after": after},
-        "evaluation": {"before": {"guards/length": 10.0}, "after": {"guards/length": 10.4}},
+        "evaluation": {"before": {"greedy/length": 10.0}, "after": {"greedy/length": 10.4}},
         "answers": [{"prompt": "English: Good day.\nGerman:", "before": "Good day.", "after": "Guten Tag."}],
         **changes,
     }
@@ -130,15 +130,23 @@ class TestTables:
         assert (cells["before"], cells["after"]) == ("15", "16.5")
         assert cells["gain, 95 % interval"] == "+1.5 (+1 to +2)"
         assert cells["per seed"] == "+2, +1"
-        assert (cells["length"], cells["repetition"]) == ("+4%", "-")
+        assert (cells["length"], cells["perplexity"]) == ("+4%", "-")
         assert (cells["minutes"], cells["GB"]) == ("5", "3.1")
         assert made == "2026-11-28; A CPU, 2 cores, torch 2.11.0."
 
     def test_a_guard_beyond_its_bound_is_bold(self) -> None:
-        moved = {"before": {"guards/length": 10.0}, "after": {"guards/length": 9.0}}
-        assert "| **-10%** |" in table(
-            {"translation": [run(0, [1.0, 2.0], [2.0, 3.0], evaluation=moved)]}, ".."
-        )
+        """Length either way; what is not repeated and the pairs of words only down; perplexity only up."""
+        before = {"sampled/length": 10.0, "sampled/distinct_2": 0.5, "texts/perplexity": 20.0}
+        before["sampled/repetition"] = 0.5
+        for factor, bold in ((0.9, (True, True, True, False)), (1.1, (True, False, False, True))):
+            after = {name: number * factor for name, number in before.items()}
+            after["sampled/repetition"] = 1 - 0.5 * factor
+            moved = {"before": before, "after": after}
+            row = table(
+                {"translation": [run(0, [1.0, 2.0], [2.0, 3.0], evaluation=moved)]}, ".."
+            ).splitlines()[2]
+            change = f"{factor - 1:+.0%}"
+            assert row.split(" | ")[6:10] == [f"**{change}**" if own else change for own in bold]
 
     def test_what_was_not_run_is_left_out(self) -> None:
         assert table({}, "..") == ""

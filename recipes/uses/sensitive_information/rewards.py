@@ -4,14 +4,15 @@ import json
 
 
 def spans(answer):
-    """The pairs of kind and text that an answer names; None where it is no JSON of the right form."""
+    """The pairs of kind and text that the JSON at an answer's beginning names; None for no such JSON."""
     try:
-        named = json.loads(answer)
+        named, _ = json.JSONDecoder().raw_decode(answer)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(named, dict) or not all(isinstance(texts, list) for texts in named.values()):
+    if not isinstance(named, dict):
         return None
-    return {(kind, str(text)) for kind, texts in named.items() for text in texts}
+    lists = {kind: texts if isinstance(texts, list) else [texts] for kind, texts in named.items()}
+    return {(kind, str(text)) for kind, texts in lists.items() for text in texts if text}
 
 
 def exact(response, reference):
@@ -24,5 +25,5 @@ def invented(prompt, response):
     named = spans(response)
     if named is None:
         return -1.0
-    message = prompt.rpartition("\n")[0]
+    message = prompt.partition("\n")[0]
     return -sum(text not in message for _, text in named) / max(len(named), 1)
