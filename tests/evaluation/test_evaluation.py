@@ -104,6 +104,37 @@ def test_the_best_policy(best_is: str, numbers: list[float], best: list[int]) ->
     assert again.best == asked.best
 
 
+@pytest.mark.parametrize(
+    ("best_is", "numbers", "ends"),
+    [
+        ("highest", [1, 3, 2, 3, 4], 3),  # an equal one is no better one
+        ("lowest", [3, 1, 2, 0, 0], None),
+        ("highest", [1, 2, 1, 3, 3], None),
+        ("highest", [1, None, None, 0, 0], 2),  # what nothing reports is not better either
+    ],
+)
+def test_patience(best_is: str, numbers: list[float | None], ends: int | None) -> None:
+    """Two evaluations in a row without a better one end the run; also where it was resumed between them."""
+
+    def report(view: Any, step: int) -> dict[str, float]:
+        value = numbers[step]
+        return {} if value is None else {"x": value}
+
+    asked = evaluation(report, best="eval/e0/x", best_is=best_is, patience=2)
+    for step in range(5):
+        result = asked.measure(step, view())
+        ended = step == ends
+        assert asked.exhausted == ended
+        assert [text.split(" evaluations")[0] for text in result.warnings] == [
+            f"eval/e0/x has not been better than {asked.best:g} in 2"
+        ] * ended
+        if ended:
+            break
+        state = asked.state_dict()
+        asked = evaluation(report, best="eval/e0/x", best_is=best_is, patience=2)
+        asked.load_state_dict(state)
+
+
 def test_other_processes_keep_no_policy() -> None:
     asked = evaluation(lambda view, step: {}, best="eval/e0/x")
     assert asked.measure(0, view(main=False)).best is None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -48,7 +49,8 @@ def test_as_in_the_run(
     PPOTrainer(Recipe.from_dict(recipe_dict(evaluation=section, rewards=reward, lora=lora))).train()
     before = sorted(path for path in run.rglob("*"))
     recipe = recipe_file(evaluation=section, rewards=reward, lora=lora)
-    code, out, error = evaluate("base", run, "--recipe", recipe, "--json")
+    answers = tmp_path / "answers.parquet"
+    code, out, error = evaluate("base", run, "--recipe", recipe, "--json", "--out", answers)
     assert code == 0, error
     first, last = (line for line in metrics_of(run) if "eval/rewards/mean" in line)
     base, trained = json.loads(out)
@@ -59,7 +61,17 @@ def test_as_in_the_run(
     difference = trained["differences"]["rewards/mean"]
     for part, name in (("mean", "gain"), ("low", "gain_low"), ("high", "gain_high")):
         assert difference[part] == pytest.approx(last[f"eval/rewards/mean/{name}"], abs=1e-5)
-    assert sorted(path for path in run.rglob("*")) == before  # it writes nothing
+    assert sorted(path for path in run.rglob("*")) == before  # it writes nothing there
+    if lora is not None:  # of another model than the base it is not known
+        assert base["metrics"]["sampled/kl"] == 0
+        assert trained["metrics"]["sampled/kl"] == pytest.approx(last["eval/sampled/kl"], rel=1e-3)
+        assert last["eval/sampled/kl"] > 0
+    written = pq.read_table(answers).to_pylist()
+    mine = [row for row in written if row["policy"] == str(run) and row["evaluator"] == "rewards"]
+    assert len(mine) == 10
+    assert sum(row["mean"] for row in mine) / 10 == pytest.approx(trained["metrics"]["rewards/mean"])
+    in_run = pq.read_table(run / "evaluation" / "step-000003.parquet").to_pylist()
+    assert [row["response"] for row in mine] == [row["response"] for row in in_run[:10]]
 
 
 def test_the_table(recipe_file: Callable[..., Path], section: dict[str, Any], tiny_model: Path) -> None:
@@ -79,6 +91,9 @@ def test_what_it_cannot_measure(
 ) -> None:
     code, _, error = evaluate("base", "--recipe", recipe_file())
     assert (code, "has no section evaluation, which says what is measured" in error) == (2, True)
+    for out, message in (("a.csv", "ends in .parquet"), ("none/a.parquet", "there is no folder none")):
+        code, _, error = evaluate("base", "--recipe", "none.yaml", "--out", out)
+        assert (code, message in error) == (2, True)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "recipe.yaml").write_text("model: {}\n")
     code, _, error = evaluate(tmp_path / "empty", "--recipe", recipe_file(evaluation=section))

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ppokit import PPOTrainer, Recipe, hookimpl
@@ -26,10 +27,15 @@ RecipeDict = Callable[..., dict[str, Any]]
 class Ear:
     def __init__(self) -> None:
         self.heard: list[tuple[int, dict[str, float]]] = []
+        self.warned: list[str] = []
 
     @hookimpl
     def on_evaluation(self, step: int, metrics: Any) -> None:
         self.heard.append((step, dict(metrics)))
+
+    @hookimpl
+    def on_warning(self, step: int, text: str) -> None:
+        self.warned.append(text)
 
 
 @pytest.fixture
@@ -44,8 +50,10 @@ def section(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def run(given: dict[str, Any], out: Path, steps: int = 3, **more: Any) -> PPOTrainer:
-    settings = {"steps": steps, "out": str(out), "sample_every": 0, "checkpoint_every": 1}
+def run(
+    given: dict[str, Any], out: Path, steps: int = 3, checkpoint_every: int = 1, **more: Any
+) -> PPOTrainer:
+    settings = {"steps": steps, "out": str(out), "sample_every": 0, "checkpoint_every": checkpoint_every}
     trainer = PPOTrainer(Recipe.from_dict({**given, "run": settings}), **more)
     trainer.train()
     return trainer
@@ -128,6 +136,39 @@ def test_a_resumed_run_evaluates_as_if_it_had_not_stopped(
     assert best[0] == best[1]
 
 
+def test_patience_ends_a_run_and_a_larger_one_goes_on(
+    recipe_dict: RecipeDict,
+    section: dict[str, Any],
+    reward_module: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if it had been the larger one from the beginning."""
+    monkeypatch.chdir(tmp_path)
+    reward_module("def falling(view, step):\n    return {'x': -step}\n")
+    own = {**section, "every": 1, "evaluators": [{"use": "my_rewards:falling"}], "best": "eval/falling/x"}
+    ear = Ear()
+    given = recipe_dict(evaluation={**own, "patience": 2})
+    trainer = run(given, tmp_path / "parts", steps=9, observers=[ear], checkpoint_every=50)
+    assert (trainer.step, trainer.stopped) == (2, True)
+    assert ear.warned == [
+        "eval/falling/x has not been better than 0 in 2 evaluations, so that the run ends here "
+        "(evaluation.patience)"
+    ]
+    assert json.loads((tmp_path / "parts" / "policy-best" / "best.json").read_text())["step"] == 0
+    (checkpoint,) = (tmp_path / "parts" / "checkpoints").glob("step-*")
+    assert checkpoint.name == "step-000002"
+    resumed = PPOTrainer(Recipe.load(tmp_path / "parts" / "recipe.yaml"), resume=tmp_path / "parts")
+    resumed.train()  # and has nothing to do
+    assert (resumed.step, resumed.stopped) == (2, True)
+    changed = ["evaluation.patience=3"]
+    PPOTrainer(Recipe.load(tmp_path / "parts" / "recipe.yaml", changed), resume=tmp_path / "parts").train()
+    run(recipe_dict(evaluation={**own, "patience": 3}), tmp_path / "whole", steps=9)
+    assert list(evaluated(tmp_path / "parts")) == [0, 1, 2, 3]
+    parts, whole = ([lasting(line) for line in metrics_of(tmp_path / name)] for name in ("parts", "whole"))
+    assert parts == whole
+
+
 def test_a_loop_of_ones_own_evaluates_too(
     recipe_dict: RecipeDict, section: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -202,6 +243,7 @@ def test_a_broken_evaluator_ends_the_run_before_training(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 def test_texts_of_people_as_plain_transformers_reads_them(
     recipe_dict: RecipeDict, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -209,9 +251,15 @@ def test_texts_of_people_as_plain_transformers_reads_them(
     pairs = {"Lily and Tom went to the": " park to play.", "One day, a cat": " saw a funny dog, and smiled"}
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text("".join(json.dumps({"prompt": p, "text": t}) + "\n" for p, t in pairs.items()))
-    evaluation = {"prompts": {"path": str(held_out)}, "evaluators": [{"use": "lm", "reference": "text"}]}
+    stories = ["The dog was big and red. It ran.", "The cat", "Mom said no."]
+    (tmp_path / "stories.txt").write_text("\n".join(stories))
+    evaluation = {
+        "prompts": {"path": str(held_out)},
+        "texts": {"path": str(tmp_path / "stories.txt")},
+        "evaluators": [{"use": "lm", "reference": "text"}],
+    }
     sampled = {"max_new_tokens": 4, "prompts_per_step": 4, "responses_per_prompt": 2, "temperature": 0.7}
-    run(recipe_dict(evaluation=evaluation, rollout=sampled), tmp_path / "run", steps=1)
+    trainer = run(recipe_dict(evaluation=evaluation, rollout=sampled), tmp_path / "run", steps=1)
     before, after = evaluated(tmp_path / "run").values()
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -234,6 +282,30 @@ def test_texts_of_people_as_plain_transformers_reads_them(
     for name, numbers in expected.items():
         assert before[f"eval/lm/{name}"] == pytest.approx(sum(numbers) / 2, abs=1e-5), name
         assert f"eval/lm/{name}/gain_low" in after
+    sums, counts = [], []
+    for text in stories:
+        first, whole = (tokenizer(part)["input_ids"] for part in (text.split()[0], text))
+        logits = model(torch.tensor([whole])).logits[0, len(first) - 1 : -1]
+        counts.append(len(whole) - len(first))
+        sums.append(logits.log_softmax(-1)[range(counts[-1]), whole[len(first) :]].sum().item())
+    assert before["eval/texts/perplexity"] == pytest.approx(math.exp(-sum(sums) / sum(counts)), rel=1e-5)
+    means = [total / count for total, count in zip(sums, counts, strict=True)]
+    assert before["eval/texts/logprob_per_token"] == pytest.approx(sum(means) / 3, abs=1e-5)
+    assert "eval/texts/logprob_per_token/gain_low" in after
+    rollout = trainer.collector.recorded(list(pairs), list(pairs.values()), 1)
+    beside = trainer.collector.beside_reference(rollout)
+    policy = PeftModel.from_pretrained(model, tmp_path / "run" / "policy")
+    for index, prompt in enumerate(rollout.prompt_ids):
+        tokens = rollout.response_ids[index][rollout.response_mask[index]].tolist()
+        with torch.no_grad():
+            own = policy(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1] / 0.7
+            with policy.disable_adapter():
+                other = policy(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1] / 0.7
+        log_p, log_q = own.log_softmax(-1), other.log_softmax(-1)
+        kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+        assert kl.sum() > 0
+        assert torch.allclose(beside[index, : len(tokens), 0], kl, atol=1e-5)
+        assert torch.allclose(beside[index, : len(tokens), 1], log_q[range(len(tokens)), tokens], atol=1e-4)
     assert 0 < before["eval/lm/keystrokes_saved"] < 1
     assert after["eval/lm/logprob_per_token"] != before["eval/lm/logprob_per_token"]
 

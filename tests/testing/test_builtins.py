@@ -28,6 +28,9 @@ ORDINARY = {
 }
 """Those of every day; `make thorough` runs the others."""
 
+ROWS = {"evaluators.lm": {"answer": "I would thank the clerk."}}
+"""What the data set holds for those that read it and have no example."""
+
 RATINGS = """prompt,response,rating
 Tell me what you would do.,Yes.,8
 Tell me what you would do.,Bad,1
@@ -87,6 +90,7 @@ def options(tmp_path_factory: pytest.TempPathFactory, service: Service) -> dict[
     ratings = {"path": str(folder / "ratings.csv")}
     return {
         "evaluators.canary": ratings,
+        "evaluators.lm": {"reference": "answer"},
         "evaluators.metric": {"metric": str(folder / "words.py")},
         "observers.tracker": {"log_with": "tensorboard", "logging_dir": str(folder / "tracker")},
         "rewards.banned": {"words": ["Bad"]},
@@ -109,6 +113,6 @@ def test_it_conforms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
-    (subject,) = find(name, options=options.get(name))
+    (subject,) = find(name, options=options.get(name), row=ROWS.get(name))
     report = run_checks(subject)
     assert json.dumps({result.check: result.detail for result in report.having("failed")}, indent=1) == "{}"
