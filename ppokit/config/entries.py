@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
@@ -110,11 +111,14 @@ def summary(module: str) -> str:
     source = _find_source(module)
     if source is None:
         return ""
+    skipped = (tokenize.ENCODING, tokenize.COMMENT, tokenize.NL)
     try:
-        docstring = ast.get_docstring(ast.parse(source.read_bytes()))
-    except (OSError, SyntaxError, ValueError):
+        with source.open("rb") as file:  # no more than the docstring is read: there may be hundreds
+            first = next(token for token in tokenize.tokenize(file.readline) if token.type not in skipped)
+        docstring = ast.literal_eval(first.string) if first.type == tokenize.STRING else ""
+    except (OSError, SyntaxError, ValueError, tokenize.TokenError, StopIteration):
         return ""
-    return docstring.splitlines()[0] if docstring else ""
+    return docstring.strip().partition("\n")[0].rstrip() if isinstance(docstring, str) else ""
 
 
 def _find_source(module: str) -> Path | None:

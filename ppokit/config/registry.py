@@ -10,6 +10,7 @@ entry-point loader is not used: it skips a second distribution's entry of the sa
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -178,9 +179,12 @@ class PluginRegistry:
 
     def _mark_rivals(self) -> None:
         """Say of each entry whose name others offer too whether a recipe gets it by that name."""
-        enabled = [entry for entry in self._entries if entry.state == "not imported yet"]
+        enabled = defaultdict(list)
+        for entry in self._entries:
+            if entry.state == "not imported yet":
+                enabled[entry.kind, entry.name].append(entry)
         for i, entry in enumerate(self._entries):
-            rivals = [e for e in enabled if (e.kind, e.name) == (entry.kind, entry.name)]
+            rivals = enabled[entry.kind, entry.name]
             if entry.state != "not imported yet" or len(rivals) == 1:
                 continue
             own = [rival for rival in rivals if rival.builtin]

@@ -88,7 +88,19 @@ def test_only_the_named_plugins_hook_is_called(install: Install) -> None:
         registry.component("losses", "loud")
 
 
-@pytest.mark.parametrize(("source", "summary"), [("", ""), ("x = (", ""), ('"""Hi."""', "Hi.")])
+@pytest.mark.parametrize(
+    ("source", "summary"),
+    [
+        ("", ""),
+        ("x = (", ""),
+        ("x = 'Hi.'", ""),
+        ("b'Hi.'", ""),
+        ("import this", ""),
+        ('"""Hi."""', "Hi."),
+        ('"""Hi.', ""),
+        ('# By hand.\n\n"""\n  Hi.\n\n  More.\n"""\nx = (', "Hi."),
+    ],
+)
 def test_summary(install: Install, source: str, summary: str) -> None:
     install("s", {"rewards.s": "cat_s"}, {"cat_s": source})
     assert only(PluginRegistry()).summary == summary
