@@ -82,10 +82,10 @@ def check(
     """
     import time
 
-    import torch  # noqa: F401 - the checks need it, and its time is not the component's
-
     from ppokit.testing import find, run_checks
+    from ppokit.testing.process_state import import_what_runs_do
 
+    import_what_runs_do()  # its time is not the component's
     began = time.perf_counter()
     subjects = find(target, kind, options=_options(options), seconds=seconds, disabled=disable_plugin or ())
     if (took := time.perf_counter() - began) > _SLOW_IMPORT_S:

@@ -8,7 +8,7 @@ from importlib import import_module
 
 from ppokit.errors import PpokitError, in_one_paragraph
 from ppokit.kinds import HOOK_BY_KIND
-from ppokit.testing.process_state import watched
+from ppokit.testing.process_state import import_what_runs_do, watched
 from ppokit.testing.subject import Subject
 from ppokit.testing.time_limit import Expired, time_limit
 
@@ -48,6 +48,7 @@ class Check:
         where, limit = subject.where, _LIMIT * subject.seconds
         if where in _hung:
             raise Fault(f"{where}: not tried, as it did not return in the check {_hung[where]}")
+        import_what_runs_do()
         try:
             with time_limit(limit), watched([where]):
                 self.test(subject)

@@ -13,10 +13,11 @@ from pydantic import SecretStr, ValidationError
 
 from ppokit.config.hooks import METHOD, has_method
 from ppokit.config.settings import CHOSEN
+from ppokit.errors import PpokitError, in_one_paragraph
 from ppokit.messages import listed
 from ppokit.plugin.event_methods import event_methods
 from ppokit.plugin.protocols import AdvantageWeighting, CheckContext
-from ppokit.testing.calls import arguments, close, raw, sample
+from ppokit.testing.calls import arguments, close, exercise, raw, sample
 from ppokit.testing.checks import Fault, check
 from ppokit.testing.subject import Subject
 
@@ -66,6 +67,23 @@ def builds(subject: Subject) -> None:
             f"{method} cannot be called with {len(given)} arguments: {error}; see docs/plugins.md"
         ) from error
     close(built)
+
+
+@check("answers")
+def answers(subject: Subject) -> None:
+    """It can be called: on twelve short responses, with the columns of its first example."""
+    try:
+        exercise(subject)
+    except PpokitError:
+        raise
+    except (Exception, SystemExit) as error:
+        columns = (
+            f"its responses have the columns {', '.join(subject.row)} of its first example"
+            if subject.row
+            else "if it reads columns of the data set, give them in the row of its first example, such as "
+            "Example(better=..., worse=..., row={'answer': '42'}), or in row= of conformance"
+        )
+        raise Fault(f"it cannot be called: {in_one_paragraph(error)}; {columns}") from error
 
 
 @check("options_valid")

@@ -38,12 +38,16 @@ def changed_functions(before: Known) -> list[str]:
             if now == known:
                 continue
         for key, value in known.items():
-            if now.get(key, _MISSING) is not value and _is_function(value):
+            if now.get(key, _MISSING) is not value and _is_function(value) and not _own(now.get(key), name):
                 changed.append(f"{name}.{key}")
                 setattr(owner, key, value)
         bases = owner.__mro__[1:] if isinstance(owner, type) else ()
         for key in [key for key in now if key not in known and not key.startswith("__pydantic")]:
-            if _is_function(now[key]) and any(key in vars(base) for base in bases):
+            if (
+                _is_function(now[key])
+                and any(key in vars(base) for base in bases)
+                and not _own(now[key], name)
+            ):
                 changed.append(f"{name}.{key}")
                 delattr(owner, key)
     return sorted(changed)
@@ -52,6 +56,12 @@ def changed_functions(before: Known) -> list[str]:
 def _is_function(value: Any) -> bool:
     # By the type: torch has objects that warn when they are asked for their class.
     return callable(value) or issubclass(type(value), classmethod | staticmethod | property)
+
+
+def _own(value: Any, owner: str) -> bool:
+    """Whether a function was defined in its owner's own package, which may change itself."""
+    module: str = getattr(value, "__globals__", {}).get("__name__", "")
+    return module.partition(".")[0] == owner.partition(".")[0]
 
 
 @lru_cache(maxsize=1)

@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,11 @@ def _files() -> set[str]:
     with suppress(OSError):
         return {name for name in os.listdir() if not name.startswith((".", "__pycache__"))}  # noqa: PTH208
     return set()
+
+
+def import_what_runs_do() -> None:
+    """What a run has imported before any plugin: it changes some of what is watched."""
+    import_module("transformers.modeling_utils")
 
 
 @contextmanager

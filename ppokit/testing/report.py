@@ -74,6 +74,6 @@ def run_checks(subject: Subject) -> Report:
             fault = str(error)
         took = time.perf_counter() - began
         results.append(Result(check.name, check.what, "failed" if fault else "passed", fault, took))
-        if fault and (check.name == "builds" or hung(subject)):  # nothing else can be checked
+        if fault and (check.name in ("builds", "answers") or hung(subject)):  # nothing else can be checked
             break
     return Report(subject, tuple(results))

@@ -23,6 +23,7 @@ from typing import Any
 from ppokit.errors import PpokitError
 from ppokit.plugin.protocols import Stateful
 from ppokit.testing.calls import Numbers, call, close, fresh, sample
+from ppokit.testing.process_state import import_what_runs_do
 from ppokit.testing.samples import TEXTS
 from ppokit.testing.states import Encoded, decoded
 from ppokit.testing.subject import Subject, find
@@ -107,8 +108,7 @@ def _process() -> _Process:
 
 def main() -> None:
     """The process: each request in a fork, until the other end is closed."""
-    import torch  # noqa: F401 - once, not in each fork
-
+    import_what_runs_do()  # once, not in each fork
     connection = Connection(int(sys.argv[2]))
     while True:
         try:

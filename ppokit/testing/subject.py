@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import invalidate_caches
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ppokit.config.components import BuiltComponent, SelectedComponent
-from ppokit.config.hooks import METHOD
+from ppokit.config.hooks import METHOD, has_method
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import CHOSEN
 from ppokit.errors import PluginError
@@ -24,7 +24,7 @@ from ppokit.messages import listed, suggest
 from ppokit.plugin.examples import Example
 from ppokit.plugin.importing import import_attribute
 from ppokit.plugin.protocols import BuildContext, Component
-from ppokit.testing.process_state import watched
+from ppokit.testing.process_state import import_what_runs_do, watched
 
 _PARAMETERS = {
     "responses": "rewards",
@@ -168,8 +168,7 @@ def find(
     Raises:
         PluginError: it names nothing, or what it names is broken.
     """
-    import torch  # noqa: F401 - its settings are watched
-
+    import_what_runs_do()
     wheres: list[str] = []
     with watched(wheres):
         subjects = [
@@ -257,12 +256,12 @@ def kind_of(thing: Any, path: str) -> str:
     elif isinstance(thing, Component):
         kinds = kind_of(thing.options, path).split() if thing.build is Component.build else []
     else:
-        methods = {**{method: kind for kind, method in METHOD.items()}, "advantage_weights": "losses"}
-        kinds = list(dict.fromkeys(kind for method, kind in methods.items() if hasattr(thing, method)))
+        kinds = [kind for kind in METHOD if has_method(kind, thing)]
         if not kinds and any(name.startswith("on_") for name in dir(thing)):
             kinds = ["observers"]
     if len(kinds) != 1:
-        raise PluginError(f"{path!r} does not tell its kind; give it: {listed(HOOK_BY_KIND, 'or')}")
+        choices = listed(HOOK_BY_KIND, "or")
+        raise PluginError(f"{path!r} does not tell its kind; give --kind (kind= of conformance): {choices}")
     return kinds[0]
 
 
@@ -286,7 +285,7 @@ def _of_folder(folder: Path) -> list[tuple[str, str, Component, str]]:
     for root in (folder / "src", folder):
         if root.is_dir():
             sys.path.insert(0, str(root.resolve()))
-    importlib.invalidate_caches()
+    invalidate_caches()
     registry = PluginRegistry(
         entry_points=[EntryPoint(name, value, PROJECT) for name, value in points.items()]
     )

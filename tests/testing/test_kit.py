@@ -18,6 +18,7 @@ import wrong_plugins
 from ppokit.errors import PluginError
 from ppokit.plugin import Component
 from ppokit.testing import Fault, Subject, checks_of, conformance, find, run_checks
+from ppokit.testing.subject import kind_of
 from wrong_plugins import FAULTS, Counts, Groups, OneAtATime, Wrong, component
 
 NUMBERS = itertools.count()
@@ -115,6 +116,30 @@ def test_what_does_not_return_is_tried_no_further() -> None:
     (check,) = [one for one in checks_of("rewards") if one.name == "order"]
     with pytest.raises(Fault, match=f"not tried, as it did not return in the check {failed.check}"):
         check.run(subject)
+
+
+class Weighs:
+    def advantage_weights(self, inputs: object) -> None: ...
+
+
+class Watches:
+    def on_step(self) -> None: ...
+
+
+def guesses(rollout: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("thing", "kind"),
+    [(OneAtATime, "rewards"), (Groups, "rewards"), (Weighs, "losses"), (Watches, "observers")],
+)
+def test_a_class_tells_its_kind(thing: type, kind: str) -> None:
+    assert kind_of(thing, "here:thing") == kind
+
+
+def test_what_does_not_tell_its_kind_is_asked_for_it() -> None:
+    with pytest.raises(PluginError, match="'here:guesses' does not tell its kind; give --kind"):
+        kind_of(guesses, "here:guesses")
 
 
 AT_IMPORT = """

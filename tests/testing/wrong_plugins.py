@@ -71,6 +71,10 @@ def values(rollout: Rollout) -> list[float]:
     return [vowels(text) for text in rollout.responses]
 
 
+def texts_of(rollout: Rollout) -> Any:
+    return zip(rollout.rows, rollout.responses, strict=True)
+
+
 class Reward:
     """Right, to be spoiled."""
 
@@ -580,7 +584,12 @@ def never_returns(self: Any, rollout: Rollout) -> Any:
             time.sleep(0.01)
 
 
-@scored("repeats", "SystemExit")
+@scored("answers", "if it reads columns of the data set, give them in the row")
+def reads_a_column(self: Any, rollout: Rollout) -> Any:
+    return RewardOutput.from_values([float(row["gold"] in text) for row, text in texts_of(rollout)])
+
+
+@scored("answers", "SystemExit")
 def exits(self: Any, rollout: Rollout) -> Any:
     sys.exit("set MY_KEY first")
 
