@@ -1,12 +1,9 @@
-"""The rewards and judges that recipes/uses brings along, by numbers worked out by hand."""
+"""The rewards and judges that recipes of recipes/uses bring with them, by numbers worked out by hand."""
 
 from __future__ import annotations
 
-import csv
-import json
-from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
+import math
+import sys
 
 import pytest
 import torch
@@ -14,101 +11,80 @@ import torch
 from rollouts import make_rollout
 from runs import REPOSITORY
 
-USES = REPOSITORY / "recipes" / "uses"
-FACTS = "name: The Copper Kettle; kind: tea room; view: of the sea; dogs: yes"
+sys.path.insert(0, str(REPOSITORY))
+
+from recipes.uses.autocomplete.rewards import Likelihood, keystrokes
+from recipes.uses.sensitive_information.judge import f1
+from recipes.uses.sensitive_information.rewards import exact, invented, spans
 
 
-@pytest.fixture(autouse=True)
-def _from_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `ppokit train` is run there."""
-    monkeypatch.syspath_prepend(str(REPOSITORY))
-    monkeypatch.chdir(REPOSITORY)
+@pytest.mark.parametrize(
+    ("response", "share"),
+    [
+        (" half past six", 1.0),
+        ("half past six and more", 1.0),
+        ("half past seven", 10 / 14),  # `half past ` of `half past six `
+        ("half", 5 / 14),
+        ("Half past six", 0.0),
+        ("at half past six", 0.0),
+        ("halfway", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_keystrokes_are_those_of_the_right_words_from_the_first(response: str, share: float) -> None:
+    assert keystrokes(response, "half past six") == pytest.approx(share)
 
 
-class TestMarketing:
-    @pytest.mark.parametrize(
-        ("advert", "expected"),
-        [
-            ("The Copper Kettle, a tea room with a view of the sea. Dogs welcome!", 1.0),
-            ("COPPER KETTLE: tea by the sea", (1 + 1 / 2 + 1 + 0) / 4),
-            ("", 0.0),
-            ("Seaside kettles", 0.0),  # whole words alone
-        ],
-    )
-    def test_a_fact_counts_by_its_words(self, advert: str, expected: float) -> None:
-        from recipes.uses.marketing.rewards import covered
-
-        assert covered([FACTS], [advert]) == [pytest.approx(expected)]
-
-    @pytest.mark.parametrize(
-        ("advert", "expected"),
-        [
-            ("The Copper Kettle is our Tea Room.", 0.0),
-            ("The Copper Kettle. Open now: Dogs welcome.", 0.0),  # capitals that begin a sentence
-            ("The Copper Kettle in Leeds", -1 / 3),
-            ("The Copper Kettle in Leeds, Leeds and York, only 5 pounds, 20% off", -1.0),
-        ],
-    )
-    def test_names_and_numbers_that_are_no_facts(self, advert: str, expected: float) -> None:
-        from recipes.uses.marketing.rewards import invented
-
-        assert invented([FACTS], [advert]) == [pytest.approx(expected)]
-
-    def test_every_persons_advert_is_perfect(self) -> None:
-        from recipes.uses.marketing.rewards import covered, invented
-
-        lines = [
-            json.loads(line)
-            for part in ("train", "held_out")
-            for line in (USES / "marketing" / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-        prompts, adverts = ([row[name] for row in lines] for name in ("prompt", "reference"))
-        assert set(covered(prompts, adverts)) == {1.0}
-        assert set(invented(prompts, adverts)) == {0.0}
-
-    def test_facts_without_a_line(self) -> None:
-        from recipes.uses.marketing.rewards import covered
-
-        assert covered(["Write something."], ["Anything."]) == [0.0]
+def test_likelihood_is_the_references_mean_per_token() -> None:
+    """Padding counts nothing, and below -10 nats a suggestion is no worse."""
+    logprobs = torch.tensor([[-1.0, -3.0, 0.0], [-30.0, -2.0, -1.0]])
+    rollout = make_rollout([[1], [1]], [[5, 6], [5, 6, 7]], ref_logprobs=logprobs)
+    assert Likelihood().score(rollout).scores.tolist() == [-2.0, -10.0]  # type: ignore[union-attr]
 
 
-def rollout_of(posts: list[str], personas: list[str]) -> Any:
-    rollout = make_rollout([[1]] * len(posts), [[0]] * len(posts))
-    rows = [{"prompt": "A post.", "persona": persona, "topic": "tea"} for persona in personas]
-    return replace(rollout, prompts=["A post."] * len(posts), responses=posts, rows=rows)
+BOTH = '{"name": ["Ann Lee"], "phone": ["555 0101"]}'
 
 
-class TestSocialMedia:
-    posts = str(USES / "social_media" / "posts.csv")
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"),
+    [
+        (BOTH, BOTH, 1.0),
+        ('{"name": ["Ann Lee"]}', BOTH, 2 / 3),  # precision 1, recall 1/2
+        ('{"name": "Ann Lee", "phone": ""}', BOTH, 2 / 3),
+        ('{"name": ["Ann Lee", "Bob"], "email": ["555 0101"]}', BOTH, 2 / 5),  # 1 of 3, and 1 of 2
+        ('{"phone": ["Ann Lee"]}', BOTH, 0.0),
+        ("{}", BOTH, 0.0),
+        ("{}", "{}", 1.0),
+        ('{"name": ["Ann Lee"]}', "{}", 0.0),
+        ("", "{}", 0.0),
+        ("[]", "{}", 0.0),
+        ('{"name": ', "{}", 0.0),
+        (f"{BOTH}\n\nMessage: ", BOTH, 1.0),
+        ("[" * 100_000, BOTH, 0.0),
+    ],
+)
+def test_f1_of_what_is_named(answer: str, reference: str, expected: float) -> None:
+    assert f1(answer, reference) == pytest.approx(expected)
+    assert exact(answer, reference) == float(expected == 1)
 
-    def test_halves_share_no_post_and_have_every_persona_alike(self) -> None:
-        with (USES / "social_media" / "posts.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        counts = {(row["persona"], row["half"]) for row in rows}
-        assert len(counts) == 8
-        assert len({row["post"] for row in rows}) == len(rows) == 88
 
-    def test_the_reward_is_the_log_probability_of_the_persona(self) -> None:
-        """On states that tell the personas apart it is near 0 for the right one, and bounded for another."""
-        from recipes.uses.social_media.rewards import Voice, posts_of
+@pytest.mark.parametrize(
+    ("answer", "penalty"),
+    [
+        (BOTH, -1 / 2),  # the message has no such number
+        ('{"name": ["Ann Lee"]}', 0.0),
+        ("{}", 0.0),
+        ("Ann Lee", -1.0),
+    ],
+)
+def test_what_is_invented(answer: str, penalty: float) -> None:
+    assert invented("Message: Ask Ann Lee.\nPersonal data as JSON:\n", answer) == pytest.approx(penalty)
 
-        posts, personas = posts_of(self.posts, "a")
-        names = sorted(set(personas))
-        states = {post: torch.eye(4)[names.index(name)] for post, name in zip(posts, personas, strict=True)}
-        base = SimpleNamespace(embed=lambda texts: torch.stack([states[text] for text in texts]))
-        voice = Voice(Voice.Options(posts=self.posts), SimpleNamespace(base=base))  # type: ignore[arg-type]
-        right, wrong = voice.score(rollout_of([posts[0]] * 2, [personas[0], personas[-1]])).scores.tolist()
-        assert personas[0] != personas[-1]
-        assert -0.1 < right < 0
-        assert wrong == -4.0
 
-    def test_the_judge_tells_posts_of_the_other_half_apart(self) -> None:
-        from recipes.uses.social_media.judge import Words
-        from recipes.uses.social_media.rewards import posts_of
-
-        posts, personas = posts_of(self.posts, "a")
-        rollout = rollout_of(posts, personas)
-        recorded: dict[str, list[float]] = {}
-        view = SimpleNamespace(generate=lambda: rollout, record=lambda _, values: recorded.update(values))
-        assert Words(posts=self.posts).evaluate(view, 0) == {}  # type: ignore[arg-type]
-        assert sum(recorded["persona"]) / len(posts) > 2 * 0.25, "by chance it would be a quarter"
+@pytest.mark.parametrize(
+    "answer", ['{"a": NaN}', '{"a": 1e999}', '{"a": [{"b": [1]}]}', '{"a": null}', "\ud800", "{"]
+)
+def test_any_answer_is_read(answer: str) -> None:
+    named = spans(answer)
+    assert named is None or all(isinstance(text, str) for _, text in named)
+    assert math.isfinite(f1(answer, BOTH) + invented("Message: x\n", answer))
