@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,12 @@ def validator(schema: dict[str, Any] | str) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no JSON, or no JSON Schema.
+        ValueError: it is no JSON, or no JSON Schema, or refers to another one: nothing is fetched.
     """
     from jsonschema import SchemaError, validators
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
 
     if isinstance(schema, str):
         schema = json.loads(Path(schema).expanduser().read_text(encoding="utf-8"))
@@ -104,7 +107,28 @@ def validator(schema: dict[str, Any] | str) -> Any:
         kind.check_schema(schema)
     except SchemaError as error:
         raise ValueError(f"no JSON Schema: {error.message}") from error
+    root = Resource.from_contents(schema, default_specification=DRAFT202012)
+    resolver = Registry().resolver_with_root(root)
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable as error:
+            text = f"$ref {reference!r} names nothing within the schema; put what it means under $defs"
+            raise ValueError(text) from error
     return kind(schema)
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """What a schema refers to by `$ref`, but for parts with an `$id` of their own."""
+    for part in schema if isinstance(schema, list) else ():
+        yield from _references(part)
+    for key, part in schema.items() if isinstance(schema, dict) else ():
+        if key == "$ref" and isinstance(part, str):
+            yield part
+        elif key not in ("const", "enum", "default", "examples") and not (
+            isinstance(part, dict) and "$id" in part
+        ):
+            yield from _references(part)
 
 
 def _refuse(name: str) -> None:

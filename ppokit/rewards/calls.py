@@ -20,7 +20,7 @@ from ppokit.errors import PluginError
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.reward_output import RewardOutput
 from ppokit.plugin.scoring import RewardContext
-from ppokit.plugin.types import Rollout
+from ppokit.plugin.types import Rollout, Row
 from ppokit.rewards.answers import answers_of
 from ppokit.rewards.attempts import (
     attempt,
@@ -36,6 +36,7 @@ from ppokit.rewards.joining import failed_output, group_indices, join
 from ppokit.rewards.limits import CallFailedError, RateLimit, retry_after, retrying
 from ppokit.rewards.spans import with_token_scores
 
+_CONSTANT = {str, int, float, bool, type(None), bytes}
 DEFAULT_CONCURRENCY = 16  # of coroutines that are asked for a response at a time
 
 
@@ -207,7 +208,7 @@ class ProviderCalls:
         """A share of a rollout as the provider sees it: a copy, rows included, of what it needs."""
         seen = only_needed(share, self.reward.needs)
         greedy = None if seen.greedy is None else seen.greedy.select(range(len(seen.greedy)))
-        view = replace(seen, rows=[deepcopy(row) for row in seen.rows], greedy=greedy)
+        view = replace(seen, rows=list(map(_own_row, seen.rows)), greedy=greedy)
         return answers_of(view, self.reward.settings, context.tokenizer)
 
     def _call(self, piece: Rollout, context: RewardContext) -> Callable[[], Any]:
@@ -227,3 +228,10 @@ class ProviderCalls:
         if isinstance(result, RewardOutput):
             result = with_token_scores(result, piece, context.tokenizer, self.reward.where)
         return check_output(result, piece, self.reward)
+
+
+def _own_row(row: Row) -> Row:
+    """A copy; of what cannot change, as most cells are, deepcopy costs more than free rewards do."""
+    if type(row) is not dict:
+        return deepcopy(row)
+    return {key: cell if type(cell) in _CONSTANT else deepcopy(cell) for key, cell in row.items()}

@@ -76,6 +76,11 @@ def test_texts_that_no_reward_reads_for_minutes(make_rollout, context) -> None:
 
 def test_mistakes_of_a_format(unknown_columns) -> None:
     assert list(check_format(FormatOptions(json_schema={"type": "thing"}), unknown_columns))
+    for elsewhere in ("http://127.0.0.1:9/x", "#/$defs/none", "other.json"):
+        (problem,) = check_format(
+            FormatOptions(json_schema={"properties": {"a": {"$ref": elsewhere}}}), unknown_columns
+        )
+        assert problem.startswith(f"json_schema: $ref {elsewhere!r} names nothing within the schema")
     assert "No such file" in next(iter(check_format(FormatOptions(json_schema="no.json"), unknown_columns)))
     for options in ({}, {"is_json": True, "tags": ["a"]}, {"tags": ["<a>"]}):
         with pytest.raises(ValidationError):
