@@ -67,6 +67,7 @@ def result_of(use: Use, out: Path, *, data: str, seed: int, known: str) -> dict[
         "data": data,
         "seed": seed,
         "digest": known,
+        "recipe": digest(inputs(use, [])),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "steps": last["step"],

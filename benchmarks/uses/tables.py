@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from results import interval, read_results
+from results import digest, inputs, interval, read_results
 
 from uses import BOUND, GUARDS, RECIPES, REPOSITORY, USES, Use
 
+NOT_YET = "Not measured yet."
+EARLIER = "\N{DAGGER}"
+"""Beside a use whose recipe has changed since it was measured."""
 Results = Mapping[str, Sequence[dict[str, Any]]]
 FRONT = ("translation",)
 """Uses that the project's README shows."""
@@ -37,13 +40,16 @@ def pages(folder: Path) -> dict[str, dict[str, str]]:
     own, real = read_results(folder, "own"), read_results(folder, "real")
     front = {name: own[name] for name in FRONT if name in own}
     blocks = {
-        "README.md": {"uses": table(front, "recipes/uses")},
-        "docs/uses.md": {"own": table(own, "../recipes/uses"), "real": table(real, "../recipes/uses")},
+        "README.md": {"uses": table(front, "recipes/uses") or NOT_YET},
+        "docs/uses.md": {
+            "own": table(own, "../recipes/uses") or NOT_YET,
+            "real": table(real, "../recipes/uses") or NOT_YET,
+        },
     }
     for name, use in USES.items():
         blocks[f"{RECIPES.relative_to(REPOSITORY)}/{name}/README.md"] = {
-            "figures": figures(use, own.get(name, []), real.get(name, [])),
-            "answers": answers(own.get(name, [])),
+            "figures": figures(use, own.get(name, []), real.get(name, [])) or NOT_YET,
+            "answers": answers(own.get(name, [])) or NOT_YET,
         }
     return blocks
 
@@ -58,8 +64,7 @@ def filled(text: str, blocks: Mapping[str, str], path: str) -> str:
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise ValueError(f"{path} has the marks <!-- {name} --> and <!-- /{name} --> not once")
-        body = f"\n{block}\n\n" if block else ""
-        text = pattern.sub(lambda match, body=body: match[1] + body + match[2], text)
+        text = pattern.sub(lambda match, block=block: f"{match[1]}\n{block}\n\n{match[2]}", text)
     return text
 
 
@@ -93,7 +98,8 @@ def table(results: Results, recipes: str) -> str:
         }
     )
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{when}; {'; '.join(machines)}."
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{when}; {'; '.join(machines)}."
+    return text + (f" {EARLIER}: by an earlier recipe." if any(EARLIER in row[0] for row in rows) else "")
 
 
 def figures(use: Use, own: Sequence[dict[str, Any]], real: Sequence[dict[str, Any]]) -> str:
@@ -132,8 +138,9 @@ def _line(label: str, text: str) -> str:
 
 def _row(use: Use, runs: Sequence[dict[str, Any]], recipes: str) -> tuple[str, ...]:
     mean, low, high = interval(runs)
+    is_current = all(run["recipe"] == digest(inputs(use, [])) for run in runs)
     return (
-        f"[{use.title}]({recipes}/{use.name})",
+        f"[{use.title}]({recipes}/{use.name}){'' if is_current else f' {EARLIER}'}",
         use.measure,
         _number(_mean(runs, "before")),
         _number(_mean(runs, "after")),

@@ -17,7 +17,7 @@ from runs import REPOSITORY
 BENCHMARK = REPOSITORY / "benchmarks" / "uses"
 sys.path.insert(0, str(BENCHMARK))
 
-from results import interval, read_results  # noqa: E402
+from results import digest, inputs, interval, read_results  # noqa: E402
 from tables import answers, figures, filled, pages, table  # noqa: E402
 
 from uses import RECIPES, USES, Use  # noqa: E402
@@ -93,6 +93,7 @@ def run(seed: int, before: list[float], after: list[float], **changes: Any) -> d
     """A run's result, as its file has it."""
     return {
         "use": "translation",
+        "recipe": digest(inputs(USES["translation"], [])),
         "seed": seed,
         "date": "2026-11-28",
         "machine": {"processor": "A CPU", "cores": 2, "torch": "2.11.0"},
@@ -134,6 +135,11 @@ class TestTables:
         assert (cells["minutes"], cells["GB"]) == ("5", "3.1")
         assert made == "2026-11-28; A CPU, 2 cores, torch 2.11.0."
 
+    def test_what_was_measured_by_an_earlier_recipe_is_marked(self) -> None:
+        text = table({"translation": [run(0, [1.0, 2.0], [2.0, 3.0], recipe="another")]}, "..")
+        assert "| [Translation](../translation) \N{DAGGER} |" in text
+        assert text.endswith("\N{DAGGER}: by an earlier recipe.")
+
     def test_a_guard_beyond_its_bound_is_bold(self) -> None:
         """Length either way; what is not repeated and the pairs of words only down; perplexity only up."""
         before = {"sampled/length": 10.0, "sampled/distinct_2": 0.5, "texts/perplexity": 20.0}
@@ -169,7 +175,6 @@ class TestTables:
             filled(page, {"own": "new \\1"}, "p")
             == "before\n<!-- own -->\n\nnew \\1\n\n<!-- /own -->\nafter\n"
         )
-        assert filled(page, {"own": ""}, "p") == "before\n<!-- own -->\n<!-- /own -->\nafter\n"
         with pytest.raises(ValueError, match=r"p has the marks <!-- real -->"):
             filled(page, {"real": ""}, "p")
 
