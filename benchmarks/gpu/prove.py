@@ -12,6 +12,7 @@ the card's name, and `part1.md` or `part2.md` one table.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -36,8 +37,11 @@ PART_S = 345.0  # of each part, with what is written at its end
 Section = tuple[str, float, Callable[["Bench"], dict[str, Any]]]
 
 
+IMPORTS = ("datasets", "transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen3.modeling_qwen3")
+IMPORTS += ("accelerate", "ppokit.build", "ppokit.trainer")
+"""What takes sections long to import. Not peft, whose bitsandbytes opens the card."""
 LATE = "PPOKIT_GPU_IMPORTS_LATE"
-"""Set where a process that has imported everything can fork none that uses the card."""
+"""Set where a process that has imported these can fork none that uses the card."""
 
 
 class Bench:
@@ -66,7 +70,7 @@ class Bench:
 
     def keep(self, **figures: Any) -> None:
         """Write down figures of the running section, which count even where it does not come to its end."""
-        self.kept |= figures
+        self.kept |= {name: None if value != value else value for name, value in figures.items()}  # no nan
         whole = self._file.with_suffix(".tmp")
         whole.write_text(json.dumps(self.kept))
         whole.replace(self._file)
@@ -74,8 +78,8 @@ class Bench:
     def run(self, measure: Callable[[Bench], dict[str, Any]], limit_s: float) -> dict[str, Any]:
         """A section's figures, with `error` where it failed; `seconds` is what it took.
 
-        In a fork, which frees all memory and need not import anything again. So nothing here may open the
-        card: a process that has cannot fork another that does.
+        In a fork, which frees all memory and has little to import. So nothing here may open the card: a
+        process that has cannot fork another that does.
         """
         began = time.perf_counter()
         self._ends = began + limit_s
@@ -159,9 +163,8 @@ def main() -> None:
     from sections import PARTS
 
     if LATE not in os.environ:
-        import ppokit.build
-        import ppokit.trainer  # noqa: F401
-
+        for module in IMPORTS:
+            importlib.import_module(module)
     sections = PARTS[arguments.part]
     chosen = None if arguments.only is None else set(arguments.only.split(","))
     unknown = (chosen or set()) - {name for name, _, _ in sections}

@@ -23,8 +23,9 @@ pytestmark = pytest.mark.skipif(
 WORKER = Path(__file__).with_name("card_worker.py")
 VARIANTS: dict[str, dict[str, Any]] = {
     "own value adapter": {"update": {"epochs": 2, "minibatches": 1}},
-    "value on the trunk, checkpointing": {
+    "value on the trunk, checkpointing, static cache": {
         "value": "policy_trunk",
+        "rollout": {"decoding": "static"},
         "update": {"epochs": 1, "minibatches": 2, "activation_checkpointing": True},
         "losses": [
             {"use": "off_policy_correction"},
