@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--part", type=int, choices=(1, 2), required=True)
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "bench_out/gpu")))
-    parser.add_argument("--only", help="sections to run, by names with commas")
+    parser.add_argument("--only", help="sections to run, beside those in --out")
     arguments = parser.parse_args()
     began = time.perf_counter()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -170,6 +170,9 @@ def main() -> None:
     unknown = (chosen or set()) - {name for name, _, _ in sections}
     if unknown:
         parser.error(f"--only {', '.join(sorted(unknown))}: no such section in part {arguments.part}")
+    earlier = arguments.out / f"part{arguments.part}.json"
+    if chosen is not None and earlier.exists():
+        bench.figures = json.loads(earlier.read_text())["sections"]
     for name, seconds, measure in [("card", 40.0, card), *sections]:
         if chosen is not None and name not in {*chosen, "card"}:
             continue
@@ -180,8 +183,10 @@ def main() -> None:
             print(f"{name} ...", flush=True)
             bench.figures[name] = bench.run(measure, min(seconds, left))
         if name == "card":
-            if "error" in bench.figures[name] and not bench.dry and LATE not in os.environ:
-                os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, LATE: "1"})
+            if "error" in bench.figures[name]:
+                if LATE not in os.environ:
+                    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, LATE: "1"})
+                sys.exit(f"the card cannot be used: {bench.figures[name]['error']}")
             bench.figures[name] |= machine()
         text = write(bench, arguments.part)
     print(text)

@@ -73,6 +73,7 @@ def step_figures(bench: Bench, shape: Shape, work: Work, **sections: Any) -> dic
             ),
             "logprob_gap": metrics.get("rollout/logprob_gap"),
             "audit_gb": sum(trainer.components.audit.values()) / 1e9,
+            "reserved_gb": None if bench.dry else torch.cuda.max_memory_reserved() / 1e9,
             "rows_of_texts": trainer.roles.packed,
         }
 
