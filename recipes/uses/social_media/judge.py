@@ -1,4 +1,4 @@
-"""What the recipe is judged by: whether a post has the words of the persona that its prompt asks for."""
+"""What the recipe is judged by: whether a post is written as the persona that its prompt asks for writes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from ppokit.plugin import EvaluationView, Options
 from recipes.uses.social_media.rewards import posts_of
 
 
-class Words(Options):
-    """p(persona | post) of greedy posts, by a logistic regression on the words and marks of half b."""
+class Characters(Options):
+    """p(persona | post) of greedy posts, by a logistic regression on runs of one to four characters.
+
+    Fitted to half b of the posts. Capitals and marks count: some voices are made of them.
+    """
 
     posts: str
 
     def evaluate(self, view: EvaluationView, step: int) -> dict[str, float]:
         posts, personas = posts_of(self.posts, "b")
-        # Marks count as words do, and so do capitals: some voices are made of them.
-        tokens = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", lowercase=False)
-        classifier = make_pipeline(tokens, LogisticRegression(C=30.0)).fit(posts, personas)
+        runs = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), lowercase=False, sublinear_tf=True)
+        classifier = make_pipeline(runs, LogisticRegression(C=30.0, max_iter=1000)).fit(posts, personas)
         rollout = view.generate()
         column = {persona: i for i, persona in enumerate(classifier.classes_)}
         shares = classifier.predict_proba(list(rollout.responses))
