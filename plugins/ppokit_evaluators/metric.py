@@ -57,6 +57,8 @@ class MetricEvaluator:
     def __init__(self, options: MetricOptions, context: BuildContext) -> None:
         self.options = options
         self.metrics = [Metric(name, options.config, options.arguments) for name in options.names]
+        for metric in self.metrics:
+            metric.check_references(options.reference is not None)
 
     def evaluate(self, view: EvaluationView, step: int) -> dict[str, float]:
         rollout = view.generate(n=self.options.samples)
@@ -97,7 +99,7 @@ def references_of(rows: Iterable[Any], reference: str | list[str] | None) -> lis
 def check(options: MetricOptions, context: CheckContext) -> Iterable[str]:
     if context.columns == ():
         yield "needs held-out prompts; expected evaluation.prompts"
-    elif options.reference is not None:
+    else:
         yield from reference_problems(
             context,
             options.reference,

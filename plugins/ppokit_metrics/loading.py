@@ -28,6 +28,8 @@ from ppokit.plugin import PluginError, first_line
 _HERE = Path(__file__).parent
 OWN = tuple(sorted(folder.name for folder in _HERE.iterdir() if (folder / f"{folder.name}.py").is_file()))
 """Names of the metrics that are part of ppokit."""
+TAKE_LISTS = ("chrf", "rouge", "sacrebleu")
+"""Those of them that take several references per response."""
 _TRIED, _TRIED_OF_OTHERS = 200, 8
 """References that are looked at before a run; other people's metrics may take their time."""
 _FEW = 8
@@ -83,29 +85,36 @@ def trial(
     name: str,
     config: str | None,
     arguments: Mapping[str, Any],
-    references: Sequence[Any],
+    references: Sequence[Any] | None,
     *,
     per_response: bool,
 ) -> Iterator[str]:
     """What a metric on this machine says to these references, with texts of them in the place of responses.
 
     Args:
+        references: None where the recipe names no column; empty where they are not known.
         per_response: whether each response is to have a number.
     """
     if any(problems(name)) or _script(name) is None:
         return
-    tried = list(references[: _TRIED if name in OWN else _TRIED_OF_OTHERS])
-    texts = [str(own[0] if isinstance(own, list | tuple) and own else own) for own in tried]
-    # Some right and some wrong: of nothing but right ones, the number of a set is the mean of single ones.
-    texts = [texts[i + 1] if i % 2 and i + 1 < len(texts) else text for i, text in enumerate(texts)]
     try:
         metric = Metric(name, config, arguments)
-        if per_response:
-            metric.per_response(texts, tried)
-        else:
-            metric.compute(texts, tried)
+        metric.check_references(references is not None)
     except PluginError as error:
         yield f"metric: {error}"
+        return
+    if references:
+        tried = list(references[: _TRIED if name in OWN else _TRIED_OF_OTHERS])
+        tried += tried[:1]
+        texts = [str(own[0] if isinstance(own, list | tuple) and own else own) for own in tried]
+        # Some right and some wrong: of right ones alone, the number of a set is the mean of single ones. And
+        # no number or label alone: a policy writes other things too.
+        texts = [text + " and more" if i % 2 else text for i, text in enumerate(texts[:-1])]
+        texts.append(f"no {texts[0]}")
+        try:
+            (metric.per_response if per_response else metric.compute)(texts, tried)
+        except PluginError as error:
+            yield f"metric: tried before the run, {error!s}"
 
 
 def _imports(script: Path) -> list[str]:
@@ -151,6 +160,20 @@ class Metric:
                 "a script's path and package:DISTRIBUTION/FOLDER. A missing module is a package it needs."
             ) from error
         self._aggregates = "use_aggregator" in inspect.signature(self.module._compute).parameters
+
+    def check_references(self, given: bool) -> None:
+        """That the recipe names a column of references if the metric compares with some.
+
+        Raises:
+            PluginError: it names none.
+        """
+        features = self.module.features
+        forms = features if isinstance(features, list) else [features]
+        if not given and all("references" in form for form in forms):
+            raise PluginError(
+                f"the metric {self.name!r} compares with references; expected reference, the column that has "
+                "them"
+            )
 
     def compute(self, predictions: Sequence[Any], references: Sequence[Any] | None) -> dict[str, Any]:
         """What the metric returns of all of them.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ppokit.plugin import CheckContext
-from ppokit_metrics.loading import trial
+from ppokit_metrics.loading import OWN, TAKE_LISTS, trial
 
 Name = Annotated[str, Field(min_length=1)]
 Reference = Name | Annotated[list[Name], Field(min_length=1)]
@@ -28,7 +28,7 @@ def reference_of(row: Mapping[str, Any], reference: str | list[str]) -> Any:
 
 def reference_problems(
     context: CheckContext,
-    reference: str | list[str],
+    reference: str | list[str] | None,
     metrics: list[str],
     config: str | None,
     arguments: Mapping[str, Any],
@@ -36,29 +36,58 @@ def reference_problems(
     of: str,
     per_response: bool,
 ) -> Iterator[str]:
-    """What is wrong with references that are known before a run: rows without one, and what metrics refuse.
+    """What is wrong with references that are known before a run, and with metrics that are on this machine.
 
     Args:
-        of: what the columns are of, in words.
+        reference: the columns; None where the recipe names none.
+        of: what has the columns, in words.
         per_response: whether each response is to have a number.
     """
+    references: list[Any] | None = None
+    if reference is not None:
+        problems = [*context.without_column("reference", *columns_of(reference), of=of)]
+        references = known_references(context, reference)
+        problems = problems or [*_unusable(references, reference, of)]
+        if problems:
+            yield from problems
+            return
+    known = None if references is None else [own for _, own in references]
+    for name in metrics:
+        lists = name in TAKE_LISTS
+        if name in OWN and (wrong := [own for own in known or () if not _is_text(own, lists=lists)]):
+            yield (
+                f"reference: {reference!r} has {repr(wrong[0])[:60]}; {name} compares each response with a "
+                f"text{', or a list of texts' if lists else ''}; expected that (numbers become texts by "
+                f"types: {{{columns_of(reference)[0]}: text}})"
+            )
+        else:
+            yield from trial(name, config, arguments, known, per_response=per_response)
+
+
+def known_references(context: CheckContext, reference: str | list[str]) -> list[tuple[int, Any]]:
+    """What each row has in these columns, with its number; empty where that is not known before a run."""
     columns = columns_of(reference)
-    if missing := list(context.without_column("reference", *columns, of=of)):
-        yield from missing
-        return
     cells = [context.cells(column) for column in columns]
-    numbers = [number for number, _ in cells[0]]
-    rows = [
-        {column: cell for column, (_, cell) in zip(columns, row, strict=True)}
-        for row in zip(*cells, strict=True)
+    rows = zip(*cells, strict=True)
+    return [
+        (
+            row[0][0],
+            reference_of({name: cell for name, (_, cell) in zip(columns, row, strict=True)}, reference),
+        )
+        for row in rows
     ]
-    references = [reference_of(row, reference) for row in rows]
-    empty = [number for number, own in zip(numbers, references, strict=True) if own is None]
+
+
+def _unusable(references: list[tuple[int, Any]], reference: str | list[str], of: str) -> Iterator[str]:
+    empty = [number for number, own in references if own is None or own == []]
     if empty:
         yield (
-            f"reference: {len(empty)} of the {len(numbers)} rows of the {of} have nothing in {reference!r}, "
-            f"the first of them row {empty[0]}; fill them in, or leave these rows out"
+            f"reference: {len(empty)} of the {len(references)} rows of the {of} have nothing in "
+            f"{reference!r}, the first of them row {empty[0]}; fill them in, or leave these rows out"
         )
-    known = [own for own in references if own is not None]
-    for name in metrics if known else []:
-        yield from trial(name, config, arguments, known, per_response=per_response)
+
+
+def _is_text(reference: Any, *, lists: bool) -> bool:
+    if lists and isinstance(reference, list | tuple):
+        return all(isinstance(own, str) for own in reference)
+    return isinstance(reference, str)

@@ -50,6 +50,7 @@ class MetricReward:
     def __init__(self, options: MetricRewardOptions, context: BuildContext) -> None:
         self.options = options
         self.metric = Metric(options.metric, options.config, options.arguments)
+        self.metric.check_references(options.reference is not None)
 
     def score(self, rollout: Rollout) -> RewardOutput:
         references = [self._reference(row) for row in rollout.rows]
@@ -85,18 +86,15 @@ class MetricReward:
 
 
 def check(options: MetricRewardOptions, context: CheckContext) -> Iterable[str]:
-    if options.reference is not None:
-        # A whole set's number of F1 is refused below, in fewer words.
-        metrics = [] if options.metric == "f1" else [options.metric]
-        yield from reference_problems(
-            context,
-            options.reference,
-            metrics,
-            options.config,
-            options.arguments,
-            of="prompts",
-            per_response=True,
-        )
+    yield from reference_problems(
+        context,
+        options.reference,
+        [] if options.metric == "f1" else [options.metric],  # which is refused below, in fewer words
+        options.config,
+        options.arguments,
+        of="prompts",
+        per_response=True,
+    )
     if options.metric == "f1":
         yield (
             "metric: f1 is a number of a whole set of labels, and a reward needs one per response; expected "

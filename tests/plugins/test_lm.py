@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from ppokit.plugin import BuildContext, CheckContext
 from ppokit_evaluators.lm import LM, LMOptions, check
 from rollouts import make_rollout
-from small_models import ENCODER_TOKENS, WORDS, save_tokenizer
+from small_models import WORDS, save_tokenizer
 
 
 class View:
@@ -47,7 +47,7 @@ class View:
 
 def test_numbers_by_hand(tmp_path: Path) -> None:
     """1 + 2 + 3 bits in three tokens and six bytes, " b c d"; one of three words is the likeliest."""
-    save_tokenizer(tmp_path, **ENCODER_TOKENS)
+    save_tokenizer(tmp_path, eos_token="</s>")
     context = BuildContext(
         torch.device("cpu"), torch.float32, 0, tokenizer=AutoTokenizer.from_pretrained(tmp_path)
     )
