@@ -89,6 +89,31 @@ class TestEach:
         assert len(result["judge"]["before"]) == len(result["judge"]["after"]) == 3
 
 
+@pytest.mark.parametrize(
+    "name", ["autocomplete", "predictive_text", "sensitive_information", "summarisation", "translation"]
+)
+def test_real_data_has_the_columns_of_the_recipes_own(
+    name: str, shared_ratings: Path, tmp_path: Path
+) -> None:
+    from real_data import HELD_OUT, mapped
+
+    files, keys = mapped(USES[name], tmp_path)
+    parts = [
+        [json.loads(line) for line in (tmp_path / f"{part}.jsonl").read_text().splitlines()]
+        for part in ("train", "held_out")
+    ]
+    assert sorted(path.name for path in files) == ["held_out.jsonl", "train.jsonl"]
+    assert len(parts[1]) == HELD_OUT <= len(parts[0])
+    assert {frozenset(row) for part in parts for row in part} == {frozenset(rows(name, "train")[0])}
+    assert {row["prompt"] for row in parts[0]}.isdisjoint(row["prompt"] for row in parts[1])
+    assert all(row["reference"].strip() for part in parts for row in part)
+    assert f"prompts.path={tmp_path / 'train.jsonl'}" in keys
+    if name == "sensitive_information":
+        for row in parts[1]:
+            message = row["prompt"].partition("\n")[0]
+            assert all(text in message for texts in json.loads(row["reference"]).values() for text in texts)
+
+
 def run(seed: int, before: list[float], after: list[float], **changes: Any) -> dict[str, Any]:
     """A run's result, as its file has it."""
     return {
