@@ -1,5 +1,3 @@
-from typing import ClassVar
-
 from ppokit.plugin import Advantages, LossInputs, LossOutput, Options, Rewards, Rollout, broadcast_to_tokens
 
 
@@ -17,7 +15,7 @@ def centred(rollout: Rollout, rewards: Rewards) -> Advantages:
 class Unclipped(Options):
     """A loss: importance ratio times advantage, without a clip."""
 
-    needs: ClassVar = {"new_logprobs", "old_logprobs"}
+    needs = {"new_logprobs", "old_logprobs"}
     strength: float = 1.0
 
     def token_losses(self, inputs: LossInputs) -> LossOutput:

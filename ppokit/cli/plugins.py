@@ -132,8 +132,11 @@ def _show_report(report: Report) -> None:
         lines = [(result.check, result.detail) for result in waived]
         sections.append(Section("Waived", ("check", "reason"), lines, text_columns=2))
     show(sections)
+    by_fault: dict[str, list[str]] = {}
     for result in report.having("failed"):
-        typer.echo(f"failed: {result.check}: {result.detail}")
+        by_fault.setdefault(result.detail, []).append(result.check)
+    for fault, checks in by_fault.items():
+        typer.echo(f"failed: {', '.join(checks)}: {fault}")
 
 
 def _example_rows(subject: Subject) -> list[tuple[str, str, str]]:

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -36,10 +36,17 @@ Need = Literal["old_logprobs", "new_logprobs", "ref_logprobs", "values", "entrop
 
 
 class Options(BaseModel):
-    """Base of a component's options: unknown keys, NaN and infinity are refused, values do not change "
-    "after."""
+    """Base of a component's options: unknown keys, NaN and infinity are refused; values do not change.
+
+    A class that is its own component may have the attributes `needs`, `examples` and `waivers` of
+    `Component`: they are the class's, and no options.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    needs: ClassVar[Collection[str]] = ()
+    examples: ClassVar[Sequence[Example]] = ()
+    waivers: ClassVar[Mapping[str, str]] = {}
 
 
 class SharedBase(Protocol):

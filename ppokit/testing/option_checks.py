@@ -77,13 +77,14 @@ def answers(subject: Subject) -> None:
     except PpokitError:
         raise
     except (Exception, SystemExit) as error:
-        columns = (
-            f"its responses have the columns {', '.join(subject.row)} of its first example"
-            if subject.row
-            else "if it reads columns of the data set, give them in the row of its first example, such as "
-            "Example(better=..., worse=..., row={'answer': '42'}), or in row= of conformance"
-        )
-        raise Fault(f"it cannot be called: {in_one_paragraph(error)}; {columns}") from error
+        advice = ""
+        if isinstance(error, KeyError) or "missing" in str(error):
+            known = f" (now {listed(subject.row)})" if subject.row else ""
+            advice = (
+                f"; columns of the data set that it reads belong in the row of its first example{known}, "
+                "such as Example(better=..., row={'answer': '42'}), or in row= of conformance"
+            )
+        raise Fault(f"it cannot be called: {in_one_paragraph(error)}{advice}") from error
 
 
 @check("options_valid")

@@ -19,7 +19,6 @@ from rollouts import make_rollout
 
 CONTEXT = BuildContext(torch.device("cpu"), torch.float32, 0)
 SOURCE = """
-from typing import ClassVar
 from ppokit.plugin import Advantages, Component, LossOutput, Options, hookimpl
 
 def brief(responses, limit: int = 4, topic=None):
@@ -44,7 +43,7 @@ class Engine:
         return None
 
 class Scaled(Options):
-    needs: ClassVar = {"values"}
+    needs = {"values"}
     factor: float = 2.0
     shift: float = 0.0
     def estimate(self, rollout, rewards):

@@ -584,7 +584,7 @@ def never_returns(self: Any, rollout: Rollout) -> Any:
             time.sleep(0.01)
 
 
-@scored("answers", "if it reads columns of the data set, give them in the row")
+@scored("answers", "columns of the data set that it reads belong in the row")
 def reads_a_column(self: Any, rollout: Rollout) -> Any:
     return RewardOutput.from_values([float(row["gold"] in text) for row, text in texts_of(rollout)])
 
