@@ -64,6 +64,7 @@ def report_page(runs: Sequence[RunData], texts: Sequence[TokenTexts | None] = ()
                 "tokens are "
                 "shown by their numbers."
             )
+    _tell_apart(runs)
     share = 1.0 / max(1, len(runs))
     while True:
         views = [
@@ -97,11 +98,33 @@ def _page(runs: Sequence[RunData], views: Sequence[RunView]) -> str:
             views=VIEWS,
             figures=figures(runs),
             any_samples=any(view.data["samples"] for view in views),
+            side_by_side=_side_by_side(views) if len(runs) > 1 else [],
             differences=recipe_differences(runs) if len(runs) > 1 else [],
             version=__version__,
             written=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     )
+
+
+def _tell_apart(runs: Sequence[RunData]) -> None:
+    """Runs whose folders are called the same are named by the folders above them too, or by numbers."""
+    for parents in range(1, 4):
+        names = [run.name for run in runs]
+        for run in runs:
+            if names.count(run.name) > 1:
+                run.title = "/".join(run.folder.parts[-1 - parents :])
+    names = [run.name for run in runs]
+    for i, run in enumerate(runs):
+        if names.count(names[i]) > 1:
+            run.title = f"{names[i]} ({i + 1})"
+
+
+def _side_by_side(views: Sequence[RunView]) -> list[tuple[str, list[tuple[float, Estimate]]]]:
+    """Of each number of the verdict its last value and change in every run."""
+    labels = dict.fromkeys(row.label for view in views for row in view.rows)
+    unknown = (math.nan, Estimate(math.nan, math.nan, math.nan))
+    rows = [{row.label: (row.after, row.change) for row in view.rows} for view in views]
+    return [(label, [own.get(label, unknown) for own in rows]) for label in labels]
 
 
 @functools.cache

@@ -38,6 +38,7 @@ class RunData:
         files: of every step whose samples can be read.
         skipped: steps whose samples exist and were not read, since there are so many.
         missing: sentences on what is not there or cannot be read.
+        title: a name that tells it from other runs, where its folder's does not.
         changed: when metrics.jsonl was written last, in seconds of the epoch; None without it.
     """
 
@@ -50,11 +51,12 @@ class RunData:
     skipped: int = 0
     missing: list[str] = field(default_factory=list)
     changed: float | None = None
+    title: str = ""
 
     @property
     def name(self) -> str:
-        """The folder's."""
-        return self.folder.name or str(self.folder)
+        """What it is called on a page: as its folder, unless another run there is too."""
+        return self.title or self.folder.name or str(self.folder)
 
     @property
     def last_step(self) -> int:

@@ -62,6 +62,7 @@ class RunView:
     number: int
     name: str
     subtitle: str
+    steps: str
     headline: str
     missing: Sequence[str]
     findings: Sequence[Finding]
@@ -106,6 +107,7 @@ class RunView:
             number=number,
             name=visible(run.name, 120),
             subtitle=_subtitle(run),
+            steps=_steps(run),
             headline=headline(run, pool),
             missing=[visible(text, 1000) for text in run.missing],
             findings=[Finding(f.level, visible(f.text, 1000), f.link) for f in findings(run, pool)],
@@ -156,8 +158,11 @@ def _series(run: RunData) -> dict[str, tuple[list[int], list[float | int | None]
     return {name: (steps, [plain(v) for v in values]) for name, (steps, values) in series.items()}
 
 
+def _steps(run: RunData) -> str:
+    return f"{run.last_step} of {run.planned}" if run.planned else str(run.last_step)
+
+
 def _subtitle(run: RunData) -> str:
-    of = f" of {run.planned}" if run.planned else ""
     state = {
         "finished": "finished",
         "running": "still going",
@@ -165,7 +170,7 @@ def _subtitle(run: RunData) -> str:
         "not begun": "has not done a step",
     }[run.state()]
     parts = [
-        f"{run.last_step}{of} steps, {state}",
+        f"{_steps(run)} steps, {state}",
         str(section(run.recipe, "model").get("name") or ""),
         f"started {run.provenance['started']}" if run.provenance.get("started") else "",
     ]

@@ -123,10 +123,11 @@ def _evaluated(run: RunData, name: str) -> Row:
     evaluation = section(run.recipe, "evaluation")
     lowest = evaluation.get("best") == name and evaluation.get("best_is") == "lowest"
     best = (np.argmin if lowest else np.argmax)(np.array(values))
-    detail = f"best {short(values[best])} at step {steps[best]}" if len(values) > 1 else ""
-    ends_at = f" (steps {steps[0]} and {steps[-1]})" if len(steps) > 1 else f" (step {steps[0]})"
+    detail = f"at step {steps[0]}"
+    if len(values) > 1:
+        detail = f"from step {steps[0]} to {steps[-1]}, best {short(values[best])} at {steps[best]}"
     return Row(
-        f"Evaluation {name.removeprefix('eval/')}{ends_at}",
+        f"Evaluation {name.removeprefix('eval/')}",
         values[0],
         values[-1],
         change,
