@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ppokit.config.components import BuiltComponent
     from ppokit.config.evaluation_settings import EvaluationSettings
     from ppokit.evaluation.texts import HeldOutTexts
-    from ppokit.evaluation.view import HeldOutPrompts, HeldOutView, Recorded
+    from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
+    from ppokit.plugin.evaluating import Recorded
     from ppokit.plugin.protocols import Need
 
 

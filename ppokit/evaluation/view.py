@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppokit.data.prompt_rows import first_prompts, read_prompts
 from ppokit.plugin.chats import ROLES, ChatPrompt
+from ppokit.plugin.evaluating import Recorded
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.types import Rewards, Rollout, Row
 from ppokit.seeds import seed_from
@@ -59,20 +60,6 @@ def read_held_out(settings: HeldOutPromptSettings | None, *, chat: bool) -> Held
         return HeldOutPrompts()
     table = read_prompts(settings, chat=chat, key="evaluation.prompts")
     return HeldOutPrompts(*first_prompts(table, settings))
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """Numbers of an evaluator's responses.
-
-    Attributes:
-        evaluator: its name in metrics.
-        values: [B] by name; None where there is none.
-    """
-
-    evaluator: str
-    rollout: Rollout
-    values: Mapping[str, Sequence[float | None]]
 
 
 @dataclass

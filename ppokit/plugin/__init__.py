@@ -9,7 +9,7 @@ whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`p
 from ppokit.errors import DataError, ModelError, PluginError, PpokitWarning, RewardError, first_line
 from ppokit.plugin.batching import length_batches, length_groups, token_batches
 from ppokit.plugin.chats import ChatPrompt, chat_of
-from ppokit.plugin.evaluating import EvaluationView, Evaluator
+from ppokit.plugin.evaluating import EvaluationView, Evaluator, Recorded
 from ppokit.plugin.examples import Example
 from ppokit.plugin.generation import (
     Generation,
@@ -65,6 +65,7 @@ from ppokit.plugin.types import (
     Rollout,
     Row,
 )
+from ppokit.plugin.visible_text import visible
 
 __all__ = [
     "AdvantageEstimator",
@@ -97,6 +98,7 @@ __all__ = [
     "PolicyHandle",
     "PpokitWarning",
     "PromptBatch",
+    "Recorded",
     "ResponseOutcome",
     "ResponseRewardProvider",
     "ResponseSeeds",
@@ -147,5 +149,6 @@ __all__ = [
     "rollout_engine",
     "token_batches",
     "upcast",
+    "visible",
     "whole_reward",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ppokit.plugin.reductions import Metric
@@ -12,6 +13,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     LogitReader = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Numbers that an evaluator recorded of its responses.
+
+    Attributes:
+        evaluator: its name in metrics.
+        values: [B] by name; None where there is none.
+    """
+
+    evaluator: str
+    rollout: Rollout
+    values: Mapping[str, Sequence[float | None]]
 
 
 class EvaluationView(Protocol):

@@ -19,7 +19,7 @@ The object that a component builds, of whatever kind, may have methods named lik
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from ppokit.kinds import PROJECT
 from ppokit.plugin.protocols import Component
 
 if TYPE_CHECKING:
+    from ppokit.plugin.evaluating import Recorded
     from ppokit.plugin.types import Advantages, Rewards, Rollout
 
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -100,8 +101,8 @@ class Events:
         """After each step's update and evaluation, with the whole rollout, before its checkpoint."""
 
     @hookspec
-    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """After an evaluation, with its metrics."""
+    def on_evaluation(self, step: int, metrics: Mapping[str, float], records: Sequence[Recorded]) -> None:
+        """After an evaluation, with its metrics, and the responses of which evaluators recorded numbers."""
 
     @hookspec
     def on_warning(self, step: int, text: str) -> None:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ppokit.plugin.visible_text import visible
 from ppokit.report.run_data import RunData
-from ppokit.report.visible import visible
 
 SHOWN = 200
 LONGEST = 400

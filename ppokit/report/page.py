@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from ppokit import __version__
+from ppokit.plugin.visible_text import visible
 from ppokit.report.charts import short, sparkline
 from ppokit.report.curves import figures
 from ppokit.report.island import island
@@ -26,7 +27,6 @@ from ppokit.report.run_data import RunData
 from ppokit.report.run_view import RunView
 from ppokit.report.statistics import Estimate
 from ppokit.report.tokens import TokenTexts, texts_of_run, unknown_texts
-from ppokit.report.visible import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ppokit.plugin.visible_text import visible
 from ppokit.report.run_data import RunData, section
-from ppokit.report.visible import visible
 
 LONGEST = 300
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from ppokit.errors import DataError, first_line
 from ppokit.messages import listed
+from ppokit.plugin.visible_text import visible
 from ppokit.report.step_file import Samples, read_step
-from ppokit.report.visible import visible
 
 State = Literal["finished", "running", "stopped", "not begun"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ppokit.messages import listed
+from ppokit.plugin.visible_text import one_line, visible
 from ppokit.report.choose import Chosen, choose
 from ppokit.report.curves import Figure, distributions
 from ppokit.report.failures import Cause, Failure, failures, latencies
@@ -22,7 +23,6 @@ from ppokit.report.shown_samples import Shown, shown_samples
 from ppokit.report.step_file import read_step
 from ppokit.report.tokens import TokenTexts
 from ppokit.report.verdict import Row, headline, verdict_rows
-from ppokit.report.visible import one_line, visible
 
 EXCERPT = 150
 MOST_BEST, MOST_FIRST = 200, 400  # responses whose words are compared

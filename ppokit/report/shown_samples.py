@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ppokit.plugin.visible_text import visible
 from ppokit.report.choose import Chosen
 from ppokit.report.island import plain, plains
 from ppokit.report.ragged import Floats
 from ppokit.report.run_data import RunData
 from ppokit.report.step_file import TOKENS, Samples, read_step
 from ppokit.report.tokens import TokenTexts
-from ppokit.report.visible import visible
 
 LONGEST_TEXT = 6000  # characters of a response with its tokens
 LONGEST_OTHER = 700  # of one without

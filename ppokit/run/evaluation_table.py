@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ppokit.evaluation.view import Recorded
+    from ppokit.plugin.evaluating import Recorded
 
 
 def evaluation_table(records: Sequence[Recorded]) -> Any:

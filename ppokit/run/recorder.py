@@ -112,7 +112,8 @@ class RunRecorder:
                 self.run_dir.add_metrics(0, result.metrics)
             self.run_dir.add_evaluation(step, result.records)
             self._warn(step, result.warnings)
-        self.lifetime.events.emit("on_evaluation", step=step, metrics=result.metrics)
+        records = result.records
+        self.lifetime.events.emit("on_evaluation", step=step, metrics=result.metrics, records=records)
         self.checkpointer.snapshot(step)
 
     def failed_step(self, step: int, rollout: Rollout, advantages: Advantages, error: NonFiniteError) -> None:

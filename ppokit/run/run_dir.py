@@ -24,7 +24,7 @@ from ppokit.run.plot import plot_run
 from ppokit.run.sample_columns import sample_table
 
 if TYPE_CHECKING:
-    from ppokit.evaluation.view import Recorded
+    from ppokit.plugin.evaluating import Recorded
     from ppokit.training.token_record import TokenRecord
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from hostile_texts import HOSTILE
+from ppokit.plugin.visible_text import one_line, visible
 from ppokit.report.island import island
 from ppokit.report.page import report_page
 from ppokit.report.run_data import read_run
-from ppokit.report.visible import one_line, visible
 from report_runs import learning_run, samples, write_metrics, write_recipe, write_samples
 
 TEXTS = list(HOSTILE.values())

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Controls but tab and newline; what joins, reorders or hides characters; halves of surrogate pairs; tags.
+# Controls but tab and newline; what joins, reorders or hides characters; halves of surrogate pairs; tags;
+# and what is no character.
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
-    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffc\ufffe\uffff\ud800-\udfff\U000e0000-\U000e0fff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufdd0-\ufdef\ufff0-\ufffc\ufffe\uffff"
+    "\ud800-\udfff\U000e0000-\U000e0fff"
+    + "".join(chr(plane + end) for plane in range(0x10000, 0x110000, 0x10000) for end in (0xFFFE, 0xFFFF))
+    + "]"
 )
 _JOINED = re.compile("[\u200c\u200d\ufe0e\ufe0f]")
 _COMBINING = 8  # marks on one character; more of them draw over the lines above and below
