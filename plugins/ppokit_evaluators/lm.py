@@ -90,7 +90,7 @@ class LM:
             for index, text in enumerate(texts)
         ]
         view.record(rollout, {name: [own.get(name) for own in measured] for name in NAMES})
-        return {"words": float(sum(len(list(text.words())) for text in texts))}
+        return {}
 
     def _spell(self, rollout: Rollout, index: int) -> SpelledText:
         tokens = rollout.response_ids[index][rollout.response_mask[index]].tolist()

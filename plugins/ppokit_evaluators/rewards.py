@@ -82,7 +82,7 @@ class HeldOutRewards(Options):
                 **{name: [None if math.isnan(x) else x for x in numbers] for name, numbers in raw.items()},
             },
         )
-        metrics = {"scored": float(rewards.scored.float().mean()), **self._mean(rewards, groups)}
+        metrics = {**self._mean(rewards, groups), "scored": float(rewards.scored.float().mean())}
         for name, scores in rewards.breakdown.items():
             if len(known := scores[~scores.isnan()]):
                 metrics[f"score/{name}"] = float(known.mean())

@@ -46,6 +46,7 @@ class Display:
         self.console = _PipeConsole(highlight=False, soft_wrap=True)
         self.first: float | None = None
         self.last = math.nan
+        self._best: str | None = None
         self._progress: Progress | None = None
         self._started = time.monotonic()
         self._done_before = 0
@@ -71,6 +72,10 @@ class Display:
         self._print(f"run      {self._folder}")
         if trainer.step >= self.steps:
             self._print(f"         {_steps(trainer.step)} done; run.steps={trainer.step + 10} would go on")
+        elif trainer.stopped:
+            self._print(f"         {_steps(trainer.step)} done; a larger evaluation.patience would go on")
+        evaluation = trainer.settings.evaluation
+        self._best = None if evaluation is None else evaluation.best
         self._print("")
         self._started, self._done_before = time.monotonic(), trainer.step
         if self.console.is_terminal:
@@ -107,7 +112,13 @@ class Display:
 
     @hookimpl
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        numbers = [f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith("eval/")]
+        names = [name for name in metrics if name.startswith("eval/") and not _is_gain(name, metrics)]
+        names.sort(key=lambda name: name != self._best)  # which comes first
+        numbers = [
+            f"{name} {metrics[name]:.3f}"
+            + (f" ({metrics[f'{name}/gain']:+.3f})" if f"{name}/gain" in metrics else "")
+            for name in names
+        ]
         rest = f"  and {len(numbers) - EVALUATED} more" if len(numbers) > EVALUATED else ""
         number = f"{step:>{len(str(self.steps))}}/{self.steps}"
         self._print(f"step {number}  {'  '.join(numbers[:EVALUATED])}{rest}")
@@ -157,6 +168,12 @@ class Display:
     def _print(self, text: str, style: str = "") -> None:
         # Text, not markup: a model may write anything.
         self.console.print(Text(text, style=style))
+
+
+def _is_gain(name: str, metrics: Mapping[str, float]) -> bool:
+    """Whether a metric is how another one has changed, or the bounds of that."""
+    measured, _, last = name.rpartition("/")
+    return measured in metrics and last in ("gain", "gain_low", "gain_high")
 
 
 def _from_here(folder: Path) -> Path:

@@ -28,3 +28,25 @@ def test_the_summary_names_the_best_policy_where_one_was_kept(
     assert f"policy   {tmp_path / 'policy'}" in lines
     best = f"best     {tmp_path / 'policy-best'} (step 20, eval/rewards/mean 0.750)"
     assert (best in lines) == kept
+
+
+def test_an_evaluation_shows_the_best_metric_first_and_how_far_each_has_come(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = Display(steps=30, sample_every=0)
+    display._best = "eval/metric/rougeL"
+    gains = {"gain": -0.25, "gain_low": -0.5, "gain_high": 0.0}
+    metrics = {
+        "eval/rewards/mean": 1.5,
+        **{f"eval/rewards/mean/{name}": value for name, value in gains.items()},
+        "eval/rewards/scored": 1.0,
+        "eval/metric/rougeL": 0.5,
+        "eval/mine/gain": 2.0,  # an evaluator's own
+        "eval/greedy/kl": 0.1,
+        "time/evaluation_s": 3.0,
+    }
+    display.on_evaluation(step=5, metrics=metrics)
+    assert capsys.readouterr().out.splitlines() == [
+        "step  5/30  eval/metric/rougeL 0.500  eval/rewards/mean 1.500 (-0.250)  eval/rewards/scored 1.000"
+        "  eval/mine/gain 2.000  and 1 more"
+    ]
