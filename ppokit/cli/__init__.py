@@ -24,6 +24,7 @@ from ppokit.cli.new_plugin import new
 from ppokit.cli.rate import rate
 from ppokit.cli.report import list_runs, report
 from ppokit.cli.rescore import rescore
+from ppokit.cli.sections import printable
 from ppokit.cli.train import train
 from ppokit.errors import Interrupted, PpokitError, PpokitWarning
 
@@ -92,13 +93,13 @@ class _WarningFormat:
         if self.quiet or text in self.printed:
             return ""
         self.printed.add(text)
-        return f"ppokit: warning: {text}\n"
+        return "ppokit: warning: " + printable(text, keep="\n") + "\n"
 
 
 def _fail(ctx: Any, message: str) -> None:
     if ctx.params.get("debug"):
         traceback.print_exc()
-    typer.echo(f"ppokit: {message}", err=True)
+    typer.echo(printable(f"ppokit: {message}", keep="\n"), err=True)
 
 
 def _show_version(wanted: bool) -> None:

@@ -114,10 +114,12 @@ def interval(low: float | None, high: float | None) -> str:
     return "unknown" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
-def printable(text: str) -> str:
-    """A text that a terminal shows and does not obey."""
-    return (
-        text
-        if text.isprintable()
-        else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    )
+def printable(text: str, keep: str = "") -> str:
+    """A text that a terminal shows and does not obey.
+
+    Args:
+        keep: characters that stay, such as a line's end.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from ppokit.cli.sections import printable
 from ppokit.errors import Interrupted
 from ppokit.models.quantization import is_4bit
 from ppokit.plugin import hookimpl
@@ -166,8 +167,8 @@ class Display:
         )
 
     def _print(self, text: str, style: str = "") -> None:
-        # Text, not markup: a model may write anything.
-        self.console.print(Text(text, style=style))
+        # Text, not markup, and no escape sequence: a model may write anything.
+        self.console.print(Text(printable(text, keep="\n"), style=style))
 
 
 def _is_gain(name: str, metrics: Mapping[str, float]) -> bool:

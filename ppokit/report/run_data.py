@@ -75,13 +75,23 @@ class RunData:
         Args:
             now: seconds of the epoch.
         """
-        if self.planned is not None and self.last_step >= self.planned:
+        if self.planned is not None and (self.last_step >= self.planned or self._has_no_patience()):
             return "finished"
         if self.changed is None:
             return "not begun"
         took = self.metrics[-1].get("time/step_s") if self.metrics else None
         quiet = (time.time() if now is None else now) - self.changed
         return "running" if quiet < max(_QUIET_S, 5 * (took or 0.0)) else "stopped"
+
+    def _has_no_patience(self) -> bool:
+        """Whether `evaluation.patience` has ended it: so many evaluations brought no better one."""
+        evaluation = section(self.recipe, "evaluation")
+        best, patience = evaluation.get("best"), evaluation.get("patience")
+        if not isinstance(best, str) or not isinstance(patience, int):
+            return False
+        sign = -1 if evaluation.get("best_is") == "lowest" else 1
+        values = [sign * value for value in self.series(best)[1]]
+        return bool(values) and len(values) - 1 - values.index(max(values)) >= patience
 
     def measured(self) -> list[str]:
         """Names of the metrics that are a number at some step, sorted."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hostile_texts import HOSTILE
 from ppokit.cli.train_view import Display
 
 
@@ -50,3 +51,15 @@ def test_an_evaluation_shows_the_best_metric_first_and_how_far_each_has_come(
         "step  5/30  eval/metric/rougeL 0.500  eval/rewards/mean 1.500 (-0.250)  eval/rewards/scored 1.000"
         "  eval/mine/gain 2.000  and 1 more"
     ]
+
+
+def test_what_a_model_wrote_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of metrics, causes of failures and texts: no escape sequence and nothing that reorders a line."""
+    display = Display(steps=3, sample_every=1)
+    for text in HOSTILE.values():
+        display.on_warning(1, f"the reward 'x' failed: {text}")
+        display.on_evaluation(1, {f"eval/{text}": 0.5})
+        display.compare([text], [text], [text])
+    out = capsys.readouterr().out
+    assert "failed: <script>window.hit = 1</script>" in out
+    assert all(character.isprintable() or character == "\n" for character in out)

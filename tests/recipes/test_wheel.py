@@ -59,8 +59,10 @@ def test_it_holds_every_module(wheel: Path) -> None:
         sources = {str(path.relative_to(root)) for path in (root / package).rglob("*.py")}
         assert sources <= names
         assert f"{package}/py.typed" in names
-    templates = (REPOSITORY / "ppokit" / "cli" / "templates").rglob("*")
-    assert {str(path.relative_to(REPOSITORY)) for path in templates if path.is_file()} <= names
+    for folder in ("cli/templates", "report/templates", "report/static"):
+        files = [path for path in (REPOSITORY / "ppokit" / folder).rglob("*") if path.is_file()]
+        assert files
+        assert {str(path.relative_to(REPOSITORY)) for path in files} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
     for name, module in PROJECT["entry-points"]["ppokit"].items():
