@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+_UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+
 
 class PpokitError(Exception):
     """Base of every error that names what came, what was expected and what to do."""
@@ -122,17 +124,23 @@ def end_if_forked(pid: int, what: str) -> None:
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line; its type where it says nothing."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return printable(text.splitlines()[0]) if text else type(error).__name__
 
 
 def in_one_paragraph(error: BaseException) -> str:
     """The kind of an error and all that it says, without line breaks."""
-    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+    return ": ".join(filter(None, (type(error).__name__, printable(str(error)))))
 
 
 def reason_of(error: BaseException) -> str:
     """Why a call failed, in one paragraph: an error of ppokit's own says so by itself."""
-    return " ".join(str(error).split()) if isinstance(error, PpokitError) else in_one_paragraph(error)
+    return printable(str(error)) if isinstance(error, PpokitError) else in_one_paragraph(error)
+
+
+def printable(text: str) -> str:
+    """A text in one paragraph, without what a terminal obeys: a service or a model may have written it."""
+    flat = " ".join(text.split())
+    return flat if flat.isprintable() else "".join(c if c.isprintable() else _UNPRINTABLE for c in flat)
 
 
 @dataclass(frozen=True)

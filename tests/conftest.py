@@ -52,6 +52,7 @@ THOROUGH = (
     "test_resume.py::test_more_steps_by_override",
     "test_overlap.py::test_a_run_that_goes_on_trains_on_what_was_answered[sampling]",
     "test_overlap.py::test_a_run_that_goes_on_trains_on_what_was_answered[update]",
+    "test_two_processes.py::test_two_overlap_as_one",
     "test_overlap.py::test_with_greedy_answers_and_dynamic_sampling",
     "test_resume.py::test_a_step_that_came_after_the_checkpoint_is_written_once",
     "test_cli_train.py::TestOut::test_an_awkward_place",

@@ -86,7 +86,7 @@ class RewardSettings(Section):
         default="drop",
         description="Where a response failed: stop the run; do not train on the response, within "
         "run.max_failed_rewards; or, within it too, give the mean score of the responses to the same prompt, "
-        "or of the step where none of those was scored.",
+        "or of the step where none of those was scored (of a reward of tokens alone, as drop).",
     )
 
     @field_validator("thinking")

@@ -183,7 +183,7 @@ class Scorer:
             whole = raw if tokens is None else raw + tokens.sum(dim=1)
             breakdown[reward.name] = whole.where(scored, torch.full((), float("nan")))
             metrics.update(output.metrics)
-            if reward.settings.on_failure == "impute":
+            if reward.settings.on_failure == "impute" and output.scores is not None:  # tokens have no mean
                 raw, imputed = impute(raw, scored, failed, rollout.group_ids)
                 scored, failed = scored | imputed, failed & ~imputed
                 if bool(imputed.any()):

@@ -111,6 +111,24 @@ def test_two_equal_one(recipe_file: RecipeFile, tmp_path: Path, minibatches: int
     assert_close(tmp_path / "two", tmp_path / "one", 3)
 
 
+def test_two_overlap_as_one(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    """Each asks for its share, and both answer the next prompts before they wait for it."""
+    (tmp_path / "lengths.py").write_text(
+        "import asyncio\n"
+        "class Lengths:\n"
+        "    async def score_one(self, sample):\n"
+        "        await asyncio.sleep(0.01)\n"
+        "        return len(sample.response) / 10\n"
+    )
+    rewards = [{"use": "lengths:Lengths", "overlap": True}, {"use": "kl_penalty", "weight": 0.05}]
+    recipe = recipe_file(rollout=COMMON["rollout"], rewards=rewards)
+    for name, launcher in (("one", []), ("two", torchrun())):
+        completed = launch(launcher, "train", recipe, f"run.out={tmp_path / name}", cwd=tmp_path)
+        assert completed.returncode == 0, completed.stderr
+    assert [line["rollout/staleness"] for line in metrics_of(tmp_path / "two")] == [0, 1, 1]
+    assert_close(tmp_path / "two", tmp_path / "one", 3)
+
+
 def test_two_go_on_where_one_stopped(recipe_file: RecipeFile, tmp_path: Path) -> None:
     recipe = recipe_file(**COMMON)
     train_alone(recipe, tmp_path / "one")

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from components import reward
 from ppokit.distributed import Processes
 from ppokit.errors import PluginError, RewardError
-from ppokit.plugin import RewardContext, RewardOutput, Rollout, Sample, Scored
+from ppokit.plugin import RewardContext, RewardOutput, Rollout, Sample, Scored, Span
 from ppokit.plugin.reductions import as_numbers
 from ppokit.rewards.scorer import Scorer
 from ppokit.run.reward_watch import RewardWatch
@@ -82,6 +82,31 @@ def test_imputed_scores_are_the_groups_mean_or_the_batchs(scorer: Make) -> None:
     assert rewards.outcomes["one"].count("failed") == 3
     assert as_numbers(rewards.metrics)["reward/one/imputed"] == 0.75
     assert rewards.breakdown["one"].isnan().tolist() == [False, True, True, True]
+
+
+def test_a_reward_of_tokens_alone_has_no_mean_to_impute(scorer: Make) -> None:
+    """0 on every token would be the best that a penalty can give."""
+
+    def penalty(sample: Sample) -> Scored:
+        if sample.id == "sample-1":
+            raise OSError("down")
+        return Scored(spans=[Span(0, 1, -1.0)])
+
+    rewards = scorer(reward(One(penalty), on_failure="impute")).score(GROUPS)
+    assert rewards.trained.tolist() == [True, False, True, True]
+    assert "reward/one/imputed" not in rewards.metrics
+
+
+def test_reasons_hold_nothing_that_a_terminal_obeys(scorer: Make) -> None:
+    """A service, or the model through it, may have written them."""
+    said = "\x1b[2J\x1b]0;x\x07 gone\u202e \ud800"
+    rewards = scorer(reward(values(1.0, 1.0, OSError(said), 1.0))).score(ROLLOUT)
+    assert rewards.reasons["one"][2] == "OSError: �[2J�]0;x� gone� �"
+    with pytest.raises(RewardError) as raised:
+        scorer(reward(values(*[OSError(said)] * 4))).score(ROLLOUT)
+    assert str(raised.value).isprintable()
+    text = RewardOutput(None, ("failed",) * 4, failures={0: said})
+    assert text.reason(0).isprintable()
 
 
 def test_parts_are_weighed_by_the_recipe(scorer: Make) -> None:
