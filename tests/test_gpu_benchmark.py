@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from ppokit.errors import PluginError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GPU = REPOSITORY / "benchmarks" / "gpu"
@@ -24,7 +27,8 @@ def dry_run(out: Path, *options: str) -> dict[str, dict[str, object]]:
     command = [sys.executable, GPU / "prove.py", "--dry-run", "--out", out, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     part = next(out.glob("part?.json"))
-    sections: dict[str, dict[str, object]] = json.loads(part.read_text())["sections"]
+    result = json.loads(part.read_text(), parse_constant=pytest.fail)  # no NaN, which is no JSON
+    sections: dict[str, dict[str, object]] = result["sections"]
     assert "CPU" in str(sections["card"]["card"])
     assert f"ppokit on {sections['card']['card']}" in part.with_suffix(".md").read_text()
     failed = {name: figures["error"] for name, figures in sections.items() if "error" in figures}
@@ -81,6 +85,26 @@ def test_a_section_that_fails_or_runs_over_is_recorded_with_what_it_had(tmp_path
     good = bench.run(then(lambda: None), 9.0)
     assert {name: good[name] for name in ("first", "second")} == {"first": 1, "second": 2}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_grows_until_there_is_no_memory(tmp_path: Path) -> None:
+    """Which an engine raises as the cause of its error; another error is one of the section."""
+    import prove
+    from speed import largest
+
+    bench = prove.Bench(True, tmp_path)
+
+    def run(count: int) -> dict[str, object]:
+        if count > 4:
+            raise PluginError("rollout 'transformers': generate failed") from torch.OutOfMemoryError()
+        return {"count": count}
+
+    largest(bench, 1, 64, run)
+    assert bench.kept == {"count": 4}
+    largest(bench, 1, 2, run)
+    assert bench.kept == {"count": 2}
+    with pytest.raises(ZeroDivisionError):
+        largest(bench, 1, 4, lambda count: {"count": 1 // (count - 2)})
 
 
 def wheel(folder: Path, name: str, version: str, *needs: str) -> None:

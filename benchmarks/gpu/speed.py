@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +122,6 @@ def sampling(bench: Bench) -> dict[str, Any]:
     return {}
 
 
-@torch.no_grad()
 def numbers_of(rollout: Any) -> Any:
     """Advantages of a rollout, at random."""
     from ppokit.plugin import Advantages
@@ -182,10 +181,21 @@ def published(name: str) -> Callable[[Bench], dict[str, Any]]:
     return measure
 
 
-def doubled(count: int, most: int) -> Iterator[int]:
-    """Until there is no memory left, which ends the loop that asks."""
+def largest(bench: Bench, count: int, most: int, run: Callable[[int], dict[str, Any]]) -> None:
+    """Double a count until there is no memory left, and keep the last figures before that."""
     while count <= most:
-        yield count
+        if not bench.dry:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            bench.keep(**run(count))
+        except Exception as error:
+            cause: BaseException | None = error  # an engine's own is that of a plugin's error
+            while cause is not None and not isinstance(cause, torch.OutOfMemoryError):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            return
         count *= 2
 
 
@@ -204,20 +214,20 @@ def largest_batch(bench: Bench) -> dict[str, Any]:
         recipe = recipe_of(shape, work, Path(folder), **own)
         with PPOTrainer(Recipe.from_dict(recipe)) as trainer:
             prompts = next(iter(trainer.prompts))
-            for count in doubled(1, most):
-                try:
-                    update_s(bench, trainer, shape, count, work)
-                except torch.OutOfMemoryError:
-                    break
-                bench.keep(update_tokens=count * work.text, update_peak_gb=peak_bytes(bench) / 1e9)
+
+            def train(count: int) -> dict[str, Any]:
+                update_s(bench, trainer, shape, count, work)
+                return {"update_tokens": count * work.text, "update_peak_gb": peak_bytes(bench) / 1e9}
+
+            def answer(count: int) -> dict[str, Any]:
+                taken, _ = sample(bench, trainer, prompts.select(range(count)))
+                return {
+                    "responses": count,
+                    "responses_s": taken,
+                    "responses_peak_gb": peak_bytes(bench) / 1e9,
+                }
+
+            largest(bench, 1, most, train)
             trainer.components.backend.zero()
-            for count in doubled(most // 16 or 1, most):
-                if not bench.dry:
-                    torch.cuda.empty_cache()
-                    torch.cuda.reset_peak_memory_stats()
-                try:
-                    taken, _ = sample(bench, trainer, prompts.select(range(count)))
-                except torch.OutOfMemoryError:
-                    break
-                bench.keep(responses=count, responses_s=taken, responses_peak_gb=peak_bytes(bench) / 1e9)
+            largest(bench, max(1, most // 32), most, answer)
     return {}
