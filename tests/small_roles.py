@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 LORA = LoraSettings(r=4, alpha=8, target_modules="all-linear")
 
 
-def token_batch(width: int = 5, device: torch.device = CPU, *, packed: bool = False) -> TokenBatch:
+def token_batch(width: int = 5) -> TokenBatch:
     """Three prompts and answers of different lengths."""
     prompts = [[1, 7, 8, 9], [5], [1, 33]]
     responses = torch.zeros(3, width, dtype=torch.long)
@@ -27,7 +27,7 @@ def token_batch(width: int = 5, device: torch.device = CPU, *, packed: bool = Fa
     for row, answer in enumerate([[10, 11, 12], [20, 21, 22, 23, 2], [40]]):
         responses[row, : len(answer)] = torch.tensor(answer)
         mask[row, : len(answer)] = True
-    return TokenBatch.build(prompts, responses, mask, device, packed=packed)
+    return TokenBatch.build(prompts, responses, mask, CPU)
 
 
 def randomize(params: Any, seed: int = 1) -> None:

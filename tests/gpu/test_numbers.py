@@ -15,7 +15,7 @@ from ppokit.kernels import varlen
 from ppokit.models import quantization
 from ppokit.models.roles import ModelRoles, ValueMode
 from small_models import tiny_llama
-from small_roles import LORA, randomize, token_batch
+from small_roles import CPU, LORA, randomize
 
 pytestmark = [
     pytest.mark.gpu,
@@ -104,6 +104,16 @@ def in_double(roles: ModelRoles, kind: str) -> ModelRoles:
     return exact
 
 
+def texts(device: torch.device, *, packed: bool = False) -> TokenBatch:
+    """Sixteen of many lengths: over few tokens, two ways that round alike differ by a factor of two."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 24, (2, 16), generator=draw)
+    prompts = [torch.randint(64, (length,), generator=draw).tolist() for length in lengths[0].tolist()]
+    mask = torch.arange(24) < lengths[1][:, None]
+    responses = torch.randint(64, (16, 24), generator=draw) * mask
+    return TokenBatch.build(prompts, responses, mask, device, packed=packed)
+
+
 def exact_numbers(roles: ModelRoles, batch: TokenBatch) -> tuple[dict[str, Tensor], Tensor]:
     """Log-probabilities under policy and reference, values: from whole logits, in float64."""
     out = {}
@@ -143,9 +153,9 @@ def test_roles_and_gradients(
     assert roles.packed == (layout == "packed")
     if device.type == "cuda":
         assert varlen.is_installed(roles.model) == (roles.packed and dtype == torch.bfloat16)
-    expected = with_gradients(in_double(roles, kind), token_batch(), exact_numbers)
-    plain = with_gradients(roles_of(kind, device, dtype, "off"), token_batch(device=device), exact_numbers)
-    own = with_gradients(roles, token_batch(device=device, packed=roles.packed), numbers)
+    expected = with_gradients(in_double(roles, kind), texts(CPU), exact_numbers)
+    plain = with_gradients(roles_of(kind, device, dtype, "off"), texts(device), exact_numbers)
+    own = with_gradients(roles, texts(device, packed=roles.packed), numbers)
     for name, tensor in expected.items():
         gap, allowed = distance(own[name], tensor), TIMES * distance(plain[name], tensor) + FLOOR[dtype]
         figure(f"gap of {name}, {kind}, {layout}, {str(dtype).removeprefix('torch.')}", gap)
