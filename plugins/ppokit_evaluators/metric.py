@@ -25,7 +25,7 @@ from ppokit.plugin import (
     PluginError,
     hookimpl,
 )
-from ppokit_metrics.loading import Metric, numbers, problems
+from ppokit_metrics.loading import OF_WHOLE_SETS, Metric, numbers, problems
 from ppokit_metrics.references import Name, Reference, reference_of, reference_problems
 
 
@@ -75,7 +75,11 @@ class MetricEvaluator:
             prefix = f"{metric.name}/" if len(self.metrics) > 1 else ""
             results = metric.compute(responses, references)
             metrics.update({f"{prefix}{key}": number for key, number in numbers(results).items()})
-            for key, own in metric.lists(responses, references, results).items():
+            lists = metric.lists(responses, references, results)
+            if metric.name in OF_WHOLE_SETS:
+                lists = {f"{key}/per_response": own for key, own in lists.items()}
+                lists |= metric.shares(responses, references, results)
+            for key, own in lists.items():
                 known = dict(zip(answered, own, strict=True))
                 recorded[f"{prefix}{key}"] = [known.get(i) for i in range(len(rollout))]
         view.record(rollout, recorded)

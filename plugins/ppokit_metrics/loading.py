@@ -28,10 +28,10 @@ from ppokit.plugin import PluginError, first_line
 _HERE = Path(__file__).parent
 OWN = tuple(sorted(folder.name for folder in _HERE.iterdir() if (folder / f"{folder.name}.py").is_file()))
 """Names of the metrics that are part of ppokit."""
+OF_WHOLE_SETS = ("chrf", "f1", "sacrebleu")
+"""Those whose numbers are of a whole set, and no means of numbers of single responses."""
 TAKE_LISTS = ("chrf", "rouge", "sacrebleu")
 """Those of them that take several references per response."""
-_TRIED, _TRIED_OF_OTHERS = 200, 8
-"""References that are looked at before a run; other people's metrics may take their time."""
 _FEW = 8
 """Entries that a list may have for another reason than one per response."""
 
@@ -62,6 +62,11 @@ def _script(name: str) -> Path | None:
     return None
 
 
+def is_here(name: str) -> bool:
+    """Whether a metric's script is on this machine, and not on the hub."""
+    return _script(name) is not None
+
+
 def problems(name: str) -> Iterator[str]:
     """What keeps a metric from being loaded, as far as files tell."""
     try:
@@ -79,42 +84,6 @@ def problems(name: str) -> Iterator[str]:
         yield f"metric: {name} needs {', '.join(missing)}: pip install 'ppokit[metrics]'"
     elif missing:
         yield f"metric: {name} imports {', '.join(missing)}, which is not installed"
-
-
-def trial(
-    name: str,
-    config: str | None,
-    arguments: Mapping[str, Any],
-    references: Sequence[Any] | None,
-    *,
-    per_response: bool,
-) -> Iterator[str]:
-    """What a metric on this machine says to these references, with texts of them in the place of responses.
-
-    Args:
-        references: None where the recipe names no column; empty where they are not known.
-        per_response: whether each response is to have a number.
-    """
-    if any(problems(name)) or _script(name) is None:
-        return
-    try:
-        metric = Metric(name, config, arguments)
-        metric.check_references(references is not None)
-    except PluginError as error:
-        yield f"metric: {error}"
-        return
-    if references:
-        tried = list(references[: _TRIED if name in OWN else _TRIED_OF_OTHERS])
-        tried += tried[:1]
-        texts = [str(own[0] if isinstance(own, list | tuple) and own else own) for own in tried]
-        # Some right and some wrong: of right ones alone, the number of a set is the mean of single ones. And
-        # no number or label alone: a policy writes other things too.
-        texts = [text + " and more" if i % 2 else text for i, text in enumerate(texts[:-1])]
-        texts.append(f"no {texts[0]}")
-        try:
-            (metric.per_response if per_response else metric.compute)(texts, tried)
-        except PluginError as error:
-            yield f"metric: tried before the run, {error!s}"
 
 
 def _imports(script: Path) -> list[str]:
@@ -218,6 +187,40 @@ class Metric:
             lists = {name: own for name, own in lists.items() if name in again}
         return {name: list(map(float, own)) for name, own in lists.items()}
 
+    def shares(
+        self, predictions: Sequence[Any], references: Sequence[Any] | None, results: Mapping[str, Any]
+    ) -> dict[str, list[float]]:
+        """What each response adds to numbers of a whole set: the mean of its shares is the set's number.
+
+            t_i = t + (n - 1) (mean over j of t_-j - t_-i),   t_-i = the number without response i
+
+        The jackknife's pseudo-values (Efron and Tibshirani 1993, chapter 11), moved to have the mean t: by
+        them differences of a set's number have intervals. Sums, such as a count of words, and numbers that no
+        response changes have none.
+
+        Args:
+            results: what `compute` gave of these.
+        """
+        count = len(predictions)
+        if count < 2:
+            return {}
+        left_out = [
+            numbers(
+                self.compute(
+                    *(None if own is None else _without(own, i) for own in (predictions, references))
+                )
+            )
+            for i in range(count)
+        ]
+        shares: dict[str, list[float]] = {}
+        for name, whole in numbers(results).items():
+            values = [own[name] for own in left_out if name in own]
+            mean = sum(values) / max(1, len(values))
+            is_sum = math.isclose(mean, whole * (count - 1) / count, rel_tol=1e-9)
+            if len(values) == count and len(set(values)) > 1 and not is_sum:
+                shares[name] = [whole + (count - 1) * (mean - value) for value in values]
+        return shares
+
     def per_response(
         self, predictions: Sequence[Any], references: Sequence[Any] | None
     ) -> dict[str, list[float]]:
@@ -246,6 +249,10 @@ class Metric:
                 "responses, such as rouge, chrf, exact_match or accuracy."
             )
         return {name: [own[name] for own in single] for name in same}
+
+
+def _without(items: Sequence[Any], index: int) -> list[Any]:
+    return [*items[:index], *items[index + 1 :]]
 
 
 def _shown(whole: Mapping[str, Any], means: Mapping[str, float]) -> str:

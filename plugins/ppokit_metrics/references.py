@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ppokit.plugin import CheckContext
-from ppokit_metrics.loading import OWN, TAKE_LISTS, trial
+from ppokit_metrics.loading import OWN, TAKE_LISTS
+from ppokit_metrics.trial import trial
 
 Name = Annotated[str, Field(min_length=1)]
 Reference = Name | Annotated[list[Name], Field(min_length=1)]

@@ -199,10 +199,12 @@ class PolicyView:
         )
         for index, (prompt, response) in enumerate(zip(encoded, generation.response_ids, strict=True)):
             if not prompt:
-                raise DataError(f"fit: prompt {index} is empty; expected at least one token.")
+                raise DataError(
+                    f"the prompt of the recorded response {index} is empty; expected at least one token."
+                )
             if context is not None and len(prompt) + len(response) > context:
                 raise DataError(
-                    f"fit: prompt and response {index} have {len(prompt)} and {len(response)} tokens; the "
+                    f"recorded response {index} has {len(response)} tokens, its prompt {len(prompt)}; the "
                     f"model's context holds {context}. Shorten or drop them."
                 )
         first: dict[str, int] = {}

@@ -175,3 +175,27 @@ def test_a_metric_that_fails_is_told_with_the_references() -> None:
     message = r"'sacrebleu' failed on 2 responses with references such as \['a', 'b'\]: texts have 1 to 2 ref"
     with pytest.raises(PluginError, match=message):
         metric("sacrebleu").compute(["a", "b"], [["a", "b"], ["a"]])
+
+
+def test_shares_of_a_whole_sets_number_by_hand() -> None:
+    """F1 is 2/3; without the first 0, without the second 1, without the third 2/3: 5/9 in the mean."""
+    f1 = metric("f1")
+    labels, truth = [1, 0, 0], [1, 1, 0]
+    shares = f1.shares(labels, truth, f1.compute(labels, truth))["f1"]
+    assert shares == pytest.approx([2 / 3 + 2 * 5 / 9, 2 / 3 + 2 * (5 / 9 - 1), 2 / 3 + 2 * (5 / 9 - 2 / 3)])
+    assert f1.shares([1], [1], f1.compute([1], [1])) == {}
+
+
+def test_shares_of_a_mean_are_the_numbers_themselves() -> None:
+    accuracy = metric("accuracy")
+    labels, truth = ["a", "b", "c", "d"], ["a", "x", "c", "x"]
+    shares = accuracy.shares(labels, truth, accuracy.compute(labels, truth))["accuracy"]
+    assert shares == pytest.approx([1.0, 0.0, 1.0, 0.0])
+
+
+def test_the_mean_of_shares_is_the_whole_sets_number_and_sums_have_none() -> None:
+    for name in ("sacrebleu", "chrf"):
+        whole = metric(name).compute(PREDICTIONS, REFERENCES)
+        shares = metric(name).shares(PREDICTIONS, REFERENCES, whole)
+        assert sum(shares["score"]) / len(PREDICTIONS) == pytest.approx(whole["score"])
+        assert not {"sys_len", "ref_len", "char_order", "beta"} & set(shares)

@@ -121,3 +121,21 @@ def test_a_held_out_prompt_without_a_reference() -> None:
         PluginError, match=r"^reference: a held-out prompt has nothing in 'none'; expected a t"
     ):
         measure(View(), metric="exact_match", reference="none")
+
+
+def test_numbers_of_a_whole_set_have_shares_of_each_response() -> None:
+    """Their mean is the set's number, whose gain then has an interval."""
+    view = View()
+    reported = measure(view, metric="chrf", reference="answer")
+    first, failed, second = view.recorded["score"]
+    assert failed is None
+    assert first is not None
+    assert second is not None
+    assert (first + second) / 2 == pytest.approx(reported["score"])
+    alone = view.recorded["score/per_response"]
+    assert alone[0] == pytest.approx(100.0)
+    assert alone[2] is not None
+    assert alone[2] < 60
+    reported = measure(view, metric="f1", reference="answer", arguments={"average": "macro"})
+    assert set(view.recorded) == {"f1"}
+    assert sum(own for own in view.recorded["f1"] if own is not None) / 2 == pytest.approx(reported["f1"])

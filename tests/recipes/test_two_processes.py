@@ -75,7 +75,8 @@ def train_alone(recipe: Path, out: Path, *overrides: str) -> None:
 def test_two_evaluate_as_one(recipe_file: RecipeFile, tmp_path: Path) -> None:
     """Five held-out prompts again, and an evaluator from a file beside the recipe."""
     held_out = tmp_path / "held_out.jsonl"
-    held_out.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in OPENERS[:5]))
+    rows = [{"prompt": f"{text} then", "text": f" a {text} ran"} for text in OPENERS[:5]]
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "my_evaluators.py").write_text(
         "def likely(view, step):\n"
         "    rollout = view.recorded(['Once', 'The dog', 'Mom'], [' upon a time', ' ran', ' said'])\n"
@@ -84,8 +85,14 @@ def test_two_evaluate_as_one(recipe_file: RecipeFile, tmp_path: Path) -> None:
     evaluation = {
         "every": 2,
         "prompts": {"path": str(held_out)},
-        "evaluators": [{"use": "rewards", "samples": 2}, {"use": "my_evaluators:likely"}],
+        "texts": {"path": str(held_out)},
+        "evaluators": [
+            {"use": "rewards", "samples": 2},
+            {"use": "my_evaluators:likely"},
+            {"use": "lm", "reference": "text"},
+        ],
         "best": "eval/rewards/mean",
+        "patience": 1,
     }
     recipe = recipe_file(**COMMON, evaluation=evaluation)
     for name, launcher in (("one", []), ("two", torchrun())):
