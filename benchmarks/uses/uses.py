@@ -45,7 +45,7 @@ USES = {
             "suggestions",
         ),
         Use("customer_service", "Customer service", "judge/score", "chrF, 0 to 100"),
-        Use("translation", "Translation", "judge/score", "BLEU per sentence, 0 to 100"),
+        Use("translation", "Translation", "judge/score", "BLEU, 0 to 100"),
         Use(
             "predictive_text",
             "Predictive text",
