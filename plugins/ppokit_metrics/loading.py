@@ -207,7 +207,8 @@ class Metric:
         left_out = [
             numbers(
                 self.compute(
-                    *(None if own is None else _without(own, i) for own in (predictions, references))
+                    [*predictions[:i], *predictions[i + 1 :]],
+                    None if references is None else [*references[:i], *references[i + 1 :]],
                 )
             )
             for i in range(count)
@@ -249,10 +250,6 @@ class Metric:
                 "responses, such as rouge, chrf, exact_match or accuracy."
             )
         return {name: [own[name] for own in single] for name in same}
-
-
-def _without(items: Sequence[Any], index: int) -> list[Any]:
-    return [*items[:index], *items[index + 1 :]]
 
 
 def _shown(whole: Mapping[str, Any], means: Mapping[str, float]) -> str:
