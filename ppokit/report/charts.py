@@ -137,10 +137,10 @@ def nice_ticks(low: float, high: float) -> list[float]:
     if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
         return [low - (abs(low) or 1.0) * 0.1, low, low + (abs(low) or 1.0) * 0.1]
     power = 10.0 ** math.floor(math.log10(high - low))
-    for unit in (power * m for m in (1, 0.5, 0.25, 0.2, 0.1)):
+    for unit in (power * m for m in (5, 2.5, 2, 1, 0.5, 0.25, 0.2, 0.1)):
         first, last = math.ceil(low / unit - 1e-9), math.floor(high / unit + 1e-9)
         if last - first >= 1:
-            return [i * unit for i in range(first, last + 1)][:: 1 + (last - first) // 5]
+            return [i * unit for i in range(first, last + 1)]
     return [low, high]
 
 

@@ -45,7 +45,7 @@ def words(text: str) -> list[str]:
 
 
 def common_phrases(best: Sequence[str], first: Sequence[str]) -> list[Phrase]:
-    """Sequences of one to four words that many of the best responses have, and few of the first.
+    """Sequences of one to four words and marks that many of the best responses have, and few of the first.
 
     By the difference of the two shares. Of sequences within each other that are as frequent the longest
     stays.
@@ -55,7 +55,7 @@ def common_phrases(best: Sequence[str], first: Sequence[str]) -> list[Phrase]:
     phrases = [
         (share - among_first.get(phrase, 0.0), len(phrase), phrase, share)
         for phrase, share in among_best.items()
-        if share >= fewest and any(word[0].isalnum() for word in phrase)
+        if share >= fewest and phrase[0][0].isalnum() and phrase[-1][0].isalnum()
     ]
     phrases.sort(key=lambda each: (-each[0], -each[1], each[2]))
     kept: list[tuple[tuple[str, ...], float]] = []

@@ -27,7 +27,14 @@ from ppokit.messages import listed
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 RUN = ("README.md", "docs/recipes.md", "docs/plugins.md")
-ALL = (*RUN, "docs/human-ratings.md", "docs/algorithms.md", "docs/tutorial.md", "docs/report.md", "CONTRIBUTING.md")
+READ = (
+    "docs/human-ratings.md",
+    "docs/algorithms.md",
+    "docs/tutorial.md",
+    "docs/report.md",
+    "CONTRIBUTING.md",
+)
+ALL = (*RUN, *READ)
 EXAMPLES = REPOSITORY / "examples"
 
 # Commands in blocks that no test can run, and why. Of `ppokit train`, the recipe and its changes are checked.
