@@ -27,6 +27,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -111,29 +112,49 @@ async def passed(program: str, tests: Sequence[str], options: CodeOptions) -> in
     token = secrets.token_hex(16)
     payload = json.dumps([program, list(tests), token])
     harness = _HARNESS.format(payload=payload, limits=_limits(options), seconds=options.seconds)
-    with tempfile.TemporaryDirectory(prefix="ppokit-code-", ignore_cleanup_errors=True) as folder:
-        process = await asyncio.create_subprocess_exec(
-            *(options.container or [*apart(), sys.executable, "-I", "-S", "-c", _STARTED]),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            env={"PATH": os.defpath, "HOME": folder} if not options.container else None,
-            start_new_session=True,
-        )
-        try:
-            async with asyncio.timeout(options.seconds):
-                output = await _exchange(process, harness.encode(), options.output_bytes)
-        except TimeoutError:
-            return 0
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            # Else its pipes stay open until the loop sees that they have ended.
-            process._transport.close()  # type: ignore[attr-defined]
+    folder = tempfile.mkdtemp(prefix="ppokit-code-")
+    try:
+        output = await _output_of(harness.encode(), folder, options)
+    finally:
+        await _remove(folder)
     lines = output.decode(errors="replace").rstrip("\n").rpartition("\n")[2].split(" ")
     return min(int(lines[1]), len(tests)) if len(lines) == 2 and lines[0] == token else 0
+
+
+async def _output_of(program: bytes, folder: str, options: CodeOptions) -> bytes:
+    """What a program prints; nothing where it takes too long or prints too much."""
+    process = await asyncio.create_subprocess_exec(
+        *(options.container or [*apart(), sys.executable, "-I", "-S", "-c", _STARTED]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+        env={"PATH": os.defpath, "HOME": folder} if not options.container else None,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(options.seconds):
+            return await _exchange(process, program, options.output_bytes)
+    except TimeoutError:
+        return b""
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        # Else its pipes stay open until the loop sees that they have ended.
+        process._transport.close()  # type: ignore[attr-defined]
+
+
+async def _remove(folder: str) -> None:
+    """A folder and what a program has put into it: perhaps a million files, or folders a thousand deep."""
+    try:
+        Path(folder).rmdir()
+    except OSError:
+        script = 'chmod -R u+rwx "$0"; rm -rf "$0"'
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", script, folder, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        await process.wait()
 
 
 async def _exchange(process: asyncio.subprocess.Process, program: bytes, limit: int) -> bytes:

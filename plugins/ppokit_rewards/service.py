@@ -157,9 +157,12 @@ def _seconds(retry_after: str) -> float:
 
 def _shown(url: str) -> str:
     """An address without its query, which may hold a key."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:  # of a server's redirect
+        return "what is no address"
     return f"{parts.scheme}://{host}{port}{parts.path}" if parts.scheme else parts.path
 
 

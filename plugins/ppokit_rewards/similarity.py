@@ -35,7 +35,8 @@ class SimilarityOptions(Options):
         "or package:DISTRIBUTION/FOLDER."
     )
     reference: Reference = Field(
-        description="Column of texts to compare with, or several, of which the nearest counts."
+        description="Column of texts to compare with, each one or a list, or several columns: the nearest "
+        "counts."
     )
     batch_size: int = Field(64, gt=0, description="Texts that are encoded at a time.")
 
@@ -63,9 +64,9 @@ class Similarity:
         return RewardOutput.from_values(values)
 
     def _references(self, row: Any) -> list[str]:
-        columns = columns_of(self.options.reference)
-        texts = [str(row[column]) for column in columns if row[column] is not None]
-        return [text for text in texts if text.strip()]
+        cells = [row[column] for column in columns_of(self.options.reference)]
+        given = [one for cell in cells for one in (cell if isinstance(cell, list | tuple) else [cell])]
+        return [str(text) for text in given if text is not None and str(text).strip()]
 
 
 def check(options: SimilarityOptions, context: CheckContext) -> Iterable[str]:

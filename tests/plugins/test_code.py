@@ -86,6 +86,16 @@ while not os.path.exists({str(file)!r}):
         assert not left or not apart()
 
 
+def test_nothing_is_left_on_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever the program has made of its folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    deep = "import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')"
+    closed = "import os\nos.mkdir('d')\nopen('d/x', 'w').close()\nos.chmod('d', 0)"
+    for program in (deep, closed, "open('x', 'w').close()", "pass"):
+        assert run(program, ["assert True"]) == 1
+        assert list(tmp_path.iterdir()) == []
+
+
 def is_running(pid: str) -> bool:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:

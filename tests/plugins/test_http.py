@@ -159,6 +159,7 @@ def _endless() -> Iterator[bytes]:
             "redirects to http://other/x; put that address",
             1,
         ),
+        ([(302, {"Location": "http://[::x"}, b"")], "redirects to what is no address", 1),
         ([(200, {}, "endless")], "answered more than max_bytes (2000000)", 1),
         ([(200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * 10**7))], "answered in 'gzip'", 1),
         ([{"scores": [1, 2, 3, 4], "parts": {"a/b": [1, 2, 3, 4]}}], "with the name 'a/b'", 2),

@@ -70,12 +70,14 @@ class TestSimilarity:
             {"answer": "a b", "other": "b"},
             {"answer": "b", "other": None},
             {"answer": " ", "other": None},
+            {"answer": ["b", None, "a b"], "other": None},
+            {"answer": [], "other": None},
         ]
-        output = reward.score(make_rollout(["a b", "a b", "", "a b", "a b"], rows=rows))
+        output = reward.score(make_rollout(["a b", "a b", "", *["a b"] * 4], rows=rows))
         vectors = reward.encoder(["a b", "b"])
-        expected = [1.0, 1.0, -1.0, float(vectors[0] @ vectors[1]), 0.0]
+        expected = [1.0, 1.0, -1.0, float(vectors[0] @ vectors[1]), 0.0, 1.0, 0.0]
         torch.testing.assert_close(output.scores, torch.tensor(expected))
-        assert output.outcomes == ("scored",) * 4 + ("failed",)
+        assert output.outcomes == (*["scored"] * 4, "failed", "scored", "failed")
         assert output.reason(4) == "ValueError: its row has no text in ['answer', 'other']"
 
     def test_a_column_that_is_not_there(self) -> None:
