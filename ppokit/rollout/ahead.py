@@ -30,7 +30,7 @@ _OF_PROMPTS = ("group_ids", "prompts", "rows", "prompt_ids")
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Pending:
     """Attributes: step: that trains on the rollout; gap: of its parity check, None where nothing compares."""
 
     step: int
@@ -44,17 +44,16 @@ class RolloutAhead:
 
     Args:
         last: the step after which nothing is answered; 0 where the recipe does not overlap.
-
     """
 
     def __init__(self, prompts: Prompts, collector: Collector, parity: ParityCheck, last: int) -> None:
         self.prompts, self.collector, self.parity, self.last = prompts, collector, parity, last
-        self._held: _Held | None = None
-        self._taken: _Held | None = None
+        self._pending: _Pending | None = None
+        self._taken: _Pending | None = None
 
     def is_due(self, step: int) -> bool:
         """Whether the prompts of a step are yet to be answered ahead of it."""
-        return step <= self.last and (self._held is None or self._held.step != step)
+        return step <= self.last and (self._pending is None or self._pending.step != step)
 
     def collect(self, step: int, *, updates: int) -> None:
         """Answer the prompts of a step.
@@ -69,18 +68,18 @@ class RolloutAhead:
         rollout = self.collector.collect(prompts, step, updates=updates)
         assert rollout.old_logprobs is not None, "a recipe that overlaps needs them before the update"
         gap = self.parity.check(rollout, rollout.old_logprobs, version=updates)
-        self._held = _Held(step, prompts, rollout, gap)
+        self._pending = _Pending(step, prompts, rollout, gap)
 
     def take(self, prompts: PromptBatch, step: int) -> Rollout | None:
         """The rollout of these prompts; None where they were not answered ahead."""
-        held = self._held
-        if held is None or prompts.resample_round:
+        pending = self._pending
+        if pending is None or prompts.resample_round:
             return None
-        self._held = None
-        if held.step != step or held.prompts.indices != prompts.indices:
+        self._pending = None
+        if pending.step != step or pending.prompts.indices != prompts.indices:
             return None
-        self._taken = held
-        return held.rollout
+        self._taken = pending
+        return pending.rollout
 
     def metrics(self, step: int) -> dict[str, float]:
         """Of the rollout that a step has taken: its parity check, which the update cannot make any more."""
@@ -90,15 +89,21 @@ class RolloutAhead:
 
     def state_dict(self) -> dict[str, Any]:
         """What was answered; the prompts are the data set's."""
-        held = self._held
-        return {} if held is None else {"step": held.step, "gap": held.gap, "rollout": _stored(held.rollout)}
+        pending = self._pending
+        return (
+            {}
+            if pending is None
+            else {"step": pending.step, "gap": pending.gap, "rollout": _stored(pending.rollout)}
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        self._held = None
+        self._pending = None
         if state:
             prompts = self.prompts.step(state["step"])
-            self._held = _Held(state["step"], prompts, _restored(state["rollout"], prompts), state["gap"])
+            self._pending = _Pending(
+                state["step"], prompts, _restored(state["rollout"], prompts), state["gap"]
+            )
 
 
 def _stored(rollout: Rollout) -> dict[str, Any]:

@@ -104,9 +104,9 @@ def test_formats_of_others_have_texts_as_the_policy_reads_them() -> None:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     asked = "<|im_start|>user\nOne and one?<|im_end|>\n<|im_start|>assistant\n"
-    said = ["Two.<|im_end|>", "<think>a</think>Two.<|im_end|>", "cut"]
+    written = ["Two.<|im_end|>", "<think>a</think>Two.<|im_end|>", "cut"]
     rollout = replace(
-        make_rollout([ids(asked)] * 3, [ids(text) for text in said]),
+        make_rollout([ids(asked)] * 3, [ids(text) for text in written]),
         responses=["Two.", "<think>a</think>Two.", "cut"],
     )
     answer = {"rewards": [1, 2, 3], "scores": [1, 2, 3], "extra_logs": {"acc/len": [0, 1, 2], "mean": 5}}
@@ -116,8 +116,8 @@ def test_formats_of_others_have_texts_as_the_policy_reads_them() -> None:
         answers = {"text": "answer"}
         score(service.url, answers, rollout, tokenizer, format="llama_factory")
     body, others, of_answers = (body for body, _ in service.asked)
-    assert body == {"query": [asked + text for text in said], "prompts": [asked] * 3, "labels": [None] * 3}
-    assert others == {"model": "model", "messages": [asked + text for text in said]}
+    assert body == {"query": [asked + text for text in written], "prompts": [asked] * 3, "labels": [None] * 3}
+    assert others == {"model": "model", "messages": [asked + text for text in written]}
     assert of_answers["messages"] == [asked + text for text in ("Two.<|im_end|>", "Two.", "cut")]
     assert rewards.parts["http/acc_len"].tolist() == [0, 1, 2]
     assert set(rewards.parts) == {"http/acc_len"}

@@ -6,14 +6,16 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from components import reward
 from ppokit.errors import PpokitWarning, RewardError
-from ppokit.plugin import RewardOutput, Rollout, Sample, http_client
+from ppokit.plugin import RewardOutput, Rollout, Sample, hookimpl, http_client
 from ppokit.plugin.reductions import as_numbers
 from ppokit.rewards.scorer import Scorer
 from rollouts import make_rollout, single_process
@@ -267,3 +269,65 @@ def test_sixteen_calls_at_once(scorer: Make) -> None:
     rewards = scorer(reward(judging, concurrency=16)).score(sixty_four)
     assert rewards.scores.tolist() == [i / 2 for i in range(64)]
     assert judging.most == 16
+
+
+def test_who_is_asked_before_all_is_computed(scorer: Make) -> None:
+    """Who runs beside the main thread, needs nothing that is to come, and does not hear of phases."""
+    asked: list[str] = []
+
+    class Plain:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def score(self, rollout: Rollout) -> RewardOutput:
+            asked.append(self.name)
+            return RewardOutput.from_values([float(rollout.values is not None)] * len(rollout))
+
+    class Hears(Plain):
+        @hookimpl
+        def on_phase(self, phase: str) -> None: ...
+
+    beside = {"timeout": 30.0, "isolate": "thread"}
+    asking = scorer(
+        reward(Plain("here"), "here"),
+        reward(Plain("there"), "there", **beside),
+        reward(Plain("needs"), "needs", needs={"values"}, **beside),
+        reward(Hears("hears"), "hears", **beside),
+        reward(Awaits(lambda: asyncio.sleep(0)), "awaits"),
+    )
+    asking.begin(ROLLOUT, step=1)
+    ((_, begun),) = asking._begun
+    assert sorted(begun.begun) == [1, 4]
+    for future in begun.begun.values():
+        future.result(MEETING_S)
+    assert asked == ["there"]
+    whole = replace(ROLLOUT, values=torch.zeros(ROLLOUT.response_ids.shape))
+    rewards = asking.score(whole, step=1)
+    assert sorted(asked) == ["hears", "here", "needs", "there"], "each once"
+    assert {name: float(of[0]) for name, of in rewards.breakdown.items()} == {
+        "here": 0,
+        "there": 0,
+        "needs": 1,
+        "hears": 0,
+        "awaits": 1,
+    }
+
+
+def test_what_was_begun_of_another_rollout_is_given_up(scorer: Make) -> None:
+    cancelled: list[str] = []
+
+    class Waits:
+        async def score(self, rollout: Rollout) -> RewardOutput:
+            try:
+                await asyncio.sleep(60 if len(rollout) == 2 else 0)
+            except asyncio.CancelledError:
+                cancelled.append("cancelled")
+                raise
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    asking = scorer(reward(Waits()))
+    asking.begin(ROLLOUT.select([0, 1]), step=1)
+    asking.begin(ROLLOUT, step=1)
+    assert asking.score(ROLLOUT, step=1).scores.tolist() == [1.0] * COUNT
+    assert asking.score(ROLLOUT, step=2).scores.tolist() == [1.0] * COUNT
+    assert cancelled == ["cancelled"]

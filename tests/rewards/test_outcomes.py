@@ -99,13 +99,13 @@ def test_a_reward_of_tokens_alone_has_no_mean_to_impute(scorer: Make) -> None:
 
 def test_reasons_hold_nothing_that_a_terminal_obeys(scorer: Make) -> None:
     """A service, or the model through it, may have written them."""
-    said = "\x1b[2J\x1b]0;x\x07 gone\u202e \ud800"
-    rewards = scorer(reward(values(1.0, 1.0, OSError(said), 1.0))).score(ROLLOUT)
+    written = "\x1b[2J\x1b]0;x\x07 gone\u202e \ud800"
+    rewards = scorer(reward(values(1.0, 1.0, OSError(written), 1.0))).score(ROLLOUT)
     assert rewards.reasons["one"][2] == "OSError: �[2J�]0;x� gone� �"
     with pytest.raises(RewardError) as raised:
-        scorer(reward(values(*[OSError(said)] * 4))).score(ROLLOUT)
+        scorer(reward(values(*[OSError(written)] * 4))).score(ROLLOUT)
     assert str(raised.value).isprintable()
-    text = RewardOutput(None, ("failed",) * 4, failures={0: said})
+    text = RewardOutput(None, ("failed",) * 4, failures={0: written})
     assert text.reason(0).isprintable()
 
 
@@ -242,9 +242,9 @@ def test_a_cause_that_lasts_is_said_once(scorer: Make) -> None:
     differ = scorer(reward(values(0.0, 1.0, 0.0, 0.0))).score(ROLLOUT)
     none = scorer(reward(values(*[None] * 4), "b")).score(ROLLOUT)
     watch = RewardWatch()
-    said = [watch.warnings(rewards) for rewards in (same, same, differ, same, same, same, same)]
-    assert [len(texts) for texts in said] == [0, 0, 0, 0, 0, 1, 0]
-    assert said[5][0].startswith(
+    written = [watch.warnings(rewards) for rewards in (same, same, differ, same, same, same, same)]
+    assert [len(texts) for texts in written] == [0, 0, 0, 0, 0, 1, 0]
+    assert written[5][0].startswith(
         "every response has the same reward, 0 ('a' scored 0 everywhere, 'b' scored no"
     )
     texts = [text for _ in range(3) for text in watch.warnings(none)]
