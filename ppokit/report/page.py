@@ -23,7 +23,7 @@ from ppokit.report.charts import short, sparkline
 from ppokit.report.curves import figures
 from ppokit.report.island import island
 from ppokit.report.provenance_view import recipe_differences
-from ppokit.report.run_data import RunData
+from ppokit.report.run_data import RunData, section
 from ppokit.report.run_view import RunView
 from ppokit.report.statistics import Estimate
 from ppokit.report.tokens import TokenTexts, texts_of_run, unknown_texts
@@ -55,14 +55,14 @@ def report_page(runs: Sequence[RunData], texts: Sequence[TokenTexts | None] = ()
     Returns: HTML, below six megabytes: where runs have more responses, fewer of them are shown.
     """
     known = [
-        own or texts_of_run(run.folder) for run, own in zip(runs, texts or [None] * len(runs), strict=True)
+        own or (texts_of_run(run.folder, _model(run)) if run.steps else None)
+        for run, own in zip(runs, texts or [None] * len(runs), strict=True)
     ]
     for run, own in zip(runs, known, strict=True):
         if own is None and run.steps:
             run.missing.append(
-                "The policy's tokenizer is not saved yet (policy/ is written at the first checkpoint): "
-                "tokens are "
-                "shown by their numbers."
+                "Neither the policy's tokenizer (policy/ is written at the first checkpoint) nor the "
+                "model's can be read here: tokens are shown by their numbers."
             )
     _tell_apart(runs)
     share = 1.0 / max(1, len(runs))
@@ -104,6 +104,11 @@ def _page(runs: Sequence[RunData], views: Sequence[RunView]) -> str:
             written=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     )
+
+
+def _model(run: RunData) -> str:
+    name = section(run.recipe, "model").get("name")
+    return name if isinstance(name, str) else ""
 
 
 def _tell_apart(runs: Sequence[RunData]) -> None:

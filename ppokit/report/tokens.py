@@ -75,29 +75,40 @@ def texts_of(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
     return TokenTexts(decode, name, special, anchor[-1] if anchor else None)
 
 
-def texts_of_run(folder: Path) -> TokenTexts | None:
-    """By the tokenizer that a run has saved with its policy; None where it has none that can be read."""
-    policy = folder / "policy"
-    if (policy / "tokenizer.json").is_file():
-        from tokenizers import Tokenizer
+def texts_of_run(folder: Path, model: str = "") -> TokenTexts | None:
+    """By the tokenizer that a run has saved with its policy, or that of the model that it began with.
 
-        try:
-            fast = Tokenizer.from_file(str(policy / "tokenizer.json"))
-        except Exception:  # tokenizers raises Exception itself
-            return None
-        special = frozenset(i for i, token in fast.get_added_tokens_decoder().items() if token.special)
-        anchor = fast.encode("a", add_special_tokens=False).ids
-        return TokenTexts(
-            lambda ids: str(fast.decode(ids, skip_special_tokens=False)),
-            fast.id_to_token,
-            special,
-            anchor[-1] if anchor else None,
-        )
-    if (policy / "tokenizer_config.json").is_file():
-        from transformers import AutoTokenizer
+    Args:
+        model: its name; nothing is fetched for it.
 
-        try:
-            return texts_of(AutoTokenizer.from_pretrained(policy))
-        except Exception:  # of every tokenizer's own
-            return None
-    return None
+    Returns: None where neither can be read on this machine.
+    """
+    try:
+        if (folder / "policy" / "tokenizer.json").is_file():
+            return _fast_texts(folder / "policy" / "tokenizer.json")
+        if (folder / "policy" / "tokenizer_config.json").is_file():
+            return texts_of(_loaded(str(folder / "policy")))
+        return texts_of(_loaded(model)) if model else None
+    except Exception:  # tokenizers raises Exception itself, and each kind has errors of its own
+        return None
+
+
+def _loaded(name: str) -> PreTrainedTokenizerBase:
+    from ppokit.models.loading import find_model, load_tokenizer
+
+    return load_tokenizer(find_model(name), local_files_only=True)
+
+
+def _fast_texts(path: Path) -> TokenTexts:
+    """Without transformers, whose import takes longer than the rest of a page."""
+    from tokenizers import Tokenizer
+
+    fast = Tokenizer.from_file(str(path))
+    special = frozenset(i for i, token in fast.get_added_tokens_decoder().items() if token.special)
+    anchor = fast.encode("a", add_special_tokens=False).ids
+    return TokenTexts(
+        lambda ids: str(fast.decode(ids, skip_special_tokens=False)),
+        fast.id_to_token,
+        special,
+        anchor[-1] if anchor else None,
+    )

@@ -14,7 +14,7 @@ from ppokit.report.patterns import common_phrases, near_duplicates
 from ppokit.report.pool import Pool
 from ppokit.report.provenance_view import preset_differences, recipe_differences
 from ppokit.report.run_data import read_run
-from ppokit.report.tokens import TokenTexts, texts_of
+from ppokit.report.tokens import TokenTexts, texts_of, texts_of_run
 from ppokit.report.verdict import headline, verdict_rows
 from report_runs import learning_run, samples, write_metrics, write_recipe, write_samples
 
@@ -167,6 +167,26 @@ def test_tokens_are_visible(tiny_model: Path) -> None:
     assert "".join(texts(i)[0] for i in ids) == text
     assert texts(tokenizer.eos_token_id) == (tokenizer.eos_token, True)
     assert texts(10**6) == (f"token {10**6}", True)
+
+
+def test_a_run_without_a_policy_has_its_models_tokens(tmp_path: Path, tiny_model: Path) -> None:
+    """As where it was killed before its first checkpoint; a damaged tokenizer of the policy's is none."""
+    texts = texts_of_run(tmp_path, str(tiny_model))
+    assert texts is not None
+    assert not texts(100)[0].startswith("token ")
+    assert texts_of_run(tmp_path, "/no/such/model") is None
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "tokenizer.json").write_text("{")
+    assert texts_of_run(tmp_path, str(tiny_model)) is None
+
+
+def test_both_ways_of_reading_a_tokenizer_agree(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "tokenizer.json").write_bytes((tiny_model / "tokenizer.json").read_bytes())
+    fast, slow = texts_of_run(tmp_path), texts_of_run(tmp_path / "none", str(tiny_model))
+    assert fast is not None
+    assert slow is not None
+    assert [fast(i) for i in range(500)] == [slow(i) for i in range(500)]
 
 
 def test_a_part_of_a_character_is_named() -> None:
