@@ -133,8 +133,9 @@ class Nearest:
             self.embed = context.base.embed
         else:
             raise PluginError(
-                "human_csv: match: nearest has no base model here, as no reward with a timeout has one; name "
-                "an encoder, or leave the timeout out."
+                "human_csv: match: nearest has no base model here, as no reward that is asked beside the "
+                "policy's own passes has one; name an encoder, or leave out timeout, retries, concurrency, "
+                "rate_limit and overlap."
             )
         means = rated_responses(options)
         self.prompts = [prompt for prompt, _ in means]

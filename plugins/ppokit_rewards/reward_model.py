@@ -150,8 +150,8 @@ class OnSharedBase(RewardModel):
     def _load(self, context: BuildContext) -> None:
         if context.base is None:
             raise ModelError(
-                "shared_base: there is no base here to share, as for no reward with a timeout; leave one of "
-                "the two out"
+                "shared_base: there is no base here to share, as for no reward that is asked beside the "
+                "policy's own passes; leave it out, or timeout, retries, concurrency, rate_limit and overlap"
             )
         self.base = context.base
         self.tokenizer = load_tokenizer(self.options.model)

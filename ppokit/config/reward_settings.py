@@ -89,6 +89,13 @@ class RewardSettings(Section):
         "or of the step where none of those was scored (of a reward of tokens alone, as drop).",
     )
 
+    @property
+    def beside_main_thread(self) -> bool:
+        """Whether its calls run beside the main thread, whatever the provider is."""
+        several = self.concurrency is not None and self.concurrency > 1
+        limited = self.timeout is not None or self.rate_limit is not None
+        return bool(limited or several or self.retries or self.overlap)
+
     @field_validator("thinking")
     @classmethod
     def _of_answers(cls, tags: tuple[str, str] | None, info: ValidationInfo) -> tuple[str, str] | None:

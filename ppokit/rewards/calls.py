@@ -89,15 +89,7 @@ class ProviderCalls:
         self._rate = RateLimit(
             None if limit is None else limit / (1 if reward.runs_on == "main" else processes)
         )
-        self.on_main_thread = not (
-            self.is_async
-            or self._isolated
-            or settings.timeout is not None
-            or self._retries
-            or self._concurrency > 1
-            or limit is not None
-            or settings.overlap
-        )
+        self.on_main_thread = not (self.is_async or self._isolated or settings.beside_main_thread)
         # One that hears of phases has its state from them: then it is not asked while they go by.
         hears = callable(getattr(reward.instance, "on_phase", None)) and not settings.overlap
         self.begins_early = not self.on_main_thread and not hears

@@ -49,10 +49,12 @@ class ComponentBuilder:
 
     def build_reward(self, selected: SelectedComponent) -> BuiltComponent:
         """A reward; in a process of its own where the recipe says so, or where its timeout needs one."""
+        context, alone = self.context, in_own_process(selected)
+        if alone or selected.settings.beside_main_thread:  # which computes with the base at the same time
+            context = replace(context, base=None)
         elsewhere = selected.runs_on == "main" and not self.is_main
-        if elsewhere or not in_own_process(selected):
-            return self.build(selected)
-        context = replace(self.context, base=None)
+        if elsewhere or not alone:
+            return self.add(selected.build(context, is_main=self.is_main))
         return self.add(selected.built(in_worker(selected, context, self.recipe.disabled)))
 
     def build_loss(self, selected: SelectedComponent) -> BuiltComponent:

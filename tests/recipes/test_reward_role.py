@@ -95,10 +95,24 @@ def test_human_csv_gives_the_same_score(recipe_dict: RecipeDict, reward_folder: 
     assert scored.metrics["reward/human_csv/coverage"] == Mean(1.0, len(scored.scores))
 
 
-def test_it_takes_no_timeout(recipe_dict: RecipeDict, reward_folder: str) -> None:
-    """Late, it would go on in the base, and switch its adapters, while the policy trains there."""
-    rewards = [{"use": "reward_model", "model": reward_folder, "shared_base": True, "timeout": 60.0}]
-    with pytest.raises(ModelError, match=r"no base here to share, as for no reward with a timeout"):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"timeout": 60.0},
+        {"timeout": 60.0, "isolate": "thread"},
+        {"retries": 1},
+        {"concurrency": 2},
+        {"rate_limit": 9.0},
+        {"overlap": True},
+    ],
+    ids=str,
+)
+def test_it_is_not_asked_beside_the_policy(
+    recipe_dict: RecipeDict, reward_folder: str, settings: dict[str, Any]
+) -> None:
+    """It would switch the base's adapters while the policy answers, or trains, there."""
+    rewards = [{"use": "reward_model", "model": reward_folder, "shared_base": True, **settings}]
+    with pytest.raises(ModelError, match=r"no base here to share, as for no reward that is asked beside"):
         PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
 
 
