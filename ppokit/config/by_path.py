@@ -187,8 +187,9 @@ def _of_reward(
 
 def _declared(thing: Any) -> dict[str, Any]:
     """What the attributes of a class or a function say of its component."""
+    needs = getattr(thing, "needs", ())
     return {
-        "needs": frozenset(getattr(thing, "needs", ())),
+        "needs": needs if isinstance(needs, str) else frozenset(needs),  # a text is refused later
         "examples": tuple(getattr(thing, "examples", ())),
         "waivers": getattr(thing, "waivers", {}),
     }

@@ -76,9 +76,17 @@ def check_component(component: Component, kind: str, who: str) -> None:
         PluginError: one is not.
     """
     if not (isinstance(component.options, type) and issubclass(component.options, BaseModel)):
-        raise PluginError(f"{who}: options is {component.options!r}; expected a subclass of ppokit.Options")
+        raise PluginError(
+            f"{who}: options is {component.options!r}; expected a subclass of ppokit.plugin.Options"
+        )
+    if isinstance(component.needs, str):
+        raise PluginError(
+            f"{who}: needs is the text {component.needs!r}; expected a set: {{{component.needs!r}}}"
+        )
     if unknown := sorted(set(component.needs) - set(get_args(Need))):
-        raise PluginError(f"{who}: needs {listed(map(repr, unknown))}; expected {listed(get_args(Need))}")
+        raise PluginError(
+            f"{who}: needs {listed(map(repr, unknown))}; expected {listed(get_args(Need), 'or')}"
+        )
     if component.runs_on not in ("each", "main"):
         raise PluginError(f"{who}: runs_on is {component.runs_on!r}; expected 'each' or 'main'")
     if component.build is Component.build and not has_method(kind, component.options):

@@ -62,7 +62,7 @@ class Offer:
 
         def mark(decorated: T) -> T:
             declared = {
-                "needs": frozenset(needs),
+                "needs": needs if isinstance(needs, str) else frozenset(needs),  # a text is refused later
                 "examples": tuple(examples),
                 "waivers": dict(waivers or {}),
             }

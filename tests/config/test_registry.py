@@ -270,6 +270,10 @@ NICE = "Component('w', None)"
         (HEAD + HOOK + "[Component('w', None, options=dict)]\n", "options is <class 'dict'>"),
         (HEAD + HOOK + "[Component('w', None, needs={'value'})]\n", "needs 'value'; expected old_logprobs"),
         (
+            HEAD + HOOK + "[Component('w', None, needs='values')]\n",
+            "needs is the text 'values'; expected a set",
+        ),
+        (
             HEAD + HOOK + "[Component('w', None, runs_on='mian')]\n",
             "runs_on is 'mian'; expected 'each'",
         ),
