@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 
 from ppokit.cli.generate import recipe_of_run
 from ppokit.cli.options import Debug, DisablePlugin, Json
-from ppokit.cli.sections import Section, interval, number, show
+from ppokit.cli.sections import Section, interval, number, printable, show
 from ppokit.data.atomic import replacing
 from ppokit.errors import DataError
 from ppokit.evaluation.gains import Gain, by_prompt, paired_gain
@@ -20,6 +20,7 @@ from ppokit.run.evaluation_table import evaluation_table
 
 if TYPE_CHECKING:
     from ppokit.build import TrainerComponents
+    from ppokit.config.recipe import Recipe
     from ppokit.config.settings import Settings
     from ppokit.evaluation.view import HeldOutView
 
@@ -48,8 +49,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="POLICY...",
-            help="Folders of runs or of adapters, or models; base for the recipe's own. The others are "
-            "compared with the first.",
+            help="Folders of runs or of adapters, or models; base for what the recipe begins with. The "
+            "others are compared with the first.",
         ),
     ],
     recipe: Annotated[
@@ -82,12 +83,15 @@ def evaluate(
     settings = Recipe.load(recipe, changed, PluginRegistry(disable_plugin or ())).settings
     if settings.evaluation is None:
         raise DataError(f"--recipe {recipe} has no section evaluation, which says what is measured.")
-    measured = [_measure(policy, recipe, changed, disable_plugin, settings) for policy in policies]
+    # All of them first: what is wrong with the last one must not come after the measuring of the others.
+    keys = [[*changed, *_keys_of(policy, settings, disable_plugin)] for policy in policies]
+    loaded = [Recipe.load(recipe, own, PluginRegistry(disable_plugin or ())) for own in keys]
+    measured = [_measure(policy, own, settings) for policy, own in zip(policies, loaded, strict=True)]
     if out is not None:
         _write_answers(measured, out)
     for own in measured:
         for text in own.warnings:
-            typer.echo(f"warning, {own.name}: {text}", err=True)
+            typer.echo(f"warning, {own.name}: {printable(text)}", err=True)
     if as_json:
         typer.echo(json.dumps([_as_data(own, measured[0]) for own in measured], indent=2))
         return
@@ -126,26 +130,19 @@ def _write_answers(measured: list[Measured], out: Path) -> None:
         raise DataError(f"--out: {out} cannot be written: {error}") from error
 
 
-def _measure(
-    policy: str, path: Path, changed: list[str], disabled: list[str] | None, own: Settings
-) -> Measured:
-    """Of one policy, by the recipe's evaluation.
+def _measure(policy: str, recipe: Recipe, own: Settings) -> Measured:
+    """Of one policy.
 
     Args:
-        own: the recipe without a policy in its model's place; KL is taken from its reference.
-
-    Raises:
-        RunFolderError: a run has saved no policy.
+        recipe: with the policy in its model's place.
+        own: the recipe without; KL is taken from its reference.
     """
-    from ppokit.config.recipe import Recipe
-    from ppokit.config.registry import PluginRegistry
     from ppokit.evaluation.view import held_out_view
     from ppokit.trainer import PPOTrainer
 
-    registry = PluginRegistry(disabled or ())
     with tempfile.TemporaryDirectory() as folder:
-        keys = [*changed, *_keys_of(policy, disabled), f"run.out={json.dumps(str(Path(folder) / 'none'))}"]
-        recipe = Recipe.load(path, keys, registry)
+        run = recipe.settings.run.model_copy(update={"out": str(Path(folder) / "none")})
+        recipe = replace(recipe, settings=recipe.settings.model_copy(update={"run": run}))
         with PPOTrainer(recipe) as trainer:
             parts = trainer.components
             evaluation = parts.evaluation
@@ -180,20 +177,28 @@ def _set_reference(view: HeldOutView, parts: TrainerComponents, settings: Settin
         )
 
 
-def _keys_of(policy: str, disabled: list[str] | None) -> list[str]:
-    """The recipe's keys that stand for a policy."""
+def _keys_of(policy: str, own: Settings, disabled: list[str] | None) -> list[str]:
+    """The recipe's keys that stand for a policy.
+
+    Args:
+        own: the recipe without it.
+
+    Raises:
+        RunFolderError: a run has saved no policy.
+    """
     folder = Path(policy).expanduser()
     if policy == "base":
         return []
     if (folder / "adapter_config.json").is_file():
         return [f"lora.adapter={json.dumps(str(folder))}"]
     if not (folder / "recipe.yaml").is_file():
-        return [f"model.name={json.dumps(policy)}", "model.revision=null"]
+        whole = [] if own.lora is None else ["lora.adapter=null"]
+        return [f"model.name={json.dumps(policy)}", "model.revision=null", *whole]
     model = recipe_of_run(folder, [], disabled).settings.model
-    own = {key: getattr(model, key) for key in ("dtype", "load_in_4bit", "revision", "trust_remote_code")}
+    loading = {key: getattr(model, key) for key in ("dtype", "load_in_4bit", "revision", "trust_remote_code")}
     saved = str(folder / "policy")
     is_adapter = (folder / "policy" / "adapter_config.json").is_file()
-    values = {**own, "name": model.name if is_adapter else saved}
+    values = {**loading, "name": model.name if is_adapter else saved}
     lora = f"lora.adapter={json.dumps(saved)}" if is_adapter else "lora=null"
     return [*(f"model.{key}={json.dumps(value)}" for key, value in values.items()), lora]
 

@@ -41,6 +41,7 @@ def test_as_in_the_run(
     recipe_dict: RecipeDict,
     recipe_file: Callable[..., Path],
     section: dict[str, Any],
+    tiny_model: Path,
     tmp_path: Path,
     lora: dict[str, Any] | None,
 ) -> None:
@@ -49,6 +50,16 @@ def test_as_in_the_run(
     PPOTrainer(Recipe.from_dict(recipe_dict(evaluation=section, rewards=reward, lora=lora))).train()
     before = sorted(path for path in run.rglob("*"))
     recipe = recipe_file(evaluation=section, rewards=reward, lora=lora)
+    if lora is not None:  # of a recipe that goes on from an adapter, the base is the model's name
+        further = recipe_file(
+            evaluation=section, rewards=reward, lora={**lora, "adapter": str(run / "policy")}
+        )
+        code, out, error = evaluate("base", tiny_model, "--recipe", further, "--json")
+        assert code == 0, error
+        begun, untouched = (own["metrics"]["rewards/mean"] for own in json.loads(out))
+        lines = [line["eval/rewards/mean"] for line in metrics_of(run) if "eval/rewards/mean" in line]
+        assert [untouched, begun] == pytest.approx(lines, abs=1e-5)
+        recipe = recipe_file(evaluation=section, rewards=reward, lora=lora)
     answers = tmp_path / "answers.parquet"
     code, out, error = evaluate("base", run, "--recipe", recipe, "--json", "--out", answers)
     assert code == 0, error
