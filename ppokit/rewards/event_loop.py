@@ -10,11 +10,12 @@ import asyncio
 import concurrent.futures
 import queue
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from ppokit.errors import in_one_paragraph
+from ppokit.errors import RewardError, in_one_paragraph
+from ppokit.messages import listed
 from ppokit.plugin.scoring import close_http_client
 
 T = TypeVar("T")
@@ -27,10 +28,14 @@ class EventLoop:
 
     Args:
         set_up: called in each thread before its first call, such as to choose its GPU.
+
+    Attributes:
+        max_given_up: threads that may be given up at a time; None for any number.
     """
 
     def __init__(self, set_up: Callable[[], None] = lambda: None) -> None:
         self.set_up = set_up
+        self.max_given_up: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._idle: list[_Worker] = []
@@ -73,7 +78,10 @@ class EventLoop:
 
         Raises:
             TimeoutError: it took longer; its thread goes on, and is counted by `given_up`.
+            RewardError: too many threads go on already.
         """
+        self._given_up = [(worker, future) for worker, future in self._given_up if not future.done()]
+        check_given_up(self.given_up(), self.max_given_up)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         worker = self._idle.pop() if self._idle else _Worker(self.set_up)
@@ -113,8 +121,7 @@ class EventLoop:
 
     def given_up(self) -> list[str]:
         """Names of the threads that were given up and have not returned."""
-        self._given_up = [(worker, future) for worker, future in self._given_up if not future.done()]
-        return [worker.name for worker, _ in self._given_up]
+        return [worker.name for worker, future in list(self._given_up) if not future.done()]
 
     def close(self) -> None:
         """End the loop: what still runs on it is cancelled, and the HTTP client is closed."""
@@ -135,6 +142,20 @@ class EventLoop:
         self.set_up()
         asyncio.set_event_loop(loop)
         loop.run_forever()
+
+
+def check_given_up(names: Sequence[str], most: int | None) -> None:
+    """Stop where too many calls go on after their time-out.
+
+    Raises:
+        RewardError: they do.
+    """
+    if most is not None and len(names) > most:
+        raise RewardError(
+            f"{len(names)} calls of rewards go on after their timeout, in threads of "
+            f"{listed(sorted(set(names)))}; more than run.max_hung_calls allows ({most}). With "
+            "isolate: process a call is ended at its timeout."
+        )
 
 
 class _Worker(threading.Thread):

@@ -16,13 +16,12 @@ import torch
 from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
 from ppokit.errors import PpokitWarning, RewardError
-from ppokit.messages import listed
 from ppokit.plugin.reductions import Max, Mean, Metric, Sum
 from ppokit.plugin.reward_output import RewardOutput
 from ppokit.plugin.scoring import RewardContext
 from ppokit.plugin.types import Rollout
 from ppokit.rewards.calls import Answer, ProviderCalls
-from ppokit.rewards.event_loop import EventLoop
+from ppokit.rewards.event_loop import EventLoop, check_given_up
 from ppokit.rewards.joining import group_indices, join
 
 _PATIENCE_S = 10.0  # beyond the longest timeout
@@ -73,6 +72,7 @@ class Providers:
             else ProviderCalls(reward, processes.count)
             for reward in rewards
         ]
+        loop.max_given_up = max_hung  # also within a step, of as many calls as there are responses
         self._rewards = rewards
         self._warned: set[str] = set()
 
@@ -184,12 +184,7 @@ class Providers:
         Raises:
             RewardError: they are.
         """
-        if len(hung) > self.max_hung:
-            raise RewardError(
-                f"{len(hung)} calls of rewards go on after their timeout, in threads of "
-                f"{listed(sorted(set(hung)))}; more than run.max_hung_calls allows ({self.max_hung}). With "
-                "isolate: process a call is ended at its timeout."
-            )
+        check_given_up(hung, self.max_hung)
         for name in sorted(set(hung) - self._warned):
             self._warned.add(name)
             warnings.warn(

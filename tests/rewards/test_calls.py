@@ -152,6 +152,25 @@ def test_a_thread_that_hangs_costs_one_worker_and_too_many_stop_the_run(scorer: 
     assert threading.active_count() <= before + 3, "idle workers are used again"
 
 
+def test_threads_that_hang_are_bounded_within_a_step(scorer: Make) -> None:
+    """Of 64 responses, each of which hangs."""
+    gate = threading.Event()
+
+    class Hangs:
+        def score_one(self, sample: Sample) -> float:
+            gate.wait()
+            return 1.0
+
+    before = threading.active_count()
+    hanging = scorer(reward(Hangs(), timeout=0.02, isolate="thread", concurrency=4), max_hung=6)
+    try:
+        with pytest.raises(RewardError, match=r"calls of rewards go on .* run.max_hung_calls allows \(6\)"):
+            hanging.score(make_rollout([[1]] * 64, [[2]] * 64))
+        assert threading.active_count() <= before + 1 + 6 + 4
+    finally:
+        gate.set()
+
+
 def test_what_failed_is_asked_for_again(scorer: Make) -> None:
     """And nothing else is."""
     asked: list[list[str]] = []
