@@ -90,20 +90,20 @@ class RolloutAhead:
     def state_dict(self) -> dict[str, Any]:
         """What was answered; the prompts are the data set's."""
         pending = self._pending
-        return (
-            {}
-            if pending is None
-            else {"step": pending.step, "gap": pending.gap, "rollout": _stored(pending.rollout)}
-        )
+        if pending is None:
+            return {}
+        rollout, indices = _stored(pending.rollout), list(pending.prompts.indices)
+        return {"step": pending.step, "indices": indices, "gap": pending.gap, "rollout": rollout}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`."""
+        """Go on from a `state_dict`, unless the step's prompts are others now."""
         self._pending = None
-        if state:
-            prompts = self.prompts.step(state["step"])
-            self._pending = _Pending(
-                state["step"], prompts, _restored(state["rollout"], prompts), state["gap"]
-            )
+        if not state:
+            return
+        prompts = self.prompts.step(state["step"])
+        if prompts.indices == state["indices"]:
+            rollout = _restored(state["rollout"], prompts)
+            self._pending = _Pending(state["step"], prompts, rollout, state["gap"])
 
 
 def _stored(rollout: Rollout) -> dict[str, Any]:

@@ -49,6 +49,12 @@ def ahead(gap: float | None = 0.25) -> RolloutAhead:
     return RolloutAhead(*parts, 5)
 
 
+def first_state() -> dict[str, Any]:
+    own = ahead()
+    own.collect(3, updates=1)
+    return own.state_dict()
+
+
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, Rollout):
         return all(same(getattr(a, name), getattr(b, name)) for name in vars(a))
@@ -70,8 +76,9 @@ def test_what_was_answered_comes_back(gap: float | None) -> None:
     assert second.metrics(3) == ({} if gap is None else {"rollout/logprob_gap": gap})
     assert second.metrics(4) == {}
     assert second.state_dict() == {}
-    second.load_state_dict({})
-    assert second.take(PROMPTS, 3) is None
+    for other in ({}, {**first_state(), "indices": [7, 4]}):
+        second.load_state_dict(other)
+        assert second.take(PROMPTS, 3) is None, "nothing, or answers to other prompts"
 
 
 def test_it_is_for_one_step_and_its_prompts_alone() -> None:
