@@ -66,8 +66,10 @@ def folder(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) ->
     Path("ppokit-politeness").symlink_to(EXAMPLES / "ppokit-politeness")
     shutil.copy("recipes/data/ratings_sample.csv", "ratings.csv")
     shutil.copy("recipes/data/ratings_sample.csv", "held_out_ratings.csv")
-    for name in ("prompts.jsonl", "held_out.jsonl"):
-        rows = [{"prompt": text, "summary": "A story."} for text in ("Tom saw", "Lily had", "A boy", "Mom")]
+    Path("wikipedia.txt").write_text("The cat is a small animal.\n")
+    for name, end in (("prompts.jsonl", ""), ("held_out.jsonl", " then")):
+        openers = ("Tom saw", "Lily had", "A boy", "Mom")
+        rows = [{"prompt": text + end, "summary": "A story."} for text in openers]
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("responses.jsonl").write_text('{"prompt": "Tom saw", "response": "a cat, please"}\n')
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "?"}]
