@@ -31,10 +31,16 @@ class Ragged:
         return self.flat[self.ends[index] : self.ends[index + 1]]
 
     def sums(self, where: Ragged | None = None) -> Floats:
-        """[B] sum of each row, of the numbers where `where` is not 0; one that is not finite counts as 0."""
+        """[B] sum of each row, of the numbers where `where` is not 0; one that is not finite counts as 0.
+
+        Args:
+            where: rows as long as these; those that are missing here may stand there.
+        """
         numbers = np.where(np.isfinite(self.flat), self.flat, 0.0)
-        if where is not None and len(where.flat) == len(numbers):
-            numbers = np.where(where.flat != 0, numbers, 0.0)
+        if where is not None:
+            here = np.repeat(self.lengths > 0, where.lengths)
+            if here.sum() == len(numbers):
+                numbers = np.where(where.flat[here] != 0, numbers, 0.0)
         total = np.concatenate([[0.0], np.cumsum(numbers)])
         return np.asarray(total[self.ends[1:]] - total[self.ends[:-1]])
 
@@ -50,11 +56,6 @@ def ragged_of(column: Any) -> Ragged:
 
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     lengths = np.nan_to_num(array.value_lengths().to_numpy(zero_copy_only=False))
-    flat = array.flatten()
-    if pa.types.is_float16(flat.type):
-        flat = flat.cast(pa.float32())
-    numbers = flat.cast(pa.float64()) if not pa.types.is_boolean(flat.type) else flat.cast(pa.int8())
-    return Ragged(
-        np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.float64),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-    )
+    flat = array.flatten().to_numpy(zero_copy_only=False)
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Ragged(np.asarray(flat, dtype=np.float64), ends)

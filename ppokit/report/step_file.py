@@ -156,7 +156,10 @@ def _numbers(columns: Mapping[str, Any], name: str, count: int) -> Floats:
 
 
 def _sums(lists: Mapping[str, Ragged], name: str, mask: Ragged | None, count: int) -> Floats:
-    return lists[name].sums(mask) if name in lists else np.full(count, np.nan)
+    """[B]; NaN for a response that has no such numbers."""
+    if name not in lists:
+        return np.full(count, np.nan)
+    return np.where(lists[name].lengths > 0, lists[name].sums(mask), np.nan)
 
 
 def _lengths(lists: Mapping[str, Ragged], count: int) -> Floats:

@@ -164,3 +164,17 @@ def test_of_very_many_steps_evenly_many_are_read(tmp_path: Path, monkeypatch: py
     assert [samples.step for samples in run.steps] == [1, 4, 7, 10]
     assert run.skipped == 6
     assert "6 more steps were not read" in report_page([run])
+
+
+def test_what_a_tool_wrote_and_what_was_left_out_counts_nowhere(tmp_path: Path) -> None:
+    """Sums are over the policy's own tokens; a response that the update left out has no change at all."""
+    columns = samples(1, [[0.1, 0.2, 0.3]], [[3, 2, 2]])
+    columns["loss_mask"] = [[True, False, True], [True, True], [True, True]]
+    columns["kl/k1"] = [[1.0, 50.0, 2.0], [4.0, 8.0], [16.0, 32.0]]
+    columns["log_ratio"] = [[0.5, 70.0, 0.25], None, [0.0, 0.125]]
+    write_samples(tmp_path, 1, columns)
+    (read,) = read_run(tmp_path).steps
+    assert read.length.tolist() == [2, 2, 2]
+    assert read.kl.tolist() == [3, 12, 48]
+    assert read.change[[0, 2]].tolist() == [0.75, 0.125]
+    assert read.change[1] != read.change[1]
