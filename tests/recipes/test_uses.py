@@ -81,7 +81,8 @@ class TestEach:
         assert len(page.splitlines()) <= 65
 
     def test_two_steps(self, name: str, tmp_path: Path) -> None:
-        small = ["run.steps=2", "rollout.prompts_per_step=3", "evaluation.prompts.limit=3"]
+        held_out = ["evaluation.prompts.limit=3", "evaluation.texts.limit=2"]
+        small = ["run.steps=2", "rollout.prompts_per_step=2", *held_out]
         command = [BENCHMARK / "measure.py", name, "--seeds", "5", "--results", tmp_path, "--set", *small]
         subprocess.run([sys.executable, *map(str, command)], check=True, timeout=600)
         (result,) = read_results(tmp_path, "own")[name]
