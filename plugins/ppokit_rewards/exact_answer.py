@@ -13,6 +13,7 @@ Cobbe et al. 2021, arXiv:2110.14168, for GSM8K's form.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from fractions import Fraction
 from typing import Literal
@@ -24,6 +25,11 @@ from ppokit.plugin import CheckContext, Component, Example, Options, RewardOutpu
 Kind = Literal["number", "choice", "text"]
 
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
+_SHORT_FRACTION = re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)")
+_CHARACTERS = {0x2212: "-", 0x2013: "-", 0xA0: " ", 0x202F: "", 0x2009: ""} | {
+    ord(sign): f" {unicodedata.normalize('NFKC', sign).replace(chr(0x2044), '/')} "
+    for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+}
 _UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
     rf"(?<![\w.])(?P<sign>[-+]?)\s?(?:[$€£¥]\s?)?(?P<inner>[-+]?)"
@@ -68,7 +74,8 @@ def numbers(text: str, marked: bool) -> frozenset[Fraction]:
     Args:
         marked: whether the text is an answer, whose first number counts (behind `=`, if any); else the last.
     """
-    plain = text.translate({0x2212: "-", 0x2013: "-", 0xA0: " ", 0x202F: "", 0x2009: ""})
+    plain = text.translate(_CHARACTERS)
+    plain = _SHORT_FRACTION.sub(r" \1/\2 ", plain)
     plain = _FRACTION.sub(r" \1/\2 ", plain.replace(r"\$", "$").replace(r"\%", "%").replace(r"{,}", ","))
     plain = plain.replace(r"\,", "").replace(r"\!", "")
     every = list(_NUMBER.finditer(plain.rpartition("=")[2] if marked else plain))

@@ -37,6 +37,9 @@ from ppokit_rewards.exact_answer import ExactAnswer, choice, exact_answer, final
         ("The answer is 7 because 3 and 4 make it", "7"),
         ("The answer is 3 + 4 = 7", "7"),
         (".5", "0.5"),
+        ("2½", "2.5"),
+        ("¾ cup", "0.75"),
+        (r"\boxed{\frac12}", "0.5"),
     ],
 )
 def test_the_same_number(response: str, reference: str) -> None:
