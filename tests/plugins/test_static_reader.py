@@ -226,12 +226,18 @@ def test_numbers_that_are_wrong_are_found(policy: Policy, monkeypatch: pytest.Mo
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch's own
-def test_where_compiling_fails_it_samples_without(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> Any:
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "when the token is in the cache"])
+def test_where_compiling_fails_it_samples_without(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    model = load(Path(policy.model().name_or_path)).model()
+
+    def fail(**inputs: Any) -> Any:
+        if late:
+            model(**inputs)
         raise RuntimeError("no compiler")
 
-    model = load(Path(policy.model().name_or_path)).model()
-    monkeypatch.setattr(model, "get_compiled_call", fail)
+    monkeypatch.setattr(model, "get_compiled_call", lambda config: fail)
     other = replace(policy, get_model=lambda: model)
     with pytest.warns(UserWarning, match="torch.compile fails on LlamaForCausalLM .RuntimeError."):
         own = respond(other, "compiled")
