@@ -16,7 +16,6 @@ from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     Llama4TextConfig,
-    MambaConfig,
     MambaForCausalLM,
     MistralForCausalLM,
     PreTrainedConfig,
@@ -164,9 +163,8 @@ def test_others_are_sampled_from_one_that_grows_and_say_so_once(policy: Policy) 
             {"sliding_attention": 6, "full_attention": None},
         ),
         (Llama4TextConfig(num_hidden_layers=4, attention_chunk_size=8), {}),
-        (MambaConfig(num_hidden_layers=2), {}),
     ],
-    ids=["windows", "chunks", "states"],
+    ids=["windows", "chunks"],
 )
 def test_what_layers_see(config: PreTrainedConfig, windows: dict[str, int | None]) -> None:
     """Chunks and windows are cached alike, and a short trial would not tell them apart."""
