@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,7 @@ from ppokit.errors import PluginError
 
 if TYPE_CHECKING:
     from ppokit.config.entries import Entry
-    from ppokit.testing import Report, Subject
+    from ppokit.testing import Report
 
 _TRUST = "Not ppokit's own: {}. Who installs a plugin trusts its code."
 _SLOW_IMPORT_S = 2.0
@@ -86,20 +88,25 @@ def check(
     from ppokit.testing.process_state import import_what_runs_do
 
     import_what_runs_do()  # its time is not the component's
-    began = time.perf_counter()
-    subjects = find(target, kind, options=_options(options), seconds=seconds, disabled=disable_plugin or ())
-    if (took := time.perf_counter() - began) > _SLOW_IMPORT_S:
+    with redirect_stdout(sys.stderr):  # what it prints is no part of the report
+        began = time.perf_counter()
+        subjects = find(
+            target, kind, options=_options(options), seconds=seconds, disabled=disable_plugin or ()
+        )
+        took = time.perf_counter() - began
+        reports = [run_checks(subject) for subject in subjects]
+        examples = [_example_rows(report) for report in reports]
+    if took > _SLOW_IMPORT_S:
         typer.echo(
             f"Importing it took {took:.1f} s: import heavy libraries inside build, as every command "
             "waits for it.",
             err=True,
         )
-    reports = [run_checks(subject) for subject in subjects]
     if as_json:
-        typer.echo(json.dumps([_as_data(report) for report in reports], indent=2))
+        typer.echo(json.dumps(list(map(_as_data, reports, examples)), indent=2))
     else:
-        for report in reports:
-            _show_report(report)
+        for report, rows in zip(reports, examples, strict=True):
+            _show_report(report, rows)
     if not all(report.passed for report in reports):
         raise typer.Exit(1)
 
@@ -119,14 +126,14 @@ def _options(texts: list[str] | None) -> dict[str, Any] | None:
     return options
 
 
-def _show_report(report: Report) -> None:
+def _show_report(report: Report, examples: list[tuple[str, str, str]]) -> None:
     subject = report.subject
     rows = [(r.check, r.outcome, r.what) for r in report.results]
     having = {name: len(report.having(name)) for name in ("passed", "failed", "waived")}
     counts = ", ".join(f"{count} {name}" for name, count in having.items() if count)
     title = f"{subject.name} ({subject.label}): {counts}"
     sections = [Section(title, ("check", "", "what must hold"), rows, text_columns=3)]
-    if examples := _example_rows(subject):
+    if examples:
         sections.append(Section("Examples", ("score", "", "response"), examples, text_columns=3))
     if waived := report.having("waived"):
         lines = [(result.check, result.detail) for result in waived]
@@ -139,15 +146,17 @@ def _show_report(report: Report) -> None:
         typer.echo(f"failed: {', '.join(checks)}: {fault}")
 
 
-def _example_rows(subject: Subject) -> list[tuple[str, str, str]]:
+def _example_rows(report: Report) -> list[tuple[str, str, str]]:
     """Each response of the examples with its score, best first; none where they cannot be scored."""
     from ppokit.errors import PpokitError
     from ppokit.testing.example_checks import scored
 
     rows: list[tuple[str, str, str]] = []
-    for example in subject.examples:
+    if not any(result.check == "examples" for result in report.results):
+        return rows  # it cannot be called, or does not return
+    for example in report.subject.examples:
         try:
-            result = scored(subject, example)
+            result = scored(report.subject, example)
         except PpokitError:
             continue  # a check says why
         ranked = [
@@ -160,13 +169,12 @@ def _example_rows(subject: Subject) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _as_data(report: Report) -> dict[str, Any]:
+def _as_data(report: Report, examples: list[tuple[str, str, str]]) -> dict[str, Any]:
     subject = report.subject
-    examples = [dict(zip(("score", "rank", "response"), row, strict=True)) for row in _example_rows(subject)]
     return {
         "component": subject.name,
         "plugin": subject.label,
         "passed": report.passed,
         "results": [asdict(result) for result in report.results],
-        "examples": examples,
+        "examples": [dict(zip(("score", "rank", "response"), row, strict=True)) for row in examples],
     }

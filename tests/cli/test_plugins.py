@@ -24,6 +24,7 @@ class Shorter(Options):
     best: int = 0
 
     def score(self, rollout):
+        print("no part of the report")
         return RewardOutput.from_values([-abs(len(text) - self.best) / 10 for text in rollout.responses])
 
 @hookimpl
@@ -192,3 +193,14 @@ def test_listing_two_hundred_distributions_takes_little_time(tmp_path: Path) -> 
     count, seconds, plugin = completed.stdout.split()
     assert (int(count), plugin) == (200, "False")
     assert float(seconds) < 0.3
+
+
+def test_check_ends_though_a_reward_does_not(acme: Path) -> None:
+    """Nor are the examples of such a reward scored."""
+    source = SHORTER.replace("        print", "        while True:\n            pass\n        print")
+    examples = "    examples = [Example(('Yes.',), ('No.',))]\n    best"
+    (acme / "acme_endless.py").write_text(source.replace("    best", examples))
+    code, out, _ = run("plugins", "check", "acme_endless:Shorter", "--seconds", "0.05")
+    assert code == 1
+    assert "it did not return within 1.5 s, 30 times what a call may take" in out
+    assert "Examples" not in out
