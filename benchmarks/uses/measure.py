@@ -64,7 +64,7 @@ def main() -> int:
 def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path) -> bool:
     """Train and evaluate a use with a seed, unless it was done; whether it is done now."""
     data = "real" if real else "own"
-    out = REPOSITORY / "runs" / "uses" / data / f"{use.name}-{seed}"
+    out = REPOSITORY / "runs" / "uses" / (f"{data}-trial" if changes else data) / f"{use.name}-{seed}"
     files, keys = mapped(use, out.parent / f"{use.name}-data") if real else (own_data(use), [])
     known = digest(inputs(use, files))
     path = result_file(folder, data, use.name, seed)

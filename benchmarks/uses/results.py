@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from uses import Use
+from uses import RECIPES, REPOSITORY, Use
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DRAWS = 2000
@@ -29,14 +30,17 @@ SHOWN = 3
 def digest(files: Iterable[Path]) -> str:
     """SHA-256 over what a result depends on: names and bytes."""
     known = hashlib.sha256()
-    for path in sorted(files):
+    for path in sorted(files, key=lambda path: (path.name, str(path))):
         known.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return known.hexdigest()[:16]
 
 
 def inputs(use: Use, data: Sequence[Path]) -> list[Path]:
-    """The files that decide a use's run: its recipe, its code and its data."""
-    return [use.folder / "recipe.yaml", *use.folder.rglob("*.py"), *data]
+    """What decides a use's run: its recipe, the code that it names, its data, and the texts of all uses."""
+    recipe = use.folder / "recipe.yaml"
+    modules = re.findall(r"\b(recipes\.uses\.[\w.]+):", recipe.read_text(encoding="utf-8"))
+    named = {REPOSITORY / f"{module.replace('.', '/')}.py" for module in modules}
+    return [recipe, RECIPES / "texts.txt", *{*use.folder.glob("*.py"), *named}, *data]
 
 
 def result_file(folder: Path, data: str, use: str, seed: int) -> Path:

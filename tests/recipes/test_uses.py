@@ -17,7 +17,7 @@ from runs import REPOSITORY
 BENCHMARK = REPOSITORY / "benchmarks" / "uses"
 sys.path.insert(0, str(BENCHMARK))
 
-from results import digest, inputs, interval, read_results  # noqa: E402
+from results import digest, inputs, interval, read_results, result_file  # noqa: E402
 from tables import answers, figures, filled, pages, table  # noqa: E402
 
 from uses import RECIPES, USES, Use  # noqa: E402
@@ -113,6 +113,36 @@ def test_real_data_has_the_columns_of_the_recipes_own(
         for row in parts[1]:
             message = row["prompt"].partition("\n")[0]
             assert all(text in message for texts in json.loads(row["reference"]).values() for text in texts)
+
+
+def test_what_is_done_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until its recipe, the code that it names (of another use, too), its data or the texts change."""
+    import measure
+
+    def begin(command: list[str], **_: Any) -> None:
+        raise AssertionError(f"ran {command}")
+
+    monkeypatch.setattr(measure.subprocess, "Popen", begin)
+    monkeypatch.setattr(measure, "REPOSITORY", tmp_path)
+    use = USES["predictive_text"]
+    files = inputs(use, measure.own_data(use))
+    assert {path.relative_to(RECIPES).as_posix() for path in files} == {
+        "predictive_text/recipe.yaml",
+        "predictive_text/train.jsonl",
+        "predictive_text/held_out.jsonl",
+        "autocomplete/rewards.py",
+        "texts.txt",
+    }
+    path = result_file(tmp_path, "own", use.name, 0)
+    path.parent.mkdir()
+    path.write_text(json.dumps({"digest": digest(files)}))
+    assert measure.run(use, 0, False, [], tmp_path)
+    path.write_text(json.dumps({"digest": "of another recipe"}))
+    with pytest.raises(AssertionError, match=rf"ran .*'train', '{use.folder}/recipe.yaml', 'run.seed=0'"):
+        measure.run(use, 0, False, [], tmp_path)
+    (tmp_path / "runs" / "uses" / "own" / "predictive_text-0" / "checkpoints" / "step-2").mkdir(parents=True)
+    with pytest.raises(AssertionError, match=r"ran .*'train', '--resume', '"):
+        measure.run(use, 0, False, [], tmp_path)
 
 
 def run(seed: int, before: list[float], after: list[float], **changes: Any) -> dict[str, Any]:
