@@ -62,6 +62,10 @@ def assert_close(result: Path, expected: Path, steps: int) -> None:
     assert [r["response"] for rows in ours_all.values() for r in rows] == [
         r["response"] for rows in theirs_all.values() for r in rows
     ]
+    for ours_rows, theirs_rows in zip(ours_all.values(), theirs_all.values(), strict=True):
+        for ours, theirs in zip(ours_rows, theirs_rows, strict=True):
+            for name in ("log_ratio", "entropy", "clipped"):
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-2, abs=2e-3), (ours["id"], name)
     theirs_weights = weights_of(expected, steps)
     for name, tensor in weights_of(result, steps).items():
         if name.startswith("weights/"):
