@@ -1,4 +1,4 @@
-"""Run the recipes of recipes/uses, and write the tables of their figures.
+"""Run the recipes of recipes/uses, and write and print the tables of their figures.
 
     python benchmarks/uses/measure.py                         all uses, three seeds, the project's own data
     python benchmarks/uses/measure.py translation --seeds 0   one run
@@ -25,8 +25,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from real_data import SHARED, mapped  # noqa: E402
-from results import RESULTS, digest, inputs, result_file, result_of  # noqa: E402
-from tables import render  # noqa: E402
+from results import RESULTS, digest, inputs, read_results, result_file, result_of  # noqa: E402
+from tables import NOT_YET, render, table  # noqa: E402
 
 from uses import REPOSITORY, SEEDS, USES, Use  # noqa: E402
 
@@ -58,6 +58,8 @@ def main() -> int:
                 failed += not run(USES[name], seed, options.real, options.set, options.results)
     if options.results == RESULTS:
         render(options.results)
+    results = read_results(options.results, "real" if options.real else "own")
+    print(table(results, "recipes/uses") or NOT_YET)
     return min(failed, 1)
 
 
