@@ -106,7 +106,7 @@ class LM:
         Args:
             numbers: [n,3] of each token: its log-probability, the likeliest id, and its number of letters.
         """
-        if not text.ends:
+        if not text.text:  # of unknown tokens alone
             return {}
         logprobs, likeliest, letters = numbers.T.tolist()
         tokens = len(text.ends)

@@ -62,6 +62,23 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     }
 
 
+def test_a_text_that_the_tokenizer_cannot_write_has_no_numbers(tmp_path: Path) -> None:
+    class Unknown(View):
+        rows = ({"text": "zzz"},)
+
+        def recorded(self, prompts: Sequence[str], responses: Sequence[str], **more: Any) -> Any:
+            ids = [[WORDS.index(word) for word in ("[UNK]", "[UNK]", "[UNK]", "</s>")]]
+            return replace(make_rollout([[WORDS.index("a")]], ids), responses=list(responses))
+
+    save_tokenizer(tmp_path, eos_token="</s>")
+    context = BuildContext(
+        torch.device("cpu"), torch.float32, 0, tokenizer=AutoTokenizer.from_pretrained(tmp_path)
+    )
+    view = Unknown()
+    LM(LMOptions(reference="text"), context).evaluate(view, 0)  # type: ignore[arg-type]
+    assert set(map(tuple, view.recorded_values.values())) == {(None,)}
+
+
 @pytest.mark.parametrize(
     ("options", "context", "message"),
     [
