@@ -17,6 +17,7 @@ from ppokit import PPOTrainer, Recipe
 from ppokit.cli import app
 from ppokit.cli.generate import recipe_of_run
 from ppokit.errors import PluginError, PpokitWarning, RecipeError
+from ppokit.evaluation.texts import HeldOutTexts, measure_texts
 from ppokit.evaluation.view import held_out_view
 from ppokit.plugin import ChatPrompt
 from ppokit.reward_models.gain import held_out_prompts
@@ -148,6 +149,8 @@ def test_texts_of_chats_are_asked_as_their_messages(chat_recipe: Any, tmp_path: 
         view.recorded(["User: a\n\nAssistant: b\n\nUser: c"], ["yes"])
         (warning,) = view.warnings
         assert "1 prompts look like chats and are none of the run's" in warning
+        measure_texts(HeldOutTexts(["Tom"], [" saw a cat."]), view)  # natural texts are no chats
+        assert view.records[-1].rollout.prompt_ids == [trainer.components.tokenizer("Tom")["input_ids"]]
 
 
 def test_held_out_chats_of_a_gain(chat_recipe: Any, tmp_path: Path) -> None:
