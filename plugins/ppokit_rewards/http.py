@@ -31,7 +31,7 @@ from ppokit.plugin import (
     Value,
     hookimpl,
 )
-from ppokit_rewards.service import ServiceError, ServiceOptions, post
+from ppokit_rewards.service import ServiceError, ServiceOptions, key_problems, post
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -152,8 +152,7 @@ def _short(value: Any) -> str:
 
 
 def check(options: HttpOptions, context: CheckContext) -> Iterable[str]:
-    if options.key_env is not None:
-        yield from options.key_env.problems()
+    yield from key_problems(options)
     if options.label is not None:
         if options.format != "openrlhf":
             yield f"label has no effect with format {options.format}"

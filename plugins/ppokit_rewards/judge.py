@@ -27,7 +27,7 @@ from ppokit.plugin import (
     Scored,
     hookimpl,
 )
-from ppokit_rewards.service import ServiceError, ServiceOptions, post
+from ppokit_rewards.service import ServiceError, ServiceOptions, key_problems, post
 
 RUBRIC = (
     "Rate the response to the prompt from {low} to {high}: is it correct, helpful and clear? What stands "
@@ -264,8 +264,7 @@ def _path(text: str) -> Path:
 
 
 def check(options: JudgeOptions, context: CheckContext) -> Iterable[str]:
-    if options.key_env is not None:
-        yield from options.key_env.problems()
+    yield from key_problems(options)
     if options.rubric is not None and _is_path(options.rubric) and not _path(options.rubric).is_file():
         yield f"rubric: there is no file {options.rubric}; expected one, or a template with {{response}}"
         return

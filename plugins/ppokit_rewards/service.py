@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from ppokit.plugin import EnvSecret, Options, first_line, http_client
+from ppokit.plugin import EnvSecret, Options, PluginError, first_line, http_client
 
 if TYPE_CHECKING:
     import httpx2
@@ -77,13 +77,15 @@ async def post(options: ServiceOptions, path: str, payload: Mapping[str, Any]) -
 
     Raises:
         ServiceError: no answer, a status that is no success, too long an answer, or no JSON.
-        PluginError: the key's variable is not set.
+        PluginError: the key's variable is not set, or holds no key.
     """
     import httpx2
 
     url = options.url.rstrip("/") + path if path else options.url
     headers = {"Content-Type": "application/json", **options.headers, "Accept-Encoding": "identity"}
     if options.key_env is not None:
+        for problem in key_problems(options):
+            raise PluginError(problem)
         headers["Authorization"] = f"Bearer {options.key_env.value()}"
     content = json.dumps(payload, default=str).encode()
     where = _shown(url)
@@ -106,6 +108,17 @@ async def post(options: ServiceOptions, path: str, payload: Mapping[str, Any]) -
         raise ServiceError(
             _hidden(options, f"{where} answered what is no JSON: {_excerpt(body)!r}")
         ) from error
+
+
+def key_problems(options: ServiceOptions) -> list[str]:
+    """What is wrong with the key, if one is named: not set, or nothing that a header may hold."""
+    key_env = options.key_env
+    if key_env is None or (problems := key_env.problems()):
+        return [] if key_env is None else problems
+    if key_env.value().isascii() and key_env.value().isprintable():
+        return []
+    text = "holds a character that no key has, such as a line break"
+    return [f"the environment variable {key_env.name} {text}"]
 
 
 async def _read(response: httpx2.Response, limit: int, where: str) -> bytes:

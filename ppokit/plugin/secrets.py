@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from typing import Any
@@ -37,9 +38,12 @@ class EnvSecret:
         return secret
 
     def hide(self, text: str) -> str:
-        """The text without the secret, for messages of a service that repeats it."""
+        """The text without the secret, also as Python and JSON write it, for messages that repeat it."""
         secret = os.environ.get(self.name, "").strip()
-        return text.replace(secret, _HIDDEN) if secret else text
+        forms = {secret, repr(secret)[1:-1], repr(os.fsencode(secret))[2:-1], json.dumps(secret)[1:-1]}
+        for form in sorted(filter(None, forms), key=len, reverse=True):
+            text = text.replace(form, _HIDDEN)
+        return text
 
     def problems(self) -> list[str]:
         """What a component's `check` says of it."""

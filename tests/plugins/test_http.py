@@ -209,6 +209,24 @@ def test_a_key_that_the_service_repeats_is_shown_nowhere() -> None:
     assert rewards.notes["http/why ***"][1] == "***"
 
 
+@pytest.mark.parametrize("key", ["sk-a\nb-secret", "sk-\x01-secret", "sk-é-secret"])
+def test_a_key_that_no_header_holds_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    options = HttpOptions(url="http://a", key_env="MY_KEY")
+    (problem,) = check(options, CheckContext(("prompt",)))
+    assert problem.startswith("the environment variable MY_KEY holds a character that no key has")
+    with (
+        serve(lambda body, number: GOOD) as service,
+        pytest.raises(PluginError, match="MY_KEY holds") as raised,
+    ):
+        score(service.url, key_env="MY_KEY")
+    assert "secret" not in str(raised.value)
+    shown = f"{key} {key!r} {key.encode()!r} {json.dumps(key)}"
+    assert "secret" not in EnvSecret("MY_KEY").hide(shown)
+
+
 def test_a_date_to_ask_again_at() -> None:
     assert 50 < _seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)) <= 60
     assert _seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
