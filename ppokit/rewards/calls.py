@@ -85,6 +85,7 @@ class ProviderCalls:
         self._concurrency = settings.concurrency or (
             DEFAULT_CONCURRENCY if self.is_async and (self.one_at_a_time or self._batch_size) else 1
         )
+        self._free: tuple[object, asyncio.Semaphore] | None = None
         limit = settings.rate_limit
         self._rate = RateLimit(
             None if limit is None else limit / (1 if reward.runs_on == "main" else processes)
@@ -121,7 +122,10 @@ class ProviderCalls:
             PluginError: the provider broke its contract.
         """
         answer = Answer(join([], share))
-        free = asyncio.Semaphore(self._concurrency)
+        running = asyncio.get_running_loop()
+        if self._free is None or self._free[0] is not running:
+            self._free = running, asyncio.Semaphore(self._concurrency)
+        free = self._free[1]  # of all shares that are asked for, such as greedy responses beside the others
 
         async def ask(indices: list[int]) -> list[tuple[list[int], RewardOutput]]:
             async with free:

@@ -332,6 +332,28 @@ def test_who_is_asked_before_all_is_computed(scorer: Make) -> None:
     }
 
 
+def test_greedy_responses_are_asked_for_within_the_same_concurrency(scorer: Make) -> None:
+    """A plain function is never called twice at once."""
+    lock, running, most = threading.Lock(), 0, 0
+
+    class Counts:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.05)
+            with lock:
+                running -= 1
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    asking = scorer(reward(Counts(), overlap=True))
+    both = replace(ROLLOUT, greedy=ROLLOUT.select(range(COUNT)))
+    asking.begin(both, step=1)
+    asking.score(both, step=1)
+    assert most == 1
+
+
 def test_what_was_begun_of_another_rollout_is_given_up(scorer: Make) -> None:
     cancelled: list[str] = []
 
