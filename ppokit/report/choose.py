@@ -19,6 +19,7 @@ from ppokit.report.step_file import Samples
 EXTREMES = 12
 FOLLOWED = 3  # prompts whose groups are shown at every step
 FAILED = 100
+MOVED = 0.05  # nats of a whole response; below is rounding
 
 TEXT_BYTES, TOKEN_BYTES, BYTES_PER_CHARACTER_TOKEN = 260, 46, 5
 """About what a response, a token's numbers, and a token's text take on the page."""
@@ -30,7 +31,9 @@ class Chosen:
 
     Attributes:
         rows: of each step, its rows, and whether their tokens are shown.
-        movers, best: rows as (step, row), the most extreme ones first.
+        up, down: rows as (step, row) that became likelier and less likely, those that moved most first.
+        best, worst: likewise by score.
+        by_reference: whether what moved is told by the reference, or within a step, for want of a reference.
     """
 
     rows: dict[int, dict[int, bool]] = field(default_factory=dict)
@@ -38,6 +41,7 @@ class Chosen:
     down: list[tuple[int, int]] = field(default_factory=list)
     best: list[tuple[int, int]] = field(default_factory=list)
     worst: list[tuple[int, int]] = field(default_factory=list)
+    by_reference: bool = False
 
     def __len__(self) -> int:
         return sum(map(len, self.rows.values()))
@@ -52,9 +56,12 @@ def choose(steps: Sequence[Samples], token_budget: float, text_budget: float) ->
     chosen, by_step = Chosen(), {samples.step: samples for samples in steps}
     if not steps:
         return chosen
-    moved = {s.step: s.kl if np.isfinite(s.kl).any() else s.change for s in steps}
-    chosen.up = _extremes(steps, moved, highest=True)
-    chosen.down = _extremes(steps, moved, highest=False)
+    chosen.by_reference = any(np.nanmax(np.abs(s.kl), initial=0.0) > MOVED for s in steps)
+    moved = {s.step: s.kl if chosen.by_reference else s.change for s in steps}
+    chosen.up = _extremes(steps, {step: _beyond(own, MOVED) for step, own in moved.items()}, highest=True)
+    chosen.down = _extremes(
+        steps, {step: -_beyond(-own, MOVED) for step, own in moved.items()}, highest=False
+    )
     chosen.best = _extremes(steps, {s.step: s.score for s in steps}, highest=True)
     chosen.worst = _extremes(steps, {s.step: s.score for s in steps}, highest=False)
     spent = 0.0
@@ -99,6 +106,11 @@ def bisected(items: Sequence[int]) -> list[int]:
                 order.append(items[index])
         parts *= 2
     return order
+
+
+def _beyond(numbers: Floats, least: float) -> Floats:
+    """NaN in place of smaller numbers."""
+    return np.where(numbers >= least, numbers, np.nan)
 
 
 def _extremes(

@@ -102,7 +102,7 @@ class RunView:
         causes, failed, count = failures(run, shown.index)
         preset, differences = preset_differences(run) if run.recipe else ("", [])
         phrases, clusters, patterns_note = _patterns(run, pool)
-        by_reference = any(np.isfinite(samples.kl).any() for samples in run.steps)
+        by_reference = chosen.by_reference
         return cls(
             number=number,
             name=visible(run.name, 120),

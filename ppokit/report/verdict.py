@@ -26,6 +26,8 @@ _GUARDS = {
     "policy/ratio_std_at_start": "Ratio's deviation before a weight moves (guard)",
 }
 
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -89,13 +91,12 @@ def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
     for name, label in _GUARDS.items():
         values = run.series(name)[1]
         if values:
-            unknown = Estimate(math.nan, math.nan, math.nan)
             rows.append(
                 Row(
                     label,
                     values[0],
                     values[-1],
-                    unknown,
+                    UNKNOWN,
                     values,
                     f"#curve:{name}",
                     f"largest {short(max(values))}",
@@ -117,7 +118,7 @@ def _evaluated(run: RunData, name: str) -> Row:
     """From the first evaluation to the last, with the paired interval that the run itself computed."""
     steps, values = run.series(name)
     ends = [run.series(f"{name}/gain{end}")[1] for end in ("", "_low", "_high")]
-    change = Estimate(values[-1] - values[0], math.nan, math.nan)
+    change = Estimate(values[-1] - values[0], math.nan, math.nan) if len(values) > 1 else UNKNOWN
     if all(ends):
         change = Estimate(ends[0][-1], ends[1][-1], ends[2][-1])
     evaluation = section(run.recipe, "evaluation")
@@ -145,7 +146,9 @@ def _of_responses(run: RunData, pool: Pool, name: str, label: str, numbers: Floa
         return []
     if math.isnan(before):
         return [_row(run, name, label)]
-    change = mean_difference(pool.means(numbers, pool.first), pool.means(numbers, pool.last))
+    change = UNKNOWN
+    if pool.first != pool.last:
+        change = mean_difference(pool.means(numbers, pool.first), pool.means(numbers, pool.last))
     return [Row(label, before, after, change, values, f"#curve:{name}")]
 
 
@@ -156,7 +159,7 @@ def _row(run: RunData, name: str, label: str) -> Row:
     before, after = float(np.mean(values[:count])), float(np.mean(values[-count:]))
     change = mean_difference(np.array(values[:count]), np.array(values[-count:]))
     if count < 3:
-        change = Estimate(change.value, math.nan, math.nan)
+        change = Estimate(change.value, math.nan, math.nan) if len(values) > 1 else UNKNOWN
     return Row(label, before, after, change, values, f"#curve:{name}")
 
 

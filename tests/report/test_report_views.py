@@ -192,3 +192,20 @@ def test_both_ways_of_reading_a_tokenizer_agree(tmp_path: Path, tiny_model: Path
 def test_a_part_of_a_character_is_named() -> None:
     texts = TokenTexts(lambda ids: "a" + "\ufffd" * (len(ids) - 1), {5: "<0xE2>"}.get, frozenset(), 1)
     assert texts(5) == ("<0xE2>", True)
+
+
+def test_movers_move(tmp_path: Path) -> None:
+    """Likelier ones rose and others fell; what is left of rounding is neither, as at the first step."""
+    columns = samples(1, [[0.1, 0.2, 0.3, 0.4]], [[2, 2, 2, 2]])
+    columns["kl/k1"] = [[1e-6, 1e-6], [-1e-6, 0.0], [0.0, 0.0], [2e-6, 0.0]]
+    columns["log_ratio"] = [[0.5, 0.5], [-0.25, -0.5], [0.0, 1e-3], [0.25, 0.0]]
+    write_samples(tmp_path, 1, columns)
+    chosen = choose(read_run(tmp_path).steps, 1e6, 0)
+    assert not chosen.by_reference
+    assert chosen.up == [(1, 0), (1, 3)]
+    assert chosen.down == [(1, 1)]
+    columns["kl/k1"] = [[1.0, 1.0], [-1.0, 0.0], [3.0, 0.0], [0.0, 0.0]]
+    write_samples(tmp_path, 2, columns)
+    chosen = choose(read_run(tmp_path).steps, 1e6, 0)
+    assert chosen.by_reference
+    assert (chosen.up, chosen.down) == ([(2, 2), (2, 0)], [(2, 1)])
