@@ -241,7 +241,8 @@ class Scorer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`."""
+        """Go on from a `state_dict`: of a run with steps behind it, in which each reward has worked."""
+        self._worked = {reward.key for reward, _ in self.rewards}
         for reward, scaling in self.rewards:
             if reward.name in state:
                 scaling.load_state_dict(state[reward.name])

@@ -73,6 +73,16 @@ def test_what_stops_a_run_names_the_causes(scorer: Make) -> None:
         scorer(reward(one, on_failure="fail")).score(ROLLOUT)
 
 
+def test_a_service_that_is_down_when_a_run_goes_on_is_within_the_budget(scorer: Make) -> None:
+    """At the start of a run it has never worked, whatever the budget."""
+    down = reward(values(*[OSError("down")] * 4))
+    first, resumed = scorer(down, max_failed=1.0), scorer(down, max_failed=1.0)
+    with pytest.raises(RewardError, match="has never worked"):
+        first.score(ROLLOUT)
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.score(ROLLOUT).outcomes["one"] == ("failed",) * 4
+
+
 def test_imputed_scores_are_the_groups_mean_or_the_batchs(scorer: Make) -> None:
     failing = values(2.0, OSError("down"), OSError("down"), OSError("down"))
     imputing = scorer(reward(failing, on_failure="impute", weight=3.0), max_failed=0.75)
