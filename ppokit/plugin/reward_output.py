@@ -158,4 +158,6 @@ def _numbers(values: Sequence[Value], fill: float) -> Tensor:
     """[B] float32, with `fill` where there is no number."""
     import torch
 
+    if text := [value for value in values if isinstance(value, str | bytes)]:  # float would read some
+        raise TypeError(f"got {text[0]!r:.60}; expected numbers, None or exceptions")
     return torch.tensor([fill if v is None or isinstance(v, BaseException) else float(v) for v in values])

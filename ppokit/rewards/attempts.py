@@ -66,10 +66,10 @@ def output_of_one(value: Any, piece: Rollout, where: str) -> RewardOutput:
     number: Any = scored.value
     if getattr(number, "shape", None) == ():  # a tensor or array of one number
         number = number.item()
-    if not (number is None or isinstance(number, Real | BaseException)):
+    if not (number is None or isinstance(number, BaseException) or _is_number(number)):
         raise PluginError(
-            f"{where} returned {number!r:.60} ({type(number).__name__}) for sample {piece.ids[0]}; expected "
-            "a number, None to abstain, an exception to fail, or Scored(...)."
+            f"{where} returned {_shown(number)} ({type(number).__name__}) for sample {piece.ids[0]}; "
+            "expected a number, None to abstain, an exception to fail, or Scored(...)."
         )
     parts: Any = {name: [part] for name, part in scored.parts.items()}
     notes = {name: [note] for name, note in scored.notes.items()}
@@ -79,6 +79,21 @@ def output_of_one(value: Any, piece: Rollout, where: str) -> RewardOutput:
         return replace(RewardOutput.of_spans([scored.spans]), notes=notes)
     output = RewardOutput.from_values([cast(Value, number)], parts=parts, notes=notes)
     return replace(output, spans=[scored.spans]) if scored.spans else output
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is one that a float can hold, or would be infinite."""
+    try:
+        return isinstance(value, Real) and isinstance(float(value), float)
+    except OverflowError:
+        return False
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:60]
+    except Exception:  # of an integer with thousands of digits
+        return "what cannot be shown"
 
 
 def attempt(where: str, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:

@@ -52,6 +52,17 @@ def values(*numbers: Any, **more: Any) -> Batched:
 Make = Callable[..., Scorer]
 
 
+def test_what_no_float_holds_is_named(scorer: Make) -> None:
+    for number in (10**400, 10**5000):
+        with pytest.raises(
+            PluginError, match=r"reward 'one' .* \(int\) for sample sample-0; expected a number"
+        ):
+            scorer(reward(One(lambda sample, number=number: number))).score(ROLLOUT)
+    texts = reward(Batched(lambda rollout: RewardOutput.from_values(["1"] * 4)))  # type: ignore[list-item]
+    with pytest.raises(RewardError, match="TypeError: got '1'; expected numbers, None or exceptions"):
+        scorer(texts).score(ROLLOUT)
+
+
 def test_an_exception_fails_its_response_and_is_the_reason(scorer: Make) -> None:
     rewards = scorer(reward(values(0.5, TimeoutError("the judge"), None, 1.0))).score(GROUPS)
     assert rewards.outcomes["one"] == ("scored", "failed", "abstained", "scored")
