@@ -142,6 +142,7 @@ def token_columns(tokens: Mapping[str, Any], i: int) -> dict[str, Floats]:
         "token_rewards": "reward",
         "advantages": "advantage",
         "values": "value",
+        "new_values": "value_after",
         "returns": "return",
         "sampler_logprobs": "logprob",
         "kl/k1": "kl",

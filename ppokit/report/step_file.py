@@ -18,6 +18,7 @@ TOKENS = (
     "kl/k1",
     "advantages",
     "values",
+    "new_values",
     "returns",
     "log_ratio",
     "entropy",

@@ -110,7 +110,7 @@ def test_keeping_changes_nothing_and_can_be_switched_off(recipe_dict: RecipeDict
     weights, others = (weights_of(run, 2) for run in runs)
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     kept, without = (set(samples_of(run).tokens) for run in runs)
-    assert kept - without == {"log_ratio", "entropy", "clipped"}
+    assert kept - without == {"log_ratio", "new_values", "entropy", "clipped"}
     with_columns, plain = ((run / "rollouts" / "step-000001.parquet").stat().st_size for run in runs)
     assert with_columns - plain < 2e6 / (64 * 48) * samples_of(runs[0]).length.sum()
 
@@ -119,6 +119,7 @@ def test_responses_that_were_left_out_have_no_numbers(recipe_dict: RecipeDict, t
     """`mask_truncated` leaves truncated responses out of the update; the others' numbers stay their own."""
     recipe = recipe_dict(
         advantages={"use": "gae", "mask_truncated": True},
+        update={"epochs": 1, "learning_rate": 0.02},
         rollout={"max_new_tokens": 10, "prompts_per_step": 4, "responses_per_prompt": 2, "stop": ["."]},
         run={"steps": 1, "out": str(tmp_path / "run"), "sample_every": 0},
     )
@@ -126,7 +127,13 @@ def test_responses_that_were_left_out_have_no_numbers(recipe_dict: RecipeDict, t
     finished = [outcome == "finished" for outcome in samples.outcomes]
     assert 0 < sum(finished) < len(finished)
     assert [len(samples.tokens["entropy"].row(i)) > 0 for i in range(len(samples))] == finished
-    assert all(samples.tokens["entropy"].row(i).min() > 0 for i, own in enumerate(finished) if own)
+    for i in (i for i, own in enumerate(finished) if own):
+        assert samples.tokens["entropy"].row(i).min() > 0
+        # With one pass nothing has moved yet.
+        assert not samples.tokens["log_ratio"].row(i).any()
+        np.testing.assert_allclose(
+            samples.tokens["new_values"].row(i), samples.tokens["values"].row(i), atol=1e-6
+        )
 
 
 def test_the_page_is_written_at_a_checkpoint_and_at_the_end(recipe_dict: RecipeDict, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 // The tokens of one response, coloured by a number of each.
 const COLUMNS = {
   reward: ["reward", "sum"], advantage: ["advantage", "mean"], kl: ["KL before the update, nats", "sum"],
-  kl_after: ["KL after the update, nats", "sum"], ratio: ["ratio, new against old", "mean"], value: ["value", "mean"],
+  kl_after: ["KL after the update, nats", "sum"], ratio: ["ratio, new against old", "mean"], value: ["value before the update", "mean"],
+  value_after: ["value after the update", "mean"],
   return: ["return", "mean"], entropy: ["entropy, nats", "mean"], clipped: ["clipped", "mean"],
   logprob: ["log-probability when sampled", "sum"],
 };
