@@ -125,7 +125,12 @@ async def attempt_async(
         return None, TimeoutError(f"no answer in {timeout:g} s") if limit.expired() else error
     except PluginError as error:
         raise (error if where in str(error) else PluginError(f"{where}: {error}")) from error
-    except (Exception, SystemExit, GeneratorExit) as error:
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # nobody waits for it any more
+            raise
+        return None, error
+    except BaseException as error:  # whatever it is, it is the provider's own
         return None, error
 
 

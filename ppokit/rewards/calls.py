@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from ppokit.config.components import BuiltComponent
-from ppokit.errors import PluginError
+from ppokit.errors import PluginError, PpokitError
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.reward_output import RewardOutput
 from ppokit.plugin.scoring import RewardContext
@@ -183,7 +183,9 @@ class ProviderCalls:
             return await loop.in_thread(
                 lambda: attempt(where, call), limit, f"{self.reward.key} ({self.reward.name})"
             )
-        except TimeoutError as error:
+        except PpokitError:
+            raise
+        except Exception as error:  # too late, or what would have ended the thread
             return None, error
 
     def _pieces(self, share: Rollout) -> list[list[int]]:

@@ -141,7 +141,9 @@ class EventLoop:
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         self.set_up()
         asyncio.set_event_loop(loop)
-        loop.run_forever()
+        while self._loop is loop:  # a provider may stop it, or leave a task behind that would end it
+            with suppress(BaseException):
+                loop.run_forever()
 
 
 def check_given_up(names: Sequence[str], most: int | None) -> None:

@@ -274,6 +274,39 @@ def test_what_ends_the_program_in_a_coroutine_is_a_failure(scorer: Make) -> None
         scorer(reward(Each(judge)), max_failed=0.0).score(ROLLOUT)
 
 
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), asyncio.CancelledError(), BaseExceptionGroup("g", [OSError()])]
+)
+def test_what_would_end_the_loop_is_a_failure(scorer: Make, error: BaseException) -> None:
+    async def judge(index: int) -> float:
+        raise error
+
+    class InThread:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            raise error
+
+    rewards = scorer(reward(Each(judge), "a"), reward(InThread(), "b", retries=1)).score
+    with pytest.raises(RewardError, match=f"8 of 8 .*First cause: .*{type(error).__name__}"):
+        rewards(ROLLOUT)
+
+
+def test_a_provider_that_stops_the_loop_stops_nobody(scorer: Make) -> None:
+    class Stops:
+        async def score(self, rollout: Rollout) -> RewardOutput:
+            async def leave() -> None:
+                raise KeyboardInterrupt
+
+            loop = asyncio.get_running_loop()
+            self.left = loop.create_task(leave())
+            loop.call_later(0.01, loop.stop)
+            await asyncio.sleep(0.05)
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    stops = scorer(reward(Stops()))
+    for _ in range(2):
+        assert stops.score(ROLLOUT).scores.tolist() == [1.0] * COUNT
+
+
 def test_sixteen_calls_at_once(scorer: Make) -> None:
     """Of 64: each waits until sixteen are asked."""
     together = asyncio.Barrier(16)
