@@ -49,6 +49,7 @@ def test_it_conforms_and_is_tidy(
     kind: str, tmp_path: Path, tidy: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = create(f"fresh-{kind}", kind, tmp_path)
+    monkeypatch.chdir(folder)
     assert not [path for path in folder.rglob("*") if "cookiecutter" in path.name]
     assert not [path for path in folder.rglob("*.*") if path.is_file() and "cookiecutter" in path.read_text()]
     for command in (("check",), ("format", "--check")):
@@ -64,7 +65,6 @@ def test_it_conforms_and_is_tidy(
     for name, function in vars(test).items():
         if name.startswith("test_") and not hasattr(function, "pytestmark"):
             function()
-    monkeypatch.chdir(folder)
     recipe = Recipe.load("recipe.yaml", registry=registry_with(folder))
     assert f"fresh_{kind}" in {selected.component.name for selected in recipe.selected}
     workflow = yaml.safe_load((folder / ".github" / "workflows" / "ci.yml").read_text())

@@ -110,9 +110,11 @@ def options(tmp_path_factory: pytest.TempPathFactory, service: Service) -> dict[
 def test_it_conforms(
     name: str,
     options: dict[str, dict[str, Any]],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)  # what other tests write where they stand is not the component's
     (subject,) = find(name, options=options.get(name), row=ROWS.get(name))
     report = run_checks(subject)
     assert json.dumps({result.check: result.detail for result in report.having("failed")}, indent=1) == "{}"

@@ -30,8 +30,9 @@ def subject_of(made: Component, kind: str = "rewards", *, seconds: float = 1.0) 
 
 
 @pytest.fixture(autouse=True)
-def put_back() -> Iterator[None]:
-    """What the wrong plugins do to the process."""
+def put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the wrong plugins do to the process; what they write is not where others stand."""
+    monkeypatch.chdir(tmp_path)
     handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
     with warnings.catch_warnings():
         yield
@@ -47,7 +48,6 @@ def put_back() -> Iterator[None]:
         elif hasattr(left, "close"):
             left.close()
     wrong_plugins.OPEN.clear()
-    Path("scores-of-a-wrong-plugin.log").unlink(missing_ok=True)
 
 
 def test_there_are_enough() -> None:
