@@ -41,8 +41,8 @@ def visible(text: str, longest: int | None = None) -> str:
 def one_line(text: str, longest: int) -> str:
     """The beginning of a text on one line; white space is one space each."""
     flat = " ".join(text[: 4 * longest].split())
-    cut = visible(flat[:longest])
-    return cut + "…" if len(flat) > longest or len(text) > 4 * longest else cut
+    shown = visible(flat[:longest])
+    return shown + "…" if len(flat) > longest or len(text) > 4 * longest else shown
 
 
 def _named(match: re.Match[str]) -> str:

@@ -222,11 +222,11 @@ def trend(steps: Sequence[int], values: Sequence[float]) -> Estimate:
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if len(x) < 2 or x[-1] == x[0]:
         return Estimate(math.nan, math.nan, math.nan)
-    spread = float(((x - x.mean()) ** 2).sum())
-    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
+    squares = float(((x - x.mean()) ** 2).sum())
+    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / squares
     range_ = float(x[-1] - x[0])
     if len(x) < 3:
         return Estimate(slope * range_, math.nan, math.nan)
     rest = y - y.mean() - slope * (x - x.mean())
-    margin = t_quantile(len(x) - 2) * math.sqrt(float((rest**2).sum()) / (len(x) - 2) / spread)
+    margin = t_quantile(len(x) - 2) * math.sqrt(float((rest**2).sum()) / (len(x) - 2) / squares)
     return Estimate(slope * range_, (slope - margin) * range_, (slope + margin) * range_)

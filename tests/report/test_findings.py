@@ -21,8 +21,8 @@ def of(folder: Path) -> list[Finding]:
     return findings(run, Pool.of(run))
 
 
-def named(found: list[Finding], beginning: str) -> list[Finding]:
-    return [finding for finding in found if beginning in finding.text]
+def named(result: list[Finding], beginning: str) -> list[Finding]:
+    return [finding for finding in result if beginning in finding.text]
 
 
 def with_metric(folder: Path, name: str, values: list[float], **others: float) -> list[Finding]:
@@ -45,11 +45,11 @@ NOISE = [0.6, 0.4, 0.7, 0.5, 0.45, 0.65, 0.4, 0.7, 0.35, 0.55]
 
 @pytest.mark.parametrize(("values", "fires"), [(FALLING, True), (NOISE, False), (FALLING[::-1], False)])
 def test_the_canary(tmp_path: Path, values: list[float], fires: bool) -> None:
-    found = named(with_metric(tmp_path, "eval/canary/reward_spearman", values), "canary falls")
-    assert bool(found) == fires
+    result = named(with_metric(tmp_path, "eval/canary/reward_spearman", values), "canary falls")
+    assert bool(result) == fires
     if fires:
-        assert found[0].level == "warning"
-        assert found[0].link == "#curve:eval/canary/reward_spearman"
+        assert result[0].level == "warning"
+        assert result[0].link == "#curve:eval/canary/reward_spearman"
 
 
 def test_two_evaluations_are_enough_where_the_canary_says_so(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_groups_without_spread(tmp_path: Path, flat: int, level: str | None) -> 
     learning_run(tmp_path, steps=4)
     scores = [[0.5] * 4 if g < flat else [0.1, 0.2, 0.3, 0.4 + g] for g in range(10)]
     write_samples(tmp_path, 5, samples(5, scores))
-    found = named(of(tmp_path), "have no spread")
-    assert [finding.level for finding in found] == ([] if level is None else [level])
+    result = named(of(tmp_path), "have no spread")
+    assert [finding.level for finding in result] == ([] if level is None else [level])
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_groups_without_spread(tmp_path: Path, flat: int, level: str | None) -> 
 )
 def test_nothing_is_clipped(tmp_path: Path, fraction: float, passes: float, fires: bool) -> None:
     """With one pass nothing can be clipped, and that says nothing."""
-    found = with_metric(tmp_path, "policy/clip_fraction", [fraction] * 10, **{"update/passes": passes})
-    assert bool(named(found, "Clip fraction 0")) == fires
+    result = with_metric(tmp_path, "policy/clip_fraction", [fraction] * 10, **{"update/passes": passes})
+    assert bool(named(result, "Clip fraction 0")) == fires
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_one_that_counts_for_nothing_is_not_compared(tmp_path: Path) -> None:
 
 def test_failures_are_counted(tmp_path: Path) -> None:
     write_samples(tmp_path, 1, samples(1, [[0.1, None, 0.3, 0.2]] * 8))
-    (found,) = named(of(tmp_path), "failed for")
-    assert "'judge' failed for 8 of 32 responses (25.0 %)" in found.text
-    assert found.level == "warning"
+    (result,) = named(of(tmp_path), "failed for")
+    assert "'judge' failed for 8 of 32 responses (25.0 %)" in result.text
+    assert result.level == "warning"
 
 
 @pytest.mark.parametrize(("after", "fires"), [(0.2, True), (1.5, False)])

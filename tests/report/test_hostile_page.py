@@ -204,23 +204,23 @@ def test_a_hundred_steps_fit_and_what_was_left_out_is_said(tmp_path: Path) -> No
         (tmp_path / "rollouts" / f"step-{step:06d}.parquet").write_bytes(path.read_bytes())
     page = report_page([read_run(tmp_path)])
     assert 2_000_000 < len(page.encode()) < 6_000_000
-    said = re.search(
+    match = re.search(
         r"([\d,]+) of the 6,400 responses of 100 steps are here, ([\d,]+) of them with their", page
     )
-    assert said is not None
+    assert match is not None
     (text,) = [text for attributes, text in read(page).scripts if attributes.get("id") == "data"]
     shown = json.loads(text)["runs"][0]["samples"]
-    assert len(shown) == int(said[1].replace(",", ""))
-    assert sum("tk" in sample for sample in shown) == int(said[2].replace(",", "")) > 300
+    assert len(shown) == int(match[1].replace(",", ""))
+    assert sum("tk" in sample for sample in shown) == int(match[2].replace(",", "")) > 300
     assert {sample["t"] for sample in shown} == set(range(1, 101))
 
 
 def test_pages_of_long_responses_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where estimates of sizes are wrong, fewer responses are shown."""
     monkeypatch.setattr("ppokit.report.page.LARGEST", 300_000)
-    wide = ["漢" * 3000] * 32
+    texts = ["漢" * 3000] * 32
     for step in (1, 2, 3):
-        columns = {**samples(step, [[0.1, 0.2]] * 16), "response": wide}
+        columns = {**samples(step, [[0.1, 0.2]] * 16), "response": texts}
         write_samples(tmp_path, step, columns)
     assert len(report_page([read_run(tmp_path)]).encode()) <= 300_000
 
