@@ -87,6 +87,39 @@ def test_a_section_that_fails_or_runs_over_is_recorded_with_what_it_had(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_ppokit_warns_of_stands_with_the_figures(tmp_path: Path) -> None:
+    import warnings
+
+    import prove
+
+    from ppokit.errors import PpokitWarning
+
+    def measure(bench: prove.Bench) -> dict[str, object]:
+        warnings.warn("it samples without torch.compile", PpokitWarning, stacklevel=1)
+        warnings.warn("of a library", FutureWarning, stacklevel=1)
+        return {"figure": 1}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        figures = prove.Bench(True, tmp_path).run(measure, 9.0)
+    assert figures["warnings"] == ["it samples without torch.compile"]
+    assert figures["figure"] == 1
+
+
+def test_operations_of_an_update() -> None:
+    """By hand: a layer of 34 weights, 2 tokens of which one is trained on, a head of 2 x 5."""
+    from speed import update_flops
+    from work import Shape, Work
+
+    shape = Shape(2, 3, 1, 1, 1, True, vocabulary=5)
+    work = Work(prompts=1, prompt_tokens=1, new_tokens=1)
+    # A token's 2 x 34 forward and as many backward; half of 2 tokens attended to, at 2 x 2 per product, in
+    # two products forward and four backward.
+    layers, head = 2 * (2 * 68 + 8 + 16), 2 * 2 * 2 * 5
+    assert update_flops(shape, work, 1, value=False) == layers + head
+    assert update_flops(shape, work, 2, value=True) == pytest.approx(2 * (layers * 4 / 3 + head))
+
+
 def test_a_batch_grows_until_there_is_no_memory(tmp_path: Path) -> None:
     """Which an engine raises as the cause of its error; another error is one of the section."""
     import prove

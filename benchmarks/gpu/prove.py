@@ -19,6 +19,7 @@ import platform
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -75,6 +76,12 @@ class Bench:
         whole.write_text(json.dumps(self.kept))
         whole.replace(self._file)
 
+    def _keep_warning(self, message: Warning | str, category: type[Warning], *where: Any) -> None:
+        """ppokit's own say what it does in another way, and so what a figure is of."""
+        print(warnings.formatwarning(message, category, *where[:2]), file=sys.stderr, flush=True)
+        if category.__name__ == "PpokitWarning":
+            self.keep(warnings=[*self.kept.get("warnings", []), str(message)])
+
     def run(self, measure: Callable[[Bench], dict[str, Any]], limit_s: float) -> dict[str, Any]:
         """A section's figures, with `error` where it failed; `seconds` is what it took.
 
@@ -88,6 +95,7 @@ class Bench:
         pid = os.fork()
         if pid == 0:
             os.setsid()
+            warnings.showwarning = self._keep_warning
             try:
                 self.keep(**measure(self))
             except BaseException as error:

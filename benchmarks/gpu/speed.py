@@ -32,13 +32,13 @@ PUBLISHED = {"Qwen3-0.6B": (13_340.0, 5.1), "Qwen3-4B": (6_230.0, 23.3)}
 def update_flops(shape: Shape, work: Work, epochs: int, *, value: bool) -> float:
     """Multiplications and additions of an update with LoRA, the head and attention counted, adapters not.
 
-    A frozen matrix costs 2 per weight and token forward and 2 for the gradient into its input. The value
-    function passes the upper third of the layers, whose input is kept. Attention sees half of all pairs.
+    A frozen matrix costs 2 per weight and token forward and 2 for the gradient into its input. Attention sees
+    half of all pairs, in two products forward and four backward. The value function passes the upper third
+    of the layers, whose input is kept.
     """
     tokens, new = work.prompts * work.text, work.prompts * work.new_tokens
     attention = 2 * work.text * shape.layers * shape.heads * (shape.head_size or shape.hidden // shape.heads)
-    body = tokens * (2 * shape.linear + attention)
-    passes = 2 * body * (1 + (1 / 3 if value else 0))
+    passes = tokens * (4 * shape.linear + 3 * attention) * (1 + (1 / 3 if value else 0))
     return epochs * (passes + new * 4 * shape.hidden * shape.vocabulary)
 
 

@@ -146,20 +146,21 @@ def waits(events: Mapping[str, int]) -> int:
 
 
 def test_the_update_waits_once_per_micro_batch(tiny_model: Path, tmp_path: Path, figure: Figure) -> None:
-    """In the trace: two updates that differ in their epochs alone; what differs are the inner loop's waits.
+    """In the trace: updates on one rollout that differ in epochs; what differs are the inner loop's waits.
 
     So what an update does once, as its copy for a rollback, falls out.
     """
     counts = {}
-    recipe = recipe_of(tiny_model, tmp_path, run={"steps": 9}, update={"minibatches": 1})
+    recipe = recipe_of(
+        tiny_model, tmp_path, run={"steps": 9}, update={"minibatches": 1, "tokens_per_microbatch": 64}
+    )
     trainer = PPOTrainer(Recipe.from_dict(recipe))
-    micros = 0
+    rollout = trainer.collect(next(iter(trainer.prompts)))
+    rewards = trainer.score(rollout)
+    advantages = trainer.estimate(rollout, rewards)
+    batches = trainer.components.updater.microbatches.divide(rollout, trainer.step + 1)
+    micros = sum(len(part) for part in batches.micros)
     for epochs in (2, 2, 4):  # the first one warms up
-        rollout = trainer.collect(next(iter(trainer.prompts)))
-        rewards = trainer.score(rollout)
-        advantages = trainer.estimate(rollout, rewards)
-        batches = trainer.components.updater.microbatches.divide(rollout, trainer.step + 1)
-        micros = sum(len(part) for part in batches.micros)
         activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
         with profile(activities=activities) if ON_CARD else nullcontext() as trace:
             stats = trainer.update(rollout, advantages, epochs=epochs)
@@ -168,5 +169,6 @@ def test_the_update_waits_once_per_micro_batch(tiny_model: Path, tmp_path: Path,
     trainer.end()
     per_pass = (counts[4] - counts[2]) / 2
     figure("waits of an epoch of the update, and its micro-batches", [per_pass, micros])
-    # One more is the gradient's norm of the optimizer step.
-    assert per_pass <= micros + 1
+    # One more is the gradient's norm of the optimizer step. Without any, the trace does not show them.
+    assert (1 if ON_CARD else 0) <= per_pass <= micros + 1
+    assert micros > 1
