@@ -88,6 +88,13 @@ THOROUGH = (
     "test_reward_role.py::test_the_value_function_begins_as_the_reward_model",
     "test_resume.py::TestWhatCannotBeResumed::test_damaged[state is a list]",
     "test_resume.py::TestWhatCannotBeResumed::test_damaged[short weights]",
+    "test_evaluated_runs.py::test_training_is_the_same_without_it",
+    "test_cli_reward.py::test_pairs_become_an_adapter",
+    "test_cli_reward.py::test_halves_of_the_raters",
+    "test_cli_reward.py::test_an_adapter_whose_base_has_gone",
+    "test_cli_reward.py::test_a_recipe_fits_what_the_command_fits[save_pairs]",
+    "test_runs.py::test_the_same_run_twice_and_resumed[float32]",
+    "test_runs.py::test_it_learns_and_the_sampler_is_the_trainer[ppo]",
     *(f"test_new_plugin.py::test_it_conforms_and_is_tidy[{kind}]" for kind in PLUGINS),
     *(f"{test}[{preset}]" for test in OF_PRESETS for preset in PRESETS),
 )
