@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -48,12 +48,16 @@ def result_file(folder: Path, data: str, use: str, seed: int) -> Path:
 
 
 def read_results(folder: Path, data: str) -> dict[str, list[dict[str, Any]]]:
-    """Of each use its runs' results, by seed."""
+    """Of each use its runs' results, by seed: those of one recipe and data, of which there are most."""
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted((folder / data).glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         results[result["use"]].append(result)
-    return {use: sorted(own, key=lambda result: result["seed"]) for use, own in results.items()}
+    alike = {}
+    for use, own in results.items():
+        (most, _), *_ = Counter(result["digest"] for result in own).most_common(1)
+        alike[use] = sorted((r for r in own if r["digest"] == most), key=lambda result: result["seed"])
+    return alike
 
 
 def result_of(use: Use, out: Path, *, data: str, seed: int, known: str) -> dict[str, Any]:

@@ -210,6 +210,13 @@ class TestTables:
             change = f"{factor - 1:+.0%}"
             assert row.split(" | ")[6:10] == [f"**{change}**" if own else change for own in bold]
 
+    def test_seeds_of_different_data_are_not_put_together(self, tmp_path: Path) -> None:
+        for seed, known in enumerate(("old", "new", "new")):
+            path = result_file(tmp_path, "own", "translation", seed)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(run(seed, [1.0] * (seed + 1), [2.0] * (seed + 1), digest=known)))
+        assert [result["seed"] for result in read_results(tmp_path, "own")["translation"]] == [1, 2]
+
     def test_what_was_not_run_is_left_out(self) -> None:
         assert table({}, "..") == ""
         assert figures(USES["translation"], [], []) == answers([]) == ""
