@@ -1,5 +1,6 @@
-"""Sends each step's metrics, and tables of samples, to an experiment tracker, through Accelerate's
-integrations.
+"""Sends each step's metrics, and tables of samples, to an experiment tracker.
+
+It goes through Accelerate's integrations.
 
 TensorBoard, Weights & Biases, Trackio, Comet, Aim, MLflow, ClearML, DVCLive or SwanLab, whichever
 `accelerate.tracking` speaks to. It opens at the first step and closes at the end of the run, an

@@ -283,8 +283,8 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("rewards.0.treshold=1", "unknown key 'treshold'; did you mean 'threshold'?"),
         (
             "rewards.0.zzz=1",
-            "known keys are use, name, weight, scale, clip, gate, text, thinking, "
-            "parts, timeout, isolate, retries, concurrency, rate_limit, on_failure, threshold, mode, words",
+            "known keys are use, name, weight, scale, clip, gate, text, thinking, parts, timeout, isolate, "
+            "retries, concurrency, rate_limit, overlap, on_failure, threshold, mode, words",
         ),
         ("rewards.0.gate.reward=nobody", "rewards[0].gate.reward: got 'nobody'; other rewards are"),
         (

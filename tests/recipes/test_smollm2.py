@@ -75,6 +75,7 @@ def test_folder(run: Path) -> None:
         "checkpoints",
         "policy",
         "reward.png",
+        "report.html",
     }
     assert (run / "reward.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
