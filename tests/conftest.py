@@ -95,6 +95,20 @@ THOROUGH = (
     "test_cli_reward.py::test_a_recipe_fits_what_the_command_fits[save_pairs]",
     "test_runs.py::test_the_same_run_twice_and_resumed[float32]",
     "test_runs.py::test_it_learns_and_the_sampler_is_the_trainer[ppo]",
+    "test_page_raters.py",
+    "test_page_pairs.py",
+    "test_page_hostile.py",
+    *(
+        f"test_invariance.py::test_in_one_process[{preset}]"
+        for preset in ("dapo", "dr_grpo", "rloo", "cispo", "remax", "reinforce_plus_plus")
+    ),
+    "test_examples.py::test_one_file_experiment",
+    "test_examples.py::test_politeness",
+    "test_pages.py::test_commands_run[docs/plugins.md]",
+    "test_signals.py::test_a_second_signal_ends_a_process_in_which_python_does_not_run",
+    "test_timed_worker.py::test_state_outlives_the_process",
+    "test_timed_worker.py::test_it_hears_of_events",
+    "test_timed_worker.py::test_it_does_not_outlive_a_trainer_that_is_killed",
     *(f"test_new_plugin.py::test_it_conforms_and_is_tidy[{kind}]" for kind in PLUGINS),
     *(f"{test}[{preset}]" for test in OF_PRESETS for preset in PRESETS),
 )
