@@ -72,7 +72,7 @@ thorough: setup  ## run the tests that `test` leaves out: every preset learns, a
 # An architecture's checks share its runs, and so a process.
 models: export OMP_NUM_THREADS = 1
 models: setup  ## check every architecture of docs/models.md
-	$(BIN)/pytest tests/models/test_matrix.py tests/models/test_matrix_bfloat16.py -n auto --dist loadgroup --durations 15
+	$(BIN)/pytest tests/models/test_matrix.py tests/models/test_matrix_bfloat16.py -n auto --dist loadscope --durations 15
 
 faults: export OMP_NUM_THREADS = 1
 faults: export PPOKIT_ALL_FAULTS = 1

@@ -282,7 +282,7 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def marks_of(architecture: Architecture, feature: str) -> list[pytest.MarkDecorator]:
-    marks = [pytest.mark.xdist_group(architecture.name)]
+    marks: list[pytest.MarkDecorator] = []
     if architecture.name not in IN_EVERY_SUITE or feature not in ("LoRA", "all weights"):
         marks.append(pytest.mark.models)
     if not architecture.exists:

@@ -42,10 +42,9 @@ state that sampling could go on from: each text is read anew for each token, whi
 says so.
 
 An architecture of the same kinds of layers as others in the table is not in it. These passed the same
-checks: Arcee, Bamba, Blenderbot, CodeGen, Cohere, dots1, ERNIE 4.5, ERNIE 4.5-MoE, EXAONE 4, Falcon-Mamba,
-Gemma, Gemma 3, GLM, GLM-4-MoE, GLM-MoE-DSA, GPT-BigCode, GraniteMoE, GraniteMoE hybrid, Helium, Hunyuan,
-LFM2-MoE, mBART, Ministral, Nemotron, OLMo, OLMo 2, OLMo hybrid, OLMoE, Persimmon, Qwen2-MoE, Qwen3.5-MoE,
-Seed-OSS, StableLM, StarCoder 2 and Zamba.
+checks: Arcee, Blenderbot, CodeGen, dots1, ERNIE 4.5, EXAONE 4, Falcon-Mamba, Gemma, GLM, GLM-MoE-DSA,
+GraniteMoE, Helium, Hunyuan, LFM2-MoE, mBART, Ministral, OLMo 2, OLMo hybrid, OLMoE, Persimmon, Qwen2-MoE,
+Qwen3.5-MoE, Seed-OSS, StarCoder 2 and Zamba.
 
 The columns are what a recipe asks for: `lora` on every linear layer, unless a note says otherwise;
 `lora: null`; `model.load_in_4bit`, against plain transformers on the same 4 bits; and a reward model that
