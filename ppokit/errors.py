@@ -124,23 +124,33 @@ def end_if_forked(pid: int, what: str) -> None:
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line; its type where it says nothing."""
     text = str(error).strip()
-    return printable(text.splitlines()[0]) if text else type(error).__name__
+    return one_paragraph(text.splitlines()[0]) if text else type(error).__name__
 
 
 def in_one_paragraph(error: BaseException) -> str:
     """The kind of an error and all that it says, without line breaks."""
-    return ": ".join(filter(None, (type(error).__name__, printable(str(error)))))
+    return ": ".join(filter(None, (type(error).__name__, one_paragraph(str(error)))))
 
 
 def reason_of(error: BaseException) -> str:
     """Why a call failed, in one paragraph: an error of ppokit's own says so by itself."""
-    return printable(str(error)) if isinstance(error, PpokitError) else in_one_paragraph(error)
+    return one_paragraph(str(error)) if isinstance(error, PpokitError) else in_one_paragraph(error)
 
 
-def printable(text: str) -> str:
-    """A text in one paragraph, without what a terminal obeys: a service or a model may have written it."""
-    flat = " ".join(text.split())
-    return flat if flat.isprintable() else "".join(c if c.isprintable() else _UNPRINTABLE for c in flat)
+def one_paragraph(text: str) -> str:
+    """A text that a service or a model may have written, `printable` and without line breaks."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text that a terminal shows and does not obey.
+
+    Args:
+        keep: characters that stay, such as a line's end.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else _UNPRINTABLE for c in text)
 
 
 @dataclass(frozen=True)

@@ -238,11 +238,7 @@ def check(options: CanaryOptions, context: CheckContext) -> Iterable[str]:
     except DataError as error:
         yield f"path: {error}"
         return
-    if context.chat and options.separator:
-        yield (
-            f"separator: got {options.separator!r} with prompts.chat: true, where the template stands "
-            "between; leave it out"
-        )
+    yield from context.separator_in_chats(options.separator)
     if context.training_columns is not None:
         # What the rewards get of the file: the columns that they know of the prompts.
         header = next(iter(cells.values()))

@@ -150,11 +150,7 @@ def check(options: LMOptions, context: CheckContext) -> Iterable[str]:
             f"reference: {len(wrong)} of the held-out prompts have no text in {options.reference!r}; the "
             f"first is row {number}, {repr(cell)[:60]}. Expected one text each"
         )
-    if context.chat and options.separator:
-        yield (
-            f"separator: got {options.separator!r} with prompts.chat: true, where the template stands "
-            "between; leave it out"
-        )
+    yield from context.separator_in_chats(options.separator)
 
 
 @hookimpl

@@ -24,9 +24,8 @@ from ppokit.cli.new_plugin import new
 from ppokit.cli.rate import rate
 from ppokit.cli.report import list_runs, report
 from ppokit.cli.rescore import rescore
-from ppokit.cli.sections import printable
 from ppokit.cli.train import train
-from ppokit.errors import Interrupted, PpokitError, PpokitWarning
+from ppokit.errors import Interrupted, PpokitError, PpokitWarning, printable
 
 # Names too long, full disks, too many open files: of the machine or the input, not of the program.
 _OF_THE_SYSTEM = {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.EIO}

@@ -12,9 +12,9 @@ import typer
 
 from ppokit.cli.generate import recipe_of_run
 from ppokit.cli.options import Debug, DisablePlugin, Json
-from ppokit.cli.sections import Section, interval, number, printable, show
+from ppokit.cli.sections import Section, interval, number, show
 from ppokit.data.atomic import replacing
-from ppokit.errors import DataError
+from ppokit.errors import DataError, printable
 from ppokit.evaluation.gains import Gain, by_prompt, paired_gain
 from ppokit.run.evaluation_table import evaluation_table
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppokit.cli.sections import Section, interval, printable
+from ppokit.cli.sections import Section, interval
+from ppokit.errors import printable
 
 if TYPE_CHECKING:
     from ppokit.reward_models.gain import Gain

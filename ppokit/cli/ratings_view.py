@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ppokit.cli.sections import Section, interval, number, percent, printable
+from ppokit.cli.sections import Section, interval, number, percent
+from ppokit.errors import printable
 
 if TYPE_CHECKING:
     from ppokit.data.formats import BadRow

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from ppokit.cli.options import Debug, Json
-from ppokit.cli.sections import Section, number, printable, show
-from ppokit.errors import DataError
+from ppokit.cli.sections import Section, number, show
+from ppokit.errors import DataError, printable
 
 
 def report(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ppokit.cli.options import Debug, DisablePlugin, Json
-from ppokit.cli.sections import Section, number, percent, printable, show
-from ppokit.errors import DataError
+from ppokit.cli.sections import Section, number, percent, show
+from ppokit.errors import DataError, one_paragraph
 
 if TYPE_CHECKING:
     from ppokit.rescoring.comparison import Comparison
@@ -145,5 +145,5 @@ def _reward(name: str, scores: list[float]) -> tuple[str, ...]:
 
 
 def _excerpt(text: str) -> str:
-    flat = printable(" ".join(text.split()))
+    flat = one_paragraph(text)
     return flat if len(flat) <= 50 else flat[:49] + "…"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ppokit.cli.sections import Section, interval, percent, printable
+from ppokit.cli.sections import Section, interval, percent
+from ppokit.errors import printable
 
 if TYPE_CHECKING:
     from ppokit.ratings.agreement import Estimate

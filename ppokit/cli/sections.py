@@ -112,14 +112,3 @@ def percent(share: float) -> str:
 def interval(low: float | None, high: float | None) -> str:
     """The ends of an interval as they are shown."""
     return "unknown" if low is None or high is None else f"{number(low)} to {number(high)}"
-
-
-def printable(text: str, keep: str = "") -> str:
-    """A text that a terminal shows and does not obey.
-
-    Args:
-        keep: characters that stay, such as a line's end.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from ppokit.cli.sections import printable
-from ppokit.errors import Interrupted
+from ppokit.errors import Interrupted, printable
 from ppokit.models.quantization import is_4bit
 from ppokit.plugin import hookimpl
 

@@ -26,6 +26,12 @@ CHUNK_BYTES = 32 * 2**20  # of float32 logits
 _ON_GPU = 4  # times as many: for fewer tokens a GPU waits for the head's weights, read twice per chunk
 
 
+def chunk_size(hidden: Tensor, weight: Tensor) -> int:
+    """How many of the states [N,H] are multiplied with the output embeddings [V,H] at a time."""
+    most = CHUNK_BYTES if hidden.device.type == "cpu" else _ON_GPU * CHUNK_BYTES
+    return max(1, most // (4 * weight.shape[0]))
+
+
 def token_logprobs(
     hidden: Tensor,
     head: nn.Module,
@@ -223,8 +229,7 @@ def _chunks(
 
     The memory is the same for every chunk: fresh pages would cost more than the mathematics.
     """
-    most = CHUNK_BYTES if hidden.device.type == "cpu" else _ON_GPU * CHUNK_BYTES
-    size = max(1, most // (4 * weight.shape[0]))
+    size = chunk_size(hidden, weight)
     shape = (min(size, len(hidden)), weight.shape[0])
     low = hidden.new_empty(shape)
     other = torch.empty_like(low, dtype=torch.float32)

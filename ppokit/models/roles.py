@@ -29,7 +29,7 @@ from ppokit.kernels import frozen_trunk, lora_linear, registry
 from ppokit.models import quantization
 from ppokit.models.adapter_check import check_last_states
 from ppokit.models.checkpointing import checkpoint_layers
-from ppokit.models.logprobs import CHUNK_BYTES, Entropy, check_head, token_logprobs
+from ppokit.models.logprobs import Entropy, check_head, chunk_size, token_logprobs
 from ppokit.models.lora import FittedHead, RoleAdapters, adapter_of
 from ppokit.models.merged import MergedSampler
 from ppokit.models.packing import final_states_of, reads_rows
@@ -171,7 +171,7 @@ class ModelRoles:
         """
         selected = self.hidden(batch, role)[batch.rows, batch.positions]
         head = output_head(self._model_of(role))
-        size = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
+        size = chunk_size(selected, head.weight)
         for start in range(0, len(selected), size):
             part = slice(start, start + size)
             yield part, self._rule(head(selected[part]))

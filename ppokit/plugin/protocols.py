@@ -133,6 +133,14 @@ class CheckContext:
             if self.columns is not None and column not in self.columns:
                 yield f"{key} {column!r} is no column of the {of} ({', '.join(self.columns)})"
 
+    def separator_in_chats(self, separator: str) -> Iterator[str]:
+        """A sentence where the option `separator`, text behind a plain prompt, is set for chats."""
+        if self.chat and separator:
+            yield (
+                f"separator: got {separator!r} with prompts.chat: true, where the template stands between; "
+                "leave it out"
+            )
+
 
 @dataclass(frozen=True)
 class Component:

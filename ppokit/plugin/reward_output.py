@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ppokit.errors import printable, reason_of
+from ppokit.errors import one_paragraph, reason_of
 from ppokit.plugin.reductions import Metric
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class RewardOutput:
     def reason(self, index: int) -> str:
         """What a response failed of, in one paragraph; empty where it did not, or nobody knows."""
         failure = self.failures.get(index, "")
-        return printable(failure) if isinstance(failure, str) else reason_of(failure)
+        return one_paragraph(failure) if isinstance(failure, str) else reason_of(failure)
 
 
 @dataclass(frozen=True)

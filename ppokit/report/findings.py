@@ -113,8 +113,8 @@ def _length(run: RunData, pool: Pool) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"Length explains {_percent(share.value)} of the {gain} in reward (95 % interval "
-            f"{_percent(share.low)} to "
-            f"{_percent(share.high)}): within a prompt the reward moves with length, and length has changed.",
+            f"{_percent(share.low)} to {_percent(share.high)}): within a prompt the reward moves with "
+            "length, and length has changed.",
             "#points",
         )
 
@@ -152,8 +152,7 @@ def _clip_fraction(run: RunData, pool: Pool) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"Clip fraction 0 in each of the last {len(last)} steps, with several passes per step: the "
-            "update "
-            "never comes near the clip range; the learning rate may be too small.",
+            "update never comes near the clip range; the learning rate may be too small.",
             "#curve:policy/clip_fraction",
         )
 
@@ -179,8 +178,7 @@ def _one_provider(run: RunData, pool: Pool) -> Iterator[Finding]:
             yield Finding(
                 "note",
                 f"One provider decides {_percent(min(share, 1.0))} of the variance: {name!r}. The others "
-                "hardly "
-                "change which response is the better one.",
+                "hardly change which response is the better one.",
                 "#distributions",
             )
 
@@ -216,8 +214,7 @@ def _entropy(run: RunData, pool: Pool) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"Entropy fell from {_number(before)} to {_number(after)} nats per token: the policy hardly "
-            "tries "
-            "anything else any more.",
+            "tries anything else any more.",
             "#curve:policy/entropy",
         )
 
@@ -232,16 +229,14 @@ def _truncated(run: RunData, pool: Pool) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"The share of responses that end by themselves fell from {_percent(before)} to "
-            f"{_percent(after)}: the others "
-            "are truncated at rollout.max_new_tokens.",
+            f"{_percent(after)}: the others are truncated at rollout.max_new_tokens.",
             "#curve:response/finished",
         )
     elif after < 0.05:
         yield Finding(
             "note",
             f"{_percent(1 - after)} of the last responses are truncated at rollout.max_new_tokens: what "
-            "their end "
-            "would have been is not scored.",
+            "their end would have been is not scored.",
             "#curve:response/finished",
         )
 

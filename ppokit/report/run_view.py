@@ -147,8 +147,7 @@ class RunView:
 
 _MOVED_SINCE_REFERENCE = (
     "By how many nats the log-probability of the whole response is above that of the reference, before "
-    "its step's "
-    "update: what training so far has made likelier."
+    "its step's update: what training so far has made likelier."
 )
 _MOVED_IN_STEP = "By how many nats the log-probability of the whole response rose in its own step's update."
 
@@ -197,8 +196,7 @@ def _choice(run: RunData, chosen: Chosen, shown: Shown) -> str:
         text = (
             f"{here:,} of the {total:,} responses of {of_steps} are here, {with_tokens:,} of them with their "
             "tokens: the best, the worst, those that moved most, those for which a reward failed, some "
-            "prompts at "
-            "every step, and whole groups of steps between the first and the last."
+            "prompts at every step, and whole groups of steps between the first and the last."
         )
     if run.skipped:
         text += f" The samples of {run.skipped:,} more steps were not read; their numbers are in the curves."
@@ -232,8 +230,7 @@ def _patterns(run: RunData, pool: Pool) -> tuple[list[Phrase], list[Repeated], s
     step = "step" if len(pool.last) == 1 else f"{len(pool.last)} steps"
     note = (
         f"Word sequences of the {len(best)} best responses of the last {step}, and the share of the "
-        "responses of "
-        f"the first {step} that had them."
+        f"responses of the first {step} that had them."
     )
     return phrases, repeated, note
 
