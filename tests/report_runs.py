@@ -55,6 +55,7 @@ def samples(
         "outcome": ["finished"] * len(flat),
         "response_ids": [list(range(3, 3 + n)) for n in tokens],
         "loss_mask": [[True] * n for n in tokens],
+        "sampler_logprobs": [[-1.0] * n for n in tokens],
         "advantages": [[0.1] * n for n in tokens],
         "score": [0.0 if score is None else score for _, _, score in flat],
         "scored": [score is not None for _, _, score in flat],
@@ -65,6 +66,7 @@ def samples(
         ],
         "reward/judge": [score for _, _, score in flat],
         "outcome/judge": ["failed" if score is None else "scored" for _, _, score in flat],
+        "seconds/judge": [0.25] * len(flat),
         "reason/judge": ["it said so" if score is None else "" for _, _, score in flat],
     }
     return {**out, **columns}

@@ -148,6 +148,8 @@ class Rewards:
             token scores, before scaling, clipping and weight; NaN where it did not score.
         outcomes: per provider, one per response.
         reasons: per provider, what each response failed of; empty texts elsewhere.
+        seconds: per provider, [B] float32 seconds of the call that gave each response its outcome, the last
+            one where it was asked for again; NaN where the provider was not asked for it.
         parts: named parts, `<provider>/<part>`, [B] float32; NaN where a provider gave none.
         notes: texts of providers, `<provider>/<note>`, one per response.
         scored: [B] bool; False where a provider failed or none scored. A provider of weight 0 does not
@@ -169,6 +171,7 @@ class Rewards:
     reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    seconds: Mapping[str, Tensor] = field(default_factory=dict)
 
     def select(self, indices: Sequence[int]) -> Rewards:
         """Those of these responses, in this order; the metrics stay."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice, zip_longest
 
 import numpy as np
 
@@ -129,18 +130,16 @@ def _extremes(
 
 
 def _failed(steps: Sequence[Samples]) -> Iterator[tuple[int, int]]:
-    """Responses for which a reward failed, each cause in turn, the latest steps first."""
-    by_cause: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    """Responses for which a reward failed or abstained, each cause in turn, the latest steps first."""
+    by_cause: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     for samples in reversed(steps):
         for name, outcomes in samples.reward_outcomes.items():
             reasons = samples.reasons.get(name, [""] * len(samples))
             for row, outcome in enumerate(outcomes):
-                if outcome == "failed":
-                    by_cause.setdefault((name, reasons[row]), []).append((samples.step, row))
-    for _ in range(FAILED // max(1, len(by_cause)) + 1):
-        for rows in by_cause.values():
-            if rows:
-                yield rows.pop(0)
+                if outcome in ("failed", "abstained") and samples.outcomes[row] != "failed":
+                    by_cause.setdefault((name, outcome, reasons[row]), []).append((samples.step, row))
+    in_turn = chain.from_iterable(zip_longest(*by_cause.values()))
+    return islice((each for each in in_turn if each is not None), FAILED)
 
 
 def _followed(steps: Sequence[Samples]) -> Iterator[tuple[int, int]]:

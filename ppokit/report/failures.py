@@ -1,10 +1,13 @@
-"""Every failed or abstained reward with its cause, and how long each provider took."""
+"""Every failed or abstained reward with its cause and its seconds, and how long each provider took."""
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
+
+import numpy as np
 
 from ppokit.plugin.visible_text import visible
 from ppokit.report.run_data import RunData
@@ -19,7 +22,7 @@ class Failure:
     """A reward that was not given.
 
     Attributes:
-        seconds: of the provider's longest call in that step; None where nobody knows.
+        seconds: of the call that failed or abstained; NaN where nobody knows.
         sample: position among the page's samples; None where the page does not hold it.
     """
 
@@ -28,13 +31,18 @@ class Failure:
     provider: str
     outcome: str
     reason: str
-    seconds: float | None
+    seconds: float
     sample: int | None
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Failures of one provider for one reason."""
+    """Failures of one provider for one reason.
+
+    Attributes:
+        first, last: steps.
+        median, longest: seconds of their calls; NaN where nobody knows.
+    """
 
     provider: str
     outcome: str
@@ -42,41 +50,48 @@ class Cause:
     count: int
     first: int
     last: int
+    median: float
+    longest: float
 
 
 def failures(run: RunData, index: dict[tuple[int, int], int]) -> tuple[list[Cause], list[Failure], int]:
-    """Causes with their counts, the latest failures, and how many those were before a cut.
+    """Causes, the most frequent first; some failures of each in turn, the latest; and how many there are.
 
     Args:
         index: positions of the page's samples by step and row.
     """
-    counts: Counter[tuple[str, str, str]] = Counter()
-    ends: dict[tuple[str, str, str], tuple[int, int]] = {}
-    calls = {int(line["step"] or 0): line for line in run.metrics}
-    rows: list[Failure] = []
+    by_cause: dict[tuple[str, str, str], list[Failure]] = {}
     for samples in run.steps:
-        for row, provider, outcome, reason in _of_step(samples):
-            cause = (provider, outcome, reason)
-            counts[cause] += 1
-            ends[cause] = (ends.get(cause, (samples.step, 0))[0], samples.step)
-            seconds = calls.get(samples.step, {}).get(f"time/reward/{provider}/longest_s")
+        for row, cause, seconds in _of_step(samples):
             name, sample = visible(samples.ids[row], 100), index.get((samples.step, row))
-            rows.append(Failure(samples.step, name, *cause, seconds, sample))
-    causes = [Cause(*cause, count, *ends[cause]) for cause, count in counts.most_common(SHOWN)]
-    rows.sort(key=lambda failure: (failure.outcome != "failed", failure.sample is None, -failure.step))
-    return causes, rows[:SHOWN], len(rows)
+            failure = Failure(samples.step, name, *cause, seconds, sample)
+            by_cause.setdefault(cause, []).append(failure)
+    causes = [
+        Cause(*cause, len(own), own[0].step, own[-1].step, *_seconds(own)) for cause, own in by_cause.items()
+    ]
+    lists = [sorted(own, key=lambda each: (each.sample is None, -each.step)) for own in by_cause.values()]
+    in_turn = (each for each in chain.from_iterable(zip_longest(*lists)) if each is not None)
+    shown = sorted(islice(in_turn, SHOWN), key=lambda each: (each.outcome != "failed", -each.step))
+    return sorted(causes, key=lambda cause: -cause.count)[:SHOWN], shown, sum(map(len, lists))
 
 
-def _of_step(samples: Samples) -> Iterator[tuple[int, str, str, str]]:
-    """Row, provider, outcome and reason of what was not scored."""
+def _seconds(group: Sequence[Failure]) -> tuple[float, float]:
+    """Median and longest."""
+    known = [each.seconds for each in group if not math.isnan(each.seconds)]
+    return (float(np.median(known)), max(known)) if known else (math.nan, math.nan)
+
+
+def _of_step(samples: Samples) -> Iterator[tuple[int, tuple[str, str, str], float]]:
+    """Row, cause (provider, outcome and reason) and seconds of what was not scored."""
     for name, outcomes in samples.reward_outcomes.items():
         reasons = samples.reasons.get(name, [""] * len(samples))
+        seconds = samples.seconds.get(name, np.full(len(samples), np.nan)).tolist()
         for row, outcome in enumerate(outcomes):
             if outcome in ("failed", "abstained") and samples.outcomes[row] != "failed":
-                yield row, visible(name, 200), outcome, visible(reasons[row], LONGEST)
+                yield row, (visible(name, 200), outcome, visible(reasons[row], LONGEST)), seconds[row]
     for row, outcome in enumerate(samples.outcomes):
         if outcome == "failed":
-            yield row, "the rollout engine", "failed", "no response"
+            yield row, ("the rollout engine", "failed", "no response"), math.nan
 
 
 def latencies(run: RunData) -> Sequence[tuple[str, float, float, float]]:

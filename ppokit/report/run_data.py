@@ -223,6 +223,12 @@ def _read_samples(run: RunData) -> None:
         if len(read):
             run.steps.append(read)
             run.files[step] = paths[step]
+    absent = run.steps[0].absent if run.steps else []
+    if absent := [name for name in absent if all(name in samples.absent for samples in run.steps)]:
+        run.missing.append(
+            f"The samples have no column {listed(absent)}, as those of an older version: what is computed of "
+            "it is not shown."
+        )
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         run.missing.append(

@@ -29,8 +29,8 @@ class Shown:
     Attributes:
         samples: a mapping each: `i` id, `t` step, `g` prompt, `o` outcome, `x` text, `s` score, `y` whole
             reward, `n` tokens, `k` KL and `d` change summed over tokens, `a` mean advantage, `u` whether it
-            is trained on, `r` raw score by provider, `w` outcome and reason of providers that did not score,
-            `p` parts and notes, `tk` tokens.
+            is trained on, `r` raw score and `q` seconds by provider, `w` outcome and reason of providers that
+            did not score, `p` parts and notes, `tk` tokens.
         prompts: texts; samples name them by position.
         vocabulary: text of each token that occurs, whether it is a special one, and its id.
         index: where the sample of a step and a row stands.
@@ -85,6 +85,9 @@ def _entry(samples: Samples, i: int, prompt: int, providers: list[str], *, token
     }
     if "advantages" in samples.tokens and len(own := samples.tokens["advantages"].row(i)):
         entry["a"] = plain(float(own.mean()))
+    seconds = [plain(samples.seconds[name][i]) if name in samples.seconds else None for name in providers]
+    if any(own is not None for own in seconds):
+        entry["q"] = seconds
     if not samples.trained[i]:
         entry["u"] = 0
     unscored = {

@@ -39,7 +39,22 @@ _SUMMED = (
     "kl/k1",
     "log_ratio",
 )
-_BY_PROVIDER = ("reward/", "outcome/", "reason/", "part/", "note/")
+_ALWAYS = (
+    "id",
+    "group",
+    "prompt",
+    "response",
+    "outcome",
+    "response_ids",
+    "loss_mask",
+    "sampler_logprobs",
+    "advantages",
+    "score",
+    "scored",
+    "trained",
+    "token_rewards",
+)
+_BY_PROVIDER = ("reward/", "outcome/", "reason/", "seconds/", "part/", "note/")
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,9 @@ class Samples:
         change: [B] sum over tokens of log-probability in the last pass less that before it; NaN for none.
         rewards: raw scores by provider; NaN where it did not score.
         reward_outcomes, reasons, notes: texts by provider, or by note, one per response.
+        seconds: of the call that gave an outcome, by provider; NaN where it is unknown.
         parts: named parts of rewards.
+        absent: columns that the file lacks and every run of this version writes.
         tokens: what was read of `TOKENS`, and `response_ids`, `loss_mask`; empty unless asked for.
     """
 
@@ -71,8 +88,10 @@ class Samples:
     rewards: dict[str, Floats]
     reward_outcomes: dict[str, list[str]]
     reasons: dict[str, list[str]]
+    seconds: dict[str, Floats]
     parts: dict[str, Floats]
     notes: dict[str, list[str]]
+    absent: list[str]
     prompts: list[str] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
     tokens: dict[str, Ragged] = field(default_factory=dict)
@@ -122,6 +141,8 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
         rewards={name: _numbers(columns, f"reward/{name}", count) for name in _after("reward/", columns)},
         reward_outcomes=_texts("outcome/", columns, count),
         reasons=_texts("reason/", columns, count),
+        seconds={name: _numbers(columns, f"seconds/{name}", count) for name in _after("seconds/", columns)},
+        absent=_absent(names),
         parts={name: _numbers(columns, f"part/{name}", count) for name in _after("part/", columns)},
         notes=_texts("note/", columns, count),
         prompts=[str(each or "") for each in _list(columns, "prompt", count, "")],
@@ -129,6 +150,15 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
         tokens=lists if rows is not None else {},
         rows=list(rows) if rows is not None else list(range(count)),
     )
+
+
+def _absent(names: Sequence[str]) -> list[str]:
+    absent = [name for name in _ALWAYS if name not in names]
+    providers = [name.removeprefix("reward/") for name in names if name.startswith("reward/")]
+    for prefix in ("outcome/", "seconds/"):
+        if any(prefix + provider not in names for provider in providers):
+            absent.append(f"{prefix}<reward>")
+    return absent
 
 
 def _after(prefix: str, columns: Mapping[str, Any]) -> list[str]:

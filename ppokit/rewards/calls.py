@@ -46,12 +46,13 @@ class Answer:
 
     Attributes:
         output: one outcome per response of the share.
-        seconds: of each call.
+        calls: responses of each call by their index in the share, and its seconds; a response that was asked
+            for again is in several, the last of which gave its outcome.
         retried: responses that were asked for again, each time.
     """
 
     output: RewardOutput
-    seconds: list[float] = field(default_factory=list)
+    calls: list[tuple[list[int], float]] = field(default_factory=list)
     retried: int = 0
 
 
@@ -101,7 +102,7 @@ class ProviderCalls:
         Raises:
             PluginError: the provider broke its contract.
         """
-        seconds: list[float] = []
+        calls = []
         outputs = []
         for indices in self._pieces(share):
             piece = self._view(share.select(indices), context)
@@ -112,8 +113,8 @@ class ProviderCalls:
                     self._settled(*attempt(self.reward.where, self._call(piece, context)), piece, context),
                 )
             )
-            seconds.append(time.perf_counter() - began)
-        return Answer(join(outputs, share), seconds)
+            calls.append((indices, time.perf_counter() - began))
+        return Answer(join(outputs, share), calls)
 
     async def answer(self, share: Rollout, context: RewardContext, loop: EventLoop) -> Answer:
         """Ask for a share by the recipe's keys: at once, in time, and again where it failed.
@@ -153,7 +154,7 @@ class ProviderCalls:
                     piece = self._view(share.select(indices), context)
                     began = time.perf_counter()
                     output = self._settled(*await self._attempt(piece, context, loop), piece, context)
-                    answer.seconds.append(time.perf_counter() - began)
+                    answer.calls.append((indices, time.perf_counter() - began))
                     parts.append((indices, output))
                     waits = {
                         i: retry_after(output.failures.get(k))

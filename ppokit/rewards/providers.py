@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
@@ -23,6 +24,9 @@ from ppokit.plugin.types import Rollout
 from ppokit.rewards.calls import Answer, ProviderCalls
 from ppokit.rewards.event_loop import EventLoop, check_given_up
 from ppokit.rewards.joining import group_indices, join
+
+Part = tuple[list[int], Answer]
+"""Responses by their index in the rollout, and what a provider gave for them."""
 
 _PATIENCE_S = 10.0  # beyond the longest timeout
 
@@ -94,10 +98,11 @@ class Providers:
             if not self._rewards[index].settings.overlap:
                 self._wait(index, future)
 
-    def finish(self, asked: Asked) -> list[RewardOutput]:
+    def finish(self, asked: Asked) -> tuple[list[RewardOutput], list[Tensor]]:
         """Each reward's output for the whole rollout: each process asks for its share, every one gets all.
 
-        Returns: float32 on the CPU, 0 where a response was not scored and on padding.
+        Returns: outputs, float32 on the CPU, 0 where a response was not scored and on padding; and of each
+            reward [B] float32, the seconds of the call that gave a response its outcome, NaN for none.
 
         Raises:
             PluginError: a provider broke its contract, on any process.
@@ -110,10 +115,15 @@ class Providers:
         hung = self.loop.given_up()
         records = self.processes.gather([(own, hung)])
         self._check_hung([name for _, names in records for name in names])
-        return [
-            self._output(reward, [answers[index] for answers, _ in records], asked.rollout)
-            for index, reward in enumerate(self._rewards)
+        parts: list[list[Part]] = [[] for _ in self._rewards]
+        for answers_of_one, _ in records:
+            for of_reward, (share, answer) in zip(parts, answers_of_one, strict=True):
+                if answer is not None:
+                    of_reward.append((share, answer))
+        outputs = [
+            self._output(reward, own, asked.rollout) for reward, own in zip(self._rewards, parts, strict=True)
         ]
+        return outputs, [call_seconds(own, len(asked.rollout)) for own in parts]
 
     def _share(self, rollout: Rollout, index: int) -> list[int]:
         """This process's responses: cut between groups, where the provider wants them whole."""
@@ -170,13 +180,10 @@ class Providers:
                 "or set isolate: process."
             ) from error
 
-    def _output(
-        self, reward: BuiltComponent, parts: Sequence[tuple[list[int], Answer | None]], rollout: Rollout
-    ) -> RewardOutput:
-        given = [(share, answer) for share, answer in parts if answer is not None]
-        output = join([(share, answer.output) for share, answer in given], rollout)
-        seconds = torch.tensor([second for _, answer in given for second in answer.seconds])
-        return replace(output, metrics={**output.metrics, **call_metrics(reward.name, seconds, given)})
+    def _output(self, reward: BuiltComponent, parts: Sequence[Part], rollout: Rollout) -> RewardOutput:
+        output = join([(share, answer.output) for share, answer in parts], rollout)
+        metrics = call_metrics(reward.name, [answer for _, answer in parts])
+        return replace(output, metrics={**output.metrics, **metrics})
 
     def _check_hung(self, hung: Sequence[str]) -> None:
         """Warn of calls that go on after their time-out; stop where they are too many.
@@ -202,13 +209,21 @@ class Providers:
                 self.loop.run(close())
 
 
-def call_metrics(
-    name: str, seconds: torch.Tensor, answers: Sequence[tuple[list[int], Answer]]
-) -> dict[str, Metric]:
+def call_seconds(parts: Sequence[Part], count: int) -> Tensor:
+    """[count] of each response the seconds of the last call that it was in; NaN where there was none."""
+    seconds = torch.full((count,), float("nan"))
+    for share, answer in parts:
+        for indices, own in answer.calls:
+            seconds[[share[i] for i in indices]] = own
+    return seconds
+
+
+def call_metrics(name: str, answers: Sequence[Answer]) -> dict[str, Metric]:
     """Seconds per call (median, 95 %, longest), and responses that were asked for again."""
+    seconds = torch.tensor([own for answer in answers for _, own in answer.calls])
     if not len(seconds):
         return {}
-    retried = sum(answer.retried for _, answer in answers)
+    retried = sum(answer.retried for answer in answers)
     prefix = f"time/reward/{name}/"
     return {
         **({f"reward/{name}/retried": Sum(retried)} if retried else {}),

@@ -155,6 +155,7 @@ class Scorer:
             trained=has_reward,
             metrics=part.metrics,
             reasons=spread_out(part.reasons, ""),
+            seconds={name: scatter(own, float("nan")) for name, own in part.seconds.items()},
             parts={name: scatter(numbers, float("nan")) for name, numbers in part.parts.items()},
             notes=spread_out(part.notes, ""),
         )
@@ -166,7 +167,7 @@ class Scorer:
         # Who was judged: by token scores alone, such as a KL penalty, or by a score of the whole response.
         judged = torch.zeros(2, len(rollout), dtype=torch.bool)
         some_failed = torch.zeros(len(rollout), dtype=torch.bool)
-        outputs = self.providers.finish(asked)
+        outputs, seconds = self.providers.finish(asked)
         metrics: dict[str, Metric] = {}
         breakdown: dict[str, Tensor] = {}
         some_weight = any(reward.settings.weight for reward, _ in self.rewards)
@@ -221,6 +222,7 @@ class Scorer:
                 for name, output in named
                 if output.failures
             },
+            seconds={reward.name: own for (reward, _), own in zip(self.rewards, seconds, strict=True)},
             parts={f"{name}/{part}": of for name, output in named for part, of in output.parts.items()},
             notes={
                 f"{name}/{note}": tuple(of) for name, output in named for note, of in output.notes.items()

@@ -72,6 +72,8 @@ def sample_table(
             columns[f"outcome/{name}"] = list(rewards.outcomes[name])
         for name, reasons in rewards.reasons.items():
             columns[f"reason/{name}"] = list(reasons)
+        for name, seconds in rewards.seconds.items():
+            columns[f"seconds/{name}"] = seconds.numpy()
         for name, numbers in rewards.parts.items():
             columns[f"part/{name}"] = numbers.tolist()
         for name, texts in rewards.notes.items():

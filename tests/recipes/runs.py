@@ -147,9 +147,14 @@ def lasting(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rollouts_of(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """The samples of each step without what depends on the moment."""
     import pyarrow.parquet as pq
 
-    return {path.name: pq.read_table(path).to_pylist() for path in sorted((run / "rollouts").iterdir())}
+    tables = {path.name: pq.read_table(path) for path in sorted((run / "rollouts").iterdir())}
+    return {
+        name: table.drop_columns([c for c in table.column_names if c.startswith("seconds/")]).to_pylist()
+        for name, table in tables.items()
+    }
 
 
 def weights_of(run: Path, step: int) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ def test_every_failure_has_its_cause_and_its_seconds(tmp_path: Path) -> None:
     columns["reason/judge"] = ["", "timeout", "timeout", ""]
     columns["outcome/judge"] = ["scored", "failed", "abstained", "scored"]
     columns["outcome"] = ["finished", "finished", "finished", "failed"]
+    columns["seconds/judge"] = [0.5, 30.0, 0.25, math.nan]
     write_samples(tmp_path, 2, columns)
     times = {
         f"time/reward/judge/{name}_s": seconds
@@ -34,16 +37,37 @@ def test_every_failure_has_its_cause_and_its_seconds(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     causes, rows, count = failures(run, {(2, 1): 7})
     assert count == 4
-    assert [(c.provider, c.outcome, c.reason, c.count, c.first, c.last) for c in causes] == [
-        ("judge", "failed", "it said so", 1, 1, 1),
-        ("judge", "failed", "timeout", 1, 2, 2),
-        ("judge", "abstained", "timeout", 1, 2, 2),
-        ("the rollout engine", "failed", "no response", 1, 2, 2),
+    assert [(c.provider, c.outcome, c.reason, c.count, c.first, c.last, c.longest) for c in causes[:3]] == [
+        ("judge", "failed", "it said so", 1, 1, 1, 0.25),
+        ("judge", "failed", "timeout", 1, 2, 2, 30.0),
+        ("judge", "abstained", "timeout", 1, 2, 2, 0.25),
     ]
-    assert (rows[0].step, rows[0].reason, rows[0].seconds, rows[0].sample) == (2, "timeout", 3, 7)
+    assert (causes[3].provider, causes[3].reason) == ("the rollout engine", "no response")
+    assert math.isnan(causes[3].longest)
+    assert (rows[0].step, rows[0].reason, rows[0].seconds, rows[0].sample) == (2, "timeout", 30, 7)
     assert latencies(run) == [("judge", 1, 2, 3)]
     page = report_page([run])
     assert "4 of 4 one by one" in page
+    assert re.search(r"<td>failed</td><td dir=.auto.>timeout</td><td>30</td>", page)
+
+
+def test_a_seldom_cause_stands_beside_a_frequent_one(tmp_path: Path) -> None:
+    """Of more failures than are shown each cause has some, also abstentions, with their seconds."""
+    for step in range(1, 6):
+        columns = samples(step, [[None] * 30] * 2)
+        columns["reason/judge"] = ["busy"] * 59 + ["a rare one"]
+        columns["outcome/judge"] = ["failed"] * 59 + ["abstained"]
+        columns["seconds/judge"] = [float(step)] * 60
+        write_samples(tmp_path, step, columns)
+    causes, rows, count = failures(read_run(tmp_path), {})
+    assert (count, len(rows)) == (300, 200)
+    assert [(c.reason, c.count, c.first, c.last, c.median, c.longest) for c in causes] == [
+        ("busy", 295, 1, 5, 3, 5),
+        ("a rare one", 5, 1, 5, 3, 5),
+    ]
+    assert [row.step for row in rows if row.reason == "a rare one"] == [5, 4, 3, 2, 1]
+    chosen = choose(read_run(tmp_path).steps, 1e6, 0)
+    assert all(59 in rows for rows in chosen.rows.values())
 
 
 def test_words_of_the_best() -> None:

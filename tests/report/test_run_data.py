@@ -116,7 +116,15 @@ def test_samples_of_an_older_layout(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert run.steps[0].length.tolist() == [1, 2]
     assert run.steps[0].score.tolist() == [0.5, 0.75]
+    assert "no column id, group, outcome, loss_mask, sampler_logprobs, advantages" in page_of(tmp_path)
     assert "a time" in page_of(tmp_path)
+
+
+def test_outcomes_and_seconds_that_an_older_version_did_not_keep(tmp_path: Path) -> None:
+    columns = samples(1, [[0.5, 0.25]])
+    del columns["seconds/judge"]
+    write_samples(tmp_path, 1, columns)
+    assert "The samples have no column seconds/&lt;reward&gt;, as those" in page_of(tmp_path)
 
 
 def test_a_run_before_its_first_step(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,6 +124,30 @@ def test_a_coroutine_is_cancelled_at_its_timeout(scorer: Make) -> None:
     assert rewards.outcomes["one"] == ("scored",) * 3 + ("failed",) + ("scored",) * 4
     assert rewards.reasons["one"][3] == "TimeoutError: no answer in 0.1 s"
     assert ended == ["cancelled"]
+
+
+def test_seconds_are_those_of_the_call_that_decided(scorer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock by which call n takes n seconds: of what is asked for again the second call counts."""
+    ticks = iter([tick for n in range(1, 20) for tick in (100.0 * n, 101.0 * n)])
+    monkeypatch.setattr("ppokit.rewards.calls.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    asked: list[int] = []
+
+    async def judge(index: int) -> float | None:
+        asked.append(index)
+        if index == 1 and asked.count(1) == 1:
+            raise ConnectionError("busy")
+        return None if index == 2 else 1.0
+
+    rollout = replace(ROLLOUT, outcomes=["finished"] * 4 + ["failed"] * 4)
+    seconds = scorer(reward(Each(judge), retries=1, concurrency=1)).score(rollout).seconds["one"]
+    assert seconds[:4].tolist() == [1, 3, 4, 5]
+    assert seconds[4:].isnan().all()
+
+    class Batched:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    assert scorer(reward(Batched())).score(ROLLOUT).seconds["one"].tolist() == [6.0] * COUNT
 
 
 def test_a_thread_that_hangs_costs_one_worker_and_too_many_stop_the_run(scorer: Make) -> None:

@@ -143,6 +143,7 @@ def test_a_rollouts_file_holds_every_sample_without_padding(tmp_path: Path) -> N
         scored=torch.tensor([True, False]),
         trained=torch.tensor([True, False]),
         reasons={"length": ("", "OSError: down")},
+        seconds={"length": torch.tensor([0.5, 30.0])},
         parts={"length/short": torch.tensor([0.5, math.nan])},
         notes={"length/why": ("so", "")},
     )
@@ -155,6 +156,7 @@ def test_a_rollouts_file_holds_every_sample_without_padding(tmp_path: Path) -> N
     assert table["token_rewards"] == [[0.0, 1.0], [2.0]]
     assert table["outcome/length"] == ["scored", "abstained"]
     assert table["reason/length"] == ["", "OSError: down"]
+    assert table["seconds/length"] == [0.5, 30.0]
     assert table["part/length/short"][0] == 0.5
     assert table["note/length/why"] == ["so", ""]
     assert table["scored"] == table["trained"] == [True, False]

@@ -20,6 +20,15 @@ function shown(value) {
   return String(Number(value.toPrecision(4)));
 }
 
+const cut = (text, most) => (text.length > most ? `${text.slice(0, most)}…` : text);
+
+// What a provider gave for a response, or why not, and in how many seconds unless at once.
+function given(sample, name, i, most = Infinity) {
+  const why = sample.w && sample.w[name], seconds = sample.q ? sample.q[i] : null;
+  const what = why ? why[0] + (why[1] ? `: ${cut(why[1], most)}` : "") : shown(sample.r[i]);
+  return seconds !== null && (why || seconds >= 0.01) ? `${what} (${shown(seconds)} s)` : what;
+}
+
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 // Curves: a cursor that follows the pointer or the arrow keys, a search.

@@ -10,7 +10,6 @@ function startGroups(open) {
   const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
   const scores = (samples) => samples.map((sample) => sample.s).filter((score) => score !== undefined);
   const best = (samples) => [...samples].sort((a, b) => (b.s ?? -Infinity) - (a.s ?? -Infinity));
-  const short = (text, most) => (text.length > most ? `${text.slice(0, most)}…` : text);
 
   const fillSteps = (step) => {
     const known = [...new Set(own().samples.map((sample) => sample.t))];
@@ -19,17 +18,16 @@ function startGroups(open) {
   };
   const fillPrompts = (prompt) => {
     const known = [...new Set(own().samples.filter((s) => s.t === Number(steps.value)).map((s) => s.g))];
-    prompts.replaceChildren(...known.map((each) => el("option", { value: each }, short(own().prompts[each].replace(/\s+/g, " "), 90))));
+    prompts.replaceChildren(...known.map((each) => el("option", { value: each }, cut(own().prompts[each].replace(/\s+/g, " "), 90))));
     prompts.value = known.includes(prompt) ? prompt : known[0];
   };
 
   const parts = (sample) => {
     const list = [];
     own().providers.forEach((name, i) => {
-      const why = sample.w && sample.w[name];
-      list.push(el("dt", {}, name), el("dd", why ? { class: "bad" } : {}, why ? `${why[0]}${why[1] ? `: ${short(why[1], 120)}` : ""}` : shown(sample.r[i])));
+      list.push(el("dt", {}, name), el("dd", sample.w && sample.w[name] ? { class: "bad" } : {}, given(sample, name, i, 120)));
     });
-    Object.entries(sample.p || {}).forEach(([name, value]) => list.push(el("dt", {}, name), el("dd", {}, typeof value === "number" ? shown(value) : short(value, 160))));
+    Object.entries(sample.p || {}).forEach(([name, value]) => list.push(el("dt", {}, name), el("dd", {}, typeof value === "number" ? shown(value) : cut(value, 160))));
     [["tokens", sample.n], ["advantage", sample.a], ["KL", sample.k], ["change", sample.d]].forEach(([name, value]) => {
       if (value !== undefined) list.push(el("dt", {}, name), el("dd", {}, shown(value)));
     });
@@ -55,7 +53,7 @@ function startGroups(open) {
       const go = el("button", { type: "button", "aria-label": `Step ${each} of this prompt`, onclick: () => { fillSteps(each); fillPrompts(prompt); show(); } }, String(each));
       if (each === step) go.setAttribute("aria-current", "true");
       return el("tr", {}, el("th", { scope: "row" }, go), el("td", {}, known.length ? shown(mean(known)) : "–"), el("td", {}, shown(first.s)),
-        el("td", { class: "excerpt", dir: "auto" }, short(first.x.replace(/\s+/g, " "), 140)));
+        el("td", { class: "excerpt", dir: "auto" }, cut(first.x.replace(/\s+/g, " "), 140)));
     }));
   };
   const turn = (by) => {

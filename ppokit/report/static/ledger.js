@@ -76,10 +76,7 @@ function startLedger() {
 
   const fillSums = () => {
     const rows = [row("outcome", sample.o), row("score", shown(sample.s)), row("whole reward", shown(sample.y)), row("tokens", shown(sample.n))];
-    data.runs[run].providers.forEach((name, i) => {
-      const why = sample.w && sample.w[name];
-      rows.push(row(`reward ${name}`, why ? `${why[0]}${why[1] ? `: ${why[1]}` : ""}` : shown(sample.r[i])));
-    });
+    data.runs[run].providers.forEach((name, i) => rows.push(row(`reward ${name}`, given(sample, name, i))));
     Object.entries(sample.p || {}).forEach(([name, value]) => rows.push(row(name, typeof value === "number" ? shown(value) : value)));
     Object.entries(COLUMNS).forEach(([name, [label, how]]) => {
       if (!sample.tk || !(name in sample.tk)) return;
