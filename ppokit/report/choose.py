@@ -117,16 +117,17 @@ def _beyond(numbers: Floats, least: float) -> Floats:
 def _extremes(
     steps: Sequence[Samples], numbers: dict[int, Floats], *, highest: bool
 ) -> list[tuple[int, int]]:
-    """The responses with the highest or the lowest of these numbers; of equal texts, which follow from equal
-    numbers within a step, one."""
+    """The responses with the highest or the lowest of these numbers; of equal texts one."""
     order = [
-        (-value if highest else value, samples.step, row)
+        (-value if highest else value, samples.step, row, samples.keys[row])
         for samples in steps
         for row, value in enumerate(numbers[samples.step].tolist())
         if np.isfinite(value)
     ]
-    order.sort()
-    return [(step, row) for _, step, row in order[:EXTREMES]]
+    different: dict[int, tuple[int, int]] = {}
+    for _, step, row, key in sorted(order):
+        different.setdefault(key, (step, row))
+    return list(different.values())[:EXTREMES]
 
 
 def _failed(steps: Sequence[Samples]) -> Iterator[tuple[int, int]]:

@@ -94,10 +94,9 @@ class RunData:
         return bool(values) and len(values) - 1 - values.index(max(values)) >= patience
 
     def measured(self) -> list[str]:
-        """Names of the metrics that are a number at some step, sorted."""
-        return sorted(
-            {n for line in self.metrics for n, value in line.items() if value is not None} - {"step"}
-        )
+        """Names of the metrics that are a number at some step, in the order of their first one."""
+        names = dict.fromkeys(n for line in self.metrics for n, value in line.items() if value is not None)
+        return [name for name in names if name != "step"]
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps at which a metric is a number, and these numbers."""

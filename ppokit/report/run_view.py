@@ -22,7 +22,7 @@ from ppokit.report.run_data import RunData, section
 from ppokit.report.shown_samples import Shown, shown_samples
 from ppokit.report.step_file import read_step
 from ppokit.report.tokens import TokenTexts
-from ppokit.report.verdict import Row, headline, verdict_rows
+from ppokit.report.verdict import EVALUATED, Row, evaluation_metrics, headline, verdict_rows
 
 EXCERPT = 150
 MOST_BEST, MOST_FIRST = 200, 400  # responses whose words are compared
@@ -53,6 +53,7 @@ class RunView:
     Attributes:
         number: its position on the page.
         missing: sentences on what is not there.
+        more_evaluated: numbers of evaluations that are not among the rows.
         compared: what the table's first and last column are.
         choice: which responses the page holds, in a sentence.
         failed: failures and abstentions in all, of which `failures` are shown.
@@ -68,6 +69,7 @@ class RunView:
     findings: Sequence[Finding]
     checks: str
     rows: Sequence[Row]
+    more_evaluated: int
     compared: tuple[str, str]
     distributions: Sequence[Figure]
     choice: str
@@ -113,6 +115,7 @@ class RunView:
             findings=[Finding(f.level, visible(f.text, 1000), f.link) for f in findings(run, pool)],
             checks=f"Looked for: {listed(name for name, _ in CHECKS)}",
             rows=verdict_rows(run, pool),
+            more_evaluated=max(0, len(evaluation_metrics(run)) - EVALUATED),
             compared=_compared(run, pool),
             distributions=distributions(run),
             choice=_choice(run, chosen, shown),

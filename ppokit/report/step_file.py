@@ -30,6 +30,7 @@ _LISTS = ("prompt_ids", "response_ids", "loss_mask", *TOKENS)
 _SUMMED = (
     "id",
     "group",
+    "response",
     "outcome",
     "score",
     "scored",
@@ -72,6 +73,7 @@ class Samples:
         seconds: of the call that gave an outcome, by provider; NaN where it is unknown.
         parts: named parts of rewards.
         absent: columns that the file lacks and every run of this version writes.
+        keys: equal for equal texts of responses.
         tokens: what was read of `TOKENS`, and `response_ids`, `loss_mask`; empty unless asked for.
     """
 
@@ -92,6 +94,7 @@ class Samples:
     parts: dict[str, Floats]
     notes: dict[str, list[str]]
     absent: list[str]
+    keys: list[int]
     prompts: list[str] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
     tokens: dict[str, Ragged] = field(default_factory=dict)
@@ -123,6 +126,7 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
     lists = {name: ragged_of(columns[name]) for name in _LISTS if name in columns}
     mask = lists.get("loss_mask")
     written = mask.sums() if mask is not None else _lengths(lists, count)
+    responses = [str(each or "") for each in _list(columns, "response", count, "")]
     scored = np.array(_flags(columns, "scored", count, default=True))
     total = lists["token_rewards"].sums() if "token_rewards" in lists else np.full(count, np.nan)
     return Samples(
@@ -143,10 +147,11 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
         reasons=_texts("reason/", columns, count),
         seconds={name: _numbers(columns, f"seconds/{name}", count) for name in _after("seconds/", columns)},
         absent=_absent(names),
+        keys=[hash(each) for each in responses],
         parts={name: _numbers(columns, f"part/{name}", count) for name in _after("part/", columns)},
         notes=_texts("note/", columns, count),
         prompts=[str(each or "") for each in _list(columns, "prompt", count, "")],
-        responses=[str(each or "") for each in _list(columns, "response", count, "")],
+        responses=responses if rows is not None else [],
         tokens=lists if rows is not None else {},
         rows=list(rows) if rows is not None else list(range(count)),
     )

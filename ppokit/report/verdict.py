@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppokit.config.evaluation_settings import GREEDY, SAMPLED, TEXTS
 from ppokit.report.charts import short
 from ppokit.report.findings import score_change
 from ppokit.report.pool import Pool
@@ -26,6 +27,7 @@ _GUARDS = {
     "policy/ratio_std_at_start": "Ratio's deviation before a weight moves (guard)",
 }
 
+EVALUATED = 8  # numbers of evaluations in the table
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
@@ -75,7 +77,7 @@ def headline(run: RunData, pool: Pool) -> str:
 def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
     """Reward, evaluation, KL, length and so on, from the first steps to the last."""
     rows = _of_responses(run, pool, "reward/mean", "Reward", pool.responses.scores)
-    rows += [_evaluated(run, name) for name in evaluation_metrics(run)[:6]]
+    rows += [_evaluated(run, name) for name in evaluation_metrics(run)[:EVALUATED]]
     for name, label, numbers in (
         ("response/length", "Length, tokens", pool.responses.lengths),
         ("response/finished", "Responses that end by themselves", pool.finished),
@@ -106,12 +108,19 @@ def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
 
 
 def evaluation_metrics(run: RunData) -> list[str]:
-    """Names of what evaluators measured, the recipe's `best` and means with a gain first."""
-    names = {name for name in run.measured() if name.startswith("eval/")}
+    """Names of what was measured: the recipe's `best`, evaluators' own with a gain and without, and the rest.
+
+    The rest is what every evaluation reports of its responses and of texts.
+    """
+    names = [name for name in run.measured() if name.startswith("eval/")]
     ends = ("/gain", "/gain_low", "/gain_high", "/warning", "/scored", "/std_error")
     own = [name for name in names if not name.endswith(ends)]
     best = section(run.recipe, "evaluation").get("best")
-    return sorted(own, key=lambda name: (name != best, f"{name}/gain" not in names, name))
+
+    def rank(name: str) -> tuple[bool, bool, bool]:
+        return name != best, name.split("/")[1] in (GREEDY, SAMPLED, TEXTS), f"{name}/gain" not in names
+
+    return sorted(own, key=rank)
 
 
 def _evaluated(run: RunData, name: str) -> Row:

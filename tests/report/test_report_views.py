@@ -17,7 +17,7 @@ from ppokit.report.pool import Pool
 from ppokit.report.provenance_view import preset_differences, recipe_differences
 from ppokit.report.run_data import read_run
 from ppokit.report.tokens import TokenTexts, texts_of, texts_of_run
-from ppokit.report.verdict import headline, verdict_rows
+from ppokit.report.verdict import evaluation_metrics, headline, verdict_rows
 from report_runs import learning_run, samples, write_metrics, write_recipe, write_samples
 
 
@@ -116,6 +116,23 @@ def test_evaluation_stands_from_step_0_to_the_best_and_the_last(tmp_path: Path) 
     (row,) = [row for row in verdict_rows(run, Pool.of(run)) if row.label == "Evaluation metric/f1"]
     assert (row.before, row.after, row.detail) == (0.25, 0.5, "from step 0 to 10, best 0.75 at 5")
     assert (row.change.value, row.change.low, row.change.high) == (0.1, 0.05, 0.2)
+
+
+def test_what_an_evaluator_measures_comes_before_what_every_evaluation_reports(tmp_path: Path) -> None:
+    """In the order of the metrics' file, not of the alphabet: chrF, then its settings; `best` before all."""
+    write_recipe(tmp_path, 5, evaluation={"best": "eval/greedy/kl"})
+    evaluated = ("judge/score", "judge/beta", "greedy/distinct_2", "texts/perplexity", "greedy/kl")
+    lines = [{"step": step, **{f"eval/{name}": 1.0 for name in evaluated}} for step in (0, 5)]
+    lines[1]["eval/greedy/distinct_2/gain"] = 0.0
+    write_metrics(tmp_path, lines)
+    names = evaluation_metrics(read_run(tmp_path))
+    order = ("greedy/kl", "judge/score", "judge/beta", "greedy/distinct_2", "texts/perplexity")
+    assert names == [f"eval/{name}" for name in order]
+
+
+def test_what_the_verdict_leaves_out_is_said(tmp_path: Path) -> None:
+    write_metrics(tmp_path, [{"step": 0, **{f"eval/judge/{i}": 1.0 for i in range(11)}}])
+    assert "3 more numbers of evaluations are among the curves" in report_page([read_run(tmp_path)])
 
 
 def test_recipes_are_compared(tmp_path: Path) -> None:
@@ -233,3 +250,14 @@ def test_movers_move(tmp_path: Path) -> None:
     chosen = choose(read_run(tmp_path).steps, 1e6, 0)
     assert chosen.by_reference
     assert (chosen.up, chosen.down) == ([(2, 2), (2, 0)], [(2, 1)])
+
+
+def test_one_text_stands_once_in_a_list(tmp_path: Path) -> None:
+    """The best, again and again: at its highest; others of the same score, as of a reward of 0 and 1, stay."""
+    for step in (1, 2):
+        columns = samples(step, [[1.0, 1.0, 0.5 * step, 0.0]])
+        columns["response"] = ["the same", "the same", "twice", f"another of {step}"]
+        write_samples(tmp_path, step, columns)
+    chosen = choose(read_run(tmp_path).steps, 1e6, 0)
+    assert chosen.best == [(1, 0), (2, 2), (1, 3), (2, 3)]
+    assert chosen.worst == [(1, 3), (2, 3), (1, 2), (1, 0)]
