@@ -20,6 +20,7 @@ from ppokit.errors import NonFiniteError
 from ppokit.evaluation.view import held_out_view
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
 from ppokit.report.writer import report_writer
+from ppokit.rewards.outcomes import FailedRewardsError
 from ppokit.rollout.ahead import RolloutAhead
 from ppokit.rollout.dynamic_sampling import resample
 from ppokit.rollout.fit import answer_greedily, fit_recorded, predict_next, recorded_rollout
@@ -149,7 +150,12 @@ class PPOTrainer:
             self.ahead.collect(step + 1, updates=self.step)
             self.current = step
         with self._phase("reward"):
-            return scorer.score(rollout, step=step)
+            try:
+                return scorer.score(rollout, step=step)
+            except FailedRewardsError as error:
+                if self.run_dir.opened:  # an error of the first step leaves no folder
+                    self.recorder.failed_step(step, error, error.rollout, rewards=error.rewards)
+                raise
 
     @ends_together
     def resample(self, rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
@@ -193,7 +199,7 @@ class PPOTrainer:
                     rollout, advantages, self.current, epochs=epochs, minibatches=minibatches
                 )
             except NonFiniteError as error:
-                self.recorder.failed_step(self.current, rollout, advantages, error)
+                self.recorder.failed_step(self.current, error, rollout, advantages=advantages)
                 raise
             stats = {**self.ahead.metrics(self.current), **stats}
             self._first_update.check_updated(rollout, advantages, stats, self.components.policy_hash)

@@ -223,6 +223,10 @@ def _read_samples(run: RunData) -> None:
             run.steps.append(read)
             run.files[step] = paths[step]
     absent = run.steps[0].absent if run.steps else []
+    if run.metrics and run.steps and run.steps[-1].step > run.last_step:
+        run.missing.append(
+            f"Step {run.steps[-1].step} failed: its samples are here, and nothing was learned from them."
+        )
     if absent := [name for name in absent if all(name in samples.absent for samples in run.steps)]:
         run.missing.append(
             f"The samples have no column {listed(absent)}, as those of an older version: what is computed of "

@@ -43,8 +43,9 @@ class ReportWriter:
         self._write()
 
     @hookimpl
-    def on_run_end(self) -> None:
-        if self._is_due:
+    def on_run_end(self, step: int) -> None:
+        failed = self.folder / "rollouts" / f"step-{step + 1:06d}.parquet"
+        if self._is_due or failed.exists():
             self._write()
 
     def _write(self) -> None:

@@ -14,25 +14,35 @@ from torch import Tensor
 
 from ppokit.config.components import BuiltComponent
 from ppokit.errors import RewardError
-from ppokit.plugin.reward_output import RewardOutput
+from ppokit.plugin.types import Rewards, Rollout
 
 _SHOWN = 3  # causes in a message
 _LONGEST = 300  # characters of one
 
 
-def check_budget(reward: BuiltComponent, output: RewardOutput, max_failed: float, *, worked: bool) -> None:
-    """Stop where too much failed.
+class FailedRewardsError(RewardError):
+    """More outcomes of a rollout failed than the recipe allows.
+
+    Attributes:
+        rollout, rewards: its responses, and what was scored and what failed of them.
+    """
+
+    def __init__(self, message: str, rollout: Rollout, rewards: Rewards) -> None:
+        super().__init__(message)
+        self.rollout, self.rewards = rollout, rewards
+
+
+def over_budget(reward: BuiltComponent, rewards: Rewards, max_failed: float, *, worked: bool) -> str:
+    """What to say where a reward failed for more responses than the recipe allows; empty where it did not.
 
     Args:
         max_failed: the largest share of the responses that may fail.
         worked: whether the provider has given anything but failures before.
-
-    Raises:
-        RewardError: more failed than the recipe allows, or everything has from the start.
     """
-    failed, count = output.outcomes.count("failed"), len(output.outcomes)
+    outcomes = rewards.outcomes[reward.name]
+    failed, count = outcomes.count("failed"), len(outcomes)
     if not failed:
-        return
+        return ""
     if reward.settings.on_failure == "fail":
         rule = f"and {reward.key}.on_failure is fail"
     elif failed / count > max_failed:  # not by a product: 0.29 * 100 is below 29
@@ -40,18 +50,16 @@ def check_budget(reward: BuiltComponent, output: RewardOutput, max_failed: float
     elif failed == count and not worked:
         rule = "and has never worked: there is nothing to learn from, whatever run.max_failed_rewards allows"
     else:
-        return
-    causes = causes_of(list(output.failures.values()))
+        return ""
+    causes = causes_of(rewards.reasons.get(reward.name, ()))
     first, *others = causes or ["it reported them as failed"]
     more = f" Others: {'; '.join(others)}" if others else ""
-    raise RewardError(
-        f"{reward.where} failed for {failed} of {count} responses, {rule}. First cause: {first}{more}"
-    )
+    return f"{reward.where} failed for {failed} of {count} responses, {rule}. First cause: {first}{more}"
 
 
-def causes_of(reasons: Sequence[object]) -> list[str]:
+def causes_of(reasons: Sequence[str]) -> list[str]:
     """Different reasons, the first first and then the most frequent, each with its count where not 1."""
-    texts = [str(reason) for reason in reasons if str(reason)]
+    texts = [reason for reason in reasons if reason]
     counts = Counter(texts)
     order = [*texts[:1], *(text for text, _ in counts.most_common() if text != texts[0])] if texts else []
     shown = [

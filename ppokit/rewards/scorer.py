@@ -20,7 +20,7 @@ from ppokit.plugin.reward_output import Outcome, RewardOutput
 from ppokit.plugin.scoring import RewardContext
 from ppokit.plugin.types import Rewards, Rollout
 from ppokit.rewards.event_loop import EventLoop
-from ppokit.rewards.outcomes import check_budget, impute
+from ppokit.rewards.outcomes import FailedRewardsError, impute, over_budget
 from ppokit.rewards.providers import Asked, Providers
 from ppokit.rewards.scaling import Scaling
 
@@ -105,7 +105,8 @@ class Scorer:
             step: the step that is scored, for providers.
 
         Raises:
-            RewardError: more outcomes failed than the error budget allows, or too many calls hang.
+            FailedRewardsError: more outcomes failed than the error budget allows.
+            RewardError: too many calls hang.
             PluginError: a provider broke its contract (wrong shape, NaN).
         """
         rewards = self._rewards(rollout, learn=learn, step=step)
@@ -127,10 +128,23 @@ class Scorer:
         )
 
     def _rewards(self, rollout: Rollout, *, learn: bool, step: int) -> Rewards:
-        """What failed to be answered has no reward."""
+        """What failed to be answered has no reward.
+
+        Raises:
+            FailedRewardsError: more failed than the error budget allows.
+        """
         part = self._rewards_of_answers(self._asked(rollout, step), learn=learn)
-        if len(part.scored) == len(rollout):
-            return part
+        rewards = part if len(part.scored) == len(rollout) else self._of_all(part, rollout)
+        for reward, _ in self.rewards:
+            worked = reward.key in self._worked
+            if message := over_budget(reward, part, self.max_failed, worked=worked):
+                raise FailedRewardsError(message, rollout, rewards)
+            if set(part.outcomes[reward.name]) - {"failed"}:
+                self._worked.add(reward.key)
+        return rewards
+
+    def _of_all(self, part: Rewards, rollout: Rollout) -> Rewards:
+        """Rewards of the responses that were answered, among those that were not."""
         answered = (~rollout.failed).nonzero().flatten().tolist()
 
         def scatter(numbers: Tensor, fill: float) -> Tensor:
@@ -173,9 +187,6 @@ class Scorer:
         some_weight = any(reward.settings.weight for reward, _ in self.rewards)
         some_sequence = False
         for (reward, scaling), output in zip(self.rewards, outputs, strict=True):
-            check_budget(reward, output, self.max_failed, worked=reward.key in self._worked)
-            if set(output.outcomes) - {"failed"}:
-                self._worked.add(reward.key)
             weight = reward.settings.weight
             scored = _have(output, "scored")
             failed = _have(output, "failed")

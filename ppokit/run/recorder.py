@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppokit.config.recipe import Recipe
-from ppokit.errors import NonFiniteError
+from ppokit.errors import PpokitError
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.run.checkpointer import Checkpointer
 from ppokit.run.components import RunComponent
@@ -116,12 +116,20 @@ class RunRecorder:
         self.lifetime.events.emit("on_evaluation", step=step, metrics=result.metrics, records=records)
         self.checkpointer.snapshot(step)
 
-    def failed_step(self, step: int, rollout: Rollout, advantages: Advantages, error: NonFiniteError) -> None:
+    def failed_step(
+        self,
+        step: int,
+        error: PpokitError,
+        rollout: Rollout,
+        *,
+        rewards: Rewards | None = None,
+        advantages: Advantages | None = None,
+    ) -> None:
         """Keep the samples of a step that could not be trained on, for the user to look at."""
         if self.is_main:
             with while_handling(error, "the samples of the failed step are not kept"):
                 self.run_dir.open()
-                self.run_dir.add_rollout(step, rollout, None, advantages)
+                self.run_dir.add_rollout(step, rollout, rewards, advantages)
 
     def save(self, step: int) -> None:
         """Save a checkpoint, the policy and the plot, if the last step's are not yet saved."""

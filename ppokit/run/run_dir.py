@@ -141,10 +141,10 @@ class RunDir:
         step: int,
         rollout: Rollout,
         rewards: Rewards | None,
-        advantages: Advantages,
+        advantages: Advantages | None,
         record: TokenRecord | None = None,
     ) -> None:
-        """Every sample of a step as `rollouts/step-000001.parquet`; one that failed has no rewards."""
+        """Every sample of a step as `rollouts/step-000001.parquet`, with what is known where it failed."""
         import pyarrow.parquet as pq
 
         table = sample_table(rollout, rewards, advantages, record)

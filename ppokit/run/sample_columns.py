@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ppokit.plugin.kl_estimators import kl
@@ -18,12 +19,12 @@ _HALVES = ("log_ratio", "entropy")
 
 
 def sample_table(
-    rollout: Rollout, rewards: Rewards | None, advantages: Advantages, record: TokenRecord | None
+    rollout: Rollout, rewards: Rewards | None, advantages: Advantages | None, record: TokenRecord | None
 ) -> Any:
     """A pyarrow table with a row per response; lists hold a number per token of the response.
 
     Args:
-        rewards: None where the step failed before its rewards could be used.
+        rewards, advantages: None where the step failed before they could be used.
         record: numbers of tokens of the step's update; those of responses that it did not train on are
         missing.
     """
@@ -55,17 +56,16 @@ def sample_table(
         "loss_mask": ragged(rollout.loss_mask),
         "sampler_logprobs": ragged(rollout.sampler_logprobs),
         "kl/k1": ragged(kl_tokens),
-        "advantages": ragged(advantages.advantages),
+        "advantages": None if advantages is None else ragged(advantages.advantages),
         "values": single(rollout.values),
-        "returns": single(advantages.returns),
+        "returns": None if advantages is None else single(advantages.returns),
     }
     if record is not None:
         columns.update(_recorded(record, rollout))
     if rewards is not None:
         columns["score"] = rewards.scores.tolist()
         columns["scored"] = rewards.scored.tolist()
-        trained = rewards.trained if advantages.trained is None else advantages.trained
-        columns["trained"] = trained.tolist()
+        columns["trained"] = _trained(rewards, advantages).tolist()
         columns["token_rewards"] = ragged(rewards.token_rewards)
         for name, scores in rewards.breakdown.items():
             columns[f"reward/{name}"] = scores.tolist()
@@ -79,6 +79,12 @@ def sample_table(
         for name, texts in rewards.notes.items():
             columns[f"note/{name}"] = list(texts)
     return pa.table({name: column for name, column in columns.items() if column is not None})
+
+
+def _trained(rewards: Rewards, advantages: Advantages | None) -> Tensor:
+    if advantages is None:  # nobody is, in a step that failed
+        return torch.zeros_like(rewards.trained)
+    return rewards.trained if advantages.trained is None else advantages.trained
 
 
 def _recorded(record: TokenRecord, rollout: Rollout) -> dict[str, Any]:

@@ -313,6 +313,37 @@ def test_more_failures_than_allowed_stop_the_run(recipe_dict: RecipeDict, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_later_step_that_fails_is_in_the_samples_and_the_report(
+    recipe_dict: RecipeDict, tmp_path: Path
+) -> None:
+    """With the cause and the seconds of each failure, and trained on by nobody; the step before stands."""
+    from importlib.metadata import entry_points
+
+    from ppokit.errors import RewardError
+
+    registry = PluginRegistry(
+        entry_points=[*entry_points(group="ppokit"), EntryPoint("rewards.flaky", __name__, "ppokit")]
+    )
+    run = out(tmp_path, "run", max_failed_rewards=0.5, report=True)
+    recipe = Recipe.from_dict(recipe_dict(rewards=[{"use": "flaky"}], run=run), registry)
+
+    class Strict:
+        @hookimpl
+        def on_step(self) -> None:
+            trainer.components.scorer.max_failed = 0.0
+
+    trainer = PPOTrainer(recipe, observers=[Strict()])
+    with pytest.raises(RewardError, match="failed for 4 of 8 responses"):
+        trainer.train()
+    assert len(metrics_of(tmp_path / "run")) == 1
+    _, rows = rollouts_of(tmp_path / "run").values()
+    assert [row["outcome/flaky"] for row in rows].count("failed") == 4
+    assert not any(row["trained"] for row in rows)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Step 2 failed: its samples are here" in page
+    assert "8 of 8 one by one" in page
+
+
 def test_a_trainer_leaves_the_allocator_alone(
     recipe_dict: RecipeDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -253,7 +253,7 @@ def test_movers_move(tmp_path: Path) -> None:
 
 
 def test_one_text_stands_once_in_a_list(tmp_path: Path) -> None:
-    """The best, again and again: at its highest; others of the same score, as of a reward of 0 and 1, stay."""
+    """At its highest; others of the same score, as of a reward of 0 and 1, stay."""
     for step in (1, 2):
         columns = samples(step, [[1.0, 1.0, 0.5 * step, 0.0]])
         columns["response"] = ["the same", "the same", "twice", f"another of {step}"]
