@@ -2,8 +2,8 @@
 
     score = -min(matches, max_count) / max_count
 
-A word matches whatever its case and its form in Unicode (NFKC); as a whole word, unless the recipe says
-otherwise.
+A word matches whatever its case and its form in Unicode (NFKC without what is invisible); as a whole word,
+unless the recipe says otherwise.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ppokit.plugin import (
     Options,
     RewardOutput,
     Rollout,
+    first_line,
     hookimpl,
 )
 
@@ -38,7 +39,7 @@ class BannedOptions(Options):
     def _has_words(self) -> BannedOptions:
         if not self.words and self.path is None:
             raise ValueError("names no words; expected words or path")
-        if any(not word.strip() for word in self.words):
+        if any(not normal(word).strip() for word in self.words):
             raise ValueError("words: got an empty one, which every text has")
         return self
 
@@ -60,10 +61,15 @@ def normal(text: str) -> str:
 
 
 def _readable(text: str) -> str:
-    """At most 30 marks on a letter, as in Unicode's annex 15: thousands are sorted for seconds."""
+    """A text without invisible characters, and with 30 marks on a letter at most, as in Unicode's annex 15.
+
+    Thousands of marks are sorted for seconds.
+    """
     kept: list[str] = []
     marks = 0
     for character in text:
+        if unicodedata.category(character) == "Cf":  # soft hyphens, zero-width spaces and the like
+            continue
         marks = marks + 1 if unicodedata.combining(character) else 0
         if marks <= _MOST_MARKS:
             kept.append(character)
@@ -84,16 +90,21 @@ def pattern(words: Iterable[str], *, whole_words: bool) -> re.Pattern[str]:
 
 
 def _lines(path: str) -> list[str]:
-    lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    return [line.strip() for line in lines if normal(line).strip() and not line.startswith("#")]
 
 
 def check(options: BannedOptions, context: CheckContext) -> Iterable[str]:
-    if options.path is not None:
-        if not Path(options.path).expanduser().is_file():
-            yield f"path: there is no file {options.path}"
-        elif not all_words(options):
+    if options.path is None:
+        return
+    if not Path(options.path).expanduser().is_file():
+        yield f"path: there is no file {options.path}"
+        return
+    try:
+        if not all_words(options):
             yield f"path: {options.path} has no words"
+    except (OSError, UnicodeError) as error:
+        yield f"path: {options.path} cannot be read as UTF-8: {first_line(error)}"
 
 
 @hookimpl

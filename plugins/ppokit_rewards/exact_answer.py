@@ -4,8 +4,8 @@ r"""Whether the response's final answer is the reference's: numbers and choices,
 
 The final answer is what stands behind the last `####` (GSM8K), in the last `\boxed{}`, or behind the last
 "answer is" or "answer:", and there the first number, or for choices the first letter that stands alone;
-without one of them, the last. `1,234.50`, `$5`, `50%`, `1/2`, `\frac{1}{2}`, `2 1/2`, `-3` and `1e3` are
-numbers; 50% is both 50 and 0.5.
+without one of them, the last. `1,234.50`, `$5`, `50%`, `1/2`, `\frac{1}{2}`, `2 1/2`, `-3`, `1e3` and
+`2 \times 10^3` are numbers, and an exponent, as in `m^2`, is none; 50% is both 50 and 0.5.
 
 Cobbe et al. 2021, arXiv:2110.14168, for GSM8K's form.
 """
@@ -21,24 +21,38 @@ from typing import Literal
 from pydantic import Field
 
 from ppokit.plugin import CheckContext, Component, Example, Options, RewardOutput, Rollout, hookimpl
+from ppokit_rewards.banned import normal
 
 Kind = Literal["number", "choice", "text"]
 
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)")
-_CHARACTERS = {0x2212: "-", 0x2013: "-", 0xA0: " ", 0x202F: "", 0x2009: ""} | {
-    ord(sign): f" {unicodedata.normalize('NFKC', sign).replace(chr(0x2044), '/')} "
-    for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
-}
+_CHARACTERS = (
+    {0x2212: "-", 0x2013: "-", 0x202F: "", 0x2009: "", 0x2044: "/", 0x2215: "/"}
+    | dict.fromkeys([0xA3, 0xA5, *range(0x20A0, 0x20C1)], "$")  # pound, yen, and all currencies' block
+    | {
+        ord(sign): f" {unicodedata.normalize('NFKC', sign).replace(chr(0x2044), '/')} "
+        for sign in "½⅓⅔¼¾⅐⅑⅒⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+    }
+)
+_BETWEEN_THOUSANDS = re.compile(r"(?<=\d)['’_\xa0](?=\d{3}(?!\d))")
+_EMPHASIS = re.compile(r"(?<!\w)_+|_+(?!\w)")
+_POWER_OF_TEN = re.compile(
+    r"((?<=\d)\s?(?:\\times|\\cdot|[x×·*])\s?)?(?<![\d.,])10(?:\s?\^\s?\{?([-+]?\d{1,3})\}?|([⁻⁺]?[⁰¹²³⁴-⁹]{1,3}))"
+)
 _UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
-    rf"(?<![\w.])(?P<sign>[-+]?)\s?(?:[$€£¥]\s?)?(?P<inner>[-+]?)"
+    rf"(?<![\w.^])(?<!\^\{{)(?P<sign>[-+]?)\s?(?:[A-Z]{{0,3}}\$\s?)?(?P<inner>[-+]?)"
     rf"(?:(?P<whole>\d+)\s+(?=\d+\s?/\s?\d))?(?P<number>{_UNSIGNED})(?:[eE](?P<power>[-+]?\d{{1,3}}))?"
-    rf"(?:\s?/\s?(?P<under>\d+(?:\.\d+)?))?(?P<percent>\s?%)?"
+    rf"(?:\s?/\s?(?P<under>-?\d+(?:\.\d+)?))?(?P<percent>\s?(?:%|per\s?cent\b))?"
 )
+_APART = re.compile(r"(?!(?<!\w)-\.?\d|(?<=\d)[.,]\d)[^\w\s]")
+_LATEX_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it))\s?\{([^{}]*)\}")
 _MOST_DIGITS = 300  # no answer has more, and Python refuses to read a few thousand
 _BEHIND = re.compile(r"(?:final\s+answer|answer)\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
-_CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?(?![A-Za-z'’])")
+_CHOICE = re.compile(
+    r"(?<![^\W_])(?<!\w-)(?!I\s+[a-z])\(?(?:([A-Z])(?![^\W_]|['’+#]|-\w)|(?:(?<=\()|(?<!\S))([a-z])(?=\)))"
+)
 
 
 def exact_answer(response: str, reference: str, kind: Kind, tolerance: float = 0.0) -> bool:
@@ -51,7 +65,8 @@ def exact_answer(response: str, reference: str, kind: Kind, tolerance: float = 0
     if kind == "choice":
         chosen = choice(*final(response))
         return chosen is not None and chosen == choice(*final(reference))
-    return bool(final(reference)[0].strip()) and _plain(final(response)[0]) == _plain(final(reference)[0])
+    words = _plain(final(reference)[0])
+    return bool(words) and _plain(final(response)[0]) == words
 
 
 def final(text: str) -> tuple[str, bool]:
@@ -74,11 +89,12 @@ def numbers(text: str, marked: bool) -> frozenset[Fraction]:
     Args:
         marked: whether the text is an answer, whose first number counts (behind `=`, if any); else the last.
     """
-    plain = text.translate(_CHARACTERS)
+    plain = _EMPHASIS.sub(" ", _BETWEEN_THOUSANDS.sub("", text).translate(_CHARACTERS))
     plain = _SHORT_FRACTION.sub(r" \1/\2 ", plain)
     plain = _FRACTION.sub(r" \1/\2 ", plain.replace(r"\$", "$").replace(r"\%", "%").replace(r"{,}", ","))
-    plain = plain.replace(r"\,", "").replace(r"\!", "")
-    every = list(_NUMBER.finditer(plain.rpartition("=")[2] if marked else plain))
+    plain = _POWER_OF_TEN.sub(_with_e, plain.replace(r"\,", "").replace(r"\!", ""))
+    every = list(_NUMBER.finditer(plain.rpartition("=")[2])) if marked else []
+    every = every or list(_NUMBER.finditer(plain))  # also of `5 = x`
     if not every:
         return frozenset()
     match = every[0 if marked else -1]
@@ -105,11 +121,16 @@ def choice(text: str, marked: bool) -> str | None:
     Args:
         marked: whether the text is an answer, whose first letter counts; else the last.
     """
-    letters = _CHOICE.findall(text)
+    letters = [capital or small.upper() for capital, small in _CHOICE.findall(text)]
     if letters:
         return str(letters[0 if marked else -1])
     alone = re.fullmatch(r"\W*([a-z])\W*", text)
     return alone[1].upper() if alone else None
+
+
+def _with_e(power: re.Match[str]) -> str:
+    digits = power[2] or unicodedata.normalize("NFKC", power[3]).translate(_CHARACTERS)
+    return f"{'' if power[1] else '1'}e{digits}"
 
 
 def _equal(given: frozenset[Fraction], expected: frozenset[Fraction], tolerance: Fraction) -> bool:
@@ -131,11 +152,19 @@ def _boxed(text: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s]", " ", text).casefold().split())
+    """Words without punctuation; the sign of a number, and what stands between its digits, belong to it."""
+    return " ".join(_APART.sub(_space_for_punctuation, normal(_LATEX_TEXT.sub(r"\1", text))).split())
+
+
+def _space_for_punctuation(character: re.Match[str]) -> str:
+    category = unicodedata.category(character[0])
+    return " " if category.startswith("P") or category == "Sk" else character[0]  # Sk: `
 
 
 class ExactAnswer(Options):
-    column: str = Field("answer", description="Column that holds the reference's answer.")
+    column: str = Field(
+        "answer", description="Column that holds the reference's answer, or a list of which any is right."
+    )
     kind: Kind = Field(
         "number",
         description="number: equal in value; choice: the same letter; text: the same words, whatever the "
@@ -150,10 +179,14 @@ class ExactAnswer(Options):
         return RewardOutput.from_values([self._score(text, row[self.column]) for text, row in pairs])
 
     def _score(self, text: str, given: object) -> float | ValueError:
-        reference = "" if given is None else str(given)
-        if not exact_answer(reference, reference, self.kind):  # an answer equals itself
-            return ValueError(f"its row has no {self.kind} in {self.column!r}: {reference[:60]!r}")
-        right = exact_answer(text, reference, self.kind, self.tolerance)
+        every = [
+            str(one) for one in (given if isinstance(given, list | tuple) else [given]) if one is not None
+        ]
+        usable = [one for one in every if exact_answer(one, one, self.kind)]  # an answer equals itself
+        if not usable:
+            shown = ", ".join(every)[:60]
+            return ValueError(f"its row has no {self.kind} in {self.column!r}: {shown!r}")
+        right = any(exact_answer(text, one, self.kind, self.tolerance) for one in usable)
         return self.match_score if right else self.miss_score
 
 

@@ -40,6 +40,22 @@ from ppokit_rewards.exact_answer import ExactAnswer, choice, exact_answer, final
         ("2½", "2.5"),
         ("¾ cup", "0.75"),
         (r"\boxed{\frac12}", "0.5"),
+        (r"\frac{1}{-2}", "-0.5"),
+        ("-₹5", "-5"),
+        ("-US$5", "-5"),
+        ("#### __42__", "42"),
+        ("1'234", "1234"),
+        ("1\xa0234", "1234"),
+        ("1_000", "1000"),
+        (r"\boxed{2 \times 10^{3}}", "2000"),
+        ("2×10³", "2000"),
+        ("10^-2", "0.01"),
+        ("The area is 25 cm^2", "25"),
+        ("25 x^{2}", "25"),
+        ("50 percent", "0.5"),
+        ("The answer is 5 = x", "5"),
+        ("3⁄4", "0.75"),
+        ("⅒", "0.1"),
     ],
 )
 def test_the_same_number(response: str, reference: str) -> None:
@@ -61,6 +77,9 @@ def test_the_same_number(response: str, reference: str) -> None:
         ("v2", "2"),
         (r"\boxed{3", "4"),
         ("50% ", "5"),
+        (r"\boxed{2 \times 10^3}", "2"),
+        ("-£3", "3"),
+        ("m^2", "2"),
     ],
 )
 def test_another_number(response: str, reference: str) -> None:
@@ -80,10 +99,44 @@ def test_choices_and_texts() -> None:
         "b)": "B",
         "It is a good day": None,
         "A or B? B": "B",
+        "Answer: b) cats": "B",
+        "The answer is (c), the dogs": "C",
+        "B. I am sure": "B",
+        "B, I think": "B",
+        "f(x)": None,
+        "an X-ray": None,
+        "#### C++": None,
+        "ÄB": None,
     }
     assert {text: choice(*final(text)) for text in letters} == letters
     assert exact_answer("The answer is Paris.", "paris", "text")
     assert not exact_answer("", "", "text")
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "same"),
+    [
+        ("café", "cafe\u0301", True),
+        ("STRASSE", "Straße", True),
+        ("`Paris`!", "paris", True),
+        (r"\boxed{\text{Paris}}", "Paris", True),
+        ("C++", "C#", False),
+        ("🙂", "🙁", False),
+        ("कि", "का", False),
+        ("-3", "3", False),
+        ("1.5", "1 5", False),
+        ("+", "+", True),
+        ("", "+", False),
+        ("?", "...", False),
+    ],
+)
+def test_the_same_words(response: str, reference: str, same: bool) -> None:
+    assert exact_answer(response, reference, "text") is same
+
+
+def test_any_of_several_answers_is_right(make_rollout) -> None:
+    rollout = make_rollout(["#### 4", "5", "6"], rows=[{"answer": ["4", 5.0, None]}] * 3)
+    assert ExactAnswer().score(rollout).scores.tolist() == [1, 1, 0]
 
 
 def test_scores(make_rollout) -> None:
