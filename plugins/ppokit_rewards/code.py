@@ -2,10 +2,11 @@
 
     score = tests passed / tests;  0 without a program
 
-The program is the last fenced block of the response, or all of it. The column of tests holds statements, such
-as `assert add(1, 2) == 3`, a list or one text. Each response runs in a process of its own, with limits of
-time, memory and output, in an empty folder and, where the system lets it (`unshare`), without a network and
-with process numbers of its own, so that nothing it has started goes on behind it.
+The program is the response's last fenced block of Python, else the last one of no language, else all of it.
+The column of tests holds statements, such as `assert add(1, 2) == 3`, a list or one text. Each response runs
+in a process of its own, with limits of time, memory and output, in an empty folder and, where the system lets
+it (`unshare`), without a network and with process numbers of its own, so that nothing it has started goes on
+behind it. A response whose program could not be begun has failed.
 
 This is no sandbox against malice: the program runs as your user and can read your files. Where you do not
 trust the policy, give a container's command, which reads a program from its standard input:
@@ -14,6 +15,7 @@ trust the policy, give a container's command, which reads a program from its sta
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
@@ -24,7 +26,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -35,18 +38,28 @@ from pydantic import Field
 from ppokit.plugin import BuildContext, CheckContext, Component, Example, Options, Sample, hookimpl
 
 _PROCESSES = 64  # of one program
-_BLOCK = re.compile(r"```[ \t]*+(?:python3?|py)?[ \t]*+\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_START_S = 30.0  # for an interpreter or a container to begin
+_OWN_BYTES = 200  # that the harness prints at most
+_ENDED = b"\nended"  # the last line then is no count
+# A block that is not closed goes to the end: a stop string may have taken the fence.
+_BLOCK = re.compile(r"(`{3,}+|~{3,}+)[ \t{.]*+(\w*+)[^\n`]*+\n(.*?)(?:\1|\Z)", re.DOTALL)
+_PYTHON = ("python", "python3", "py")
 _STARTED = "import sys; sys.argv = ['program']; exec(compile(sys.stdin.buffer.read(), 'program', 'exec'))"
 
-# Runs in the process: the program, then each test by itself. Only what it prints last counts.
+# Runs in the process: the program, then each test by itself. Its first line says that it has begun, and only
+# what it prints last counts.
 _HARNESS = """
 import json, os, resource, signal, sys
 for what, limit in {limits!r}:
-    resource.setrlimit(getattr(resource, "RLIMIT_" + what), (limit, limit))
+    number = getattr(resource, "RLIMIT_" + what)
+    allowed = resource.getrlimit(number)[1]
+    limit = limit if allowed == resource.RLIM_INFINITY else min(limit, allowed)
+    resource.setrlimit(number, (limit, limit))
 signal.setitimer(signal.ITIMER_REAL, {seconds!r})  # in a container, which goes on without the one who asked
 program, tests, token = json.loads({payload!r})
 names = {{"__name__": "program"}}
 passed = 0
+os.write(1, f"\\n{{token}}\\n".encode())
 try:
     exec(compile(program, "program", "exec"), names)
 except BaseException as error:
@@ -67,7 +80,7 @@ os.write(1, f"\\n{{token}} {{passed}}\\n".encode())
 class CodeOptions(Options):
     column: str = Field("tests", description="Column with the tests: a list of statements, or one text.")
     seconds: float = Field(5.0, gt=0, description="Time of a program and its tests.")
-    memory_mb: int = Field(512, gt=0, description="Address space of the process, in megabytes.")
+    memory_mb: int = Field(512, gt=0, le=1_000_000, description="Address space of the process, in megabytes.")
     output_bytes: int = Field(100_000, gt=0, description="What it may print; more ends it.")
     container: tuple[str, ...] = Field(
         (),
@@ -91,38 +104,63 @@ class Code:
 
 def last_block(response: str) -> str:
     """The program of a response."""
-    blocks = _BLOCK.findall(response)
-    return str(blocks[-1]) if blocks else response
+    blocks = [(language.lower(), text) for _, language, text in _BLOCK.findall(response)]
+    for languages in (_PYTHON, ("",)):
+        if of_these := [text for language, text in blocks if language in languages]:
+            return textwrap.dedent(of_these[-1])
+    return response
 
 
 def as_tests(given: Any) -> list[str]:
-    """Statements, one per test: of a list, of JSON that holds one, or of the lines that begin with assert."""
-    if isinstance(given, str):
-        with suppress(ValueError):
-            decoded = json.loads(given)
-            if isinstance(decoded, list):
-                return [str(test) for test in decoded]
-        lines = given.strip().splitlines()
-        return lines if lines and all(line.startswith("assert ") for line in lines) else [given] * bool(lines)
-    return [str(test) for test in given] if isinstance(given, list | tuple) else []
+    """Statements, one per test: of a list, of JSON that holds one, or of a text of nothing but asserts.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(given, list | tuple):
+        return [str(test) for test in given if test is not None]
+    if given is None or not str(given).strip():
+        return []
+    if not isinstance(given, str):
+        raise ValueError(
+            f"got tests of type {type(given).__name__}; expected a list of statements, or a text"
+        )
+    with suppress(ValueError, RecursionError):
+        decoded = json.loads(given)
+        if isinstance(decoded, list):
+            return [str(test) for test in decoded]
+    text = textwrap.dedent(given)
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        statements = ast.parse(text).body
+        if all(isinstance(statement, ast.Assert) for statement in statements):
+            return [str(ast.get_source_segment(text, statement)) for statement in statements]
+    return [text]
 
 
 async def passed(program: str, tests: Sequence[str], options: CodeOptions) -> int:
-    """How many tests pass; 0 where the program fails, takes too long or prints too much."""
+    """How many tests pass; 0 where the program fails, takes too long or prints too much.
+
+    Raises:
+        RuntimeError: it was not started, such as by a container that is not there.
+    """
     token = secrets.token_hex(16)
     payload = json.dumps([program, list(tests), token])
     harness = _HARNESS.format(payload=payload, limits=_limits(options), seconds=options.seconds)
     folder = tempfile.mkdtemp(prefix="ppokit-code-")
     try:
-        output = await _output_of(harness.encode(), folder, options)
+        output = await _output_of(harness.encode(), token.encode(), folder, options)
     finally:
         await _remove(folder)
-    lines = output.decode(errors="replace").rstrip("\n").rpartition("\n")[2].split(" ")
+    text = output.decode(errors="replace")
+    if token not in text:
+        command = " ".join(options.container) or sys.executable
+        raise RuntimeError(f"{command} did not begin the program")
+    lines = text.rstrip("\n").rpartition("\n")[2].split(" ")
     return min(int(lines[1]), len(tests)) if len(lines) == 2 and lines[0] == token else 0
 
 
-async def _output_of(program: bytes, folder: str, options: CodeOptions) -> bytes:
-    """What a program prints; nothing where it takes too long or prints too much."""
+async def _output_of(program: bytes, token: bytes, folder: str, options: CodeOptions) -> bytes:
+    """What a program prints until it ends, its time is over, or it has printed too much."""
     process = await asyncio.create_subprocess_exec(
         *(options.container or [*apart(), sys.executable, "-I", "-S", "-c", _STARTED]),
         stdin=subprocess.PIPE,
@@ -132,17 +170,26 @@ async def _output_of(program: bytes, folder: str, options: CodeOptions) -> bytes
         env={"PATH": os.defpath, "HOME": folder} if not options.container else None,
         start_new_session=True,
     )
+    output = bytearray()
     try:
-        async with asyncio.timeout(options.seconds):
-            return await _exchange(process, program, options.output_bytes)
+        async with asyncio.timeout(_START_S) as limit:
+            await _send(process, program)
+            async for chunk in _chunks(process):
+                has_begun, output = token in output, output + chunk
+                if token in output and not has_begun:
+                    limit.reschedule(asyncio.get_running_loop().time() + options.seconds)
+                if len(output) > options.output_bytes + _OWN_BYTES:
+                    output += _ENDED
+                    break
     except TimeoutError:
-        return b""
+        output += _ENDED
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         # Else its pipes stay open until the loop sees that they have ended.
         process._transport.close()  # type: ignore[attr-defined]
+    return bytes(output)
 
 
 async def _remove(folder: str) -> None:
@@ -157,19 +204,18 @@ async def _remove(folder: str) -> None:
         await process.wait()
 
 
-async def _exchange(process: asyncio.subprocess.Process, program: bytes, limit: int) -> bytes:
+async def _send(process: asyncio.subprocess.Process, program: bytes) -> None:
     assert process.stdin is not None
-    assert process.stdout is not None
     with suppress(BrokenPipeError, ConnectionResetError):
         process.stdin.write(program)
         await process.stdin.drain()
         process.stdin.close()
-    output = bytearray()
+
+
+async def _chunks(process: asyncio.subprocess.Process) -> AsyncIterator[bytes]:
+    assert process.stdout is not None
     while chunk := await process.stdout.read(65_536):
-        output += chunk
-        if len(output) > limit:
-            return b""
-    return bytes(output)
+        yield chunk
 
 
 def _limits(options: CodeOptions) -> list[tuple[str, int]]:

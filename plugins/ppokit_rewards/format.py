@@ -28,7 +28,9 @@ from ppokit.plugin import (
     hookimpl,
 )
 
-_FENCE = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?```\s*", re.DOTALL)
+_FENCE = re.compile(r"\s*```[ \t]*(?:json)?[ \t]*\r?\n(.*?)\n?```\s*", re.DOTALL | re.IGNORECASE)
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_NO_SCHEMA = ("const", "enum", "default", "examples")
 
 
 class FormatOptions(Options):
@@ -49,6 +51,8 @@ class FormatOptions(Options):
             raise ValueError("a response is JSON or made of tags, not both; name two rewards")
         if wrong := [tag for tag in self.tags if not re.fullmatch(r"[\w:-]+", tag)]:
             raise ValueError(f"tags: got {wrong[0]!r}; expected names without brackets, such as think")
+        if len(set(self.tags)) < len(self.tags):
+            raise ValueError("tags: one is named twice, and each may stand in a response once")
         return self
 
 
@@ -71,7 +75,7 @@ class Format:
             return 1.0
         try:
             return 1.0 if self.validator.is_valid(value) else 0.5
-        except RecursionError:  # deeper than anything that a schema means
+        except (RecursionError, OverflowError):  # deeper or larger than anything that a schema means
             return 0.5
 
     def _tags(self, text: str) -> float:
@@ -96,39 +100,42 @@ def validator(schema: dict[str, Any] | str) -> Any:
         ValueError: it is no JSON, or no JSON Schema, or refers to another one: nothing is fetched.
     """
     from jsonschema import SchemaError, validators
-    from referencing import Registry, Resource
+    from jsonschema_specifications import REGISTRY
+    from referencing import Resource
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012
 
     if isinstance(schema, str):
-        schema = json.loads(Path(schema).expanduser().read_text(encoding="utf-8"))
+        schema = json.loads(Path(schema).expanduser().read_text(encoding="utf-8-sig"))
     kind = validators.validator_for(schema, default=validators.Draft202012Validator)
     try:
         kind.check_schema(schema)
     except SchemaError as error:
         raise ValueError(f"no JSON Schema: {error.message}") from error
     root = Resource.from_contents(schema, default_specification=DRAFT202012)
-    resolver = Registry().resolver_with_root(root)
+    resolver = REGISTRY.resolver_with_root(root)
     for reference in _references(schema):
         try:
             resolver.lookup(reference)
         except Unresolvable as error:
             text = f"$ref {reference!r} names nothing within the schema; put what it means under $defs"
             raise ValueError(text) from error
-    return kind(schema)
+    return kind(schema, registry=REGISTRY)
 
 
-def _references(schema: Any) -> Iterator[str]:
+def _references(schema: Any, *, is_root: bool = True) -> Iterator[str]:
     """What a schema refers to by `$ref`, but for parts with an `$id` of their own."""
-    for part in schema if isinstance(schema, list) else ():
-        yield from _references(part)
-    for key, part in schema.items() if isinstance(schema, dict) else ():
-        if key == "$ref" and isinstance(part, str):
-            yield part
-        elif key not in ("const", "enum", "default", "examples") and not (
-            isinstance(part, dict) and "$id" in part
-        ):
-            yield from _references(part)
+    if isinstance(schema, list):
+        parts = schema
+    elif isinstance(schema, dict) and (is_root or "$id" not in schema):
+        yield from (schema[key] for key in ("$ref", "$dynamicRef") if isinstance(schema.get(key), str))
+        parts = [part for key, part in schema.items() if key not in (*_BY_NAME, *_NO_SCHEMA)]
+        for by_name in (schema[key] for key in _BY_NAME if isinstance(schema.get(key), dict)):
+            parts += by_name.values()
+    else:
+        return
+    for part in parts:
+        yield from _references(part, is_root=False)
 
 
 def _refuse(name: str) -> None:

@@ -65,6 +65,41 @@ def test_blocks_and_tests_are_read() -> None:
     assert as_tests('["assert a", "assert b"]') == ["assert a", "assert b"]
     assert as_tests("x = 1\nassert x") == ["x = 1\nassert x"]
     assert as_tests(None) == as_tests("") == []
+    several = "assert add(\n    1, 2) == 3\n\n# the second\nassert(add(1, 1) == 3)"
+    assert as_tests(several) == ["assert add(\n    1, 2) == 3", "assert(add(1, 1) == 3)"]
+    with pytest.raises(ValueError, match="tests of type dict"):
+        as_tests({"inputs": []})
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "```bash\npip install x\n```\nthen\n```python\nx = 1\n```",
+        "```python\nx = 1\n```\nIt prints\n```\n1\n```",
+        "```text\n1\n```\n```\nx = 1\n```",
+        "``` {.python title='a'}\r\nx = 1\n```",
+        "~~~~py\nx = 1\n~~~~",
+        "- so\n  ```python\n  x = 1\n  ```",
+        "```python\nx = 1",
+    ],
+)
+def test_the_program_is_picked_from_among_the_blocks(response: str) -> None:
+    assert last_block(response).strip() == "x = 1"
+
+
+def test_a_program_that_nothing_began_is_not_scored() -> None:
+    """No answer is wrong because a container is not there."""
+    with pytest.raises(RuntimeError, match="true did not begin the program"):
+        run(ADD, container=("true",))
+
+
+def test_the_system_may_allow_less_memory_than_the_recipe() -> None:
+    limited = f"ulimit -v 1000000; exec {sys.executable} -"
+    assert run(ADD, memory_mb=2000, container=("sh", "-c", limited)) == 1
+
+
+def test_what_the_harness_prints_is_not_counted() -> None:
+    assert run(ADD, output_bytes=1) == 1
 
 
 def test_no_process_is_left(tmp_path: Path) -> None:

@@ -63,6 +63,23 @@ def test_json_that_is_deeper_than_a_schema_can_follow(make_rollout, context) -> 
     assert Format(options, context).score(make_rollout(texts)).scores.tolist() == [0.5, 1, 0.5]
 
 
+@pytest.mark.parametrize(
+    ("schema", "text", "score"),
+    [
+        ({"multipleOf": 0.01}, "1e999", 0.5),
+        ({"multipleOf": 0.01}, "1" * 400, 0.5),
+        ({"$ref": "https://json-schema.org/draft/2020-12/schema"}, '{"type": "string"}', 1),
+        ({"properties": {"const": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"type": "string"}}}, "{}", 1),
+        ({}, "``` JSON\r\n{}\r\n```", 1),
+    ],
+)
+def test_json_as_servers_and_models_write_it(
+    make_rollout, context, schema: dict[str, object], text: str, score: float
+) -> None:
+    reward = Format(FormatOptions(json_schema=schema), context)
+    assert reward.score(make_rollout([text])).scores.tolist() == [score]
+
+
 def test_texts_that_no_reward_reads_for_minutes(make_rollout, context) -> None:
     """Of 200,000 characters, on which a search that begins anew at each of them never ends."""
     count = 200_000
@@ -76,15 +93,26 @@ def test_texts_that_no_reward_reads_for_minutes(make_rollout, context) -> None:
 
 def test_mistakes_of_a_format(unknown_columns) -> None:
     assert list(check_format(FormatOptions(json_schema={"type": "thing"}), unknown_columns))
-    for elsewhere in ("http://127.0.0.1:9/x", "#/$defs/none", "other.json"):
+    for name, elsewhere in [("a", "http://127.0.0.1:9/x"), ("enum", "#/$defs/none"), ("a", "other.json")]:
         (problem,) = check_format(
-            FormatOptions(json_schema={"properties": {"a": {"$ref": elsewhere}}}), unknown_columns
+            FormatOptions(json_schema={"properties": {name: {"$ref": elsewhere}}}), unknown_columns
         )
         assert problem.startswith(f"json_schema: $ref {elsewhere!r} names nothing within the schema")
     assert "No such file" in next(iter(check_format(FormatOptions(json_schema="no.json"), unknown_columns)))
-    for options in ({}, {"is_json": True, "tags": ["a"]}, {"tags": ["<a>"]}):
+    for options in ({}, {"is_json": True, "tags": ["a"]}, {"tags": ["<a>"]}, {"tags": ["a", "a"]}):
         with pytest.raises(ValidationError):
             FormatOptions(**options)
+
+
+def test_a_schema_never_fetches_another(make_rollout, context, monkeypatch) -> None:
+    """Also where no check sees the reference: within a part that has an address of its own."""
+    asked: list[object] = []
+    monkeypatch.setattr("urllib.request.urlopen", asked.append)
+    part = {"$id": "http://127.0.0.1:9/y", "allOf": [{"$ref": "x"}]}
+    reward = Format(FormatOptions(json_schema={"properties": {"a": part}}), context)
+    with pytest.raises(Exception, match="Unresolvable"):
+        reward.score(make_rollout(['{"a": 1}']))
+    assert not asked
 
 
 def test_banned_words(make_rollout, context, tmp_path, unknown_columns) -> None:
@@ -98,7 +126,13 @@ def test_banned_words(make_rollout, context, tmp_path, unknown_columns) -> None:
     assert list(check_banned(BannedOptions(path="no.txt"), unknown_columns)) == [
         "path: there is no file no.txt"
     ]
-    for wrong in ({}, {"words": [" "]}):
+    words.write_bytes(b"\xef\xbb\xbfdarn\n\xe2\x80\x8b\nheck")  # as a Windows editor saves it
+    scores = Banned(BannedOptions(path=str(words)), context).score(make_rollout(["darn", "he\u200bck", "x"]))
+    assert scores.scores.tolist() == [-1, -1, 0]
+    words.write_bytes(b"caf\xe9")
+    (problem,) = check_banned(BannedOptions(path=str(words)), unknown_columns)
+    assert "cannot be read as UTF-8" in problem
+    for wrong in ({}, {"words": [" "]}, {"words": ["\u200b"]}):
         with pytest.raises(ValidationError):
             BannedOptions(**wrong)
 
