@@ -51,7 +51,7 @@ _LATEX_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it))\s?\{([^{}]*)
 _MOST_DIGITS = 300  # no answer has more, and Python refuses to read a few thousand
 _BEHIND = re.compile(r"(?:final\s+answer|answer)\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
 _CHOICE = re.compile(
-    r"(?<![^\W_])(?<!\w-)(?!I\s+[a-z])\(?(?:([A-Z])(?![^\W_]|['’+#]|-\w)|(?:(?<=\()|(?<!\S))([a-z])(?=\)))"
+    r"(?<![^\W_])(?<!\w-)(?!I\s+[a-z])(?:\(?([A-Z])(?![^\W_]|['’+#]|-\w)|(?:\(|(?<!\S))([a-z])\))"
 )
 
 
