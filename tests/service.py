@@ -14,7 +14,7 @@ Answer = tuple[int, dict[str, str], bytes | Iterator[bytes]]
 
 
 class Service:
-    """Attributes: url; asked: body and headers of each request."""
+    """Attributes: url; asked: body and headers of each request; on_path: called with the path of each."""
 
     def __init__(self, answer: Callable[[Any, int], Any]) -> None:
         self.answer = answer
@@ -22,6 +22,7 @@ class Service:
         self.lock = threading.Lock()
         self.running = self.most = 0
         self.url = ""
+        self.on_path: Callable[[str], None] = lambda path: None
 
 
 def as_answer(given: Any) -> Answer:
@@ -41,6 +42,7 @@ def serve(answer: Callable[[Any, int], Any], tls: ssl.SSLContext | None = None) 
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            service.on_path(self.path)
             with service.lock:
                 number = len(service.asked)
                 service.asked.append((body, dict(self.headers)))

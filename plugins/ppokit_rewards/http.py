@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _RESERVED = {"scored", "abstained", "failed", "imputed", "retried"}  # the core's, beside parts' names
 _LARGEST_FLOAT32 = 3.4028234663852886e38
+_LONGEST_REASON = 1000  # characters
 
 
 class HttpOptions(ServiceOptions):
@@ -108,7 +109,10 @@ def read(answer: Any, count: int, form: str) -> RewardOutput:
         parts[name] = [None if isinstance(value, Exception) else value for value in numbers]
     notes: dict[str, list[str]] = {}
     if form == "ppokit":
-        notes = {name: list(map(str, column)) for name, column in _columns(answer, "notes", count)}
+        notes = {
+            name: ["" if n is None else str(n) for n in column]
+            for name, column in _columns(answer, "notes", count)
+        }
     return RewardOutput.from_values(values, parts=parts, notes=notes)
 
 
@@ -117,7 +121,7 @@ def number(value: Any) -> float | Exception | None:
     if value is None:
         return None
     if isinstance(value, dict) and "error" in value:
-        return ServiceError(str(value["error"]))
+        return ServiceError(str(value["error"])[:_LONGEST_REASON])
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ServiceError(f"the service scored {_short(value)}; expected a number")
     if not abs(value) <= _LARGEST_FLOAT32:  # also an integer that no float holds, and a NaN

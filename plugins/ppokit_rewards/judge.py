@@ -11,11 +11,10 @@ since judges prefer one position. What the judges say stands in the notes.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,8 +24,10 @@ from ppokit.plugin import (
     Component,
     Sample,
     Scored,
+    first_line,
     hookimpl,
 )
+from ppokit_rewards.judge_answers import content, score, winner
 from ppokit_rewards.service import ServiceError, ServiceOptions, key_problems, post
 
 RUBRIC = (
@@ -41,17 +42,13 @@ PAIR_RUBRIC = (
     "<response_b>\n{b}\n</response_b>\n\n"
     'Answer as JSON: {"rationale": "one or two sentences", "winner": "A", "B" or "tie"}'
 )
-_SCORE = re.compile(
-    r"score(?:\s+(?:is|of))?\W{0,12}?(-?\d+(?:\.\d+)?)|(?<![\d.])(-?\d+(?:\.\d+)?)\s{0,3}/\s{0,3}\d",
-    re.IGNORECASE,
-)
-_READ = 10_000  # characters at the end of an answer that a score is looked for in
-_WINNER = re.compile(r"winner\W{0,12}?(A|B|tie)\b", re.IGNORECASE)
-_POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
+
+
+Text = Annotated[str, Field(min_length=1)]
 
 
 class JudgeOptions(ServiceOptions):
-    model: str | tuple[str, ...] = Field(description="Name of the judge at the endpoint, or of several.")
+    model: Text | tuple[Text, ...] = Field(description="Name of the judge at the endpoint, or of several.")
     rubric: str | None = Field(
         None,
         description="Template with {prompt}, {response} and the data set's columns (for pairs {a} and {b}), "
@@ -167,7 +164,7 @@ class Judge:
     def _points(self, answer: str) -> float:
         if self.options.against is not None:
             return winner(answer)
-        number = score(answer)
+        number = score(answer, self.options.high)
         if not self.options.low <= number <= self.options.high:  # also a NaN
             raise ServiceError(
                 f"the judge scored {number:g}; expected {self.options.low:g} to {self.options.high:g}"
@@ -179,80 +176,14 @@ def rubric(options: JudgeOptions) -> str:
     """The template: as it stands in the recipe, or in the file that it names."""
     if options.rubric is None:
         return RUBRIC if options.against is None else PAIR_RUBRIC
-    return _path(options.rubric).read_text(encoding="utf-8") if _is_path(options.rubric) else options.rubric
+    return (
+        _path(options.rubric).read_text(encoding="utf-8-sig") if _is_path(options.rubric) else options.rubric
+    )
 
 
 def fill(template: str, fields: Mapping[str, Any]) -> str:
     """The template with its fields, in one pass: what a response holds in braces stays as it is."""
     return re.sub(r"\{(\w+)\}", lambda m: str(fields[m[1]]) if m[1] in fields else m[0], template)
-
-
-def content(answer: Any) -> str:
-    """The text of a chat completion.
-
-    Raises:
-        ServiceError: there is none.
-    """
-    try:
-        text = answer["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise ServiceError(f"the judge answered {repr(answer)[:80]}; expected a chat completion") from error
-    if not isinstance(text, str) or not text.strip():
-        raise ServiceError("the judge answered nothing")
-    return text
-
-
-def score(answer: str) -> float:
-    """The score that a judge's answer gives.
-
-    Raises:
-        ServiceError: it gives none.
-    """
-    answer = answer[-_READ:]
-    given = _object(answer).get("score")
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        return float(str(given))  # of an integer that is too large for it: inf
-    if isinstance(given, str):
-        text = f"score: {given}"
-    elif given is None:
-        text = f"score: {answer}" if re.fullmatch(r"\s*-?\d+(?:\.\d+)?\s*", answer) else answer
-    else:
-        text = ""
-    matches = list(_SCORE.finditer(text))
-    if not matches:
-        raise ServiceError(f"the judge gave no score: {answer[:80]!r}")
-    return float(matches[-1][1] or matches[-1][2])
-
-
-def winner(answer: str) -> float:
-    """1 where A won, 0.5 for a tie, 0 where B won.
-
-    Raises:
-        ServiceError: it names none.
-    """
-    answer = answer[-_READ:]
-    given = _object(answer).get("winner")
-    matches = _WINNER.findall(answer)
-    name = given if isinstance(given, str) else matches[-1] if matches else answer.strip()
-    points = _POINTS.get(name.strip().lower())
-    if points is None:
-        raise ServiceError(f"the judge named no winner: {answer[:80]!r}")
-    return points
-
-
-def _object(answer: str) -> Mapping[str, Any]:
-    """The last JSON object in an answer."""
-    decoder, start = json.JSONDecoder(), answer.find("{")
-    result: Mapping[str, Any] = {}
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(answer, start)
-        except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            result = value if isinstance(value, dict) else result
-        start = answer.find("{", end)
-    return result
 
 
 def _is_path(text: str) -> bool:
@@ -268,9 +199,14 @@ def check(options: JudgeOptions, context: CheckContext) -> Iterable[str]:
     if options.rubric is not None and _is_path(options.rubric) and not _path(options.rubric).is_file():
         yield f"rubric: there is no file {options.rubric}; expected one, or a template with {{response}}"
         return
+    try:
+        template = rubric(options)
+    except (OSError, UnicodeError) as error:
+        yield f"rubric: {options.rubric} cannot be read as UTF-8: {first_line(error)}"
+        return
     needed = ("response",) if options.against is None else ("a", "b")
     for name in needed:
-        if f"{{{name}}}" not in rubric(options):
+        if f"{{{name}}}" not in template:
             yield f"rubric: the template has no {{{name}}}; the judge would not see it"
     if options.against is not None:
         yield from context.without_column("against", options.against)

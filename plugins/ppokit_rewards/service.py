@@ -6,13 +6,15 @@ Answers are not to be compressed, since a few kilobytes can become gigabytes bef
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ppokit.plugin import EnvSecret, Options, PluginError, first_line, http_client
 
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 _EXCERPT = 200  # characters of an answer in a message
 _RETRYABLE = {408, 409, 425, 429}
+# Ends of names, of headers and in queries, behind which secrets stand.
+_SECRET = re.compile(
+    r"(?:key|token|secret|password|cookie|auth|authorization|authentication|credentials?|sig|signature)(?:$|[-_])",
+    re.IGNORECASE,
+)
+_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
 class ServiceError(Exception):
@@ -44,6 +52,11 @@ class ServiceOptions(Options):
     key_env: EnvSecret | None = Field(
         None, description="Environment variable that holds the key, sent as Authorization: Bearer KEY."
     )
+    key_header: str = Field(
+        "Authorization",
+        min_length=1,
+        description="Header of the key; in another one, such as api-key, it is sent as it is.",
+    )
     headers: dict[str, str] = Field(
         default_factory=dict, description="Further headers; stored with the recipe, so put no key here."
     )
@@ -54,19 +67,35 @@ class ServiceOptions(Options):
     @classmethod
     def _is_http(cls, url: str) -> str:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        written = url.isprintable() and " " not in url
+        if parts.scheme not in ("http", "https") or not parts.hostname or not written:
             raise ValueError("expected an address such as http://127.0.0.1:8000/score")
+        if parts.port == 0:  # beyond 65535 it raises an error of its own
+            raise ValueError("got port 0; expected 1 to 65535")
         if parts.username or parts.password:
             raise ValueError("holds a user or password, which would be stored with the run; use key_env")
+        for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+            if _SECRET.search(name):
+                raise ValueError(f"its {name} would be stored with the run; use key_env")
         return url
 
     @field_validator("headers")
     @classmethod
     def _holds_no_key(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name in headers:
-            if name.lower() in ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"):
-                raise ValueError(f"{name} would be stored with the run; use key_env")
+        for name, value in headers.items():
+            if _SECRET.search(name):
+                raise ValueError(f"{name} would be stored with the run; use key_env, and key_header")
+            if not (_HEADER_NAME.fullmatch(name) and value.isascii() and value.isprintable()):
+                raise ValueError(f"{name!r} or its value is none that a header may have")
         return headers
+
+    @model_validator(mode="after")
+    def _sends_no_key_elsewhere(self) -> ServiceOptions:
+        if self.redirects and self.key_header != "Authorization":
+            raise ValueError(
+                f"redirects: true would send {self.key_header} to whatever the service names; leave one out"
+            )
+        return self
 
 
 async def post(options: ServiceOptions, path: str, payload: Mapping[str, Any]) -> Any:
@@ -81,20 +110,22 @@ async def post(options: ServiceOptions, path: str, payload: Mapping[str, Any]) -
     """
     import httpx2
 
-    url = options.url.rstrip("/") + path if path else options.url
+    parts = urlsplit(options.url)
+    url = parts._replace(path=parts.path.rstrip("/") + path).geturl() if path else options.url
     headers = {"Content-Type": "application/json", **options.headers, "Accept-Encoding": "identity"}
     if options.key_env is not None:
         for problem in key_problems(options):
             raise PluginError(problem)
-        headers["Authorization"] = f"Bearer {options.key_env.value()}"
-    content = json.dumps(payload, default=str).encode()
+        scheme = "Bearer " if options.key_header == "Authorization" else ""
+        headers[options.key_header] = scheme + options.key_env.value()
+    content = _encoded(payload)
     where = _shown(url)
     try:
         request = http_client().stream(
             "POST", url, content=content, headers=headers, follow_redirects=options.redirects
         )
         async with request as response:
-            body = await _read(response, options.max_bytes, where)
+            body = await _read(options, response, where)
     except httpx2.TooManyRedirects as error:
         raise ServiceError(f"{where} redirects more than five times", retryable=False) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
@@ -105,9 +136,7 @@ async def post(options: ServiceOptions, path: str, payload: Mapping[str, Any]) -
     try:
         return _without_secrets(options, json.loads(body))
     except (ValueError, RecursionError) as error:
-        raise ServiceError(
-            _hidden(options, f"{where} answered what is no JSON: {_excerpt(body)!r}")
-        ) from error
+        raise ServiceError(f"{where} answered what is no JSON: {_excerpt(options, body)!r}") from error
 
 
 def key_problems(options: ServiceOptions) -> list[str]:
@@ -121,17 +150,34 @@ def key_problems(options: ServiceOptions) -> list[str]:
     return [f"the environment variable {key_env.name} {text}"]
 
 
-async def _read(response: httpx2.Response, limit: int, where: str) -> bytes:
+def _encoded(payload: Mapping[str, Any]) -> bytes:
+    """JSON, which has no NaN: null stands for it."""
+    try:
+        return json.dumps(payload, default=str, allow_nan=False).encode()
+    except ValueError:
+        return json.dumps(_finite(payload), default=str).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+async def _read(options: ServiceOptions, response: httpx2.Response, where: str) -> bytes:
     body = bytearray()
     coding = response.headers.get("content-encoding", "identity")
     if coding != "identity":
+        shown = _hidden(options, coding)[:20]
         raise ServiceError(
-            f"{where} answered in {coding[:20]!r}; expected an answer that is not compressed", retryable=False
+            f"{where} answered in {shown!r}; expected an answer that is not compressed", retryable=False
         )
     async for chunk in response.aiter_raw(65_536):
         body += chunk
-        if len(body) > limit:
-            raise ServiceError(f"{where} answered more than max_bytes ({limit})", retryable=False)
+        if len(body) > options.max_bytes:
+            raise ServiceError(f"{where} answered more than max_bytes ({options.max_bytes})", retryable=False)
     return bytes(body)
 
 
@@ -140,15 +186,15 @@ def _check_status(options: ServiceOptions, response: httpx2.Response, body: byte
     if 200 <= status < 300:
         return
     if 300 <= status < 400:
-        target = _shown(response.headers.get("location", "nowhere"))
+        target = _hidden(options, _shown(response.headers.get("location", "nowhere")))
         raise ServiceError(
             f"{where} redirects to {target}; put that address, or redirects: true",
             retryable=False,
             status=status,
         )
-    about = f": {_excerpt(body)}" if body else ""
+    about = f": {_excerpt(options, body)}" if body else ""
     raise ServiceError(
-        _hidden(options, f"{where} answered HTTP {status}{about}"),
+        f"{where} answered HTTP {status}{about}",
         retryable=status in _RETRYABLE or status >= 500,
         retry_after=_seconds(response.headers.get("retry-after", "0")),
         status=status,
@@ -163,7 +209,7 @@ def _seconds(retry_after: str) -> float:
         pass
     try:
         when = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):  # of numbers that no date has
         return 0.0
     return max(0.0, ((when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
 
@@ -179,8 +225,9 @@ def _shown(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path}" if parts.scheme else parts.path
 
 
-def _excerpt(body: bytes) -> str:
-    return " ".join(body[: 4 * _EXCERPT].decode(errors="replace").split())[:_EXCERPT]
+def _excerpt(options: ServiceOptions, body: bytes) -> str:
+    text = _hidden(options, body.decode(errors="replace"))  # before it is cut, perhaps within the key
+    return " ".join(text[: 4 * _EXCERPT].split())[:_EXCERPT]
 
 
 def _without_secrets(options: ServiceOptions, value: Any) -> Any:

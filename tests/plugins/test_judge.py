@@ -14,7 +14,8 @@ from components import built
 from ppokit.errors import RewardError
 from ppokit.plugin import CheckContext, Rewards
 from ppokit.rewards.scorer import Scorer
-from ppokit_rewards.judge import Judge, JudgeOptions, check, fill, score, winner
+from ppokit_rewards.judge import Judge, JudgeOptions, check, fill
+from ppokit_rewards.judge_answers import score, winner
 from ppokit_rewards.service import ServiceError
 from rollouts import make_rollout, single_process
 from service import serve
@@ -25,7 +26,7 @@ def completion(text: Any) -> dict[str, Any]:
 
 
 def rewards(
-    url: str, count: int = 4, keys: dict[str, Any] | None = None, rollout: Any = None, **options: Any
+    url: str, /, count: int = 4, keys: dict[str, Any] | None = None, rollout: Any = None, **options: Any
 ) -> Rewards:
     rollout = rollout or make_rollout([[1]] * count, [[2]] * count)
     provider = Judge(JudgeOptions(**{"url": f"{url}/v1", "model": "m", **options}), None)  # type: ignore[arg-type]
@@ -102,6 +103,13 @@ def test_several_judges_and_swapped_pairs() -> None:
         ([], "expected a chat completion"),
         (completion(""), "the judge answered nothing"),
         ({"error": "overloaded"}, "expected a chat completion"),
+        (
+            {"choices": [{"message": {"content": "A score of 9 would be"}, "finish_reason": "length"}]},
+            "was cut at max_tokens",
+        ),
+        (completion("<think>Score: 9?</think> hm"), "the judge gave no score: ' hm'"),
+        (completion("Score: 4/5"), "the judge scored 4 of 5; expected a score up to 10"),
+        (completion("Score: 8-9"), "the judge gave no score"),
     ],
 )
 def test_what_is_no_score_fails(answer: Any, reason: str) -> None:
@@ -139,10 +147,26 @@ def test_answers_are_read() -> None:
             "The score is 5.",
             "Score: 7/10.",
             "Score - 3",
+            "Score (1-10): 8",
+            "Score (out of 10): 8",
+            "score: 7,5",
+            "score = .5",
+            '{"score": 8} {"notes": {"score": 2}}',
         )
-    ] == [7, 8, 6, 3.5, 9, 9, 4, 7, 5, 7, 3]
+    ] == [7, 8, 6, 3.5, 9, 9, 4, 7, 5, 7, 3, 8, 8, 7.5, 0.5, 8]
+    assert score("85/100", 100) == 85
     assert score('First {"x": 1} then ```json\n{"score": 6, "rationale": "a {b}"}\n```') == 6
-    assert [winner(text) for text in ("A", '{"winner": "tie"}', "Winner: B")] == [1, 0.5, 0]
+    winners = {
+        "A": 1,
+        '{"winner": "tie"}': 0.5,
+        "Winner: B": 0,
+        "winner: a tie": 0.5,
+        "The winner is **B**": 0,
+        "Winner: Response A": 1,
+        "[[B]]": 0,
+        '{"winner": "Response B."}': 0,
+    }
+    assert {text: winner(text) for text in winners} == winners
     for text in ("", '{"score": null}', '{"score": "many"}'):
         with pytest.raises(ServiceError):
             score(text)
@@ -161,6 +185,18 @@ def test_a_row_without_a_response_to_compare_with_fails() -> None:
         result = rewards(service.url, rollout=rollout, against="row")
     assert result.outcomes["judge"] == ("scored", "failed")
     assert result.reasons["judge"][1] == "ValueError: its row has nothing in 'row'"
+
+
+def test_the_address_keeps_its_query() -> None:
+    paths = []
+
+    def answer(body: Any, number: int) -> Any:
+        return completion("score: 5")
+
+    with serve(answer) as service:
+        service.on_path = paths.append
+        rewards(service.url, url=f"{service.url}/v1/?api-version=1")
+    assert set(paths) == {"/v1/chat/completions?api-version=1"}
 
 
 def test_a_response_fills_no_field_of_the_template() -> None:
@@ -182,5 +218,8 @@ def test_mistakes(tmp_path) -> None:
     file = tmp_path / "rubric.txt"
     file.write_text("Rate {response}")
     assert problems(rubric=str(file)) == []
-    with pytest.raises(ValidationError):
-        JudgeOptions(url="http://a", model="m", low=2, high=1)
+    file.write_bytes(b"Rate {response} \xe9")
+    assert "cannot be read as UTF-8" in problems(rubric=str(file))[0]
+    for wrong in ({"low": 2, "high": 1}, {"model": ""}, {"model": ["m", ""]}):
+        with pytest.raises(ValidationError):
+            JudgeOptions(**{"url": "http://a", "model": "m", **wrong})
