@@ -121,15 +121,23 @@ def end_if_forked(pid: int, what: str) -> None:
         os._exit(1)  # without the parent's exit handlers and buffers
 
 
+def _says(error: BaseException) -> str:
+    """The text of an error; empty where its class cannot make one."""
+    try:
+        return str(error)
+    except BaseException:  # of a plugin's own class, whatever it raises
+        return ""
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line; its type where it says nothing."""
-    text = str(error).strip()
+    text = _says(error).strip()
     return one_paragraph(text.splitlines()[0]) if text else type(error).__name__
 
 
 def in_one_paragraph(error: BaseException) -> str:
     """The kind of an error and all that it says, without line breaks."""
-    return ": ".join(filter(None, (type(error).__name__, one_paragraph(str(error)))))
+    return ": ".join(filter(None, (type(error).__name__, one_paragraph(_says(error)))))
 
 
 def reason_of(error: BaseException) -> str:

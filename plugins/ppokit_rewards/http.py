@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 _RESERVED = {"scored", "abstained", "failed", "imputed", "retried"}  # the core's, beside parts' names
 _LARGEST_FLOAT32 = 3.4028234663852886e38
-_LONGEST_REASON = 1000  # characters
 
 
 class HttpOptions(ServiceOptions):
@@ -121,7 +120,7 @@ def number(value: Any) -> float | Exception | None:
     if value is None:
         return None
     if isinstance(value, dict) and "error" in value:
-        return ServiceError(str(value["error"])[:_LONGEST_REASON])
+        return ServiceError(str(value["error"]))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ServiceError(f"the service scored {_short(value)}; expected a number")
     if not abs(value) <= _LARGEST_FLOAT32:  # also an integer that no float holds, and a NaN

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ppokit.errors import one_paragraph, reason_of
+from ppokit.errors import PluginError, one_paragraph, reason_of
 from ppokit.plugin.reductions import Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_LONGEST_REASON = 2000  # characters: a service's answer may be the reason
 
 Outcome = Literal["scored", "abstained", "failed"]
 Value = float | None | BaseException
@@ -98,6 +100,7 @@ class RewardOutput:
             parts: numbers by name, likewise; None and exceptions leave a response without that part.
             notes: texts by name, one per response.
         """
+        values = list(values)
         failures = {i: value for i, value in enumerate(values) if isinstance(value, BaseException)}
         outcomes: tuple[Outcome, ...] = tuple(
             "failed" if i in failures else "abstained" if value is None else "scored"
@@ -122,7 +125,13 @@ class RewardOutput:
         """Named numbers alone; the score is their sum, or what the recipe's `parts:` makes of them.
 
         A response without one of its parts abstains, or fails where that part did.
+
+        Raises:
+            PluginError: there are no parts, or they have different lengths.
         """
+        lengths = {name: len(part) for name, part in parts.items()}
+        if len(set(lengths.values())) != 1:
+            raise PluginError(f"got parts of lengths {lengths}; expected one number per response in each")
         values: list[Value] = []
         for row in zip(*parts.values(), strict=True):
             failure = next((value for value in row if isinstance(value, BaseException)), None)
@@ -134,7 +143,8 @@ class RewardOutput:
     def reason(self, index: int) -> str:
         """What a response failed of, in one paragraph; empty where it did not, or nobody knows."""
         failure = self.failures.get(index, "")
-        return one_paragraph(failure) if isinstance(failure, str) else reason_of(failure)
+        reason = one_paragraph(failure) if isinstance(failure, str) else reason_of(failure)
+        return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 1] + "…"
 
 
 @dataclass(frozen=True)

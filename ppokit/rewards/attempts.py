@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from numbers import Real
 from typing import Any, cast
@@ -13,6 +13,8 @@ from ppokit.errors import PluginError, PpokitError, plugin_call
 from ppokit.plugin.reward_output import RewardOutput, Scored, Value
 from ppokit.plugin.scoring import Sample
 from ppokit.plugin.types import Rollout
+
+_GRACE_S = 1.0  # for what a coroutine does when it is cancelled
 
 
 def is_coroutine_function(method: object) -> bool:
@@ -71,6 +73,11 @@ def output_of_one(value: Any, piece: Rollout, where: str) -> RewardOutput:
             f"{where} returned {_shown(number)} ({type(number).__name__}) for sample {piece.ids[0]}; "
             "expected a number, None to abstain, an exception to fail, or Scored(...)."
         )
+    for field in ("parts", "notes"):
+        if not isinstance(given := getattr(scored, field), Mapping):
+            raise PluginError(
+                f"{where} returned {_shown(given)} as {field} of sample {piece.ids[0]}; expected a mapping."
+            )
     parts: Any = {name: [part] for name, part in scored.parts.items()}
     notes = {name: [note] for name, note in scored.notes.items()}
     if number is None and parts:
@@ -110,19 +117,41 @@ def attempt(where: str, call: Callable[[], Any]) -> tuple[Any, BaseException | N
 
 
 async def attempt_async(
-    where: str, call: Callable[[], Any], timeout: float | None
+    where: str,
+    call: Callable[[], Any],
+    timeout: float | None,
+    on_hung: Callable[[asyncio.Future[Any]], None] = lambda task: None,
 ) -> tuple[Any, BaseException | None]:
     """As `attempt`, of a coroutine, which is cancelled where it takes longer than `timeout`.
+
+    Args:
+        on_hung: is given a call that goes on though it was cancelled.
 
     Raises:
         PluginError: the provider said itself that its contract is broken.
     """
-    limit = asyncio.timeout(timeout)
+    task = asyncio.ensure_future(_attempted(where, call))
     try:
-        async with limit:
-            return await call(), None
-    except TimeoutError as error:
-        return None, TimeoutError(f"no answer in {timeout:g} s") if limit.expired() else error
+        await asyncio.wait({task}, timeout=timeout)
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait({task}, timeout=_GRACE_S)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    late = f"no answer in {timeout:g} s"
+    if not task.done():
+        on_hung(task)
+        late += ", and it goes on though it was cancelled"
+    elif not task.cancelled():
+        task.exception()  # is looked at: else asyncio complains of it
+    return None, TimeoutError(late)
+
+
+async def _attempted(where: str, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return await call(), None
     except PluginError as error:
         raise (error if where in str(error) else PluginError(f"{where}: {error}")) from error
     except asyncio.CancelledError as error:

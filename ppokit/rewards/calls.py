@@ -177,13 +177,13 @@ class ProviderCalls:
     ) -> tuple[Any, BaseException | None]:
         """What a call returned, or what it failed of."""
         call, where, timeout = self._call(piece, context), self.reward.where, self.reward.settings.timeout
+        name = f"{self.reward.key} ({self.reward.name})"
         if self.is_async:
-            return await attempt_async(where, call, timeout)
+            loop.limit_given_up()
+            return await attempt_async(where, call, timeout, lambda task: loop.give_up(name, task))
         limit = None if self._isolated else timeout
         try:
-            return await loop.in_thread(
-                lambda: attempt(where, call), limit, f"{self.reward.key} ({self.reward.name})"
-            )
+            return await loop.in_thread(lambda: attempt(where, call), limit, name)
         except PpokitError:
             raise
         except Exception as error:  # too late, or what would have ended the thread

@@ -30,7 +30,7 @@ class EventLoop:
         set_up: called in each thread before its first call, such as to choose its GPU.
 
     Attributes:
-        max_given_up: threads that may be given up at a time; None for any number.
+        max_given_up: calls that may be given up at a time; None for any number.
     """
 
     def __init__(self, set_up: Callable[[], None] = lambda: None) -> None:
@@ -39,7 +39,7 @@ class EventLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._idle: list[_Worker] = []
-        self._given_up: list[tuple[_Worker, asyncio.Future[Any]]] = []
+        self._given_up: list[tuple[str, asyncio.Future[Any]]] = []
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Begin a coroutine; its result is waited for elsewhere."""
@@ -80,8 +80,7 @@ class EventLoop:
             TimeoutError: it took longer; its thread goes on, and is counted by `given_up`.
             RewardError: too many threads go on already.
         """
-        self._given_up = [(worker, future) for worker, future in self._given_up if not future.done()]
-        check_given_up(self.given_up(), self.max_given_up)
+        self.limit_given_up()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         worker = self._idle.pop() if self._idle else _Worker(self.set_up)
@@ -112,16 +111,29 @@ class EventLoop:
         try:
             done, _ = await asyncio.wait({future}, timeout=timeout)
         except asyncio.CancelledError:
-            self._given_up.append((worker, future))
+            self.give_up(name, future)
             raise
         if not done:
-            self._given_up.append((worker, future))
+            self.give_up(name, future)
             raise TimeoutError(f"no answer in {timeout:g} s")
         return future.result()
 
+    def give_up(self, name: str, future: asyncio.Future[Any]) -> None:
+        """Wait no more for a call that cannot be ended."""
+        self._given_up.append((name, future))
+
     def given_up(self) -> list[str]:
-        """Names of the threads that were given up and have not returned."""
-        return [worker.name for worker, future in list(self._given_up) if not future.done()]
+        """Names of the calls that were given up and have not returned."""
+        return [name for name, future in list(self._given_up) if not future.done()]
+
+    def limit_given_up(self) -> None:
+        """Begin no more calls where too many were given up.
+
+        Raises:
+            RewardError: too many go on.
+        """
+        self._given_up = [(name, future) for name, future in self._given_up if not future.done()]
+        check_given_up(self.given_up(), self.max_given_up)
 
     def close(self) -> None:
         """End the loop: what still runs on it is cancelled, and the HTTP client is closed."""
@@ -154,7 +166,7 @@ def check_given_up(names: Sequence[str], most: int | None) -> None:
     """
     if most is not None and len(names) > most:
         raise RewardError(
-            f"{len(names)} calls of rewards go on after their timeout, in threads of "
+            f"{len(names)} calls of rewards go on after their timeout, those of "
             f"{listed(sorted(set(names)))}; more than run.max_hung_calls allows ({most}). With "
             "isolate: process a call is ended at its timeout."
         )
@@ -180,5 +192,6 @@ async def _wind_up() -> None:
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if tasks:  # one may go on though it is cancelled
+        await asyncio.wait(tasks, timeout=_CLOSE_S / 2)
     await close_http_client()

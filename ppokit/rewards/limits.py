@@ -59,18 +59,18 @@ def retrying(retries: int) -> Any:
 
     def wait(state: Any) -> float:
         error = state.outcome.exception()
-        return float(max(backoff(state), min(error.after, _LONGEST_S)))
+        return float(max(backoff(state), error.after))
 
     stop, again = stop_after_attempt(retries + 1), retry_if_exception_type(CallFailedError)
     return AsyncRetrying(stop=stop, retry=again, wait=wait, reraise=True)
 
 
 def retry_after(failure: object) -> float | None:
-    """Seconds until a failed call may be made again, at least; None where it would fail again.
+    """Seconds until a failed call may be made again, at least, up to 60; None where it would fail again.
 
     An exception says so by its attributes `retry_after` (seconds) and `retryable` (False).
     """
     if getattr(failure, "retryable", True) is False:
         return None
     after = getattr(failure, "retry_after", None)
-    return float(after) if isinstance(after, int | float) and after > 0 else 0.0
+    return min(after, _LONGEST_S) if isinstance(after, int | float) and after > 0 else 0.0

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
-from ppokit.errors import PpokitWarning, RewardError
+from ppokit.errors import PluginError, PpokitWarning, RewardError, reason_of
 from ppokit.plugin.reductions import Max, Mean, Metric, Sum
 from ppokit.plugin.reward_output import RewardOutput
 from ppokit.plugin.scoring import RewardContext
 from ppokit.plugin.types import Rollout
+from ppokit.rewards.attempts import attempt_async
 from ppokit.rewards.calls import Answer, ProviderCalls
 from ppokit.rewards.event_loop import EventLoop, check_given_up
 from ppokit.rewards.joining import group_indices, join
@@ -195,18 +196,26 @@ class Providers:
         for name in sorted(set(hung) - self._warned):
             self._warned.add(name)
             warnings.warn(
-                f"{name}: a call goes on after its timeout, in a thread that cannot be stopped; "
-                "with isolate: process it would be ended",
+                f"{name}: a call goes on after its timeout, in a thread that cannot be stopped, or in a "
+                "coroutine that does not end when it is cancelled; with isolate: process it would be ended",
                 PpokitWarning,
                 stacklevel=2,
             )
 
     def close(self) -> None:
-        """Close the providers whose `close` is a coroutine, on the loop that they ran on."""
+        """Close the providers whose `close` is a coroutine, on their loop; one that fails is warned of."""
         for calls in self._calls:
             close = None if calls is None else getattr(calls.reward.instance, "close", None)
-            if inspect.iscoroutinefunction(close):
-                self.loop.run(close())
+            if calls is None or not inspect.iscoroutinefunction(close):
+                continue
+            where = calls.reward.where
+            try:
+                closing = self.loop.start(attempt_async(where, close, _PATIENCE_S))
+                _, failure = self.loop.wait(closing, 2 * _PATIENCE_S)
+            except (PluginError, TimeoutError) as error:
+                failure = error
+            if failure is not None:
+                warnings.warn(f"{where}: close failed: {reason_of(failure)}", PpokitWarning, stacklevel=2)
 
 
 def call_seconds(parts: Sequence[Part], count: int) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,10 +36,16 @@ def with_token_scores(
     spans = output.spans
     if spans is None:
         return output
-    if len(spans) != len(rollout):
-        raise PluginError(f"{where} returned spans for {len(spans)} responses; expected {len(rollout)}.")
+    if not _is_list(spans) or len(spans) != len(rollout):
+        actual = f"spans for {len(spans)} responses" if _is_list(spans) else f"{spans!r:.60} as spans"
+        raise PluginError(f"{where} returned {actual}; expected a list for each of {len(rollout)}.")
     tokens = torch.zeros(rollout.response_ids.shape)
     for index, own in enumerate(spans):
+        if not _is_list(own) or not all(isinstance(span, Span) for span in own):
+            raise PluginError(
+                f"{where} returned {own!r:.60} as spans of sample {rollout.ids[index]}; expected a list of "
+                "Span(start, end, score)."
+            )
         if own:
             tokens[index] = _of_response(own, rollout, index, tokenizer, where)
     given = output.token_scores
@@ -55,7 +62,7 @@ def _of_response(
         ids = rollout.response_ids[index][rollout.response_mask[index]].tolist()
         ends = token_ends(tokenizer, rollout.prompt_ids[index], ids, text)
     for span in spans:
-        if not (0 <= span.start < span.end <= len(text) and math.isfinite(span.score)):
+        if not _is_within(span, len(text)):
             raise PluginError(
                 f"{where} returned {span} for sample {rollout.ids[index]}; expected 0 <= start < end <= "
                 f"{len(text)}, "
@@ -77,6 +84,16 @@ def _of_response(
             )
         scores += chosen * (span.score / int(chosen.sum()))
     return scores
+
+
+def _is_list(given: object) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str)
+
+
+def _is_within(span: Span, length: int) -> bool:
+    if not (isinstance(span.start, Integral) and isinstance(span.end, Integral)):
+        return False
+    return 0 <= span.start < span.end <= length and isinstance(span.score, Real) and math.isfinite(span.score)
 
 
 def token_ends(

@@ -143,7 +143,7 @@ def _reduction(key: str, value: object, where: str, responses: int) -> Reduction
         if isinstance(number, str | bytes):
             raise TypeError
         number, weight = float(number), float(weight)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):  # the last by tensors with several elements
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last by tensors of several elements
         number = math.nan
     if not (math.isfinite(number) and math.isfinite(weight) and weight >= 0):
         raise PluginError(

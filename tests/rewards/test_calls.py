@@ -18,6 +18,7 @@ from components import reward
 from ppokit.errors import PpokitWarning, RewardError
 from ppokit.plugin import RewardOutput, Rollout, Sample, hookimpl, http_client
 from ppokit.plugin.reductions import as_numbers
+from ppokit.rewards.limits import retry_after
 from ppokit.rewards.scorer import Scorer
 from rollouts import make_rollout, single_process
 
@@ -243,6 +244,9 @@ def test_a_server_says_when_to_ask_again_and_that_it_is_of_no_use(scorer: Make) 
     assert second - first >= 0.3
     assert [index for index, _ in asked].count(1) == 1
     assert rewards.outcomes["one"][:3] == ("scored", "failed", "scored")
+    for_ever: Any = OSError("busy")
+    for_ever.retry_after = 10**400
+    assert retry_after(for_ever) == 60
 
 
 def test_calls_begin_no_more_often_than_the_recipe_says(scorer: Make) -> None:
@@ -277,6 +281,61 @@ def test_one_loop_and_one_client_for_all_steps(scorer: Make) -> None:
     assert closed == [True, True]
     assert next(iter(clients)).is_closed
     assert len(list(Path("/proc/self/fd").iterdir())) < files
+
+
+def test_a_coroutine_that_is_not_to_be_cancelled_costs_one_call(
+    scorer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on, is counted as a thread would be, and keeps neither the step nor the end waiting."""
+    monkeypatch.setattr("ppokit.rewards.attempts._GRACE_S", 0.05)
+    monkeypatch.setattr("ppokit.rewards.event_loop._CLOSE_S", 0.2)
+    ends = []
+
+    async def judge(index: int) -> float:
+        while index == 0 and not ends:
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                continue
+        return 1.0
+
+    stubborn = scorer(reward(Each(judge), timeout=0.1), max_hung=1)
+    with pytest.warns(PpokitWarning, match="a coroutine that does not end when it is cancelled"):
+        rewards = stubborn.score(ROLLOUT)
+    assert rewards.outcomes["one"] == ("failed", *["scored"] * (COUNT - 1))
+    assert rewards.reasons["one"][0].endswith("it goes on though it was cancelled")
+    with pytest.raises(RewardError, match="2 calls of rewards go on after their timeout"):
+        stubborn.score(ROLLOUT)
+    stubborn.close()
+    ends.append(True)
+
+
+def test_closes_that_fail_or_do_not_end_keep_nobody(scorer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppokit.rewards.providers._PATIENCE_S", 0.1)
+    closed = []
+
+    class Closes:
+        def __init__(self, error: BaseException | None, seconds: float) -> None:
+            self.error, self.seconds = error, seconds
+
+        async def score(self, rollout: Rollout) -> RewardOutput: ...
+
+        async def close(self) -> None:
+            await asyncio.sleep(self.seconds)
+            if self.error:
+                raise self.error
+            closed.append(self)
+
+    instances = [Closes(KeyError("x"), 0), Closes(SystemExit(3), 0), Closes(None, 600), Closes(None, 0)]
+    rewards = [reward(instance, name) for name, instance in zip("abcd", instances, strict=True)]
+    with pytest.warns(PpokitWarning) as caught:
+        Scorer(rewards, single_process(), 0.0).close()
+    assert [str(warning.message) for warning in caught] == [
+        "reward 'a' (plugin acme 1.0): close failed: KeyError: 'x'",
+        "reward 'b' (plugin acme 1.0): close failed: SystemExit: 3",
+        "reward 'c' (plugin acme 1.0): close failed: TimeoutError: no answer in 0.1 s",
+    ]
+    assert closed == instances[3:]
 
 
 def test_a_coroutine_that_blocks_all_is_told(scorer: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,50 @@ def test_a_broken_contract_is_named(scorer: Make, output: RewardOutput, message:
         scorer(reward(Batched(lambda r: output))).score(ROLLOUT)
 
 
+class NoTextError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+def test_an_error_without_a_text_is_named_by_its_class(scorer: Make) -> None:
+    rewards = scorer(reward(values(0.5, NoTextError(), None, 1.0))).score(GROUPS)
+    assert rewards.reasons["one"] == ("", "NoTextError", "", "")
+
+    def fails(rollout: Rollout) -> RewardOutput:
+        raise NoTextError
+
+    for retries in (0, 1):
+        with pytest.raises(RewardError, match="First cause: NoTextError"):
+            scorer(reward(Batched(fails), retries=retries)).score(GROUPS)
+
+
+def test_a_reason_has_an_end(scorer: Make) -> None:
+    rewards = scorer(reward(values(0.5, OSError("x" * 10**6), None, 1.0))).score(GROUPS)
+    assert len(rewards.reasons["one"][1]) == 2000
+
+
+def test_what_is_no_scored_is_named(scorer: Make) -> None:
+    span: Any = (0, 1, 1.0)
+    for wrong, message in [
+        (Scored(1.0, parts=[("a", 1)]), r"\[\('a', 1\)\] as parts of sample sample-0"),
+        (Scored(1.0, notes=None), "None as notes of sample sample-0"),
+        (Scored(1.0, spans=[span]), r"\[\(0, 1, 1.0\)\] as spans of sample sample-0"),
+        (Scored(1.0, spans=Span(0, 1, 1.0)), "Span.* as spans of sample sample-0"),
+        (Scored(1.0, spans=[Span(0, 1, "x")]), "expected 0 <= start < end <= 10"),
+        (Scored(1.0, spans=[Span(0, 1.5, 1.0)]), "expected 0 <= start < end <= 10"),
+    ]:
+        with pytest.raises(PluginError, match=rf"^reward 'one' .*{message}"):
+            scorer(reward(One(lambda sample, wrong=wrong: wrong))).score(ROLLOUT)
+
+
+def test_from_values_takes_what_can_be_gone_through_once(scorer: Make) -> None:
+    once = Batched(lambda rollout: RewardOutput.from_values(float(i) for i in range(4)))  # type: ignore[arg-type]
+    assert scorer(reward(once)).score(ROLLOUT).scores.tolist() == [0, 1, 2, 3]
+    ragged = Batched(lambda rollout: RewardOutput.from_parts({"a": [1.0] * 4, "b": [1.0] * 2}))
+    with pytest.raises(PluginError, match=r"parts of lengths {'a': 4, 'b': 2}; expected one number per"):
+        scorer(reward(ragged)).score(ROLLOUT)
+
+
 def test_one_response_at_a_time(scorer: Make) -> None:
     """A failure is that of its response alone."""
 

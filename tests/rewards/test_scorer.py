@@ -336,7 +336,9 @@ def test_metrics_carry_the_providers_name() -> None:
     }
 
 
-@pytest.mark.parametrize("metrics", [{"abstained": 0.5}, {"speed": "fast"}, {"speed": math.nan}])
+@pytest.mark.parametrize(
+    "metrics", [{"abstained": 0.5}, {"speed": "fast"}, {"speed": math.nan}, {"speed": 10**400}]
+)
 def test_metrics_are_checked_where_they_enter(metrics: Any) -> None:
     bad = Reward(lambda r: RewardOutput.from_values([1.0, 2.0, 3.0], metrics))
     with pytest.raises(PluginError, match=r"reward 'kl' \(plugin acme 1.0; recipe: rewards\[0\].use\)"):
