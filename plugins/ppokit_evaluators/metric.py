@@ -11,6 +11,7 @@ returns is reported, under the metric's name where there are several; lists and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -25,7 +26,8 @@ from ppokit.plugin import (
     PluginError,
     hookimpl,
 )
-from ppokit_metrics.loading import OF_WHOLE_SETS, Metric, numbers, problems
+from ppokit_metrics.finding import problems
+from ppokit_metrics.loading import Metric, numbers
 from ppokit_metrics.references import Name, Reference, reference_of, reference_problems
 
 
@@ -75,12 +77,8 @@ class MetricEvaluator:
             prefix = f"{metric.name}/" if len(self.metrics) > 1 else ""
             results = metric.compute(responses, references)
             metrics.update({f"{prefix}{key}": number for key, number in numbers(results).items()})
-            lists = metric.lists(responses, references, results)
-            if metric.name in OF_WHOLE_SETS:
-                lists = {f"{key}/per_response": own for key, own in lists.items()}
-                lists |= metric.shares(responses, references, results)
-            for key, own in lists.items():
-                known = dict(zip(answered, own, strict=True))
+            for key, own in metric.contributions(responses, references, results).items():
+                known = {i: x if math.isfinite(x) else None for i, x in zip(answered, own, strict=True)}
                 recorded[f"{prefix}{key}"] = [known.get(i) for i in range(len(rollout))]
         view.record(rollout, recorded)
         return metrics

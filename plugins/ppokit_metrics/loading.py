@@ -1,9 +1,4 @@
-"""A recipe's metric by its name: one of ppokit's own, of a package or a path, or of the hub.
-
-    rouge                       ppokit's own, where there is one of that name
-    package:my-metrics/politeness   a folder that an installed distribution ships
-    ./politeness.py, ./politeness   a script, or a folder with one of its name
-    bertscore, org/name         the hub, over the network, or from the cache after that
+"""A metric of Hugging Face `evaluate`, and its numbers: of all responses, per response, and as shares.
 
 Texts are compared by `evaluate`'s own `compute`. `per_response` asks it for one number per response: by
 `use_aggregator: false` where the metric has that argument, as ROUGE on the hub; else by the lists that it
@@ -12,94 +7,19 @@ returns; else for each response alone, where the mean of those numbers is that o
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, distribution
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
-from ppokit.plugin import PluginError, first_line
+from ppokit.plugin import PluginError, first_line, jackknife_shares
+from ppokit_metrics.finding import OF_WHOLE_SETS, OWN, problems, script_of
 
-_HERE = Path(__file__).parent
-OWN = tuple(sorted(folder.name for folder in _HERE.iterdir() if (folder / f"{folder.name}.py").is_file()))
-"""Names of the metrics that are part of ppokit."""
-OF_WHOLE_SETS = ("chrf", "f1", "sacrebleu")
-"""Those whose numbers are of a whole set, and no means of numbers of single responses."""
-TAKE_LISTS = ("chrf", "rouge", "sacrebleu")
-"""Those of them that take several references per response."""
 _FEW = 8
 """Entries that a list may have for another reason than one per response."""
-
-
-def _script(name: str) -> Path | None:
-    """Where a metric's script is looked for on this machine; None for one of the hub.
-
-    Raises:
-        PluginError: a distribution is not installed, or its folder is not there.
-    """
-    if name in OWN:
-        return _HERE / name / f"{name}.py"
-    if name.startswith("package:"):
-        package, _, inside = name.removeprefix("package:").partition("/")
-        try:
-            folder = Path(str(distribution(package).locate_file(inside))) if package and inside else None
-        except PackageNotFoundError:
-            raise PluginError(
-                f"metric: {name!r} names the package {package!r}, which is not installed: "
-                f"pip install {package}"
-            ) from None
-        if folder is None:
-            raise PluginError(f"metric: got {name!r}; expected package:DISTRIBUTION/FOLDER")
-        return folder if folder.suffix == ".py" else folder / f"{folder.name}.py"
-    if name.endswith(".py") or name.startswith((".", "/", "~")) or Path(name).exists():
-        path = Path(name).expanduser()
-        return path if path.suffix == ".py" else path / f"{path.resolve().name}.py"
-    return None
-
-
-def is_here(name: str) -> bool:
-    """Whether a metric's script is on this machine, and not on the hub."""
-    return _script(name) is not None
-
-
-def problems(name: str) -> Iterator[str]:
-    """What keeps a metric from being loaded, as far as files tell."""
-    try:
-        script = _script(name)
-    except PluginError as error:
-        yield str(error)
-        return
-    if script is None:
-        return
-    if not script.is_file():
-        yield f"metric: there is no file {script}"
-        return
-    missing = [module for module in _imports(script) if find_spec(module) is None]
-    if missing and name in OWN:
-        yield f"metric: {name} needs {', '.join(missing)}: pip install 'ppokit[metrics]'"
-    elif missing:
-        yield f"metric: {name} imports {', '.join(missing)}, which is not installed"
-
-
-def _imports(script: Path) -> list[str]:
-    """Top-level modules that a script imports, but for files beside it."""
-    try:
-        tree = ast.parse(script.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError):
-        return []  # loading says what is wrong
-    modules: dict[str, None] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            modules.update(dict.fromkeys(alias.name.partition(".")[0] for alias in node.names))
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            modules[node.module.partition(".")[0]] = None
-    beside = {path.stem for path in script.parent.glob("*.py")} - {script.stem}
-    return [module for module in modules if module not in beside]
 
 
 class Metric:
@@ -117,16 +37,16 @@ class Metric:
     def __init__(self, name: str, config: str | None, arguments: Mapping[str, Any]) -> None:
         for problem in problems(name):
             raise PluginError(problem)
-        script = _script(name)
+        script = script_of(name)
         self.name, self.arguments = name, dict(arguments)
         evaluate = importlib.import_module("evaluate")
         try:
             self.module = evaluate.load(str(script or name), config, keep_in_memory=True)
         except Exception as error:  # of the hub, of datasets, or of the metric's own imports
             raise PluginError(
-                f"the metric {name!r} cannot be loaded: {first_line(error)} One of the hub comes "
-                f"over the network, and from the cache after that. {', '.join(OWN)} need no network; nor do "
-                "a script's path and package:DISTRIBUTION/FOLDER. A missing module is a package it needs."
+                f"the metric {name!r} cannot be loaded: {first_line(error)} One of the hub is loaded over "
+                "the network once, and from the cache after that; install the packages that it needs. "
+                f"{', '.join(OWN)} need no network; nor do a script's path and package:DISTRIBUTION/FOLDER."
             ) from error
         self._aggregates = "use_aggregator" in inspect.signature(self.module._compute).parameters
 
@@ -158,6 +78,9 @@ class Metric:
         texts: dict[str, Any] = {"predictions": list(predictions)}
         if references is not None:
             texts["references"] = list(references)
+            if len(kinds := {kind_of(own): own for own in references if own != []}) > 1:
+                shown = " and ".join(repr(own)[:60] for own in list(kinds.values())[:2])
+                raise PluginError(f"references are of different kinds, such as {shown}; expected one kind")
         try:
             results = self.module.compute(**texts, **arguments)
         except Exception as error:  # the metric's code is anyone's
@@ -168,6 +91,37 @@ class Metric:
         if not isinstance(results, dict):
             raise PluginError(f"the metric {self.name!r} gave {type(results).__name__}; expected a dict")
         return results
+
+    def contributions(
+        self, predictions: Sequence[Any], references: Sequence[Any] | None, results: Mapping[str, Any]
+    ) -> dict[str, list[float]]:
+        """Of each number one per response whose mean it is, as far as there is one, and the metric's lists.
+
+        BLEU and its like are numbers of a whole set: of them these are their `shares`, and the number of each
+        response alone stands under `<number>/per_response`.
+
+        Args:
+            results: what `compute` gave of these.
+        """
+        lists = self.lists(predictions, references, results)
+        if self.name in OF_WHOLE_SETS:
+            alone = {f"{name}/per_response": own for name, own in lists.items()}
+            return alone | self.shares(predictions, references, results)
+        whole = numbers(results)
+        if not lists:
+            with suppress(PluginError):  # some can say nothing of an empty response alone
+                lists = self._means(self._alone(predictions, references), whole)
+            if not whole.keys() <= lists.keys():
+                with suppress(PluginError):
+                    lists = self.shares(predictions, references, results) | lists
+            return lists
+        same = {
+            name: own
+            for name, number in whole.items()
+            for own in lists.values()
+            if name not in lists and _is_mean(number, own)
+        }
+        return lists | same
 
     def lists(
         self, predictions: Sequence[Any], references: Sequence[Any] | None, results: Mapping[str, Any]
@@ -192,11 +146,7 @@ class Metric:
     ) -> dict[str, list[float]]:
         """What each response adds to numbers of a whole set: the mean of its shares is the set's number.
 
-            t_i = t + (n - 1) (mean over j of t_-j - t_-i),   t_-i = the number without response i
-
-        The jackknife's pseudo-values (Efron and Tibshirani 1993, chapter 11), moved to have the mean t: by
-        them differences of a set's number have intervals. Sums, such as a count of words, and numbers that no
-        response changes have none.
+        See `jackknife_shares`. Sums, such as a count of words, and what no response changes have none.
 
         Args:
             results: what `compute` gave of these.
@@ -219,7 +169,7 @@ class Metric:
             mean = sum(values) / max(1, len(values))
             is_sum = math.isclose(mean, whole * (count - 1) / count, rel_tol=1e-9)
             if len(values) == count and len(set(values)) > 1 and not is_sum:
-                shares[name] = [whole + (count - 1) * (mean - value) for value in values]
+                shares[name] = jackknife_shares(whole, values)
         return shares
 
     def per_response(
@@ -233,29 +183,42 @@ class Metric:
         whole = {} if self._aggregates else self.compute(predictions, references)
         if lists := self.lists(predictions, references, whole):
             return lists
+        alone = self._alone(predictions, references)
+        if same := self._means(alone, numbers(whole)):
+            return same
+        raise PluginError(
+            f"the metric {self.name!r} gives one number for a whole set of responses and none per "
+            f"response: of these {len(predictions)}, {_shown(whole, alone)}. Expected a metric of single "
+            "responses, such as rouge, chrf, exact_match or accuracy."
+        )
+
+    def _alone(self, predictions: Sequence[Any], references: Sequence[Any] | None) -> dict[str, list[float]]:
+        """The numbers of each response as a set of its own."""
         single = [
             numbers(self.compute([text], None if references is None else [references[i]]))
             for i, text in enumerate(predictions)
         ]
-        means = {
-            name: sum(own[name] for own in single) / len(single)
-            for name in numbers(whole)
-            if all(name in own for own in single)
+        return {
+            name: [own[name] for own in single] for name in single[0] if all(name in own for own in single)
         }
-        same = [name for name, mean in means.items() if math.isclose(mean, whole[name], abs_tol=1e-6)]
-        if not same:
-            raise PluginError(
-                f"the metric {self.name!r} gives one number for a whole set of responses and none per "
-                f"response: of these {len(predictions)}, {_shown(whole, means)}. Expected a metric of single "
-                "responses, such as rouge, chrf, exact_match or accuracy."
-            )
-        return {name: [own[name] for own in single] for name in same}
+
+    @staticmethod
+    def _means(alone: Mapping[str, Sequence[float]], whole: Mapping[str, float]) -> dict[str, list[float]]:
+        """Those whose mean is the number of the whole set."""
+        return {
+            name: list(own) for name, own in alone.items() if name in whole and _is_mean(whole[name], own)
+        }
 
 
-def _shown(whole: Mapping[str, Any], means: Mapping[str, float]) -> str:
-    if not means:
+def _is_mean(number: float, of: Sequence[float]) -> bool:
+    return math.isclose(sum(of) / len(of), number, abs_tol=1e-6)
+
+
+def _shown(whole: Mapping[str, Any], alone: Mapping[str, Sequence[float]]) -> str:
+    name, own = next(((name, own) for name, own in alone.items() if name in whole), (None, ()))
+    if name is None:
         return "it returned no number"
-    name, mean = next(iter(means.items()))
+    mean = sum(own) / len(own)
     return f"{name} is {float(whole[name]):.4g}, and {mean:.4g} is the mean of {name} of each alone"
 
 
@@ -270,9 +233,17 @@ def _lists(results: Mapping[str, Any], length: int) -> dict[str, Sequence[Any]]:
 
 
 def numbers(results: Mapping[str, Any]) -> dict[str, float]:
-    """The single numbers of what a metric returned; lists and texts are left out."""
-    return {
+    """The single numbers of what a metric returned; lists, texts and what is not finite are left out."""
+    single = {
         name: float(value)
         for name, value in results.items()
         if isinstance(value, Real) or getattr(value, "shape", None) == ()
     }
+    return {name: value for name, value in single.items() if math.isfinite(value)}
+
+
+def kind_of(reference: Any) -> str:
+    """What a reference is, as far as a metric cares: `evaluate` makes texts of lists, and lists of texts."""
+    if isinstance(reference, list | tuple):
+        return f"list of {' and '.join(sorted(set(map(kind_of, reference))))}"
+    return "number" if isinstance(reference, Real) else type(reference).__name__

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ppokit.plugin import CheckContext
-from ppokit_metrics.loading import OWN, TAKE_LISTS
+from ppokit_metrics.finding import OWN, TAKE_LISTS
+from ppokit_metrics.loading import kind_of
 from ppokit_metrics.trial import trial
 
 Name = Annotated[str, Field(min_length=1)]
@@ -54,6 +55,8 @@ def reference_problems(
             return
     known = None if references is None else [own for _, own in references]
     for name in metrics:
+        if name in OWN and config is not None:
+            yield f"config: got {config!r}; {name} of ppokit has no configurations, so leave it out"
         lists = name in TAKE_LISTS
         if name in OWN and (wrong := [own for own in known or () if not _is_text(own, lists=lists)]):
             yield (
@@ -61,6 +64,11 @@ def reference_problems(
                 f"text{', or a list of texts' if lists else ''}; expected that (numbers become texts by "
                 f"types: {{{columns_of(reference)[0]}: text}})"
             )
+        elif len(kinds := {kind_of(own): (row, own) for row, own in reversed(references or ())}) > 1:
+            first = sorted(kinds.values(), key=lambda known: known[0])
+            shown = " and ".join(f"{repr(own)[:60]} in row {row}" for row, own in first[:2])
+            yield f"reference: {reference!r} has {shown}; expected one kind in all rows"
+            return
         else:
             yield from trial(name, config, arguments, known, per_response=per_response)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ppokit.plugin import PluginError
-from ppokit_metrics.loading import OWN, Metric, is_here, problems
+from ppokit_metrics.finding import OWN, is_here, problems
+from ppokit_metrics.loading import Metric
 
 _TRIED, _TRIED_OF_OTHERS = 200, 8
 """References that are looked at; other people's metrics may take their time."""
@@ -35,8 +36,10 @@ def trial(
         yield f"metric: {error}"
         return
     if references:
-        tried = list(references[: _TRIED if name in OWN else _TRIED_OF_OTHERS])
-        tried += tried[:1]
+        count = _TRIED if name in OWN else _TRIED_OF_OTHERS
+        # Of those beyond, one of each number of texts.
+        lengths = {len(own): own for own in references[count:] if isinstance(own, list | tuple)}
+        tried = [*references[:count], *lengths.values(), references[0]]
         texts = [str(own[0] if isinstance(own, list | tuple) and own else own) for own in tried]
         # Some right and some wrong: of right ones alone, the number of a set is the mean of single ones. And
         # no number or label alone: a policy writes other things too.

@@ -25,7 +25,8 @@ from ppokit.plugin import (
     Rollout,
     hookimpl,
 )
-from ppokit_metrics.loading import Metric, problems
+from ppokit_metrics.finding import problems
+from ppokit_metrics.loading import Metric
 from ppokit_metrics.references import Name, Reference, reference_of, reference_problems
 
 

@@ -21,6 +21,7 @@ from ppokit.plugin.generation import (
 )
 from ppokit.plugin.hookspecs import hookimpl
 from ppokit.plugin.importing import import_attribute
+from ppokit.plugin.jackknife import jackknife_shares
 from ppokit.plugin.kl_estimators import KLEstimator, clamp_exponent, kl
 from ppokit.plugin.masked import Variance, masked_mean, masked_variance, masked_whiten, upcast
 from ppokit.plugin.ngram import distinct_ngrams, ngrams
@@ -134,6 +135,7 @@ __all__ = [
     "hookimpl",
     "http_client",
     "import_attribute",
+    "jackknife_shares",
     "kl",
     "length_batches",
     "length_groups",

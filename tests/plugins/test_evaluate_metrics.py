@@ -10,7 +10,8 @@ import pytest
 import sacrebleu as library
 
 from ppokit.plugin import PluginError
-from ppokit_metrics.loading import OWN, Metric, problems
+from ppokit_metrics.finding import OWN, problems
+from ppokit_metrics.loading import Metric
 
 PREDICTIONS = ["the cat sat", "a dog", "birds fly high today"]
 REFERENCES = ["the cat sat down", "one dog", "birds fly high today"]
@@ -165,7 +166,7 @@ def test_a_package_that_a_metric_needs(tmp_path: Path, monkeypatch: pytest.Monke
         "no_such_module, which is not installed"
     ]
     monkeypatch.setattr(
-        "ppokit_metrics.loading.find_spec", lambda name: None if name in ("datasets", "rouge_score") else name
+        "ppokit_metrics.finding.find_spec", lambda name: None if name in ("datasets", "rouge_score") else name
     )
     (problem,) = problems("rouge")
     assert problem == "metric: rouge needs datasets, rouge_score: pip install 'ppokit[metrics]'"

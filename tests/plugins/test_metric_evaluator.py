@@ -66,7 +66,7 @@ def measure(view: View, **options: Any) -> dict[str, float]:
 def test_a_script_of_ones_own_compares_responses_with_a_column(script: str) -> None:
     view = View()
     assert measure(view, metric=script, reference="answer") == {"share": pytest.approx(0.75)}
-    assert view.recorded == {"each": [1.0, None, 0.5]}
+    assert view.recorded == {"each": [1.0, None, 0.5], "share": [1.0, None, 0.5]}
     assert measure(View(), metric=script, reference="answer", arguments={"scale": 2.0}) == {
         "share": pytest.approx(1.5)
     }
@@ -139,3 +139,33 @@ def test_numbers_of_a_whole_set_have_shares_of_each_response() -> None:
     reported = measure(view, metric="f1", reference="answer", arguments={"average": "macro"})
     assert set(view.recorded) == {"f1"}
     assert sum(own for own in view.recorded["f1"] if own is not None) / 2 == pytest.approx(reported["f1"])
+
+
+@pytest.mark.parametrize(
+    ("result", "reported", "recorded"),
+    [
+        # A mean without a list, as METEOR on the hub: each alone.
+        ("{'mean': sum(longer) / n}", {"mean": 0.5}, {"mean": [1.0, None, 0.0]}),
+        # A mean and the square of it: 1/4 of both, 1 of the first alone, 0 of the second alone.
+        (
+            "{'mean': sum(longer) / n, 'square': (sum(longer) / n) ** 2}",
+            {"mean": 0.5, "square": 0.25},
+            {"mean": [1.0, None, 0.0], "square": [0.75, None, -0.25]},
+        ),
+        # What cannot be measured is left out, and does not end the run.
+        ("{'mean': float('nan'), 'each': [float('inf')] + [2.0] * (n - 1)}", {}, {"each": [None, None, 2.0]}),
+        # It fails on a response alone.
+        ("{'pairs': 1 / (n - 1)}", {"pairs": 1.0}, {}),
+    ],
+    ids=["mean", "set", "not finite", "fails"],
+)
+def test_every_number_has_one_per_response(
+    script: str, result: str, reported: dict[str, float], recorded: dict[str, list[float | None]]
+) -> None:
+    """Of "a b" and "c d" with the references "a b" and "c x", the first alone is right."""
+    source = SCRIPT.partition("        pairs =")[0]
+    body = "        longer, n = [float(p == r) for p, r in zip(predictions, references)], len(predictions)\n"
+    Path(script).write_text(f"{source}{body}        return {result}\n")
+    view = View()
+    assert measure(view, metric=script, reference="answer") == reported
+    assert view.recorded == recorded

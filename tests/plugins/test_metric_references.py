@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ppokit.plugin import CheckContext
+from ppokit.plugin import CheckContext, PluginError
 from ppokit_evaluators import metric as evaluator
+from ppokit_metrics.loading import Metric
 from ppokit_rewards import metric as reward
 
 CORPUS = """
@@ -98,6 +99,39 @@ def test_what_is_wrong_with_references(metric: str, cells: Sequence[Any], messag
 def test_what_is_right(metric: str, cells: Sequence[Any]) -> None:
     options = evaluator.MetricOptions(metric=metric, reference="x")
     assert list(evaluator.check(options, context(x=cells))) == []
+
+
+@pytest.mark.parametrize("metric", ["rouge", "chrf", "./corpus.py"])
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["a", "b", ["c", "d"]], "has 'a' in row 2 and ['c', 'd'] in row 4; expected one kind in all rows"),
+        ([["a"], "b c"], "has ['a'] in row 2 and 'b c' in row 3; expected one kind in all rows"),
+        (["a"] * 300 + [["b"]], "has 'a' in row 2 and ['b'] in row 302; expected one kind in all rows"),
+    ],
+    ids=["text first", "list first", "beyond what is tried"],
+)
+def test_texts_among_lists(metric: str, cells: Sequence[Any], message: str) -> None:
+    """`evaluate` would compare with the list's spelling, or with each letter of the text."""
+    (problem,) = evaluator.check(evaluator.MetricOptions(metric=metric, reference="x"), context(x=cells))
+    assert message in problem
+
+
+def test_texts_among_lists_of_a_data_set_that_is_read_later() -> None:
+    with pytest.raises(PluginError, match=r"of different kinds, such as 'a' and \['b', 'c'\]; expected one"):
+        Metric("rouge", None, {}).compute(["a", "b"], ["a", ["b", "c"]])
+
+
+def test_other_numbers_of_references_beyond_what_is_tried() -> None:
+    options = evaluator.MetricOptions(metric="sacrebleu", reference="x")
+    (problem,) = evaluator.check(options, context(x=[["a b", "c"]] * 300 + [["b"]]))
+    assert "texts have 1 to 2 references; expected as many for each" in problem
+
+
+def test_a_configuration_that_changes_nothing() -> None:
+    options = evaluator.MetricOptions(metric="f1", reference="x", config="multilabel")
+    problem, *_ = evaluator.check(options, context(x=["yes", "no"]))
+    assert problem == "config: got 'multilabel'; f1 of ppokit has no configurations, so leave it out"
 
 
 def test_of_several_columns_one_is_enough() -> None:
