@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt, model_validator
 
-from ppokit.plugin import CheckContext, Component, EvaluationView, Options, Rewards, hookimpl
+from ppokit.plugin import CheckContext, Component, EvaluationView, Options, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,41 +73,35 @@ class HeldOutRewards(Options):
         rollout = view.generate(n=self.samples)
         rewards = view.score(rollout)
         groups = rollout.group_ids.tolist()
-        scored = zip(rewards.scores.tolist(), rewards.scored.tolist(), strict=True)
-        raw = {f"score/{name}": scores.tolist() for name, scores in rewards.breakdown.items()}
+        by_prompt = _by_prompt(rewards.scores, rewards.scored, groups)
+        numbers = {f"score/{name}": scores.tolist() for name, scores in rewards.breakdown.items()}
+        if self.threshold is not None:
+            passed = {group: [x >= self.threshold for x in scores] for group, scores in by_prompt.items()}
+            for k in self.pass_at:  # each response has that of its prompt
+                numbers[f"pass@{k}"] = [pass_at(k, [passed[group]]) for group in groups]
+        known = zip(rewards.scores.tolist(), rewards.scored.tolist(), strict=True)
+        numbers["mean"] = [score if scored else math.nan for score, scored in known]
         view.record(
-            rollout,
-            {
-                "mean": [score if known else None for score, known in scored],
-                **{name: [None if math.isnan(x) else x for x in numbers] for name, numbers in raw.items()},
-            },
+            rollout, {name: [None if math.isnan(x) else x for x in own] for name, own in numbers.items()}
         )
-        metrics = {**self._mean(rewards, groups), "scored": float(rewards.scored.float().mean())}
+        metrics = {"scored": float(rewards.scored.float().mean())}
+        if means := [sum(scores) / len(scores) for scores in by_prompt.values() if scores]:
+            metrics |= {"mean": sum(means) / len(means), "std_error": standard_error(means)}
         for name, scores in rewards.breakdown.items():
-            if len(known := scores[~scores.isnan()]):
-                metrics[f"score/{name}"] = float(known.mean())
+            if len(of_scored := scores[~scores.isnan()]):
+                metrics[f"score/{name}"] = float(of_scored.mean())
+        if self.threshold is not None:
+            metrics |= {f"pass@{k}": pass_at(k, list(passed.values())) for k in self.pass_at}
         return {name: number for name, number in metrics.items() if not math.isnan(number)}
 
-    def _mean(self, rewards: Rewards, groups: Sequence[int]) -> dict[str, float]:
-        by_prompt = _by_prompt(rewards.scores, rewards.scored, groups)
-        if not by_prompt:
-            return {}
-        means = [sum(scores) / len(scores) for scores in by_prompt]
-        metrics = {"mean": sum(means) / len(means), "std_error": standard_error(means)}
-        threshold = self.threshold
-        if threshold is not None:
-            passed = [[score >= threshold for score in scores] for scores in by_prompt]
-            metrics.update({f"pass@{k}": pass_at(k, passed) for k in self.pass_at})
-        return metrics
 
-
-def _by_prompt(scores: Tensor, scored: Tensor, groups: Sequence[int]) -> list[list[float]]:
-    """Scores of each prompt with at least one."""
-    prompts: dict[int, list[float]] = {}
+def _by_prompt(scores: Tensor, scored: Tensor, groups: Sequence[int]) -> dict[int, list[float]]:
+    """Scores of each prompt."""
+    prompts: dict[int, list[float]] = {group: [] for group in groups}
     for group, score, known in zip(groups, scores.tolist(), scored.tolist(), strict=True):
         if known:
-            prompts.setdefault(group, []).append(score)
-    return list(prompts.values())
+            prompts[group].append(score)
+    return prompts
 
 
 def check(options: HeldOutRewards, context: CheckContext) -> Iterable[str]:

@@ -72,6 +72,8 @@ def check_evaluation(
             "evaluation.patience",
             f"got {evaluation.patience} without best; expected best, the metric that is to get better",
         )
+    if evaluation.best_is == "lowest" and evaluation.best is None:
+        document.report("evaluation.best_is", "got lowest without best; expected best, the metric it is of")
     if None not in by_kind["evaluators"]:
         _best(evaluation.best, [selected.name for selected in evaluators], document)
 

@@ -6,19 +6,22 @@
     ref_logprob    mean over them of ln p(token) under the reference at that temperature: exp(-ref_logprob) is
                    the response's perplexity under the model that training began with
     repetition     share of its runs of three words that it has said before
-    distinct_2     of all responses together, the share of pairs of neighbouring words that are different
+    distinct_2     of all responses together, the share of pairs of neighbouring words that are different; a
+                   response is recorded with its share of it by the jackknife
 
 Words are separated by white space, in lower case. Repetition and distinct-2: see `ppokit.plugin.ngram`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ppokit.config.evaluation_settings import GREEDY, SAMPLED
-from ppokit.plugin.ngram import distinct_ngrams
+from ppokit.plugin.jackknife import jackknife_shares
+from ppokit.plugin.ngram import distinct_ngrams, ngrams
 
 if TYPE_CHECKING:
     from ppokit.evaluation.view import HeldOutView
@@ -52,7 +55,24 @@ def measure_responses(answered: Mapping[int | None, Rollout], view: HeldOutView)
                 words[index] = []
                 for numbers in values.values():
                     numbers[index] = None
-        replace(view, evaluator=name).record(rollout, values)
         if (share := distinct_ngrams(words, 2)) is not None:
             metrics[f"eval/{name}/distinct_2"] = share
+            values["distinct_2"] = _distinct_shares(words, 2, share)
+        replace(view, evaluator=name).record(rollout, values)
     return metrics
+
+
+def _distinct_shares(texts: Sequence[Sequence[str]], n: int, whole: float) -> list[float | None]:
+    """What each text adds to the share of different n-grams; None where it has none or is alone with some."""
+    counts = [Counter(ngrams(units, n)) for units in texts]
+    total = sum(counts, Counter())
+    numbers = [own.total() for own in counts]
+    if max(numbers) == total.total():
+        return [None] * len(texts)
+    left_out = [
+        (len(total) - sum(count == total[run] for run, count in own.items())) / (total.total() - number)
+        for own, number in zip(counts, numbers, strict=True)
+        if number
+    ]
+    shares = iter(jackknife_shares(whole, left_out))
+    return [next(shares) if number else None for number in numbers]

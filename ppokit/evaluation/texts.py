@@ -3,7 +3,7 @@
     perplexity = exp(-sum of ln p(token | text before it) / number of tokens)
 
 over all of them, each read as it stands, without a chat template. The first word of each is given, or of a
-text without spaces its first character.
+text without spaces its first character. A text is recorded with its share of it by the jackknife.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from ppokit.config.evaluation_settings import TEXTS
 from ppokit.data.prompt_rows import first_prompts, read_prompts
 from ppokit.errors import DataError
+from ppokit.plugin.jackknife import jackknife_shares
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,5 +93,11 @@ def measure_texts(texts: HeldOutTexts, view: HeldOutView) -> dict[str, float]:
     counts = (rollout.lengths - int(end)).tolist()
     sums = [float(row[:count].sum()) for row, count in zip(numbers, counts, strict=True)]
     per_token = [total / count for total, count in zip(sums, counts, strict=True)]
-    replace(view, evaluator=TEXTS).record(rollout, {"logprob_per_token": per_token})
-    return {f"eval/{TEXTS}/perplexity": math.exp(-sum(sums) / sum(counts))}
+    values = {"logprob_per_token": per_token}
+    total, count = sum(sums), sum(counts)
+    perplexity = math.exp(-total / count)
+    if len(texts.rests) > 1:
+        left_out = [math.exp((own - total) / (count - n)) for own, n in zip(sums, counts, strict=True)]
+        values["perplexity"] = jackknife_shares(perplexity, left_out)
+    replace(view, evaluator=TEXTS).record(rollout, values)
+    return {f"eval/{TEXTS}/perplexity": perplexity}

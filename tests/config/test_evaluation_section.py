@@ -93,6 +93,10 @@ def test_without_the_section_nothing_is_evaluated() -> None:
             "evaluation.prompts.column: held_out.jsonl has no column 'promt'; it has 'prompt'",
         ),
         (
+            {"evaluators": [{"use": "measure"}], "best_is": "lowest"},
+            "evaluation.best_is: got lowest without best; expected best",
+        ),
+        (
             {"evaluators": [{"use": "measure"}], "best": "eval/mesure/x"},
             "evaluation.best: got 'eval/mesure/x'; expected a metric of an evaluator of this recipe, "
             "beginning with eval/measure/; did you mean 'eval/measure/'?",

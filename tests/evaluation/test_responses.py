@@ -58,6 +58,8 @@ def test_numbers_by_hand() -> None:
         "repetition": [1 / 4, 0.0, None],
         "kl": [0.375, 0.125, None],
         "ref_logprob": [-1.5, -4.0, None],
+        # 2 of 2 pairs differ without the first, 3 of 5 without the second: -/+ 2/5 from their mean.
+        "distinct_2": pytest.approx([5 / 7 - 1 / 5, 5 / 7 + 1 / 5, None]),
     }
 
 
@@ -69,8 +71,16 @@ def test_the_most_samples_count_and_without_a_reference_there_is_no_kl() -> None
     assert (record.evaluator, len(record.rollout), set(record.values)) == (
         "sampled",
         4,
-        {"length", "repetition"},
+        {"length", "repetition", "distinct_2"},
     )
+    assert record.values["distinct_2"] == pytest.approx([1 / 4] * 4)  # 1/3 without any of them
+
+
+def test_pairs_of_words_of_one_response_alone() -> None:
+    rollout = replace(make_rollout([[1]] * 2, [[2]] * 2), responses=["a b c", "d"])
+    asked = view()
+    assert measure_responses({None: rollout}, asked) == {"eval/greedy/distinct_2": 1.0}
+    assert asked.records[0].values["distinct_2"] == [None, None]
 
 
 def held_out(*texts: str) -> HeldOutPrompts:

@@ -62,7 +62,12 @@ def test_metrics() -> None:
     options = HeldOutRewards(samples=2, pass_at=(1, 2), threshold=3)
     metrics = options.evaluate(view, 0)  # type: ignore[arg-type]
     assert view.asked == [2]
-    assert view.recorded == {"mean": [1.0, 3.0, 5.0, None], "score/judge": [1.0, 3.0, 5.0, None]}
+    assert view.recorded == {
+        "mean": [1.0, 3.0, 5.0, None],
+        "score/judge": [1.0, 3.0, 5.0, None],
+        "pass@1": [0.5, 0.5, 1.0, 1.0],  # of each response's prompt
+        "pass@2": [1.0, 1.0, None, None],
+    }
     assert metrics == {
         "scored": 0.75,
         "mean": pytest.approx(3.5),  # of 2 and 5

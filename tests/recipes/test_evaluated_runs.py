@@ -292,6 +292,9 @@ def test_texts_of_people_as_plain_transformers_reads_them(
     means = [total / count for total, count in zip(sums, counts, strict=True)]
     assert before["eval/texts/logprob_per_token"] == pytest.approx(sum(means) / 3, abs=1e-5)
     assert "eval/texts/logprob_per_token/gain_low" in after
+    gained = after["eval/texts/perplexity"] - before["eval/texts/perplexity"]
+    assert after["eval/texts/perplexity/gain"] == pytest.approx(gained, abs=1e-6)
+    assert after["eval/texts/perplexity/gain_low"] <= gained <= after["eval/texts/perplexity/gain_high"]
     rollout = trainer.collector.recorded(list(pairs), list(pairs.values()), 1)
     beside = trainer.collector.beside_reference(rollout)
     policy = PeftModel.from_pretrained(model, tmp_path / "run" / "policy")
