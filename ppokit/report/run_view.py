@@ -57,6 +57,7 @@ class RunView:
         compared: what the table's first and last column are.
         choice: which responses the page holds, in a sentence.
         failed: failures and abstentions in all, of which `failures` are shown.
+        seconds_kept: whether the samples hold the seconds of calls.
         data: for the script.
     """
 
@@ -84,6 +85,7 @@ class RunView:
     causes: Sequence[Cause]
     failures: Sequence[Failure]
     failed: int
+    seconds_kept: bool
     latencies: Sequence[tuple[str, float, float, float]]
     preset: str
     preset_differences: Sequence[tuple[str, str, str]]
@@ -130,6 +132,7 @@ class RunView:
             causes=causes,
             failures=failed,
             failed=count,
+            seconds_kept=any(samples.seconds for samples in run.steps),
             latencies=latencies(run),
             preset=preset,
             preset_differences=differences,

@@ -159,10 +159,10 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
 
 def _absent(names: Sequence[str]) -> list[str]:
     absent = [name for name in _ALWAYS if name not in names]
-    providers = [name.removeprefix("reward/") for name in names if name.startswith("reward/")]
-    for prefix in ("outcome/", "seconds/"):
-        if any(prefix + provider not in names for provider in providers):
-            absent.append(f"{prefix}<reward>")
+    if any(
+        name.startswith("reward/") and name.replace("reward/", "outcome/", 1) not in names for name in names
+    ):
+        absent.append("outcome/<reward>")
     return absent
 
 

@@ -108,17 +108,19 @@ def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
 
 
 def evaluation_metrics(run: RunData) -> list[str]:
-    """Names of what was measured: the recipe's `best`, evaluators' own with a gain and without, and the rest.
+    """Names of what was measured: the recipe's `best`, and what evaluators measure, with a gain and without.
 
-    The rest is what every evaluation reports of its responses and of texts.
+    Then what every evaluation reports of its responses and of texts; last what never changes, as settings do.
     """
     names = [name for name in run.measured() if name.startswith("eval/")]
     ends = ("/gain", "/gain_low", "/gain_high", "/warning", "/scored", "/std_error")
     own = [name for name in names if not name.endswith(ends)]
     best = section(run.recipe, "evaluation").get("best")
 
-    def rank(name: str) -> tuple[bool, bool, bool]:
-        return name != best, name.split("/")[1] in (GREEDY, SAMPLED, TEXTS), f"{name}/gain" not in names
+    def rank(name: str) -> tuple[bool, bool, bool, bool]:
+        values, gains = run.series(name)[1], f"{name}/gain" in names
+        is_constant = len(values) > 1 and len(set(values)) == 1 and not gains
+        return name != best, is_constant, name.split("/")[1] in (GREEDY, SAMPLED, TEXTS), not gains
 
     return sorted(own, key=rank)
 
@@ -131,11 +133,12 @@ def _evaluated(run: RunData, name: str) -> Row:
     if all(ends):
         change = Estimate(ends[0][-1], ends[1][-1], ends[2][-1])
     evaluation = section(run.recipe, "evaluation")
-    lowest = evaluation.get("best") == name and evaluation.get("best_is") == "lowest"
-    best = (np.argmin if lowest else np.argmax)(np.array(values))
+    is_best, lowest = evaluation.get("best") == name, evaluation.get("best_is") == "lowest"
+    best = (np.argmin if is_best and lowest else np.argmax)(np.array(values))
     detail = f"at step {steps[0]}"
     if len(values) > 1:
-        detail = f"from step {steps[0]} to {steps[-1]}, best {short(values[best])} at {steps[best]}"
+        which = "best" if is_best else "highest"
+        detail = f"from step {steps[0]} to {steps[-1]}, {which} {short(values[best])} at {steps[best]}"
     return Row(
         f"Evaluation {name.removeprefix('eval/')}",
         values[0],

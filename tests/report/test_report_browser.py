@@ -52,6 +52,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         columns["part/judge/style"] = random.random(16).tolist()
         columns["note/judge/why"] = ["a note"] * 16
         write_samples(folder, step, columns)
+    plugins = {"rewards[0]": "recipes.uses.autocomplete.rewards:keystrokes, /home/somebody/an/experiment"}
+    hashes = {"policy_at_start": 64 * "e"}
+    (folder / "provenance.json").write_text(json.dumps({"plugins": plugins, "hashes": hashes}))
     write_report([folder], folder / "report.html")
     return folder / "report.html"
 
@@ -86,6 +89,7 @@ def test_every_view_is_drawn(driver: Chrome, page: Path, width: int, scheme: str
     open_page(driver, page, width=width, scheme=scheme)
     assert driver.get_log("browser") == []
     assert fetched(driver) == []
+    js(driver, "document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     assert js(driver, "return document.documentElement.scrollWidth") <= width
     heights = js(driver, "return [...document.querySelectorAll('main > section')].map((s) => s.offsetHeight)")
     assert len(heights) == 8
@@ -222,13 +226,15 @@ def test_it_prints(driver: Chrome, page: Path) -> None:
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_an_accessibility_checker_finds_nothing_serious(driver: Chrome, page: Path, scheme: str) -> None:
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_an_accessibility_checker_finds_nothing_serious(
+    driver: Chrome, page: Path, scheme: str, width: int
+) -> None:
     """By axe-core (`npm install axe-core`), whose axe.min.js the environment variable AXE_CORE names."""
     script = os.environ.get("AXE_CORE", "")
     if not script:
         pytest.skip("the accessibility check needs axe-core: AXE_CORE names its axe.min.js")
-    open_page(driver, page, scheme=scheme)
+    open_page(driver, page, scheme=scheme, width=width)
     driver.execute_cdp_cmd("Runtime.evaluate", {"expression": Path(script).read_text()})
     result = driver.execute_async_script("axe.run(document).then(arguments[0])")
     assert [each["id"] for each in result["violations"] if each["impact"] in SEVERE] == []

@@ -114,19 +114,23 @@ def test_evaluation_stands_from_step_0_to_the_best_and_the_last(tmp_path: Path) 
     )
     run = read_run(tmp_path)
     (row,) = [row for row in verdict_rows(run, Pool.of(run)) if row.label == "Evaluation metric/f1"]
-    assert (row.before, row.after, row.detail) == (0.25, 0.5, "from step 0 to 10, best 0.75 at 5")
+    assert (row.before, row.after, row.detail) == (0.25, 0.5, "from step 0 to 10, highest 0.75 at 5")
     assert (row.change.value, row.change.low, row.change.high) == (0.1, 0.05, 0.2)
+    write_recipe(tmp_path, 10, evaluation={"best": name, "best_is": "lowest"})
+    run = read_run(tmp_path)
+    (row,) = [row for row in verdict_rows(run, Pool.of(run)) if row.label == "Evaluation metric/f1"]
+    assert row.detail == "from step 0 to 10, best 0.25 at 0"
 
 
 def test_what_an_evaluator_measures_comes_before_what_every_evaluation_reports(tmp_path: Path) -> None:
-    """In the order of the metrics' file, not of the alphabet: chrF, then its settings; `best` before all."""
+    """`best` before all; what is never another number, as chrF's beta, after all."""
     write_recipe(tmp_path, 5, evaluation={"best": "eval/greedy/kl"})
     evaluated = ("judge/score", "judge/beta", "greedy/distinct_2", "texts/perplexity", "greedy/kl")
     lines = [{"step": step, **{f"eval/{name}": 1.0 for name in evaluated}} for step in (0, 5)]
-    lines[1]["eval/greedy/distinct_2/gain"] = 0.0
+    lines[1] |= {"eval/greedy/distinct_2/gain": 0.0, "eval/texts/perplexity": 2.0, "eval/judge/score": 2.0}
     write_metrics(tmp_path, lines)
     names = evaluation_metrics(read_run(tmp_path))
-    order = ("greedy/kl", "judge/score", "judge/beta", "greedy/distinct_2", "texts/perplexity")
+    order = ("greedy/kl", "judge/score", "greedy/distinct_2", "texts/perplexity", "judge/beta")
     assert names == [f"eval/{name}" for name in order]
 
 

@@ -122,9 +122,13 @@ def test_samples_of_an_older_layout(tmp_path: Path) -> None:
 
 def test_outcomes_and_seconds_that_an_older_version_did_not_keep(tmp_path: Path) -> None:
     columns = samples(1, [[0.5, 0.25]])
+    columns["outcome/judge"] = ["failed", "scored"]
     del columns["seconds/judge"]
     write_samples(tmp_path, 1, columns)
-    assert "The samples have no column seconds/&lt;reward&gt;, as those" in page_of(tmp_path)
+    assert "The samples hold no seconds of calls" in page_of(tmp_path)
+    del columns["outcome/judge"]
+    write_samples(tmp_path, 1, columns)
+    assert "The samples have no column outcome/&lt;reward&gt;, as those" in page_of(tmp_path)
 
 
 def test_a_run_before_its_first_step(tmp_path: Path) -> None:
