@@ -217,7 +217,7 @@ def _items(rows: Sequence[tuple[int, int]], shown: Shown, number: str) -> list[I
         if (step, row) in shown.index:
             sample = shown.samples[shown.index[step, row]]
             value = sample.get(number)
-            text = one_line(sample["x"], EXCERPT)
+            text = one_line(sample["x"], EXCERPT) or "(empty)"
             items.append(Item(float("nan") if value is None else value, step, text, shown.index[step, row]))
     return items
 

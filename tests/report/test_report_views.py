@@ -260,8 +260,9 @@ def test_one_text_stands_once_in_a_list(tmp_path: Path) -> None:
     """At its highest; others of the same score, as of a reward of 0 and 1, stay."""
     for step in (1, 2):
         columns = samples(step, [[1.0, 1.0, 0.5 * step, 0.0]])
-        columns["response"] = ["the same", "the same", "twice", f"another of {step}"]
+        columns["response"] = ["the same", "the same", "", f"another of {step}"]
         write_samples(tmp_path, step, columns)
     chosen = choose(read_run(tmp_path).steps, 1e6, 0)
     assert chosen.best == [(1, 0), (2, 2), (1, 3), (2, 3)]
     assert chosen.worst == [(1, 3), (2, 3), (1, 2), (1, 0)]
+    assert report_page([read_run(tmp_path)]).count(">(empty)<") == 2

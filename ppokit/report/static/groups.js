@@ -53,7 +53,7 @@ function startGroups(open) {
       const go = el("button", { type: "button", "aria-label": `Step ${each} of this prompt`, onclick: () => { fillSteps(each); fillPrompts(prompt); show(); } }, String(each));
       if (each === step) go.setAttribute("aria-current", "true");
       return el("tr", {}, el("th", { scope: "row" }, go), el("td", {}, known.length ? shown(mean(known)) : "–"), el("td", {}, shown(first.s)),
-        el("td", { class: "excerpt", dir: "auto" }, cut(first.x.replace(/\s+/g, " "), 140)));
+        el("td", { class: "excerpt", dir: "auto" }, cut(first.x.replace(/\s+/g, " "), 140) || "(empty)"));
     }));
   };
   const turn = (by) => {
