@@ -14,13 +14,10 @@ from pathlib import Path
 
 from ppokit.build import build_trainer
 from ppokit.config.recipe import Recipe
-from ppokit.data.tables import clear_parsed
 from ppokit.distributed import ends_together
-from ppokit.errors import NonFiniteError
 from ppokit.evaluation.view import held_out_view
 from ppokit.plugin.types import Advantages, PromptBatch, Rewards, Rollout
 from ppokit.report.writer import report_writer
-from ppokit.rewards.outcomes import FailedRewardsError
 from ppokit.rollout.ahead import RolloutAhead
 from ppokit.rollout.dynamic_sampling import resample
 from ppokit.rollout.fit import answer_greedily, fit_recorded, predict_next, recorded_rollout
@@ -30,7 +27,7 @@ from ppokit.run.run_dir import RunDir
 from ppokit.run.signals import Signals
 from ppokit.training.advantages import estimate
 from ppokit.training.checks import FirstUpdate
-from ppokit.training.metrics import Clock, run_metrics, step_metrics
+from ppokit.training.metrics import Clock
 
 
 class PPOTrainer:
@@ -64,24 +61,17 @@ class PPOTrainer:
         checkpoint = self.run_dir.starting_point(resume=resume is not None)
         parts = self.components = build_trainer(recipe, self.run_dir.folder)
         self.roles, self.processes = parts.roles, parts.processes
-        main, keep = self.processes.is_main, self.settings.run.keep_checkpoints
         self.collector = parts.collector(self._phase)
-        last = self.settings.run.steps if self.settings.overlaps else 0
-        self.ahead = RolloutAhead(parts.prompts, self.collector, parts.updater.parity, last)
-        ahead = [RunComponent("ahead", "the next step's rollout", self.ahead)] if last else []
+        asked_ahead = parts.collector(partial(self._phase, later=1))
+        self.ahead = RolloutAhead(parts.prompts, asked_ahead, parts.updater.parity, self.settings)
+        ahead = [RunComponent("ahead", "the next step's rollout", self.ahead)] if self.ahead.last else []
         instances = [*parts.instances, *ahead]
         with closed_on_error(instances), self.processes.together():
-            given = observers if main else ()
-            instances += report_writer(recipe, self.run_dir.folder, parts.tokenizer, main)
-            self.recorder = RunRecorder(
-                self.run_dir, instances, given, parts.backend, parts.save_policy, keep=keep, main=main
-            )
-            hashes = {**parts.hashes, "policy_at_start": parts.policy_hash()}
-            self.step = self.recorder.begin(checkpoint, recipe, hashes, longest_text=parts.longest_text)
+            instances += report_writer(recipe, self.run_dir.folder, parts)
+            self.recorder = RunRecorder(recipe, self.run_dir, parts, instances, observers)
+            self.step = self.recorder.begin(checkpoint)
         self.lifetime, self.checkpointer = self.recorder.lifetime, self.recorder.checkpointer
         self._first_update = FirstUpdate(parts.policy_hash(), self.settings.update, done=self.step > 0)
-        self.current = self.step + 1  # the step that events name
-        self._evaluated: dict[str, float] = {}
         self.clock = Clock(self.roles.device)
         self.signals = Signals(self.processes)
 
@@ -129,13 +119,12 @@ class PPOTrainer:
 
         Rewards that run beside the main thread and need no more than texts are asked meanwhile.
         """
-        self.current = step = self.step + 1
+        step = self.step + 1
         if (ahead := self.ahead.take(prompts, step)) is not None:
             return ahead
         begin = partial(self.components.scorer.begin, step=step)
         rollout = self.collector.collect(prompts, step, on_answered=begin)
         self._first_update.check_collected(rollout)
-        clear_parsed()  # an engine may read its file when it first answers
         return rollout
 
     @ends_together
@@ -146,16 +135,9 @@ class PPOTrainer:
             with self._phase("reward"):
                 scorer.begin(rollout, step=step)
                 scorer.wait()
-            self.current = step + 1
             self.ahead.collect(step + 1, updates=self.step)
-            self.current = step
-        with self._phase("reward"):
-            try:
-                return scorer.score(rollout, step=step)
-            except FailedRewardsError as error:
-                if self.run_dir.opened:  # an error of the first step leaves no folder
-                    self.recorder.failed_step(step, error, error.rollout, rewards=error.rewards)
-                raise
+        with self._phase("reward"), self.recorder.samples_kept(step):
+            return scorer.score(rollout, step=step)
 
     @ends_together
     def resample(self, rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards]:
@@ -163,13 +145,9 @@ class PPOTrainer:
 
         What was dropped stays in the rollout, and is not `trained` in the rewards.
         """
-        rounds = self.settings.rollout.dynamic_sampling
-
-        def ask(resample_round: int, missing: int, asked: set[int]) -> tuple[Rollout, Rewards] | None:
-            prompts = self.components.prompts.resample(self.step + 1, resample_round, missing, asked)
-            return (more := self.collect(prompts), self.score(more)) if len(prompts) else None
-
-        return (rollout, rewards) if rounds is None else resample((rollout, rewards), rounds, ask)
+        prompts, rounds = self.components.prompts, self.settings.rollout.dynamic_sampling
+        others = partial(prompts.resample, self.step + 1)
+        return resample((rollout, rewards), rounds, others, self.collect, self.score)
 
     @ends_together
     def estimate(self, rollout: Rollout, rewards: Rewards) -> Advantages:
@@ -190,21 +168,17 @@ class PPOTrainer:
         Args:
             epochs, minibatches: the recipe's, unless given.
         """
-        self.current = self.step + 1
+        step = self.step + 1
         with self._phase("update"), self.roles.lock:
             # A signal must not come between the weights' step and its count, nor before it is reported.
             self.signals.defer()
-            try:
-                stats = self.components.updater.update(
-                    rollout, advantages, self.current, epochs=epochs, minibatches=minibatches
+            with self.recorder.samples_kept(step, rollout, advantages):
+                stats = self.ahead.metrics(step) | self.components.updater.update(
+                    rollout, advantages, step, epochs=epochs, minibatches=minibatches
                 )
-            except NonFiniteError as error:
-                self.recorder.failed_step(self.current, error, rollout, advantages=advantages)
-                raise
-            stats = {**self.ahead.metrics(self.current), **stats}
             self._first_update.check_updated(rollout, advantages, stats, self.components.policy_hash)
-            self.step += 1
-            self.checkpointer.snapshot(self.step)
+            self.step = step
+            self.checkpointer.snapshot(step)
             self.roles.clear_cache()
         return stats
 
@@ -217,15 +191,11 @@ class PPOTrainer:
         evaluation = self.components.evaluation
         if evaluation is None or not evaluation.is_due(self.step):
             return {}
-        with self._phase("evaluation"):
+        with self._phase("evaluation", later=-1):
             result = evaluation.measure(self.step, held_out_view(self.components, self.collector, self.step))
             (evaluation.waited, *_) = self.processes.gather([evaluation.waited])
         self.roles.clear_cache()
-        if self.step == 0:
-            result.metrics["time/evaluation_s"] = self.clock.take()["evaluation"]
-        else:
-            self._evaluated = result.metrics
-        self.recorder.evaluation(self.step, result)
+        self.recorder.evaluation(self.step, result, self.clock)
         return result.metrics
 
     @ends_together
@@ -237,13 +207,8 @@ class PPOTrainer:
         Returns: the step's metrics.
         """
         with self.signals.deferred():
-            metrics = step_metrics(rollout, rewards, advantages, self.step)
-            metrics.update(stats, **self._evaluated, **run_metrics(self.clock, rollout, self.processes))
-            self._evaluated = {}
-            record = self.components.updater.record
-            self.recorder.step(self.step, rollout, rewards, advantages, metrics, record=record)
-            last = self.stopped or self.step == self.settings.run.steps
-            if last or self.step % self.settings.run.checkpoint_every == 0:
+            metrics = self.recorder.step(self.step, rollout, rewards, advantages, stats, self.clock)
+            if self.stopped or self.recorder.saves_after(self.step):
                 self.save()
         self.signals.resume()
         return metrics
@@ -274,16 +239,11 @@ class PPOTrainer:
     predict = predict_next
     answer = answer_greedily
 
-    # Below the verbs
-
     @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        """Time a phase and announce it; between phases, every process may leave together."""
+    def _phase(self, name: str, later: int = 0) -> Iterator[None]:
+        """Time a phase and announce it, of the step that is being done or one `later`; signals may end it."""
         self.signals.check()
-        if not self.lifetime.started:
-            self.lifetime.start(
-                self.step, self.settings.run.steps, self.run_dir.folder, self.recipe.resolved()
-            )
-        self.lifetime.events.emit("on_phase", step=self.current, phase=name)
+        self.recorder.start(self.step)
+        self.lifetime.events.emit("on_phase", step=self.step + 1 + later, phase=name)
         with self.clock.phase(name):
             yield

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
-from ppokit.kernels.frozen_trunk import layers_of
-from ppokit.models.adapter_check import check_adapter, check_base, check_fitted
+from ppokit.models.adapted_layers import keep_upper, out_of_reach
+from ppokit.models.adapter_check import check_adapter, check_base, check_fitted, check_last_states
+from ppokit.models.heads import FittedHead
 from ppokit.models.pretrained import peft_warnings, pretrained_adapter
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ class RoleAdapters:
 
     def add_fitted(self, folder: Path, name: str, *, key: str) -> FittedHead:
         """Load the adapter of a fitted reward model, frozen; see `load_fitted`."""
+        check_last_states(self.model, key)
         head = load_fitted(self.peft, folder, name, key=key)
         self._adapted = _adapted(self.model)
         return head
@@ -180,7 +180,7 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
                     "lora: the value function's adapter must target the experts' weights of lora.adapter: "
                     f"{error} Name target_modules and target_parameters as there, or value: policy_trunk."
                 ) from error
-            _keep_upper(model, "value")
+            keep_upper(model, "value")
     adapted = getattr(model.get_output_embeddings(), "lora_A", {})
     if adapted:
         key = "lora.adapter" if lora.adapter is not None and "policy" in adapted else "lora.target_modules"
@@ -190,56 +190,6 @@ def attach(model: Any, lora: LoraSettings, *, reference: bool, value: bool) -> A
         )
     wrapped.eval()  # an adapter that was trained with dropout brings it along
     return wrapped
-
-
-@torch.no_grad()
-def out_of_reach(model: Any) -> list[str]:
-    """Names of the linear layers that all-linear means and whose adapters peft cannot let take part.
-
-    Routers that give more than one tensor; and of state-space layers, whose weights their parents read: one
-    that was not called in a forward pass, and the last one, which kernels do not call.
-    """
-    called: dict[str, bool] = {}  # and whether it gave one tensor
-    hooks = [
-        module.register_forward_hook(
-            lambda _, inputs, result, name=name: called.update({name: isinstance(result, Tensor)})
-        )
-        for name, module in model.named_modules()
-    ]
-    try:
-        size = model.get_input_embeddings().weight.shape[0]
-        model(input_ids=(torch.arange(4, device=model.device) % size)[None])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    names = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            parent = name.rpartition(".")[0]
-            passed_over = parent in called and name not in called
-            mixes = hasattr(model.get_submodule(parent), "conv1d")
-            if called.get(name) is False or (mixes and (passed_over or name.endswith(".out_proj"))):
-                names.append(name)
-    return names
-
-
-def _keep_upper(model: Any, adapter: str) -> None:
-    """Take an adapter off the lower two thirds of the layers, unless that were all of it."""
-    layers = layers_of(model)
-    lower = {id(m) for layer in layers[: 2 * len(layers) // 3] for m in layer.modules()}
-    adapted = [m for m in model.modules() if adapter in getattr(m, "lora_A", ())]
-    if any(id(m) not in lower for m in adapted):
-        for module in adapted:
-            if id(module) in lower:
-                module.delete_adapter(adapter)
-
-
-@dataclass(frozen=True)
-class FittedHead:
-    """A linear head on hidden states: weight [1,H] and bias [1], float32."""
-
-    weight: Tensor
-    bias: Tensor
 
 
 def load_fitted(wrapped: Any, folder: Path, name: str, *, key: str) -> FittedHead:

@@ -20,17 +20,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppokit.data.batches import TokenBatch
 from ppokit.errors import ModelError
 from ppokit.kernels import frozen_trunk, lora_linear, registry
 from ppokit.models import quantization
-from ppokit.models.adapter_check import check_last_states
 from ppokit.models.checkpointing import checkpoint_layers
+from ppokit.models.heads import FittedHead, ValueHead
 from ppokit.models.logprobs import Entropy, check_head, chunk_size, token_logprobs
-from ppokit.models.lora import FittedHead, RoleAdapters, adapter_of
+from ppokit.models.lora import RoleAdapters, adapter_of
 from ppokit.models.merged import MergedSampler
 from ppokit.models.packing import final_states_of, reads_rows
 from ppokit.models.pretrained import quiet
@@ -97,19 +96,19 @@ class ModelRoles:
                 self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
         else:
             self._attach(lora, reference)
-        self.value_head = self._new_value_head() if value else None
-        if lora is not None and lora.value_adapter is not None and self.value_head is not None:
-            self._start_value(Path(lora.value_adapter))
+        self.value_head = ValueHead(model, detached=value == "detached_trunk") if value else None
         adapters = self._adapters
+        fitted = None if lora is None else lora.value_adapter
+        if adapters is not None and fitted is not None and self.value_head is not None:
+            self.value_head.start_as(adapters.replace_value(Path(fitted), key="lora.value_adapter"))
         self.trainable = dict(model.named_parameters()) if adapters is None else dict(adapters.trainable)
         if self.value_head is not None:
             self.trainable |= {f"value_head.{n}": param for n, param in self.value_head.named_parameters()}
         self._activate("base")
-        if fast_paths == "auto":
-            registry.install(model, registry.TRAINING)
-            if self.frozen_copy is not None:
-                registry.install(self.frozen_copy, registry.TRAINING)
         models = [model, *([] if self.frozen_copy is None else [self.frozen_copy])]
+        if fast_paths == "auto":
+            for each in models:
+                registry.install(each, registry.TRAINING)
         self.packed = reads_rows(models, layout, fast_paths)
         if activation_checkpointing:
             checkpoint_layers(model, lambda: partial(self._as, self._role))
@@ -128,25 +127,6 @@ class ModelRoles:
         if self._merged is not None:
             key = "lora.adapter" if lora.adapter is not None else "lora.target_modules"
             self._merged.follow(self.model, "policy", key=key)
-
-    def _new_value_head(self) -> nn.Linear:
-        """Zero at first: values start at 0, and the first steps move the head before the trunk."""
-        # Not the configuration's: some models project their states to the embeddings' width.
-        hidden = output_head(self.model).weight.shape[1]
-        head = nn.Linear(hidden, 1, device=self.device, dtype=torch.float32)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        return head
-
-    def _start_value(self, folder: Path) -> None:
-        """Let the value function start as a fitted reward model, whose score it then predicts."""
-        assert self.value_head is not None
-        assert self._adapters is not None
-        check_last_states(self.model, "lora.value_adapter")
-        head = self._adapters.replace_value(folder, key="lora.value_adapter")
-        with torch.no_grad():
-            self.value_head.weight.copy_(head.weight)
-            self.value_head.bias.copy_(head.bias)
 
     # What the roles compute
 
@@ -190,7 +170,8 @@ class ModelRoles:
 
     def values(self, batch: TokenBatch) -> Tensor:
         """Value of the state in which each response token was chosen. [b,R] float32, 0 on padding."""
-        return self._values_of(self.hidden(batch, "value"), batch)
+        assert self.value_head is not None, "no value function was built"
+        return self.value_head.values(self.hidden(batch, "value"), batch)
 
     def logprobs_and_values(
         self, batch: TokenBatch, *, temperature: float, entropy: Entropy = "none"
@@ -198,18 +179,16 @@ class ModelRoles:
         """Both, from one forward pass where the value head stands on the policy's trunk."""
         hidden = self.hidden(batch, "policy")
         logprobs, entropies = self._logprobs_of(hidden, batch, "policy", temperature, entropy)
-        if self.value_mode == "own_adapter":
+        if self.value_head is None or self.value_mode == "own_adapter":
             return logprobs, entropies, self.values(batch)
-        return logprobs, entropies, self._values_of(hidden, batch)
+        return logprobs, entropies, self.value_head.values(hidden, batch)
 
     def _logprobs_of(
         self, hidden: Tensor, batch: TokenBatch, role: Role, temperature: float, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
-        selected = hidden[batch.rows, batch.positions]
-        model = self._model_of(role)
         logprobs, entropies = token_logprobs(
-            selected,
-            output_head(model),
+            hidden[batch.rows, batch.positions],
+            output_head(self._model_of(role)),
             batch.targets,
             temperature=temperature,
             entropy=entropy,
@@ -222,13 +201,6 @@ class ModelRoles:
         if role in ("reference", "base") and self.frozen_copy is not None:
             return self.frozen_copy
         return self.model
-
-    def _values_of(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
-        assert self.value_head is not None, "no value function was built"
-        selected = hidden[batch.rows, batch.positions]
-        if self.value_mode == "detached_trunk":
-            selected = selected.detach()
-        return batch.scatter(self.value_head(selected.float()).squeeze(-1))
 
     def hidden(self, batch: TokenBatch, role: str) -> Tensor:
         """[b,T,H] final hidden states, [1,N,H] of a packed batch.
@@ -247,8 +219,7 @@ class ModelRoles:
 
     def clear_cache(self) -> None:
         """Forget the hidden states of the last step's texts."""
-        cache = frozen_trunk.cache_of(self.model)
-        if cache is not None:
+        if (cache := frozen_trunk.cache_of(self.model)) is not None:
             cache.clear()
 
     def add_fitted(self, folder: Path, name: str, *, key: str) -> FittedHead:
@@ -264,7 +235,6 @@ class ModelRoles:
             ModelError: it was fitted on another base, or its head would read other states.
         """
         assert self._adapters is not None, "without lora there are no adapters"
-        check_last_states(self.model, key)
         head = self._adapters.add_fitted(folder, name, key=key)
         if self.fast_paths == "auto":
             lora_linear.install(self.model)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ppokit.data.batches import TokenBatch
 from ppokit.data.context import first_context
 from ppokit.errors import ModelError, PluginError
-from ppokit.models.lora import FittedHead
+from ppokit.models.heads import FittedHead
 from ppokit.models.roles import ModelRoles
 from ppokit.models.rotary import depends_on_length, same_factors
 from ppokit.plugin.batching import token_batches

@@ -16,6 +16,7 @@ from ppokit.run.components import RunComponent
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ppokit.build import TrainerComponents
     from ppokit.config.recipe import Recipe
 
 FILE = "report.html"
@@ -53,11 +54,9 @@ class ReportWriter:
         self._is_due = False
 
 
-def report_writer(
-    recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase, main: bool
-) -> list[RunComponent]:
+def report_writer(recipe: Recipe, folder: Path, parts: TrainerComponents) -> list[RunComponent]:
     """The writer of a run's page, on the main process, unless the recipe wants none."""
-    if not main or not recipe.settings.run.report:
+    if not parts.processes.is_main or not recipe.settings.run.report:
         return []
-    writer = ReportWriter(folder, tokenizer)
+    writer = ReportWriter(folder, parts.tokenizer)
     return [RunComponent("observers/report", "the run's page (run.report)", writer, on_error="warn")]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
+from ppokit.models.adapted_layers import out_of_reach
 from ppokit.models.loading import find_model, pick_dtype
-from ppokit.models.lora import out_of_reach
 from ppokit.models.pretrained import explained, peft_warnings
 from ppokit.models.rotary import fix_rotary
 from ppokit.reward_models.artifact import HEADS

@@ -22,6 +22,7 @@ import torch
 from ppokit.plugin.types import PromptBatch, Rollout
 
 if TYPE_CHECKING:
+    from ppokit.config.settings import Settings
     from ppokit.data.prompts import Prompts
     from ppokit.rollout.collect import Collector
     from ppokit.training.parity import ParityCheck
@@ -43,11 +44,17 @@ class RolloutAhead:
     """Answers the prompts of the next step, and keeps the rollout until that step.
 
     Args:
+        settings: the run's.
+
+    Attributes:
         last: the step after which nothing is answered; 0 where the recipe does not overlap.
     """
 
-    def __init__(self, prompts: Prompts, collector: Collector, parity: ParityCheck, last: int) -> None:
-        self.prompts, self.collector, self.parity, self.last = prompts, collector, parity, last
+    def __init__(
+        self, prompts: Prompts, collector: Collector, parity: ParityCheck, settings: Settings
+    ) -> None:
+        self.prompts, self.collector, self.parity = prompts, collector, parity
+        self.last = settings.run.steps if settings.overlaps else 0
         self._pending: _Pending | None = None
         self._taken: _Pending | None = None
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppokit.data.batches import TokenBatch
+from ppokit.data.tables import clear_parsed
 from ppokit.plugin.types import PromptBatch, Rollout
 from ppokit.rollout.policy import Policy, PolicyView
 
@@ -95,6 +96,7 @@ class Collector:
         if "greedy" in self.needs:
             greedy = self._answered(prompts, step, updates, greedy=True)
             rollout = replace(rollout, greedy=self.computed(greedy, self.needs - {"values"}))
+        clear_parsed()  # an engine may read its file when it first answers
         return rollout
 
     def recorded(

@@ -15,27 +15,38 @@ import torch
 from torch import Tensor, nn
 
 from ppokit.plugin.reductions import Mean, Reduction, Sum, merge
-from ppokit.plugin.types import Rewards, Rollout
+from ppokit.plugin.types import PromptBatch, Rewards, Rollout
 
 Part = tuple[Rollout, Rewards]
 
 
-def resample(part: Part, rounds: int, ask: Callable[[int, int, set[int]], Part | None]) -> Part:
+def resample(
+    part: Part,
+    rounds: int | None,
+    others: Callable[[int, int, set[int]], PromptBatch],
+    collect: Callable[[PromptBatch], Rollout],
+    score: Callable[[Rollout], Rewards],
+) -> Part:
     """Drop groups of equal rewards, and ask other prompts in their place.
 
     Args:
         part: a step's rollout and its rewards.
-        rounds: how many times at most.
-        ask: the answers to other prompts and their rewards, given the round (from 1), how many prompts are
-            missing, and the groups that were asked already; None where no prompt is left.
+        rounds: how many times at most; None leaves everything as it is.
+        others: other prompts, given the round (from 1), how many are missing, and the groups that were asked
+            already; empty where none is left.
+        collect: answers prompts.
+        score: rewards their answers.
     """
+    if rounds is None:
+        return part
     parts = [filter_groups(*part)]
     for resample_round in range(1, rounds + 1):
         asked = {group for rollout, _ in parts for group in rollout.group_ids.tolist()}
-        more = ask(resample_round, count_groups(parts[:1]) - count_groups(parts, kept=True), asked)
-        if more is None:
+        missing = count_groups(parts[:1]) - count_groups(parts, kept=True)
+        if not len(prompts := others(resample_round, missing, asked)):
             break
-        parts.append(filter_groups(*more))
+        rollout = collect(prompts)
+        parts.append(filter_groups(rollout, score(rollout)))
     return concat(parts)
 
 

@@ -68,18 +68,17 @@ def recorded_rollout(
     trainer: PPOTrainer, prompts: Sequence[str], responses: Sequence[str], *, minibatches: int | None = None
 ) -> Rollout:
     """Recorded responses, one per prompt, with what is needed of them; mini-batches as in `update`."""
-    trainer.current = trainer.step + 1
-    return trainer.collector.recorded(prompts, responses, trainer.current, minibatches=minibatches)
+    return trainer.collector.recorded(prompts, responses, trainer.step + 1, minibatches=minibatches)
 
 
 def predict_next(trainer: PPOTrainer, prompts: Sequence[Prompt]) -> list[Prediction]:
     """Next-token probabilities and a greedy response of the policy as it is now, per prompt."""
-    return trainer.collector.view(trainer.current).predict(prompts)
+    return trainer.collector.view(trainer.step + 1).predict(prompts)
 
 
 def answer_greedily(trainer: PPOTrainer, prompts: Sequence[Prompt]) -> list[str]:
     """Greedy responses of the policy as it is now, one per prompt."""
-    return trainer.collector.view(trainer.current).generate(prompts).responses
+    return trainer.collector.view(trainer.step + 1).generate(prompts).responses
 
 
 def given_rewards(rollout: Rollout, numbers: Sequence[float]) -> Rewards:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppokit.config.recipe import Recipe
-from ppokit.errors import PpokitError
+from ppokit.errors import NonFiniteError, PpokitError
 from ppokit.plugin.types import Advantages, Rewards, Rollout
+from ppokit.rewards.outcomes import FailedRewardsError
 from ppokit.run.checkpointer import Checkpointer
 from ppokit.run.components import RunComponent
 from ppokit.run.lifetime import Lifetime, while_handling
 from ppokit.run.provenance import provenance
 from ppokit.run.reward_watch import RewardWatch
 from ppokit.run.run_dir import RunDir
+from ppokit.training.metrics import run_metrics, step_metrics
 
 if TYPE_CHECKING:
+    from ppokit.build import TrainerComponents
     from ppokit.evaluation.evaluation import Result
-    from ppokit.training.backend import Backend
-    from ppokit.training.token_record import TokenRecord
+    from ppokit.training.metrics import Clock
 
 
 class RunRecorder:
@@ -27,51 +30,57 @@ class RunRecorder:
 
     Args:
         run_dir: the run's folder.
+        parts: of the trainer.
         instances: what the recipe's components have built on this process.
-        observers: objects that the user gave to the trainer.
-        backend: the trained weights.
-        save_policy: writes the policy into a folder.
-        keep: checkpoints that are kept.
-        main: whether this is the main process.
+        observers: objects that the user gave to the trainer; called on the main process.
     """
 
     def __init__(
         self,
+        recipe: Recipe,
         run_dir: RunDir,
+        parts: TrainerComponents,
         instances: Sequence[RunComponent],
         observers: Sequence[object],
-        backend: Backend,
-        save_policy: Callable[[Path], None],
-        *,
-        keep: int,
-        main: bool,
     ) -> None:
-        self.run_dir, self.save_policy, self.is_main = run_dir, save_policy, main
-        self.lifetime = Lifetime(instances, observers)
+        self.recipe, self.run_dir, self.parts = recipe, run_dir, parts
+        self.is_main = parts.processes.is_main
+        self.lifetime = Lifetime(instances, observers if self.is_main else ())
         self._watch = RewardWatch()
+        self._evaluated: Mapping[str, float] = {}
         self.checkpointer = Checkpointer(
-            run_dir, backend, self.lifetime.components, save_policy=save_policy, keep=keep
+            run_dir,
+            parts.backend,
+            self.lifetime.components,
+            save_policy=parts.save_policy,
+            keep=recipe.settings.run.keep_checkpoints,
         )
 
-    def begin(
-        self, checkpoint: Path | None, recipe: Recipe, hashes: Mapping[str, str], *, longest_text: int
-    ) -> int:
+    def begin(self, checkpoint: Path | None) -> int:
         """Begin a new run, or go on from a checkpoint; the folder is written by the first report.
-
-        Args:
-            hashes: SHA-256 of the recipe, the prompts and the policy.
-            longest_text: tokens of the longest prompt and its response.
 
         Returns: the step that was done last.
         """
         if checkpoint is None:
-            plugins = {selected.key: selected.plugin for selected in recipe.selected}
-            self.run_dir.begin(recipe.to_yaml(), provenance(plugins, hashes, longest_text=longest_text))
+            plugins = {selected.key: selected.plugin for selected in self.recipe.selected}
+            hashes = {**self.parts.hashes, "policy_at_start": self.parts.policy_hash()}
+            about = provenance(plugins, hashes, longest_text=self.parts.longest_text)
+            self.run_dir.begin(self.recipe.to_yaml(), about)
             return 0
-        self.run_dir.check_prompts(hashes["prompts"], recipe.settings.prompts.path)
+        self.run_dir.check_prompts(self.parts.hashes["prompts"], self.recipe.settings.prompts.path)
         step = self.checkpointer.load(checkpoint)
-        self.run_dir.resume(step, recipe.to_yaml())
+        self.run_dir.resume(step, self.recipe.to_yaml())
         return step
+
+    def start(self, step: int) -> None:
+        """Emit `on_run_start`; a second call does nothing.
+
+        Args:
+            step: that was done last.
+        """
+        if not self.lifetime.started:
+            steps, recipe = self.recipe.settings.run.steps, self.recipe.resolved()
+            self.lifetime.start(step, steps, self.run_dir.folder, recipe)
 
     def step(
         self,
@@ -79,15 +88,20 @@ class RunRecorder:
         rollout: Rollout,
         rewards: Rewards,
         advantages: Advantages,
-        metrics: dict[str, float],
-        *,
-        record: TokenRecord | None = None,
-    ) -> None:
+        stats: Mapping[str, float],
+        clock: Clock,
+    ) -> dict[str, float]:
         """Write a step's numbers and samples, emit `on_step`, and take a snapshot after it.
 
         Args:
-            record: numbers of single tokens of the step's update.
+            stats: metrics of its update.
+            clock: seconds of its phases.
+
+        Returns: the step's metrics, with those of an evaluation after it.
         """
+        metrics = step_metrics(rollout, rewards, advantages, step)
+        metrics.update(stats, **self._evaluated, **run_metrics(clock, rollout, self.parts.processes))
+        self._evaluated, record = {}, self.parts.updater.record
         if self.is_main:
             self.run_dir.open()
             self._warn(step, self._watch.warnings(rewards))
@@ -98,15 +112,20 @@ class RunRecorder:
             self.lifetime.events.emit("on_step", step=step, metrics=metrics, **event)
         finally:
             self.checkpointer.snapshot(step)  # with what they learned from the step
+        return metrics
 
-    def evaluation(self, step: int, result: Result) -> None:
+    def evaluation(self, step: int, result: Result, clock: Clock) -> None:
         """Emit `on_evaluation`, and keep the policy where it is the best so far.
 
         The untrained policy's metrics have a line of their own, of step 0; others stand with their step's.
         """
+        if step == 0:
+            result.metrics["time/evaluation_s"] = clock.take()["evaluation"]
+        else:
+            self._evaluated = result.metrics
         if self.is_main:
             if result.best is not None:
-                self.run_dir.keep_best(self.save_policy, step, result.best)
+                self.run_dir.keep_best(self.parts.save_policy, step, result.best)
             if step == 0:
                 self.run_dir.open()
                 self.run_dir.add_metrics(0, result.metrics)
@@ -116,20 +135,39 @@ class RunRecorder:
         self.lifetime.events.emit("on_evaluation", step=step, metrics=result.metrics, records=records)
         self.checkpointer.snapshot(step)
 
-    def failed_step(
+    @contextmanager
+    def samples_kept(
+        self, step: int, rollout: Rollout | None = None, advantages: Advantages | None = None
+    ) -> Iterator[None]:
+        """Keep the samples of a step that cannot be scored or trained on, for the user to look at."""
+        try:
+            yield
+        except FailedRewardsError as error:
+            if self.run_dir.opened:  # an error of the first step leaves no folder
+                self._keep(step, error, error.rollout, error.rewards)
+            raise
+        except NonFiniteError as error:
+            if rollout is not None:
+                self._keep(step, error, rollout, advantages=advantages)
+            raise
+
+    def _keep(
         self,
         step: int,
         error: PpokitError,
         rollout: Rollout,
-        *,
         rewards: Rewards | None = None,
         advantages: Advantages | None = None,
     ) -> None:
-        """Keep the samples of a step that could not be trained on, for the user to look at."""
         if self.is_main:
             with while_handling(error, "the samples of the failed step are not kept"):
                 self.run_dir.open()
                 self.run_dir.add_rollout(step, rollout, rewards, advantages)
+
+    def saves_after(self, step: int) -> bool:
+        """Whether a checkpoint is due after a step."""
+        run = self.recipe.settings.run
+        return step == run.steps or step % run.checkpoint_every == 0
 
     def save(self, step: int) -> None:
         """Save a checkpoint, the policy and the plot, if the last step's are not yet saved."""

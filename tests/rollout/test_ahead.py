@@ -46,7 +46,8 @@ def ahead(gap: float | None = 0.25) -> RolloutAhead:
         SimpleNamespace(collect=answers),
         SimpleNamespace(check=lambda rollout, old, version: gap),
     )
-    return RolloutAhead(*parts, 5)
+    settings: Any = SimpleNamespace(run=SimpleNamespace(steps=5), overlaps=True)
+    return RolloutAhead(*parts, settings)
 
 
 def first_state() -> dict[str, Any]:
