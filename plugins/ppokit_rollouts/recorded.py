@@ -67,8 +67,11 @@ class RecordedOptions(TransformersOptions):
             raise ValueError(
                 "takes responses from one source; expected path, of a file, or column, of the prompts"
             )
-        if self.column is not None and (unread := {"columns", "on_bad_row"} & self.model_fields_set):
-            raise ValueError(f"{min(unread)}: is for a file of ratings; leave it out beside column")
+        # Not by which were given: a run's own recipe gives all.
+        of_a_file = {"columns": RatingColumns(), "on_bad_row": "fail"}
+        unread = [name for name, default in of_a_file.items() if getattr(self, name) != default]
+        if self.column is not None and unread:
+            raise ValueError(f"{unread[0]}: is for a file of ratings; leave it out beside column")
         return self
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ppokit.config.recipe import Recipe
 from runs import REPOSITORY
 
 BENCHMARK = REPOSITORY / "benchmarks" / "uses"
@@ -40,6 +41,17 @@ def rows(name: str, part: str) -> list[dict[str, Any]]:
 def recipe(name: str) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load((RECIPES / name / "recipe.yaml").read_text(encoding="utf-8"))
     return content
+
+
+@pytest.mark.parametrize(
+    "name", [str(path.relative_to(RECIPES.parent)) for path in sorted(RECIPES.parent.rglob("*.yaml"))]
+)
+def test_a_run_reads_the_recipe_that_it_wrote(name: str, tmp_path: Path) -> None:
+    """To go on: it gives every key, those too that its author left out."""
+    written = Recipe.load(RECIPES.parent / name).to_yaml()
+    own = tmp_path / "recipe.yaml"
+    own.write_text(written, encoding="utf-8")
+    assert Recipe.load(own).to_yaml() == written
 
 
 def test_every_use_is_measured() -> None:
