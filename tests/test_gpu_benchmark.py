@@ -120,24 +120,34 @@ def test_operations_of_an_update() -> None:
     assert update_flops(shape, work, 2, value=True) == pytest.approx(2 * (layers * 4 / 3 + head))
 
 
-def test_a_batch_grows_until_there_is_no_memory(tmp_path: Path) -> None:
-    """Which an engine raises as the cause of its error; another error is one of the section."""
+@pytest.mark.parametrize(("fits", "first"), [(44, 1), (64, 1), (5, 32), (0, 4), (63, 64), (47, 32)])
+def test_the_largest_that_fits(tmp_path: Path, fits: int, first: int) -> None:
+    """What fails is one more than what fits. An engine raises it as the cause of its own error."""
     import prove
     from speed import largest
 
     bench = prove.Bench(True, tmp_path)
 
     def run(count: int) -> dict[str, object]:
-        if count > 4:
+        if count > fits:
             raise PluginError("rollout 'transformers': generate failed") from torch.OutOfMemoryError()
         return {"count": count}
 
-    largest(bench, 1, 64, run)
-    assert bench.kept == {"count": 4}
-    largest(bench, 1, 2, run)
-    assert bench.kept == {"count": 2}
+    largest(bench, "count", first, 64, run, 60.0)
+    largest_that_fits = {"count": fits} if fits else {}
+    too_many = {"count_too_many": fits + 1} if fits < 64 else {}
+    assert bench.kept == {**largest_that_fits, **too_many}
+
+
+def test_what_else_fails_in_the_search_is_an_error_and_its_seconds_end_it(tmp_path: Path) -> None:
+    import prove
+    from speed import largest
+
+    bench = prove.Bench(True, tmp_path)
     with pytest.raises(ZeroDivisionError):
-        largest(bench, 1, 4, lambda count: {"count": 1 // (count - 2)})
+        largest(bench, "count", 1, 4, lambda count: {"count": 1 // (count - 2)}, 60.0)
+    largest(bench, "count", 3, 64, lambda count: {"count": count}, -1.0)
+    assert bench.kept == {"count": -1}  # no run was begun
 
 
 def wheel(folder: Path, name: str, version: str, *needs: str) -> None:

@@ -35,12 +35,13 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # whoever asks for a card does not open it
 
 PART_S = 345.0  # of each part, with what is written at its end
+DRY = 4.0  # times as many in a dry run, whose processor others may use
 Section = tuple[str, float, Callable[["Bench"], dict[str, Any]]]
 
 
 IMPORTS = ("datasets", "transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen3.modeling_qwen3")
 IMPORTS += ("accelerate", "ppokit.build", "ppokit.trainer")
-"""What takes sections long to import. Not peft, whose bitsandbytes opens the card."""
+"""What takes sections long to import. On a card not peft, whose bitsandbytes opens it."""
 LATE = "PPOKIT_GPU_IMPORTS_LATE"
 """Set where a process that has imported these can fork none that uses the card."""
 
@@ -127,11 +128,15 @@ def machine() -> dict[str, str]:
 
 
 def card(bench: Bench) -> dict[str, Any]:
-    """The card's name and memory."""
+    """The card's name and memory, and whether the sampler can be compiled here."""
     import torch
 
+    from ppokit_rollouts.compiler import missing
+
+    lacks = missing(bench.device.type)
+    compiles = {"torch.compile": f"not here: this machine lacks {lacks}" if lacks else "can be used"}
     if bench.dry:
-        return {"card": "none: a dry run on the CPU"}
+        return {"card": "none: a dry run on the CPU", **compiles}
     if not torch.cuda.is_available():
         raise RuntimeError("no GPU is visible; expected one, or --dry-run")
     properties = torch.cuda.get_device_properties(0)
@@ -141,6 +146,7 @@ def card(bench: Bench) -> dict[str, Any]:
         "memory_gb": round(properties.total_memory / 1e9, 1),
         "multiprocessors": properties.multi_processor_count,
         "cuda": torch.version.cuda,
+        **compiles,
     }
 
 
@@ -171,7 +177,7 @@ def main() -> None:
     from sections import PARTS
 
     if LATE not in os.environ:
-        for module in IMPORTS:
+        for module in (*IMPORTS, "peft") if bench.dry else IMPORTS:
             importlib.import_module(module)
     sections = PARTS[arguments.part]
     chosen = None if arguments.only is None else set(arguments.only.split(","))
@@ -181,15 +187,16 @@ def main() -> None:
     earlier = arguments.out / f"part{arguments.part}.json"
     if chosen is not None and earlier.exists():
         bench.figures = json.loads(earlier.read_text())["sections"]
+    times = DRY if bench.dry else 1.0
     for name, seconds, measure in [("card", 40.0, card), *sections]:
         if chosen is not None and name not in {*chosen, "card"}:
             continue
-        left = PART_S - (time.perf_counter() - began)
+        left = times * PART_S - (time.perf_counter() - began)
         if left < 5:
             bench.figures[name] = {"error": "not begun: the part's time was up", "seconds": 0.0}
         else:
             print(f"{name} ...", flush=True)
-            bench.figures[name] = bench.run(measure, min(seconds, left))
+            bench.figures[name] = bench.run(measure, min(times * seconds, left))
         if name == "card":
             if "error" in bench.figures[name]:
                 if LATE not in os.environ:

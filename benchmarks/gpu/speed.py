@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable
@@ -181,26 +182,47 @@ def published(name: str) -> Callable[[Bench], dict[str, Any]]:
     return measure
 
 
-def largest(bench: Bench, count: int, most: int, run: Callable[[int], dict[str, Any]]) -> None:
-    """Double a count until there is no memory left, and keep the last figures before that."""
-    while count <= most:
-        if not bench.dry:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        try:
-            bench.keep(**run(count))
-        except Exception as error:
-            cause: BaseException | None = error  # an engine's own is that of a plugin's error
-            while cause is not None and not isinstance(cause, torch.OutOfMemoryError):
-                cause = cause.__cause__
-            if cause is None:
-                raise
-            return
-        count *= 2
+def attempt(bench: Bench, run: Callable[[int], dict[str, Any]], count: int) -> dict[str, Any] | None:
+    """A run's figures; None where memory does not suffice."""
+    gc.collect()  # the last error's frames hold that run's tensors
+    if not bench.dry:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        return run(count)
+    except Exception as error:
+        cause: BaseException | None = error  # an engine's own is that of a plugin's error
+        while cause is not None and not isinstance(cause, torch.OutOfMemoryError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        return None
+
+
+def largest(
+    bench: Bench, name: str, count: int, most: int, run: Callable[[int], dict[str, Any]], limit_s: float
+) -> None:
+    """Search the largest count that fits: doubled until one does not, then halfway between the two.
+
+    The figures of the largest that fitted are kept, and as `NAME_too_many` the smallest that did not, which
+    is none where the search came to `most` or its next run would have gone beyond its seconds.
+    """
+    ends = time.perf_counter() + limit_s
+    fitted, failed, each_s = 0, most + 1, 0.0
+    while fitted < count < failed and time.perf_counter() + each_s * count <= ends:
+        began = time.perf_counter()
+        figures = attempt(bench, run, count)
+        if figures is None:
+            failed = count
+            bench.keep(**{f"{name}_too_many": failed})
+        else:
+            fitted, each_s = count, (time.perf_counter() - began) / count
+            bench.keep(**figures)
+        count = min(2 * fitted, most) if failed > most else (fitted + failed) // 2
 
 
 def largest_batch(bench: Bench) -> dict[str, Any]:
-    """How much 7B takes at once, by doubling: texts of 512 tokens in an update, responses in sampling."""
+    """How much 7B takes at once, searched: texts of 512 tokens in an update, responses in sampling."""
     from ppokit import PPOTrainer, Recipe
 
     shape, most = (SHAPES["tiny"], 4) if bench.dry else (SHAPES["7B"], 2048)
@@ -217,7 +239,7 @@ def largest_batch(bench: Bench) -> dict[str, Any]:
 
             def train(count: int) -> dict[str, Any]:
                 update_s(bench, trainer, shape, count, work)
-                return {"update_tokens": count * work.text, "update_peak_gb": peak_bytes(bench) / 1e9}
+                return {"update_texts": count, "update_peak_gb": peak_bytes(bench) / 1e9}
 
             def answer(count: int) -> dict[str, Any]:
                 taken, _ = sample(bench, trainer, prompts.select(range(count)))
@@ -227,7 +249,7 @@ def largest_batch(bench: Bench) -> dict[str, Any]:
                     "responses_peak_gb": peak_bytes(bench) / 1e9,
                 }
 
-            largest(bench, 1, most, train)
+            largest(bench, "update_texts", 1, most, train, bench.left_s / 2)
             trainer.components.backend.zero()
-            largest(bench, max(1, most // 32), most, answer)
+            largest(bench, "responses", most // 4, most, answer, bench.left_s - 3)
     return {}

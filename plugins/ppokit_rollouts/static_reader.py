@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from ppokit.plugin import PpokitWarning
+from ppokit_rollouts.compiler import missing
 from ppokit_rollouts.readers import CachedReader
 from ppokit_rollouts.static_memory import StaticMemory, memory_of, set_length
 
@@ -126,9 +127,11 @@ class StaticReader(CachedReader):
             self.compiled = False
             _not_compiled.add(model)
             set_length(self.state, self._read)  # it may have come as far as to count this token
+            lacks = missing(self.device.type)
+            why = f"this machine lacks {lacks}" if lacks else type(error).__name__
             warnings.warn(
-                f"rollout.decoding: torch.compile fails on {type(model).__name__} ({type(error).__name__}), "
-                "so that it samples without.",
+                f"rollout.decoding: torch.compile fails on {type(model).__name__} ({why}), so that it "
+                "samples without.",
                 PpokitWarning,
                 stacklevel=2,
             )

@@ -19,6 +19,7 @@ from ppokit.errors import PpokitWarning
 from ppokit.kernels import registry
 from ppokit.models.loading import find_model, load_model
 from ppokit.models.roles import ModelRoles
+from ppokit_rollouts.compiler import missing
 from small_roles import LORA
 
 pytestmark = [
@@ -82,6 +83,8 @@ def test_it_learns_and_the_sampler_is_the_trainer(
 @pytest.mark.parametrize("decoding", ["static", *(["compiled"] if ON_CARD else [])])
 def test_from_a_static_cache(tiny_model: Path, tmp_path: Path, figure: Figure, decoding: str) -> None:
     """In float32, where the gap is rounding alone; that it samples in another way would be a warning."""
+    if decoding == "compiled" and (lacks := missing("cuda")):
+        pytest.skip(f"torch.compile: this machine lacks {lacks}")
     model = {"name": str(tiny_model), "dtype": "float32"}
     recipe = recipe_of(tiny_model, tmp_path, model=model, rollout={"decoding": decoding}, run={"steps": 2})
     with warnings.catch_warnings():

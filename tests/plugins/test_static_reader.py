@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +29,7 @@ from ppokit.kernels import rms_norm
 from ppokit.plugin.generation import Generation, GenerationRequest, SamplingParams
 from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
+from ppokit_rollouts.compiler import missing
 from ppokit_rollouts.static_reader import attention, windows_of
 from ppokit_rollouts.transformers_engine import TransformersEngine, TransformersOptions
 from small_models import CACHE, tiny, tiny_gpt2, tiny_llama
@@ -237,10 +240,31 @@ def test_where_compiling_fails_it_samples_without(
 
     monkeypatch.setattr(model, "get_compiled_call", lambda config: fail)
     other = replace(policy, get_model=lambda: model)
-    with pytest.warns(UserWarning, match="torch.compile fails on LlamaForCausalLM .RuntimeError."):
+    monkeypatch.setenv("CXX", "no-such-compiler" if late else sys.executable)
+    why = r"this machine lacks a C\+\+ compiler \(no-such-compiler; " if late else "RuntimeError"
+    with pytest.warns(UserWarning, match=rf"torch.compile fails on LlamaForCausalLM \({why}"):
         own = respond(other, "compiled")
     assert_same(own, respond(policy, "dynamic"))
     assert_same(respond(other, "compiled"), own)  # and says so once
+
+
+def test_what_compiling_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's kernels want a C compiler, a CPU's one for C++; the headers are a package of their own."""
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
+    headers = "Python's headers (Python.h, of python3-dev)"
+    assert missing("cuda") == f"a C compiler (gcc or clang; CC names another) and {headers}"
+    assert missing("cpu") == f"a C++ compiler (g++; CXX names another) and {headers}"
+    (tmp_path / "clang").touch(mode=0o755)
+    (tmp_path / "g++").touch(mode=0o644)  # nothing that runs
+    assert missing("cuda") == headers
+    (tmp_path / "Python.h").touch()
+    assert missing("cuda") == ""
+    monkeypatch.setenv("CC", "elsewhere/gcc -m64")
+    assert missing("cuda") == "a C compiler (elsewhere/gcc; CC names another)"
+    assert missing("cpu") == "a C++ compiler (g++; CXX names another)"
 
 
 @pytest.mark.thorough
