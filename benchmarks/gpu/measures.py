@@ -103,12 +103,16 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 
 def gpu_tests(bench: Bench) -> dict[str, Any]:
-    """`pytest -m gpu`: passed, failed and skipped, and what they measured, so far as its time went."""
+    """`pytest -m gpu`: passed, failed and skipped, and what they measured, so far as its time went.
+
+    The dry run leaves out those that are `thorough` on a CPU: variants of the others.
+    """
     file, log = bench.out / "gpu_tests.jsonl", bench.out / "gpu_tests.log"
     file.unlink(missing_ok=True)
     repository = Path(__file__).resolve().parents[2]
     # A warning of this machine's libraries is no error, as it is in the tests otherwise.
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "-p", "no:cacheprovider"]
+    marked = "gpu and not thorough" if bench.dry else "gpu"
+    command = [sys.executable, "-m", "pytest", "-m", marked, "tests/gpu", "-v", "-p", "no:cacheprovider"]
     paths = [str(repository), str(repository / "plugins"), os.environ.get("PYTHONPATH", "")]
     environment = {
         "PPOKIT_GPU_FIGURES": str(file),
