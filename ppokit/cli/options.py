@@ -46,6 +46,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, typer.Option(min=0, help="Another seed draws otherwise.")]
 
 
+def check_plot(path: Path | None) -> None:
+    """Refuse what `--plot` cannot write, before anything is computed.
+
+    Raises:
+        DataError: it is no .png, or its folder is not there.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise DataError(f"--plot {path} ends in {path.suffix or 'nothing'}; expected .png.")
+    if not path.parent.is_dir() or path.is_dir():
+        raise DataError(f"--plot {path} cannot be written: expected a file in a folder that is there.")
+
+
 def columns_of(options: list[str] | None) -> RatingColumns:
     """What `--column` says.
 

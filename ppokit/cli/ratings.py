@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ppokit.cli.options import Column, Debug, Json, OnBadRow, Seed, columns_of
+from ppokit.cli.options import Column, Debug, Json, OnBadRow, Seed, check_plot, columns_of
 from ppokit.cli.sections import show
 from ppokit.errors import DataError
 from ppokit.ratings.names import Source, Tool
@@ -75,8 +75,7 @@ def stats(
     from ppokit.ratings.stats import stats_of
     from ppokit.ratings.table import read_ratings
 
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise DataError(f"--plot {plot} ends in {plot.suffix or 'nothing'}; expected .png.")
+    check_plot(plot)
     table = read_ratings(file, columns_of(column), on_bad_row=on_bad_row)
     stats = stats_of(table, level=level, seed=seed)
     if plot is not None:

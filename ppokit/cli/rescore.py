@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ppokit.cli.options import Debug, DisablePlugin, Json
+from ppokit.cli.options import Debug, DisablePlugin, Json, check_plot
 from ppokit.cli.sections import Section, number, percent, show
 from ppokit.errors import DataError, one_paragraph
 
@@ -54,9 +54,11 @@ def rescore(
     from ppokit.rescoring.plot import plot_scores
     from ppokit.rescoring.rescore import rescore, tokenizer_of
     from ppokit.rescoring.samples import of_run, of_texts
+    from ppokit.rewards.outcomes import causes_of
 
     if (run is None) == (text is None):
         raise DataError("expected either the folder of a run or --text FILE")
+    check_plot(out)
     chosen = load_rewards(rewards, PluginRegistry(disable_plugin or ()))
     tokenizer = None
     if run is not None and any(reward.settings.text == "answer" for reward in chosen):
@@ -70,6 +72,9 @@ def rescore(
         typer.echo(json.dumps(_as_data(result, comparison), indent=2))
         return
     show(_sections(result, comparison, most))
+    for name, reasons in result.failures.items():
+        causes = "; ".join(causes_of(reasons))
+        typer.echo(f"{name} failed for {len(reasons)} of {len(result.ids)} responses: {causes}", err=True)
     for reward in result.left_out:
         typer.echo(f"left out: {reward}: saved samples do not hold it", err=True)
 
@@ -88,6 +93,7 @@ def _as_data(result: Rescored, comparison: Comparison) -> dict[str, Any]:
     return {
         "comparison": plain(asdict(comparison)),
         "left_out": result.left_out,
+        "failures": result.failures,
         "samples": [{"id": i, "before": plain(b), "after": plain(a)} for i, b, a in samples],
     }
 

@@ -18,7 +18,7 @@ def plot_scores(before: Sequence[float], after: Sequence[float], title: str, pat
     axes.scatter(before, after, s=8, alpha=0.4, color="#1f6f8b", linewidths=0)
     axes.set_xlabel("score before")
     axes.set_ylabel("score after")
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(title, loc="left", fontsize=10, parse_math=False)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, format="png")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from ppokit.config.components import BuiltComponent, SelectedComponent
+from ppokit.config.components import SelectedComponent
 from ppokit.distributed import Processes
 from ppokit.errors import DataError, PluginError
 from ppokit.messages import listed
@@ -17,6 +17,7 @@ from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.scoring import RewardContext
 from ppokit.rescoring.samples import Batch
 from ppokit.rewards.scorer import Scorer
+from ppokit.run.components import RunComponent, close_components
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +30,7 @@ class Rescored:
     Attributes:
         groups: which samples are responses to the same prompt.
         by_reward: scores of each reward alone, before scaling and weight.
+        failures: by reward, why each response failed that it could not score.
         left_out: rewards that need what saved samples do not hold.
     """
 
@@ -38,6 +40,7 @@ class Rescored:
     before: list[float] = field(default_factory=list)
     after: list[float] = field(default_factory=list)
     by_reward: dict[str, list[float]] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
 
@@ -81,7 +84,7 @@ def rescore(
             _add(rescored, number, batch, scorer)
     finally:
         scorer.close()
-        _close(built)
+        close_components([RunComponent(reward.key, reward.where, reward.instance) for reward in built])
     return rescored
 
 
@@ -96,21 +99,17 @@ def _add(rescored: Rescored, number: int, batch: Batch, scorer: Scorer) -> None:
     rescored.after += rewards.scores.where(rewards.scored, nan).tolist()
     for name, scores in rewards.breakdown.items():
         rescored.by_reward.setdefault(name, []).extend(scores.tolist())
+    for name, outcomes in rewards.outcomes.items():
+        reasons = rewards.reasons.get(name, ("",) * len(outcomes))
+        failed = [r for r, outcome in zip(reasons, outcomes, strict=True) if outcome == "failed"]
+        if failed:
+            rescored.failures.setdefault(name, []).extend(failed)
 
 
 def _processes() -> Processes:
     from accelerate import Accelerator
 
     return Processes(Accelerator(cpu=True))
-
-
-def _close(built: Iterable[BuiltComponent]) -> None:
-    import inspect
-
-    for reward in built:
-        close: Any = getattr(reward.instance, "close", None)
-        if callable(close) and not inspect.iscoroutinefunction(close):  # the scorer's loop closes those
-            close()
 
 
 def tokenizer_of(run: Path) -> PreTrainedTokenizerBase:

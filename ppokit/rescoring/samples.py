@@ -13,8 +13,14 @@ from torch import Tensor
 
 from ppokit.data.tables import read_table
 from ppokit.errors import DataError, first_line
+from ppokit.plugin.chats import read_chat
 from ppokit.plugin.types import Rollout
 from ppokit.rollout.generate import pad
+
+_COLUMNS = (
+    *("outcome", "response_ids", "id", "group", "prompt", "response", "row", "prompt_ids", "loss_mask"),
+    *("policy_version", "sampler_logprobs"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,18 @@ def of_run(folder: Path) -> Iterator[Batch]:
             columns = pq.read_table(file).to_pydict()
         except Exception as error:  # pyarrow has errors of its own, and of the system
             raise DataError(f"{file} cannot be read: {first_line(error)}") from error
-        yield _of_columns(columns)
+        if missing := [name for name in _COLUMNS if name not in columns]:
+            raise DataError(f"{file} has no column {missing[0]!r}; expected a file that a run has written")
+        batch = _of_columns(columns)
+        if batch is not None:
+            yield batch
 
 
-def _of_columns(columns: dict[str, list[Any]]) -> Batch:
+def _of_columns(columns: dict[str, list[Any]]) -> Batch | None:
+    """The responses of a file; None where all failed to be answered."""
     answered = [i for i, outcome in enumerate(columns["outcome"]) if outcome != "failed"]
+    if not answered:
+        return None
     of = {name: [values[i] for i in answered] for name, values in columns.items()}
     ids, mask = pad(of["response_ids"])
     known = of.get("score", [None] * len(answered))
@@ -92,8 +105,8 @@ def of_texts(path: Path, *, prompt: str = "prompt", response: str = "response") 
         raise DataError(
             f"{path} has no column {response!r}; expected one response per row, such as JSON lines"
         )
-    texts = [str(row[response] or "") for row in rows]
-    prompts = [str(row.get(prompt) or "") for row in rows]
+    texts = ["" if row[response] is None else str(row[response]) for row in rows]
+    prompts = [_prompt(row.get(prompt), number, path) for number, row in enumerate(rows, 1)]
     numbers: dict[Any, int] = {}
     groups = [numbers.setdefault(p if prompt in rows[0] else i, len(numbers)) for i, p in enumerate(prompts)]
     # A token stands for a word: of texts alone, nobody knows the policy's.
@@ -116,8 +129,16 @@ def of_texts(path: Path, *, prompt: str = "prompt", response: str = "response") 
     return Batch(rollout, torch.tensor([_number(row.get("score")) for row in rows]))
 
 
+def _prompt(cell: Any, number: int, path: Path) -> str:
+    """A text, or a chat, as for training."""
+    try:
+        return "" if cell is None else read_chat(cell if isinstance(cell, list | dict) else str(cell))
+    except ValueError as error:
+        raise DataError(f"{path}, row {number}: the prompt is no chat: {error}") from error
+
+
 def _number(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")

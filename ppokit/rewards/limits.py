@@ -6,6 +6,8 @@ import asyncio
 import math
 from typing import Any
 
+from ppokit.errors import RewardError, reason_of
+
 _FIRST_S, _LONGEST_S = 0.5, 60.0
 
 
@@ -40,6 +42,19 @@ class CallFailedError(Exception):
     def __init__(self, after: float) -> None:
         super().__init__()
         self.after = after
+
+
+class SentFailureError(RewardError):
+    """What a call in another process failed of: its text, and whether and when it may be made again."""
+
+    def __init__(self, text: str, wait: float | None = 0.0) -> None:
+        super().__init__(text)
+        self.retryable, self.retry_after = wait is not None, wait or 0.0
+
+    @classmethod
+    def of(cls, failure: BaseException) -> SentFailureError:
+        """What can be sent of a failure."""
+        return cls(reason_of(failure), retry_after(failure))
 
 
 def retrying(retries: int) -> Any:

@@ -31,6 +31,7 @@ from ppokit.errors import PluginError, PpokitError
 from ppokit.plugin.hookspecs import Events, hookimpl
 from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.scoring import RewardContext
+from ppokit.rewards.limits import SentFailureError
 
 if TYPE_CHECKING:
     from ppokit.config.components import SelectedComponent
@@ -234,6 +235,8 @@ class _Process:
             kind, value, state = pickle.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError) as error:
             raise ChildProcessError(f"its process ended with exit code {self._popen.wait()}") from error
+        if isinstance(value, SentFailureError):
+            raise value
         if kind:
             raise getattr(errors, kind)(value)
         return value, state

@@ -6,6 +6,7 @@ Started by `timed_worker`, which says what for.
 from __future__ import annotations
 
 import fcntl
+import inspect
 import os
 import pickle  # between a process and the one that it started; nothing else is unpickled
 import sys
@@ -22,6 +23,7 @@ from ppokit.plugin.reward_output import RewardOutput, Scored
 from ppokit.plugin.scoring import RewardContext
 from ppokit.rewards.attempts import attempt, attempt_async, is_coroutine_function, takes_context
 from ppokit.rewards.event_loop import EventLoop
+from ppokit.rewards.limits import SentFailureError
 
 
 def main() -> None:
@@ -51,14 +53,14 @@ def main() -> None:
         try:
             method, arguments = pickle.loads(connection.recv_bytes())
         except (EOFError, ConnectionError):
-            _close(provider, where)
+            _close(provider, where, asked.loop)
             return
         kind = ""
         try:
             if method in ("score", "score_one"):
                 value, failure = asked(*arguments)
                 if failure is not None:
-                    kind, value = "RewardError", reason_of(failure)
+                    kind, value = "failure", SentFailureError.of(failure)
             else:
                 if (
                     method != "load_state_dict"
@@ -96,7 +98,11 @@ class _Asked:
         if isinstance(value, Scored) and isinstance(value.value, BaseException):
             return None, value.value
         if isinstance(value, RewardOutput):
-            value = replace(value, failures={i: value.reason(i) for i in value.failures})
+            failures = {
+                i: SentFailureError.of(given) if isinstance(given, BaseException) else given
+                for i, given in value.failures.items()
+            }
+            value = replace(value, failures=failures)
         return value, failure
 
 
@@ -118,11 +124,13 @@ def _build(
         return component.build(component.options.model_validate(options), context)
 
 
-def _close(provider: Any, where: str) -> None:
+def _close(provider: Any, where: str, loop: EventLoop | None) -> None:
     try:
         with plugin_call(where, "close"):
             if callable(close := getattr(provider, "close", None)):
-                close()
+                closing = close()
+                if inspect.iscoroutine(closing):
+                    (loop or EventLoop()).run(closing)
     except PpokitError as error:  # nobody waits for an answer any more
         print(f"ppokit: warning: {error}", file=sys.stderr)
 

@@ -10,13 +10,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from ppokit.cli import app
 from ppokit.plugin import Advantages
 from ppokit.rescoring.comparison import compare, correlation, ranks
+from ppokit.rescoring.samples import of_texts
 from ppokit.run.run_dir import RunDir
 from ppokit.testing import rewards_of, rollout_of
 
@@ -104,6 +107,49 @@ def test_texts_with_scores_are_compared(tmp_path: Path, rewards: Path) -> None:
     shown = " ".join(run("--text", path, "--rewards", rewards)[1].split())
     assert "correlation of ranks -1.000" in shown
     assert "groups with another winner 1 of 1 (100.0 %)" in shown
+
+
+def test_texts_of_every_kind_are_read_as_for_training(tmp_path: Path, rewards: Path) -> None:
+    """Numbers, chats, and whole numbers that no float holds; why a response failed stands under the table."""
+    path, answers = tmp_path / "texts.jsonl", tmp_path / "answers.yaml"
+    chat = [{"role": "user", "content": "Two and two?"}]
+    rows = [
+        {"prompt": chat, "response": 0, "answer": "0", "score": 10**400},
+        {"prompt": "Two and two?", "response": "4", "answer": None, "score": 1},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers.write_text("rewards: [{use: exact_answer}]\n")
+    code, out, err = run("--text", path, "--rewards", answers)
+    assert code == 0
+    assert "row-1   0         1.000" in out
+    assert (
+        err == "exact_answer failed for 1 of 2 responses: ValueError: its row has no number in 'answer': ''\n"
+    )
+    (batch,) = [of_texts(path)]
+    assert batch.rollout.prompts == ["Two and two?"] * 2
+    assert batch.rollout.group_ids.tolist() == [0, 0]
+    assert batch.before.isnan().tolist() == [True, False]
+    path.write_text(json.dumps({"prompt": [{"role": "nobody"}], "response": "x"}))
+    assert "row 1: the prompt is no chat" in run("--text", path, "--rewards", rewards)[2]
+
+
+def test_what_a_plot_cannot_be_is_said_before_anything_is_scored(tmp_path: Path, rewards: Path) -> None:
+    path = tmp_path / "$frac$ \\frac$.txt.jsonl"
+    path.write_text(json.dumps({"response": "a", "score": 1}))
+    for plot in (tmp_path / "plot.pdf", tmp_path / "none" / "plot.png"):
+        code, _, err = run("--text", path, "--rewards", rewards, "--plot", plot)
+        assert code == 2
+        assert f"--plot {plot}" in " ".join(err.split())
+    assert run("--text", path, "--rewards", rewards, "--plot", tmp_path / "plot.png")[0] == 0
+
+
+def test_a_file_that_no_run_has_written_is_named(tmp_path: Path, rewards: Path) -> None:
+    folder = tmp_path / "run" / "rollouts"
+    folder.mkdir(parents=True)
+    parquet.write_table(pyarrow.table({"prompt": ["a"]}), folder / "step-000001.parquet")
+    code, _, err = run(tmp_path / "run", "--rewards", rewards)
+    assert code == 2
+    assert "step-000001.parquet has no column 'outcome'" in err
 
 
 def test_what_samples_do_not_hold_is_left_out(tmp_path: Path) -> None:

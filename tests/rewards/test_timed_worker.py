@@ -34,6 +34,13 @@ import os, re, sys, time
 from pathlib import Path
 from ppokit.plugin import Component, ModelError, Options, PluginError, RewardOutput, hookimpl
 
+def no_use(what):
+    with open("asked", "a") as file:
+        file.write(f"{what} ")
+    error = OSError("no such key")
+    error.retryable = False
+    return error
+
 class O(Options):
     build: str = "well"
 
@@ -58,6 +65,8 @@ class R:
             os._exit(7)
         if do == "leave":
             sys.exit(0)
+        if do == "no use":
+            return RewardOutput.from_values([1.0, no_use(len(rollout)), OSError("busy")][-len(rollout):])
         if do == "break":
             raise PluginError("column answer is empty")
         return RewardOutput.from_values([float(len(text)) for text in rollout.responses])
@@ -103,7 +112,12 @@ class Each:
             re.match(r"(a+)+$", "a" * 64 + "b")
         if sample.id == "sample-2":
             raise KeyError("x")
+        if sample.prompt == "no use":
+            raise no_use("sample")
         return float(context.step)
+
+    async def close(self):
+        Path("closed").touch()
 
 class Unmarked(R):
     def on_step(self, step): pass
@@ -292,6 +306,24 @@ def test_it_hears_of_events(here: Path) -> None:
     worker.close()
     start = "start of 3 for runs/a"
     assert (here / "closed").read_text() == f"{start}; 1: 0.5, rewards 1; {start}; 3: 1.5, rewards 3"
+
+
+def test_what_is_of_no_use_to_ask_again_is_not_asked_again(
+    here: Path, worker: WorkerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its errors say so in the process, and are heard outside of it; a `close` is awaited there."""
+    monkeypatch.setattr("ppokit.rewards.limits._FIRST_S", 0.001)
+    each = worker_for("each")
+    for provider, expected in [(worker, "3 1 "), (each, "sample sample ")]:
+        reward = built("rewards", provider, "timed", where=WHERE, retries=1, isolate="process")
+        scoring = Scorer([reward], single_process(), 1.0)
+        with suppress(RewardError):
+            scoring.score(rollout("no use"))
+        scoring.close()
+        assert (here / "asked").read_text() == expected
+        (here / "asked").unlink()
+    each.close()
+    assert (here / "closed").exists()
 
 
 def test_a_response_at_a_time_costs_its_own_response_alone(here: Path) -> None:
