@@ -187,6 +187,7 @@ def _merged(texts: list[str | None], recorded: Generation, sampled: Generation) 
 
 
 def _check(options: RecordedOptions, context: CheckContext) -> Iterator[str]:
+    yield from context.separator_in_chats(options.separator)
     if options.column is not None:
         yield from context.without_column("column", options.column, of="prompts")
         return

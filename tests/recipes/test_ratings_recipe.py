@@ -361,11 +361,21 @@ def test_a_canary_cell_of_another_kind_is_told(
         PPOTrainer(Recipe.from_dict(given)).train()
 
 
-def test_nothing_stands_between_the_turns_of_a_chat(recipe_dict: RecipeDict, ratings: str) -> None:
-    given = recipe_dict(evaluation={"evaluators": [{"use": "canary", "path": ratings, "separator": " "}]})
+@pytest.mark.parametrize("asked", ["canary", "recorded", "recorded column"])
+def test_nothing_stands_between_the_turns_of_a_chat(
+    asked: str, recipe_dict: RecipeDict, ratings: str
+) -> None:
+    given = recipe_dict()
+    source = {"column": "prompt"} if asked == "recorded column" else {"path": ratings}
+    if asked == "canary":
+        given["evaluation"] = {"evaluators": [{"use": "canary", "separator": " ", **source}]}
+    else:
+        given["rollout"] |= {"use": "recorded", "separator": " ", **source}
     given["prompts"]["chat"] = True
     with pytest.raises(RecipeError, match=r"separator: got ' ' with prompts.chat: true"):
         Recipe.from_dict(given)
+    given["prompts"]["chat"] = False
+    Recipe.from_dict(given)
 
 
 def test_a_file_is_parsed_once_in_a_run(
