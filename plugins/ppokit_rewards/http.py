@@ -16,7 +16,7 @@ abstains; what is no finite number fails its response, and a wrong number of sco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -28,7 +28,6 @@ from ppokit.plugin import (
     RewardContext,
     RewardOutput,
     Rollout,
-    Value,
     hookimpl,
 )
 from ppokit_rewards.service import ServiceError, ServiceOptions, key_problems, post
@@ -102,10 +101,8 @@ def read(answer: Any, count: int, form: str) -> RewardOutput:
     values = [number(value) for value in given]
     if form == "llama_factory" or not isinstance(answer, dict):
         return RewardOutput.from_values(values)
-    parts: dict[str, Sequence[Value]] = {}
-    for name, column in _columns(answer, named, count, strict=form == "ppokit"):
-        numbers = [number(value) for value in column]
-        parts[name] = [None if isinstance(value, Exception) else value for value in numbers]
+    columns = _columns(answer, named, count, strict=form == "ppokit")
+    parts = {name: list(map(number, column)) for name, column in columns}
     notes: dict[str, list[str]] = {}
     if form == "ppokit":
         notes = {

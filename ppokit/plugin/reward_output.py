@@ -45,10 +45,13 @@ class RewardOutput:
         metrics: numbers to report; the core puts `reward/<provider>/` before the name. A plain number is a
             mean over the responses; see `ppokit.plugin.reductions` for others.
         failures: by index in the batch, what a response failed of; a text, or the exception itself.
-        parts: [B] scores by name, NaN where there is none; `parts:` in a recipe weighs them.
+        parts: [B] scores by name, NaN where there is none; `parts:` in a recipe weighs them, and a response
+            without a part that is weighed abstains.
         notes: texts by name, one per response, for people to read: a rationale, what a judge answered.
         spans: scores of characters of each response, which the core gives to their tokens and adds to
             `token_scores`; None for none.
+        part_failures: by name of the part and index in the batch, why a response lacks that part: where it
+            is weighed, the response fails of it.
     """
 
     scores: Tensor | None
@@ -59,6 +62,7 @@ class RewardOutput:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     spans: Sequence[Sequence[Span]] | None = None
+    part_failures: Mapping[str, Mapping[int, str | BaseException]] = field(default_factory=dict)
 
     @staticmethod
     def of_scores(
@@ -97,11 +101,12 @@ class RewardOutput:
 
         Args:
             values: `[0.5, None, TimeoutError("the judge")]`.
-            parts: numbers by name, likewise; None and exceptions leave a response without that part.
+            parts: numbers by name, likewise; None and exceptions leave a response without that part, which
+                abstains or fails only where the recipe weighs it.
             notes: texts by name, one per response.
         """
-        values = list(values)
-        failures = {i: value for i, value in enumerate(values) if isinstance(value, BaseException)}
+        values, parts = list(values), {name: list(part) for name, part in (parts or {}).items()}
+        failures = _failures(values)
         outcomes: tuple[Outcome, ...] = tuple(
             "failed" if i in failures else "abstained" if value is None else "scored"
             for i, value in enumerate(values)
@@ -111,8 +116,9 @@ class RewardOutput:
             outcomes,
             metrics=dict(metrics or {}),
             failures=failures,
-            parts={name: _numbers(part, float("nan")) for name, part in (parts or {}).items()},
+            parts={name: _numbers(part, float("nan")) for name, part in parts.items()},
             notes=dict(notes or {}),
+            part_failures={name: _failures(part) for name, part in parts.items()},
         )
 
     @staticmethod
@@ -153,15 +159,20 @@ class Scored:
 
     Attributes:
         value: as in `RewardOutput.from_values`; with `parts` alone, leave it out.
-        parts: numbers by name.
+        parts: numbers by name; None or an exception where there is none.
         notes: texts by name.
         spans: scores of characters of the response, beside the number.
     """
 
     value: Value = None
-    parts: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, Value] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     spans: Sequence[Span] = ()
+
+
+def _failures(values: Sequence[Value]) -> dict[int, BaseException]:
+    """By index, those that are exceptions."""
+    return {i: value for i, value in enumerate(values) if isinstance(value, BaseException)}
 
 
 def _numbers(values: Sequence[Value], fill: float) -> Tensor:

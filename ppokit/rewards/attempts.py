@@ -65,27 +65,41 @@ def output_of_one(value: Any, piece: Rollout, where: str) -> RewardOutput:
         PluginError: it is no number.
     """
     scored = value if isinstance(value, Scored) else Scored(value)
-    number: Any = scored.value
-    if getattr(number, "shape", None) == ():  # a tensor or array of one number
-        number = number.item()
-    if not (number is None or isinstance(number, BaseException) or _is_number(number)):
-        raise PluginError(
-            f"{where} returned {_shown(number)} ({type(number).__name__}) for sample {piece.ids[0]}; "
-            "expected a number, None to abstain, an exception to fail, or Scored(...)."
-        )
     for field in ("parts", "notes"):
         if not isinstance(given := getattr(scored, field), Mapping):
             raise PluginError(
                 f"{where} returned {_shown(given)} as {field} of sample {piece.ids[0]}; expected a mapping."
             )
-    parts: Any = {name: [part] for name, part in scored.parts.items()}
+    number = _plain(scored.value, "", piece, where)
+    parts = {
+        name: [_plain(part, f" as the part {name!r}", piece, where)] for name, part in scored.parts.items()
+    }
     notes = {name: [note] for name, note in scored.notes.items()}
     if number is None and parts:
         return RewardOutput.from_parts(parts, notes=notes)
     if number is None and scored.spans:
         return replace(RewardOutput.of_spans([scored.spans]), notes=notes)
-    output = RewardOutput.from_values([cast(Value, number)], parts=parts, notes=notes)
+    output = RewardOutput.from_values([number], parts=parts, notes=notes)
     return replace(output, spans=[scored.spans]) if scored.spans else output
+
+
+def _plain(value: Any, what: str, piece: Rollout, where: str) -> Value:
+    """A number, None or an exception; also of a tensor or an array of one number.
+
+    Args:
+        what: it is, for the error, where it is not the score.
+
+    Raises:
+        PluginError: it is none of these.
+    """
+    if getattr(value, "shape", None) == ():
+        value = value.item()
+    if not (value is None or isinstance(value, BaseException) or _is_number(value)):
+        raise PluginError(
+            f"{where} returned {_shown(value)} ({type(value).__name__}){what} for sample {piece.ids[0]}; "
+            "expected a number, None to abstain, an exception to fail, or Scored(...)."
+        )
+    return cast(Value, value)
 
 
 def _is_number(value: object) -> bool:

@@ -37,8 +37,12 @@ def check_output(output: object, rollout: Rollout, reward: BuiltComponent) -> Re
         raise _broken(reward, f"a {type(output).__name__}", f"a RewardOutput{hint if is_numbers else ''}")
     b, r = rollout.response_ids.shape
     outcomes = _outcomes(output, b, reward)
+    failures, parts = _failures(output, outcomes, reward), _parts(output, b, reward)
+    lacking: list[int] = []
+    if reward.settings.parts:
+        lacking, outcomes, failures = _without_parts(output, parts, outcomes, failures, reward)
     scored = torch.tensor([outcome == "scored" for outcome in outcomes], dtype=torch.bool)
-    parts, tokens = _parts(output, b, scored, reward), output.token_scores
+    tokens = output.token_scores
     scores = _weighed(parts, scored, reward) if reward.settings.parts else output.scores
     if scores is None and tokens is None and bool(scored.any()):
         raise _broken(reward, "neither scores nor token_scores", "one of them where the outcome is scored")
@@ -50,6 +54,7 @@ def check_output(output: object, rollout: Rollout, reward: BuiltComponent) -> Re
     if tokens is not None:
         tokens = _tensor(reward, "token_scores", tokens, [b, r], "responses, response tokens")
         tokens = tokens.where(rollout.loss_mask, zero)
+        tokens[lacking] = 0
         _check_unscored_tokens(tokens, scored, rollout, reward)
         if reward.settings.text == "answer":
             raise PluginError(
@@ -65,7 +70,7 @@ def check_output(output: object, rollout: Rollout, reward: BuiltComponent) -> Re
         outcomes,
         tokens,
         component_metrics(output.metrics, reward.where, responses=b, prefix=prefix, taken=taken),
-        failures=_failures(output, outcomes, reward),
+        failures=failures,
         parts=parts,
         notes=_notes(output, b, reward),
     )
@@ -127,6 +132,9 @@ def _failures(
 ) -> dict[int, str | BaseException]:
     if not isinstance(output.failures, Mapping):
         raise _broken(reward, f"failures of type {type(output.failures).__name__}", "reasons by index")
+    given = output.part_failures
+    if not isinstance(given, Mapping) or not all(isinstance(each, Mapping) for each in given.values()):
+        raise _broken(reward, f"part_failures as {given!r:.60}", "reasons by name and index")
     for index, reason in output.failures.items():
         if not isinstance(index, int) or not 0 <= index < len(outcomes) or outcomes[index] != "failed":
             raise _broken(reward, f"a failure of response {index!r}", "one whose outcome is failed")
@@ -135,7 +143,7 @@ def _failures(
     return dict(output.failures)
 
 
-def _parts(output: RewardOutput, b: int, scored: Tensor, reward: BuiltComponent) -> dict[str, Tensor]:
+def _parts(output: RewardOutput, b: int, reward: BuiltComponent) -> dict[str, Tensor]:
     if not isinstance(output.parts, Mapping):
         raise _broken(reward, f"parts of type {type(output.parts).__name__}", "numbers [B] by name")
     parts = {}
@@ -161,14 +169,32 @@ def _weighed(parts: Mapping[str, Tensor], scored: Tensor, reward: BuiltComponent
             f"its parts: {known}."
         )
     for name, weight in weights.items():
-        if bool((parts[name].isnan() & scored).any()):
-            raise _broken(
-                reward,
-                f"no number in the part {name!r} of a response that it scored",
-                f"one, as {reward.key}.parts weighs it",
-            )
         scores = scores + weight * parts[name].where(scored, torch.zeros(()))
     return scores
+
+
+def _without_parts(
+    output: RewardOutput,
+    parts: Mapping[str, Tensor],
+    outcomes: tuple[Outcome, ...],
+    failures: Mapping[int, str | BaseException],
+    reward: BuiltComponent,
+) -> tuple[list[int], tuple[Outcome, ...], dict[int, str | BaseException]]:
+    """Responses that lack a part which the recipe weighs, and all outcomes and failures by that.
+
+    Such a response has abstained, or failed where the provider says why the part is not there.
+    """
+    after, reasons = list(outcomes), dict(failures)
+    for name in reward.settings.parts:
+        for index in parts[name].isnan().nonzero().flatten().tolist() if name in parts else ():
+            reason = output.part_failures.get(name, {}).get(index)
+            if outcomes[index] == "scored" and reason is not None:
+                after[index] = "failed"
+                reasons.setdefault(index, reason)
+            elif after[index] == "scored":
+                after[index] = "abstained"
+    lacking = [index for index, outcome in enumerate(outcomes) if outcome != after[index]]
+    return lacking, tuple(after), reasons
 
 
 def _notes(output: RewardOutput, b: int, reward: BuiltComponent) -> dict[str, tuple[str, ...]]:

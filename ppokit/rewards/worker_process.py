@@ -97,13 +97,25 @@ class _Asked:
             return None, value
         if isinstance(value, Scored) and isinstance(value.value, BaseException):
             return None, value.value
+        if isinstance(value, Scored) and isinstance(value.parts, Mapping):
+            return replace(
+                value, parts={name: _sendable(part) for name, part in value.parts.items()}
+            ), failure
         if isinstance(value, RewardOutput):
-            failures = {
-                i: SentFailureError.of(given) if isinstance(given, BaseException) else given
-                for i, given in value.failures.items()
-            }
-            value = replace(value, failures=failures)
+            value = replace(
+                value,
+                failures={i: _sendable(reason) for i, reason in value.failures.items()},
+                part_failures={
+                    name: {i: _sendable(reason) for i, reason in reasons.items()}
+                    for name, reasons in value.part_failures.items()
+                },
+            )
         return value, failure
+
+
+def _sendable(value: Any) -> Any:
+    """An exception, which may be of any class, as one that every process knows."""
+    return SentFailureError.of(value) if isinstance(value, BaseException) else value
 
 
 def _build(

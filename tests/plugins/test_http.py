@@ -79,6 +79,15 @@ def test_its_own_format() -> None:
     assert rewards.notes["http/why"] == ("a", "b", "c", "d")
 
 
+def test_a_weighed_part_that_is_null_or_an_error() -> None:
+    answer = {"scores": [9, 9, 9, 9], "parts": {"safe": [1, None, {"error": "too long"}, 2]}}
+    with serve(lambda body, number: answer) as service:
+        rewards = score(service.url, {"parts": {"safe": 1.0}})
+    assert rewards.outcomes["http"] == ("scored", "abstained", "failed", "scored")
+    assert rewards.scores.tolist() == [1, 0, 0, 2]
+    assert rewards.reasons["http"][2] == "ServiceError: too long"
+
+
 @pytest.mark.parametrize(
     ("form", "key", "sent"),
     [

@@ -142,15 +142,56 @@ def test_parts_are_weighed_by_the_recipe(scorer: Make) -> None:
     assert rollout_metrics(ROLLOUT, weighed)["reward/judge/helpful"] == 2.5
     with pytest.raises(PluginError, match=r"gives no part 'kind', .*its parts: helpful and safe"):
         scorer(reward(judge, parts={"kind": 1.0})).score(ROLLOUT)
-    half = Batched(lambda r: RewardOutput.from_values([1.0] * 4, parts={"safe": [1.0, None, 1.0, 1.0]}))
-    with pytest.raises(PluginError, match="no number in the part 'safe' of a response that it scored"):
-        scorer(reward(half, parts={"safe": 1.0})).score(ROLLOUT)
+
+
+_SAFE = (1.0, None, TimeoutError("judge"), 3.0)
+
+
+@pytest.mark.parametrize(
+    "provider",
+    [
+        Batched(
+            lambda r: RewardOutput.from_values([9.0] * 4, parts={"safe": list(_SAFE), "kind": [None] * 4})
+        ),
+        One(lambda sample: Scored(9.0, parts={"safe": _SAFE[int(sample.response[-1])], "kind": None})),
+    ],
+    ids=["batched", "one at a time"],
+)
+def test_a_response_without_a_weighed_part_abstains_or_fails(scorer: Make, provider: Any) -> None:
+    """As without a score: None has no opinion, an exception is the reason."""
+    rewards = scorer(reward(provider, parts={"safe": 2.0})).score(ROLLOUT)
+    assert rewards.outcomes["one"] == ("scored", "abstained", "failed", "scored")
+    assert rewards.scores.tolist() == [2, 0, 0, 6]
+    assert rewards.reasons["one"] == ("", "", "TimeoutError: judge", "")
+    assert rewards.scored.tolist() == [True, False, False, True]
+    imputed = scorer(reward(provider, parts={"safe": 2.0}, on_failure="impute")).score(ROLLOUT)
+    assert imputed.scores.tolist() == [2, 0, 4, 6]
+    with pytest.raises(RewardError, match=r"failed for 1 of 4 .*First cause: TimeoutError: judge"):
+        scorer(reward(provider, parts={"safe": 2.0}, on_failure="fail")).score(ROLLOUT)
+    unweighed = scorer(reward(provider)).score(ROLLOUT)
+    assert unweighed.scores.tolist() == [9, 9, 9, 9]
+
+
+def test_one_weighed_part_that_failed_is_enough(scorer: Make) -> None:
+    parts = {"safe": [None, ValueError("a"), 1.0, 1.0], "kind": [OSError("b"), None, OSError("c"), 1.0]}
+    judge = Batched(lambda r: RewardOutput.from_values([9.0, 9.0, None, 9.0], parts=parts))
+    rewards = scorer(reward(judge, parts={"safe": 1.0, "kind": 1.0})).score(ROLLOUT)
+    assert rewards.outcomes["one"] == ("failed", "failed", "abstained", "scored")
+    assert rewards.reasons["one"] == ("OSError: b", "ValueError: a", "", "")
+
+
+def test_token_scores_of_a_response_without_a_weighed_part_do_not_count(scorer: Make) -> None:
+    parts = {"safe": torch.tensor([1.0, float("nan"), 1.0, 1.0])}
+    judge = Batched(lambda r: RewardOutput(torch.ones(4), ("scored",) * 4, torch.ones(4, 2), parts=parts))
+    rewards = scorer(reward(judge, parts={"safe": 0.5})).score(ROLLOUT)
+    assert rewards.token_rewards.tolist() == [[1, 1.5], [0, 0], [1, 1.5], [1.5, 0]]
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
         (RewardOutput(torch.zeros(4), ("scored",) * 4, failures={1: "x"}), "a failure of response 1"),
+        (RewardOutput(torch.zeros(4), ("scored",) * 4, part_failures={"a": [1]}), "part_failures as"),  # type: ignore[dict-item]
         (RewardOutput.from_values([0.0] * 4, parts={"a": [1.0]}), r"the part 'a' of shape \[1\]"),
         (RewardOutput.from_values([0.0] * 4, parts={"a/b": [1.0] * 4}), "a part with the name 'a/b'"),
         (RewardOutput.from_values([0.0] * 4, parts={"failed": [1.0] * 4}), "a part with the name 'failed'"),
@@ -233,6 +274,9 @@ def test_one_response_at_a_time(scorer: Make) -> None:
     assert rewards.notes["one/why"] == ("", "", "so", "")
     with pytest.raises(PluginError, match=r"returned 'x' \(str\) for sample sample-0; expected"):
         scorer(reward(One(lambda sample: "x"))).score(ROLLOUT)
+    of_text = Scored(1.0, parts={"a": "x"})  # type: ignore[dict-item]
+    with pytest.raises(PluginError, match=r"'x' \(str\) as the part 'a' for sample sample-0; expected"):
+        scorer(reward(One(lambda sample: of_text))).score(ROLLOUT)
 
 
 def test_whole_groups_stay_whole_on_two_processes() -> None:

@@ -32,7 +32,11 @@ from rollouts import make_rollout, single_process
 SOURCE = """
 import os, re, sys, time
 from pathlib import Path
-from ppokit.plugin import Component, ModelError, Options, PluginError, RewardOutput, hookimpl
+from ppokit.plugin import Component, ModelError, Options, PluginError, RewardOutput, Scored, hookimpl
+
+class Unsendable(Exception):
+    def __reduce__(self):
+        raise TypeError("no")
 
 def no_use(what):
     with open("asked", "a") as file:
@@ -110,6 +114,8 @@ class Each:
     async def score_one(self, sample, context):
         if sample.id == "sample-1" and sample.prompt == "backtrack":
             re.match(r"(a+)+$", "a" * 64 + "b")
+        if sample.prompt == "parts":
+            return Scored(1.0, parts={"safe": Unsendable("x") if sample.id == "sample-1" else 2.0})
         if sample.id == "sample-2":
             raise KeyError("x")
         if sample.prompt == "no use":
@@ -336,6 +342,12 @@ def test_a_response_at_a_time_costs_its_own_response_alone(here: Path) -> None:
     assert rewards.reasons["timed"] == ("", "TimeoutError: no answer in 1 s", "KeyError: 'x'")
     assert rewards.scores.tolist() == [5, 0, 0]
     assert scoring.score(rollout(), step=6).scores.tolist() == [6, 6, 0]
+    weighed = built("rewards", worker, "timed", where=WHERE, timeout=60.0, parts={"safe": 1.0})
+    by_parts = Scorer([weighed], single_process(), 0.99)
+    rewards = by_parts.score(rollout("parts"))
+    assert rewards.scores.tolist() == [2, 0, 2]
+    assert rewards.reasons["timed"] == ("", "Unsendable: x", "")
+    by_parts.close()
     scoring.close()
     worker.close()
 
