@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +133,25 @@ class DeferredBase:
         return self._loaded().reward(Path(folder).expanduser(), token_ids, longest)
 
     def _loaded(self) -> SharedBaseModel:
+        refuse_in_coroutine()
         if self.texts is None:
             raise PluginError("BuildContext.base: the model is not loaded before training has begun.")
         return self.texts
+
+
+def refuse_in_coroutine() -> None:
+    """That the base is not read on the event loop of rewards, beside the policy's own passes.
+
+    Raises:
+        PluginError: it is.
+    """
+    if threading.current_thread() is threading.main_thread():  # a notebook's loop runs there
+        return
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise PluginError(
+        "BuildContext.base: it was called in a coroutine, which runs beside the policy's own passes and lets "
+        "no other coroutine go on meanwhile; write a plain function in place of async def"
+    )

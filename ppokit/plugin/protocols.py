@@ -77,7 +77,8 @@ class BuildContext:
         dtype: the dtype of the base model.
         seed: the run's seed.
         chat: whether prompts go through the policy's chat template.
-        base: the policy's frozen base; None outside a run, and for a reward in a process of its own.
+        base: the policy's frozen base; None outside a run, and for a reward that is asked beside the policy's
+            own passes: a coroutine, or one with timeout, retries, concurrency, rate_limit or overlap.
         folder: the run's, written with the first report; None outside a run.
         tokenizer: the policy's; None outside a run.
         rank, processes: this process, from 0, and how many there are.

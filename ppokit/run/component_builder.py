@@ -50,7 +50,8 @@ class ComponentBuilder:
     def build_reward(self, selected: SelectedComponent) -> BuiltComponent:
         """A reward; in a process of its own where the recipe says so, or where its timeout needs one."""
         context, alone = self.context, in_own_process(selected)
-        if alone or selected.settings.beside_main_thread:  # which computes with the base at the same time
+        beside = selected.settings.beside_main_thread or selected.component.is_async(selected.options)
+        if alone or beside:  # while the main thread computes with the base
             context = replace(context, base=None)
         elsewhere = selected.runs_on == "main" and not self.is_main
         if elsewhere or not alone:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ppokit.plugin.generation import Generation, GenerationRequest
 from ppokit.testing.calls import close, fresh, generate, need_equal, raw, request, sample
 from ppokit.testing.checks import Fault, check
-from ppokit.testing.fakes import fake_policy, model_and_tokenizer
+from ppokit.testing.fakes import fake_model, fake_policy
 from ppokit.testing.subject import Subject
 
 _TOLERANCE = 1e-3  # nats: of a softmax in float32, far below what another prompt or position changes
@@ -47,7 +47,7 @@ def leaves_the_model(subject: Subject) -> None:
     """The policy's weights and settings stay as they were."""
     import torch
 
-    model = model_and_tokenizer()[0]
+    model = fake_model()
 
     def read() -> list[tuple[str, float, bool]]:
         return [
@@ -130,7 +130,7 @@ def _plain_logprobs(asked: GenerationRequest, generation: Generation, index: int
     """Of each token of a response, by the policy's model at the temperature."""
     import torch
 
-    model = model_and_tokenizer()[0]
+    model = fake_model()
     prompt, ids = asked.prompts.prompt_ids[index // asked.n], list(generation.response_ids[index])
     with torch.no_grad():
         logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].float()

@@ -41,21 +41,26 @@ class FakeBase:
     def embed(self, texts: Sequence[str]) -> Tensor:
         import torch
 
+        from ppokit.models.shared_base import refuse_in_coroutine
+
+        refuse_in_coroutine()
         rows = [torch.randn(8, generator=torch.Generator().manual_seed(hash_of(text))) for text in texts]
         return torch.nn.functional.normalize(torch.stack(rows), dim=1) if rows else torch.zeros(0, 8)
 
     def reward(self, folder: str, token_ids: Sequence[Sequence[int]], longest: int | None) -> Tensor:
         import torch
 
+        from ppokit.models.shared_base import refuse_in_coroutine
+
+        refuse_in_coroutine()
         return torch.tensor([float(sum(ids) % 13) for ids in token_ids])
 
 
 @cache
-def model_and_tokenizer() -> tuple[Any, Any]:
-    """A causal LM with random weights, and a tokenizer with a token per character."""
-    import torch
+def tokenizer() -> Any:
+    """One with a token per character."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     characters = [chr(code) for code in range(33, 127)]
@@ -73,13 +78,21 @@ def model_and_tokenizer() -> tuple[Any, Any]:
     spelled.decoder = decoders.Sequence(
         [decoders.Replace("\N{LOWER ONE EIGHTH BLOCK}", " "), decoders.Fuse()]
     )
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=spelled, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
+
+
+@cache
+def fake_model() -> Any:
+    """A causal LM with random weights that reads that tokenizer's tokens."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     state = torch.get_rng_state()
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(tokenizer()),
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
@@ -91,36 +104,35 @@ def model_and_tokenizer() -> tuple[Any, Any]:
         eos_token_id=2,
         pad_token_id=0,
     )
-    model = LlamaForCausalLM(config).eval()
+    policy = LlamaForCausalLM(config).eval()
     torch.set_rng_state(state)
-    return model, tokenizer
+    return policy
 
 
 def fake_policy() -> PolicyHandle:
     """A handle of that model."""
     from ppokit.rollout.policy import Policy
 
-    model, tokenizer = model_and_tokenizer()
+    end = tokenizer().eos_token_id
     return Policy(
         version=3,
-        tokenizer=tokenizer,
-        end_ids=frozenset({tokenizer.eos_token_id}),
-        end_id=tokenizer.eos_token_id,
-        vocab_size=len(tokenizer),
+        tokenizer=tokenizer(),
+        end_ids=frozenset({end}),
+        end_id=end,
+        vocab_size=len(tokenizer()),
         context_length=512,
-        get_model=lambda: model,
-        save=model.save_pretrained,
+        get_model=fake_model,
+        save=fake_model().save_pretrained,
         get_hash=lambda: "0" * 64,
     )
 
 
 def prompt_batch(prompts: Sequence[str] = PROMPTS, row: Mapping[str, Any] | None = None) -> PromptBatch:
     """Prompts as an engine is asked to answer them."""
-    tokenizer = model_and_tokenizer()[1]
     return PromptBatch(
         indices=list(range(len(prompts))),
         prompts=list(prompts),
-        prompt_ids=[tokenizer(text)["input_ids"] for text in prompts],
+        prompt_ids=[tokenizer()(text)["input_ids"] for text in prompts],
         rows=[dict(row or {}) for _ in prompts],
     )
 
@@ -172,7 +184,7 @@ class FakeView:
 
         self.calls.append(f"read_logits({len(rollout)} responses)")
         responses, positions = rollout.loss_mask.nonzero(as_tuple=True)
-        vocabulary = len(model_and_tokenizer()[1])
+        vocabulary = len(tokenizer())
         seeds = [
             seed_from(hash_of(rollout.responses[response]), position)
             for response, position in zip(responses.tolist(), positions.tolist(), strict=True)

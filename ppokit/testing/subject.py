@@ -125,21 +125,22 @@ class Subject:
             self.where,
         )
         on_main = self.kind == "observers" or self.component.runs_on == "main"
-        return selected.build(build_context(0 if on_main else rank))
+        beside = self.kind == "rewards" and self.component.is_async(options)
+        return selected.build(build_context(0 if on_main else rank, has_base=not beside))
 
 
-def build_context(rank: int = 0) -> BuildContext:
+def build_context(rank: int = 0, *, has_base: bool = True) -> BuildContext:
     """As of a run on the CPU in float32."""
     import torch
 
-    from ppokit.testing.fakes import FakeBase, model_and_tokenizer
+    from ppokit.testing.fakes import FakeBase, tokenizer
 
     return BuildContext(
         device=torch.device("cpu"),
         dtype=torch.float32,
         seed=0,
-        base=FakeBase(),
-        tokenizer=model_and_tokenizer()[1],
+        base=FakeBase() if has_base else None,
+        tokenizer=tokenizer(),
         rank=rank,
         processes=2 if rank else 1,
     )

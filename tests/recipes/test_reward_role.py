@@ -17,7 +17,7 @@ from transformers import (
 
 from ppokit import PPOTrainer, Recipe
 from ppokit.data.batches import token_batch
-from ppokit.errors import ModelError, RecipeError
+from ppokit.errors import ModelError, PluginError, RecipeError, RewardError
 from ppokit.models.shared_base import SharedBaseModel
 from ppokit.plugin import Mean
 from ppokit.reward_models.artifact import VERSION, FittedSettings
@@ -114,6 +114,45 @@ def test_it_is_not_asked_beside_the_policy(
     rewards = [{"use": "reward_model", "model": reward_folder, "shared_base": True, **settings}]
     with pytest.raises(ModelError, match=r"no base here to share, as for no reward that is asked beside"):
         PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards)))
+
+
+_EMBEDS = """
+from ppokit.plugin import Component, Options, RewardOutput
+
+class Embeds:
+    def __init__(self, options, context):
+        self.base = context.base
+    async def score(self, rollout):
+        return RewardOutput.from_values(self.base.embed(rollout.responses)[:, 0].tolist())
+
+class Plain(Embeds):
+    def score(self, rollout):
+        return RewardOutput.from_values(self.base.embed(rollout.responses)[:, 0].tolist())
+
+coroutine = Component("coroutine", Embeds, Options)
+hidden = Component("hidden", lambda options, context: Embeds(options, context), Options)
+plain = Component("plain", Plain, Options)
+"""
+
+
+def test_a_coroutine_does_not_read_with_the_base(
+    recipe_dict: RecipeDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs beside the reference's pass; what shows only when it is called is refused then."""
+    monkeypatch.chdir(tmp_path)
+    Path("embeds.py").write_text(_EMBEDS)
+
+    def score(name: str) -> Any:
+        # Of two plain ones the second is asked in a thread, while the policy computes nothing.
+        rewards = [{"use": f"embeds:{name}", "name": f"r{i}"} for i in range(2)]
+        with PPOTrainer(Recipe.from_dict(recipe_dict(rewards=rewards))) as trainer:
+            return trainer.score(trainer.collect(next(trainer.prompts)))
+
+    with pytest.raises(RewardError, match=r"failed for .*'NoneType' object has no attribute 'embed'"):
+        score("coroutine")
+    with pytest.raises(PluginError, match=r"BuildContext.base: it was called in a coroutine"):
+        score("hidden")
+    assert score("plain").outcomes["r1"][0] == "scored"
 
 
 def test_the_value_function_begins_as_the_reward_model(
