@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sys
+
 import pytest
 import torch
 
@@ -15,6 +18,37 @@ def test_numbers_of_the_package_itself() -> None:
     """The first two are in vaderSentiment's README."""
     scores = sentiment(["VADER is smart, handsome, and funny.", "Today SUX!", "the table", ""])
     assert scores == pytest.approx([0.8316, -0.5461, 0.0, 0.0])
+
+
+def test_any_text_scores_as_by_the_package() -> None:
+    """Words of its list among those that its rules look for around them."""
+    from vaderSentiment.vaderSentiment import SPECIAL_CASES, SentimentIntensityAnalyzer
+
+    package, draw = SentimentIntensityAnalyzer(), random.Random(0)
+    rules = "but But no NO nor or at least very never so this without doubt kind of sort isn't ! ? \U0001f498"
+    words = [*draw.sample(list(package.lexicon), 30), *rules.split(), *SPECIAL_CASES, "GOOD", "the", "table"]
+    texts = [" ".join(draw.choices(words, k=draw.randint(0, 30))) for _ in range(500)]
+    assert sentiment(texts) == [package.polarity_scores(text)["compound"] for text in texts]
+
+
+def test_twice_the_text_takes_twice_the_calls() -> None:
+    def calls(text: str) -> int:
+        count = 0
+
+        def profile(frame: object, event: str, argument: object) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        sys.setprofile(profile)
+        try:
+            sentiment([text])
+        finally:
+            sys.setprofile(None)
+        return count
+
+    sentiment(["the list is read"])
+    for text in ("the good ", "the good but bad "):
+        assert calls(text * 400) < 2.1 * calls(text * 200)
 
 
 def test_one_score_a_response_in_order(make_rollout) -> None:
