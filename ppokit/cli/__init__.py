@@ -24,6 +24,7 @@ from ppokit.cli.new_plugin import new
 from ppokit.cli.rate import rate
 from ppokit.cli.report import list_runs, report
 from ppokit.cli.rescore import rescore
+from ppokit.cli.supervised import go_on_in_child
 from ppokit.cli.train import train
 from ppokit.errors import Interrupted, PpokitError, PpokitWarning, printable
 
@@ -148,6 +149,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a model may write what a terminal cannot show
+    if sys.argv[1:3] == ["plugins", "check"]:
+        go_on_in_child()
     try:
         app(prog_name="ppokit")
     except SystemExit as end:

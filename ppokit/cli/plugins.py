@@ -86,16 +86,21 @@ def check(
 
     from ppokit.testing import find, run_checks
     from ppokit.testing.process_state import import_what_runs_do
+    from ppokit.testing.progress import trying
 
     import_what_runs_do()  # its time is not the component's
     with redirect_stdout(sys.stderr):  # what it prints is no part of the report
         began = time.perf_counter()
-        subjects = find(
-            target, kind, options=_options(options), seconds=seconds, disabled=disable_plugin or ()
-        )
+        with trying(f"importing {target}"):
+            subjects = find(
+                target, kind, options=_options(options), seconds=seconds, disabled=disable_plugin or ()
+            )
         took = time.perf_counter() - began
         reports = [run_checks(subject) for subject in subjects]
-        examples = [_example_rows(report) for report in reports]
+        examples = []
+        for report in reports:
+            with trying(f"{report.subject.where}: scoring its examples"):
+                examples.append(_example_rows(report))
     if took > _SLOW_IMPORT_S:
         typer.echo(
             f"Importing it took {took:.1f} s: import heavy libraries inside build, as every command "

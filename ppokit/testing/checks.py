@@ -9,6 +9,7 @@ from importlib import import_module
 from ppokit.errors import PpokitError, in_one_paragraph
 from ppokit.kinds import HOOK_BY_KIND
 from ppokit.testing.process_state import import_what_runs_do, watched
+from ppokit.testing.progress import trying
 from ppokit.testing.subject import Subject
 from ppokit.testing.time_limit import Expired, time_limit
 
@@ -45,6 +46,10 @@ class Check:
         Raises:
             Fault: it does not hold; the message names the component.
         """
+        with trying(f"{subject.where}: {self.name}"):
+            self._run(subject)
+
+    def _run(self, subject: Subject) -> None:
         where, limit = subject.where, _LIMIT * subject.seconds
         if where in _hung:
             raise Fault(f"{where}: not tried, as it did not return in the check {_hung[where]}")
