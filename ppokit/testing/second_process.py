@@ -27,6 +27,7 @@ from ppokit.testing.process_state import import_what_runs_do
 from ppokit.testing.samples import TEXTS
 from ppokit.testing.states import Encoded, decoded
 from ppokit.testing.subject import Subject, find
+from ppokit.testing.time_limit import paused
 
 _MAIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -53,7 +54,8 @@ def ask(subject: Subject, state: Encoded | None) -> Answers:
         PpokitError: it failed there.
         ChildProcessError: it ended the process.
     """
-    process = _process()
+    with paused():  # it imports what a run has imported
+        process = _process()
     try:
         kind, value = process.exchange((sys.path, str(Path.cwd()), subject.request(), state))
     except BaseException:  # also that the time is over: its answer would be taken for the next one's
@@ -87,6 +89,7 @@ class _Process:
         self._connection = Connection(ours.detach())
         self._pid = os.getpid()
         atexit.register(self.end)
+        self._connection.recv_bytes()  # it is ready
 
     def exchange(self, request: object) -> tuple[str, Any]:
         self._connection.send_bytes(pickle.dumps(request))
@@ -110,6 +113,7 @@ def main() -> None:
     """The process: each request in a fork, until the other end is closed."""
     import_what_runs_do()  # once, not in each fork
     connection = Connection(int(sys.argv[2]))
+    connection.send_bytes(b"")
     while True:
         try:
             request = connection.recv_bytes()

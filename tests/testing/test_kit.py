@@ -19,6 +19,7 @@ from ppokit.errors import PluginError
 from ppokit.plugin import Component
 from ppokit.testing import Fault, Subject, checks_of, conformance, find, run_checks
 from ppokit.testing.subject import kind_of
+from ppokit.testing.time_limit import paused, time_limit
 from wrong_plugins import FAULTS, Counts, Groups, OneAtATime, Wrong, component
 
 NUMBERS = itertools.count()
@@ -116,6 +117,18 @@ def test_what_does_not_return_is_tried_no_further() -> None:
     (check,) = [one for one in checks_of("rewards") if one.name == "order"]
     with pytest.raises(Fault, match=f"not tried, as it did not return in the check {failed.check}"):
         check.run(subject)
+
+
+def test_what_is_not_the_components_own_is_not_counted() -> None:
+    with time_limit(60):
+        with paused():
+            assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        left, interval = signal.getitimer(signal.ITIMER_REAL)
+        assert 0 < left <= 60
+        assert interval == 1
+    with paused():
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 class Weighs:

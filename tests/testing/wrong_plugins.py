@@ -175,6 +175,22 @@ def mutates_texts(self: Any, rollout: Rollout) -> Any:
     return RewardOutput.from_values(numbers)
 
 
+class EmbedsInACoroutine(Reward):
+    async def score(self, rollout: Rollout) -> RewardOutput:  # type: ignore[override]
+        return RewardOutput.from_values(self.context.base.embed(rollout.responses)[:, 0].tolist())
+
+
+FAULTS.append(
+    Wrong(
+        "embeds_in_a_coroutine",
+        "rewards",
+        component(lambda options, context: EmbedsInACoroutine(options, context)),  # which shows no coroutine
+        "ragged_batch",
+        "write a plain function in place of async def",
+    )
+)
+
+
 class OneAtATime:
     """Right: a coroutine that is asked for a response at a time, and may draw."""
 
