@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,7 @@ def result_of(use: Use, out: Path, *, data: str, seed: int, known: str) -> dict[
             "before": _by_prompt(before, use.judge),
             "after": _by_prompt(after, use.judge),
         },
+        "words": _words(before, after),
         "evaluation": {"before": _evaluation(first), "after": _evaluation(last)},
         "reward": [_round(line["reward/mean"]) for line in lines if "reward/mean" in line],
         "answers": _shown(before, after, use.answers),
@@ -130,6 +132,18 @@ def _by_prompt(rows: Sequence[dict[str, Any]], judge: str) -> list[float]:
     if not groups or sorted(groups) != list(range(len(groups))):
         raise ValueError(f"the evaluation has no {judge} of every held-out prompt")
     return [_round(math.fsum(own) / len(own)) for _, own in sorted(groups.items())]
+
+
+def _words(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Mean number of words of the responses, and of a person's where the prompts have them."""
+    rows = [[row for row in own if row["evaluator"] in ("greedy", "sampled")] for own in (before, after)]
+    first, last = (_round(mean(len(row["response"].split()) for row in own)) for own in rows)
+    persons = [
+        mean(len(text.split()) for text in ([answer] if isinstance(answer, str) else answer))
+        for row in rows[0]
+        if (answer := json.loads(row["row"]).get("reference")) and answer != row["prompt"]
+    ]
+    return {"before": first, "after": last, "person": _round(mean(persons)) if persons else None}
 
 
 def _evaluation(line: dict[str, Any]) -> dict[str, float]:

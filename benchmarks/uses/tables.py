@@ -84,6 +84,7 @@ def table(results: Results, recipes: str) -> str:
         "after",
         "gain, 95 % interval",
         "per seed",
+        "words (a person's)",
         *GUARDS,
         "minutes",
         "GB",
@@ -146,6 +147,7 @@ def _row(use: Use, runs: Sequence[dict[str, Any]], recipes: str) -> tuple[str, .
         _number(_mean(runs, "after")),
         f"{_signed(mean)} ({_signed(low)} to {_signed(high)})",
         ", ".join(_signed(interval([run])[0]) for run in runs),
+        _words(runs),
         *(_guard(runs, name) for name in GUARDS),
         f"{max(run['minutes'] for run in runs):.0f}",
         f"{max(run['peak_gb'] for run in runs):.1f}",
@@ -175,16 +177,35 @@ def _guard(runs: Sequence[dict[str, Any]], name: str) -> str:
     if not changes:
         return "-"
     mean = sum(changes) / len(changes)
-    worse = {"length": abs(mean), "perplexity": mean}.get(name, -mean)
+    worse = mean if name == "perplexity" else -mean
     return f"**{mean:+.0%}**" if worse > BOUND else f"{mean:+.0%}"
+
+
+def _words(runs: Sequence[dict[str, Any]]) -> str:
+    """The mean number of words of a response, before and after; bold where it has become worse."""
+    before, after = (sum(run["words"][when] for run in runs) / len(runs) for when in ("before", "after"))
+    person = runs[0]["words"]["person"]
+    text = f"{before:.1f} to {after:.1f}" + ("" if person is None else f" ({person:.1f})")
+    return f"**{text}**" if length_loss(before, after, person) > BOUND else text
+
+
+def length_loss(before: float, after: float, person: float | None) -> float:
+    """By which share the length is further from a person's than before; or is another, without a person's.
+
+    A policy that learns to answer as briefly as people do where the untrained one writes to its limit loses
+    nothing; one that games a reward by length does.
+    """
+    if person is None:
+        return abs(after / before - 1)
+    return (abs(after - person) - abs(before - person)) / person
 
 
 def guard(evaluation: Mapping[str, Mapping[str, float]], name: str) -> float | None:
     """By which share of itself a guard has changed; None where it was not measured.
 
-    Of greedy responses, or of sampled ones where there are no greedy ones: `length` in tokens, the share of
-    runs of three words that are `not repeated` within a response, and `distinct-2` over all of them.
-    `perplexity` is that of natural texts under the policy.
+    Of greedy responses, or of sampled ones where there are no greedy ones: the share of runs of three words
+    that are `not repeated` within a response, and `distinct-2` over all of them. `perplexity` is that of
+    natural texts under the policy.
     """
     before, after = (_guarded(evaluation[when], name) for when in ("before", "after"))
     return None if not before or after is None else after / before - 1
@@ -193,7 +214,7 @@ def guard(evaluation: Mapping[str, Mapping[str, float]], name: str) -> float | N
 def _guarded(numbers: Mapping[str, float], name: str) -> float | None:
     if name == "perplexity":
         return numbers.get("texts/perplexity")
-    key = {"length": "length", "not repeated": "repetition", "distinct-2": "distinct_2"}[name]
+    key = {"not repeated": "repetition", "distinct-2": "distinct_2"}[name]
     value = numbers.get(f"greedy/{key}", numbers.get(f"sampled/{key}"))
     return 1 - value if value is not None and name == "not repeated" else value
 

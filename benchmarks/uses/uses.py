@@ -61,8 +61,8 @@ USES = {
     )
 }
 
-GUARDS = ("length", "not repeated", "distinct-2", "perplexity")
-"""What must not suffer, see `tables.guard`."""
+GUARDS = ("not repeated", "distinct-2", "perplexity")
+"""What must not suffer, see `tables.guard`, beside the length, see `tables.length_loss`."""
 BOUND = 0.05
 """By which share of itself a guard may worsen."""
 SEEDS = (0, 1, 2)

@@ -19,7 +19,7 @@ BENCHMARK = REPOSITORY / "benchmarks" / "uses"
 sys.path.insert(0, str(BENCHMARK))
 
 from results import digest, inputs, interval, read_results, result_file  # noqa: E402
-from tables import answers, figures, filled, pages, table  # noqa: E402
+from tables import answers, figures, filled, length_loss, pages, table  # noqa: E402
 
 from uses import RECIPES, USES, Use  # noqa: E402
 
@@ -169,7 +169,8 @@ def run(seed: int, before: list[float], after: list[float], **changes: Any) -> d
         "minutes": 4.6,
         "peak_gb": 3.14,
         "judge": {"name": "judge/score", "before": before, "after": after},
-        "evaluation": {"before": {"greedy/length": 10.0}, "after": {"greedy/length": 10.4}},
+        "words": {"before": 10.0, "after": 10.4, "person": None},
+        "evaluation": {"before": {}, "after": {}},
         "answers": [{"prompt": "English: Good day.\nGerman:", "before": "Good day.", "after": "Guten Tag."}],
         **changes,
     }
@@ -199,7 +200,7 @@ class TestTables:
         assert (cells["before"], cells["after"]) == ("15", "16.5")
         assert cells["gain, 95 % interval"] == "+1.5 (+1 to +2)"
         assert cells["per seed"] == "+2, +1"
-        assert (cells["length"], cells["perplexity"]) == ("+4%", "-")
+        assert (cells["words (a person's)"], cells["perplexity"]) == ("10.0 to 10.4", "-")
         assert (cells["minutes"], cells["GB"]) == ("5", "3.1")
         assert made == "2026-11-28; A CPU, 2 cores, torch 2.11.0."
 
@@ -209,10 +210,9 @@ class TestTables:
         assert text.endswith("\N{DAGGER}: by an earlier recipe.")
 
     def test_a_guard_beyond_its_bound_is_bold(self) -> None:
-        """Length either way; what is not repeated and the pairs of words only down; perplexity only up."""
-        before = {"sampled/length": 10.0, "sampled/distinct_2": 0.5, "texts/perplexity": 20.0}
-        before["sampled/repetition"] = 0.5
-        for factor, bold in ((0.9, (True, True, True, False)), (1.1, (True, False, False, True))):
+        """What is not repeated and the pairs of words only down; perplexity only up."""
+        before = {"sampled/distinct_2": 0.5, "texts/perplexity": 20.0, "sampled/repetition": 0.5}
+        for factor, bold in ((0.9, (True, True, False)), (1.1, (False, False, True))):
             after = {name: number * factor for name, number in before.items()}
             after["sampled/repetition"] = 1 - 0.5 * factor
             moved = {"before": before, "after": after}
@@ -220,7 +220,21 @@ class TestTables:
                 {"translation": [run(0, [1.0, 2.0], [2.0, 3.0], evaluation=moved)]}, ".."
             ).splitlines()[2]
             change = f"{factor - 1:+.0%}"
-            assert row.split(" | ")[6:10] == [f"**{change}**" if own else change for own in bold]
+            assert row.split(" | ")[7:10] == [f"**{change}**" if own else change for own in bold]
+
+    def test_a_length_is_worse_where_it_is_further_from_a_persons(self) -> None:
+        """Without a person's it is worse either way."""
+        assert length_loss(10.0, 9.0, None) == pytest.approx(0.1)
+        assert length_loss(10.0, 11.0, None) == pytest.approx(0.1)
+        assert length_loss(20.0, 11.0, 10.0) == pytest.approx(-0.9)
+        assert length_loss(20.0, 4.0, 10.0) == pytest.approx(-0.4)
+        assert length_loss(10.0, 9.0, 10.0) == pytest.approx(0.1)
+        words = {"before": 9.6, "after": 9.0, "person": 10.0}
+        for after, cell in ((9.2, "9.6 to 9.2 (10.0)"), (9.0, "**9.6 to 9.0 (10.0)**")):
+            row = table(
+                {"translation": [run(0, [1.0, 2.0], [2.0, 3.0], words=words | {"after": after})]}, ".."
+            )
+            assert cell in row.splitlines()[2].split(" | ")
 
     def test_seeds_of_different_data_are_not_put_together(self, tmp_path: Path) -> None:
         for seed, known in enumerate(("old", "new", "new")):
