@@ -48,7 +48,8 @@ class Metric:
                 "the network once, and from the cache after that; install the packages that it needs. "
                 f"{', '.join(OWN)} need no network; nor do a script's path and package:DISTRIBUTION/FOLDER."
             ) from error
-        self._aggregates = "use_aggregator" in inspect.signature(self.module._compute).parameters
+        self._parameters = inspect.signature(self.module._compute).parameters
+        self._aggregates = "use_aggregator" in self._parameters
 
     def check_references(self, given: bool) -> None:
         """That the recipe names a column of references if the metric compares with some.
@@ -146,7 +147,7 @@ class Metric:
     ) -> dict[str, list[float]]:
         """What each response adds to numbers of a whole set: the mean of its shares is the set's number.
 
-        See `jackknife_shares`. Sums, such as a count of words, and what no response changes have none.
+        See `jackknife_shares`. Sums, such as a count of words, and arguments that are given back have none.
 
         Args:
             results: what `compute` gave of these.
@@ -166,9 +167,10 @@ class Metric:
         shares: dict[str, list[float]] = {}
         for name, whole in numbers(results).items():
             values = [own[name] for own in left_out if name in own]
-            mean = sum(values) / max(1, len(values))
-            is_sum = math.isclose(mean, whole * (count - 1) / count, rel_tol=1e-9)
-            if len(values) == count and len(set(values)) > 1 and not is_sum:
+            if len(values) < count or name in self._parameters:
+                continue
+            is_sum = math.isclose(sum(values) / count, whole * (count - 1) / count, rel_tol=1e-9)
+            if whole == 0 or not is_sum:
                 shares[name] = jackknife_shares(whole, values)
         return shares
 

@@ -194,6 +194,17 @@ def test_shares_of_a_mean_are_the_numbers_themselves() -> None:
     assert shares == pytest.approx([1.0, 0.0, 1.0, 0.0])
 
 
+@pytest.mark.parametrize("text", ["x", "the cat sat on the mat"], ids=["all wrong", "all right"])
+@pytest.mark.parametrize("name", ["sacrebleu", "chrf", "f1"])
+def test_shares_of_what_no_response_changes(name: str, text: str) -> None:
+    """Before training all may be wrong, and the gain from there is wanted; after it all may be right."""
+    arguments = {"average": "macro"} if name == "f1" else {}
+    own, texts, truth = Metric(name, None, arguments), [text] * 3, ["the cat sat on the mat"] * 3
+    whole = own.compute(texts, truth)
+    (key,) = {"score", "f1"} & set(whole)
+    assert own.shares(texts, truth, whole)[key] == pytest.approx([whole[key]] * 3)
+
+
 def test_the_mean_of_shares_is_the_whole_sets_number_and_sums_have_none() -> None:
     for name in ("sacrebleu", "chrf"):
         whole = metric(name).compute(PREDICTIONS, REFERENCES)
