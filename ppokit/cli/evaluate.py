@@ -14,7 +14,7 @@ from ppokit.cli.generate import recipe_of_run
 from ppokit.cli.options import Debug, DisablePlugin, Json
 from ppokit.cli.sections import Section, interval, number, show
 from ppokit.data.atomic import replacing
-from ppokit.errors import DataError, printable
+from ppokit.errors import DataError, ModelError, printable
 from ppokit.evaluation.gains import Gain, by_prompt, paired_gain
 from ppokit.run.evaluation_table import evaluation_table
 
@@ -86,6 +86,8 @@ def evaluate(
     # All of them first: what is wrong with the last one must not come after the measuring of the others.
     keys = [[*changed, *_keys_of(policy, settings, disable_plugin)] for policy in policies]
     loaded = [Recipe.load(recipe, own, PluginRegistry(disable_plugin or ())) for own in keys]
+    for policy, own_recipe in zip(policies, loaded, strict=True):
+        _check_model(policy, own_recipe)
     measured = [_measure(policy, own, settings) for policy, own in zip(policies, loaded, strict=True)]
     if out is not None:
         _write_answers(measured, out)
@@ -189,18 +191,41 @@ def _keys_of(policy: str, own: Settings, disabled: list[str] | None) -> list[str
     folder = Path(policy).expanduser()
     if policy == "base":
         return []
-    if (folder / "adapter_config.json").is_file():
-        return [f"lora.adapter={json.dumps(str(folder))}"]
-    if not (folder / "recipe.yaml").is_file():
+    is_run = (folder / "recipe.yaml").is_file()
+    run, saved = (folder, folder / "policy") if is_run else (folder.parent, folder)
+    is_adapter = (saved / "adapter_config.json").is_file()
+    if not is_run and not is_adapter:
         whole = [] if own.lora is None else ["lora.adapter=null"]
         return [f"model.name={json.dumps(policy)}", "model.revision=null", *whole]
-    model = recipe_of_run(folder, [], disabled).settings.model
-    loading = {key: getattr(model, key) for key in ("dtype", "load_in_4bit", "revision", "trust_remote_code")}
-    saved = str(folder / "policy")
-    is_adapter = (folder / "policy" / "adapter_config.json").is_file()
-    values = {**loading, "name": model.name if is_adapter else saved}
-    lora = f"lora.adapter={json.dumps(saved)}" if is_adapter else "lora=null"
-    return [*(f"model.{key}={json.dumps(value)}" for key, value in values.items()), lora]
+    keys = [f"lora.adapter={json.dumps(str(saved))}" if is_adapter else "lora=null"]
+    if is_run or (run / "recipe.yaml").is_file():  # an adapter in a run's folder belongs on the run's model
+        model = recipe_of_run(run, [], disabled).settings.model
+        loading = ("dtype", "load_in_4bit", "revision", "trust_remote_code")
+        values = {key: getattr(model, key) for key in loading}
+        values["name"] = model.name if is_adapter else str(saved)
+        keys += [f"model.{key}={json.dumps(value)}" for key, value in values.items()]
+    return keys
+
+
+def _check_model(policy: str, recipe: Recipe) -> None:
+    """Refuse a policy that is no model.
+
+    Raises:
+        ModelError: its configuration cannot be loaded.
+    """
+    from ppokit.models.loading import find_model, load_config
+
+    model = recipe.settings.model
+    try:
+        load_config(
+            find_model(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        )
+    except ModelError as error:
+        if policy == "base" or Path(policy).expanduser().is_dir():
+            raise
+        raise ModelError(
+            f"POLICY: there is no folder {policy}, and no model of that name was loaded: {error}"
+        ) from error
 
 
 def _differences(own: Measured, first: Measured) -> dict[str, Gain]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ppokit import PPOTrainer, Recipe
@@ -77,6 +79,16 @@ def test_as_in_the_run(
         assert base["metrics"]["sampled/kl"] == 0
         assert trained["metrics"]["sampled/kl"] == pytest.approx(last["eval/sampled/kl"], rel=1e-3)
         assert last["eval/sampled/kl"] > 0
+        other = tmp_path / "other"
+        shutil.copytree(tiny_model, other)
+        weights = load_file(other / "model.safetensors")
+        save_file({name: 2 * w for name, w in weights.items()}, other / "model.safetensors", {"format": "pt"})
+        on_other = ("--recipe", recipe, "--json", "--set", f"model.name={other}")
+        code, out, error = evaluate(run, run / "policy", *on_other)
+        assert code == 0, error
+        whole, adapter = json.loads(out)  # each on the run's model
+        assert whole["metrics"]["rewards/mean"] == trained["metrics"]["rewards/mean"]
+        assert adapter["metrics"] == whole["metrics"]
     written = pq.read_table(answers).to_pylist()
     mine = [row for row in written if row["policy"] == str(run) and row["evaluator"] == "rewards"]
     assert len(mine) == 10
@@ -112,3 +124,5 @@ def test_what_it_cannot_measure(
     code, _, error = evaluate(tmp_path / "nowhere", "--recipe", recipe_file(evaluation=section))
     assert code == 2
     assert "nowhere" in error
+    code, _, error = evaluate("base", "nowhere", "--recipe", recipe_file(evaluation=section))
+    assert (code, "POLICY: there is no folder nowhere, and no model of that name was" in error) == (2, True)
