@@ -24,10 +24,10 @@ NEEDS_PYTHON := import sys; sys.exit("Python 3.11 or newer is needed: make PYTHO
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart uses uses-real test thorough models faults mutants lint lint-code lint-types lint-layers
-.PHONY: lint-spelling lint-workflow check bench bench-kernels bench-rewards bench-algorithms bench-trl gpu-pack clean
+.PHONY: lint-spelling lint-workflow check bench bench-kernels bench-rewards bench-token-columns bench-algorithms bench-trl gpu-pack clean
 
 # The tests, the uses and the step benchmark use nothing from the network.
-uses uses-real test thorough models faults mutants check bench bench-kernels bench-rewards bench-algorithms: export HF_HUB_OFFLINE = 1
+uses uses-real test thorough models faults mutants check bench bench-kernels bench-rewards bench-token-columns bench-algorithms: export HF_HUB_OFFLINE = 1
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -108,6 +108,9 @@ bench-kernels: setup  ## time a step with and without each fast path
 
 bench-rewards: setup  ## time what scoring costs beside a step, and a judge's calls at once
 	$(BIN)/python benchmarks/rewards.py
+
+bench-token-columns: setup  ## time what keeping numbers of tokens costs a step
+	$(BIN)/python benchmarks/token_columns.py
 
 bench-algorithms: setup  ## time every estimator and loss, and draw how the presets learn
 	$(BIN)/python benchmarks/algorithms.py

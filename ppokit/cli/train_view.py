@@ -18,6 +18,7 @@ from rich.text import Text
 from ppokit.errors import Interrupted, printable
 from ppokit.models.quantization import is_4bit
 from ppokit.plugin import hookimpl
+from ppokit.report.verdict import evaluation_rank
 
 if TYPE_CHECKING:
     from ppokit.plugin.types import Rewards, Rollout
@@ -113,7 +114,7 @@ class Display:
     @hookimpl
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         names = [name for name in metrics if name.startswith("eval/") and not _is_gain(name, metrics)]
-        names.sort(key=lambda name: name != self._best)  # which comes first
+        names.sort(key=lambda name: evaluation_rank(name, metrics, self._best))
         numbers = [
             f"{name} {metrics[name]:.3f}"
             + (f" ({metrics[f'{name}/gain']:+.3f})" if f"{name}/gain" in metrics else "")

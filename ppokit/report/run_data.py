@@ -35,7 +35,7 @@ class RunData:
         recipe: as plain data; empty where it cannot be read.
         metrics: a mapping per line of metrics.jsonl, in the order of the steps; numbers, or None.
         steps: samples of the steps that were read, in their order, without texts.
-        files: of every step whose samples can be read.
+        files: of samples, by step.
         skipped: steps whose samples exist and were not read, since there are so many.
         missing: sentences on what is not there or cannot be read.
         title: a name that tells it from other runs, where its folder's does not.
@@ -61,7 +61,8 @@ class RunData:
     @property
     def last_step(self) -> int:
         """The step that was done last; 0 before the first."""
-        return max((int(line["step"] or 0) for line in self.metrics), default=0)
+        steps = [int(line["step"] or 0) for line in self.metrics]
+        return max(steps or self.files, default=0)
 
     @property
     def planned(self) -> int | None:
@@ -78,7 +79,7 @@ class RunData:
         if self.planned is not None and (self.last_step >= self.planned or self._has_no_patience()):
             return "finished"
         if self.changed is None:
-            return "not begun"
+            return "stopped" if self.files else "not begun"
         took = self.metrics[-1].get("time/step_s") if self.metrics else None
         quiet = (time.time() if now is None else now) - self.changed
         return "running" if quiet < max(_QUIET_S, 5 * (took or 0.0)) else "stopped"
@@ -130,6 +131,9 @@ def read_run(folder: Path, *, samples: bool = True) -> RunData:
     _read_recipe(run)
     _read_provenance(run)
     _read_metrics(run)
+    for path in sorted((folder / "rollouts").glob("*.parquet")):
+        if not path.name.startswith(".") and (match := _STEP.search(path.stem)):
+            run.files[int(match[1])] = path
     if samples:
         _read_samples(run)
     return run
@@ -201,27 +205,21 @@ def _number(value: float | None) -> float | None:
 
 
 def _read_samples(run: RunData) -> None:
-    folder = run.folder / "rollouts"
-    paths: dict[int, Path] = {}
-    for path in sorted(folder.glob("*.parquet")):
-        if not path.name.startswith(".") and (match := _STEP.search(path.stem)):
-            paths[int(match[1])] = path
-    if not paths:
+    if not run.files:
         run.missing.append("There are no samples in rollouts/, so that no response is shown.")
         return
-    steps = sorted(paths)
-    chosen = _evenly(steps, _how_many(paths))
+    steps = sorted(run.files)
+    chosen = _evenly(steps, _how_many(run.files))
     run.skipped = len(steps) - len(chosen)
     broken = []
     for step in chosen:
         try:
-            read = read_step(paths[step], step)
+            read = read_step(run.files[step], step)
         except Exception as error:  # pyarrow has errors of its own, and of the system
-            broken.append(f"{paths[step].name} ({first_line(error)[:120]})")
+            broken.append(f"{run.files[step].name} ({first_line(error)[:120]})")
             continue
         if len(read):
             run.steps.append(read)
-            run.files[step] = paths[step]
     absent = run.steps[0].absent if run.steps else []
     if run.metrics and run.steps and run.steps[-1].step > run.last_step:
         run.missing.append(

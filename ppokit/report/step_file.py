@@ -117,6 +117,8 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
         summed = [name for name in names if name in _SUMMED or name.startswith(_BY_PROVIDER)]
         if "loss_mask" not in names and "response_ids" in names:
             summed.append("response_ids")
+        if "group" not in names and "prompt" in names:
+            summed.append("prompt")
         wanted = names if rows is not None else summed
         table = file.read(columns=wanted)
     if rows is not None:
@@ -126,7 +128,10 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
     lists = {name: ragged_of(columns[name]) for name in _LISTS if name in columns}
     mask = lists.get("loss_mask")
     written = mask.sums() if mask is not None else _lengths(lists, count)
-    responses = [str(each or "") for each in _list(columns, "response", count, "")]
+    prompts, responses = (
+        [str(each or "") for each in _list(columns, name, count, "")] for name in ("prompt", "response")
+    )
+    groups = _list(columns, "group", count, None) if "group" in columns else list(map(hash, prompts))
     scored = np.array(_flags(columns, "scored", count, default=True))
     total = lists["token_rewards"].sums() if "token_rewards" in lists else np.full(count, np.nan)
     return Samples(
@@ -134,7 +139,7 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
         ids=[str(each) for each in _list(columns, "id", count, None)]
         if "id" in columns
         else [f"{step:06d}-{i:04d}" for i in range(count)],
-        groups=[int(each) if each is not None else -1 for each in _list(columns, "group", count, None)],
+        groups=[-1 if each is None else int(each) for each in groups],
         outcomes=[str(each or "") for each in _list(columns, "outcome", count, "")],
         score=np.where(scored, _numbers(columns, "score", count), np.nan),
         total=np.where(scored, total, np.nan),
@@ -150,7 +155,7 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
         keys=[hash(each) for each in responses],
         parts={name: _numbers(columns, f"part/{name}", count) for name in _after("part/", columns)},
         notes=_texts("note/", columns, count),
-        prompts=[str(each or "") for each in _list(columns, "prompt", count, "")],
+        prompts=prompts if rows is not None else [],
         responses=responses if rows is not None else [],
         tokens=lists if rows is not None else {},
         rows=list(rows) if rows is not None else list(range(count)),

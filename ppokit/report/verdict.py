@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,15 +53,15 @@ class Row:
 def headline(run: RunData, pool: Pool) -> str:
     """One sentence: whether the reward rose."""
     steps, values = run.series("reward/mean")
-    if not values:
-        return "No step has been done yet, or no response was scored."
     change = score_change(pool)
     before, after = _means(pool, pool.responses.scores)
+    if not values and math.isnan(before):
+        return "No step has been done yet, or no response was scored."
     if math.isnan(change.value):
         count = window(steps)
         before, after = float(np.mean(values[:count])), float(np.mean(values[-count:]))
         change = mean_difference(np.array(values[:count]), np.array(values[-count:]))
-    if len(values) == 1:
+    if len(values or pool.first) == 1 and pool.first == pool.last:
         return f"One step was done, with a mean reward of {short(before)}: too early to say."
     between = f"from {short(before)} to {short(after)}"
     if math.isnan(change.low):
@@ -117,12 +117,17 @@ def evaluation_metrics(run: RunData) -> list[str]:
     own = [name for name in names if not name.endswith(ends)]
     best = section(run.recipe, "evaluation").get("best")
 
-    def rank(name: str) -> tuple[bool, bool, bool, bool]:
-        values, gains = run.series(name)[1], f"{name}/gain" in names
-        is_constant = len(values) > 1 and len(set(values)) == 1 and not gains
-        return name != best, is_constant, name.split("/")[1] in (GREEDY, SAMPLED, TEXTS), not gains
+    def is_constant(name: str) -> bool:
+        values = run.series(name)[1]
+        return len(values) > 1 and len(set(values)) == 1 and f"{name}/gain" not in names
 
-    return sorted(own, key=rank)
+    by_weight = sorted(own, key=lambda name: evaluation_rank(name, names, best))
+    return sorted(by_weight, key=lambda name: name != best and is_constant(name))
+
+
+def evaluation_rank(name: str, names: Collection[str], best: object) -> tuple[bool, bool, bool]:
+    """What an evaluation's numbers are sorted by: `best` first, and evaluators' own, those with a gain."""
+    return name != best, name.split("/")[1] in (GREEDY, SAMPLED, TEXTS), f"{name}/gain" not in names
 
 
 def _evaluated(run: RunData, name: str) -> Row:

@@ -38,12 +38,12 @@ def test_an_evaluation_shows_the_best_metric_first_and_how_far_each_has_come(
     display._best = "eval/metric/rougeL"
     gains = {"gain": -0.25, "gain_low": -0.5, "gain_high": 0.0}
     metrics = {
+        "eval/greedy/kl": 0.1,  # of every evaluation
         "eval/rewards/mean": 1.5,
         **{f"eval/rewards/mean/{name}": value for name, value in gains.items()},
         "eval/rewards/scored": 1.0,
         "eval/metric/rougeL": 0.5,
         "eval/mine/gain": 2.0,  # an evaluator's own
-        "eval/greedy/kl": 0.1,
         "time/evaluation_s": 3.0,
     }
     display.on_evaluation(step=5, metrics=metrics)

@@ -90,7 +90,11 @@ def test_a_page_with_what_is_there(tmp_path: Path, missing: str) -> None:
         path.unlink()
     run = read_run(tmp_path)
     assert any(missing in text for text in run.missing)
-    assert missing in page_of(tmp_path)
+    page = page_of(tmp_path)
+    assert missing in page
+    assert ("Reward rose from" in page) == (missing != "rollouts")  # ten numbers are too few
+    if missing != "recipe.yaml":
+        assert "10 of 10 steps, finished" in page
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2", "just text", "a: [", "\x00"])
@@ -107,15 +111,17 @@ def test_samples_of_an_older_layout(tmp_path: Path) -> None:
         tmp_path,
         1,
         {
-            "prompt": ["once", "once"],
-            "response": ["upon", "a time"],
-            "response_ids": [[5], [6, 7]],
-            "score": [0.5, 0.75],
+            "prompt": ["once", "twice", "once"],
+            "response": ["upon", "upon", "a time"],
+            "response_ids": [[5], [5], [6, 7]],
+            "score": [0.5, 0.25, 0.75],
         },
     )
     run = read_run(tmp_path)
-    assert run.steps[0].length.tolist() == [1, 2]
-    assert run.steps[0].score.tolist() == [0.5, 0.75]
+    assert run.steps[0].length.tolist() == [1, 1, 2]
+    assert run.steps[0].score.tolist() == [0.5, 0.25, 0.75]
+    first, second, third = run.steps[0].groups  # by prompt
+    assert first == third != second
     assert "no column id, group, outcome, loss_mask, sampler_logprobs, advantages" in page_of(tmp_path)
     assert "a time" in page_of(tmp_path)
 
