@@ -55,10 +55,10 @@ quickstart: setup  ## train the small demo model on the CPU and plot its reward
 
 # A run that is done is not done again: benchmarks/uses/results has one file per run.
 uses: setup  ## train the ten uses of recipes/uses with three seeds each, and write their tables: hours
-	$(BIN)/python benchmarks/uses/measure.py
+	$(BIN)/python benchmarks/uses/measure.py --jobs 2
 
 uses-real: setup  ## the same on the real data in ../shared/data
-	$(BIN)/python benchmarks/uses/measure.py --real
+	$(BIN)/python benchmarks/uses/measure.py --real --jobs 2
 
 # pyproject.toml turns every warning in a test into an error. A file's tests stay together, for what they share;
 # one thread each, since as many processes as there are cores run beside one another. In the order of conftest.py.

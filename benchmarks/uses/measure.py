@@ -3,6 +3,7 @@
     python benchmarks/uses/measure.py                         all uses, three seeds, the project's own data
     python benchmarks/uses/measure.py translation --seeds 0   one run
     python benchmarks/uses/measure.py --real                  on ../shared/data, which is never copied here
+    python benchmarks/uses/measure.py --jobs 2                two runs side by side, each on half of the cores
     python benchmarks/uses/measure.py --render                only the tables, from what was run before
 
 Each run is a process, `ppokit train`, and leaves one JSON file in benchmarks/uses/results. A run whose recipe
@@ -19,13 +20,14 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from real_data import SHARED, mapped  # noqa: E402
-from results import RESULTS, digest, inputs, read_results, result_file, result_of  # noqa: E402
+from results import RESULTS, cores, digest, inputs, read_results, result_file, result_of  # noqa: E402
 from tables import NOT_YET, render, table  # noqa: E402
 
 from uses import REPOSITORY, SEEDS, USES, Use  # noqa: E402
@@ -38,6 +40,7 @@ def main() -> int:
     parser.add_argument("uses", nargs="*", metavar="USE", help=f"of {', '.join(USES)}; all, if none is given")
     parser.add_argument("--real", action="store_true", help="on the data in ../shared/data")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--render", action="store_true", help="run nothing")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the recipe, for a trial"
@@ -50,12 +53,17 @@ def main() -> int:
         parser.error("--set is for trials; expected another folder with --results")
     if options.real and not SHARED.is_dir():
         parser.error(f"there is no folder {SHARED}")
-    failed = 0
-    if not options.render:
-        # All uses of one seed first, so that an early end leaves something of each.
-        for seed in options.seeds:
-            for name in options.uses or USES:
-                failed += not run(USES[name], seed, options.real, options.set, options.results)
+    # All uses of one seed first, so that an early end leaves something of each.
+    wanted = [(USES[name], seed) for seed in options.seeds for name in options.uses or USES]
+    pool = ThreadPoolExecutor(options.jobs)
+    try:
+        runs = [
+            pool.submit(run, use, seed, options.real, options.set, options.results, options.jobs)
+            for use, seed in ([] if options.render else wanted)
+        ]
+        failed = sum(not done.result() for done in runs)
+    finally:  # an interrupted run saves a checkpoint, and none is begun after it
+        pool.shutdown(cancel_futures=True)
     if options.results == RESULTS:
         render(options.results)
     results = read_results(options.results, "real" if options.real else "own")
@@ -63,8 +71,12 @@ def main() -> int:
     return min(failed, 1)
 
 
-def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path) -> bool:
-    """Train and evaluate a use with a seed, unless it was done; whether it is done now."""
+def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path, jobs: int = 1) -> bool:
+    """Train and evaluate a use with a seed, unless it was done; whether it is done now.
+
+    Args:
+        jobs: runs side by side, which divide the cores.
+    """
     data = "real" if real else "own"
     out = REPOSITORY / "runs" / "uses" / (f"{data}-trial" if changes else data) / f"{use.name}-{seed}"
     files, keys = mapped(use, out.parent / f"{use.name}-data") if real else (own_data(use), [])
@@ -82,17 +94,18 @@ def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path) -> bo
         out.parent.mkdir(parents=True, exist_ok=True)
         begun.write_text(started)
         command += [str(use.folder / "recipe.yaml"), f"run.seed={seed}", f"run.out={out}", *keys, *changes]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:  # which the run hears too, and saves a checkpoint
-        process.wait()
-        raise
+    threads = max(1, cores() // jobs)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
+    log = out.with_name(f"{out.name}.log")
+    print(f"{data} {use.name} {seed}: begins, and writes {log.relative_to(REPOSITORY)}", flush=True)
+    with log.open("w", encoding="utf-8") as output:
+        code = subprocess.run(
+            command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, check=False
+        ).returncode
     if code:
         print(f"{data} {use.name} {seed}: ended with {code}", flush=True)
         return False
-    result = result_of(use, out, data=data, seed=seed, known=known)
+    result = result_of(use, out, data=data, seed=seed, known=known, threads=threads)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     judge = result["judge"]

@@ -61,12 +61,13 @@ def read_results(folder: Path, data: str) -> dict[str, list[dict[str, Any]]]:
     return alike
 
 
-def result_of(use: Use, out: Path, *, data: str, seed: int, known: str) -> dict[str, Any]:
+def result_of(use: Use, out: Path, *, data: str, seed: int, known: str, threads: int) -> dict[str, Any]:
     """The result of the run in a folder.
 
     Args:
         data: own or real.
         known: the digest of its inputs.
+        threads: that the run had.
     """
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     first, last = lines[0], lines[-1]
@@ -78,7 +79,7 @@ def result_of(use: Use, out: Path, *, data: str, seed: int, known: str) -> dict[
         "digest": known,
         "recipe": digest(inputs(use, [])),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
+        "machine": machine(threads),
         "steps": last["step"],
         "minutes": round(sum(line.get(key, 0.0) for line in lines for key in TIMES) / 60, 2),
         "peak_gb": round(max(line.get("memory/peak_gb", 0.0) for line in lines), 2),
@@ -94,14 +95,24 @@ def result_of(use: Use, out: Path, *, data: str, seed: int, known: str) -> dict[
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the run ran on."""
+def machine(threads: int) -> dict[str, Any]:
+    """What the run ran on.
+
+    Args:
+        threads: that it had.
+    """
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
+        "threads": threads,
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

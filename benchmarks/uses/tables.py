@@ -93,7 +93,8 @@ def table(results: Results, recipes: str) -> str:
     dates = sorted({run["date"] for runs in results.values() for run in runs})
     machines = sorted(
         {
-            f"{run['machine']['processor']}, {run['machine']['cores']} cores, torch {run['machine']['torch']}"
+            f"{run['machine']['processor']}, {run['machine']['threads']} of {run['machine']['cores']} cores, "
+            f"torch {run['machine']['torch']}"
             for runs in results.values()
             for run in runs
         }

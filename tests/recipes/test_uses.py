@@ -134,7 +134,7 @@ def test_what_is_done_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monke
     def begin(command: list[str], **_: Any) -> None:
         raise AssertionError(f"ran {command}")
 
-    monkeypatch.setattr(measure.subprocess, "Popen", begin)
+    monkeypatch.setattr(measure.subprocess, "run", begin)
     monkeypatch.setattr(measure, "REPOSITORY", tmp_path)
     use = USES["predictive_text"]
     files = inputs(use, measure.own_data(use))
@@ -164,7 +164,7 @@ def run(seed: int, before: list[float], after: list[float], **changes: Any) -> d
         "recipe": digest(inputs(USES["translation"], [])),
         "seed": seed,
         "date": "2026-11-28",
-        "machine": {"processor": "A CPU", "cores": 2, "torch": "2.11.0"},
+        "machine": {"processor": "A CPU", "cores": 2, "threads": 1, "torch": "2.11.0"},
         "steps": 14,
         "minutes": 4.6,
         "peak_gb": 3.14,
@@ -202,7 +202,7 @@ class TestTables:
         assert cells["per seed"] == "+2, +1"
         assert (cells["words (a person's)"], cells["perplexity"]) == ("10.0 to 10.4", "-")
         assert (cells["minutes"], cells["GB"]) == ("5", "3.1")
-        assert made == "2026-11-28; A CPU, 2 cores, torch 2.11.0."
+        assert made == "2026-11-28; A CPU, 1 of 2 cores, torch 2.11.0."
 
     def test_what_was_measured_by_an_earlier_recipe_is_marked(self) -> None:
         text = table({"translation": [run(0, [1.0, 2.0], [2.0, 3.0], recipe="another")]}, "..")
