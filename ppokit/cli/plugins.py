@@ -117,18 +117,16 @@ def check(
 
 
 def _options(texts: list[str] | None) -> dict[str, Any] | None:
-    """What `KEY=VALUE` says; values are YAML."""
-    import yaml
+    """What `KEY=VALUE` says, read as a recipe's overrides are."""
+    from ppokit.config.yaml_file import override, plain
 
     if not texts:
         return None
-    options = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise PluginError(f"{text!r}: expected KEY=VALUE, such as target=8")
-        options[key] = yaml.safe_load(value)
-    return options
+    document = plain({})
+    override(document, texts)
+    if document.problems:
+        raise PluginError("; ".join(problem.message for problem in document.problems))
+    return dict(document.data)
 
 
 def _show_report(report: Report, examples: list[tuple[str, str, str]]) -> None:

@@ -277,12 +277,18 @@ def _of_folder(folder: Path) -> list[tuple[str, str, Component, str]]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PluginError(f"{file} is no TOML: {error}") from error
-    points = project.get("project", {}).get("entry-points", {}).get(PROJECT, {})
-    if not points:
-        raise PluginError(
-            f"{file} announces no component; expected [project.entry-points.{PROJECT}] with lines such as "
-            '"rewards.politeness" = "my_module"'
-        )
+    points: Any = project
+    for key in ("project", "entry-points", PROJECT):
+        points = points.get(key) if isinstance(points, dict) else None
+    expected = (
+        f"expected [project.entry-points.{PROJECT}] with lines such as "
+        '"rewards.politeness" = "my_module", in quotes'
+    )
+    if not points or not isinstance(points, dict):
+        raise PluginError(f"{file} announces no component; {expected}")
+    for name, value in points.items():
+        if not isinstance(value, str):
+            raise PluginError(f"{file}: the entry point {name!r} is {value!r:.60}; {expected}")
     for root in (folder / "src", folder):
         if root.is_dir():
             sys.path.insert(0, str(root.resolve()))

@@ -150,13 +150,22 @@ def test_check_takes_options_and_lists_waivers(acme: Path) -> None:
         ),
         (("empty",), "there is no pyproject.toml in it"),
         (("acme_shorter:shorter",), "has no 'shorter'"),
-        (("length", "target"), "expected KEY=VALUE, such as target=8"),
+        (("length", "target"), "override 'target': expected key=value"),
+        (("length", "target=[1"), "override 'target=[1': '[1' is "),
+        (
+            ("numbered",),
+            "the entry point 'rewards' is {'zz': 'x'}; expected [project.entry-points",
+        ),
+        (("flat",), "flat/pyproject.toml announces no component"),
     ],
 )
 def test_check_exits_with_2_where_there_is_nothing_to_check(
     acme: Path, words: tuple[str, ...], message: str
 ) -> None:
     (acme / "empty").mkdir()
+    for name, text in [("numbered", ".ppokit]\nrewards.zz = 'x'"), ("flat", "]\nppokit = 'x'")]:
+        (acme / name).mkdir()
+        (acme / name / "pyproject.toml").write_text(f"[project.entry-points{text}\n")
     code, _, err = run("plugins", "check", *words)
     assert code == 2
     assert message in err
