@@ -1,11 +1,13 @@
-"""A device `card` that computes on the CPU but keeps CUDA's rules, for tests where there is no card.
+"""A device that computes on the CPU but keeps CUDA's rules, for tests where there is no card.
 
     with PretendedCard() as card:
         model.to(CARD)
         ...
     card.syncs      what would have made the host wait for the card
 
-Tensors on it are wrappers around tensors of the CPU, so that everything has its real numbers. An operation
+It is PyTorch's `meta`, which a model's passes take for any other device. peft and optimizers do not: whole
+runs are on a backend of PyTorch's (`as_backend`), which stays until the process ends. Tensors on it are
+wrappers around tensors of the CPU, so that everything has its real numbers. An operation
 that mixes devices in a way that CUDA refuses raises here too, and one that reads a number back, or copies
 without `non_blocking`, is counted: the two faults that a machine without a card cannot show otherwise.
 Kernels of CUDA are not run: their numbers, speed and memory are for a card to show.
@@ -21,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -42,9 +45,17 @@ class _Module(ModuleType):
     get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16])
 
 
-_setup_privateuseone_for_python_backend("card", backend_module=_Module("card"))
-CARD = torch.device("card", 0)
+CARD = torch.device("meta")
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def as_backend() -> torch.device:
+    """Let the card be a backend of PyTorch, until the process ends; wants torch 2.11."""
+    global CARD
+    _setup_privateuseone_for_python_backend("card", backend_module=_Module("card"))
+    CARD = torch.device("card", 0)
+    return CARD
+
 
 _WAITS = {  # their result, or its shape, is known on the card alone
     aten._local_scalar_dense,
@@ -105,6 +116,20 @@ class OnCard(Tensor):
         return _run(func, args, kwargs or {}, None)
 
 
+class _Lists(TorchFunctionMode):
+    """Python's numbers for tensors of the card come from the CPU; PyTorch reads none for `meta`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+            return func(*args, **{**kwargs, "device": None}).to(kwargs["device"])
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], OnCard):
+            parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = tuple(torch.tensor(p).to(CARD) if isinstance(p, list | range) else p for p in parts)
+            args = (args[0], index, *args[2:])
+        return func(*args, **kwargs)
+
+
 class PretendedCard(TorchDispatchMode):
     """Within it, the device can be named.
 
@@ -115,16 +140,18 @@ class PretendedCard(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.syncs: Counter[tuple[str, str]] = Counter()
-        self.counting = True
 
     def __enter__(self) -> PretendedCard:
         # torch.tensor(..., device=CARD) then begins on the CPU and is moved where this mode sees it.
         self._lifted = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)
         super().__enter__()
+        self._lists = _Lists()
+        self._lists.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._lists.__exit__(*error)
         super().__exit__(*error)
         torch._C._set_only_lift_cpu_tensors(self._lifted)
 
@@ -133,8 +160,7 @@ class PretendedCard(TorchDispatchMode):
 
     def wait(self, what: str) -> None:
         """Count one."""
-        if self.counting:
-            self.syncs[what, _place()] += 1
+        self.syncs[what, _place()] += 1
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any], mode: PretendedCard | None) -> Any:
@@ -143,22 +169,24 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], mode: PretendedCard | Non
     onto = kwargs.get("device")
     onto = None if onto is None else torch.device(onto)
     on_card = [leaf for leaf in leaves if isinstance(leaf, OnCard)]
+    if len(on_card) < sum(leaf.device == CARD for leaf in leaves):
+        raise NotImplementedError(f"{func} got a tensor of the card that PyTorch made without its numbers")
     if mode is not None:
         _count(mode, packet, args, kwargs, leaves, onto)
     _check(func, args, leaves)
     if packet is aten._to_copy:
-        to_card = onto.type == "card" if onto is not None else bool(on_card)
+        to_card = onto == CARD if onto is not None else bool(on_card)
     elif packet in (aten.copy_, *_INDEXED):
         to_card = isinstance(args[0], OnCard)
     elif packet in (aten._pin_memory, aten.is_pinned):
         return args[0].clone() if packet is aten._pin_memory else False
     else:
-        to_card = onto.type == "card" if onto is not None else bool(on_card)
+        to_card = onto == CARD if onto is not None else bool(on_card)
 
     def inner(value: Any) -> Any:
         if isinstance(value, OnCard):
             return value.inner
-        return torch.device("cpu") if isinstance(value, torch.device) and value.type == "card" else value
+        return torch.device("cpu") if isinstance(value, torch.device) and value == CARD else value
 
     plain_args, plain_kwargs = tree_map(inner, (args, kwargs))
     if "pin_memory" in plain_kwargs:
@@ -186,7 +214,7 @@ def _check(func: Any, args: Any, leaves: list[Tensor]) -> None:
     if others:
         raise RuntimeError(
             f"Expected all tensors to be on the same device: {func} got one of shape {list(others[0].shape)} "
-            "on the CPU beside those on card:0"
+            "on the CPU beside those on the card"
         )
 
 
@@ -197,7 +225,7 @@ def _count(mode: PretendedCard, packet: Any, args: Any, kwargs: Any, leaves: lis
         if source.device.type != target.type:
             asynchronous = kwargs.get("non_blocking") or (packet is aten.copy_ and len(args) > 2 and args[2])
             if not asynchronous:
-                mode.wait(f"copy to {target.type}")
+                mode.wait(f"copy to {'the card' if target == CARD else target.type}")
         return
     if not any(isinstance(leaf, OnCard) for leaf in leaves):
         return

@@ -120,6 +120,16 @@ def test_what_ppokit_warns_of_stands_with_the_figures(tmp_path: Path) -> None:
     assert figures["figure"] == 1
 
 
+def test_the_card_says_what_torch_compile_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import prove
+
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    figures = prove.card(prove.Bench(True, tmp_path))
+    assert figures["torch.compile"].startswith(
+        "not here: this machine lacks a C++ compiler (no-such-compiler;"
+    )
+
+
 def test_operations_of_an_update() -> None:
     """By hand: a layer of 34 weights, 2 tokens of which one is trained on, a head of 2 x 5."""
     from speed import update_flops

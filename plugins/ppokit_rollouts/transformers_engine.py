@@ -46,7 +46,8 @@ class TransformersOptions(Options):
         None,
         gt=0,
         description="tokens after which the CPU looks for stop strings and lets finished responses leave the "
-        "batch; nothing else of the token loop is on the CPU. Not set: 1 on a CPU, 16 on other devices",
+        "batch; nothing else of the token loop waits for the device, but transformers' mask for a cache that "
+        "grows. Not set: 1 on a CPU, 16 on other devices",
     )
 
 

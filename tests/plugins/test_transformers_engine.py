@@ -366,24 +366,6 @@ class TestWork:
             for own, expected in zip(getattr(several, name), getattr(each, name), strict=True):
                 assert own == pytest.approx(expected, abs=1e-5)
 
-    def test_tokens_are_read_on_the_cpu_only_where_it_looks(
-        self, policy: Policy, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """As many numbers leave the device for 24 tokens as for 3."""
-        reads: list[str] = []
-        for name in ("tolist", "item", "cpu", "__float__", "__int__"):
-            read = getattr(Tensor, name)
-            monkeypatch.setattr(
-                Tensor, name, lambda *args, n=name, read=read, **kw: (reads.append(n), read(*args, **kw))[1]
-            )
-        counts = []
-        for tokens in (3, 24):
-            reads.clear()
-            options = {"max_new_tokens": tokens, "min_new_tokens": tokens}
-            respond(policy, prompts_of(policy), uniforms(3, 2, tokens), check_every=24, **options)
-            counts.append(len(reads))
-        assert counts[0] == counts[1]
-
     def test_batch_size_bounds_the_rows(self, policy: Policy) -> None:
         numbers = uniforms(3, 4, 3)
         with watched(policy) as shapes:

@@ -18,7 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import ppokit.build
 from ppokit import PPOTrainer, Recipe
 from ppokit.distributed import Processes
-from pretended_card import CARD, PretendedCard
+from pretended_card import PretendedCard, as_backend
+
+CARD = as_backend()
 
 
 class OnCard(Processes):
