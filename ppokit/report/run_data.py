@@ -145,6 +145,7 @@ def _read_recipe(run: RunData) -> None:
     path = run.folder / "recipe.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        json.dumps(content, default=str, skipkeys=True)  # of what holds itself there is no end
     except (OSError, ValueError, yaml.YAMLError) as error:
         run.missing.append(_unreadable(path, error, "what the run was asked to do is not shown"))
         return
@@ -173,7 +174,7 @@ def _read_metrics(run: RunData) -> None:
     except OSError as error:
         run.missing.append(_unreadable(path, error, "no curve is shown"))
         return
-    by_step: dict[int, dict[str, float | None]] = {}
+    by_step: dict[float, dict[str, float | None]] = {}
     lines = text.split("\n")
     damaged = 0
     for number, line in enumerate(lines):
@@ -181,12 +182,12 @@ def _read_metrics(run: RunData) -> None:
             continue
         try:
             content = json.loads(line)
-            step = int(content["step"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+            step = float(int(content["step"]))
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             damaged += number < len(lines) - 1  # an unfinished last line is what a kill leaves
             continue
         numbers = {visible(str(k), 200): _number(v) for k, v in content.items() if _is_number(v)}
-        by_step[step] = {**by_step.get(step, {}), **numbers, "step": float(step)}
+        by_step[step] = {**by_step.get(step, {}), **numbers, "step": step}
     run.metrics = [by_step[step] for step in sorted(by_step)]
     if damaged:
         lines_are = "1 line of metrics.jsonl is" if damaged == 1 else f"{damaged} lines of metrics.jsonl are"

@@ -51,10 +51,13 @@ def test_a_half_written_line_is_what_a_kill_leaves(tmp_path: Path) -> None:
     assert not any("metrics" in text for text in run.missing)
 
 
-def test_a_damaged_line_in_the_middle_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line", ['{"step": 4, "reward', '{"step": Infinity}', '{"step": 1%s}' % (400 * "0"), "4"]
+)
+def test_a_damaged_line_in_the_middle_is_said(tmp_path: Path, line: str) -> None:
     learning_run(tmp_path)
     lines = (tmp_path / "metrics.jsonl").read_text().split("\n")
-    lines[3] = lines[3][:20]
+    lines[3] = line
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     run = read_run(tmp_path)
     assert any("1 line of metrics.jsonl is damaged" in text for text in run.missing)
@@ -97,7 +100,7 @@ def test_a_page_with_what_is_there(tmp_path: Path, missing: str) -> None:
         assert "10 of 10 steps, finished" in page
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, 2", "just text", "a: [", "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[1, 2", "just text", "a: [", "\x00", "a: &a [*a]"])
 def test_damaged_recipes_and_provenance(tmp_path: Path, content: str) -> None:
     learning_run(tmp_path)
     (tmp_path / "recipe.yaml").write_text(content)
