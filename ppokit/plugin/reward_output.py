@@ -6,7 +6,7 @@ Legend of shapes: `ppokit.plugin.types`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ppokit.errors import PluginError, one_paragraph, reason_of
@@ -37,7 +37,8 @@ class RewardOutput:
 
     Attributes:
         scores: [B] float32; read only where the outcome is `scored`. None for a provider of token scores
-            alone: it has no opinion on a whole response, and its token scores count.
+            alone: it has no opinion on a whole response, and its token scores count; or of parts alone, whose
+            sum is the score.
         outcomes: one per response: `scored`; `abstained` (the provider has no opinion: it adds
             nothing); `failed` (it should have one and could not: counted against the error budget,
             and the response is not trained on).
@@ -46,12 +47,12 @@ class RewardOutput:
             mean over the responses; see `ppokit.plugin.reductions` for others.
         failures: by index in the batch, what a response failed of; a text, or the exception itself.
         parts: [B] scores by name, NaN where there is none; `parts:` in a recipe weighs them, and a response
-            without a part that is weighed abstains.
+            without a part that counts abstains.
         notes: texts by name, one per response, for people to read: a rationale, what a judge answered.
         spans: scores of characters of each response, which the core gives to their tokens and adds to
             `token_scores`; None for none.
         part_failures: by name of the part and index in the batch, why a response lacks that part: where it
-            is weighed, the response fails of it.
+            counts, the response fails of it.
     """
 
     scores: Tensor | None
@@ -130,7 +131,7 @@ class RewardOutput:
     ) -> RewardOutput:
         """Named numbers alone; the score is their sum, or what the recipe's `parts:` makes of them.
 
-        A response without one of its parts abstains, or fails where that part did.
+        A response without one of the parts that count abstains, or fails where that part did.
 
         Raises:
             PluginError: there are no parts, or they have different lengths.
@@ -138,13 +139,8 @@ class RewardOutput:
         lengths = {name: len(part) for name, part in parts.items()}
         if len(set(lengths.values())) != 1:
             raise PluginError(f"got parts of lengths {lengths}; expected one number per response in each")
-        values: list[Value] = []
-        for row in zip(*parts.values(), strict=True):
-            failure = next((value for value in row if isinstance(value, BaseException)), None)
-            given = [value for value in row if value is not None and not isinstance(value, BaseException)]
-            whole = sum(map(float, given)) if len(given) == len(row) else None
-            values.append(whole if failure is None else failure)
-        return RewardOutput.from_values(values, metrics, parts=parts, notes=notes)
+        values = [0.0] * next(iter(lengths.values()))
+        return replace(RewardOutput.from_values(values, metrics, parts=parts, notes=notes), scores=None)
 
     def reason(self, index: int) -> str:
         """What a response failed of, in one paragraph; empty where it did not, or nobody knows."""

@@ -38,12 +38,13 @@ def check_output(output: object, rollout: Rollout, reward: BuiltComponent) -> Re
     b, r = rollout.response_ids.shape
     outcomes = _outcomes(output, b, reward)
     failures, parts = _failures(output, outcomes, reward), _parts(output, b, reward)
-    lacking: list[int] = []
-    if reward.settings.parts:
-        lacking, outcomes, failures = _without_parts(output, parts, outcomes, failures, reward)
+    weights: Mapping[str, float] = reward.settings.parts or {}
+    if not weights and output.scores is None and output.token_scores is None:
+        weights = dict.fromkeys(parts, 1.0)
+    lacking, outcomes, failures = _without_parts(output, parts, weights, outcomes, failures)
     scored = torch.tensor([outcome == "scored" for outcome in outcomes], dtype=torch.bool)
     tokens = output.token_scores
-    scores = _weighed(parts, scored, reward) if reward.settings.parts else output.scores
+    scores = _weighed(parts, weights, scored, reward) if weights else output.scores
     if scores is None and tokens is None and bool(scored.any()):
         raise _broken(reward, "neither scores nor token_scores", "one of them where the outcome is scored")
     zero = torch.zeros(())
@@ -156,9 +157,10 @@ def _parts(output: RewardOutput, b: int, reward: BuiltComponent) -> dict[str, Te
     return parts
 
 
-def _weighed(parts: Mapping[str, Tensor], scored: Tensor, reward: BuiltComponent) -> Tensor:
-    """Scores [B]: the weighted sum of the parts that the recipe names."""
-    weights = reward.settings.parts
+def _weighed(
+    parts: Mapping[str, Tensor], weights: Mapping[str, float], scored: Tensor, reward: BuiltComponent
+) -> Tensor:
+    """Scores [B]: the weighted sum of the parts that count."""
     scores = torch.zeros(len(scored))
     if not bool(scored.any()):
         return scores
@@ -176,16 +178,16 @@ def _weighed(parts: Mapping[str, Tensor], scored: Tensor, reward: BuiltComponent
 def _without_parts(
     output: RewardOutput,
     parts: Mapping[str, Tensor],
+    weights: Mapping[str, float],
     outcomes: tuple[Outcome, ...],
     failures: Mapping[int, str | BaseException],
-    reward: BuiltComponent,
 ) -> tuple[list[int], tuple[Outcome, ...], dict[int, str | BaseException]]:
-    """Responses that lack a part which the recipe weighs, and all outcomes and failures by that.
+    """Responses that lack a part which counts, and all outcomes and failures by that.
 
     Such a response has abstained, or failed where the provider says why the part is not there.
     """
     after, reasons = list(outcomes), dict(failures)
-    for name in reward.settings.parts:
+    for name in weights:
         for index in parts[name].isnan().nonzero().flatten().tolist() if name in parts else ():
             reason = output.part_failures.get(name, {}).get(index)
             if outcomes[index] == "scored" and reason is not None:

@@ -172,6 +172,27 @@ def test_a_response_without_a_weighed_part_abstains_or_fails(scorer: Make, provi
     assert unweighed.scores.tolist() == [9, 9, 9, 9]
 
 
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+def test_of_parts_alone_those_count_that_the_recipe_weighs(scorer: Make, one_at_a_time: bool) -> None:
+    """Without weights all do, and their sum is the score."""
+    parts: dict[str, Any] = {"safe": [1.0, 2.0, None, OSError("a")], "kind": [4.0, None, OSError("b"), 8.0]}
+
+    def of_sample(sample: Sample) -> Scored:
+        index = int(sample.response[-1])
+        return Scored(parts={name: part[index] for name, part in parts.items()})
+
+    judge: Any = One(of_sample) if one_at_a_time else Batched(lambda r: RewardOutput.from_parts(parts))
+    both = scorer(reward(judge)).score(ROLLOUT)
+    assert both.outcomes["one"] == ("scored", "abstained", "failed", "failed")
+    assert both.scores.tolist() == [5, 0, 0, 0]
+    assert both.reasons["one"] == ("", "", "OSError: b", "OSError: a")
+    kind = scorer(reward(judge, parts={"kind": 0.5})).score(ROLLOUT)
+    assert kind.outcomes["one"] == ("scored", "abstained", "failed", "scored")
+    assert kind.scores.tolist() == [2, 0, 0, 4]
+    safe = scorer(reward(judge, parts={"safe": 1.0})).score(ROLLOUT)
+    assert safe.outcomes["one"] == ("scored", "scored", "abstained", "failed")
+
+
 def test_one_weighed_part_that_failed_is_enough(scorer: Make) -> None:
     parts = {"safe": [None, ValueError("a"), 1.0, 1.0], "kind": [OSError("b"), None, OSError("c"), 1.0]}
     judge = Batched(lambda r: RewardOutput.from_values([9.0, 9.0, None, 9.0], parts=parts))
