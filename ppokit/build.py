@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppokit.config.components import BuiltComponent
+from ppokit.config.evaluation_checks import check_fetched
 from ppokit.config.recipe import Recipe
 from ppokit.data.chat_templates import set_template, warn_of_turn_end
 from ppokit.data.prompt_rows import read_prompts
@@ -135,6 +136,10 @@ def _build(
     # LoRA's first numbers, and whatever a plugin draws.
     torch.manual_seed(settings.run.seed)
     table = read_prompts(settings.prompts, chat=settings.prompts.chat)
+    held_out = read_held_out(
+        None if settings.evaluation is None else settings.evaluation.prompts, chat=settings.prompts.chat
+    )
+    check_fetched(recipe, table, held_out.rows, held_out.numbers)
     source = find_model(
         settings.model.name,
         revision=settings.model.revision,
@@ -179,7 +184,6 @@ def _build(
     evaluation: Evaluation | None = None
     longest_held_out = 0
     if settings.evaluation is not None:
-        held_out = read_held_out(settings.evaluation.prompts, chat=settings.prompts.chat)
         warn_of_overlap(prompts.texts, held_out)
         longest_held_out = longest_prompt(
             held_out.numbers, held_out.texts, tokenizer, settings.prompts, limits, "evaluation.prompts"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ppokit.config.components import SelectedComponent
-from ppokit.config.evaluation_checks import check_evaluation, component_check
+from ppokit.config.evaluation_checks import cells_of, check_components
 from ppokit.config.model_checks import check_model
 from ppokit.config.prompt_settings import PromptFileSettings
 from ppokit.config.settings import LoraSettings
 from ppokit.config.yaml_file import Document
 from ppokit.data.formats import Table
 from ppokit.data.prompt_rows import key_at_fault, usable_prompts
-from ppokit.data.tables import is_local, read_table
+from ppokit.data.tables import is_file, read_table
 from ppokit.errors import DataError, ModelError
 from ppokit.messages import listed
 from ppokit.models import quantization
@@ -66,18 +66,14 @@ def check(
         None if rollout is None else rollout.responses_per_prompt,
         chat=chat,
         prompt_column="prompt" if prompts is None else prompts.column,
-        cells=_cells_of(table, None),
+        cells=cells_of(table, None),
         overlap=any(reward is not None and reward.settings.overlap for reward in by_kind["rewards"]),
     )
-    for selected in filter(None, chain(*by_kind.values())):
-        if selected.kind != "evaluators":
-            for sentence in component_check(selected, context):
-                document.report(selected.key, sentence)
     held_out_data = CheckContext(
         () if held_out is None else held_out_columns,
-        cells=_cells_of(held_out_table, None if held_out is None else held_out.limit),
+        cells=cells_of(held_out_table, None if held_out is None else held_out.limit),
     )
-    check_evaluation(evaluation, by_kind, context, held_out_data, document)
+    check_components(by_kind, evaluation, context, held_out_data, document)
 
 
 def default_value(lora: bool, needs: frozenset[str]) -> str | None:
@@ -246,23 +242,11 @@ def _value_adapter(
         )
 
 
-def _cells_of(table: Table | None, limit: int | None) -> Callable[[str], list[tuple[int, Any]]]:
-    """The cells of a column of the first rows of a table, see `CheckContext.cells`."""
-
-    def cells(column: str) -> list[tuple[int, Any]]:
-        if table is None or column not in table.header:
-            return []
-        index = table.index(column)
-        return [(number, row[index]) for number, row in table.rows[:limit]]
-
-    return cells
-
-
 def _read(
     prompts: PromptFileSettings | None, key: str, chat: bool, document: Document
 ) -> tuple[tuple[str, ...] | None, Table | None]:
     """Columns of a file of prompts and what can be asked; None where that cannot be known here."""
-    if prompts is None or not is_local(prompts.path) or Path(prompts.path).expanduser().is_dir():
+    if prompts is None or not is_file(prompts.path):
         return None, None
     try:
         table = read_table(prompts.path, {prompts.column})

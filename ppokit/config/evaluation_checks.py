@@ -1,19 +1,106 @@
-"""Checks of the section `evaluation`, and the call of a component's own check."""
+"""Checks of the section `evaluation`, and the components' own checks."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from ppokit.config.components import SelectedComponent
 from ppokit.config.evaluation_settings import GREEDY, SAMPLED, TEXTS, EvaluationSettings
 from ppokit.config.yaml_file import Document
-from ppokit.errors import PpokitError, plugin_call
+from ppokit.data.tables import is_file
+from ppokit.errors import PpokitError, RecipeError, plugin_call
 from ppokit.messages import listed, suggest
 from ppokit.plugin.protocols import CheckContext
 
+if TYPE_CHECKING:
+    from ppokit.config.recipe import Recipe
+    from ppokit.data.formats import Table
+
 EVALUATOR_NEEDS = frozenset({"old_logprobs", "ref_logprobs"})
 """What an evaluator may need: what can be computed of any responses without training."""
+
+
+def cells_of(table: Table | None, limit: int | None) -> Callable[[str], list[tuple[int, Any]]]:
+    """The cells of a column of the first rows of a table, see `CheckContext.cells`."""
+
+    def cells(column: str) -> list[tuple[int, Any]]:
+        if table is None or column not in table.header:
+            return []
+        index = table.index(column)
+        return [(number, row[index]) for number, row in table.rows[:limit]]
+
+    return cells
+
+
+def check_components(
+    by_kind: Mapping[str, Sequence[SelectedComponent | None]],
+    evaluation: EvaluationSettings | None,
+    training: CheckContext,
+    held_out: CheckContext,
+    document: Document,
+) -> None:
+    """Report what the components find wrong with the recipe and the columns of its data.
+
+    Args:
+        by_kind: by kind; None for one that is invalid.
+        evaluation: None where it is invalid or not there.
+        training: what is known of the recipe and the training prompts.
+        held_out: columns and cells of the held-out prompts.
+        document: collects the problems.
+    """
+    for selected in filter(None, chain(*by_kind.values())):
+        if selected.kind != "evaluators":
+            for sentence in component_check(selected, training):
+                document.report(selected.key, sentence)
+    check_evaluation(evaluation, by_kind, training, held_out, document)
+
+
+def check_fetched(
+    recipe: Recipe,
+    table: Table,
+    held_out: Sequence[Mapping[str, Any]],
+    numbers: Sequence[int],
+) -> None:
+    """Ask the components about data sets that are not read with the recipe: folders, and those of the hub.
+
+    Args:
+        table: of the training prompts.
+        held_out: all columns of each held-out prompt.
+        numbers: of these in their data set.
+
+    Raises:
+        RecipeError: with every problem.
+    """
+    settings, evaluation = recipe.settings, recipe.settings.evaluation
+    asked = None if evaluation is None else evaluation.prompts
+    if is_file(settings.prompts.path) and (asked is None or is_file(asked.path)):
+        return
+    document = replace(recipe.document, problems=[])
+    training = CheckContext(
+        table.header,
+        settings.rollout.responses_per_prompt,
+        chat=settings.prompts.chat,
+        prompt_column=settings.prompts.column,
+        cells=cells_of(table, None),
+        overlap=settings.overlaps,
+    )
+    context = CheckContext(
+        tuple(held_out[0]) if held_out else (),
+        cells=lambda column: [
+            (n, row[column]) for n, row in zip(numbers, held_out, strict=True) if column in row
+        ],
+    )
+    by_kind = {
+        "rewards": recipe.rewards,
+        "evaluators": recipe.evaluators,
+        "others": (recipe.engine, recipe.advantages, *recipe.losses, *recipe.observers),
+    }
+    check_components(by_kind, evaluation, training, context, document)
+    if document.problems:
+        raise RecipeError(document.problems, document.source)
 
 
 def check_evaluation(

@@ -33,6 +33,11 @@ _SETTLED_NS = 2_000_000_000  # a file that changed just now may change again wit
 _parsed: OrderedDict[tuple[str, int, int], Table] = OrderedDict()
 
 
+def is_file(path: str) -> bool:
+    """Whether a path names a file, and no folder or data set of the hub, which `datasets` reads."""
+    return is_local(path) and not Path(path).expanduser().is_dir()
+
+
 def is_local(path: str) -> bool:
     """Whether a path means a file or folder here, not a data set on the hub."""
     return (
@@ -126,7 +131,7 @@ def load_table(path: str, split: str | None, known: Collection[str] = ()) -> Tab
     Raises:
         DataError: it cannot be read, or is empty; or a file is asked for a split.
     """
-    if is_local(path) and not Path(path).expanduser().is_dir():
+    if is_file(path):
         if split is not None:
             raise DataError(f"{path} is a file, which has no split {split!r}; leave split out")
         return read_table(path, known)

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ppokit import PPOTrainer, Recipe, hookimpl
-from ppokit.errors import PluginError
+from ppokit.errors import PluginError, RecipeError
 from runs import OPENERS, lasting, metrics_of
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -241,6 +242,33 @@ def test_a_broken_evaluator_ends_the_run_before_training(
     with pytest.raises(PluginError, match=r"evaluator 'broken' .*evaluate failed: ZeroDivisionError"):
         run(given, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_columns_of_a_folder_are_looked_at_before_the_model(
+    recipe_dict: RecipeDict, tiny_model: Path, tmp_path: Path
+) -> None:
+    """As those of a data set on the hub, which is not there when the recipe is read."""
+    for name in ("train", "held_out"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.jsonl").write_text(
+            '{"prompt": "a", "text": "b"}\n{"prompt": "c", "text": "d"}\n'
+        )
+    evaluators = [{"use": "lm", "reference": "txt"}, {"use": "metric", "metric": "chrf", "reference": "text"}]
+    given = recipe_dict(
+        model={"name": str(tmp_path / "no weights")},
+        prompts={"path": str(tmp_path / "train")},
+        rewards=[{"use": "metric", "metric": "chrf", "reference": "summary"}],
+        evaluation={"prompts": {"path": str(tmp_path / "held_out")}, "evaluators": evaluators},
+    )
+    (tmp_path / "no weights").mkdir()
+    for path in tiny_model.glob("*.json"):
+        shutil.copy(path, tmp_path / "no weights")
+    with pytest.raises(RecipeError) as caught:
+        PPOTrainer(Recipe.from_dict(given))
+    assert [(problem.key, problem.message) for problem in caught.value.problems] == [
+        ("rewards[0]", "reference 'summary' is no column of the prompts (prompt, text)"),
+        ("evaluation.evaluators[0]", "reference 'txt' is no column of the held-out prompts (prompt, text)"),
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
