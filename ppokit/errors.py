@@ -129,6 +129,15 @@ def _says(error: BaseException) -> str:
         return ""
 
 
+def excerpt_of(value: object, most: int = 60) -> str:
+    """The beginning of a value's repr, in one line; a plugin's own class may not have one."""
+    try:
+        text = repr(value)
+    except Exception:  # also of an integer with thousands of digits
+        return "what cannot be shown"
+    return one_paragraph(text)[:most]
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line; its type where it says nothing."""
     text = _says(error).strip()

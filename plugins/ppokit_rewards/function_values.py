@@ -57,7 +57,11 @@ def _fits_float32(value: Real) -> bool:
 
 def what(value: Any) -> str:
     """A value and its type, for a message."""
-    return f"{excerpt(repr(value), quote=False)} ({type(value).__name__})"
+    try:
+        text = repr(value)
+    except Exception:  # of an integer with thousands of digits, or of a class of one's own
+        text = "what cannot be shown"
+    return f"{excerpt(text, quote=False)} ({type(value).__name__})"
 
 
 def excerpt(text: str, *, quote: bool = True) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from ppokit.cli.options import Debug, DisablePlugin, Json
 from ppokit.cli.sections import Section, show
-from ppokit.errors import PluginError
+from ppokit.errors import PluginError, one_paragraph, printable
 
 if TYPE_CHECKING:
     from ppokit.config.entries import Entry
@@ -37,9 +37,9 @@ def list_plugins(as_json: Json = False, disable_plugin: DisablePlugin = None, de
     rows = [(e.kind, e.name, e.source, e.state, e.summary) for e in entries]
     show([Section("", columns, rows, text_columns=len(columns))])
     for reason in dict.fromkeys(entry.reason for entry in entries if entry.reason):
-        typer.echo(reason)
+        typer.echo(one_paragraph(reason))
     if others := _others(entries):
-        typer.echo(_TRUST.format(", ".join(others)))
+        typer.echo(one_paragraph(_TRUST.format(", ".join(others))))
 
 
 def _others(entries: list[Entry]) -> list[str]:
@@ -146,7 +146,7 @@ def _show_report(report: Report, examples: list[tuple[str, str, str]]) -> None:
     for result in report.having("failed"):
         by_fault.setdefault(result.detail, []).append(result.check)
     for fault, checks in by_fault.items():
-        typer.echo(f"failed: {', '.join(checks)}: {fault}")
+        typer.echo(printable(f"failed: {', '.join(checks)}: {fault}", keep="\n"))
 
 
 def _example_rows(report: Report) -> list[tuple[str, str, str]]:

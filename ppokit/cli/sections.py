@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import typer
 
+from ppokit.errors import printable
+
 BAR_WIDTH = 32
 
 
@@ -26,6 +28,10 @@ class Section:
     bars: list[float] | None = None
     text_columns: int = 1
     after: str = ""
+
+    def printable_rows(self) -> list[tuple[str, ...]]:
+        """Rows that a terminal shows and does not obey, whoever has written them."""
+        return [tuple(printable(cell, keep="\n") for cell in row) for row in self.rows]
 
 
 def show(sections: Iterable[Section]) -> None:
@@ -66,7 +72,7 @@ def on_terminal(sections: Iterable[Section]) -> None:
             table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
         if section.bars is not None:
             table.add_column("", width=BAR_WIDTH, no_wrap=True)
-        for index, row in enumerate(section.rows):
+        for index, row in enumerate(section.printable_rows()):
             cells = [Text(cell) for cell in row]  # Text, since what people write is no markup
             if section.bars is not None:
                 cells.append(Text(_bar(section.bars[index]), style="cyan"))
@@ -78,7 +84,7 @@ def on_terminal(sections: Iterable[Section]) -> None:
 
 
 def _lines(section: Section) -> None:
-    rows = [section.header, *section.rows] if any(section.header) else list(section.rows)
+    rows = [section.header] * any(section.header) + section.printable_rows()
     if not rows:
         return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

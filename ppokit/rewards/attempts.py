@@ -9,7 +9,7 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any, cast
 
-from ppokit.errors import PluginError, PpokitError, plugin_call
+from ppokit.errors import PluginError, PpokitError, excerpt_of, plugin_call
 from ppokit.plugin.reward_output import RewardOutput, Scored, Value
 from ppokit.plugin.scoring import Sample
 from ppokit.plugin.types import Rollout
@@ -68,7 +68,8 @@ def output_of_one(value: Any, piece: Rollout, where: str) -> RewardOutput:
     for field in ("parts", "notes"):
         if not isinstance(given := getattr(scored, field), Mapping):
             raise PluginError(
-                f"{where} returned {_shown(given)} as {field} of sample {piece.ids[0]}; expected a mapping."
+                f"{where} returned {excerpt_of(given)} as {field} of sample {piece.ids[0]}; expected a "
+                "mapping."
             )
     number = _plain(scored.value, "", piece, where)
     parts = {
@@ -96,7 +97,7 @@ def _plain(value: Any, what: str, piece: Rollout, where: str) -> Value:
         value = value.item()
     if not (value is None or isinstance(value, BaseException) or _is_number(value)):
         raise PluginError(
-            f"{where} returned {_shown(value)} ({type(value).__name__}){what} for sample {piece.ids[0]}; "
+            f"{where} returned {excerpt_of(value)} ({type(value).__name__}){what} for sample {piece.ids[0]}; "
             "expected a number, None to abstain, an exception to fail, or Scored(...)."
         )
     return cast(Value, value)
@@ -108,13 +109,6 @@ def _is_number(value: object) -> bool:
         return isinstance(value, Real) and isinstance(float(value), float)
     except OverflowError:
         return False
-
-
-def _shown(value: object) -> str:
-    try:
-        return repr(value)[:60]
-    except Exception:  # of an integer with thousands of digits
-        return "what cannot be shown"
 
 
 def attempt(where: str, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:

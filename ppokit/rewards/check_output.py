@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppokit.config.components import BuiltComponent
-from ppokit.errors import PluginError
+from ppokit.errors import PluginError, excerpt_of
 from ppokit.messages import listed
 from ppokit.plugin.reward_output import Outcome, RewardOutput
 from ppokit.plugin.types import Rollout
@@ -96,7 +96,7 @@ def _outcomes(output: RewardOutput, b: int, reward: BuiltComponent) -> tuple[Out
         actual = (
             f"{len(outcomes)} outcomes"
             if isinstance(outcomes, list | tuple)
-            else f"outcomes {outcomes!r:.60}"
+            else f"outcomes {excerpt_of(outcomes)}"
         )
         if output.scores is not None:  # a wrong number of both is one of scores
             check_tensor(reward.where, "scores", output.scores, [b], "responses")
@@ -135,12 +135,12 @@ def _failures(
         raise _broken(reward, f"failures of type {type(output.failures).__name__}", "reasons by index")
     given = output.part_failures
     if not isinstance(given, Mapping) or not all(isinstance(each, Mapping) for each in given.values()):
-        raise _broken(reward, f"part_failures as {given!r:.60}", "reasons by name and index")
+        raise _broken(reward, f"part_failures as {excerpt_of(given)}", "reasons by name and index")
     for index, reason in output.failures.items():
         if not isinstance(index, int) or not 0 <= index < len(outcomes) or outcomes[index] != "failed":
             raise _broken(reward, f"a failure of response {index!r}", "one whose outcome is failed")
         if not isinstance(reason, str | BaseException):
-            raise _broken(reward, f"the failure {reason!r:.60}", "a text or an exception")
+            raise _broken(reward, f"the failure {excerpt_of(reason)}", "a text or an exception")
     return dict(output.failures)
 
 
@@ -206,9 +206,9 @@ def _notes(output: RewardOutput, b: int, reward: BuiltComponent) -> dict[str, tu
     for name, texts in output.notes.items():
         _check_name(name, "note", reward)
         if isinstance(texts, str) or not isinstance(texts, Sequence) or len(texts) != b:
-            raise _broken(reward, f"the note {name!r} as {texts!r:.60}", f"{b} texts, one per response")
+            raise _broken(reward, f"the note {name!r} as {excerpt_of(texts)}", f"{b} texts, one per response")
         if wrong := [text for text in texts if not isinstance(text, str)]:
-            raise _broken(reward, f"{wrong[0]!r:.60} in the note {name!r}", "texts")
+            raise _broken(reward, f"{excerpt_of(wrong[0])} in the note {name!r}", "texts")
         notes[name] = tuple(texts)
     return notes
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ppokit.errors import PluginError
+from ppokit.errors import PluginError, excerpt_of
 from ppokit.plugin.response_text import decode_responses
 from ppokit.plugin.reward_output import RewardOutput, Span
 from ppokit.plugin.types import Rollout
@@ -37,14 +37,14 @@ def with_token_scores(
     if spans is None:
         return output
     if not _is_list(spans) or len(spans) != len(rollout):
-        actual = f"spans for {len(spans)} responses" if _is_list(spans) else f"{spans!r:.60} as spans"
+        actual = f"spans for {len(spans)} responses" if _is_list(spans) else f"{excerpt_of(spans)} as spans"
         raise PluginError(f"{where} returned {actual}; expected a list for each of {len(rollout)}.")
     tokens = torch.zeros(rollout.response_ids.shape)
     for index, own in enumerate(spans):
         if not _is_list(own) or not all(isinstance(span, Span) for span in own):
             raise PluginError(
-                f"{where} returned {own!r:.60} as spans of sample {rollout.ids[index]}; expected a list of "
-                "Span(start, end, score)."
+                f"{where} returned {excerpt_of(own)} as spans of sample {rollout.ids[index]}; expected a "
+                "list of Span(start, end, score)."
             )
         if own:
             tokens[index] = _of_response(own, rollout, index, tokenizer, where)

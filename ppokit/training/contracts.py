@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from ppokit.errors import PluginError
+from ppokit.errors import PluginError, excerpt_of
 from ppokit.plugin.reductions import Max, Mean, Reduction, Sum
 from ppokit.plugin.types import Advantages, Rollout
 
@@ -147,7 +147,7 @@ def _reduction(key: str, value: object, where: str, responses: int) -> Reduction
         number = math.nan
     if not (math.isfinite(number) and math.isfinite(weight) and weight >= 0):
         raise PluginError(
-            f"{where} returned the metric {key!r} as {' '.join(repr(value).split())[:80]}; expected one "
+            f"{where} returned the metric {key!r} as {excerpt_of(value, 80)}; expected one "
             "finite number, or a Mean (of weight 0 or more), Sum or Max of one."
         )
     if isinstance(value, Sum | Max):

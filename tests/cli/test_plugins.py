@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import fake_plugins
 from ppokit.cli import app
+from ppokit.cli.sections import Section, show
 from ppokit.config.registry import PluginRegistry
 from ppokit.errors import PpokitWarning
 
@@ -96,6 +97,17 @@ def test_plugins_list_on_a_terminal_fits_80_columns(
     out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert max(map(len, out.splitlines())) <= 80
     assert "transformers" in out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_table_shows_what_others_wrote_and_does_not_obey_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    show([Section("", ("name", "summary"), [("a", "x\x1b[2J\u202ey\r")], text_columns=2)])
+    out = capsys.readouterr().out
+    assert "x\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}y" in out
+    assert "\x1b[2J" not in out
 
 
 def test_plugins_list_as_json(fakes: None) -> None:

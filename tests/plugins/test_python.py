@@ -115,7 +115,19 @@ def test_anything_but_one_number_per_response_is_an_error(make_rollout, returned
 
 
 @pytest.mark.parametrize(
-    "value", [math.nan, math.inf, "7", [1.0], 1e39, 10**400, 1j, Decimal(1), torch.zeros(2)]
+    "value",
+    [
+        math.nan,
+        math.inf,
+        "7",
+        [1.0],
+        1e39,
+        10**400,
+        pytest.param(10**5000, id="digits"),
+        1j,
+        Decimal(1),
+        torch.zeros(2),
+    ],
 )
 def test_a_wrong_number_names_the_sample(make_rollout, value) -> None:
     rollout = make_rollout(["a", "b"], prompts=["first", "Tell me about " + "x" * 200])

@@ -250,6 +250,21 @@ def test_an_error_without_a_text_is_named_by_its_class(scorer: Make) -> None:
             scorer(reward(Batched(fails), retries=retries)).score(GROUPS)
 
 
+def test_what_has_no_repr_is_named_by_its_type(scorer: Make) -> None:
+    class NoRepr:
+        def __repr__(self) -> str:
+            raise KeyError
+
+    for wrong in (
+        RewardOutput.from_values([1.0] * 4, {"speed": 10**5000}),
+        RewardOutput.from_values([1.0] * 4, notes={"a": [NoRepr()] * 4}),  # type: ignore[list-item]
+        RewardOutput(torch.zeros(4), ("failed",) * 4, failures={0: NoRepr()}),  # type: ignore[dict-item]
+        RewardOutput(torch.zeros(4), ("scored",) * 4, spans=NoRepr()),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(PluginError, match=r"^reward 'one' .*what cannot be shown"):
+            scorer(reward(Batched(lambda rollout, wrong=wrong: wrong))).score(ROLLOUT)
+
+
 def test_a_reason_has_an_end(scorer: Make) -> None:
     rewards = scorer(reward(values(0.5, OSError("x" * 10**6), None, 1.0))).score(GROUPS)
     assert len(rewards.reasons["one"][1]) == 2000
