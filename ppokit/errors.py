@@ -140,8 +140,8 @@ def excerpt_of(value: object, most: int = 60) -> str:
 
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line; its type where it says nothing."""
-    text = _says(error).strip()
-    return one_paragraph(text.splitlines()[0]) if text else type(error).__name__
+    lines = [line for line in _says(error).splitlines() if any(map(str.isalnum, line))]  # NLTK draws frames
+    return one_paragraph(lines[0]) if lines else type(error).__name__
 
 
 def in_one_paragraph(error: BaseException) -> str:

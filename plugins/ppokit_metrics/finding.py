@@ -74,7 +74,10 @@ def problems(name: str) -> Iterator[str]:
     if missing and name in OWN:
         yield f"metric: {name} needs {', '.join(missing)}: pip install 'ppokit[metrics]'"
     elif missing:
-        yield f"metric: {name} imports {', '.join(missing)}, which is not installed"
+        yield (
+            f"metric: {name} imports {', '.join(missing)}, which is not installed: install what it belongs "
+            f"to, such as by pip install {' '.join(missing)}"
+        )
 
 
 def _imports(script: Path) -> list[str]:

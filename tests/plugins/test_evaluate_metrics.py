@@ -163,7 +163,8 @@ def test_a_package_that_a_metric_needs(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "own.py").write_text("import evaluate\nimport no_such_module.part\nfrom beside import x\n")
     (tmp_path / "beside.py").write_text("x = 1\n")
     assert [text.partition("imports ")[2] for text in problems(str(tmp_path / "own.py"))] == [
-        "no_such_module, which is not installed"
+        "no_such_module, which is not installed: install what it belongs to, such as by pip install "
+        "no_such_module"
     ]
     monkeypatch.setattr(
         "ppokit_metrics.finding.find_spec", lambda name: None if name in ("datasets", "rouge_score") else name
@@ -176,6 +177,14 @@ def test_a_metric_that_fails_is_told_with_the_references() -> None:
     message = r"'sacrebleu' failed on 2 responses with references such as \['a', 'b'\]: texts have 1 to 2 ref"
     with pytest.raises(PluginError, match=message):
         metric("sacrebleu").compute(["a", "b"], [["a", "b"], ["a"]])
+
+
+def test_a_resource_that_a_metric_needs(tmp_path: Path) -> None:
+    """NLTK's LookupError begins with a line of asterisks, as METEOR raises it without WordNet."""
+    frame = "'\\n' + '*' * 70 + '\\n  Resource wordnet not found.\\n' + '*' * 70"
+    (tmp_path / "own.py").write_text(SCRIPT.format(result=f"exec('raise LookupError(x)', {{'x': {frame}}})"))
+    with pytest.raises(PluginError, match=r"failed on 1 responses: Resource wordnet not found\.$"):
+        metric(str(tmp_path / "own.py")).compute(["a"], None)
 
 
 def test_shares_of_a_whole_sets_number_by_hand() -> None:
