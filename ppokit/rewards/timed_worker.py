@@ -22,6 +22,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import wraps
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,8 @@ def _ask(method: str) -> Callable[..., Any]:
             ChildProcessError: the process ended.
             PpokitError: what the provider raised.
         """
-        return self.worker.call(method, [given, context], self.timeout)
+        # The process has the tokenizer of its build: sending one takes as long as most rewards do.
+        return self.worker.call(method, [given, replace(context, tokenizer=None)], self.timeout)
 
     return ask
 

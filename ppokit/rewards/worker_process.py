@@ -48,7 +48,7 @@ def main() -> None:
         return
     groups = bool(getattr(provider, "whole_groups", False))
     _reply(connection, "", (method, groups, isinstance(provider, Stateful), events), provider, where)
-    asked = _Asked(getattr(provider, method), where)
+    asked = _Asked(getattr(provider, method), where, context.tokenizer)
     while True:
         try:
             method, arguments = pickle.loads(connection.recv_bytes())
@@ -78,12 +78,13 @@ def main() -> None:
 class _Asked:
     """Asks the provider, a coroutine on an event loop of this process; failures become texts, to be sent."""
 
-    def __init__(self, method: Callable[..., Any], where: str) -> None:
-        self.method, self.where = method, where
+    def __init__(self, method: Callable[..., Any], where: str, tokenizer: Any) -> None:
+        self.method, self.where, self.tokenizer = method, where, tokenizer
         self.with_context = takes_context(method, where)
         self.loop = EventLoop() if is_coroutine_function(method) else None
 
     def __call__(self, given: Any, context: RewardContext) -> tuple[Any, BaseException | None]:
+        context = replace(context, tokenizer=self.tokenizer)
         arguments = (given, context) if self.with_context else (given,)
 
         def call() -> Any:

@@ -129,7 +129,7 @@ def test_banned_words(make_rollout, context, tmp_path, unknown_columns) -> None:
     words.write_bytes(b"\xef\xbb\xbfdarn\n\xe2\x80\x8b\nheck")  # as a Windows editor saves it
     scores = Banned(BannedOptions(path=str(words)), context).score(make_rollout(["darn", "he\u200bck", "x"]))
     assert scores.scores.tolist() == [-1, -1, 0]
-    words.write_bytes(b"caf\xe9")
+    words.write_bytes(b"\xe9t\xe9")
     (problem,) = check_banned(BannedOptions(path=str(words)), unknown_columns)
     assert "cannot be read as UTF-8" in problem
     for wrong in ({}, {"words": [" "]}, {"words": ["\u200b"]}):

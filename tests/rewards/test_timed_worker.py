@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from ppokit.config.registry import PluginRegistry
 from ppokit.config.reward_settings import RewardSettings
 from ppokit.errors import PluginError, PpokitError, RewardError
 from ppokit.plugin.protocols import BuildContext
+from ppokit.plugin.scoring import RewardContext
 from ppokit.plugin.types import Rollout
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.timed_worker import StatefulWorkerProvider, WorkerProvider, in_worker
@@ -119,6 +121,7 @@ class Each:
         if sample.id == "sample-2":
             raise KeyError("x")
         if sample.prompt == "no use":
+            Path("tokenizer").write_text(str(context.tokenizer))
             raise no_use("sample")
         return float(context.step)
 
@@ -148,14 +151,26 @@ def rollout(do: str = "score") -> Rollout:
     return replace(make_rollout([[1], [2], [3]], [[4, 5, 6], [7], [8, 9]]), prompts=[do] * 3)
 
 
-def worker_for(name: str = "plain", build: str = "well", timeout: float = 60.0) -> WorkerProvider:
+class Tokenizer:
+    """Counts how often it is sent."""
+
+    sent = 0
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        self.sent += 1
+        return str, ("the tokenizer",)
+
+
+def worker_for(
+    name: str = "plain", build: str = "well", timeout: float = 60.0, tokenizer: Any = None
+) -> WorkerProvider:
     """A worker of `worker_rewards`, which must be in the working directory."""
     use = f"worker_rewards:{name}"
     component, plugin = PluginRegistry().component("rewards", use)
     settings = RewardSettings(use=use, timeout=timeout)
     options = component.options.model_validate({"build": build})
     reward = SelectedComponent("rewards", "rewards[0]", "timed", settings, component, options, plugin, WHERE)
-    context = BuildContext(torch.device("cpu"), torch.float32, 0)
+    context = BuildContext(torch.device("cpu"), torch.float32, 0, tokenizer=tokenizer)
     return in_worker(reward, context)
 
 
@@ -319,10 +334,12 @@ def test_what_is_of_no_use_to_ask_again_is_not_asked_again(
 ) -> None:
     """Its errors say so in the process, and are heard outside of it; a `close` is awaited there."""
     monkeypatch.setattr("ppokit.rewards.limits._FIRST_S", 0.001)
-    each = worker_for("each")
+    tokenizer: Any = Tokenizer()
+    each = worker_for("each", tokenizer=tokenizer)
     for provider, expected in [(worker, "3 1 "), (each, "sample sample ")]:
         reward = built("rewards", provider, "timed", where=WHERE, retries=1, isolate="process")
-        scoring = Scorer([reward], single_process(), 1.0)
+        context = RewardContext(tokenizer=tokenizer)
+        scoring = Scorer([reward], single_process(), 1.0, context=context)
         with suppress(RewardError):
             scoring.score(rollout("no use"))
         scoring.close()
@@ -330,6 +347,8 @@ def test_what_is_of_no_use_to_ask_again_is_not_asked_again(
         (here / "asked").unlink()
     each.close()
     assert (here / "closed").exists()
+    assert (here / "tokenizer").read_text() == "the tokenizer"
+    assert tokenizer.sent == 1, "with what the process was built of, not with each call"
 
 
 def test_a_response_at_a_time_costs_its_own_response_alone(here: Path) -> None:
