@@ -72,7 +72,7 @@ def failures(run: RunData, index: dict[tuple[int, int], int]) -> tuple[list[Caus
     lists = [sorted(own, key=lambda each: (each.sample is None, -each.step)) for own in by_cause.values()]
     in_turn = (each for each in chain.from_iterable(zip_longest(*lists)) if each is not None)
     shown = sorted(islice(in_turn, SHOWN), key=lambda each: (each.outcome != "failed", -each.step))
-    return sorted(causes, key=lambda cause: -cause.count)[:SHOWN], shown, sum(map(len, lists))
+    return sorted(causes, key=lambda cause: -cause.count), shown, sum(map(len, lists))
 
 
 def _seconds(group: Sequence[Failure]) -> tuple[float, float]:

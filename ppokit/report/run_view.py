@@ -12,7 +12,7 @@ from ppokit.messages import listed
 from ppokit.plugin.visible_text import one_line, visible
 from ppokit.report.choose import Chosen, choose
 from ppokit.report.curves import Figure, distributions
-from ppokit.report.failures import Cause, Failure, failures, latencies
+from ppokit.report.failures import SHOWN, Cause, Failure, failures, latencies
 from ppokit.report.findings import CHECKS, Finding, findings
 from ppokit.report.island import plain
 from ppokit.report.patterns import Phrase, common_phrases, near_duplicates
@@ -56,6 +56,7 @@ class RunView:
         more_evaluated: numbers of evaluations that are not among the rows.
         compared: what the table's first and last column are.
         choice: which responses the page holds, in a sentence.
+        more_causes: how many are not among `causes`.
         failed: failures and abstentions in all, of which `failures` are shown.
         seconds_kept: whether the samples hold the seconds of calls.
         data: for the script.
@@ -83,6 +84,7 @@ class RunView:
     clusters: Sequence[Repeated]
     patterns_note: str
     causes: Sequence[Cause]
+    more_causes: int
     failures: Sequence[Failure]
     failed: int
     seconds_kept: bool
@@ -129,7 +131,8 @@ class RunView:
             phrases=phrases,
             clusters=clusters,
             patterns_note=patterns_note,
-            causes=causes,
+            causes=causes[:SHOWN],
+            more_causes=max(0, len(causes) - SHOWN),
             failures=failed,
             failed=count,
             seconds_kept=any(samples.seconds for samples in run.steps),

@@ -66,6 +66,10 @@ def test_a_seldom_cause_stands_beside_a_frequent_one(tmp_path: Path) -> None:
         ("a rare one", 5, 1, 5, 3, 5),
     ]
     assert [row.step for row in rows if row.reason == "a rare one"] == [5, 4, 3, 2, 1]
+    for step in range(6, 10):
+        columns["reason/judge"] = [f"answer {i} of {step}" for i in range(60)]
+        write_samples(tmp_path, step, columns)
+    assert "42 more causes are less frequent" in report_page([read_run(tmp_path)])
     chosen = choose(read_run(tmp_path).steps, 1e6, 0)
     assert all(59 in rows for rows in chosen.rows.values())
 
