@@ -101,6 +101,36 @@ def test_a_section_that_fails_or_runs_over_is_recorded_with_what_it_had(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_section_does_not_outlive_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import signal
+
+    import prove
+
+    pids: list[int] = []
+    fork = os.fork
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fork", lambda: pids.append(fork()) or pids[0])
+    monkeypatch.setattr(prove.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prove.Bench(True, tmp_path).run(lambda bench: {"": signal.pause()}, 60.0)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pids[0], os.WNOHANG)
+
+
+def test_figures_of_another_card_are_not_mixed_in(tmp_path: Path) -> None:
+    file = tmp_path / "part1.json"
+    file.write_text(json.dumps({"sections": {"card": {"card": "H100"}, "memory": {"peak_gb": 5.0}}}))
+    before = file.read_text()
+    command = [sys.executable, GPU / "prove.py", "--dry-run", "--part", "1", "--only", "ceilings"]
+    done = subprocess.run([*command, "--out", tmp_path], capture_output=True, text=True, check=False)
+    assert "part1.json has figures of H100; expected none: a dry run on the CPU" in done.stderr
+    assert file.read_text() == before
+
+
 def test_what_ppokit_warns_of_stands_with_the_figures(tmp_path: Path) -> None:
     import warnings
 

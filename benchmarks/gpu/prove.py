@@ -73,9 +73,7 @@ class Bench:
     def keep(self, **figures: Any) -> None:
         """Write down figures of the running section, which count even where it does not come to its end."""
         self.kept |= {name: None if value != value else value for name, value in figures.items()}  # no nan
-        whole = self._file.with_suffix(".tmp")
-        whole.write_text(json.dumps(self.kept))
-        whole.replace(self._file)
+        write_whole(self._file, json.dumps(self.kept))
 
     def _keep_warning(self, message: Warning | str, category: type[Warning], *where: Any) -> None:
         """ppokit's own say what it does in another way, and so what a figure is of."""
@@ -94,8 +92,9 @@ class Bench:
         self._file.unlink(missing_ok=True)
         sys.stdout.flush()
         pid = os.fork()
+        # A group of its own, killed with what it starts; but of this session, whose end means it too.
+        os.setpgid(pid, pid or os.getpid())
         if pid == 0:
-            os.setsid()
             warnings.showwarning = self._keep_warning
             try:
                 self.keep(**measure(self))
@@ -105,13 +104,15 @@ class Bench:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
-        killed = False
-        while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
-            if self.left_s < 0:
+        killed = True
+        try:
+            while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and self.left_s >= 0:
+                time.sleep(0.05)
+            killed = ended[0] == 0
+        finally:  # nor does it outlive an interrupt
+            if killed:
                 os.killpg(pid, 9)
-                killed, ended = True, os.waitpid(pid, 0)
-                break
-            time.sleep(0.05)
+                ended = os.waitpid(pid, 0)
         figures = json.loads(self._file.read_text()) if self._file.exists() else {}
         if killed:
             figures["error"] = f"stopped after {limit_s:.0f} s"
@@ -184,9 +185,8 @@ def main() -> None:
     unknown = (chosen or set()) - {name for name, _, _ in sections}
     if unknown:
         parser.error(f"--only {', '.join(sorted(unknown))}: no such section in part {arguments.part}")
-    earlier = arguments.out / f"part{arguments.part}.json"
-    if chosen is not None and earlier.exists():
-        bench.figures = json.loads(earlier.read_text())["sections"]
+    file = arguments.out / f"part{arguments.part}.json"
+    earlier = json.loads(file.read_text())["sections"] if chosen is not None and file.exists() else {}
     times = DRY if bench.dry else 1.0
     for name, seconds, measure in [("card", 40.0, card), *sections]:
         if chosen is not None and name not in {*chosen, "card"}:
@@ -203,6 +203,10 @@ def main() -> None:
                     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, LATE: "1"})
                 sys.exit(f"the card cannot be used: {bench.figures[name]['error']}")
             bench.figures[name] |= machine()
+            here, there = (own.get("card") for own in (bench.figures[name], earlier.get(name, {})))
+            if earlier and here != there:
+                sys.exit(f"{file} has figures of {there}; expected {here}: choose another --out")
+            bench.figures = {**earlier, **bench.figures}
         text = write(bench, arguments.part)
     print(text)
     failed = [name for name, figures in bench.figures.items() if "error" in figures]
@@ -215,10 +219,17 @@ def write(bench: Bench, part: int) -> str:
     where = bench.figures["card"].get("card", "an unknown card")
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     result = {"part": part, "dry_run": bench.dry, "when": when, "sections": bench.figures}
-    (bench.out / f"part{part}.json").write_text(json.dumps(result, indent=1))
+    write_whole(bench.out / f"part{part}.json", json.dumps(result, indent=1))
     text = table(bench.figures, f"ppokit on {where}, {when}, part {part}")
-    (bench.out / f"part{part}.md").write_text(text)
+    write_whole(bench.out / f"part{part}.md", text)
     return text
+
+
+def write_whole(path: Path, text: str) -> None:
+    """All of a file or what was there before: the machine may go away meanwhile."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 if __name__ == "__main__":
