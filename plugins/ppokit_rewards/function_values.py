@@ -8,7 +8,7 @@ from typing import Any
 
 from ppokit.plugin import PluginError, Rollout, Value
 
-_LARGEST_FLOAT32 = 3.4028234663852886e38
+LARGEST_FLOAT32 = 3.4028234663852886e38
 _EXCERPT = 60  # characters
 
 
@@ -50,7 +50,7 @@ def _value(value: Any, rollout: Rollout, i: int, name: str) -> Value:
 
 def _fits_float32(value: Real) -> bool:
     try:
-        return abs(float(value)) <= _LARGEST_FLOAT32  # False for a NaN
+        return abs(float(value)) <= LARGEST_FLOAT32  # False for a NaN
     except OverflowError:
         return False
 

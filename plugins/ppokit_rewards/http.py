@@ -30,13 +30,13 @@ from ppokit.plugin import (
     Rollout,
     hookimpl,
 )
+from ppokit_rewards.function_values import LARGEST_FLOAT32
 from ppokit_rewards.service import ServiceError, ServiceOptions, key_problems, post
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _RESERVED = {"scored", "abstained", "failed", "imputed", "retried"}  # the core's, beside parts' names
-_LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
 class HttpOptions(ServiceOptions):
@@ -120,7 +120,7 @@ def number(value: Any) -> float | Exception | None:
         return ServiceError(str(value["error"]))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ServiceError(f"the service scored {_short(value)}; expected a number")
-    if not abs(value) <= _LARGEST_FLOAT32:  # also an integer that no float holds, and a NaN
+    if not abs(value) <= LARGEST_FLOAT32:  # also an integer that no float holds, and a NaN
         return ServiceError(f"the service scored {_short(value)}; expected a finite number")
     return float(value)
 

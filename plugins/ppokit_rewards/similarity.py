@@ -52,7 +52,8 @@ class Similarity:
         new = dict.fromkeys(text for own in references for text in own if text not in self._known)
         texts = [*new, *rollout.responses]
         vectors = self.encoder(texts, self.options.batch_size)
-        self._known.update(zip(new, vectors[: len(new)], strict=True))
+        # Copies: a view would keep the responses' vectors with it.
+        self._known.update(zip(new, vectors[: len(new)].clone(), strict=True))
         values: list[float | BaseException | None] = []
         for response, own, vector in zip(rollout.responses, references, vectors[len(new) :], strict=True):
             if not own:
