@@ -19,7 +19,7 @@ from ppokit.cli import inspect, plugins, ratings, reward
 from ppokit.cli.evaluate import evaluate
 from ppokit.cli.gain import gain
 from ppokit.cli.generate import generate
-from ppokit.cli.leaving import leave_in_time
+from ppokit.cli.leaving import Leaving
 from ppokit.cli.new_plugin import new
 from ppokit.cli.rate import rate
 from ppokit.cli.report import list_runs, report
@@ -146,6 +146,7 @@ reward_commands.command("gain", cls=Command)(gain)
 
 def main() -> None:
     """The program `ppokit`."""
+    leaving = Leaving()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a model may write what a terminal cannot show
@@ -154,5 +155,5 @@ def main() -> None:
     try:
         app(prog_name="ppokit")
     except SystemExit as end:
-        leave_in_time(end.code if isinstance(end.code, int) else int(end.code is not None))
+        leaving.with_code(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
