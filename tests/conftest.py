@@ -72,7 +72,7 @@ THOROUGH = (
     "test_loading.py::TestSmolLM2",
     "test_quantization.py::test_nothing_advises_to_install_another_package",
     "test_reward_role.py::test_a_resumed_run_keeps_both",
-    "test_uses.py::TestEach::test_two_steps",
+    "test_uses.py::TestEach::test_two_steps_of_the_model_itself",
     "test_cli_gain.py",
     "test_stats.py::test_plots[ratings]",
     "test_stats.py::test_plots[many raters]",

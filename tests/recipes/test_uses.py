@@ -13,12 +13,13 @@ import pytest
 import yaml
 
 from ppokit.config.recipe import Recipe
+from ppokit.trainer import PPOTrainer
 from runs import REPOSITORY
 
 BENCHMARK = REPOSITORY / "benchmarks" / "uses"
 sys.path.insert(0, str(BENCHMARK))
 
-from results import digest, inputs, interval, read_results, result_file  # noqa: E402
+from results import digest, inputs, interval, read_results, result_file, result_of  # noqa: E402
 from tables import answers, figures, filled, length_loss, pages, table  # noqa: E402
 
 from uses import RECIPES, USES, Use  # noqa: E402
@@ -30,6 +31,14 @@ SECTIONS = (
     "What it is judged by",
     "What it does not do",
     "Your own data",
+)
+
+
+SMALL = (
+    "run.steps=2",
+    "rollout.prompts_per_step=2",
+    "evaluation.prompts.limit=3",
+    "evaluation.texts.limit=2",
 )
 
 
@@ -92,10 +101,20 @@ class TestEach:
         assert "https://huggingface.co/datasets/" in page.partition("**Your own data.**")[2]
         assert len(page.splitlines()) <= 65
 
-    def test_two_steps(self, name: str, tmp_path: Path) -> None:
-        held_out = ["evaluation.prompts.limit=3", "evaluation.texts.limit=2"]
-        small = ["run.steps=2", "rollout.prompts_per_step=2", *held_out]
-        command = [BENCHMARK / "measure.py", name, "--seeds", "5", "--results", tmp_path, "--set", *small]
+    def test_two_steps(
+        self, name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of the tests' own model, with everything else as the recipe has it."""
+        monkeypatch.chdir(REPOSITORY)
+        small = [*SMALL, f"model.name={tiny_model}", f"run.out={tmp_path / 'run'}"]
+        PPOTrainer(Recipe.load(RECIPES / name / "recipe.yaml", small)).train()
+        result = result_of(USES[name], tmp_path / "run", data="own", seed=0, known="", threads=1)
+        assert (result["steps"], len(result["answers"])) == (2, 3)
+        assert len(result["judge"]["before"]) == len(result["judge"]["after"]) == 3
+        assert result["words"]["before"] > 0
+
+    def test_two_steps_of_the_model_itself(self, name: str, tmp_path: Path) -> None:
+        command = [BENCHMARK / "measure.py", name, "--seeds", "5", "--results", tmp_path, "--set", *SMALL]
         subprocess.run([sys.executable, *map(str, command)], check=True, timeout=600)
         (result,) = read_results(tmp_path, "own")[name]
         assert (result["seed"], result["steps"], len(result["answers"])) == (5, 2, 3)
