@@ -12,8 +12,9 @@ from ppokit.plugin.examples import Example
 from ppokit.testing.checks import Check, Fault, checks_of
 from ppokit.testing.report import Report, Result, run_checks
 from ppokit.testing.samples import rewards_of, rollout_of
-from ppokit.testing.subject import Subject, find
+from ppokit.testing.subject import Subject
 from ppokit.testing.suite import conformance
+from ppokit.testing.targets import find
 
 __all__ = [
     "Check",

@@ -26,7 +26,8 @@ from ppokit.testing.calls import Numbers, call, close, fresh, sample
 from ppokit.testing.process_state import import_what_runs_do
 from ppokit.testing.samples import TEXTS
 from ppokit.testing.states import Encoded, decoded
-from ppokit.testing.subject import Subject, find
+from ppokit.testing.subject import Subject
+from ppokit.testing.targets import find
 from ppokit.testing.time_limit import paused
 
 _MAIN = (

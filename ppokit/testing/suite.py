@@ -9,7 +9,7 @@ from typing import Any
 from ppokit.plugin.protocols import Component
 from ppokit.testing.checks import checks_of
 from ppokit.testing.report import check_waivers
-from ppokit.testing.subject import find
+from ppokit.testing.targets import find
 
 
 def conformance(

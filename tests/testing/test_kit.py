@@ -18,7 +18,7 @@ import wrong_plugins
 from ppokit.errors import PluginError
 from ppokit.plugin import Component
 from ppokit.testing import Fault, Subject, checks_of, conformance, find, run_checks
-from ppokit.testing.subject import kind_of
+from ppokit.testing.targets import kind_of
 from ppokit.testing.time_limit import paused, time_limit
 from wrong_plugins import FAULTS, Counts, Groups, OneAtATime, Wrong, component
 
