@@ -42,8 +42,8 @@ def _value(value: Any, rollout: Rollout, i: int, name: str) -> Value:
     if not (isinstance(value, Real) and _fits_float32(value)):
         raise PluginError(
             f"reward function {name} returned {what(value)} for response {i} (sample "
-            f"{rollout.ids[i]}, prompt {excerpt(rollout.prompts[i])}); expected a finite number, "
-            "None to abstain, or an exception to fail"
+            f"{rollout.ids[i]}, prompt {shortened(rollout.prompts[i], _EXCERPT)!r}); expected a finite "
+            "number, None to abstain, or an exception to fail"
         )
     return float(value)
 
@@ -57,14 +57,18 @@ def _fits_float32(value: Real) -> bool:
 
 def what(value: Any) -> str:
     """A value and its type, for a message."""
+    return f"{shown(value)} ({type(value).__name__})"
+
+
+def shown(value: Any, most: int = _EXCERPT) -> str:
+    """The beginning of a value's repr."""
     try:
         text = repr(value)
     except Exception:  # of an integer with thousands of digits, or of a class of one's own
         text = "what cannot be shown"
-    return f"{excerpt(text, quote=False)} ({type(value).__name__})"
+    return shortened(text, most)
 
 
-def excerpt(text: str, *, quote: bool = True) -> str:
-    """The beginning of a text."""
-    short = text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
-    return repr(short) if quote else short
+def shortened(text: str, most: int) -> str:
+    """At most so many characters of a text."""
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -30,7 +30,7 @@ from ppokit.plugin import (
     Rollout,
     hookimpl,
 )
-from ppokit_rewards.function_values import LARGEST_FLOAT32
+from ppokit_rewards.function_values import LARGEST_FLOAT32, shown
 from ppokit_rewards.service import ServiceError, ServiceOptions, key_problems, post
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def read(answer: Any, count: int, form: str) -> RewardOutput:
     key, named = ("rewards", "extra_logs") if form == "openrlhf" else ("scores", "parts")
     given = answer.get(key) if isinstance(answer, dict) else answer
     if not isinstance(given, list) or len(given) != count:
-        actual = f"{len(given)} scores" if isinstance(given, list) else f"{_short(answer)}"
+        actual = f"{len(given)} scores" if isinstance(given, list) else f"{shown(answer, 80)}"
         raise ServiceError(f"the service answered {actual}; expected {key!r} with {count} numbers")
     values = [number(value) for value in given]
     if form == "llama_factory" or not isinstance(answer, dict):
@@ -119,9 +119,9 @@ def number(value: Any) -> float | Exception | None:
     if isinstance(value, dict) and "error" in value:
         return ServiceError(str(value["error"]))
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return ServiceError(f"the service scored {_short(value)}; expected a number")
+        return ServiceError(f"the service scored {shown(value, 80)}; expected a number")
     if not abs(value) <= LARGEST_FLOAT32:  # also an integer that no float holds, and a NaN
-        return ServiceError(f"the service scored {_short(value)}; expected a finite number")
+        return ServiceError(f"the service scored {shown(value, 80)}; expected a finite number")
     return float(value)
 
 
@@ -130,7 +130,7 @@ def _columns(
 ) -> Iterable[tuple[str, list[Any]]]:
     given = answer.get(key) or {}
     if not isinstance(given, dict):
-        raise ServiceError(f"the service answered {key} as {_short(given)}; expected lists by name")
+        raise ServiceError(f"the service answered {key} as {shown(given, 80)}; expected lists by name")
     for name, column in given.items():
         fits = isinstance(column, list) and len(column) == count
         if not strict:  # other numbers are of the whole request
@@ -139,16 +139,13 @@ def _columns(
             continue
         if not fits:
             raise ServiceError(
-                f"the service answered {key}.{name} as {_short(column)}; expected {count} entries"
+                f"the service answered {key}.{name} as {shown(column, 80)}; expected {count} entries"
             )
         if not name or "/" in name or name in _RESERVED:
-            raise ServiceError(f"the service answered {key} with the name {_short(name)}, which is no name")
+            raise ServiceError(
+                f"the service answered {key} with the name {shown(name, 80)}, which is no name"
+            )
         yield name, column
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def check(options: HttpOptions, context: CheckContext) -> Iterable[str]:

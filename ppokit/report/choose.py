@@ -8,14 +8,17 @@ shows other responses without their tokens, evenly over the steps.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
+from typing import TypeVar
 
 import numpy as np
 
 from ppokit.report.ragged import Floats
 from ppokit.report.step_file import Samples
+
+T = TypeVar("T")
 
 EXTREMES = 12
 FOLLOWED = 3  # prompts whose groups are shown at every step
@@ -130,6 +133,12 @@ def _extremes(
     return list(different.values())[:EXTREMES]
 
 
+def in_turn(lists: Iterable[Sequence[T]], most: int) -> Iterator[T]:
+    """The first of each list, then the second of each, and so on, up to a number."""
+    every = chain.from_iterable(zip_longest(*lists))
+    return islice((each for each in every if each is not None), most)
+
+
 def _failed(steps: Sequence[Samples]) -> Iterator[tuple[int, int]]:
     """Responses for which a reward failed or abstained, each cause in turn, the latest steps first."""
     by_cause: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
@@ -139,8 +148,7 @@ def _failed(steps: Sequence[Samples]) -> Iterator[tuple[int, int]]:
             for row, outcome in enumerate(outcomes):
                 if outcome in ("failed", "abstained") and samples.outcomes[row] != "failed":
                     by_cause.setdefault((name, outcome, reasons[row]), []).append((samples.step, row))
-    in_turn = chain.from_iterable(zip_longest(*by_cause.values()))
-    return islice((each for each in in_turn if each is not None), FAILED)
+    return in_turn(by_cause.values(), FAILED)
 
 
 def _followed(steps: Sequence[Samples]) -> Iterator[tuple[int, int]]:

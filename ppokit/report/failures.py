@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
 
 import numpy as np
 
 from ppokit.plugin.visible_text import visible
+from ppokit.report.choose import in_turn
 from ppokit.report.run_data import RunData
 from ppokit.report.step_file import Samples
 
@@ -70,8 +70,7 @@ def failures(run: RunData, index: dict[tuple[int, int], int]) -> tuple[list[Caus
         Cause(*cause, len(own), own[0].step, own[-1].step, *_seconds(own)) for cause, own in by_cause.items()
     ]
     lists = [sorted(own, key=lambda each: (each.sample is None, -each.step)) for own in by_cause.values()]
-    in_turn = (each for each in chain.from_iterable(zip_longest(*lists)) if each is not None)
-    shown = sorted(islice(in_turn, SHOWN), key=lambda each: (each.outcome != "failed", -each.step))
+    shown = sorted(in_turn(lists, SHOWN), key=lambda each: (each.outcome != "failed", -each.step))
     return sorted(causes, key=lambda cause: -cause.count), shown, sum(map(len, lists))
 
 

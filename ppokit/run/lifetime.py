@@ -51,10 +51,9 @@ class Lifetime:
         self._pid = os.getpid()
 
     def start(self, step: int, steps: int, folder: Path, recipe: Mapping[str, Any]) -> None:
-        """Emit `on_run_start`; a second call does nothing."""
-        if not self.started:
-            self.started = True
-            self.events.emit("on_run_start", step=step, steps=steps, folder=folder, recipe=recipe)
+        """Emit `on_run_start`."""
+        self.started = True
+        self.events.emit("on_run_start", step=step, steps=steps, folder=folder, recipe=recipe)
 
     def check_going(self, step: int, steps: int, folder: Path) -> None:
         """Refuse to go on with a run that has ended before its last step.
