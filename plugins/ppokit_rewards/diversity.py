@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -24,7 +23,7 @@ def _jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> fl
 
 
 class Diversity(Options):
-    whole_groups: ClassVar[bool] = True
+    whole_groups = True
 
     n: int = Field(2, gt=0, description="Words in what is compared: 1 for words, 2 for pairs of neighbours.")
 

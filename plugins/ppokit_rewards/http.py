@@ -50,7 +50,7 @@ class HttpOptions(ServiceOptions):
 class Http:
     def __init__(self, options: HttpOptions, context: BuildContext) -> None:
         self.options = options
-        self.batch_size = options.batch_size
+        self.responses_per_call = options.batch_size
 
     async def score(self, rollout: Rollout, context: RewardContext) -> RewardOutput:
         answer = await post(self.options, "", payload(rollout, self.options, context.tokenizer))

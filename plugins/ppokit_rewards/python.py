@@ -158,7 +158,8 @@ class Python:
 
     def __init__(self, options: PythonOptions, function: Callable[..., Any]) -> None:
         self.options, self.function = options, function
-        self.whole_groups = bool(getattr(function, "whole_groups", False))
+        self.whole_groups = getattr(function, "whole_groups", False)
+        self.responses_per_call = getattr(function, "responses_per_call", None)
 
     def score(self, rollout: Rollout, context: RewardContext | None = None) -> RewardOutput:
         options = self.options

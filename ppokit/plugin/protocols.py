@@ -39,7 +39,8 @@ class Options(BaseModel):
     """Base of a component's options: unknown keys, NaN and infinity are refused; values do not change.
 
     A class that is its own component may have the attributes `needs`, `examples` and `waivers` of
-    `Component`: they are the class's, and no options.
+    `Component`, and `whole_groups` and `responses_per_call` of `RewardProvider`: they are the class's, and
+    no options.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -47,6 +48,8 @@ class Options(BaseModel):
     needs: ClassVar[Collection[str]] = ()
     examples: ClassVar[Sequence[Example]] = ()
     waivers: ClassVar[Mapping[str, str]] = {}
+    whole_groups: ClassVar[bool] = False
+    responses_per_call: ClassVar[int | None] = None
 
 
 class SharedBase(Protocol):
@@ -188,8 +191,9 @@ class Component:
 class RewardProvider(Protocol):
     """Scores responses. Called on each process with that process's share of the rollout.
 
-    `score` may be a coroutine, and may have a second argument for a `RewardContext`. With
-    `whole_groups = True` on the object each call has all responses to its prompts.
+    `score` may be a coroutine, and may have a second argument for a `RewardContext`. Two attributes of the
+    object, which it may lack, say how the core cuts calls: with `whole_groups = True` each has all responses
+    to its prompts, and none has more than `responses_per_call` where that is an int (a whole group may have).
     """
 
     def score(self, rollout: Rollout) -> RewardOutput:

@@ -4,7 +4,8 @@
     async def score_one(self, sample, context): ...   a response at a time
 
 Each with or without its last argument. A provider whose object has `whole_groups = True` is given all
-responses to a prompt in one call, whatever the number of processes.
+responses to a prompt in one call, whatever the number of processes; `responses_per_call = 32` is the most
+that it is given in one.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 from ppokit.config.components import BuiltComponent
@@ -30,6 +29,7 @@ from ppokit.rewards.attempts import (
     sample_of,
     takes_context,
 )
+from ppokit.rewards.call_sizes import CallSizes
 from ppokit.rewards.check_output import check_output
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.joining import failed_output, group_indices, join
@@ -79,12 +79,13 @@ class ProviderCalls:
         self._method: Callable[..., Any] = reward.instance.score if batched else reward.instance.score_one
         self.is_async = is_coroutine_function(self._method)
         self._with_context = takes_context(self._method, reward.where)
-        self.whole_groups = bool(getattr(reward.instance, "whole_groups", False))
-        self._batch_size: int | None = getattr(reward.instance, "batch_size", None)
+        self.sizes = CallSizes.of(reward.instance, reward.where)
         self._isolated = bool(getattr(reward.instance, "is_isolated", False))  # it times itself
         self._retries = settings.retries
         self._concurrency = settings.concurrency or (
-            DEFAULT_CONCURRENCY if self.is_async and (self.one_at_a_time or self._batch_size) else 1
+            DEFAULT_CONCURRENCY
+            if self.is_async and (self.one_at_a_time or self.sizes.responses_per_call)
+            else 1
         )
         self._free: tuple[object, asyncio.Semaphore] | None = None
         limit = settings.rate_limit
@@ -163,7 +164,7 @@ class ProviderCalls:
                     }
                     again = [i for i, wait in waits.items() if wait is not None]
                     if again:
-                        if self.whole_groups:
+                        if self.sizes.whole_groups:
                             groups = {int(share.group_ids[i]) for i in again}
                             again = [i for i in indices if int(share.group_ids[i]) in groups]
                         indices = again
@@ -193,15 +194,9 @@ class ProviderCalls:
         """Responses of each call."""
         if self.one_at_a_time:
             return [[index] for index in range(len(share))]
-        if not len(share):
-            return []
-        units = group_indices(share) if self.whole_groups else [[index] for index in range(len(share))]
-        count = min(self._concurrency, len(units))
-        if self._batch_size is not None:
-            count = max(count, -(-len(share) // self._batch_size))
-            count = min(count, len(units))
-        cuts = [n * len(units) // count for n in range(count + 1)]
-        return [[index for unit in units[start:end] for index in unit] for start, end in pairwise(cuts)]
+        together = self.sizes.whole_groups
+        units = group_indices(share) if together else [[index] for index in range(len(share))]
+        return self.sizes.cut(units, self._concurrency)
 
     def _view(self, share: Rollout, context: RewardContext) -> Rollout:
         """A share of a rollout as the provider sees it: a copy, rows included, of what it needs."""

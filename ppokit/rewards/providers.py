@@ -131,7 +131,7 @@ class Providers:
         calls, reward = self._calls[index], self._rewards[index]
         if reward.runs_on == "main":
             return list(range(len(rollout) if self.processes.is_main else 0))
-        if calls is None or not calls.whole_groups:
+        if calls is None or not calls.sizes.whole_groups:
             return list(self.processes.share(len(rollout)))
         groups = group_indices(rollout)
         return [i for group in self.processes.share(len(groups)) for i in groups[group]]

@@ -122,7 +122,7 @@ class WorkerProvider:
     def __init__(self, worker: _Worker, timeout: float | None) -> None:
         self.worker = worker
         self.timeout = timeout
-        self.whole_groups = worker.whole_groups
+        self.whole_groups, self.responses_per_call = worker.sizes
 
     def close(self) -> None:
         """End the process."""
@@ -146,7 +146,7 @@ class _Worker:
 
     Attributes:
         method: `score` or `score_one`, by which the provider is asked.
-        whole_groups: whether it is given all responses to a prompt at once.
+        sizes: how its calls are cut.
         stateful: whether the provider has `state_dict` and `load_state_dict`.
         events: arguments that it names, by the events for which it has methods.
         state: of the provider, after the last call that returned.
@@ -186,9 +186,7 @@ class _Worker:
         limit = None if self._seconds is None else max(_RESTART_S, _RESTART * self._seconds)
         began, process = time.monotonic(), _Process(self._spec)
         try:
-            (self.method, self.whole_groups, self.stateful, self.events), initial = process.exchange(
-                None, limit
-            )
+            (self.method, self.sizes, self.stateful, self.events), initial = process.exchange(None, limit)
             if self.stateful and self.state is not None:
                 process.exchange(("load_state_dict", [self.state]), limit)
             else:

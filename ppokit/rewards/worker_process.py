@@ -22,6 +22,7 @@ from ppokit.plugin.protocols import BuildContext, Stateful
 from ppokit.plugin.reward_output import RewardOutput, Scored
 from ppokit.plugin.scoring import RewardContext
 from ppokit.rewards.attempts import attempt, attempt_async, is_coroutine_function, takes_context
+from ppokit.rewards.call_sizes import CallSizes
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.limits import SentFailureError
 
@@ -36,6 +37,7 @@ def main() -> None:
         kind, use, options, context, where, disabled = pickle.loads(connection.recv_bytes())
         provider = _build(kind, use, options, context, where, disabled)
         events = event_methods(provider, where)
+        sizes = CallSizes.of(provider, where)
     except PpokitError as error:
         connection.send_bytes(pickle.dumps((type(error).__name__, str(error), None)))
         return
@@ -46,8 +48,7 @@ def main() -> None:
         )
         connection.send_bytes(pickle.dumps(("PluginError", text + "score_one(sample).", None)))
         return
-    groups = bool(getattr(provider, "whole_groups", False))
-    _reply(connection, "", (method, groups, isinstance(provider, Stateful), events), provider, where)
+    _reply(connection, "", (method, sizes, isinstance(provider, Stateful), events), provider, where)
     asked = _Asked(getattr(provider, method), where, context.tokenizer)
     while True:
         try:

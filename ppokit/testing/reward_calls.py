@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppokit.config.components import BuiltComponent
 from ppokit.plugin.types import Rewards, Rollout
+from ppokit.rewards.call_sizes import CallSizes
 from ppokit.testing.fakes import OneProcess
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def raw_score(built: BuiltComponent, rollout: Rollout) -> Any:
 
 def whole_groups(built: BuiltComponent) -> bool:
     """Whether the provider wants all responses to a prompt in one call."""
-    return bool(getattr(built.instance, "whole_groups", False))
+    return CallSizes.of(built.instance, built.where).whole_groups
 
 
 def rewards(built: BuiltComponent, rollout: Rollout) -> Rewards:

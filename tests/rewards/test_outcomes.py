@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from components import reward
 from ppokit.distributed import Processes
 from ppokit.errors import PluginError, RewardError
-from ppokit.plugin import RewardContext, RewardOutput, Rollout, Sample, Scored, Span
+from ppokit.plugin import Options, RewardContext, RewardOutput, Rollout, Sample, Scored, Span
 from ppokit.plugin.reductions import as_numbers
 from ppokit.rewards.scorer import Scorer
 from ppokit.run.reward_watch import RewardWatch
@@ -394,3 +394,43 @@ def test_a_cause_that_lasts_is_said_once(scorer: Make) -> None:
     )
     texts = [text for _ in range(3) for text in watch.warnings(none)]
     assert texts[-1].startswith("'b' abstained from every response, for 3 steps now")
+
+
+@pytest.mark.parametrize(
+    ("most", "whole", "sizes"),
+    [(None, False, [5]), (2, False, [1, 2, 2]), (9, False, [5]), (2, True, [2, 3]), (1, True, [2, 3])],
+)
+def test_a_call_has_no_more_responses_than_the_class_takes(
+    scorer: Make, most: int | None, whole: bool, sizes: list[int]
+) -> None:
+    """Whole groups of two and of three stay whole where they are larger than that."""
+    rollout = replace(make_rollout([[1]] * 5, [[2]] * 5), group_ids=torch.tensor([7, 8, 7, 8, 8]))
+    calls: list[int] = []
+
+    class Counted(Options):
+        whole_groups = whole
+        responses_per_call = most
+
+        def score(self, share: Rollout) -> RewardOutput:
+            calls.append(len(share))
+            return RewardOutput.from_values([float(text[-1]) for text in share.responses])
+
+    assert scorer(reward(Counted())).score(rollout).scores.tolist() == [0, 1, 2, 3, 4]
+    assert sorted(calls) == sizes
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"whole_groups": "yes"}, "has whole_groups 'yes'; expected True or False"),
+        ({"responses_per_call": 0}, "has responses_per_call 0; expected None or an integer of at least 1"),
+        ({"responses_per_call": "32"}, "has responses_per_call '32'; expected None or an integer"),
+    ],
+)
+def test_how_calls_are_cut_is_an_attribute_of_its_type(
+    scorer: Make, attributes: dict[str, Any], message: str
+) -> None:
+    wrong = Batched(lambda share: RewardOutput.from_values([0.0] * len(share)))
+    vars(wrong).update(attributes)
+    with pytest.raises(PluginError, match=message):
+        scorer(reward(wrong))

@@ -109,6 +109,11 @@ class Hears(R):
     def close(self):
         Path("closed").write_text("; ".join(self.heard))
 
+class Two(O):
+    responses_per_call = 2
+    def score(self, rollout):
+        return RewardOutput.from_values([float(len(rollout))] * len(rollout))
+
 class Each:
     def __init__(self, options, context):
         Path("pid").write_text(str(os.getpid()))
@@ -138,6 +143,7 @@ def ppokit_reward_providers():
     return [Component("twin", R, O)]
 
 counts = Component("counts", Counts, O)
+two = Component("two", options=Two)
 each = Component("each", Each, O)
 hears = Component("hears", Hears, O)
 unmarked = Component("unmarked", Unmarked, O)
@@ -420,3 +426,10 @@ def test_it_does_not_outlive_a_trainer_that_is_killed(here: Path) -> None:
             process.kill()
         process.wait()
     assert is_gone(pid(here))
+
+
+def test_its_calls_are_cut_as_without_a_process(here: Path) -> None:
+    worker = worker_for("two")
+    scores = Scorer([built("rewards", worker, "timed", where=WHERE)], single_process(), 0.0).score(rollout())
+    assert scores.scores.tolist() == [1, 2, 2]
+    worker.close()
