@@ -73,7 +73,10 @@ def plugin_call(where: str, method: str) -> Iterator[None]:
     except PpokitError as error:
         if where in str(error):
             raise
-        raise type(error)(f"{where}: {error}") from error
+        # Not by its constructor, which may take more: what the error carries beside its text stays.
+        named = type(error).__new__(type(error), f"{where}: {error}")
+        vars(named).update(vars(error))
+        raise named from error
     except (Exception, SystemExit, GeneratorExit) as error:
         raise PluginError(f"{where}: {method} failed: {in_one_paragraph(error)}") from error
     finally:

@@ -27,7 +27,6 @@ from functools import wraps
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from ppokit import errors
 from ppokit.errors import PluginError, PpokitError
 from ppokit.plugin.hookspecs import Events, hookimpl
 from ppokit.plugin.protocols import BuildContext
@@ -238,7 +237,7 @@ class _Process:
         if isinstance(value, SentFailureError):
             raise value
         if kind:
-            raise getattr(errors, kind)(value)
+            raise PluginError(value)
         return value, state
 
     def end(self, *, kill: bool) -> None:

@@ -38,8 +38,8 @@ def main() -> None:
         provider = _build(kind, use, options, context, where, disabled)
         events = event_methods(provider, where)
         sizes = CallSizes.of(provider, where)
-    except PpokitError as error:
-        connection.send_bytes(pickle.dumps((type(error).__name__, str(error), None)))
+    except PpokitError as error:  # of a class that the trainer may not know
+        connection.send_bytes(pickle.dumps(("PluginError", str(error), None)))
         return
     method = "score" if callable(getattr(provider, "score", None)) else "score_one"
     if not callable(getattr(provider, method, None)):

@@ -13,7 +13,7 @@ import torch
 
 from components import built
 from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSettings
-from ppokit.errors import PluginError
+from ppokit.errors import DataError, PluginError
 from ppokit.evaluation.evaluation import Evaluation
 from ppokit.evaluation.gains import paired_gain
 from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
@@ -89,6 +89,23 @@ def test_a_broken_evaluator_is_named(report: Callable[[Any, int], Any], message:
     with pytest.raises(PluginError) as caught:
         evaluation(report).measure(0, view())
     assert message in str(caught.value)
+
+
+class TwoPartsError(DataError):
+    """Of a plugin: what its constructor takes is no text."""
+
+    def __init__(self, *, what: str, how: str) -> None:
+        super().__init__(f"{what} is {how}")
+        self.what = what
+
+
+def test_an_error_whose_constructor_takes_more_than_a_text_keeps_its_class_and_what_it_carries() -> None:
+    def fail(view: Any, step: int) -> dict[str, float]:
+        raise TwoPartsError(what="the table", how="empty")
+
+    with pytest.raises(TwoPartsError, match=r"^evaluator 'e0': the table is empty$") as caught:
+        evaluation(fail).measure(0, view())
+    assert caught.value.what == "the table"
 
 
 @pytest.mark.parametrize(

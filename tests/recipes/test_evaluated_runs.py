@@ -19,7 +19,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ppokit import PPOTrainer, Recipe, hookimpl
-from ppokit.errors import PluginError, RecipeError
+from ppokit.errors import PluginError, RecipeError, RewardError
 from runs import OPENERS, lasting, metrics_of
 
 RecipeDict = Callable[..., dict[str, Any]]
@@ -242,6 +242,29 @@ def test_a_broken_evaluator_ends_the_run_before_training(
     with pytest.raises(PluginError, match=r"evaluator 'broken' .*evaluate failed: ZeroDivisionError"):
         run(given, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_that_fails_on_held_out_prompts_is_named_with_the_evaluation(
+    recipe_dict: RecipeDict,
+    section: dict[str, Any],
+    reward_module: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reward_module(
+        "def flaky(response, prompt):\n"
+        "    if 'dog' in prompt:\n"
+        "        raise OSError('no room')\n"
+        "    return 1.0\n"
+    )
+    given = recipe_dict(rewards=[{"use": "my_rewards:flaky"}], evaluation=section)
+    with pytest.raises(
+        RewardError,
+        match=r"evaluator 'rewards' .*evaluation\.evaluators\[0\].*: reward 'flaky' .*rewards\[0\].* failed "
+        r"for 2 of 10 responses, more than run\.max_failed_rewards .*First cause: OSError: no room$",
+    ):
+        run(given, tmp_path / "run")
 
 
 def test_columns_of_a_folder_are_looked_at_before_the_model(

@@ -47,6 +47,10 @@ def no_use(what):
     error.retryable = False
     return error
 
+class TwoParts(PluginError):
+    def __init__(self, what, how):
+        super().__init__(f"{what} {how}")
+
 class O(Options):
     build: str = "well"
 
@@ -55,6 +59,8 @@ class R:
         Path("pid").write_text(str(os.getpid()))
         if options.build == "no model":
             raise ModelError("there is no such model")
+        if options.build == "own class":
+            raise TwoParts("the table", "is empty")
         if options.build == "leaves":
             sys.exit(0)
 
@@ -291,6 +297,7 @@ def test_it_is_closed_with_the_run(here: Path, worker: WorkerProvider) -> None:
     ("name", "build", "message"),
     [
         ("plain", "no model", "there is no such model"),
+        ("plain", "own class", "the table is empty"),
         ("plain", "leaves", "build failed: SystemExit: 0"),
         ("unmarked", "well", "has the method on_step without @hookimpl"),
     ],
