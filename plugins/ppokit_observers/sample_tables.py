@@ -28,8 +28,10 @@ def training_table(rollout: Rollout, rewards: Rewards, count: int) -> Table:
 
 
 def evaluation_table(record: Recorded, count: int) -> Table:
-    """The first responses of an evaluator with the numbers that it recorded of them."""
+    """The first responses of an evaluator with the numbers that it recorded of them, or their rewards."""
     columns = {name: list(own) for name, own in record.values.items()}
+    if not columns and record.rewards is not None:
+        columns = {name: own.tolist() for name, own in record.rewards.breakdown.items()}
     return _table(record.rollout, columns, list(range(len(record.rollout)))[:count])
 
 

@@ -14,6 +14,7 @@ from ppokit.evaluation.responses import measure_responses
 from ppokit.evaluation.texts import measure_texts
 from ppokit.messages import listed, suggest
 from ppokit.plugin.reductions import as_numbers
+from ppokit.run.reward_watch import abstentions, failures
 from ppokit.training.contracts import component_metrics
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Result:
         metrics: `eval/<name>/...`.
         warnings: sentences for a person.
         best: the value by which the policy is the best so far (`evaluation.best`); None where it is not.
-        records: numbers of single responses.
+        records: single responses, with their numbers and what their rewards came to.
     """
 
     metrics: dict[str, float]
@@ -102,8 +103,10 @@ class Evaluation:
             metrics.update(measure_responses(view.answered, view))
             if self.texts is not None:
                 metrics.update(measure_texts(self.texts, view))
+        records = view.kept()
+        _warn_of_rewards(records, view, first=self.measured is None)
         if view.is_main:
-            self._add_gains(view.records, metrics)
+            self._add_gains(records, metrics)
         self.measured = step
         best: float | None = None
         if view.is_main and self.settings.best is not None:
@@ -116,7 +119,7 @@ class Evaluation:
                     f"{self.settings.best} has not been better than {self.best:.4g} in {self.waited} "
                     "evaluations, so that the run ends here (evaluation.patience)"
                 )
-        return Result(metrics, view.warnings, best, view.records)
+        return Result(metrics, view.warnings, best, records)
 
     def _add_gains(self, records: Sequence[Recorded], metrics: dict[str, float]) -> None:
         """What was recorded of single responses: its mean, and its change since the first evaluation."""
@@ -153,3 +156,13 @@ class Evaluation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.best, self.waited, self.measured = state["best"], state["waited"], state["measured"]
         self.first = dict(state["first"])
+
+
+def _warn_of_rewards(records: Sequence[Recorded], view: HeldOutView, *, first: bool) -> None:
+    """Say which rewards failed; and in a run's first evaluation, which have nothing to say of its prompts."""
+    for record in records:
+        if record.rewards is not None:
+            texts = [*failures(record.rewards)]
+            texts += abstentions(record.rewards, record.rollout) if first else []
+            for text in texts:
+                view.warn(f"in the evaluation by {record.evaluator!r}, {text}")

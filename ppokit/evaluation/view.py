@@ -14,6 +14,7 @@ from ppokit.plugin.chats import ROLES, ChatPrompt
 from ppokit.plugin.evaluating import Recorded
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.types import Rewards, Rollout, Row
+from ppokit.run.evaluation_table import is_column
 from ppokit.seeds import seed_from
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class HeldOutView:
         warnings: what evaluators found worth a person's attention.
         evaluator: the name of the one that asks.
         records: what evaluators recorded.
+        scored: what they had scored.
         has_reference: whether the reference can be asked.
         answered: responses to the held-out prompts, by how many per prompt; None for a greedy one.
     """
@@ -97,6 +99,7 @@ class HeldOutView:
     warnings: list[str] = field(default_factory=list)
     evaluator: str = ""
     records: list[Recorded] = field(default_factory=list)
+    scored: list[Recorded] = field(default_factory=list)
     has_reference: bool = False
     answered: dict[int | None, Rollout] = field(default_factory=dict)
 
@@ -145,10 +148,14 @@ class HeldOutView:
         return self.collector.read_logits(rollout, read)
 
     def score(self, rollout: Rollout) -> Rewards:
-        return self.scorer.score(self.collector.computed(rollout, self.reward_needs), learn=False)
+        rewards = self.scorer.score(self.collector.computed(rollout, self.reward_needs), learn=False)
+        self.scored.append(Recorded(self.evaluator, rollout, {}, rewards))
+        return rewards
 
     def record(self, rollout: Rollout, values: Mapping[str, Sequence[float | None]]) -> None:
         checked = {name: list(numbers) for name, numbers in values.items()}
+        if taken := [name for name in checked if is_column(name)]:
+            raise ValueError(f"record: {taken[0]!r} is a column of the core's; expected another name")
         for name, numbers in checked.items():
             if len(numbers) != len(rollout):
                 raise ValueError(
@@ -158,8 +165,19 @@ class HeldOutView:
                 raise ValueError(f"record: {name!r} has {wrong[0]}; expected finite numbers, or None")
         self.records.append(Recorded(self.evaluator, rollout, checked))
 
+    def kept(self) -> list[Recorded]:
+        """What evaluators recorded, with the rewards of those responses; then what was scored alone."""
+        alone = {_which(own): own for own in self.scored}
+        recorded = [replace(own, rewards=alone.pop(_which(own), own).rewards) for own in self.records]
+        return [*recorded, *alone.values()]
+
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+
+def _which(own: Recorded) -> tuple[str, int]:
+    """Whose responses they are: ids are the same in each of an evaluator's rollouts."""
+    return own.evaluator, id(own.rollout.response_ids)
 
 
 def held_out_view(components: TrainerComponents, collector: Collector, step: int) -> HeldOutView:

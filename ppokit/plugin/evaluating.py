@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recorded:
-    """Numbers that an evaluator recorded of its responses.
+    """What is kept of an evaluator's responses.
 
     Attributes:
         evaluator: its name in metrics.
-        values: [B] by name; None where there is none.
+        values: [B] by name, as recorded; None where there is none. Empty of responses that were scored alone.
+        rewards: what the recipe's rewards gave; None where the evaluator did not have them scored.
     """
 
     evaluator: str
     rollout: Rollout
     values: Mapping[str, Sequence[float | None]]
+    rewards: Rewards | None = None
 
 
 class EvaluationView(Protocol):
@@ -100,7 +102,10 @@ class EvaluationView(Protocol):
         ...
 
     def score(self, rollout: Rollout) -> Rewards:
-        """The recipe's rewards of a rollout; what scores are scaled by stays as it is."""
+        """The recipe's rewards of a rollout; what scores are scaled by stays as it is.
+
+        The core keeps what failed and what abstained, with causes, in `evaluation/`.
+        """
         ...
 
     def record(self, rollout: Rollout, values: Mapping[str, Sequence[float | None]]) -> None:

@@ -102,7 +102,7 @@ class Events:
 
     @hookspec
     def on_evaluation(self, step: int, metrics: Mapping[str, float], records: Sequence[Recorded]) -> None:
-        """After an evaluation, with its metrics, and the responses of which evaluators recorded numbers."""
+        """After an evaluation, with its metrics, and the responses that evaluators recorded or had scored."""
 
     @hookspec
     def on_warning(self, step: int, text: str) -> None:

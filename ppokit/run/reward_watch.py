@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ppokit.messages import listed
-from ppokit.plugin.types import Rewards
+from ppokit.plugin.types import Rewards, Rollout
 from ppokit.rewards.outcomes import causes_of
 
 _STEPS = 3
@@ -23,7 +23,7 @@ class RewardWatch:
 
     def warnings(self, rewards: Rewards) -> list[str]:
         """Sentences without their full stop: failures of this step, and one cause that lasts, said once."""
-        texts = list(_failures(rewards))
+        texts = list(failures(rewards))
         if not bool(rewards.scored.any()):
             texts.append(_NOTHING_SCORED)
         cause = _why_equal(rewards)
@@ -37,12 +37,21 @@ class RewardWatch:
         return texts
 
 
-def _failures(rewards: Rewards) -> Iterable[str]:
+def failures(rewards: Rewards) -> Iterable[str]:
+    """A sentence per reward that failed, with its causes."""
     for name, outcomes in rewards.outcomes.items():
         if failed := outcomes.count("failed"):
             causes = causes_of(rewards.reasons.get(name, ()))
             why = "; ".join(causes) if causes else "it says nothing of why"
             yield f"the reward {name!r} failed for {failed} of {len(outcomes)} responses: {why}"
+
+
+def abstentions(rewards: Rewards, rollout: Rollout) -> Iterable[str]:
+    """A sentence per reward that abstained from responses that there are."""
+    answered = [i for i, outcome in enumerate(rollout.outcomes) if outcome != "failed"]
+    for name, outcomes in rewards.outcomes.items():
+        if count := sum(outcomes[i] == "abstained" for i in answered):
+            yield f"the reward {name!r} abstained from {count} of {len(answered)} responses"
 
 
 def _why_equal(rewards: Rewards) -> str:

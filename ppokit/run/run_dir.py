@@ -152,7 +152,7 @@ class RunDir:
             pq.write_table(table, tmp_path)
 
     def add_evaluation(self, step: int, records: Sequence[Recorded]) -> None:
-        """Every response that evaluators recorded numbers of, as `evaluation/step-000010.parquet`."""
+        """Every response of `Result.records`, as `evaluation/step-000010.parquet`."""
         import pyarrow.parquet as pq
 
         if not records:

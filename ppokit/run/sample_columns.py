@@ -67,18 +67,22 @@ def sample_table(
         columns["scored"] = rewards.scored.tolist()
         columns["trained"] = _trained(rewards, advantages).tolist()
         columns["token_rewards"] = ragged(rewards.token_rewards)
-        for name, scores in rewards.breakdown.items():
-            columns[f"reward/{name}"] = scores.tolist()
-            columns[f"outcome/{name}"] = list(rewards.outcomes[name])
-        for name, reasons in rewards.reasons.items():
-            columns[f"reason/{name}"] = list(reasons)
-        for name, seconds in rewards.seconds.items():
-            columns[f"seconds/{name}"] = seconds.numpy()
+        columns.update({f"reward/{name}": scores.tolist() for name, scores in rewards.breakdown.items()})
+        columns.update(outcome_columns(rewards))
         for name, numbers in rewards.parts.items():
             columns[f"part/{name}"] = numbers.tolist()
         for name, texts in rewards.notes.items():
             columns[f"note/{name}"] = list(texts)
     return pa.table({name: column for name, column in columns.items() if column is not None})
+
+
+def outcome_columns(rewards: Rewards) -> dict[str, Any]:
+    """What came of asking each reward: `outcome/<reward>`, `reason/<reward>` and `seconds/<reward>`."""
+    return {
+        **{f"outcome/{name}": list(outcomes) for name, outcomes in rewards.outcomes.items()},
+        **{f"reason/{name}": list(reasons) for name, reasons in rewards.reasons.items()},
+        **{f"seconds/{name}": seconds.numpy() for name, seconds in rewards.seconds.items()},
+    }
 
 
 def _trained(rewards: Rewards, advantages: Advantages | None) -> Tensor:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ppokit.plugin.types import PromptBatch, Rewards, Rollout, Row
+from ppokit.run.evaluation_table import is_column
 from ppokit.seeds import seed_from
 from ppokit.testing.samples import RAGGED, hash_of, rewards_of, rollout_of
 
@@ -201,6 +202,8 @@ class FakeView:
 
     def record(self, rollout: Rollout, values: Mapping[str, Sequence[float | None]]) -> None:
         for name, numbers in values.items():
+            if is_column(name):
+                raise ValueError(f"record: {name!r} is a column of the core's; expected another name")
             if len(numbers) != len(rollout):
                 raise ValueError(f"record: {name!r} has {len(numbers)} numbers for {len(rollout)} responses")
 

@@ -14,9 +14,11 @@ import torch
 from components import built
 from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSettings
 from ppokit.errors import DataError, PluginError
-from ppokit.evaluation.evaluation import Evaluation
+from ppokit.evaluation.evaluation import Evaluation, Result
 from ppokit.evaluation.gains import paired_gain
 from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
+from ppokit.plugin.types import Rewards, Rollout
+from ppokit.run.evaluation_table import evaluation_table
 from rollouts import make_rollout
 
 
@@ -217,6 +219,98 @@ def test_an_evaluator_sees_what_it_needs_alone() -> None:
     ]
     assert both.measure(1, asked).warnings == ["look", "look"]
     assert seen == [[True, False]] * 3 + [[False, True]] * 3
+
+
+def scored(rollout: Rollout, learn: bool = False) -> Rewards:
+    """Of the judge: one that is bad, one that failed, one that it abstained from."""
+    nan = float("nan")
+    numbers = torch.tensor([-1.0, nan, nan])
+    return Rewards(
+        token_rewards=torch.zeros(3, 1),
+        scores=numbers.nan_to_num(),
+        breakdown={"judge": numbers},
+        outcomes={"judge": ("scored", "failed", "abstained")},
+        scored=~numbers.isnan(),
+        trained=~numbers.isnan(),
+        reasons={"judge": ("", "no key", "")},
+        seconds={"judge": torch.tensor([0.5, 2.0, 0.25])},
+    )
+
+
+class TestRewards:
+    """What came of asking the recipe's rewards is kept with the responses."""
+
+    def measured(self, *reports: Callable[[Any, int], Any], step: int = 0) -> Result:
+        asked = evaluation(*reports)
+        asked.measured = step - 1 if step else None
+        collector = SimpleNamespace(computed=lambda rollout, needs: rollout)
+        return asked.measure(step, view(collector=collector, scorer=SimpleNamespace(score=scored)))
+
+    def rows(self, result: Result) -> list[dict[str, Any]]:
+        return evaluation_table(result.records).to_pylist()
+
+    @pytest.mark.parametrize("first", ["score", "record"])
+    def test_with_numbers_of_the_same_responses(self, first: str) -> None:
+        rollout = replace(make_rollout([[1]] * 3, [[2]] * 3), ids=["a", "b", "c"])
+        calls = [lambda view: view.score(rollout), lambda view: view.record(rollout, {"words": [1, 2, None]})]
+
+        def report(view: Any, step: int) -> dict[str, float]:
+            for call in calls if first == "score" else reversed(calls):
+                call(view)
+            return {}
+
+        def other(view: Any, step: int) -> dict[str, float]:
+            view.record(rollout, {"letters": [3, 3, 3]})
+            return {}
+
+        result = self.measured(report, other)
+        rows = self.rows(result)
+        assert [(row["evaluator"], row["id"], row["words"], row["letters"]) for row in rows] == [
+            ("e0", "a", 1, None),
+            ("e0", "b", 2, None),
+            ("e0", "c", None, None),
+            *(("e1", id, None, 3) for id in "abc"),
+        ]
+        assert [(row["outcome/judge"], row["reason/judge"], row["seconds/judge"]) for row in rows] == [
+            ("scored", "", 0.5),
+            ("failed", "no key", 2.0),
+            ("abstained", "", 0.25),
+            *((None, None, None),) * 3,
+        ]
+        assert result.warnings == [
+            "in the evaluation by 'e0', the reward 'judge' failed for 1 of 3 responses: no key",
+            "in the evaluation by 'e0', the reward 'judge' abstained from 1 of 3 responses",
+        ]
+
+    def test_of_responses_that_nothing_is_recorded_of(self) -> None:
+        """Two sets of the same ids; and what failed to be answered is nothing to abstain from."""
+        first, second = (make_rollout([[1]] * 3, [[own]] * 3) for own in (2, 3))
+        second = replace(second, outcomes=["finished", "finished", "failed"])
+
+        def report(view: Any, step: int) -> dict[str, float]:
+            view.score(first)
+            view.score(second)
+            view.record(second, {"words": [1, 1, 1]})
+            return {"x": 1.0}
+
+        result = self.measured(report)
+        assert [(row["words"], row["outcome/judge"]) for row in self.rows(result)] == [
+            *((1, outcome) for outcome in ("scored", "failed", "abstained")),
+            *((None, outcome) for outcome in ("scored", "failed", "abstained")),
+        ]
+        assert result.metrics == {"eval/e0/x": 1.0, "eval/e0/words": 1.0}
+        assert sum("abstained from 1 of 3" in text for text in result.warnings) == 1
+
+    def test_abstaining_is_said_once_and_failing_each_time(self) -> None:
+        rollout = make_rollout([[1]] * 3, [[2]] * 3)
+        (text,) = self.measured(lambda view, step: view.score(rollout) and {}, step=4).warnings
+        assert "failed for 1 of 3 responses: no key" in text
+
+
+@pytest.mark.parametrize("name", ["response", "outcome/judge", "id"])
+def test_a_number_has_no_name_of_the_cores(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"record: '{name}' is a column of the core's"):
+        view().record(make_rollout([[1]], [[2]]), {name: [1.0]})
 
 
 class TestGains:

@@ -265,6 +265,55 @@ def test_a_reward_that_fails_on_held_out_prompts_is_named_with_the_evaluation(
         r"for 2 of 10 responses, more than run\.max_failed_rewards .*First cause: OSError: no room$",
     ):
         run(given, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_rewards_fail_of_stands_with_the_answers(
+    recipe_dict: RecipeDict,
+    section: dict[str, Any],
+    reward_module: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also of the canary's responses, of which it records no number."""
+    monkeypatch.chdir(tmp_path)
+    reward_module(
+        "def flaky(response, prompt):\n"
+        "    if 'dog' in prompt:\n"
+        "        raise OSError('no room')\n"
+        "    return None if 'Tom' in prompt else 1.0\n"
+    )
+    (tmp_path / "rated.csv").write_text("prompt,response,rating\nThe dog, ran,1\nThe cat, sat,2\n")
+    evaluators = [*section["evaluators"], {"use": "canary", "path": "rated.csv"}]
+    ear = Ear()
+    given = recipe_dict(
+        rewards=[{"use": "my_rewards:flaky"}], evaluation={**section, "evaluators": evaluators}
+    )
+    out = str(tmp_path / "run")
+    settings = {"steps": 1, "out": out, "sample_every": 0, "max_failed_rewards": 0.5}
+    PPOTrainer(Recipe.from_dict({**given, "run": settings}), observers=[ear]).train()
+    rows = pq.read_table(tmp_path / "run" / "evaluation" / "step-000000.parquet").to_pylist()
+    of_rewards, of_canary = (
+        [row for row in rows if row["evaluator"] == name] for name in ("rewards", "canary")
+    )
+    assert [row["mean"] for row in of_rewards] == [1, 1, 1, 1, None, None, None, None, 1, 1]
+    asked = ["scored"] * 4 + ["abstained"] * 2 + ["failed"] * 2 + ["scored"] * 2
+    assert [row["outcome/flaky"] for row in of_rewards] == asked
+    assert [row["reason/flaky"] for row in of_rewards] == [
+        "OSError: no room" if outcome == "failed" else "" for outcome in asked
+    ]
+    assert all(row["seconds/flaky"] >= 0 for row in of_rewards)
+    assert [(row["response"], row["outcome/flaky"], row["mean"]) for row in of_canary] == [
+        (" ran", "failed", None),
+        (" sat", "scored", None),
+    ]
+    assert [text for text in ear.warned if "in the evaluation" in text] == [
+        "in the evaluation by 'rewards', the reward 'flaky' failed for 2 of 10 responses: OSError: no room",
+        "in the evaluation by 'rewards', the reward 'flaky' abstained from 2 of 10 responses",
+        "in the evaluation by 'canary', the reward 'flaky' failed for 1 of 2 responses: OSError: no room",
+        "in the evaluation by 'rewards', the reward 'flaky' failed for 2 of 10 responses: OSError: no room",
+        "in the evaluation by 'canary', the reward 'flaky' failed for 1 of 2 responses: OSError: no room",
+    ]
 
 
 def test_columns_of_a_folder_are_looked_at_before_the_model(
