@@ -10,8 +10,9 @@
 format of its own); `openrlhf` what OpenRLHF asks its `remote_rm_url`, whose numbers per response in
 `extra_logs` become parts. Both are given texts as the policy reads and writes them, chat template and special
 tokens included, as their servers expect; ppokit's own has prompts and responses without them. One request has
-all responses of a call: `concurrency` in the recipe makes several, and `batch_size` limits each. null
-abstains; what is no finite number fails its response, and a wrong number of scores fails all of the request.
+all responses, or as many as `batch_size` says; `concurrency` in the recipe is the number of requests at once,
+and divides them further where there are fewer. null abstains; what is no finite number fails its response,
+and a wrong number of scores fails all of the request.
 """
 
 from __future__ import annotations

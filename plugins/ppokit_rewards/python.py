@@ -153,13 +153,17 @@ class PythonOptions(Options):
         return value
 
 
-class Python:
-    """A plain function of all responses."""
+class _Calls:
+    """What calls a function, and has its attributes that say how calls are cut."""
 
     def __init__(self, options: PythonOptions, function: Callable[..., Any]) -> None:
         self.options, self.function = options, function
         self.whole_groups = getattr(function, "whole_groups", False)
         self.responses_per_call = getattr(function, "responses_per_call", None)
+
+
+class Python(_Calls):
+    """A plain function of all responses."""
 
     def score(self, rollout: Rollout, context: RewardContext | None = None) -> RewardOutput:
         options = self.options
@@ -178,11 +182,8 @@ class AsyncPython(Python):
         return RewardOutput.from_values(values_of(await self.function(**keywords), rollout, options.function))
 
 
-class PerResponse:
+class PerResponse(_Calls):
     """A plain function of one response."""
-
-    def __init__(self, options: PythonOptions, function: Callable[..., Any]) -> None:
-        self.options, self.function = options, function
 
     def score_one(self, sample: Sample, context: RewardContext | None = None) -> Any:
         return self.function(**self._keywords(sample, context))

@@ -65,16 +65,20 @@ class RewardSettings(Section):
         default=0,
         ge=0,
         description="How many times more a response is asked for that failed, after 0.5 s, 1 s, 2 s and so "
-        "on with jitter, or as long as the server says.",
+        "on with jitter, or as long as the server says, up to 60 s.",
     )
     concurrency: int | None = Field(
         default=None,
         gt=0,
-        description="Calls at once, of each process. Not set: 16 of a coroutine that is asked for one "
-        "response at a time, else 1.",
+        description="Calls at once, of each process, among which a batch is divided. Not set: it is not "
+        "divided, and of a coroutine that takes one response, or so many at most, 16 calls run at once "
+        "(in a process of its own one), else 1.",
     )
     rate_limit: float | None = Field(
-        default=None, gt=0, description="Calls that begin in a second at most, of all processes together."
+        default=None,
+        gt=0,
+        description="Calls that begin in a second at most, of all processes together; a call of judge may be "
+        "several requests.",
     )
     overlap: bool = Field(
         default=False,

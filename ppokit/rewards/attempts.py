@@ -23,6 +23,21 @@ def is_coroutine_function(method: object) -> bool:
     return inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(call)
 
 
+def score_method(provider: object, where: str) -> tuple[Callable[..., Any], bool]:
+    """The method by which a provider is asked, and whether it is asked for one response at a time.
+
+    Raises:
+        PluginError: it has none.
+    """
+    for name in ("score", "score_one"):
+        if callable(method := getattr(provider, name, None)):
+            return method, name == "score_one"
+    raise PluginError(
+        f"{where} built a {type(provider).__name__}; expected an object with a method score(rollout) or "
+        "score_one(sample)."
+    )
+
+
 def takes_context(method: Callable[..., Any], where: str) -> bool:
     """Whether a method has a second argument, for the context.
 

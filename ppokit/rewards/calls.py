@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ppokit.config.components import BuiltComponent
-from ppokit.errors import PluginError, PpokitError
+from ppokit.errors import PpokitError
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.reward_output import RewardOutput
 from ppokit.plugin.scoring import RewardContext
@@ -27,6 +27,7 @@ from ppokit.rewards.attempts import (
     is_coroutine_function,
     output_of_one,
     sample_of,
+    score_method,
     takes_context,
 )
 from ppokit.rewards.call_sizes import CallSizes
@@ -35,9 +36,10 @@ from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.joining import failed_output, group_indices, join
 from ppokit.rewards.limits import CallFailedError, RateLimit, retry_after, retrying
 from ppokit.rewards.spans import with_token_scores
+from ppokit.rewards.timed_worker import WorkerProvider
 
 _CONSTANT = {str, int, float, bool, type(None), bytes}
-DEFAULT_CONCURRENCY = 16  # of coroutines that are asked for a response at a time
+DEFAULT_CONCURRENCY = 16  # of coroutines that are asked for a response at a time, or for so many at most
 
 
 @dataclass
@@ -69,18 +71,11 @@ class ProviderCalls:
 
     def __init__(self, reward: BuiltComponent, processes: int = 1) -> None:
         self.reward, settings = reward, reward.settings
-        batched = callable(getattr(reward.instance, "score", None))
-        self.one_at_a_time = not batched and callable(getattr(reward.instance, "score_one", None))
-        if not batched and not self.one_at_a_time:
-            raise PluginError(
-                f"{reward.where} built a {type(reward.instance).__name__}; expected an object with a "
-                "method score(rollout) or score_one(sample)."
-            )
-        self._method: Callable[..., Any] = reward.instance.score if batched else reward.instance.score_one
+        self._method, self.one_at_a_time = score_method(reward.instance, reward.where)
         self.is_async = is_coroutine_function(self._method)
         self._with_context = takes_context(self._method, reward.where)
-        self.sizes = CallSizes.of(reward.instance, reward.where)
-        self._isolated = bool(getattr(reward.instance, "is_isolated", False))  # it times itself
+        self.sizes = CallSizes.of(reward.instance, reward.where, one_at_a_time=self.one_at_a_time)
+        self._isolated = isinstance(reward.instance, WorkerProvider)  # it times itself
         self._retries = settings.retries
         self._concurrency = settings.concurrency or (
             DEFAULT_CONCURRENCY
@@ -196,7 +191,7 @@ class ProviderCalls:
             return [[index] for index in range(len(share))]
         together = self.sizes.whole_groups
         units = group_indices(share) if together else [[index] for index in range(len(share))]
-        return self.sizes.cut(units, self._concurrency)
+        return self.sizes.cut(units, self.reward.settings.concurrency or 1)
 
     def _view(self, share: Rollout, context: RewardContext) -> Rollout:
         """A share of a rollout as the provider sees it: a copy, rows included, of what it needs."""

@@ -16,12 +16,23 @@ from multiprocessing.connection import Connection
 from types import MappingProxyType
 from typing import Any
 
-from ppokit.errors import PluginError, PpokitError, plugin_call, reason_of
+from ppokit.errors import (
+    PluginError,
+    PpokitError,
+    plugin_call,
+    reason_of,
+)
 from ppokit.plugin.event_methods import event_methods
 from ppokit.plugin.protocols import BuildContext, Stateful
 from ppokit.plugin.reward_output import RewardOutput, Scored
 from ppokit.plugin.scoring import RewardContext
-from ppokit.rewards.attempts import attempt, attempt_async, is_coroutine_function, takes_context
+from ppokit.rewards.attempts import (
+    attempt,
+    attempt_async,
+    is_coroutine_function,
+    score_method,
+    takes_context,
+)
 from ppokit.rewards.call_sizes import CallSizes
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.limits import SentFailureError
@@ -37,19 +48,15 @@ def main() -> None:
         kind, use, options, context, where, disabled = pickle.loads(connection.recv_bytes())
         provider = _build(kind, use, options, context, where, disabled)
         events = event_methods(provider, where)
-        sizes = CallSizes.of(provider, where)
+        score, one_at_a_time = score_method(provider, where)
+        sizes = CallSizes.of(provider, where, one_at_a_time=one_at_a_time)
+        asked = _Asked(score, where, context.tokenizer)
     except PpokitError as error:  # of a class that the trainer may not know
-        connection.send_bytes(pickle.dumps(("PluginError", str(error), None)))
+        text = str(error) if where in str(error) else f"{where}: {error}"
+        connection.send_bytes(pickle.dumps(("PluginError", text, None)))
         return
-    method = "score" if callable(getattr(provider, "score", None)) else "score_one"
-    if not callable(getattr(provider, method, None)):
-        text = (
-            f"{where} built a {type(provider).__name__}; expected an object with a method score(rollout) or "
-        )
-        connection.send_bytes(pickle.dumps(("PluginError", text + "score_one(sample).", None)))
-        return
-    _reply(connection, "", (method, sizes, isinstance(provider, Stateful), events), provider, where)
-    asked = _Asked(getattr(provider, method), where, context.tokenizer)
+    name = "score_one" if one_at_a_time else "score"
+    _reply(connection, "", (name, sizes, isinstance(provider, Stateful), events), provider, where)
     while True:
         try:
             method, arguments = pickle.loads(connection.recv_bytes())

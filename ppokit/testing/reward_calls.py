@@ -32,14 +32,13 @@ def run(returned: Any) -> Any:
 def raw_score(built: BuiltComponent, rollout: Rollout) -> Any:
     """What the provider returns of a rollout itself, not of a copy, and unchecked."""
     from ppokit.plugin.scoring import RewardContext
-    from ppokit.rewards.attempts import sample_of, takes_context
+    from ppokit.rewards.attempts import sample_of, score_method, takes_context
 
-    batched = callable(getattr(built.instance, "score", None))
-    method = built.instance.score if batched else built.instance.score_one
-    given = [rollout] if batched else [sample_of(rollout.select([i])) for i in range(len(rollout))]
+    method, one_at_a_time = score_method(built.instance, built.where)
+    given = [sample_of(rollout.select([i])) for i in range(len(rollout))] if one_at_a_time else [rollout]
     more = (RewardContext(reward=built.name),) if takes_context(method, built.where) else ()
     returned = [run(method(each, *more)) for each in given]
-    return returned[0] if batched else returned
+    return returned if one_at_a_time else returned[0]
 
 
 def whole_groups(built: BuiltComponent) -> bool:

@@ -221,6 +221,8 @@ def fails(responses): return [1.0, ValueError("no"), None]
 async def waits(responses, reward_context): return [float(reward_context.step)] * len(responses)
 def one(response, answer): return float(response == answer)
 async def awaits(prompt, response): raise OSError(response)
+def cut(response): return 1.0
+cut.responses_per_call = 2
 """
 
 
@@ -252,6 +254,10 @@ def test_single_failures_coroutines_and_one_response_at_a_time(tmp_path, monkeyp
     ]
     (problem,) = check(PythonOptions(function="forms:one"), CheckContext(("prompt",)))
     assert "needs 'answer'" in problem
+    with pytest.raises(
+        PluginError, match=r"r has responses_per_call 2, and is asked for one response at a ti"
+    ):
+        scored("cut", rollout, context)
     component, _ = PluginRegistry().component("rewards", "python")
     by_path, _ = PluginRegistry().component("rewards", "forms:awaits")
     assert component.is_async(PythonOptions(function="forms:waits"))

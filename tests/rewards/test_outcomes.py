@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -417,6 +418,73 @@ def test_a_call_has_no_more_responses_than_the_class_takes(
 
     assert scorer(reward(Counted())).score(rollout).scores.tolist() == [0, 1, 2, 3, 4]
     assert sorted(calls) == sizes
+
+
+@pytest.mark.parametrize(
+    ("group", "most", "whole", "concurrency", "sizes"),
+    [
+        (3, 4, True, None, [3, 3, 3, 3]),
+        (3, 7, True, None, [6, 6]),
+        (3, 2, True, None, [3, 3, 3, 3]),
+        (1, 100, False, None, [12]),
+        (1, 5, False, None, [5, 5, 2]),
+        (1, 5, False, 2, [5, 5, 2]),
+        (1, 100, False, 8, [1, 1, 1, 1, 2, 2, 2, 2]),
+        (1, 5, False, 5, [2, 2, 2, 3, 3]),
+        (3, 6, True, 3, [3, 3, 6]),
+        (3, 6, True, 64, [3, 3, 3, 3]),
+    ],
+)
+@pytest.mark.parametrize("awaited", [False, True])
+def test_calls_are_filled_and_parted_only_for_the_recipes_concurrency(
+    scorer: Make, group: int, most: int, whole: bool, concurrency: int | None, sizes: list[int], awaited: bool
+) -> None:
+    """Twelve responses, in groups of one or of three."""
+    rollout = replace(make_rollout([[1]] * 12, [[2]] * 12), group_ids=torch.arange(12) // group)
+    calls: list[int] = []
+    running, together = 0, 0
+
+    class Batches:
+        whole_groups = whole
+        responses_per_call = most
+
+        def answer(self, share: Rollout) -> RewardOutput:
+            calls.append(len(share))
+            assert not whole or len(share) == group * len(set(share.group_ids.tolist()))
+            return RewardOutput.from_values([float(one.removeprefix("sample-")) for one in share.ids])
+
+    class Plain(Batches):
+        def score(self, share: Rollout) -> RewardOutput:
+            return self.answer(share)
+
+    class Awaited(Batches):
+        async def score(self, share: Rollout) -> RewardOutput:
+            nonlocal running, together
+            running += 1
+            together = max(together, running)
+            await asyncio.sleep(0)
+            running -= 1
+            return self.answer(share)
+
+    one = reward(Awaited() if awaited else Plain(), concurrency=concurrency)
+    assert scorer(one).score(rollout).scores.tolist() == list(range(12))
+    assert sorted(calls) == sorted(sizes)
+    if awaited:
+        assert together == min(concurrency or 16, len(sizes))
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize(
+    ("attributes", "actual"),
+    [({"responses_per_call": 4}, "responses_per_call 4"), ({"whole_groups": True}, "whole_groups True")],
+)
+def test_what_cuts_no_calls_of_one_response_is_refused(
+    scorer: Make, attributes: dict[str, Any], actual: str, awaited: bool
+) -> None:
+    one = (AsyncOne if awaited else One)(lambda sample: 1.0)
+    vars(one).update(attributes)
+    with pytest.raises(PluginError, match=f"reward 'one' .* has {actual}, and is asked for one response at"):
+        scorer(reward(one))
 
 
 @pytest.mark.parametrize(

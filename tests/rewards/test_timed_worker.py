@@ -34,6 +34,7 @@ from rollouts import make_rollout, single_process
 SOURCE = """
 import os, re, sys, time
 from pathlib import Path
+from ppokit.errors import RecipeError
 from ppokit.plugin import Component, ModelError, Options, PluginError, RewardOutput, Scored, hookimpl
 
 class Unsendable(Exception):
@@ -47,10 +48,6 @@ def no_use(what):
     error.retryable = False
     return error
 
-class TwoParts(PluginError):
-    def __init__(self, what, how):
-        super().__init__(f"{what} {how}")
-
 class O(Options):
     build: str = "well"
 
@@ -61,6 +58,8 @@ class R:
             raise ModelError("there is no such model")
         if options.build == "own class":
             raise TwoParts("the table", "is empty")
+        if options.build == "recipe":
+            raise RecipeError([])
         if options.build == "leaves":
             sys.exit(0)
 
@@ -139,6 +138,29 @@ class Each:
     async def close(self):
         Path("closed").touch()
 
+class Meets:
+    def __init__(self, options, context):
+        with open("built", "a") as file:
+            file.write("once ")
+        self.events = 0
+
+    def score_one(self, sample):
+        Path(f"here-{sample.id}").touch()
+        deadline = time.monotonic() + 30
+        while len(list(Path().glob("here-*"))) < 3:
+            if time.monotonic() > deadline:
+                raise TimeoutError("nobody came")
+            time.sleep(0.02)
+        return Scored(float(os.getpid()), notes={"events": str(self.events)})
+
+    @hookimpl
+    def on_phase(self, phase):
+        self.events += 1
+
+class TwoParts(PluginError):
+    def __init__(self, what, how):
+        super().__init__(f"{what} {how}")
+
 class Unmarked(R):
     def on_step(self, step): pass
 
@@ -152,6 +174,7 @@ counts = Component("counts", Counts, O)
 two = Component("two", options=Two)
 each = Component("each", Each, O)
 hears = Component("hears", Hears, O)
+meets = Component("meets", Meets, O)
 unmarked = Component("unmarked", Unmarked, O)
 """
 WHERE = "reward 'timed' (plugin acme 1.0; recipe: rewards[0].use)"
@@ -174,12 +197,16 @@ class Tokenizer:
 
 
 def worker_for(
-    name: str = "plain", build: str = "well", timeout: float = 60.0, tokenizer: Any = None
+    name: str = "plain",
+    build: str = "well",
+    timeout: float = 60.0,
+    tokenizer: Any = None,
+    concurrency: int | None = None,
 ) -> WorkerProvider:
     """A worker of `worker_rewards`, which must be in the working directory."""
     use = f"worker_rewards:{name}"
     component, plugin = PluginRegistry().component("rewards", use)
-    settings = RewardSettings(use=use, timeout=timeout)
+    settings = RewardSettings(use=use, timeout=timeout, concurrency=concurrency)
     options = component.options.model_validate({"build": build})
     reward = SelectedComponent("rewards", "rewards[0]", "timed", settings, component, options, plugin, WHERE)
     context = BuildContext(torch.device("cpu"), torch.float32, 0, tokenizer=tokenizer)
@@ -297,8 +324,9 @@ def test_it_is_closed_with_the_run(here: Path, worker: WorkerProvider) -> None:
     ("name", "build", "message"),
     [
         ("plain", "no model", "there is no such model"),
-        ("plain", "own class", "the table is empty"),
         ("plain", "leaves", "build failed: SystemExit: 0"),
+        ("plain", "own class", "the table is empty"),
+        ("plain", "recipe", "recipe: 0 problems"),
         ("unmarked", "well", "has the method on_step without @hookimpl"),
     ],
 )
@@ -438,5 +466,31 @@ def test_it_does_not_outlive_a_trainer_that_is_killed(here: Path) -> None:
 def test_its_calls_are_cut_as_without_a_process(here: Path) -> None:
     worker = worker_for("two")
     scores = Scorer([built("rewards", worker, "timed", where=WHERE)], single_process(), 0.0).score(rollout())
-    assert scores.scores.tolist() == [1, 2, 2]
+    assert scores.scores.tolist() == [2, 2, 1]
     worker.close()
+
+
+def test_calls_at_once_have_a_process_each(here: Path) -> None:
+    """Three calls wait for one another; each process is built once, and hears of every event."""
+    worker = worker_for("meets", concurrency=3)
+    reward = built("rewards", worker, "timed", where=WHERE, timeout=60.0, concurrency=3)
+    EventHooks([RunComponent("rewards/timed", WHERE, worker)]).emit("on_phase", step=1, phase="sampling")
+    scoring = Scorer([reward], single_process(), 0.0)
+    first = scoring.score(rollout())
+    again = scoring.score(rollout())
+    scoring.close()
+    processes = set(first.scores.tolist())
+    assert len(processes) == 3
+    assert set(again.scores.tolist()) <= processes
+    assert first.notes["timed/events"] == ("1", "1", "1")
+    assert (here / "built").read_text() == "once once once "
+    worker.close()
+    assert all(is_gone(int(process)) for process in processes)
+
+
+def test_state_is_that_of_one_process(here: Path) -> None:
+    with pytest.raises(
+        PluginError, match=r"reward 'timed' .*keeps state .*rewards\[0\]\.concurrency is 2: each"
+    ):
+        worker_for("counts", concurrency=2)
+    assert is_gone(pid(here))
