@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -70,6 +72,13 @@ def samples(
         "reason/judge": ["it said so" if score is None else "" for _, _, score in flat],
     }
     return {**out, **columns}
+
+
+def data_of(page: str, run: int = 0) -> dict[str, Any]:
+    """What a page's script gets of a run."""
+    match = DATA.search(page)
+    assert match is not None
+    return dict(json.loads(match[1])["runs"][run])
 
 
 def learning_run(

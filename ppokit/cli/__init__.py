@@ -53,7 +53,8 @@ class Command(TyperCommand):
             _fail(ctx, f"error: {error}")
             raise typer.Exit(error.exit_code) from error
         except Interrupted as stop:
-            typer.echo(f"ppokit: stopped by {signal.Signals(stop.signum).name}", err=True)
+            message = f"ppokit: stopped by {signal.Signals(stop.signum).name}"
+            typer.echo(". ".join([message, *getattr(stop, "__notes__", ())]), err=True)
             raise typer.Exit(stop.exit_code) from stop
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise

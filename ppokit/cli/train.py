@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ppokit.cli.options import Debug, DisablePlugin, Overrides
-from ppokit.errors import RunFolderError
+from ppokit.errors import Interrupted, RunFolderError
 
 if TYPE_CHECKING:
     from ppokit.config.recipe import Recipe
@@ -66,8 +67,20 @@ def train(
 
     try:
         _train(loaded, resume)
+    except Interrupted as stop:
+        _advise(stop, resume or Path(loaded.settings.run.out), loaded.settings.run.steps)
+        raise
     finally:
         destroy_process_group()
+
+
+def _advise(stop: Interrupted, folder: Path, steps: int) -> None:
+    """Add how to go on, where there is a checkpoint and something is left to do."""
+    from ppokit.run.checkpoint_files import list_checkpoints
+
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if checkpoints and checkpoints[-1].name != f"step-{steps:06d}":
+        stop.add_note(f"To go on: ppokit train --resume {shlex.quote(str(folder))}")
 
 
 def _train(recipe: Recipe, resume: Path | None) -> None:

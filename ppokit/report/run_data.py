@@ -1,30 +1,26 @@
-"""What a run's folder holds, as plain data: also of one that goes on, was killed, or is of an older "
-"layout."""
+"""What a run's folder holds, as plain data: also of one that goes on, was killed or is of an older layout."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ppokit.errors import DataError, first_line
 from ppokit.messages import listed
 from ppokit.plugin.visible_text import visible
+from ppokit.report.run_state import End
 from ppokit.report.step_file import Samples, read_step
-
-State = Literal["finished", "running", "stopped", "not begun"]
 
 MAX_FILES = 160
 MAX_BYTES = 200_000_000
 """Of the samples' files that are read; of more, evenly spaced ones are."""
 
 _STEP = re.compile(r"(\d+)")
-_QUIET_S = 180.0  # without a new line, a run has stopped; or the time of five steps, where that is longer
 
 
 @dataclass
@@ -40,6 +36,7 @@ class RunData:
         missing: sentences on what is not there or cannot be read.
         title: a name that tells it from other runs, where its folder's does not.
         changed: when metrics.jsonl was written last, in seconds of the epoch; None without it.
+        end: how the run says that it ended; None where it does not say.
     """
 
     folder: Path
@@ -52,6 +49,7 @@ class RunData:
     missing: list[str] = field(default_factory=list)
     changed: float | None = None
     title: str = ""
+    end: End | None = None
 
     @property
     def name(self) -> str:
@@ -60,39 +58,20 @@ class RunData:
 
     @property
     def last_step(self) -> int:
-        """The step that was done last; 0 before the first."""
-        steps = [int(line["step"] or 0) for line in self.metrics]
-        return max(steps or self.files, default=0)
+        """The step that was done last; 0 before the first. Samples alone may be of a step that failed."""
+        if self.changed is None:
+            return max(self.files, default=0)
+        return max((int(line["step"] or 0) for line in self.metrics), default=0)
 
     @property
     def planned(self) -> int | None:
         """Steps of the whole run."""
-        steps = section(self.recipe, "run").get("steps")
+        steps = self.setting("run", "steps")
         return steps if isinstance(steps, int) else None
 
-    def state(self, now: float | None = None) -> State:
-        """Whether it has done all its steps, has written something lately, or has not.
-
-        Args:
-            now: seconds of the epoch.
-        """
-        if self.planned is not None and (self.last_step >= self.planned or self._has_no_patience()):
-            return "finished"
-        if self.changed is None:
-            return "stopped" if self.files else "not begun"
-        took = self.metrics[-1].get("time/step_s") if self.metrics else None
-        quiet = (time.time() if now is None else now) - self.changed
-        return "running" if quiet < max(_QUIET_S, 5 * (took or 0.0)) else "stopped"
-
-    def _has_no_patience(self) -> bool:
-        """Whether `evaluation.patience` has ended it: so many evaluations brought no better one."""
-        evaluation = section(self.recipe, "evaluation")
-        best, patience = evaluation.get("best"), evaluation.get("patience")
-        if not isinstance(best, str) or not isinstance(patience, int):
-            return False
-        sign = -1 if evaluation.get("best_is") == "lowest" else 1
-        values = [sign * value for value in self.series(best)[1]]
-        return bool(values) and len(values) - 1 - values.index(max(values)) >= patience
+    def setting(self, name: str, key: str) -> Any:
+        """A key of a section of the recipe; None where it has none."""
+        return section(self.recipe, name).get(key)
 
     def measured(self) -> list[str]:
         """Names of the metrics that are a number at some step, in the order of their first one."""
@@ -112,6 +91,11 @@ def section(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def is_run(folder: Path) -> bool:
+    """Whether it holds what only a run writes: a recipe alone may be anybody's."""
+    return (folder / "metrics.jsonl").is_file() or (folder / "rollouts").is_dir()
+
+
 def read_run(folder: Path, *, samples: bool = True) -> RunData:
     """Read what is there.
 
@@ -119,21 +103,20 @@ def read_run(folder: Path, *, samples: bool = True) -> RunData:
         samples: whether the samples' files are read too.
 
     Raises:
-        DataError: it is not the folder of a run: it has neither metrics nor a recipe nor samples.
+        DataError: it is not the folder of a run: it has neither metrics nor samples.
     """
     run = RunData(folder.absolute())
     if not folder.is_dir():
         raise DataError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; expected a run's")
-    if not any((folder / name).exists() for name in ("metrics.jsonl", "recipe.yaml", "rollouts")):
-        raise DataError(
-            f"{folder} is not the folder of a run: it has no metrics.jsonl, recipe.yaml or rollouts/."
-        )
+    if not is_run(folder):
+        raise DataError(f"{folder} is not the folder of a run: it has no metrics.jsonl and no rollouts/.")
     _read_recipe(run)
     _read_provenance(run)
-    _read_metrics(run)
     for path in sorted((folder / "rollouts").glob("*.parquet")):
         if not path.name.startswith(".") and (match := _STEP.search(path.stem)):
             run.files[int(match[1])] = path
+    _read_metrics(run)  # after the files: a step that is being done has its numbers before its samples
+    _read_end(run)
     if samples:
         _read_samples(run)
     return run
@@ -146,7 +129,7 @@ def _read_recipe(run: RunData) -> None:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         json.dumps(content, default=str, skipkeys=True)  # of what holds itself there is no end
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         run.missing.append(_unreadable(path, error, "what the run was asked to do is not shown"))
         return
     if isinstance(content, dict):
@@ -164,6 +147,14 @@ def _read_provenance(run: RunData) -> None:
         return
     if isinstance(content, dict):
         run.provenance = content
+
+
+def _read_end(run: RunData) -> None:
+    """A run that goes on, was killed, or is of an older version has none."""
+    try:
+        run.end = End.of(json.loads((run.folder / "end.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return
 
 
 def _read_metrics(run: RunData) -> None:
@@ -221,12 +212,13 @@ def _read_samples(run: RunData) -> None:
             continue
         if len(read):
             run.steps.append(read)
-    absent = run.steps[0].absent if run.steps else []
-    if run.metrics and run.steps and run.steps[-1].step > run.last_step:
+    known = [samples for samples in run.steps if samples.step <= run.last_step]
+    if run.steps and run.steps[-1].step > run.last_step:
         run.missing.append(
             f"Step {run.steps[-1].step} failed: its samples are here, and nothing was learned from them."
         )
-    if absent := [name for name in absent if all(name in samples.absent for samples in run.steps)]:
+    absent = known[0].absent if known else []
+    if absent := [name for name in absent if all(name in samples.absent for samples in known)]:
         run.missing.append(
             f"The samples have no column {listed(absent)}, as those of an older version: what is computed of "
             "it is not shown."

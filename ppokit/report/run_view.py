@@ -19,6 +19,7 @@ from ppokit.report.patterns import Phrase, common_phrases, near_duplicates
 from ppokit.report.pool import Pool
 from ppokit.report.provenance_view import facts, flattened, plugins, preset_differences
 from ppokit.report.run_data import RunData, section
+from ppokit.report.run_state import ending, failure
 from ppokit.report.shown_samples import Shown, shown_samples
 from ppokit.report.step_file import read_step
 from ppokit.report.tokens import TokenTexts
@@ -115,7 +116,7 @@ class RunView:
             subtitle=_subtitle(run),
             steps=_steps(run),
             headline=headline(run, pool),
-            missing=[visible(text, 1000) for text in run.missing],
+            missing=[visible(text, 1000) for text in (failure(run), *run.missing) if text],
             findings=[Finding(f.level, visible(f.text, 1000), f.link) for f in findings(run, pool)],
             checks=f"Looked for: {listed(name for name, _ in CHECKS)}",
             rows=verdict_rows(run, pool),
@@ -171,14 +172,8 @@ def _steps(run: RunData) -> str:
 
 
 def _subtitle(run: RunData) -> str:
-    state = {
-        "finished": "finished",
-        "running": "still going",
-        "stopped": "stopped before its last step",
-        "not begun": "has not done a step",
-    }[run.state()]
     parts = [
-        f"{_steps(run)} steps, {state}",
+        f"{_steps(run)} steps, {ending(run)}",
         str(section(run.recipe, "model").get("name") or ""),
         f"started {run.provenance['started']}" if run.provenance.get("started") else "",
     ]

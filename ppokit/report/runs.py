@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ppokit.errors import DataError
-from ppokit.report.run_data import RunData, State, read_run, section
+from ppokit.report.run_data import RunData, is_run, read_run, section
+from ppokit.report.run_state import State, state
 from ppokit.report.verdict import evaluation_metrics
 
 DEEPEST = 2
@@ -55,7 +56,7 @@ def find_runs(folder: Path) -> list[Summary]:
 
 
 def _run_folders(folder: Path, deep: int) -> list[Path]:
-    if (folder / "metrics.jsonl").is_file() or (folder / "recipe.yaml").is_file():
+    if is_run(folder):
         return [folder]
     if deep == 0:
         return []
@@ -74,7 +75,7 @@ def _summary(run: RunData, folder: Path) -> Summary:
     path = run.folder.relative_to(folder.absolute()) if run.folder != folder.absolute() else Path(run.name)
     return Summary(
         name=str(path),
-        state=run.state(),
+        state=state(run),
         step=run.last_step,
         steps=run.planned,
         changed=run.changed,

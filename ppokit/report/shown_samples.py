@@ -126,9 +126,7 @@ def _tokens(
             shown.append((text, int(special), token))
     out: dict[str, Any] = {"t": [vocabulary[token] for token in ids]}
     for name, numbers in token_columns(samples.tokens, i).items():
-        numbers = numbers[:MOST_TOKENS]
-        if len(numbers) == len(ids):
-            out[name] = plains(numbers) if numbers.any() else 0
+        out[name] = plains(numbers[:MOST_TOKENS]) if numbers.any() else 0
     if (mask := samples.tokens.get("loss_mask")) is not None and not mask.row(i).all():
         out["env"] = [int(own == 0) for own in mask.row(i)[:MOST_TOKENS]]  # what a tool or environment wrote
     return out
@@ -140,7 +138,9 @@ def token_columns(tokens: Mapping[str, Any], i: int) -> dict[str, Floats]:
     The KL and ratio after the update follow from two columns each: log-probabilities before it less the
     reference's, and those of its last pass less those before it.
     """
-    have = {name: tokens[name].row(i) for name in TOKENS if name in tokens}
+    count = len(tokens["response_ids"].row(i))
+    rows = {name: tokens[name].row(i) for name in TOKENS if name in tokens}
+    have = {name: row for name, row in rows.items() if len(row) == count}  # others are missing, or damaged
     names = {
         "token_rewards": "reward",
         "advantages": "advantage",

@@ -1,5 +1,4 @@
-"""What each token of a response looks like: white space, special tokens and parts of characters are "
-"visible."""
+"""What each token of a response looks like: white space, special tokens, parts of characters are visible."""
 
 from __future__ import annotations
 

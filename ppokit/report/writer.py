@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ppokit.plugin.hookspecs import hookimpl
 from ppokit.report.files import write_report
+from ppokit.report.run_data import is_run
 from ppokit.report.tokens import texts_of
 from ppokit.run.components import RunComponent
 
@@ -44,9 +45,9 @@ class ReportWriter:
         self._write()
 
     @hookimpl
-    def on_run_end(self, step: int) -> None:
-        failed = self.folder / "rollouts" / f"step-{step + 1:06d}.parquet"
-        if self._is_due or failed.exists():
+    def on_run_end(self, error: str | None) -> None:
+        # What ended it early stands on the page; without a folder there is nothing to show.
+        if self._is_due or (error is not None and is_run(self.folder)):
             self._write()
 
     def _write(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ class Lifetime:
         instances: what the recipe's components have built on this process.
         observers: objects that the user gave to the trainer; called after the recipe's components, and
             stopping the run where they fail.
+        write_end: is told how a run that had started ended: the step that was done last, the name of the
+            signal that stopped it, and the error that ended it otherwise.
 
     Attributes:
         components: all of them.
@@ -39,13 +42,19 @@ class Lifetime:
         keep_open: whether the components outlive `train()`, for the block that closes them.
     """
 
-    def __init__(self, instances: Sequence[RunComponent], observers: Sequence[object]) -> None:
+    def __init__(
+        self,
+        instances: Sequence[RunComponent],
+        observers: Sequence[object],
+        write_end: Callable[[int, str | None, str | None], None],
+    ) -> None:
         self.components = list(instances)
         for i, observer in enumerate(observers):
             name = type(observer).__name__
             where = f"observer {name} (observers[{i}] of PPOTrainer)"
             self.components.append(RunComponent(f"observers/{name}-{i}", where, observer))
         self.events = EventHooks(self.components)
+        self._write_end = write_end
         self.keep_open = False
         self.started = self.ended = self._closed = False
         self._pid = os.getpid()
@@ -82,16 +91,22 @@ class Lifetime:
                     save()
             if not self.ended:
                 self.ended = True
-                text = None if error is None else in_one_paragraph(error)
-                if error is None:
-                    self.events.emit("on_run_end", step=step, error=text)
-                else:
-                    with while_handling(error, "the end of the run"):
-                        self.events.emit("on_run_end", step=step, error=text)
+                with while_handling(error, "the end of the run is not written"):
+                    self._record_end(step, error)
+                with while_handling(error, "the end of the run"):
+                    self.events.emit("on_run_end", step=step, error=_reason(error))
         finally:
             if not self.keep_open and not self._closed:
                 self._closed = True
                 close_components(self.components)
+
+    def _record_end(self, step: int, error: BaseException | None) -> None:
+        if not self.started:
+            return
+        if isinstance(error, Interrupted):
+            self._write_end(step, signal.Signals(error.signum).name, None)
+        else:
+            self._write_end(step, None, _reason(error))
 
     @contextmanager
     def until_end(
@@ -129,11 +144,20 @@ class Lifetime:
             self.end(step(), ending)
 
 
+def _reason(error: BaseException | None) -> str | None:
+    """What ended a run early, in one paragraph."""
+    if isinstance(error, Interrupted):
+        return f"stopped by {signal.Signals(error.signum).name}"
+    return None if error is None else in_one_paragraph(error)
+
+
 @contextmanager
-def while_handling(error: BaseException, what: str) -> Iterator[None]:
+def while_handling(error: BaseException | None, what: str) -> Iterator[None]:
     """Where what is done about an error fails too, that is a warning: the first error is the one to raise."""
     try:
         yield
     except PpokitError as second:
+        if error is None:
+            raise
         if not (isinstance(error, RunFolderError) and isinstance(second, RunFolderError)):
             warnings.warn(f"{what}: {second}", PpokitWarning, stacklevel=4)

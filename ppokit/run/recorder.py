@@ -45,7 +45,7 @@ class RunRecorder:
     ) -> None:
         self.recipe, self.run_dir, self.parts = recipe, run_dir, parts
         self.is_main = parts.processes.is_main
-        self.lifetime = Lifetime(instances, observers if self.is_main else ())
+        self.lifetime = Lifetime(instances, observers if self.is_main else (), self._write_end)
         self._watch = RewardWatch()
         self._evaluated: Mapping[str, float] = {}
         self.checkpointer = Checkpointer(
@@ -79,6 +79,8 @@ class RunRecorder:
             step: that was done last.
         """
         if not self.lifetime.started:
+            if self.is_main:
+                self.run_dir.start()
             steps, recipe = self.recipe.settings.run.steps, self.recipe.resolved()
             self.lifetime.start(step, steps, self.run_dir.folder, recipe)
 
@@ -173,6 +175,10 @@ class RunRecorder:
         """Save a checkpoint, the policy and the plot, if the last step's are not yet saved."""
         if self.is_main and (folder := self.checkpointer.save()) is not None:
             self.lifetime.events.emit("on_checkpoint", step=step, folder=folder)
+
+    def _write_end(self, step: int, stopped_by: str | None, error: str | None) -> None:
+        if self.is_main:
+            self.run_dir.end(step, stopped_by, error)
 
     def _warn(self, step: int, texts: Sequence[str]) -> None:
         for text in texts:

@@ -1,7 +1,7 @@
 """What a run leaves behind: its folder.
 
 recipe.yaml  provenance.json  metrics.jsonl  rollouts/  checkpoints/  policy/  policy-best/  reward.png
-report.html
+report.html  end.json
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class RunDir:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metrics_file = folder / "metrics.jsonl"
+        self.end_file = folder / "end.json"
         self.plot_file = folder / "reward.png"
         self.policy_folder = folder / "policy"
-        self.opened = False
+        self.opened = self._is_resumed = False
         self._begin: Callable[[], None] | None = None
         self._pid = os.getpid()
 
@@ -109,7 +110,27 @@ class RunDir:
                     if int(path.stem.removeprefix("step-")) > step:
                         path.unlink()
 
-        self._begin = write
+        self._begin, self._is_resumed = write, True
+
+    def start(self) -> None:
+        """Forget how a resumed run ended, as its first phase begins; a new run has nothing to forget."""
+        if self._is_resumed:
+            with self.writing():
+                self.end_file.unlink(missing_ok=True)
+                self.metrics_file.touch()  # its time says when the run was last seen going
+
+    def end(self, step: int, stopped_by: str | None, error: str | None) -> None:
+        """Write how the run ended, where it has a folder.
+
+        Args:
+            step: that was done last.
+            stopped_by: the name of a signal, if one came.
+            error: what ended the run early, otherwise.
+        """
+        if self.opened or self._is_resumed:
+            content = {"step": step, "stopped_by": stopped_by, "error": error}
+            with self.writing():
+                write_text(self.end_file, json.dumps(content) + "\n")
 
     def open(self) -> None:
         """Make the folder, or clear what a resumed run writes again; the first time only."""

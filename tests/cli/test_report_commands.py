@@ -69,6 +69,7 @@ def test_the_list_of_runs(tmp_path: Path) -> None:
     write_metrics(stopped, lines)
     os.utime(stopped / "metrics.jsonl", (1e9, 1e9))
     shutil.rmtree(finished / "rollouts")  # a list needs no samples
+    write_recipe(tmp_path / "recipes", 5)  # a recipe is no run
     result = call("runs", tmp_path, "--json")
     assert result.exit_code == 0, result.output
     first, second = json.loads(result.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
@@ -37,10 +38,13 @@ def wait_for_file(path: Path) -> None:
         time.sleep(0.05)
 
 
-def stopped(process: subprocess.Popen[str], number: int) -> None:
+def stopped(process: subprocess.Popen[str], number: int, run: Path) -> None:
+    """It says by what, and how to go on; and so does the run's folder."""
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number, errors
-    assert errors.strip() == f"ppokit: stopped by {signal.Signals(number).name}"
+    name = signal.Signals(number).name
+    assert errors.strip() == f"ppokit: stopped by {name}. To go on: ppokit train --resume {run}"
+    assert json.loads((run / "end.json").read_text())["stopped_by"] == name
 
 
 def assert_goes_on(run: Path) -> None:
@@ -63,7 +67,7 @@ def test_between_and_within_steps(
     process = start("train", recipe_file(run=run))
     wait_for(process, "step   2/500")
     process.send_signal(number)
-    stopped(process, number)
+    stopped(process, number, tmp_path / "run")
     assert_goes_on(tmp_path / "run")
 
 
@@ -74,7 +78,7 @@ def test_a_reader_that_leaves(recipe_file: Callable[..., Path], tmp_path: Path, 
     wait_for(process, "step   2/500")
     assert process.stdout is not None
     process.stdout.close()
-    stopped(process, signal.SIGPIPE)
+    stopped(process, signal.SIGPIPE, tmp_path / "run")
     assert_goes_on(tmp_path / "run")
 
 
@@ -114,7 +118,7 @@ def test_while_a_reward_takes_its_time(
     process = start("train", recipe_file(rewards=rewards, run=run))
     wait_for_file(tmp_path / "scoring")
     process.send_signal(signal.SIGINT)
-    stopped(process, signal.SIGINT)
+    stopped(process, signal.SIGINT, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     reward_module(SLOW.format(slow=0))
     assert (tmp_path / "run" / "checkpoints" / f"step-{slow - 1:06d}").is_dir()

@@ -76,6 +76,7 @@ def test_folder(run: Path) -> None:
         "policy",
         "reward.png",
         "report.html",
+        "end.json",
     }
     assert (run / "reward.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000001", "step-000002"]

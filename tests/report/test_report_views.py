@@ -146,6 +146,7 @@ def test_what_the_verdict_leaves_out_is_said(tmp_path: Path) -> None:
 def test_recipes_are_compared(tmp_path: Path) -> None:
     for name, weight in (("one", 1.0), ("two", 2.0)):
         write_recipe(tmp_path / name, 5, rewards=[{"use": "length", "weight": weight}])
+        write_metrics(tmp_path / name, [])
     runs = [read_run(tmp_path / name) for name in ("one", "two")]
     assert recipe_differences(runs) == [("rewards[0].weight", ["1.0", "2.0"])]
 
@@ -157,6 +158,7 @@ def test_the_nearest_preset(tmp_path: Path) -> None:
     preset = content("dr_grpo")
     preset["update"] = {**preset["update"], "epochs": 77}
     write_recipe(tmp_path, 5, **preset)
+    write_metrics(tmp_path, [])
     name, differences = preset_differences(read_run(tmp_path))
     assert name == "dr_grpo"
     assert [(key, own) for key, _, own in differences] == [("update.epochs", "77")]

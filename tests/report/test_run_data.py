@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ppokit.errors import DataError
 from ppokit.report.page import report_page
 from ppokit.report.run_data import read_run
-from report_runs import learning_run, samples, write_metrics, write_recipe, write_samples
+from ppokit.report.run_state import End, ending, state
+from report_runs import data_of, learning_run, samples, write_metrics, write_recipe, write_samples
 
 
 def page_of(folder: Path) -> str:
@@ -20,26 +23,92 @@ def page_of(folder: Path) -> str:
 def test_a_whole_run_lacks_only_its_provenance(tmp_path: Path) -> None:
     run = read_run(learning_run(tmp_path))
     assert [text for text in run.missing if "provenance" not in text] == []
-    assert (run.last_step, run.planned, run.state()) == (10, 10, "finished")
+    assert (run.last_step, run.planned, state(run)) == (10, 10, "finished")
     assert len(run.steps) == 10
 
 
-@pytest.mark.parametrize(("quiet", "state"), [(10.0, "running"), (1000.0, "stopped")])
-def test_one_that_goes_on_and_one_that_was_killed(tmp_path: Path, quiet: float, state: str) -> None:
+@pytest.mark.parametrize(
+    ("quiet", "words"), [(10.0, "still going when"), (1000.0, "stopped after step 10 without")]
+)
+def test_one_that_goes_on_and_one_that_was_killed(tmp_path: Path, quiet: float, words: str) -> None:
+    """What is said of one that goes on stays true after a SIGKILL: it is dated."""
     learning_run(tmp_path)
     write_recipe(tmp_path, 20)
-    run = read_run(tmp_path)
-    assert run.changed is not None
-    assert run.state(run.changed + quiet) == state
+    os.utime(tmp_path / "metrics.jsonl", (1e9, 1e9))
+    sentence = ending(read_run(tmp_path), 1e9 + quiet)
+    assert sentence.startswith(words)
+    assert ("at 2001-09-09 01:46 UTC" in sentence) == (quiet == 10)
 
 
-def test_slow_steps_are_no_death(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "seconds",
+    [{"time/step_s": 600.0}, {"time/step_s": 10.0, "time/evaluation_s": 300.0}],
+    ids=["steps", "evaluations"],
+)
+def test_slow_steps_and_evaluations_are_no_death(tmp_path: Path, seconds: dict[str, float]) -> None:
+    """A later step, without an evaluation, has no seconds of one."""
     learning_run(tmp_path)
     write_recipe(tmp_path, 20)
-    write_metrics(tmp_path, [{"step": 1, "reward/mean": 0.0, "time/step_s": 600.0}])
+    lines = [{"step": 1, **seconds}, {"step": 2, "time/step_s": seconds["time/step_s"]}]
+    write_metrics(tmp_path, lines)
     run = read_run(tmp_path)
     assert run.changed is not None
-    assert run.state(run.changed + 1000) == "running"
+    assert state(run, run.changed + 290) == "running"
+
+
+@pytest.mark.parametrize(
+    ("content", "known", "words"),
+    [
+        ({"step": 10, "stopped_by": "SIGINT", "error": None}, "stopped", "stopped by SIGINT after step 10"),
+        (
+            {"step": 10, "stopped_by": None, "error": "RewardError: no judge"},
+            "failed",
+            "failed after step 10",
+        ),
+        ({"step": 10, "stopped_by": None, "error": None}, "stopped", "ended after step 10"),
+        ({"step": 3, "stopped_by": "SIGINT", "error": None}, "running", "still going"),
+        ([], "running", "still going"),
+        ({"step": None}, "running", "still going"),
+    ],
+    ids=["signal", "error", "own loop", "of before it went on", "list", "no step"],
+)
+def test_how_it_ended_is_its_own_word(tmp_path: Path, content: Any, known: str, words: str) -> None:
+    learning_run(tmp_path)
+    write_recipe(tmp_path, 20)
+    (tmp_path / "end.json").write_text(json.dumps(content))
+    run = read_run(tmp_path)
+    assert state(run) == known
+    page = page_of(tmp_path)
+    assert f"10 of 20 steps, {words}" in page
+    assert ("The run failed after step 10: RewardError: no judge" in page) == (known == "failed")
+
+
+def test_one_that_did_all_its_steps_has_finished(tmp_path: Path) -> None:
+    """Also where a signal came after the last."""
+    learning_run(tmp_path)
+    (tmp_path / "end.json").write_text('{"step": 10, "stopped_by": "SIGINT", "error": null}')
+    assert read_run(tmp_path).end == End(10, "SIGINT", "")
+    assert "10 of 10 steps, finished" in page_of(tmp_path)
+
+
+def test_a_first_step_that_failed(tmp_path: Path) -> None:
+    """A NaN loss leaves its samples, without rewards, and no numbers: no step was done."""
+    columns = samples(1, [[0.5, 0.25]])
+    for name in ("score", "scored", "trained", "token_rewards", "advantages"):
+        del columns[name]
+    write_samples(tmp_path, 1, columns)
+    write_metrics(tmp_path, [])
+    write_recipe(tmp_path, 20)
+    end = {"step": 0, "stopped_by": None, "error": "NonFiniteError: the loss is nan"}
+    (tmp_path / "end.json").write_text(json.dumps(end))
+    page = page_of(tmp_path)
+    for sentence in (
+        "0 of 20 steps, failed after step 0",
+        "The run failed after step 0: NonFiniteError: the loss is nan",
+        "Step 1 failed: its samples are here",
+    ):
+        assert sentence in page
+    assert "older version" not in page
 
 
 def test_a_half_written_line_is_what_a_kill_leaves(tmp_path: Path) -> None:
@@ -100,11 +169,13 @@ def test_a_page_with_what_is_there(tmp_path: Path, missing: str) -> None:
         assert "10 of 10 steps, finished" in page
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, 2", "just text", "a: [", "\x00", "a: &a [*a]"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1, 2", "just text", "a: [", "\x00", "a: &a [*a]", 2000 * "[" + 2000 * "]"]
+)
 def test_damaged_recipes_and_provenance(tmp_path: Path, content: str) -> None:
     learning_run(tmp_path)
-    (tmp_path / "recipe.yaml").write_text(content)
-    (tmp_path / "provenance.json").write_text(content)
+    for name in ("recipe.yaml", "provenance.json", "end.json"):
+        (tmp_path / name).write_text(content)
     assert "Verdict" in page_of(tmp_path)
 
 
@@ -168,13 +239,15 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     assert "Verdict" in page_of(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["missing", "a file", "empty"])
+@pytest.mark.parametrize("kind", ["missing", "a file", "empty", "a recipe alone"])
 def test_what_is_no_run_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "run"
     if kind == "a file":
         path.write_text("")
     elif kind == "empty":
         path.mkdir()
+    elif kind == "a recipe alone":
+        write_recipe(path, 5)
     with pytest.raises(DataError, match="run"):
         read_run(path)
 
@@ -199,3 +272,22 @@ def test_what_a_tool_wrote_and_what_was_left_out_counts_nowhere(tmp_path: Path) 
     assert read.kl.tolist() == [3, 12, 48]
     assert read.change[[0, 2]].tolist() == [0.75, 0.125]
     assert read.change[1] != read.change[1]
+
+
+@pytest.mark.parametrize("missing", [None, []])
+def test_a_response_that_was_not_trained_on_has_no_numbers_of_the_update(
+    tmp_path: Path, missing: list[float] | None
+) -> None:
+    """As by `mask_truncated`, dynamic sampling or a reward that failed: the others' are there."""
+    columns = samples(1, [[0.1, 0.2, 0.3]], [[2, 2, 1]])
+    columns["kl/k1"] = [[1.0, 2.0], [4.0, 8.0], [16.0]]
+    columns["log_ratio"] = [[0.0, 0.5], missing, missing]
+    columns["entropy"] = [[1.0, 2.0], missing, missing]
+    columns["trained"] = [True, False, False]
+    write_samples(tmp_path, 1, columns)
+    write_metrics(tmp_path, [{"step": 1, "reward/mean": 0.2}])
+    first, *others = [sample["tk"] for sample in data_of(page_of(tmp_path))["samples"]]
+    assert first["kl_after"] == [1, 2.5]
+    assert [own["kl"] for own in others] == [[4, 8], [16]]
+    for own in others:
+        assert not own.keys() & {"ratio", "kl_after", "entropy"}

@@ -1,0 +1,99 @@
+"""Whether a run goes on, has finished, or how it ended before its last step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ppokit.plugin.visible_text import visible
+
+if TYPE_CHECKING:
+    from ppokit.report.run_data import RunData
+
+State = Literal["finished", "running", "stopped", "failed", "not begun"]
+
+_QUIET_S = 180.0  # without a new line, a run has stopped; or the time of five steps, where that is longer
+
+
+@dataclass(frozen=True)
+class End:
+    """What a run itself wrote at its end, `end.json`.
+
+    Attributes:
+        step: that was done last.
+        stopped_by: name of the signal that stopped it; empty for none.
+        error: what ended it otherwise; empty where all its steps were done.
+    """
+
+    step: int
+    stopped_by: str
+    error: str
+
+    @classmethod
+    def of(cls, content: Any) -> End | None:
+        """From the file's content; None where that is something else."""
+        if not isinstance(content, dict) or not isinstance(step := content.get("step"), int):
+            return None
+        return cls(step, *(str(content.get(name) or "") for name in ("stopped_by", "error")))
+
+
+def state(run: RunData, now: float | None = None) -> State:
+    """How a run ended by its own word; without one, whether it has written something lately.
+
+    Args:
+        now: seconds of the epoch.
+    """
+    end = _own_end(run)
+    if end is not None and end.error:
+        return "failed"
+    if run.planned is not None and (run.last_step >= run.planned or _has_no_patience(run)):
+        return "finished"
+    if end is not None:
+        return "stopped"
+    if run.changed is None:
+        return "stopped" if run.files else "not begun"
+    quiet = (time.time() if now is None else now) - run.changed
+    return "running" if quiet < max(_QUIET_S, 5 * _step_s(run)) else "stopped"
+
+
+def ending(run: RunData, now: float | None = None) -> str:
+    """The same in words, for the page's first lines."""
+    current, end = state(run, now), _own_end(run)
+    after = f"after step {run.last_step}"
+    if current == "running":
+        written = time.gmtime(now)
+        return f"still going when this page was written, at {time.strftime('%Y-%m-%d %H:%M', written)} UTC"
+    if current == "failed":
+        return f"failed {after}"
+    if current != "stopped":
+        return {"finished": "finished", "not begun": "has not done a step"}[current]
+    if end is None:
+        return f"stopped {after} without a word, as a run that was killed or is of an older version"
+    return f"stopped by {visible(end.stopped_by, 40)} {after}" if end.stopped_by else f"ended {after}"
+
+
+def failure(run: RunData) -> str:
+    """What ended the run, in a sentence; empty where it did not fail."""
+    end = _own_end(run)
+    return f"The run failed after step {end.step}: {end.error}" if end is not None and end.error else ""
+
+
+def _own_end(run: RunData) -> End | None:
+    """That of the steps that are there: a run that went on has a later one."""
+    return run.end if run.end is not None and run.end.step >= run.last_step else None
+
+
+def _step_s(run: RunData) -> float:
+    """Seconds of the last step, and of the last evaluation: one may just be under way."""
+    return sum((run.series(f"time/{name}_s")[1] or [0.0])[-1] for name in ("step", "evaluation"))
+
+
+def _has_no_patience(run: RunData) -> bool:
+    """Whether `evaluation.patience` has ended it: so many evaluations brought no better one."""
+    best, patience = run.setting("evaluation", "best"), run.setting("evaluation", "patience")
+    if not isinstance(best, str) or not isinstance(patience, int):
+        return False
+    sign = -1 if run.setting("evaluation", "best_is") == "lowest" else 1
+    values = [sign * value for value in run.series(best)[1]]
+    return bool(values) and len(values) - 1 - values.index(max(values)) >= patience
