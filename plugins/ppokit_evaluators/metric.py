@@ -6,7 +6,8 @@
 compares each response with the column `summary` of the held-out prompts, or with several columns. rouge,
 sacrebleu, chrf, exact_match, f1 and accuracy are part of ppokit and need no network; any other metric is the
 path of its script, `package:DISTRIBUTION/FOLDER`, or a name on the hub. Every single number that a metric
-returns is reported, under the metric's name where there are several; lists and texts are left out.
+returns is reported, under the metric's name where there are several; lists, texts and arguments that it gives
+back are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ppokit.plugin import (
     hookimpl,
 )
 from ppokit_metrics.finding import problems
-from ppokit_metrics.loading import Metric, numbers
+from ppokit_metrics.loading import Metric
 from ppokit_metrics.references import Name, Reference, reference_of, reference_problems
 
 
@@ -76,7 +77,7 @@ class MetricEvaluator:
         for metric in self.metrics:
             prefix = f"{metric.name}/" if len(self.metrics) > 1 else ""
             results = metric.compute(responses, references)
-            metrics.update({f"{prefix}{key}": number for key, number in numbers(results).items()})
+            metrics.update({f"{prefix}{key}": number for key, number in metric.numbers(results).items()})
             for key, own in metric.contributions(responses, references, results).items():
                 known = {i: x if math.isfinite(x) else None for i, x in zip(answered, own, strict=True)}
                 recorded[f"{prefix}{key}"] = [known.get(i) for i in range(len(rollout))]

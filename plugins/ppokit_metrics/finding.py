@@ -53,6 +53,17 @@ def script_of(name: str) -> Path | None:
     return None
 
 
+def own_name(name: str) -> str | None:
+    """That of ppokit's own metric, also where it is given by its path; None of any other."""
+    try:
+        script = script_of(name)
+    except PluginError:
+        return None
+    if script is None or script.resolve().parent.parent != _HERE.resolve():
+        return None
+    return script.stem
+
+
 def is_here(name: str) -> bool:
     """Whether a metric's script is on this machine, and not on the hub."""
     return script_of(name) is not None
@@ -71,7 +82,7 @@ def problems(name: str) -> Iterator[str]:
         yield f"metric: there is no file {script}"
         return
     missing = [module for module in _imports(script) if find_spec(module) is None]
-    if missing and name in OWN:
+    if missing and own_name(name):
         yield f"metric: {name} needs {', '.join(missing)}: pip install 'ppokit[metrics]'"
     elif missing:
         yield (

@@ -16,10 +16,12 @@ from numbers import Real
 from typing import Any
 
 from ppokit.plugin import PluginError, first_line, jackknife_shares
-from ppokit_metrics.finding import OF_WHOLE_SETS, OWN, problems, script_of
+from ppokit_metrics.finding import OF_WHOLE_SETS, OWN, own_name, problems, script_of
 
 _FEW = 8
 """Entries that a list may have for another reason than one per response."""
+_MANY = 64
+"""Responses by which it shows whether a number is drawn."""
 
 
 class Metric:
@@ -38,7 +40,7 @@ class Metric:
         for problem in problems(name):
             raise PluginError(problem)
         script = script_of(name)
-        self.name, self.arguments = name, dict(arguments)
+        self.name, self.arguments, self._own = name, dict(arguments), own_name(name)
         evaluate = importlib.import_module("evaluate")
         try:
             self.module = evaluate.load(str(script or name), config, keep_in_memory=True)
@@ -48,8 +50,9 @@ class Metric:
                 "the network once, and from the cache after that; install the packages that it needs. "
                 f"{', '.join(OWN)} need no network; nor do a script's path and package:DISTRIBUTION/FOLDER."
             ) from error
-        self._parameters = inspect.signature(self.module._compute).parameters
-        self._aggregates = "use_aggregator" in self._parameters
+        parameters = inspect.signature(self.module._compute).parameters
+        self._aggregates = "use_aggregator" in parameters
+        self._given = {name: self.arguments.get(name, own.default) for name, own in parameters.items()}
 
     def check_references(self, given: bool) -> None:
         """That the recipe names a column of references if the metric compares with some.
@@ -74,7 +77,11 @@ class Metric:
         return self._compute(predictions, references, self.arguments)
 
     def _compute(
-        self, predictions: Sequence[Any], references: Sequence[Any] | None, arguments: Mapping[str, Any]
+        self,
+        predictions: Sequence[Any],
+        references: Sequence[Any] | None,
+        arguments: Mapping[str, Any],
+        seed: int = 0,
     ) -> dict[str, Any]:
         texts: dict[str, Any] = {"predictions": list(predictions)}
         if references is not None:
@@ -82,6 +89,7 @@ class Metric:
             if len(kinds := {kind_of(own): own for own in references if own != []}) > 1:
                 shown = " and ".join(repr(own)[:60] for own in list(kinds.values())[:2])
                 raise PluginError(f"references are of different kinds, such as {shown}; expected one kind")
+        self.module.seed = seed  # of ROUGE's bootstrap: else another one in each process
         try:
             results = self.module.compute(**texts, **arguments)
         except Exception as error:  # the metric's code is anyone's
@@ -93,36 +101,78 @@ class Metric:
             raise PluginError(f"the metric {self.name!r} gave {type(results).__name__}; expected a dict")
         return results
 
+    def numbers(self, results: Mapping[str, Any]) -> dict[str, float]:
+        """The single numbers of what `compute` gave: no lists, texts, or what is not finite.
+
+        Nor arguments that are given back, as `beta` by chrF.
+        """
+        single = {
+            name: float(value)
+            for name, value in results.items()
+            if isinstance(value, Real) or getattr(value, "shape", None) == ()
+        }
+        return {
+            name: value
+            for name, value in single.items()
+            if math.isfinite(value) and not (name in self._given and value == self._given[name])
+        }
+
     def contributions(
         self, predictions: Sequence[Any], references: Sequence[Any] | None, results: Mapping[str, Any]
     ) -> dict[str, list[float]]:
         """Of each number one per response whose mean it is, as far as there is one, and the metric's lists.
 
         BLEU and its like are numbers of a whole set: of them these are their `shares`, and the number of each
-        response alone stands under `<number>/per_response`.
+        response alone stands under `<number>/per_response`; so with others' aggregates that are no means.
 
         Args:
             results: what `compute` gave of these.
         """
         lists = self.lists(predictions, references, results)
-        if self.name in OF_WHOLE_SETS:
+        if self._own in OF_WHOLE_SETS:
             alone = {f"{name}/per_response": own for name, own in lists.items()}
             return alone | self.shares(predictions, references, results)
-        whole = numbers(results)
-        if not lists:
+        whole = self.numbers(results)
+        if lists:
+            of_set = [
+                name for name in lists if not self._averages(name, lists, whole, predictions, references)
+            ]
+            alone = {f"{name}/per_response": lists.pop(name) for name in of_set}
+            same = {
+                name: own
+                for name, number in whole.items()
+                for own in lists.values()
+                if name not in lists and _is_mean(number, own)
+            }
+            lists |= same
+        else:
+            alone = {}
             with suppress(PluginError):  # some can say nothing of an empty response alone
                 lists = self._means(self._alone(predictions, references), whole)
-            if not whole.keys() <= lists.keys():
-                with suppress(PluginError):
-                    lists = self.shares(predictions, references, results) | lists
-            return lists
-        same = {
-            name: own
-            for name, number in whole.items()
-            for own in lists.values()
-            if name not in lists and _is_mean(number, own)
-        }
-        return lists | same
+        if not whole.keys() <= lists.keys():
+            with suppress(PluginError):
+                lists = self.shares(predictions, references, results) | lists
+        return alone | lists
+
+    def _averages(
+        self,
+        name: str,
+        lists: Mapping[str, Sequence[float]],
+        whole: Mapping[str, float],
+        predictions: Sequence[Any],
+        references: Sequence[Any] | None,
+    ) -> bool:
+        """Whether a metric that has a list of this name makes one number of it as a mean, if it makes one.
+
+        A number that is drawn, as ROUGE's median of bootstrap means, counts as their mean.
+        """
+        if name not in whole or self._own is not None or _is_mean(whole[name], lists[name]):
+            return True
+        copies = -(-_MANY // len(predictions))  # of a few, draws may have the same median
+        texts = [*predictions] * copies
+        more = None if references is None else [*references] * copies
+        draws = [self._compute(texts, more, self.arguments, seed)[name] for seed in (1, 2)]
+        return bool(draws[0] != draws[1])
 
     def lists(
         self, predictions: Sequence[Any], references: Sequence[Any] | None, results: Mapping[str, Any]
@@ -147,7 +197,7 @@ class Metric:
     ) -> dict[str, list[float]]:
         """What each response adds to numbers of a whole set: the mean of its shares is the set's number.
 
-        See `jackknife_shares`. Sums, such as a count of words, and arguments that are given back have none.
+        See `jackknife_shares`. Sums, such as a count of words, have none.
 
         Args:
             results: what `compute` gave of these.
@@ -156,7 +206,7 @@ class Metric:
         if count < 2:
             return {}
         left_out = [
-            numbers(
+            self.numbers(
                 self.compute(
                     [*predictions[:i], *predictions[i + 1 :]],
                     None if references is None else [*references[:i], *references[i + 1 :]],
@@ -165,9 +215,9 @@ class Metric:
             for i in range(count)
         ]
         shares: dict[str, list[float]] = {}
-        for name, whole in numbers(results).items():
+        for name, whole in self.numbers(results).items():
             values = [own[name] for own in left_out if name in own]
-            if len(values) < count or name in self._parameters:
+            if len(values) < count:
                 continue
             is_sum = math.isclose(sum(values) / count, whole * (count - 1) / count, rel_tol=1e-9)
             if whole == 0 or not is_sum:
@@ -186,7 +236,7 @@ class Metric:
         if lists := self.lists(predictions, references, whole):
             return lists
         alone = self._alone(predictions, references)
-        if same := self._means(alone, numbers(whole)):
+        if same := self._means(alone, self.numbers(whole)):
             return same
         raise PluginError(
             f"the metric {self.name!r} gives one number for a whole set of responses and none per "
@@ -197,7 +247,7 @@ class Metric:
     def _alone(self, predictions: Sequence[Any], references: Sequence[Any] | None) -> dict[str, list[float]]:
         """The numbers of each response as a set of its own."""
         single = [
-            numbers(self.compute([text], None if references is None else [references[i]]))
+            self.numbers(self.compute([text], None if references is None else [references[i]]))
             for i, text in enumerate(predictions)
         ]
         return {
@@ -232,16 +282,6 @@ def _lists(results: Mapping[str, Any], length: int) -> dict[str, Sequence[Any]]:
         if isinstance(own, list | tuple) and len(own) == length and all(isinstance(x, Real) for x in own):
             result[name] = own
     return result
-
-
-def numbers(results: Mapping[str, Any]) -> dict[str, float]:
-    """The single numbers of what a metric returned; lists, texts and what is not finite are left out."""
-    single = {
-        name: float(value)
-        for name, value in results.items()
-        if isinstance(value, Real) or getattr(value, "shape", None) == ()
-    }
-    return {name: value for name, value in single.items() if math.isfinite(value)}
 
 
 def kind_of(reference: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ppokit.plugin import CheckContext
-from ppokit_metrics.finding import OWN, TAKE_LISTS
+from ppokit_metrics.finding import TAKE_LISTS, own_name
 from ppokit_metrics.loading import kind_of
 from ppokit_metrics.trial import trial
 
@@ -55,10 +55,11 @@ def reference_problems(
             return
     known = None if references is None else [own for _, own in references]
     for name in metrics:
-        if name in OWN and config is not None:
+        own_metric = own_name(name)
+        if own_metric and config is not None:
             yield f"config: got {config!r}; {name} of ppokit has no configurations, so leave it out"
-        lists = name in TAKE_LISTS
-        if name in OWN and (wrong := [own for own in known or () if not _is_text(own, lists=lists)]):
+        lists = own_metric in TAKE_LISTS
+        if own_metric and (wrong := [own for own in known or () if not _is_text(own, lists=lists)]):
             yield (
                 f"reference: {reference!r} has {repr(wrong[0])[:60]}; {name} compares each response with a "
                 f"text{', or a list of texts' if lists else ''}; expected that (numbers become texts by "

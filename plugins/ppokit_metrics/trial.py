@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ppokit.plugin import PluginError
-from ppokit_metrics.finding import OWN, is_here, problems
+from ppokit_metrics.finding import is_here, own_name, problems
 from ppokit_metrics.loading import Metric
 
 _TRIED, _TRIED_OF_OTHERS = 200, 8
@@ -36,7 +36,7 @@ def trial(
         yield f"metric: {error}"
         return
     if references:
-        count = _TRIED if name in OWN else _TRIED_OF_OTHERS
+        count = _TRIED if own_name(name) else _TRIED_OF_OTHERS
         # Of those beyond, one of each number of texts.
         lengths = {len(own): own for own in references[count:] if isinstance(own, list | tuple)}
         tried = [*references[:count], *lengths.values(), references[0]]

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sacrebleu as library
 
@@ -38,6 +39,15 @@ def test_rouge_by_hand() -> None:
     assert whole["rouge1"] == pytest.approx((6 / 7 + 1 / 2 + 1) / 3, abs=0.08)
     one = metric("rouge", rouge_types=["rouge2"]).compute(PREDICTIONS[:1], REFERENCES[:1])
     assert one == {"rouge2": pytest.approx(4 / 5)}
+
+
+def test_rouge_draws_the_same_in_each_process() -> None:
+    """Its bootstrap is drawn from numpy's numbers of the process, which begin anywhere."""
+    numbers = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        numbers.append(metric("rouge").compute(PREDICTIONS * 4, REFERENCES * 4))
+    assert numbers[0] == numbers[1]
 
 
 def test_rouge_takes_the_best_of_several_references() -> None:

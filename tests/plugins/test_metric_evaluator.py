@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import ppokit_metrics
 from ppokit.plugin import BuildContext, CheckContext, PluginError
 from ppokit_evaluators.metric import MetricEvaluator, MetricOptions, check
 
@@ -103,17 +104,23 @@ def test_what_validation_says(options: dict[str, Any], columns: tuple[str, ...],
 
 
 def test_several_metrics_and_several_references() -> None:
-    """Of "a b" and "c d" with the references "a b" and "c x": F is 1 and 1/2, letters match in the first."""
+    """Of "a b" and "c d" with the references "a b" and "c x": F of words is 1 and 1/2.
+
+    chrF leaves spaces out: 3 of 4 letters and 1 of 2 pairs of letters are right, both ways.
+    """
     view = View()
     assert measure(view, metric=["exact_match", "accuracy"], reference="answer") == {
         "exact_match/exact_match": 0.5,
         "accuracy/accuracy": 0.5,
     }
-    found = measure(
+    reported = measure(
         view, metric=["rouge", "chrf"], reference=["none", "answer"], arguments={"use_aggregator": True}
     )
-    assert found["rouge/rouge1"] == pytest.approx(0.75, abs=0.1)
-    assert found["chrf/score"] > 50
+    assert reported == {
+        **{f"rouge/{name}": pytest.approx(0.75) for name in ("rouge1", "rougeL", "rougeLsum")},
+        "rouge/rouge2": pytest.approx(0.5),
+        "chrf/score": pytest.approx(100 * (3 / 4 + 1 / 2) / 2),
+    }
 
 
 def test_a_held_out_prompt_without_a_reference() -> None:
@@ -124,21 +131,95 @@ def test_a_held_out_prompt_without_a_reference() -> None:
 
 
 def test_numbers_of_a_whole_set_have_shares_of_each_response() -> None:
-    """Their mean is the set's number, whose gain then has an interval."""
+    """Their mean is the set's number, whose gain then has an interval.
+
+    chrF of both is 62.5, of the first alone 100, of the second alone (1 of 2 letters, no pair) 25. F1 of both
+    is a third of 1 + 0 + 0 for three labels, of the first alone 1, of the second alone 0.
+    """
     view = View()
-    reported = measure(view, metric="chrf", reference="answer")
-    first, failed, second = view.recorded["score"]
-    assert failed is None
-    assert first is not None
-    assert second is not None
-    assert (first + second) / 2 == pytest.approx(reported["score"])
-    alone = view.recorded["score/per_response"]
-    assert alone[0] == pytest.approx(100.0)
-    assert alone[2] is not None
-    assert alone[2] < 60
+    assert measure(view, metric="chrf", reference="answer") == {"score": pytest.approx(62.5)}
+    assert view.recorded == {
+        "score": [pytest.approx(62.5 + 62.5 - 25), None, pytest.approx(62.5 + 62.5 - 100)],
+        "score/per_response": [pytest.approx(100), None, pytest.approx(25)],
+    }
     reported = measure(view, metric="f1", reference="answer", arguments={"average": "macro"})
-    assert set(view.recorded) == {"f1"}
-    assert sum(own for own in view.recorded["f1"] if own is not None) / 2 == pytest.approx(reported["f1"])
+    assert reported == {"f1": pytest.approx(1 / 3)}
+    assert view.recorded == {"f1": [pytest.approx(1 / 3 + 1 / 2), None, pytest.approx(1 / 3 + 1 / 2 - 1)]}
+
+
+def test_arguments_that_a_metric_gives_back_are_no_results(script: str) -> None:
+    """One that it gave is left out; a number of the same name that is another one is its own."""
+    source = SCRIPT.replace('"share": scale', '"scale": scale, "limit": 2.0, "share": scale')
+    Path(script).write_text(source.replace("scale=1.0", "scale=1.0, limit=None"))
+    for arguments in ({}, {"scale": 2.0}):
+        scale = arguments.get("scale", 1.0)
+        view = View()
+        assert measure(view, metric=script, reference="answer", arguments=arguments) == {
+            "limit": 2.0,
+            "share": pytest.approx(0.75 * scale),
+        }
+        assert set(view.recorded) == {"each", "share", "limit"}
+
+
+@pytest.mark.parametrize("name", ["sacrebleu", "chrf", "f1", "rouge"])
+def test_ones_own_by_its_path_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(ppokit_metrics.__file__).parent.parent)
+    paths = (f"./ppokit_metrics/{name}", f"{Path.cwd()}/ppokit_metrics/{name}/{name}.py")
+    arguments = {"average": "macro"} if name == "f1" else {}
+    by_name, *by_path = [View() for _ in range(3)]
+    results = [
+        measure(view, metric=own, reference="answer", arguments=arguments)
+        for view, own in zip((by_name, *by_path), (name, *paths), strict=True)
+    ]
+    assert results[1:] == [results[0]] * 2
+    assert [view.recorded for view in by_path] == [by_name.recorded] * 2
+
+
+AGGREGATE = """
+    def _compute(self, predictions, references, use_aggregator=True):
+        import numpy as np
+        each = [10.0 * (p == r) for p, r in zip(predictions, references)]
+        if not use_aggregator:
+            return {{"score": each, "each": each}}
+        means = [np.mean(np.random.choice(each, len(each))) for _ in range(100)]
+        return {result}
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "recorded"),
+    [
+        # 5 is the mean of 10 and 0.
+        ("{'score': sum(each) / len(each)}", {"score": [10.0, None, 0.0], "each": [10.0, None, 0.0]}),
+        # Of both 25, of the first alone 100, of the second alone 0: 25 + (50 - 0) and 25 + (50 - 100).
+        (
+            "{'score': (sum(each) / len(each)) ** 2}",
+            {
+                "score": [75.0, None, -25.0],
+                "score/per_response": [10.0, None, 0.0],
+                "each": [10.0, None, 0.0],
+            },
+        ),
+        # What the metric has no list of: the same.
+        (
+            "{'score': sum(each) / len(each), 'square': (sum(each) / len(each)) ** 2}",
+            {"score": [10.0, None, 0.0], "each": [10.0, None, 0.0], "square": [75.0, None, -25.0]},
+        ),
+        # Drawn, as ROUGE's: about the mean of what it is drawn from.
+        (
+            "{'score': float(np.percentile(means, 55))}",
+            {"score": [10.0, None, 0.0], "each": [10.0, None, 0.0]},
+        ),
+    ],
+    ids=["mean", "set", "no list", "bootstrap"],
+)
+def test_aggregates_of_others(script: str, result: str, recorded: dict[str, list[float | None]]) -> None:
+    """Of "a b" and "c d" with the references "a b" and "c x"."""
+    source = SCRIPT.partition("    def _compute")[0]
+    Path(script).write_text(source + AGGREGATE.format(result=result).removeprefix("\n"))
+    view = View()
+    measure(view, metric=script, reference="answer")
+    assert view.recorded == recorded
 
 
 @pytest.mark.parametrize(
