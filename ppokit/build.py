@@ -61,8 +61,8 @@ class TrainerComponents:
     """Everything that a trainer works with.
 
     Attributes:
-        instances: what every component of the recipe's has built on this process, in the recipe's
-            order, and the scorer, which has state too.
+        instances: the event loop of rewards; what every component of the recipe's has built on this process,
+            in the recipe's order; and the scorer, which has state too.
         needs_before_update: what must be computed of a rollout before its rewards and advantages.
         reward_needs: what the rewards alone need.
         longest_text: tokens of the longest prompt and its response.
@@ -164,6 +164,8 @@ def _build(
         processes=processes.count,
         steps=settings.run.steps,
     )
+    loop = _event_loop(processes)
+    instances.append(RunComponent("event loop", "the event loop of rewards", loop))  # ends after the others
     components = ComponentBuilder(recipe, context, instances, processes.is_main)
     generator = build_generator(recipe, context, processes)
     components.add(generator.engine)
@@ -177,7 +179,7 @@ def _build(
         limits,
     )
     rewards = [components.build_reward(reward) for reward in recipe.rewards]
-    scorer = _scorer(rewards, processes, context, recipe)
+    scorer = _scorer(rewards, processes, context, recipe, loop)
     instances.append(RunComponent("scorer", "the scoring of rewards", scorer))
     estimator = components.build(recipe.advantages)
     losses = [components.build_loss(loss) for loss in recipe.losses]
@@ -266,15 +268,22 @@ def _build(
     )
 
 
-def _scorer(
-    rewards: list[BuiltComponent], processes: Processes, context: BuildContext, recipe: Recipe
-) -> Scorer:
-    run = recipe.settings.run
-
+def _event_loop(processes: Processes) -> EventLoop:
     def set_up() -> None:  # a thread begins with the first GPU
         if processes.device.type == "cuda":
             torch.cuda.set_device(processes.device)
 
+    return EventLoop(set_up)
+
+
+def _scorer(
+    rewards: list[BuiltComponent],
+    processes: Processes,
+    context: BuildContext,
+    recipe: Recipe,
+    loop: EventLoop,
+) -> Scorer:
+    run = recipe.settings.run
     return Scorer(
         rewards,
         processes,
@@ -288,7 +297,7 @@ def _scorer(
             rank=processes.rank,
             processes=processes.count,
         ),
-        loop=EventLoop(set_up),
+        loop=loop,
     )
 
 

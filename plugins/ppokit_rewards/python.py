@@ -39,6 +39,7 @@ from ppokit.plugin import (
     Value,
     hookimpl,
     import_attribute,
+    is_coroutine_function,
 )
 from ppokit_rewards.function_values import values_of, what
 
@@ -211,16 +212,10 @@ class AsyncPerResponse(PerResponse):
 def build(options: PythonOptions, context: BuildContext) -> Python | PerResponse:
     """What calls the function as its signature wants it."""
     function = _find(options.function)
-    awaited = _is_async(function)
+    awaited = is_coroutine_function(function)
     if _is_per_response(function):
         return (AsyncPerResponse if awaited else PerResponse)(options, function)
     return (AsyncPython if awaited else Python)(options, function)
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004
-    )
 
 
 def _is_per_response(function: Callable[..., Any]) -> bool:
@@ -233,7 +228,7 @@ def _is_per_response(function: Callable[..., Any]) -> bool:
 def _waits(options: PythonOptions) -> bool:
     """Whether the function is a coroutine: the core then needs no process to end it."""
     try:
-        return _is_async(_find(options.function))
+        return is_coroutine_function(_find(options.function))
     except PluginError:  # said by the check
         return False
 

@@ -53,7 +53,7 @@ def rescore(
     from ppokit.rescoring.comparison import compare
     from ppokit.rescoring.plot import plot_scores
     from ppokit.rescoring.rescore import rescore, tokenizer_of
-    from ppokit.rescoring.samples import of_run, of_texts
+    from ppokit.rescoring.samples import Origin, of_run, of_texts
     from ppokit.rewards.outcomes import causes_of
 
     if (run is None) == (text is None):
@@ -63,8 +63,9 @@ def rescore(
     tokenizer = None
     if run is not None and any(reward.settings.text == "answer" for reward in chosen):
         tokenizer = tokenizer_of(run)
-    batches = of_run(run) if run is not None else [of_texts(text)]  # type: ignore[arg-type]
-    result = rescore(batches, chosen, tokenizer=tokenizer)
+    origin = Origin() if run is None else Origin.of_run(run)
+    batches = of_run(run, origin) if run is not None else [of_texts(text)]  # type: ignore[arg-type]
+    result = rescore(batches, chosen, origin, tokenizer=tokenizer)
     comparison = compare(result.ids, result.responses, result.groups, result.before, result.after, most=most)
     if out is not None:
         plot_scores(result.before, result.after, str(run or text), out)

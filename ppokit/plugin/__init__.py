@@ -9,6 +9,7 @@ whose purpose is people's ratings (`ppokit.ratings`) or fitted reward models (`p
 from ppokit.errors import DataError, ModelError, PluginError, PpokitWarning, RewardError, first_line
 from ppokit.plugin.batching import length_batches, length_groups, token_batches
 from ppokit.plugin.chats import ChatPrompt, chat_of
+from ppokit.plugin.coroutines import is_coroutine_function
 from ppokit.plugin.evaluating import EvaluationView, Evaluator, Recorded
 from ppokit.plugin.examples import Example
 from ppokit.plugin.generation import (
@@ -135,6 +136,7 @@ __all__ = [
     "hookimpl",
     "http_client",
     "import_attribute",
+    "is_coroutine_function",
     "jackknife_shares",
     "kl",
     "length_batches",

@@ -8,6 +8,7 @@ from typing import Any
 from ppokit.errors import PluginError
 from ppokit.kinds import PROJECT
 from ppokit.messages import listed, suggest
+from ppokit.plugin.coroutines import is_coroutine_function
 from ppokit.plugin.hookspecs import EVENTS, Events
 
 _MARK = f"{PROJECT}_impl"
@@ -20,8 +21,8 @@ def event_methods(instance: object, where: str) -> dict[str, tuple[str, ...]]:
         where: how errors name the object.
 
     Raises:
-        PluginError: a method is named like an event and not marked, or marked and named like none, or has an
-            argument that its event does not give.
+        PluginError: a method is named like an event and not marked, or marked and named like none, is a
+            coroutine, or has an argument that its event does not give.
     """
     methods = {}
     for name in sorted({*dir(type(instance)), *getattr(instance, "__dict__", {})}):
@@ -42,6 +43,10 @@ def event_methods(instance: object, where: str) -> dict[str, tuple[str, ...]]:
             )
         if options.get("wrapper") or options.get("hookwrapper"):
             raise PluginError(f"{where}: {name} is a wrapper; events cannot be wrapped.")
+        if is_coroutine_function(getattr(instance, name)):
+            raise PluginError(
+                f"{where}: {name} is async, and nobody awaits an event; write def {name} without async."
+            )
         methods[name] = _arguments(where, name, getattr(instance, name))
     return methods
 

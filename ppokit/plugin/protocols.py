@@ -7,7 +7,6 @@ run's events (`ppokit.plugin.hookspecs.Events`), keep state that checkpoints hol
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 
 from pydantic import BaseModel, ConfigDict
 
+from ppokit.plugin.coroutines import is_coroutine_function
 from ppokit.plugin.examples import Example
 from ppokit.plugin.reward_output import RewardOutput, Scored, Value
 from ppokit.plugin.scoring import Sample
@@ -185,7 +185,7 @@ class Component:
             return bool(says(options))
         built = self.options if self.build is Component.build else self.build
         methods = (getattr(built, name, None) for name in ("score", "score_one"))
-        return any(inspect.iscoroutinefunction(method) for method in methods)
+        return any(map(is_coroutine_function, methods))
 
 
 class RewardProvider(Protocol):

@@ -15,7 +15,8 @@ from ppokit.errors import DataError, PluginError
 from ppokit.messages import listed
 from ppokit.plugin.protocols import BuildContext
 from ppokit.plugin.scoring import RewardContext
-from ppokit.rescoring.samples import Batch
+from ppokit.rescoring.samples import Batch, Origin
+from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.scorer import Scorer
 from ppokit.run.components import RunComponent, close_components
 
@@ -47,13 +48,14 @@ class Rescored:
 def rescore(
     batches: Iterable[Batch],
     rewards: Iterable[SelectedComponent],
+    origin: Origin,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    seed: int = 0,
 ) -> Rescored:
     """Score samples; no language model is loaded.
 
     Args:
+        origin: what rewards are told of the run.
         tokenizer: the policy's, for rewards of `text: answer`.
 
     Raises:
@@ -76,21 +78,33 @@ def rescore(
             "reward of "
             "the texts"
         )
-    context = BuildContext(torch.device("cpu"), torch.float32, seed, tokenizer=tokenizer)
-    built = [reward.build(context) for reward in usable]
-    scorer = Scorer(built, _processes(), 1.0, context=RewardContext(seed=seed, tokenizer=tokenizer))
+    context = BuildContext(
+        torch.device("cpu"),
+        torch.float32,
+        origin.seed,
+        chat=origin.chat,
+        tokenizer=tokenizer,
+        steps=origin.steps,
+    )
+    loop = EventLoop()
+    instances = [RunComponent("event loop", "the event loop of rewards", loop)]
     try:
+        built = []
+        for reward in usable:
+            built.append(reward.build(context))
+            instances.append(RunComponent(reward.key, reward.where, built[-1].instance))
+        about = RewardContext(steps=origin.steps, seed=origin.seed, tokenizer=tokenizer)
+        scorer = Scorer(built, _processes(), 1.0, context=about, loop=loop)
         for number, batch in enumerate(batches):
             _add(rescored, number, batch, scorer)
     finally:
-        scorer.close()
-        close_components([RunComponent(reward.key, reward.where, reward.instance) for reward in built])
+        close_components(instances)
     return rescored
 
 
 def _add(rescored: Rescored, number: int, batch: Batch, scorer: Scorer) -> None:
     rollout = batch.rollout
-    rewards = scorer.score(rollout, step=number + 1)
+    rewards = scorer.score(rollout, step=batch.step)
     nan = torch.tensor(float("nan"))
     rescored.ids += rollout.ids
     rescored.responses += rollout.responses
@@ -113,7 +127,7 @@ def _processes() -> Processes:
 
 
 def tokenizer_of(run: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a run's policy: that of its saved policy, or of the model that its recipe names.
+    """The tokenizer of a run's policy: that of its saved policy, or of its newest checkpoint.
 
     Raises:
         DataError: neither is there.

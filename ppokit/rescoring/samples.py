@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from ppokit.config import yaml_file
+from ppokit.config.prompt_settings import PromptSettings
+from ppokit.config.settings import RunSettings
+from ppokit.data.prompt_rows import prompt_of
 from ppokit.data.tables import read_table
 from ppokit.errors import DataError, first_line
+from ppokit.messages import shorten
 from ppokit.plugin.chats import read_chat
 from ppokit.plugin.types import Rollout
 from ppokit.rollout.generate import pad
@@ -24,19 +30,59 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What rewards were told of the run, by its recipe.
+
+    Attributes:
+        prompts: of which column the prompts are, and whether they are chats; None outside a run.
+        seed, steps: the run's.
+    """
+
+    prompts: PromptSettings | None = None
+    seed: int = 0
+    steps: int = 0
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts went through the policy's chat template."""
+        return self.prompts is not None and self.prompts.chat
+
+    @classmethod
+    def of_run(cls, folder: Path) -> Origin:
+        """By the recipe in a run's folder, whose plugins need not be installed; that of no run without one.
+
+        Raises:
+            DataError: its sections are none that a run has written.
+        """
+        file = folder / "recipe.yaml"
+        data = yaml_file.read(str(file)).data if file.is_file() else None
+        if not data:
+            return cls()
+        try:
+            run = RunSettings.model_validate(data.get("run"))
+            return cls(PromptSettings.model_validate(data.get("prompts")), run.seed, run.steps)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise DataError(f"{file} is no recipe of a run: {key}: {first['msg'].lower()}") from error
+
+
+@dataclass(frozen=True)
 class Batch:
     """Responses that were scored together.
 
     Attributes:
         before: [B] float32, the scores that they had; NaN where there was none.
+        step: in which they were scored, from 1; 0 outside a run.
     """
 
     rollout: Rollout
     before: Tensor
+    step: int = 0
 
 
-def of_run(folder: Path) -> Iterator[Batch]:
-    """The samples of a run, step by step.
+def of_run(folder: Path, origin: Origin) -> Iterator[Batch]:
+    """The samples of a run, step by step, their prompts as its rewards saw them.
 
     Raises:
         DataError: there are none, or they cannot be read.
@@ -53,12 +99,15 @@ def of_run(folder: Path) -> Iterator[Batch]:
             raise DataError(f"{file} cannot be read: {first_line(error)}") from error
         if missing := [name for name in _COLUMNS if name not in columns]:
             raise DataError(f"{file} has no column {missing[0]!r}; expected a file that a run has written")
-        batch = _of_columns(columns)
+        step = file.stem.removeprefix("step-")
+        if not step.isdecimal():
+            raise DataError(f"{file} has no step in its name; expected one such as step-000001.parquet")
+        batch = _of_columns(columns, int(step), origin)
         if batch is not None:
             yield batch
 
 
-def _of_columns(columns: dict[str, list[Any]]) -> Batch | None:
+def _of_columns(columns: dict[str, list[Any]], step: int, origin: Origin) -> Batch | None:
     """The responses of a file; None where all failed to be answered."""
     answered = [i for i, outcome in enumerate(columns["outcome"]) if outcome != "failed"]
     if not answered:
@@ -67,12 +116,13 @@ def _of_columns(columns: dict[str, list[Any]]) -> Batch | None:
     ids, mask = pad(of["response_ids"])
     known = of.get("score", [None] * len(answered))
     scored = of.get("scored", [False] * len(answered))
+    rows = [json.loads(row) for row in of["row"]]
     rollout = Rollout(
         ids=of["id"],
         group_ids=torch.tensor(of["group"]),
-        prompts=of["prompt"],
+        prompts=[_chat(text, row, origin) for text, row in zip(of["prompt"], rows, strict=True)],
         responses=of["response"],
-        rows=[json.loads(row) for row in of["row"]],
+        rows=rows,
         prompt_ids=of["prompt_ids"],
         response_ids=ids,
         response_mask=mask,
@@ -82,7 +132,17 @@ def _of_columns(columns: dict[str, list[Any]]) -> Batch | None:
         sampler_logprobs=_padded(of["sampler_logprobs"], mask),
     )
     before = [float(s) if ok and s is not None else float("nan") for s, ok in zip(known, scored, strict=True)]
-    return Batch(rollout, torch.tensor(before))
+    return Batch(rollout, torch.tensor(before), step)
+
+
+def _chat(text: str, row: Mapping[str, Any], origin: Origin) -> str:
+    """A prompt with its messages, where it is a chat; else its text."""
+    if origin.prompts is None or not origin.chat or origin.prompts.column not in row:
+        return text
+    try:
+        return prompt_of(row, origin.prompts)
+    except (ValueError, KeyError) as error:
+        raise DataError(f"the prompt {shorten(text)!r} is no chat that a run has written: {error}") from error
 
 
 def _padded(rows: Sequence[Sequence[float]], mask: Tensor) -> Tensor:

@@ -17,12 +17,6 @@ from ppokit.plugin.types import Rollout
 _GRACE_S = 1.0  # for what a coroutine does when it is cancelled
 
 
-def is_coroutine_function(method: object) -> bool:
-    """Whether what a method returns is awaited; also that of an object with an async `__call__`."""
-    call = getattr(method, "__call__", None)  # noqa: B004
-    return inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(call)
-
-
 def score_method(provider: object, where: str) -> tuple[Callable[..., Any], bool]:
     """The method by which a provider is asked, and whether it is asked for one response at a time.
 

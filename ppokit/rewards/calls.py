@@ -16,6 +16,7 @@ from typing import Any
 
 from ppokit.config.components import BuiltComponent
 from ppokit.errors import PpokitError
+from ppokit.plugin.coroutines import is_coroutine_function
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.reward_output import RewardOutput
 from ppokit.plugin.scoring import RewardContext
@@ -24,7 +25,6 @@ from ppokit.rewards.answers import answers_of
 from ppokit.rewards.attempts import (
     attempt,
     attempt_async,
-    is_coroutine_function,
     output_of_one,
     sample_of,
     score_method,

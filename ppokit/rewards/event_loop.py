@@ -86,7 +86,8 @@ class EventLoop:
         worker = self._idle.pop() if self._idle else _Worker(self.set_up)
 
         def settle(result: T | None, error: Exception | None) -> None:
-            self._idle.append(worker)
+            if self._loop is loop:
+                self._idle.append(worker)
             if future.done():
                 return
             if error is None:
@@ -105,6 +106,8 @@ class EventLoop:
                 error = RuntimeError(in_one_paragraph(raised))
             with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(settle, result, error)
+            if self._loop is not loop:  # and wants no more calls
+                worker.jobs.put(None)
 
         worker.name = name
         worker.jobs.put(work)
@@ -139,8 +142,6 @@ class EventLoop:
         """End the loop: what still runs on it is cancelled, and the HTTP client is closed."""
         if self._loop is None or self._thread is None:
             return
-        for worker in self._idle:
-            worker.jobs.put(None)
         loop, self._loop = self._loop, None
         ending = asyncio.run_coroutine_threadsafe(_wind_up(), loop)
         with suppress(TimeoutError):  # a coroutine that blocks: its thread is a daemon
@@ -149,6 +150,8 @@ class EventLoop:
         self._thread.join(_CLOSE_S)
         if not self._thread.is_alive():
             loop.close()
+        while self._idle:
+            self._idle.pop().jobs.put(None)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         self.set_up()

@@ -5,7 +5,6 @@ The first that runs on the main thread has it; the others have threads, the even
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -16,12 +15,11 @@ from torch import Tensor
 
 from ppokit.config.components import BuiltComponent
 from ppokit.distributed import Processes
-from ppokit.errors import PluginError, PpokitWarning, RewardError, reason_of
+from ppokit.errors import PpokitWarning, RewardError
 from ppokit.plugin.reductions import Max, Mean, Metric, Sum
 from ppokit.plugin.reward_output import RewardOutput
 from ppokit.plugin.scoring import RewardContext
 from ppokit.plugin.types import Rollout
-from ppokit.rewards.attempts import attempt_async
 from ppokit.rewards.calls import Answer, ProviderCalls
 from ppokit.rewards.event_loop import EventLoop, check_given_up
 from ppokit.rewards.joining import group_indices, join
@@ -201,21 +199,6 @@ class Providers:
                 PpokitWarning,
                 stacklevel=2,
             )
-
-    def close(self) -> None:
-        """Close the providers whose `close` is a coroutine, on their loop; one that fails is warned of."""
-        for calls in self._calls:
-            close = None if calls is None else getattr(calls.reward.instance, "close", None)
-            if calls is None or not inspect.iscoroutinefunction(close):
-                continue
-            where = calls.reward.where
-            try:
-                closing = self.loop.start(attempt_async(where, close, _PATIENCE_S))
-                _, failure = self.loop.wait(closing, 2 * _PATIENCE_S)
-            except (PluginError, TimeoutError) as error:
-                failure = error
-            if failure is not None:
-                warnings.warn(f"{where}: close failed: {reason_of(failure)}", PpokitWarning, stacklevel=2)
 
 
 def call_seconds(parts: Sequence[Part], count: int) -> Tensor:

@@ -53,9 +53,9 @@ class Scorer:
         self.rewards = [(reward, Scaling(reward.settings.scale, reward.settings.clip)) for reward in rewards]
         self.processes = processes
         self.max_failed = max_failed
-        self.providers = Providers(
-            rewards, processes, context or RewardContext(), loop or EventLoop(), max_hung=max_hung
-        )
+        self._owns_loop = loop is None
+        loop = loop or EventLoop()
+        self.providers = Providers(rewards, processes, context or RewardContext(), loop, max_hung=max_hung)
         self._worked: set[str] = set()  # rewards that gave anything but failures
         self._begun: list[tuple[Rollout, Asked]] = []  # which no score has taken up yet
 
@@ -241,10 +241,8 @@ class Scorer:
         )
 
     def close(self) -> None:
-        """End the event loop, and on it the providers whose `close` is a coroutine."""
-        try:
-            self.providers.close()
-        finally:
+        """End the event loop, where it has one of its own."""
+        if self._owns_loop:
             self.providers.loop.close()
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ppokit.errors import (
     plugin_call,
     reason_of,
 )
+from ppokit.plugin.coroutines import is_coroutine_function
 from ppokit.plugin.event_methods import event_methods
 from ppokit.plugin.protocols import BuildContext, Stateful
 from ppokit.plugin.reward_output import RewardOutput, Scored
@@ -29,7 +30,6 @@ from ppokit.plugin.scoring import RewardContext
 from ppokit.rewards.attempts import (
     attempt,
     attempt_async,
-    is_coroutine_function,
     score_method,
     takes_context,
 )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ppokit.errors import PluginError, PpokitError, PpokitWarning, plugin_call
+from ppokit.errors import PluginError, PpokitError, PpokitWarning, in_one_paragraph, plugin_call
+from ppokit.rewards.attempts import attempt_async
+from ppokit.rewards.event_loop import EventLoop
+
+_CLOSE_S = 10.0  # that a coroutine may take to close its component
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,36 @@ def closed_on_error(components: Sequence[RunComponent]) -> Iterator[None]:
 
 
 def close_components(components: Sequence[RunComponent]) -> None:
-    """Call `close()` of every component that has one, the last first; one that fails is warned of."""
+    """Call `close()` of every component that has one, the last first; one that fails is warned of.
+
+    A coroutine is awaited on the run's event loop, where that is one of them: the first, which ends last.
+    """
+    loops = [component.instance for component in components if isinstance(component.instance, EventLoop)]
+    loop = loops[0] if loops else EventLoop()
     for component in reversed(components):
         close = getattr(component.instance, "close", None)
-        if not callable(close) or inspect.iscoroutinefunction(close):  # the scorer's, on its event loop
+        if not callable(close):
             continue
         try:
             with plugin_call(component.where, "close"):
-                close()
+                closing = close()
+                if inspect.iscoroutine(closing):
+                    _await(closing, component.where, loop)
         except PpokitError as error:
             warnings.warn(str(error), PpokitWarning, stacklevel=2)
+    if not loops:
+        loop.close()
+
+
+def _await(closing: Coroutine[Any, Any, Any], where: str, loop: EventLoop) -> None:
+    """Let a coroutine end.
+
+    Raises:
+        Exception: what it failed of, or that it takes too long.
+    """
+    waiting = loop.start(attempt_async(where, lambda: closing, _CLOSE_S))
+    _, failure = loop.wait(waiting, 2 * _CLOSE_S)
+    if isinstance(failure, Exception | SystemExit):
+        raise failure
+    if failure is not None:  # it would end more than the coroutine
+        raise PluginError(f"{where}: close failed: {in_one_paragraph(failure)}")

@@ -6,8 +6,9 @@ with `on_error: warn` does not keep the others from hearing of the event.
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
 from typing import Any
@@ -58,7 +59,7 @@ class EventHooks:
             component = self._by_key[implementation.plugin_name]
             try:
                 with plugin_call(component.where, event):
-                    implementation.function(*(_own(arguments[name]) for name in implementation.argnames))
+                    _call(event, implementation.function, [arguments[n] for n in implementation.argnames])
             except PpokitError as error:
                 if component.on_error == "stop":
                     failure = failure or error
@@ -67,6 +68,13 @@ class EventHooks:
                     warnings.warn(f"{error}; the run goes on without it", PpokitWarning, stacklevel=2)
         if failure is not None:
             raise failure
+
+
+def _call(event: str, method: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    returned = method(*map(_own, arguments))
+    if inspect.iscoroutine(returned):
+        returned.close()
+        raise PluginError(f"{event} returned a coroutine, and nobody awaits an event; do it in the method.")
 
 
 def _own(value: Any) -> Any:

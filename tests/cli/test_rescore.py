@@ -7,7 +7,10 @@ import math
 import subprocess
 import sys
 import time
+import types
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -18,10 +21,12 @@ from typer.testing import CliRunner
 
 from ppokit.cli import app
 from ppokit.plugin import Advantages
+from ppokit.plugin.scoring import RewardContext
 from ppokit.rescoring.comparison import compare, correlation, ranks
 from ppokit.rescoring.samples import of_texts
 from ppokit.run.run_dir import RunDir
 from ppokit.testing import rewards_of, rollout_of
+from ppokit.testing.samples import PROMPT
 
 LENGTH = "rewards: [{use: length, target: 4, unit: words}]\n"
 runner = CliRunner()
@@ -39,12 +44,20 @@ def rewards(tmp_path: Path) -> Path:
     return path
 
 
-def save_run(folder: Path, steps: int, texts: list[str], group: int = 2) -> None:
+def save_run(
+    folder: Path,
+    steps: Iterable[int],
+    texts: list[str],
+    group: int = 2,
+    *,
+    recipe: str = "recipe",
+    row: Mapping[str, Any] = types.MappingProxyType({"answer": "4"}),
+) -> None:
     run_dir = RunDir(folder)
-    run_dir.begin("recipe", {})
+    run_dir.begin(recipe, {})
     run_dir.open()
-    for step in range(1, steps + 1):
-        rollout = rollout_of(texts, group=group, row={"answer": "4"})
+    for step in steps:
+        rollout = rollout_of(texts, group=group, row=row)
         run_dir.add_rollout(
             step, rollout, rewards_of(rollout), Advantages(torch.zeros(rollout.loss_mask.shape))
         )
@@ -59,8 +72,7 @@ def test_ranks_and_correlation_by_hand() -> None:
 
 
 def test_winners_and_what_moved_by_hand() -> None:
-    """Group 0 keeps its winner, group 1 gets another, group 2 has one response, of which one side is "
-    "unknown."""
+    """Group 0 keeps its winner, group 1 gets another; of group 2 one side is unknown."""
     nan = math.nan
     result = compare(
         list("abcde"), ["A", "B", "C", "D", "E"], [0, 0, 1, 1, 2], [4, 3, 2, 1, nan], [4, 3, 0, 2, 5], most=1
@@ -78,7 +90,7 @@ def test_a_tie_that_still_wins_is_no_change() -> None:
 
 
 def test_a_run(tmp_path: Path, rewards: Path) -> None:
-    save_run(tmp_path / "run", 2, ["one two three four", "one", "one two three", "a b c d e f g h"])
+    save_run(tmp_path / "run", (1, 2), ["one two three four", "one", "one two three", "a b c d e f g h"])
     code, out, err = run(tmp_path / "run", "--rewards", rewards, "--plot", tmp_path / "plot.png")
     assert (code, err) == (0, "")
     shown = " ".join(out.split())
@@ -153,7 +165,7 @@ def test_a_file_that_no_run_has_written_is_named(tmp_path: Path, rewards: Path) 
 
 
 def test_what_samples_do_not_hold_is_left_out(tmp_path: Path) -> None:
-    save_run(tmp_path / "run", 1, ["one", "two"])
+    save_run(tmp_path / "run", (1,), ["one", "two"])
     path = tmp_path / "rewards.yaml"
     path.write_text(LENGTH[:-2] + ", {use: kl_penalty}]\n")
     assert (
@@ -194,7 +206,7 @@ def test_a_mistake_in_the_rewards_is_told_with_its_line(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_ten_thousand_samples_take_seconds_and_no_model(tmp_path: Path, rewards: Path) -> None:
-    save_run(tmp_path / "run", 10, [f"word {'and ' * (i % 37)}" for i in range(1000)], group=4)
+    save_run(tmp_path / "run", range(1, 11), [f"word {'and ' * (i % 37)}" for i in range(1000)], group=4)
     code = (
         "import sys\nfrom ppokit.cli import app\n"
         f"app(['rescore', {str(tmp_path / 'run')!r}, '--rewards', {str(rewards)!r}], standalone_mode=False)\n"
@@ -205,3 +217,79 @@ def test_ten_thousand_samples_take_seconds_and_no_model(tmp_path: Path, rewards:
     assert completed.returncode == 0, completed.stderr
     assert "10000" in completed.stdout
     assert time.monotonic() - began < 30
+
+
+SEES = """
+import json
+from pathlib import Path
+from ppokit.plugin import ChatPrompt, RewardOutput
+
+class Sees:
+    def __init__(self, options, context):
+        self.built = [context.chat, context.seed, context.steps]
+
+    def score(self, rollout, context):
+        prompts = [p.messages if isinstance(p, ChatPrompt) else p for p in rollout.prompts]
+        with open("seen.jsonl", "a") as file:
+            file.write(json.dumps([*self.built, context.seed, context.steps, context.step, prompts]) + "\\n")
+        draw = context.generator(rollout.ids[0]).random()
+        return RewardOutput.from_values([draw] * len(rollout))
+"""
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_rewards_are_told_what_the_run_told_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat: bool
+) -> None:
+    """Chats, seed, steps, and the step by the file's name: not every step need be kept."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "sees_rewards.py").write_text(SEES)
+    (tmp_path / "rewards.yaml").write_text("rewards: [{use: 'sees_rewards:Sees'}]")
+    prompts = {"path": "p.jsonl", "column": "talk", "chat": chat}
+    recipe = json.dumps({"prompts": prompts, "run": {"steps": 9, "seed": 7, "out": "run"}})
+    save_run(tmp_path / "run", (3, 8), ["a", "b"], recipe=recipe, row={"talk": CHAT})
+    code, out, err = run(tmp_path / "run", "--rewards", tmp_path / "rewards.yaml", "--json")
+    assert (code, err) == (0, "")
+    seen = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
+    asked = [CHAT if chat else PROMPT] * 2
+    assert seen == [[chat, 7, 9, 7, 9, step, asked] for step in (3, 8)]
+    expected = RewardContext(seed=7, reward="Sees").generator("sample-0").random()
+    assert [sample["after"] for sample in json.loads(out)["samples"]] == pytest.approx([expected] * 4)
+    sys.modules.pop("sees_rewards")
+
+
+@pytest.mark.parametrize("second", ["fails", "is scored"])
+def test_what_was_built_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str) -> None:
+    """A coroutine too, also where another reward cannot be built."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "closing_rewards.py").write_text(CLOSES)
+    uses = "{use: 'closing_rewards:Closes'}, {use: 'closing_rewards:" + second.replace(" scored", "_") + "'}"
+    (tmp_path / "rewards.yaml").write_text(f"rewards: [{uses}]")
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"response": "a"}) + "\n")
+    code, _, err = run("--text", "texts.jsonl", "--rewards", "rewards.yaml")
+    assert (code, "ValueError: no file" in err) == ((2, True) if second == "fails" else (0, False)), err
+    assert (tmp_path / "closed").read_text() == "once "
+    sys.modules.pop("closing_rewards")
+
+
+CLOSES = """
+from ppokit.plugin import RewardOutput, reward
+
+class Closes:
+    async def score(self, rollout):
+        return RewardOutput.from_values([1.0] * len(rollout))
+
+    async def close(self):
+        with open("closed", "a") as file:
+            file.write("once ")
+
+def is_(responses):
+    return [1.0] * len(responses)
+
+class fails(Closes):
+    def __init__(self):
+        raise ValueError("no file")
+"""

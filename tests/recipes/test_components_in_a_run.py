@@ -17,6 +17,7 @@ from runs import metrics_of
 RecipeDict = Callable[..., dict[str, Any]]
 
 COMPONENTS = '''
+import asyncio
 import os
 import sys
 
@@ -52,12 +53,20 @@ class Counts:
         HEARD.append((type(self).__name__, "close", self.steps.item(), dict(self.seen)))
 
 
-class Reward(Counts):
+class Awaited(Counts):
+    """Is closed by a coroutine."""
+
+    async def close(self):
+        await asyncio.sleep(0)
+        super().close()
+
+
+class Reward(Awaited):
     def score(self, rollout):
         return RewardOutput.from_values([float(len(text)) for text in rollout.responses])
 
 
-class Estimator(Counts):
+class Estimator(Awaited):
     def estimate(self, rollout, rewards):
         return Advantages(broadcast_to_tokens(rewards.scores - rewards.scores.mean(), rollout.response_mask))
 
@@ -69,7 +78,7 @@ class Policy(Counts):
         return LossOutput(-inputs.new_logprobs * inputs.advantages)
 
 
-class Watcher(Counts):
+class Watcher(Awaited):
     pass
 
 
@@ -87,6 +96,11 @@ class Exits(Policy):
 class ExitsAtBuild(Watcher):
     def __init__(self):
         sys.exit(0)
+
+
+class NoReward(Reward):
+    def __init__(self):
+        raise ValueError("no file")
 
 
 class Forks(Reward):
@@ -169,25 +183,43 @@ def test_an_observer_that_fails_is_warned_of_once(
 
 
 @pytest.mark.parametrize(
-    ("section", "message"),
+    ("section", "message", "closed"),
     [
         (
             {"observers": [{"use": "my_components:Fails", "on_error": "stop"}]},
             r"observer 'Fails' \(plugin my_components:Fails, .*; .*observers\[0\]\.use.*\): on_step failed",
+            4,
         ),
-        ({"losses": [{"use": "my_components:Exits"}]}, r"loss 'Exits'.*token_losses failed: SystemExit: 0"),
-        ({"observers": [{"use": "my_components:ExitsAtBuild"}]}, r"observer 'ExitsAtBuild'.*SystemExit: 0"),
+        (
+            {"losses": [{"use": "my_components:Exits"}]},
+            r"loss 'Exits'.*token_losses failed: SystemExit: 0",
+            4,
+        ),
+        (
+            {"observers": [{"use": "my_components:ExitsAtBuild"}]},
+            r"observer 'ExitsAtBuild'.*SystemExit: 0",
+            3,
+        ),
+        (
+            {"rewards": [{"use": "my_components:Reward"}, {"use": "my_components:NoReward"}]},
+            r"reward 'NoReward'.*build failed: ValueError: no file",
+            1,
+        ),
     ],
-    ids=["observer", "exit", "exit at build"],
+    ids=["observer", "exit", "exit at build", "second reward"],
 )
 def test_a_failure_names_the_component_and_closes_all(
-    recipe_dict: RecipeDict, tmp_path: Path, components: list[Any], section: dict[str, Any], message: str
+    recipe_dict: RecipeDict,
+    tmp_path: Path,
+    components: list[Any],
+    section: dict[str, Any],
+    message: str,
+    closed: int,
 ) -> None:
     with pytest.raises(PluginError, match=message):
         PPOTrainer(recipe_of(recipe_dict, tmp_path / "run", **section)).train()
-    assert len([what for _, what, *_ in components if what == "close"]) == (3 if "Build" in message else 4)
-    if "Build" not in message:
-        assert all(error for _, what, error, *_ in components if what == "end")
+    assert len([what for _, what, *_ in components if what == "close"]) == closed
+    assert all(error for _, what, error, *_ in components if what == "end")
 
 
 def test_a_state_that_cannot_be_held_later_loses_no_weights(

@@ -18,8 +18,10 @@ from components import reward
 from ppokit.errors import PpokitWarning, RewardError
 from ppokit.plugin import RewardOutput, Rollout, Sample, hookimpl, http_client
 from ppokit.plugin.reductions import as_numbers
+from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.limits import retry_after
 from ppokit.rewards.scorer import Scorer
+from ppokit.run.components import RunComponent, close_components
 from rollouts import make_rollout, single_process
 
 COUNT = 8
@@ -272,12 +274,16 @@ def test_one_loop_and_one_client_for_all_steps(scorer: Make) -> None:
         async def close(self) -> None:
             closed.append(asyncio.get_running_loop() in loops)
 
-    both = Scorer([reward(Client(), "a"), reward(Client(), "b")], single_process(), 0.0)
+    rewards = [reward(Client(), "a"), reward(Client(), "b")]
+    loop = EventLoop()
+    both = Scorer(rewards, single_process(), 0.0, loop=loop)
     for _ in range(3):
         both.score(ROLLOUT)
     assert (len(loops), len(clients)) == (1, 1)
     files = len(list(Path("/proc/self/fd").iterdir()))
-    both.close()
+    close_components(
+        [RunComponent("event loop", "", loop), *(RunComponent(r.name, r.where, r.instance) for r in rewards)]
+    )
     assert closed == [True, True]
     assert next(iter(clients)).is_closed
     assert len(list(Path("/proc/self/fd").iterdir())) < files
@@ -311,14 +317,12 @@ def test_a_coroutine_that_is_not_to_be_cancelled_costs_one_call(
 
 
 def test_closes_that_fail_or_do_not_end_keep_nobody(scorer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppokit.rewards.providers._PATIENCE_S", 0.1)
+    monkeypatch.setattr("ppokit.run.components._CLOSE_S", 0.1)
     closed = []
 
     class Closes:
         def __init__(self, error: BaseException | None, seconds: float) -> None:
             self.error, self.seconds = error, seconds
-
-        async def score(self, rollout: Rollout) -> RewardOutput: ...
 
         async def close(self) -> None:
             await asyncio.sleep(self.seconds)
@@ -327,15 +331,19 @@ def test_closes_that_fail_or_do_not_end_keep_nobody(scorer: Make, monkeypatch: p
             closed.append(self)
 
     instances = [Closes(KeyError("x"), 0), Closes(SystemExit(3), 0), Closes(None, 600), Closes(None, 0)]
-    rewards = [reward(instance, name) for name, instance in zip("abcd", instances, strict=True)]
-    with pytest.warns(PpokitWarning) as caught:
-        Scorer(rewards, single_process(), 0.0).close()
-    assert [str(warning.message) for warning in caught] == [
-        "reward 'a' (plugin acme 1.0): close failed: KeyError: 'x'",
-        "reward 'b' (plugin acme 1.0): close failed: SystemExit: 3",
-        "reward 'c' (plugin acme 1.0): close failed: TimeoutError: no answer in 0.1 s",
+    instances.append(Closes(KeyboardInterrupt(), 0))
+    components = [
+        RunComponent(name, f"the {name}", one) for name, one in zip("abcde", instances, strict=True)
     ]
-    assert closed == instances[3:]
+    with pytest.warns(PpokitWarning) as caught:
+        close_components(components)
+    assert [str(warning.message) for warning in caught] == [
+        "the e: close failed: KeyboardInterrupt",
+        "the c: close failed: TimeoutError: no answer in 0.1 s",
+        "the b: close failed: SystemExit: 3",
+        "the a: close failed: KeyError: 'x'",
+    ]
+    assert closed == [instances[3]]
 
 
 def test_a_coroutine_that_blocks_all_is_told(scorer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,3 +497,31 @@ def test_what_was_begun_of_another_rollout_is_given_up(scorer: Make) -> None:
     assert asking.score(ROLLOUT, step=1).scores.tolist() == [1.0] * COUNT
     assert asking.score(ROLLOUT, step=2).scores.tolist() == [1.0] * COUNT
     assert cancelled == ["cancelled"]
+
+
+def test_a_loop_that_was_closed_begins_anew_and_leaves_no_thread(scorer: Make) -> None:
+    """Neither of a call that had returned, nor of one that returns after the end."""
+    gate, begun = threading.Event(), threading.Event()
+
+    class Plain:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    class Hangs:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            begun.set()
+            gate.wait(MEETING_S)
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    before = set(threading.enumerate())
+    plain = {"retries": 1}
+    asking = scorer(reward(Plain(), "a", **plain), reward(Hangs(), "b", timeout=0.05, isolate="thread"))
+    with pytest.warns(PpokitWarning, match="goes on after its timeout"):
+        asking.score(ROLLOUT)
+    asking.close()
+    gate.set()
+    deadline = time.monotonic() + MEETING_S
+    while left := set(threading.enumerate()) - before:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+    assert asking.score(ROLLOUT).breakdown["a"].tolist() == [1.0] * COUNT

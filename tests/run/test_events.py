@@ -208,3 +208,22 @@ def test_other_attributes_are_left_alone() -> None:
     calls: list[Any] = []
     hooks(Shy(), Ear(calls), Shy()).emit("on_step", step=1, metrics={})
     assert calls == [("ear", 1, {})]
+
+
+def test_a_coroutine_is_refused() -> None:
+    """Nobody would await it."""
+
+    class Waits:
+        @hookimpl
+        async def on_step(self, step: int) -> None: ...
+
+    with pytest.raises(PluginError, match="observer 0: on_step is async, and nobody awaits an event"):
+        hooks(Waits())
+
+    class Returns:
+        @hookimpl
+        def on_step(self, step: int) -> Any:
+            return Waits().on_step(step)
+
+    with pytest.raises(PluginError, match="observer 0: on_step returned a coroutine, and nobody awaits"):
+        hooks(Returns()).emit("on_step", step=1)
