@@ -10,7 +10,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from ppokit import PPOTrainer, Recipe
@@ -107,6 +111,78 @@ def test_the_table(recipe_file: Callable[..., Path], section: dict[str, Any], ti
     (mean,) = [row.split() for row in rows if row.startswith("rewards/mean")]
     assert mean[1] == mean[2]
     assert mean[3:] == ["+0.000", "0.000", "to", "0.000"]
+
+
+def policy_folders(tmp_path: Path, tiny_model: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Models by what is measured: a base, one fine-tuned before, a run's adapter, a run's weights."""
+    torch.manual_seed(0)
+
+    def changed() -> Any:
+        model = AutoModelForCausalLM.from_pretrained(tiny_model)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.02 * torch.randn_like(weight)
+        return model
+
+    sft, whole = changed(), changed()
+    sizes = {"r": 4, "lora_alpha": 32, "target_modules": "all-linear", "init_lora_weights": False}
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(task_type="CAUSAL_LM", **sizes)
+    )
+    for name, lora in (("A", {"r": 4}), ("B", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "lora": lora}))
+    folders = {"sft": sft, "A/policy": adapted, "B/policy": whole}
+    for name, model in folders.items():
+        model.save_pretrained(tmp_path / name)
+        AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / name)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    return {
+        "base": base,
+        str(tmp_path / "sft"): sft,
+        str(tmp_path / "A"): adapted,
+        str(tmp_path / "B"): whole,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_four_side_by_side_as_plain_transformers_answers(
+    recipe_dict: RecipeDict,
+    recipe_file: Callable[..., Path],
+    section: dict[str, Any],
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    """Vowels of each one's greedy answers, its difference from the base's, and what is known of each KL."""
+    keys: dict[str, Any] = {
+        "evaluation": {**section, "evaluators": [{"use": "rewards"}]},
+        "rewards": [{"use": "pattern", "pattern": "[aeiou]", "mode": "count"}],
+    }
+    models = policy_folders(tmp_path, tiny_model, recipe_dict(**keys))
+    code, out, error = evaluate(*models, "--recipe", recipe_file(**keys), "--json")
+    assert code == 0, error
+    measured = {own["policy"]: own for own in json.loads(out)}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    counts: dict[str, list[int]] = {}
+    for name, model in models.items():
+        counts[name] = []
+        for opener in OPENERS[:5]:
+            ids = tokenizer(f"{opener} then", return_tensors="pt").input_ids
+            written = model.generate(input_ids=ids, do_sample=False, max_new_tokens=10)[0, ids.shape[1] :]
+            counts[name].append(
+                sum(letter in "aeiou" for letter in tokenizer.decode(written, skip_special_tokens=True))
+            )
+    assert list(measured) == list(counts)
+    assert len({tuple(own) for own in counts.values()}) == 4
+    for name, own in counts.items():
+        assert measured[name]["metrics"]["rewards/mean"] == pytest.approx(sum(own) / 5)
+        gains = [after - before for before, after in zip(counts["base"], own, strict=True)]
+        difference = measured[name]["differences"].get("rewards/mean", {"low": 0, "mean": 0, "high": 0})
+        assert difference["mean"] == pytest.approx(sum(gains) / 5)
+        assert min(gains) <= difference["low"] <= difference["mean"] <= difference["high"] <= max(gains)
+    kl = [own["metrics"].get("greedy/kl") for own in measured.values()]
+    assert [kl[0], kl[1], kl[3]] == [0, None, None]
+    assert kl[2] > 0
 
 
 def test_what_it_cannot_measure(
