@@ -29,15 +29,17 @@ def validate(
     """Check a recipe without loading a model.
 
     Reports every problem at once, with its line: keys, plugins' options, files and columns. Warns where an
-    answer of nothing scores best in a reward's own examples.
+    answer of nothing scores best in a reward's own examples, and where held-out prompts are trained on.
     """
     from ppokit.config.recipe import Recipe
     from ppokit.config.registry import PluginRegistry
+    from ppokit.evaluation.overlap import warn_of_overlap_in_files
     from ppokit.testing.nothing import nothing_wins
 
     loaded = Recipe.load(recipe, overrides or (), PluginRegistry(disable_plugin or ()))
     for sentence in nothing_wins(loaded):
         warnings.warn(sentence, PpokitWarning, stacklevel=2)
+    warn_of_overlap_in_files(loaded.settings)
     typer.echo(loaded.to_yaml().rstrip() if resolved else _summary(loaded))
 
 

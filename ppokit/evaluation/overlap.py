@@ -5,9 +5,15 @@ from __future__ import annotations
 import unicodedata
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from ppokit.data.prompt_rows import prompt_of, read_prompts
+from ppokit.data.tables import is_file
 from ppokit.errors import PpokitWarning
-from ppokit.evaluation.view import HeldOutPrompts
+from ppokit.evaluation.view import HeldOutPrompts, read_held_out
+
+if TYPE_CHECKING:
+    from ppokit.config.settings import Settings
 
 
 def warn_of_overlap(training: Sequence[str], held_out: HeldOutPrompts) -> None:
@@ -27,6 +33,20 @@ def warn_of_overlap(training: Sequence[str], held_out: HeldOutPrompts) -> None:
             PpokitWarning,
             stacklevel=2,
         )
+
+
+def warn_of_overlap_in_files(settings: Settings) -> None:
+    """The same before a run, where both are files on this machine.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    held_out = None if settings.evaluation is None else settings.evaluation.prompts
+    if held_out is None or not is_file(held_out.path) or not is_file(settings.prompts.path):
+        return
+    prompts, chat = settings.prompts, settings.prompts.chat
+    training = [prompt_of(row, prompts) for row in read_prompts(prompts, chat=chat).records()]
+    warn_of_overlap(training, read_held_out(held_out, chat=chat))
 
 
 def _plain(text: str) -> str:

@@ -17,7 +17,7 @@ import fake_plugins
 import ppokit
 from ppokit.cli import Command, app
 from ppokit.cli.options import Debug
-from ppokit.errors import DataError, Interrupted
+from ppokit.errors import DataError, Interrupted, PpokitWarning
 
 RECIPE = """\
 model: {name: some/model}
@@ -81,6 +81,17 @@ def test_debug_shows_the_traceback() -> None:
     assert code == 2
     assert err.startswith("Traceback (most recent call last):")
     assert err.endswith("ppokit: error: none.yaml: 1 problem\n  cannot be read: No such file or directory\n")
+
+
+def test_validate_counts_held_out_prompts_that_are_trained_on() -> None:
+    """Of the first rows, as many as the evaluation takes; and it loads no model to say so."""
+    Path("train.jsonl").write_text('{"prompt": "Tell me a joke"}\n{"prompt": "b"}\n{"prompt": "c"}\n')
+    Path("held.jsonl").write_text('{"prompt": "x"}\n{"prompt": "tell me  a JOKE"}\n{"prompt": "c"}\n')
+    section = "evaluation: {prompts: {path: held.jsonl, limit: 2}, evaluators: [{use: measure}]}\n"
+    Path("r.yaml").write_text(RECIPE.replace("owner/prompts", "train.jsonl") + section)
+    with pytest.warns(PpokitWarning, match=r"1 of 2 held-out prompts .* row 2, 'tell me  a JOKE'$"):
+        code, out, _ = run("validate", "r.yaml")
+    assert (code, out.splitlines()[0]) == (0, "r.yaml: OK")
 
 
 @pytest.mark.parametrize("command", [("validate", "r.yaml"), ("schema",), ("plugins", "list")])
