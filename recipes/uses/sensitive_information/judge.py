@@ -15,10 +15,16 @@ def f1(answer, reference):
 
 
 class SpanF1(Options):
-    """F1 of greedy answers to the held-out messages, per message."""
+    """F1 of greedy answers to the held-out messages, per message.
+
+    `f1` of all messages, `f1_where_some` of those that have something to find: to name nothing is no answer
+    there.
+    """
 
     def evaluate(self, view: EvaluationView, step: int):
         rollout = view.generate()
-        answers = zip(rollout.responses, rollout.rows, strict=True)
-        view.record(rollout, {"f1": [f1(answer, row["reference"]) for answer, row in answers]})
+        references = [row["reference"] for row in rollout.rows]
+        scores = [f1(answer, own) for answer, own in zip(rollout.responses, references, strict=True)]
+        some = [score if spans(own) else None for score, own in zip(scores, references, strict=True)]
+        view.record(rollout, {"f1": scores, "f1_where_some": some})
         return {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -9,22 +11,29 @@ from sklearn.pipeline import make_pipeline
 from ppokit.plugin import EvaluationView, Options
 from recipes.uses.social_media.rewards import posts_of
 
+# Capitals and marks count in both: some voices are made of them.
+CHARACTERS: dict[str, Any] = {"analyzer": "char", "ngram_range": (1, 4), "sublinear_tf": True}
+WORDS: dict[str, Any] = {"token_pattern": r"\w+|[^\w\s]"}
 
-class Characters(Options):
-    """p(persona | post) of greedy posts, by a logistic regression on runs of one to four characters.
 
-    Fitted to half b of the posts. Capitals and marks count: some voices are made of them.
+class Persona(Options):
+    """p(persona | post) of greedy posts, by logistic regressions on half b of the posts.
+
+    `persona` reads runs of one to four characters, `persona_by_words` words and marks.
     """
 
     posts: str
 
     def evaluate(self, view: EvaluationView, step: int) -> dict[str, float]:
         posts, personas = posts_of(self.posts, "b")
-        runs = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), lowercase=False, sublinear_tf=True)
-        classifier = make_pipeline(runs, LogisticRegression(C=30.0, max_iter=1000)).fit(posts, personas)
         rollout = view.generate()
-        column = {persona: i for i, persona in enumerate(classifier.classes_)}
-        shares = classifier.predict_proba(list(rollout.responses))
-        asked = [column[row["persona"]] for row in rollout.rows]
-        view.record(rollout, {"persona": [float(own[i]) for own, i in zip(shares, asked, strict=True)]})
+        numbers = {}
+        for name, features in (("persona", CHARACTERS), ("persona_by_words", WORDS)):
+            runs = TfidfVectorizer(lowercase=False, **features)
+            classifier = make_pipeline(runs, LogisticRegression(C=30.0, max_iter=1000)).fit(posts, personas)
+            shares = classifier.predict_proba(list(rollout.responses))
+            column = {persona: i for i, persona in enumerate(classifier.classes_)}
+            asked = [column[row["persona"]] for row in rollout.rows]
+            numbers[name] = [float(own[i]) for own, i in zip(shares, asked, strict=True)]
+        view.record(rollout, numbers)
         return {}

@@ -1,0 +1,97 @@
+"""What must not suffer while a use gets better: how much each guard has lost in a run, and how it is shown.
+
+A loss is a share: 0.05 is five percent, and below 0 the guard has gained. Numbers are of greedy responses, or
+of sampled ones where there are no greedy ones; perplexity is of texts that have nothing to do with the use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from uses import BOUND
+
+Run = Mapping[str, Any]
+
+
+def length_loss(before: float, after: float, reference: float) -> float:
+    """By which share of the references' length the responses' is further from it than before.
+
+    On the other side of it than before, all that they are off by counts.
+    """
+    off = abs(after - reference)
+    same_side = (after - reference) * (before - reference) >= 0
+    return (off - abs(before - reference) * same_side) / reference
+
+
+def _length(run: Run) -> float:
+    words = run["words"]
+    return length_loss(words["before"], words["after"], words["reference"])
+
+
+def _of_responses(run: Run, name: str) -> list[float]:
+    numbers = (run["evaluation"][when] for when in ("before", "after"))
+    return [own.get(f"greedy/{name}", own.get(f"sampled/{name}", float("nan"))) for own in numbers]
+
+
+def _repetition(run: Run) -> float:
+    before, after = _of_responses(run, "repetition")
+    return 1 - (1 - after) / (1 - before)
+
+
+def _distinct(run: Run) -> float:
+    before, after = _of_responses(run, "distinct_2")
+    return 1 - after / before
+
+
+def _perplexity(run: Run) -> float:
+    before, after = (
+        run["evaluation"][when].get("texts/perplexity", float("nan")) for when in ("before", "after")
+    )
+    return after / before - 1
+
+
+def _words(runs: Sequence[Run]) -> str:
+    before, after, reference = (
+        mean(run["words"][key] for run in runs) for key in ("before", "after", "reference")
+    )
+    return f"{before:.1f} to {after:.1f} ({reference:.1f})"
+
+
+def _percent_repeated(runs: Sequence[Run]) -> str:
+    before, after = (
+        mean(own) for own in zip(*(_of_responses(run, "repetition") for run in runs), strict=True)
+    )
+    return f"{before:.1%} to {after:.1%}"
+
+
+def _change(loss: Callable[[Run], float], sign: int) -> Callable[[Sequence[Run]], str]:
+    return lambda runs: f"{sign * mean(map(loss, runs)):+.0%}"
+
+
+GUARDS: dict[str, tuple[Callable[[Run], float], Callable[[Sequence[Run]], str]]] = {
+    "words (references)": (_length, _words),
+    "repeated": (_repetition, _percent_repeated),
+    "distinct-2": (_distinct, _change(_distinct, -1)),
+    "perplexity": (_perplexity, _change(_perplexity, 1)),
+}
+"""By its heading, the loss of a run and the cell of several.
+
+`repeated` is the share of runs of three words that stand in their response before; its loss is that of the
+share which does not.
+"""
+
+
+def lost(runs: Sequence[Run], name: str) -> bool:
+    """Whether it has lost more than the bound, by the mean of the seeds; also where it was not measured."""
+    return not mean(map(GUARDS[name][0], runs)) <= BOUND
+
+
+def cell(runs: Sequence[Run], name: str) -> str:
+    """Before and after, bold where too much was lost; with the worst seed's loss where that is too much."""
+    losses = [GUARDS[name][0](run) for run in runs]
+    text = GUARDS[name][1](runs)
+    if lost(runs, name):
+        return f"**{text}**"
+    return f"{text} (worst {max(losses):.0%})" if max(losses) > BOUND else text
