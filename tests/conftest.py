@@ -43,6 +43,7 @@ THOROUGH = (
     "test_two_processes.py::test_a_reward_that_fails_on_one_process_stops_both",
     "test_learning.py::test_reward_rises",
     "test_hostile_page.py::test_a_hundred_steps_fit_and_what_was_left_out_is_said",
+    "test_hostile_page.py::test_six_thousand_steps_of_eighty_metrics_fit",
     "test_presets.py::test_it_learns[dapo]",
     "test_presets.py::test_without_learning_nothing_rises",
     "test_resume.py::test_resumed_equals_straight[fp32]",

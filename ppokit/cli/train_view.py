@@ -18,7 +18,7 @@ from rich.text import Text
 from ppokit.errors import Interrupted, printable
 from ppokit.models.quantization import is_4bit
 from ppokit.plugin import hookimpl
-from ppokit.report.verdict import evaluation_rank
+from ppokit.report.verdict import evaluation_rank, is_gain
 
 if TYPE_CHECKING:
     from ppokit.plugin.types import Rewards, Rollout
@@ -113,7 +113,7 @@ class Display:
 
     @hookimpl
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        names = [name for name in metrics if name.startswith("eval/") and not _is_gain(name, metrics)]
+        names = [name for name in metrics if name.startswith("eval/") and not is_gain(name, metrics)]
         names.sort(key=lambda name: evaluation_rank(name, metrics, self._best))
         numbers = [
             f"{name} {metrics[name]:.3f}"
@@ -169,12 +169,6 @@ class Display:
     def _print(self, text: str, style: str = "") -> None:
         # Text, not markup, and no escape sequence: a model may write anything.
         self.console.print(Text(printable(text, keep="\n"), style=style))
-
-
-def _is_gain(name: str, metrics: Mapping[str, float]) -> bool:
-    """Whether a metric is how another one has changed, or the bounds of that."""
-    measured, _, last = name.rpartition("/")
-    return measured in metrics and last in ("gain", "gain_low", "gain_high")
 
 
 def _from_here(folder: Path) -> Path:

@@ -13,9 +13,14 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 20
 MOST_POINTS = 120
 
 
+def colour(number: int) -> str:
+    """Classes of the page's style: six colours, then the same ones dashed, then dotted."""
+    return f"c{number % 6} d{number // 6 % 3}"
+
+
 @dataclass(frozen=True)
 class Line:
-    """A curve: values by step, and which of the page's colours is its."""
+    """A curve: values by step, and the number of its colour."""
 
     label: str
     steps: Sequence[float]
@@ -99,11 +104,11 @@ def _curve(line: Line, x: Scale, y: Scale) -> Markup:
         return Markup("")
     kept = thinned(points)
     path = "L".join(f"{x(s):.1f} {y(v):.1f}" for s, v in kept)
-    curve = Markup('<path class="line c{}" d="M{}"/>').format(line.colour, path)
+    curve = Markup('<path class="line {}" d="M{}"/>').format(colour(line.colour), path)
     if len(points) > 30:
         return curve
     dots = "".join(f"M{x(s):.1f} {y(v):.1f}h0" for s, v in points)
-    return curve + Markup('<path class="dots c{}" d="{}"/>').format(line.colour, dots)
+    return curve + Markup('<path class="dots {}" d="{}"/>').format(colour(line.colour), dots)
 
 
 def sparkline(values: Sequence[float]) -> Markup:

@@ -25,7 +25,11 @@ FOLLOWED = 3  # prompts whose groups are shown at every step
 FAILED = 100
 MOVED = 0.05  # nats of a whole response; below is rounding
 
-TEXT_BYTES, TOKEN_BYTES, BYTES_PER_CHARACTER_TOKEN = 260, 46, 5
+LONGEST_TEXT = 6000  # characters of a response with its tokens
+LONGEST_OTHER = 700  # of one without
+MOST_TOKENS = 2000
+
+RESPONSE_BYTES, TOKEN_BYTES, TEXT_BYTES = 260, 46, 5
 """About what a response, a token's numbers, and a token's text take on the page."""
 
 
@@ -46,9 +50,6 @@ class Chosen:
     best: list[tuple[int, int]] = field(default_factory=list)
     worst: list[tuple[int, int]] = field(default_factory=list)
     by_reference: bool = False
-
-    def __len__(self) -> int:
-        return sum(map(len, self.rows.values()))
 
 
 def choose(steps: Sequence[Samples], token_budget: float, text_budget: float) -> Chosen:
@@ -76,8 +77,7 @@ def choose(steps: Sequence[Samples], token_budget: float, text_budget: float) ->
             rows = chosen.rows.setdefault(step, {})
             if row in rows:
                 continue
-            length = float(np.nan_to_num(by_step[step].length[row]))
-            size = TEXT_BYTES + length * (BYTES_PER_CHARACTER_TOKEN + TOKEN_BYTES * tokens)
+            size = _bytes(float(np.nan_to_num(by_step[step].length[row])), tokens=tokens)
             if spent + size > budget:
                 return
             rows[row] = tokens
@@ -95,6 +95,12 @@ def choose(steps: Sequence[Samples], token_budget: float, text_budget: float) ->
     spent = 0.0
     add(_in_turns(steps), text_budget, tokens=False)
     return chosen
+
+
+def _bytes(length: float, *, tokens: bool) -> float:
+    """About what a response of so many tokens takes, of which a page shows no more than so much."""
+    text = min(TEXT_BYTES * length, LONGEST_TEXT if tokens else LONGEST_OTHER)
+    return RESPONSE_BYTES + text + TOKEN_BYTES * min(length, MOST_TOKENS) * tokens
 
 
 def bisected(items: Sequence[int]) -> list[int]:
@@ -143,11 +149,10 @@ def _failed(steps: Sequence[Samples]) -> Iterator[tuple[int, int]]:
     """Responses for which a reward failed or abstained, each cause in turn, the latest steps first."""
     by_cause: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     for samples in reversed(steps):
-        for name, outcomes in samples.reward_outcomes.items():
+        for name in samples.reward_outcomes:
             reasons = samples.reasons.get(name, [""] * len(samples))
-            for row, outcome in enumerate(outcomes):
-                if outcome in ("failed", "abstained") and samples.outcomes[row] != "failed":
-                    by_cause.setdefault((name, outcome, reasons[row]), []).append((samples.step, row))
+            for row, outcome in samples.unscored(name):
+                by_cause.setdefault((name, outcome, reasons[row]), []).append((samples.step, row))
     return in_turn(by_cause.values(), FAILED)
 
 

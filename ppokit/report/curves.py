@@ -35,6 +35,7 @@ class Figure:
         names: metrics that it shows, for the search.
         first: whether it is shown before anything is searched for.
         legend: labels of its lines, with their colours.
+        run: number of the run that it is of alone; None where it is of all.
     """
 
     title: str
@@ -42,6 +43,12 @@ class Figure:
     names: Sequence[str]
     first: bool = True
     legend: Sequence[tuple[str, int]] = ()
+    run: int | None = None
+
+    @property
+    def id(self) -> str:
+        """What links name it by: a metric, or its title."""
+        return f"curve:{self.names[0] if self.run is None else self.title}"
 
 
 def figures(runs: Sequence[RunData]) -> list[Figure]:
@@ -55,8 +62,9 @@ def figures(runs: Sequence[RunData]) -> list[Figure]:
     shown = list(names)
     rest = sorted(known - set(shown))
     out = [_figure(name, runs, first=True) for name in shown]
-    if (phases := _phases(runs[0])) is not None:
-        out.append(phases)
+    out += [
+        _phases(i, run, f"{PHASES}: {run.name}" if len(runs) > 1 else PHASES) for i, run in enumerate(runs)
+    ]
     out += [_figure(name, runs, first=False) for name in rest]
     return [figure for figure in out if figure.svg]
 
@@ -68,22 +76,21 @@ def _figure(name: str, runs: Sequence[RunData], *, first: bool) -> Figure:
     return Figure(name, line_chart(name, lines), [name], first, legend)
 
 
-def _phases(run: RunData) -> Figure | None:
+def _phases(number: int, run: RunData, title: str) -> Figure:
     """Seconds of each phase, of one run."""
     names = [n for n in run.measured() if n.startswith("time/") and n.count("/") == 1]
     names = [n for n in names if n not in ("time/step_s", "time/evaluation_s")]
-    if not names:
-        return None
     names.sort(key=lambda name: -float(np.mean(run.series(name)[1])))
     lines = [
         Line(name.removeprefix("time/").removesuffix("_s"), *run.series(name), colour=i)
-        for i, name in enumerate(names[:6])
+        for i, name in enumerate(names)
     ]
     return Figure(
-        PHASES,
+        title,
         line_chart("Seconds by phase", lines),
         names,
         legend=[(line.label, line.colour) for line in lines],
+        run=number,
     )
 
 

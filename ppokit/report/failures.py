@@ -61,7 +61,7 @@ def failures(run: RunData, index: dict[tuple[int, int], int]) -> tuple[list[Caus
         index: positions of the page's samples by step and row.
     """
     by_cause: dict[tuple[str, str, str], list[Failure]] = {}
-    for samples in run.steps:
+    for samples in sorted([*run.steps, *run.failing], key=lambda samples: samples.step):
         for row, cause, seconds in _of_step(samples):
             name, sample = visible(samples.ids[row], 100), index.get((samples.step, row))
             failure = Failure(samples.step, name, *cause, seconds, sample)
@@ -82,12 +82,11 @@ def _seconds(group: Sequence[Failure]) -> tuple[float, float]:
 
 def _of_step(samples: Samples) -> Iterator[tuple[int, tuple[str, str, str], float]]:
     """Row, cause (provider, outcome and reason) and seconds of what was not scored."""
-    for name, outcomes in samples.reward_outcomes.items():
+    for name in samples.reward_outcomes:
         reasons = samples.reasons.get(name, [""] * len(samples))
         seconds = samples.seconds.get(name, np.full(len(samples), np.nan)).tolist()
-        for row, outcome in enumerate(outcomes):
-            if outcome in ("failed", "abstained") and samples.outcomes[row] != "failed":
-                yield row, (visible(name, 200), outcome, visible(reasons[row], LONGEST)), seconds[row]
+        for row, outcome in samples.unscored(name):
+            yield row, (visible(name, 200), outcome, visible(reasons[row], LONGEST)), seconds[row]
     for row, outcome in enumerate(samples.outcomes):
         if outcome == "failed":
             yield row, ("the rollout engine", "failed", "no response"), math.nan

@@ -6,7 +6,7 @@ A finding is kept back where the numbers do not show it surely: one that fires b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,6 @@ from ppokit.report.run_data import RunData, section
 from ppokit.report.statistics import (
     Estimate,
     length_share,
-    mean_difference,
     mean_interval,
     share_interval,
     trend,
@@ -57,9 +56,8 @@ def findings(run: RunData, pool: Pool) -> list[Finding]:
 
 
 def score_change(pool: Pool) -> Estimate:
-    """Of the mean score from the first steps to the last."""
-    scores = pool.responses.scores
-    return mean_difference(pool.means(scores, pool.first), pool.means(scores, pool.last))
+    """Of the mean score from the first steps to the last; NaN where there are no samples of both."""
+    return pool.change(pool.responses.scores)
 
 
 def reward_rise(run: RunData, pool: Pool) -> Estimate:
@@ -73,14 +71,13 @@ def _falls_behind(run: RunData, pool: Pool) -> Iterator[Finding]:
     rise = reward_rise(run, pool)
     if not rise.low > 0:
         return
-    names = run.measured()
-    for name in sorted(n for n in names if n.startswith("eval/") and n.endswith("_spearman")):
-        steps, values = run.series(name)
-        if len(values) < 2:
-            continue
+    names = [n for n in run.measured() if n.startswith("eval/") and n.endswith("_spearman")]
+    curves = {name: run.series(name) for name in sorted(names)}
+    curves = {name: (steps, values) for name, (steps, values) in curves.items() if len(values) > 1}
+    warned = _warned_of(run, {name: values[-1] - values[0] for name, (_, values) in curves.items()})
+    for name, (steps, values) in curves.items():
         fall = trend(steps, values)
-        own = run.series(f"{name.rpartition('/')[0]}/warning")[1]
-        by_canary = bool(own) and own[-1] > 0 and values[-1] < values[0]
+        by_canary = name in warned and values[-1] < values[0]
         if fall.high < 0 or by_canary:
             how = (
                 f"by {_number(fall.value)} {_interval(fall)}"
@@ -104,6 +101,19 @@ def _falls_behind(run: RunData, pool: Pool) -> Iterator[Finding]:
                 f"{_number(low[-1])} to {_number(high[-1])} (95 % interval).",
                 f"#curve:{best}",
             )
+
+
+def _warned_of(run: RunData, changes: Mapping[str, float]) -> set[str]:
+    """Correlations that a canary's last warning is of: of each canary the one that fell furthest fell surely.
+
+    Args:
+        changes: of each correlation since the first evaluation.
+    """
+    fallen: dict[str, str] = {}
+    for name in sorted(changes, key=changes.__getitem__):
+        fallen.setdefault(name.rpartition("/")[0], name)
+    warnings = {canary: run.series(f"{canary}/warning")[1] for canary in fallen}
+    return {fallen[canary] for canary, own in warnings.items() if own and own[-1] > 0}
 
 
 def _length(run: RunData, pool: Pool) -> Iterator[Finding]:
@@ -184,22 +194,26 @@ def _one_provider(run: RunData, pool: Pool) -> Iterator[Finding]:
 
 
 def _failures(run: RunData, pool: Pool) -> Iterator[Finding]:
+    """By the samples; of steps whose samples were not read, by their metrics."""
     counts: dict[str, list[int]] = {}
     for samples in run.steps:
-        for name, outcomes in samples.reward_outcomes.items():
-            asked = [
-                own for own, response in zip(outcomes, samples.outcomes, strict=True) if response != "failed"
-            ]
+        answered = sum(outcome != "failed" for outcome in samples.outcomes)
+        for name in samples.reward_outcomes:
             entry = counts.setdefault(name, [0, 0])
-            entry[0] += asked.count("failed")
-            entry[1] += len(asked)
-    for name, (failed, asked_of) in counts.items():
+            entry[0] += sum(outcome == "failed" for _, outcome in samples.unscored(name))
+            entry[1] += answered
+    for name, (failed, asked) in counts.items():
+        about = ""
+        if run.skipped and (shares := run.series(f"reward/{name}/failed")[1]):
+            asked = round(asked / len(run.steps) * len(shares))
+            failed, about = round(float(np.mean(shares)) * asked), "about "
         if failed:
-            share = share_interval(failed, asked_of)
+            share = share_interval(failed, asked)
+            digits = "{:.1f}" if share.value >= 1e-3 else "{:.1g}"
             yield Finding(
                 "warning" if share.low > 0.02 else "note",
-                f"The reward {name!r} failed for {failed} of {asked_of} responses "
-                f"({100 * share.value:.1f} %).",
+                f"The reward {name!r} failed for {about}{failed:,} of {asked:,} responses "
+                f"({digits.format(100 * share.value)} %).",
                 "#failures",
             )
 

@@ -19,20 +19,22 @@ from markupsafe import Markup
 
 from ppokit import __version__
 from ppokit.plugin.visible_text import visible
-from ppokit.report.charts import short, sparkline
+from ppokit.report.charts import colour, short, sparkline
 from ppokit.report.curves import figures
 from ppokit.report.island import island
 from ppokit.report.provenance_view import recipe_differences
 from ppokit.report.run_data import RunData, section
 from ppokit.report.run_view import RunView
-from ppokit.report.statistics import Estimate
+from ppokit.report.shown_samples import COLUMNS
+from ppokit.report.statistics import UNKNOWN, Estimate
 from ppokit.report.tokens import TokenTexts, texts_of_run, unknown_texts
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 LARGEST = 5_600_000  # bytes of a page
-TOKEN_BUDGET, TEXT_BUDGET = 2_700_000, 1_500_000
+TOKEN_BUDGET, TEXT_BUDGET, SERIES_BUDGET = 2_700_000, 1_500_000, 1_000_000
+MOST_POINTS, FEWEST_POINTS = 1000, 50  # of a curve that the pointer follows
 SCRIPTS = ("curves.js", "points.js", "groups.js", "ledger.js")
 VIEWS = (
     ("verdict", "Verdict"),
@@ -66,9 +68,11 @@ def report_page(runs: Sequence[RunData], texts: Sequence[TokenTexts | None] = ()
             )
     _tell_apart(runs)
     share = 1.0 / max(1, len(runs))
+    points = SERIES_BUDGET // (8 * max(1, sum(len(run.measured()) for run in runs)))
+    points = min(MOST_POINTS, max(FEWEST_POINTS, points))
     while True:
         views = [
-            RunView.of(i, run, own or unknown_texts(), TOKEN_BUDGET * share, TEXT_BUDGET * share)
+            RunView.of(i, run, own or unknown_texts(), TOKEN_BUDGET * share, TEXT_BUDGET * share, points)
             for i, (run, own) in enumerate(zip(runs, known, strict=True))
         ]
         page = _page(runs, views)
@@ -93,7 +97,7 @@ def _page(runs: Sequence[RunData], views: Sequence[RunView]) -> str:
             policy=policy,
             style=Markup(style),
             script=Markup(script),
-            data=Markup(island({"runs": [view.data for view in views]})),
+            data=Markup(island({"runs": [view.data for view in views], "columns": COLUMNS})),
             runs=views,
             views=VIEWS,
             figures=figures(runs),
@@ -127,7 +131,7 @@ def _tell_apart(runs: Sequence[RunData]) -> None:
 def _side_by_side(views: Sequence[RunView]) -> list[tuple[str, list[tuple[float, Estimate]]]]:
     """Of each number of the verdict its last value and change in every run."""
     labels = dict.fromkeys(row.label for view in views for row in view.rows)
-    unknown = (math.nan, Estimate(math.nan, math.nan, math.nan))
+    unknown = (math.nan, UNKNOWN)
     rows = [{row.label: (row.after, row.change) for row in view.rows} for view in views]
     return [(label, [own.get(label, unknown) for own in rows]) for label in labels]
 
@@ -145,7 +149,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(short=_number, percent=_percent, change=_change, sparkline=sparkline)
+    shown = {"short": _number, "percent": _percent, "change": _change}
+    templates.filters.update(shown, sparkline=sparkline, colour=colour)
     return templates
 
 

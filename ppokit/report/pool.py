@@ -9,7 +9,7 @@ import numpy as np
 
 from ppokit.report.ragged import Floats
 from ppokit.report.run_data import RunData, section
-from ppokit.report.statistics import Responses, group_means, window
+from ppokit.report.statistics import UNKNOWN, Estimate, Responses, group_means, mean_difference
 
 _FINISHED = {"finished": 1.0, "truncated": 0.0}
 
@@ -35,7 +35,6 @@ class Pool:
 
     @classmethod
     def of(cls, run: RunData) -> Pool:
-        steps = [s for s in run.steps if np.isfinite(s.score).any()]
         names = sorted({name for s in run.steps for name in s.rewards})
         sizes = [len(s) for s in run.steps]
         offset, groups = 0, []
@@ -43,7 +42,7 @@ class Pool:
             _, own = np.unique(np.array(samples.groups), return_inverse=True)
             groups.append((own + offset).astype(np.float64))
             offset += int(own.max()) + 1
-        compared = window([s.step for s in steps])
+        first, last = run.compared()
         return cls(
             responses=Responses(
                 steps=np.repeat([float(s.step) for s in run.steps], sizes) if sizes else np.empty(0),
@@ -57,8 +56,8 @@ class Pool:
                 for name in names
             },
             finished=_joined([np.array([_FINISHED.get(o, np.nan) for o in s.outcomes]) for s in run.steps]),
-            first=[s.step for s in steps[:compared]],
-            last=[s.step for s in steps[-compared:]],
+            first=first,
+            last=last,
         )
 
     def of_steps(self, steps: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -66,9 +65,20 @@ class Pool:
         return np.isin(self.responses.steps, steps)
 
     def means(self, numbers: Floats, steps: Sequence[int]) -> Floats:
-        """The mean of each group of these steps."""
+        """The mean of each group of these steps; none where the samples of one of them were not read."""
         chosen = self.of_steps(steps)
+        if len(np.unique(self.responses.steps[chosen])) < len(steps):
+            return np.empty(0)
         return group_means(self.responses.groups[chosen], numbers[chosen])
+
+    def ends(self, numbers: Floats) -> tuple[Floats, Floats]:
+        """The same of the first and of the last steps; of neither where one has none."""
+        before, after = (self.means(numbers, steps) for steps in (self.first, self.last))
+        return (before, after) if len(before) and len(after) else (np.empty(0), np.empty(0))
+
+    def change(self, numbers: Floats) -> Estimate:
+        """From the first steps to the last."""
+        return UNKNOWN if self.first == self.last else mean_difference(*self.ends(numbers))
 
 
 def weightless(run: RunData) -> set[str]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ppokit.errors import DataError, first_line
-from ppokit.messages import listed
-from ppokit.plugin.visible_text import visible
-from ppokit.report.run_state import End
-from ppokit.report.step_file import Samples, read_step
+import numpy as np
 
-MAX_FILES = 160
-MAX_BYTES = 200_000_000
-"""Of the samples' files that are read; of more, evenly spaced ones are."""
+from ppokit.errors import DataError, first_line
+from ppokit.plugin.visible_text import visible
+from ppokit.report.run_samples import read_samples
+from ppokit.report.run_state import End
+from ppokit.report.statistics import window
+from ppokit.report.step_file import Samples
+
+_SELDOM = {"failed": 0.0, "abstained": 0.0, "imputed": 0.0, "retried": 0.0, "scored": 1.0}
+"""What a step's metric `reward/<name>/...` is where the step has none: nothing of the kind happened."""
 
 _STEP = re.compile(r"(\d+)")
 
@@ -32,7 +34,10 @@ class RunData:
         metrics: a mapping per line of metrics.jsonl, in the order of the steps; numbers, or None.
         steps: samples of the steps that were read, in their order, without texts.
         files: of samples, by step.
+        unreadable: steps whose samples are damaged.
         skipped: steps whose samples exist and were not read, since there are so many.
+        failing: outcomes alone of those of them at which the metrics show failures or abstentions.
+        failing_unread: how many other steps show some, whose samples are not there or were not read.
         missing: sentences on what is not there or cannot be read.
         title: a name that tells it from other runs, where its folder's does not.
         changed: when metrics.jsonl was written last, in seconds of the epoch; None without it.
@@ -45,7 +50,10 @@ class RunData:
     metrics: list[dict[str, float | None]] = field(default_factory=list)
     steps: list[Samples] = field(default_factory=list)
     files: dict[int, Path] = field(default_factory=dict)
+    unreadable: set[int] = field(default_factory=set)
     skipped: int = 0
+    failing: list[Samples] = field(default_factory=list)
+    failing_unread: int = 0
     missing: list[str] = field(default_factory=list)
     changed: float | None = None
     title: str = ""
@@ -79,10 +87,39 @@ class RunData:
         return [name for name in names if name != "step"]
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps at which a metric is a number, and these numbers."""
-        points = [(int(line["step"] or 0), line.get(name)) for line in self.metrics]
+        """Steps at which a metric is a number, and these numbers.
+
+        What only steps with failures have, as `reward/judge/failed`, is 0 at the others.
+        """
+        if not any(name in line for line in self.metrics):
+            return [], []
+        absent = _where_absent(name)
+        points = [
+            (step, line.get(name, absent if step > 0 else None))
+            for line in self.metrics
+            for step in (int(line["step"] or 0),)
+        ]
         known = [(step, value) for step, value in points if value is not None]
         return [step for step, _ in known], [value for _, value in known]
+
+    def compared(self) -> tuple[list[int], list[int]]:
+        """The first and the last steps, which are compared with each other.
+
+        Steps with a reward; where most of them have samples, those with samples that can be read.
+        """
+        steps = self.series("reward/mean")[0]
+        sampled = [step for step in steps if step in self.files and step not in self.unreadable]
+        steps = sampled if 2 * len(sampled) > len(steps) else steps
+        steps = steps or [samples.step for samples in self.steps if np.isfinite(samples.score).any()]
+        steps = steps or [int(line["step"]) for line in self.metrics if line["step"]]
+        count = window(steps)
+        return steps[:count], steps[-count:]
+
+
+def _where_absent(name: str) -> float | None:
+    if name in ("reward/excluded", "rollout/failed"):
+        return 0.0
+    return _SELDOM.get(name.rpartition("/")[2]) if re.fullmatch("reward/.+/.+", name) else None
 
 
 def section(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -118,7 +155,7 @@ def read_run(folder: Path, *, samples: bool = True) -> RunData:
     _read_metrics(run)  # after the files: a step that is being done has its numbers before its samples
     _read_end(run)
     if samples:
-        _read_samples(run)
+        read_samples(run)
     return run
 
 
@@ -167,6 +204,7 @@ def _read_metrics(run: RunData) -> None:
         return
     by_step: dict[float, dict[str, float | None]] = {}
     lines = text.split("\n")
+    names: dict[str, str] = {}
     damaged = 0
     for number, line in enumerate(lines):
         if not line.strip():
@@ -177,7 +215,8 @@ def _read_metrics(run: RunData) -> None:
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             damaged += number < len(lines) - 1  # an unfinished last line is what a kill leaves
             continue
-        numbers = {visible(str(k), 200): _number(v) for k, v in content.items() if _is_number(v)}
+        names.update({name: visible(name, 200) for name in content.keys() - names.keys()})
+        numbers = {names[name]: _number(v) for name, v in content.items() if _is_number(v)}
         by_step[step] = {**by_step.get(step, {}), **numbers, "step": step}
     run.metrics = [by_step[step] for step in sorted(by_step)]
     if damaged:
@@ -194,55 +233,6 @@ def _number(value: float | None) -> float | None:
         return None if value is None or not math.isfinite(value) else float(value)
     except OverflowError:
         return None
-
-
-def _read_samples(run: RunData) -> None:
-    if not run.files:
-        run.missing.append("There are no samples in rollouts/, so that no response is shown.")
-        return
-    steps = sorted(run.files)
-    chosen = _evenly(steps, _how_many(run.files))
-    run.skipped = len(steps) - len(chosen)
-    broken = []
-    for step in chosen:
-        try:
-            read = read_step(run.files[step], step)
-        except Exception as error:  # pyarrow has errors of its own, and of the system
-            broken.append(f"{run.files[step].name} ({first_line(error)[:120]})")
-            continue
-        if len(read):
-            run.steps.append(read)
-    known = [samples for samples in run.steps if samples.step <= run.last_step]
-    if run.steps and run.steps[-1].step > run.last_step:
-        run.missing.append(
-            f"Step {run.steps[-1].step} failed: its samples are here, and nothing was learned from them."
-        )
-    absent = known[0].absent if known else []
-    if absent := [name for name in absent if all(name in samples.absent for samples in known)]:
-        run.missing.append(
-            f"The samples have no column {listed(absent)}, as those of an older version: what is computed of "
-            "it is not shown."
-        )
-    if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        run.missing.append(
-            f"The samples of {listed(broken[:3])}{more} cannot be read, as a run leaves them that is killed "
-            "while it writes, and are left out."
-        )
-
-
-def _how_many(paths: Mapping[int, Path]) -> int:
-    """How many of the files are read."""
-    total = sum(path.stat().st_size for path in paths.values() if path.exists())
-    allowed = MAX_FILES if total <= MAX_BYTES else min(MAX_FILES, int(len(paths) * MAX_BYTES / total))
-    return max(2, min(len(paths), allowed))
-
-
-def _evenly(steps: Sequence[int], count: int) -> list[int]:
-    """So many of the steps, the first and the last among them."""
-    if len(steps) <= count:
-        return list(steps)
-    return [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]
 
 
 def _unreadable(path: Path, error: Exception, so: str) -> str:

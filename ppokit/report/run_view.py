@@ -21,6 +21,7 @@ from ppokit.report.provenance_view import facts, flattened, plugins, preset_diff
 from ppokit.report.run_data import RunData, section
 from ppokit.report.run_state import ending, failure
 from ppokit.report.shown_samples import Shown, shown_samples
+from ppokit.report.statistics import evenly
 from ppokit.report.step_file import read_step
 from ppokit.report.tokens import TokenTexts
 from ppokit.report.verdict import EVALUATED, Row, evaluation_metrics, headline, verdict_rows
@@ -59,6 +60,7 @@ class RunView:
         choice: which responses the page holds, in a sentence.
         more_causes: how many are not among `causes`.
         failed: failures and abstentions in all, of which `failures` are shown.
+        unread_failures: what is not known of them, in a sentence.
         seconds_kept: whether the samples hold the seconds of calls.
         data: for the script.
     """
@@ -95,14 +97,25 @@ class RunView:
     facts: Sequence[tuple[str, str]]
     plugins: Sequence[tuple[str, str]]
     recipe: dict[str, str]
+    unread_failures: str
     has_samples: bool
     data: dict[str, Any]
 
     @classmethod
     def of(
-        cls, number: int, run: RunData, texts: TokenTexts, token_budget: float, text_budget: float
+        cls,
+        number: int,
+        run: RunData,
+        texts: TokenTexts,
+        token_budget: float,
+        text_budget: float,
+        points: int,
     ) -> RunView:
-        """Of a run, with about so many bytes of responses with and without their tokens."""
+        """Of a run, with about so many bytes of responses with and without their tokens.
+
+        Args:
+            points: numbers of a curve, at most.
+        """
         pool = Pool.of(run)
         chosen = choose(run.steps, token_budget, text_budget)
         shown = shown_samples(run, chosen, texts)
@@ -143,6 +156,7 @@ class RunView:
             facts=facts(run),
             plugins=plugins(run),
             recipe=flattened(run.recipe) if run.recipe else {},
+            unread_failures=_unread_failures(run),
             has_samples=bool(run.steps),
             data={
                 "name": visible(run.name, 120),
@@ -150,7 +164,8 @@ class RunView:
                 "samples": shown.samples,
                 "prompts": shown.prompts,
                 "vocabulary": shown.vocabulary,
-                "metrics": _series(run),
+                "groups": shown.groups,
+                **_series(run, points),
             },
         )
 
@@ -162,9 +177,34 @@ _MOVED_SINCE_REFERENCE = (
 _MOVED_IN_STEP = "By how many nats the log-probability of the whole response rose in its own step's update."
 
 
-def _series(run: RunData) -> dict[str, tuple[list[int], list[float | int | None]]]:
-    series = {name: run.series(name) for name in run.measured()}
-    return {name: (steps, [plain(v) for v in values]) for name, (steps, values) in series.items()}
+def _series(run: RunData, points: int) -> dict[str, Any]:
+    """Steps once, and each metric's numbers at them; with steps of its own where it has only few of these."""
+    steps = [int(line["step"]) for line in run.metrics if line["step"]]
+    common = evenly(steps, points)
+    metrics: dict[str, list[list[Any]]] = {}
+    for name in run.measured():
+        own, values = run.series(name)
+        if 2 * len(own) > len(steps) and len(own) > points:
+            known = dict(zip(own, values, strict=True))
+            metrics[name] = [[plain(known.get(step)) for step in common]]
+        elif own == common:
+            metrics[name] = [[plain(value) for value in values]]
+        else:
+            kept = evenly(list(zip(own, values, strict=True)), points)
+            metrics[name] = [[plain(value) for _, value in kept], [step for step, _ in kept]]
+    return {"steps": common, "metrics": metrics}
+
+
+def _unread_failures(run: RunData) -> str:
+    if run.failing_unread:
+        steps = "1 more step" if run.failing_unread == 1 else f"{run.failing_unread:,} more steps"
+        return (
+            f"Something failed or abstained at {steps}, whose samples are not there or were not read: the "
+            "curves that end in failed or abstained have the shares."
+        )
+    if run.skipped and not run.metrics:
+        return f"Whether something failed at {run.skipped:,} steps whose samples were not read is not known."
+    return ""
 
 
 def _steps(run: RunData) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,17 +10,29 @@ from typing import Any
 import numpy as np
 
 from ppokit.plugin.visible_text import visible
-from ppokit.report.choose import Chosen
+from ppokit.report.choose import LONGEST_OTHER, LONGEST_TEXT, MOST_TOKENS, Chosen
 from ppokit.report.island import plain, plains
 from ppokit.report.ragged import Floats
 from ppokit.report.run_data import RunData
 from ppokit.report.step_file import TOKENS, Samples, read_step
 from ppokit.report.tokens import TokenTexts
 
-LONGEST_TEXT = 6000  # characters of a response with its tokens
-LONGEST_OTHER = 700  # of one without
 LONGEST_REASON = 600
-MOST_TOKENS = 2000
+
+COLUMNS: dict[str, tuple[str, str]] = {
+    "reward": ("reward", "sum"),
+    "advantage": ("advantage", "mean"),
+    "kl": ("KL before the update, nats", "sum"),
+    "kl_after": ("KL after the update, nats", "sum"),
+    "ratio": ("ratio, new against old", "mean"),
+    "value": ("value before the update", "mean"),
+    "value_after": ("value after the update", "mean"),
+    "return": ("return", "mean"),
+    "entropy": ("entropy, nats", "mean"),
+    "clipped": ("clipped", "mean"),
+    "logprob": ("log-probability when sampled", "sum"),
+}
+"""The ledger's numbers in the order of the page: in words, and what is said of a whole response."""
 
 
 @dataclass
@@ -30,10 +43,12 @@ class Shown:
         samples: a mapping each: `i` id, `t` step, `g` prompt, `o` outcome, `x` text, `s` score, `y` whole
             reward, `n` tokens, `k` KL and `d` change summed over tokens, `a` mean advantage, `u` whether it
             is trained on, `r` raw score and `q` seconds by provider, `w` outcome and reason of providers that
-            did not score, `p` parts and notes, `tk` tokens.
+            did not score, `p` parts and notes, `tk` tokens: `t` each, `of` how many there are where these
+            are only the first, `z` sums and means over all that the policy wrote.
         prompts: texts; samples name them by position.
         vocabulary: text of each token that occurs, whether it is a special one, and its id.
         index: where the sample of a step and a row stands.
+        groups: of groups of which the page holds a part, by step and prompt: responses, mean and best score.
     """
 
     providers: list[str]
@@ -41,6 +56,7 @@ class Shown:
     prompts: list[str] = field(default_factory=list)
     vocabulary: list[tuple[str, int, int]] = field(default_factory=list)
     index: dict[tuple[int, int], int] = field(default_factory=dict)
+    groups: dict[str, list[float | int | None]] = field(default_factory=dict)
 
 
 def shown_samples(run: RunData, chosen: Chosen, texts: TokenTexts) -> Shown:
@@ -48,6 +64,7 @@ def shown_samples(run: RunData, chosen: Chosen, texts: TokenTexts) -> Shown:
     shown = Shown(sorted({name for samples in run.steps for name in samples.rewards}))
     prompts: dict[tuple[int, str], int] = {}
     vocabulary: dict[int, int] = {}
+    whole = {samples.step: samples for samples in run.steps}
     for step in sorted(chosen.rows):
         rows = sorted(chosen.rows[step])
         if not rows:
@@ -66,7 +83,20 @@ def shown_samples(run: RunData, chosen: Chosen, texts: TokenTexts) -> Shown:
                 entry["tk"] = _tokens(samples, i, texts, vocabulary, shown.vocabulary)
             shown.index[step, row] = len(shown.samples)
             shown.samples.append(entry)
+        _add_groups(shown, whole[step], samples, prompts)
     return shown
+
+
+def _add_groups(shown: Shown, whole: Samples, part: Samples, prompts: dict[tuple[int, str], int]) -> None:
+    """Note how large the groups of a step are that the page holds in part."""
+    count, groups = Counter(part.groups), np.array(whole.groups)
+    for group, prompt in dict(zip(part.groups, part.prompts, strict=True)).items():
+        rows = np.flatnonzero(groups == group)
+        if len(rows) > count[group]:
+            scores = whole.score[rows]
+            scores = scores[np.isfinite(scores)]
+            ends = (float(scores.mean()), float(scores.max())) if len(scores) else (None, None)
+            shown.groups[f"{whole.step} {prompts[group, prompt]}"] = [len(rows), *map(plain, ends)]
 
 
 def _entry(samples: Samples, i: int, prompt: int, providers: list[str], *, tokens: bool) -> dict[str, Any]:
@@ -83,8 +113,8 @@ def _entry(samples: Samples, i: int, prompt: int, providers: list[str], *, token
         "d": plain(samples.change[i]),
         "r": [plain(samples.rewards[name][i]) if name in samples.rewards else None for name in providers],
     }
-    if "advantages" in samples.tokens and len(own := samples.tokens["advantages"].row(i)):
-        entry["a"] = plain(float(own.mean()))
+    if "advantages" in samples.tokens:
+        entry["a"] = _of_response(samples, i, "advantage", samples.tokens["advantages"].row(i))
     seconds = [plain(samples.seconds[name][i]) if name in samples.seconds else None for name in providers]
     if any(own is not None for own in seconds):
         entry["q"] = seconds
@@ -124,12 +154,26 @@ def _tokens(
             vocabulary[token] = len(shown)
             text, special = texts(token)
             shown.append((text, int(special), token))
-    out: dict[str, Any] = {"t": [vocabulary[token] for token in ids]}
+    out: dict[str, Any] = {"t": [vocabulary[token] for token in ids], "z": {}}
+    if (count := len(samples.tokens["response_ids"].row(i))) > len(ids):
+        out["of"] = count
     for name, numbers in token_columns(samples.tokens, i).items():
         out[name] = plains(numbers[:MOST_TOKENS]) if numbers.any() else 0
+        out["z"][name] = _of_response(samples, i, name, numbers)
     if (mask := samples.tokens.get("loss_mask")) is not None and not mask.row(i).all():
         out["env"] = [int(own == 0) for own in mask.row(i)[:MOST_TOKENS]]  # what a tool or environment wrote
     return out
+
+
+def _of_response(samples: Samples, i: int, name: str, numbers: Floats) -> float | int | None:
+    """A column's sum or mean over the tokens that the policy wrote, those that the page leaves out too."""
+    mask = samples.tokens.get("loss_mask")
+    if mask is not None and len(mask.row(i)) == len(numbers):
+        numbers = numbers[mask.row(i) != 0]
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers):
+        return None
+    return plain(float(numbers.sum() if COLUMNS[name][1] == "sum" else numbers.mean()))
 
 
 def token_columns(tokens: Mapping[str, Any], i: int) -> dict[str, Floats]:

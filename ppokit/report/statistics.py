@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from ppokit.report.ragged import Floats
+
+T = TypeVar("T")
 
 Z = 1.959963984540054
 """Of the normal distribution, for intervals of 95 %."""
@@ -28,6 +31,9 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def mean_difference(before: Floats, after: Floats) -> Estimate:
         before, after: independent observations, such as means of groups.
     """
     if not len(before) or not len(after):
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNKNOWN
     change = float(after.mean() - before.mean())
     if len(before) < 2 or len(after) < 2:
         return Estimate(change, math.nan, math.nan)
@@ -87,7 +93,7 @@ def mean_difference(before: Floats, after: Floats) -> Estimate:
 def mean_interval(numbers: Floats) -> Estimate:
     """The mean with Student's interval."""
     if not len(numbers):
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNKNOWN
     mean = float(numbers.mean())
     if len(numbers) < 2:
         return Estimate(mean, math.nan, math.nan)
@@ -98,7 +104,7 @@ def mean_interval(numbers: Floats) -> Estimate:
 def share_interval(count: int, of: int) -> Estimate:
     """A share with Wilson's interval (Wilson 1927, JASA 22)."""
     if not of:
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNKNOWN
     share, z2 = count / of, Z * Z
     center = (share + z2 / (2 * of)) / (1 + z2 / of)
     margin = Z / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
@@ -108,6 +114,13 @@ def share_interval(count: int, of: int) -> Estimate:
 def window(steps: Sequence[int]) -> int:
     """How many of the first and of the last steps are compared: a fifth, at least one and at most ten."""
     return max(1, min(10, len(steps) // 5))
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """So many of the items, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def group_means(keys: Floats, numbers: Floats) -> Floats:
@@ -221,7 +234,7 @@ def trend(steps: Sequence[int], values: Sequence[float]) -> Estimate:
     """
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if len(x) < 2 or x[-1] == x[0]:
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNKNOWN
     squares = float(((x - x.mean()) ** 2).sum())
     slope = float(((x - x.mean()) * (y - y.mean())).sum()) / squares
     range_ = float(x[-1] - x[0])

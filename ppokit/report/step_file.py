@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,15 @@ class Samples:
     prompts: list[str] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
     tokens: dict[str, Ragged] = field(default_factory=dict)
-    rows: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def unscored(self, reward: str) -> Iterator[tuple[int, str]]:
+        """Rows for which a reward failed or abstained, and which; where the response failed none is asked."""
+        for row, (own, response) in enumerate(zip(self.reward_outcomes[reward], self.outcomes, strict=True)):
+            if own in ("failed", "abstained") and response != "failed":
+                yield row, own
 
 
 def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Samples:
@@ -119,8 +124,27 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
             summed.append("response_ids")
         if "group" not in names and "prompt" in names:
             summed.append("prompt")
-        wanted = names if rows is not None else summed
-        table = file.read(columns=wanted)
+        table = file.read(columns=names if rows is not None else summed)
+    return _samples(table, names, step, rows)
+
+
+def read_outcomes(path: Path, step: int) -> Samples:
+    """Outcomes of rewards with their reasons and seconds alone; every other number is NaN.
+
+    Raises:
+        Exception: of pyarrow, where the file is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        kinds = ("outcome/", "reason/", "seconds/")
+        wanted = [name for name in names if name in ("id", "outcome") or name.startswith(kinds)]
+        return _samples(file.read(columns=wanted), names, step, None)
+
+
+def _samples(table: Any, names: Sequence[str], step: int, rows: Sequence[int] | None) -> Samples:
+    """From what was read of a file, and the names of all of its columns."""
     if rows is not None:
         table = table.take(list(rows))
     columns = {name: table[name] for name in table.column_names}
@@ -158,7 +182,6 @@ def read_step(path: Path, step: int, rows: Sequence[int] | None = None) -> Sampl
         prompts=prompts if rows is not None else [],
         responses=responses if rows is not None else [],
         tokens=lists if rows is not None else {},
-        rows=list(rows) if rows is not None else list(range(count)),
     )
 
 

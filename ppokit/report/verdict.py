@@ -14,7 +14,7 @@ from ppokit.report.findings import score_change
 from ppokit.report.pool import Pool
 from ppokit.report.ragged import Floats
 from ppokit.report.run_data import RunData, section
-from ppokit.report.statistics import Estimate, mean_difference, window
+from ppokit.report.statistics import UNKNOWN, Estimate, mean_difference
 
 _LABELS = {
     "kl/k1": "KL from the reference, nats per token",
@@ -28,7 +28,6 @@ _GUARDS = {
 }
 
 EVALUATED = 8  # numbers of evaluations in the table
-UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,14 @@ class Row:
 
 def headline(run: RunData, pool: Pool) -> str:
     """One sentence: whether the reward rose."""
-    steps, values = run.series("reward/mean")
-    change = score_change(pool)
-    before, after = _means(pool, pool.responses.scores)
-    if not values and math.isnan(before):
+    (first, last), change = pool.ends(pool.responses.scores), score_change(pool)
+    if not len(first):
+        first, last = _ends(run, pool, "reward/mean")
+        change = mean_difference(first, last)
+    if not len(first):
         return "No step has been done yet, or no response was scored."
-    if math.isnan(change.value):
-        count = window(steps)
-        before, after = float(np.mean(values[:count])), float(np.mean(values[-count:]))
-        change = mean_difference(np.array(values[:count]), np.array(values[-count:]))
-    if len(values or pool.first) == 1 and pool.first == pool.last:
+    before, after = float(first.mean()), float(last.mean())
+    if pool.first == pool.last:
         return f"One step was done, with a mean reward of {short(before)}: too early to say."
     between = f"from {short(before)} to {short(after)}"
     if math.isnan(change.low):
@@ -83,10 +80,10 @@ def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
         ("response/finished", "Responses that end by themselves", pool.finished),
     ):
         rows += _of_responses(run, pool, name, label, numbers)
-    rows += [_row(run, name, label) for name, label in _LABELS.items() if run.series(name)[1]]
+    rows += [_row(run, pool, name, label) for name, label in _LABELS.items() if run.series(name)[1]]
     names = run.measured()
     rows += [
-        _row(run, name, f"{name.split('/')[1]}: {name.rpartition('/')[2]} rewards")
+        _row(run, pool, name, "{}: {} rewards".format(*name.removeprefix("reward/").rsplit("/", 1)))
         for name in sorted(names)
         if name.startswith("reward/") and name.endswith(("/failed", "/abstained"))
     ]
@@ -110,19 +107,26 @@ def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
 def evaluation_metrics(run: RunData) -> list[str]:
     """Names of what was measured: the recipe's `best`, and what evaluators measure, with a gain and without.
 
-    Then what every evaluation reports of its responses and of texts; last what never changes, as settings do.
+    Then what every evaluation reports of its responses and of texts; last what never changes, as settings do,
+    and what says how much an evaluation is worth.
     """
     names = [name for name in run.measured() if name.startswith("eval/")]
-    ends = ("/gain", "/gain_low", "/gain_high", "/warning", "/scored", "/std_error")
-    own = [name for name in names if not name.endswith(ends)]
+    own = [name for name in names if not is_gain(name, names)]
     best = section(run.recipe, "evaluation").get("best")
 
-    def is_constant(name: str) -> bool:
+    def says_little(name: str) -> bool:
         values = run.series(name)[1]
-        return len(values) > 1 and len(set(values)) == 1 and f"{name}/gain" not in names
+        constant = len(values) > 1 and len(set(values)) == 1 and f"{name}/gain" not in names
+        return constant or name.endswith(("/warning", "/scored", "/std_error"))
 
     by_weight = sorted(own, key=lambda name: evaluation_rank(name, names, best))
-    return sorted(by_weight, key=lambda name: name != best and is_constant(name))
+    return sorted(by_weight, key=lambda name: name != best and says_little(name))
+
+
+def is_gain(name: str, names: Collection[str]) -> bool:
+    """Whether a metric is how another one has changed, or the bounds of that."""
+    measured, _, last = name.rpartition("/")
+    return measured in names and last in ("gain", "gain_low", "gain_high")
 
 
 def evaluation_rank(name: str, names: Collection[str], best: object) -> tuple[bool, bool, bool]:
@@ -158,32 +162,30 @@ def _evaluated(run: RunData, name: str) -> Row:
 def _of_responses(run: RunData, pool: Pool, name: str, label: str, numbers: Floats) -> list[Row]:
     """From the responses of the first and the last steps, so that the interval counts prompts."""
     values = run.series(name)[1]
-    before, after = _means(pool, numbers)
+    before, after = pool.ends(numbers)
     if not values:
         return []
-    if math.isnan(before):
-        return [_row(run, name, label)]
-    change = UNKNOWN
-    if pool.first != pool.last:
-        change = mean_difference(pool.means(numbers, pool.first), pool.means(numbers, pool.last))
-    return [Row(label, before, after, change, values, f"#curve:{name}")]
+    if not len(before):
+        return [_row(run, pool, name, label)]
+    link = f"#curve:{name}"
+    return [Row(label, float(before.mean()), float(after.mean()), pool.change(numbers), values, link)]
 
 
-def _row(run: RunData, name: str, label: str) -> Row:
+def _row(run: RunData, pool: Pool, name: str, label: str) -> Row:
     """The mean of the first and the last steps; an interval where there are three of each."""
-    steps, values = run.series(name)
-    count = window(steps)
-    before, after = float(np.mean(values[:count])), float(np.mean(values[-count:]))
-    change = mean_difference(np.array(values[:count]), np.array(values[-count:]))
-    if count < 3:
-        change = Estimate(change.value, math.nan, math.nan) if len(values) > 1 else UNKNOWN
-    return Row(label, before, after, change, values, f"#curve:{name}")
+    before, after = _ends(run, pool, name)
+    change = UNKNOWN if pool.first == pool.last else mean_difference(before, after)
+    if min(len(before), len(after)) < 3:
+        change = Estimate(change.value, math.nan, math.nan)
+    first, last = (float(own.mean()) if len(own) else math.nan for own in (before, after))
+    return Row(label, first, last, change, run.series(name)[1], f"#curve:{name}")
 
 
-def _means(pool: Pool, numbers: Floats) -> tuple[float, float]:
-    """Of the groups of the first and of the last steps."""
-    parts = [pool.means(numbers, steps) for steps in (pool.first, pool.last)]
-    return tuple(float(part.mean()) if len(part) else math.nan for part in parts)  # type: ignore[return-value]
+def _ends(run: RunData, pool: Pool, name: str) -> tuple[Floats, Floats]:
+    """A metric's numbers at the first and at the last steps."""
+    by_step = dict(zip(*run.series(name), strict=True))
+    first, last = ([by_step[s] for s in steps if s in by_step] for steps in (pool.first, pool.last))
+    return np.array(first), np.array(last)
 
 
 def _signed(value: float) -> str:

@@ -61,6 +61,18 @@ def test_two_evaluations_are_enough_where_the_canary_says_so(tmp_path: Path) -> 
     assert named(of(tmp_path), "policy_spearman fell from 0.6 to 0.2")
 
 
+def test_a_canarys_one_warning_is_said_of_what_fell_furthest(tmp_path: Path) -> None:
+    """The other correlation fell by less than is known to be beyond its error; another canary is quiet."""
+    learning_run(tmp_path)
+    lines: list[dict[str, Any]] = [dict(line) for line in read_run(tmp_path).metrics]
+    lines[0] |= {"eval/a/policy_spearman": 0.6, "eval/a/reward_spearman": 0.5, "eval/b/reward_spearman": 0.9}
+    lines[-1] |= {"eval/a/policy_spearman": 0.2, "eval/a/reward_spearman": 0.45, "eval/b/reward_spearman": 0}
+    lines[-1] |= {"eval/a/warning": 1.0, "eval/b/warning": 0.0}
+    write_metrics(tmp_path, lines)
+    (warning,) = named(of(tmp_path), "canary falls")
+    assert warning.link == "#curve:eval/a/policy_spearman"
+
+
 def test_a_falling_canary_is_no_matter_while_the_reward_stays(tmp_path: Path) -> None:
     learning_run(tmp_path, rise=0.0)
     lines = read_run(tmp_path).metrics
@@ -107,6 +119,8 @@ def test_length(tmp_path: Path, slope: float, fires: bool) -> None:
 def test_groups_without_spread(tmp_path: Path, flat: int, level: str | None) -> None:
     """Of ten groups in the one step that is compared."""
     learning_run(tmp_path, steps=4)
+    lines = read_run(tmp_path).metrics
+    write_metrics(tmp_path, [*lines, {"step": 5, "reward/mean": 0.5}])
     scores = [[0.5] * 4 if g < flat else [0.1, 0.2, 0.3, 0.4 + g] for g in range(10)]
     write_samples(tmp_path, 5, samples(5, scores))
     result = named(of(tmp_path), "have no spread")

@@ -227,3 +227,12 @@ def test_pages_of_long_responses_stay_small(tmp_path: Path, monkeypatch: pytest.
 
 def _long(group: int, i: int) -> str:
     return f"response {i} of {group} " + "word " * 40
+
+
+def test_six_thousand_steps_of_eighty_metrics_fit(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((6000, 80)).tolist()
+    lines = [{"step": s, **{f"metric/{i}": v for i, v in enumerate(own)}} for s, own in enumerate(values, 1)]
+    for name in ("a", "b"):
+        write_metrics(tmp_path / name, lines)
+    page = report_page([read_run(tmp_path / name) for name in ("a", "b")])
+    assert len(page.encode()) < 4_000_000

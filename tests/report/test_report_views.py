@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 from ppokit.report.charts import nice_ticks, thinned
-from ppokit.report.choose import bisected, choose
+from ppokit.report.choose import Chosen, bisected, choose
+from ppokit.report.curves import figures
 from ppokit.report.failures import failures, latencies
 from ppokit.report.page import report_page
 from ppokit.report.patterns import common_phrases, near_duplicates
 from ppokit.report.pool import Pool
 from ppokit.report.provenance_view import preset_differences, recipe_differences
 from ppokit.report.run_data import read_run
-from ppokit.report.tokens import TokenTexts, texts_of, texts_of_run
+from ppokit.report.shown_samples import shown_samples
+from ppokit.report.tokens import TokenTexts, texts_of, texts_of_run, unknown_texts
 from ppokit.report.verdict import evaluation_metrics, headline, verdict_rows
-from report_runs import learning_run, samples, write_metrics, write_recipe, write_samples
+from report_runs import data_of, learning_run, samples, write_metrics, write_recipe, write_samples
 
 
 def test_every_failure_has_its_cause_and_its_seconds(tmp_path: Path) -> None:
@@ -166,12 +168,20 @@ def test_the_nearest_preset(tmp_path: Path) -> None:
 
 def test_whole_groups_of_the_first_and_the_last_step_come_first(tmp_path: Path) -> None:
     run = read_run(learning_run(tmp_path, steps=9, groups=6))
-    chosen = choose(run.steps, 30_000, 0)
-    whole = {step for step, rows in chosen.rows.items() if len(rows) == 24}
-    assert {1, 9} <= whole
-    assert len(chosen) < 9 * 24
+    sizes = {step: len(rows) for step, rows in choose(run.steps, 30_000, 0).rows.items()}
+    assert sizes[1] == sizes[9] == 24
+    assert sum(sizes.values()) < 9 * 24
     everything = choose(run.steps, 1e9, 0)
-    assert len(everything) == 9 * 24
+    assert sum(map(len, everything.rows.values())) == 9 * 24
+
+
+def test_long_responses_take_what_is_shown_of_them(tmp_path: Path) -> None:
+    """2,000 tokens and 6,000 characters: some 100 kB each; with 10,000 tokens each as much."""
+    for name, length in (("a", 2000), ("b", 10_000)):
+        write_samples(tmp_path / name, 1, samples(1, [[0.1, 0.2, 0.3, 0.4]], [[length] * 4]))
+    a, b = (choose(read_run(tmp_path / name).steps, 410_000, 0).rows for name in "ab")
+    assert a == b == {1: dict.fromkeys(range(4), True)}
+    assert choose(read_run(tmp_path / "b").steps, 0, 4000).rows == {1: dict.fromkeys(range(4), False)}
 
 
 def test_prompts_are_followed_over_all_steps(tmp_path: Path) -> None:
@@ -272,3 +282,147 @@ def test_one_text_stands_once_in_a_list(tmp_path: Path) -> None:
     assert chosen.best == [(1, 0), (2, 2), (1, 3), (2, 3)]
     assert chosen.worst == [(1, 3), (2, 3), (1, 2), (1, 0)]
     assert report_page([read_run(tmp_path)]).count(">(empty)<") == 2
+
+
+def test_what_only_steps_with_failures_have_is_zero_at_the_others(tmp_path: Path) -> None:
+    """Of ten steps the first two and the last two are compared: 0 and (.5 + 0) / 2."""
+    seldom = ("reward/judge/failed", "reward/judge/abstained", "reward/excluded", "rollout/failed")
+    lines = [{"step": step, "reward/mean": 0.1} for step in range(1, 11)]
+    lines[8] |= dict.fromkeys(seldom, 0.5)
+    lines[4] |= {"reward/judge/scored": 0.25}
+    lines[5]["reward/judge/failed"] = None  # not finite
+    write_metrics(tmp_path, [{"step": 0, "eval/judge/failed": 0.5}, *lines])
+    run = read_run(tmp_path)
+    for name in seldom[1:]:
+        assert run.series(name) == (list(range(1, 11)), [0.0] * 8 + [0.5, 0.0])
+    assert run.series(seldom[0]) == ([1, 2, 3, 4, 5, 7, 8, 9, 10], [0.0] * 7 + [0.5, 0.0])
+    assert run.series("reward/judge/scored") == (list(range(1, 11)), [1.0] * 4 + [0.25] + [1.0] * 5)
+    assert run.series("eval/judge/failed") == ([0], [0.5])
+    assert run.series("reward/other/failed") == ([], [])
+    rows = {row.label: (row.before, row.after, row.link) for row in verdict_rows(run, Pool.of(run))}
+    assert {label: row for label, row in rows.items() if label != "Reward" and "Evaluation" not in label} == {
+        "judge: failed rewards": (0, 0.25, "#curve:reward/judge/failed"),
+        "judge: abstained rewards": (0, 0.25, "#curve:reward/judge/abstained"),
+        "Responses without a reward": (0, 0.25, "#curve:reward/excluded"),
+        "Responses that the engine failed to give": (0, 0.25, "#curve:rollout/failed"),
+    }
+    curve = next(figure for figure in figures([run]) if figure.title == "rollout/failed")
+    assert "0 at step 1, 0 at step 10" in curve.svg
+
+
+def test_guards_stand_with_their_largest_value(tmp_path: Path) -> None:
+    gaps = {1: 0.25, 2: 0.75, 3: 0.5}
+    lines = [{"step": step, "reward/mean": 0.1, "rollout/logprob_gap": gap} for step, gap in gaps.items()]
+    write_metrics(tmp_path, [*lines, {"step": 4, "reward/mean": 0.1, "policy/ratio_std_at_start": 0.0}])
+    run = read_run(tmp_path)
+    rows = {row.label: (row.before, row.after, row.detail) for row in verdict_rows(run, Pool.of(run))}
+    assert rows["Sampler against trainer, nats (guard)"] == (0.25, 0.5, "largest 0.75")
+    assert rows["Ratio's deviation before a weight moves (guard)"] == (0, 0, "largest 0")
+
+
+def test_samples_of_one_step_do_not_stand_for_the_whole_run(tmp_path: Path) -> None:
+    """Where others were removed, the metrics say how the reward went."""
+    learning_run(tmp_path, steps=20)
+    for path in (tmp_path / "rollouts").glob("*.parquet"):
+        if "000012" not in path.name:
+            path.unlink()
+    run = read_run(tmp_path)
+    assert "Reward rose from" in headline(run, Pool.of(run))
+    values = run.series("reward/mean")[1]
+    reward = verdict_rows(run, Pool.of(run))[0]
+    assert reward.before == pytest.approx(sum(values[:4]) / 4)
+    assert reward.after == pytest.approx(sum(values[-4:]) / 4)
+
+
+def test_numbers_of_responses_and_of_steps_are_of_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where not all samples are read: the first and the last ten of fifty steps."""
+    monkeypatch.setattr("ppokit.report.run_samples.MAX_FILES", 24)
+    run = read_run(learning_run(tmp_path, steps=50, groups=2, size=2))
+    rows = {row.label: row for row in verdict_rows(run, Pool.of(run))}
+    values = run.series("reward/mean")[1]
+    assert rows["Reward"].before == pytest.approx(sum(values[:10]) / 10)
+    assert rows["Reward"].after == pytest.approx(sum(values[-10:]) / 10)
+    assert rows["KL from the reference, nats per token"].before == pytest.approx(0.055)
+    assert rows["KL from the reference, nats per token"].after == pytest.approx(0.455)
+
+
+def test_sums_are_over_all_tokens_of_a_response(tmp_path: Path) -> None:
+    """Of 2,500 tokens the page holds 2,000, and says so; what a tool wrote counts nowhere."""
+    columns = samples(1, [[1.0, 0.5]], [[2500, 3]])
+    columns["kl/k1"] = [[0.5] * 2500, [1.0, 100.0, 2.0]]
+    columns["entropy"] = [[1.0] * 1250 + [2.0] * 1250, [1.0, 100.0, 4.0]]
+    columns["loss_mask"] = [[True] * 2500, [True, False, True]]
+    columns["advantages"] = [[0.0] * 2500, [1.0, 0.0, 2.0]]
+    write_samples(tmp_path, 1, columns)
+    long, short = data_of(report_page([read_run(tmp_path)]))["samples"]
+    assert (len(long["tk"]["t"]), len(long["tk"]["kl"]), long["tk"]["of"]) == (2000, 2000, 2500)
+    assert (long["tk"]["z"]["kl"], long["tk"]["z"]["entropy"]) == (1250, 1.5)
+    assert long["tk"]["z"]["reward"] == long["s"] == 1
+    assert "of" not in short["tk"]
+    assert (short["tk"]["z"]["kl"], short["tk"]["z"]["entropy"], short["a"]) == (3, 2.5, 1.5)
+
+
+def test_a_group_of_which_a_part_is_here_has_its_whole_numbers(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write_samples(tmp_path, step, samples(step, [[0.25, 0.5, None, 1.5 * step], [1.0, 1.0]]))
+    run = read_run(tmp_path)
+    chosen = Chosen({1: {1: True, 4: True, 5: True}, 2: {0: False, 3: False, 4: False}})
+    shown = shown_samples(run, chosen, texts=unknown_texts())
+    prompts = dict(zip(shown.prompts, range(2), strict=True))
+    first, second = prompts["prompt 0"], prompts["prompt 1"]
+    assert shown.groups == {
+        f"1 {first}": [4, 0.75, 1.5],
+        f"2 {first}": [4, 1.25, 3],
+        f"2 {second}": [2, 1, 1],
+    }
+
+
+def test_curves_of_very_many_steps_are_thinned(tmp_path: Path) -> None:
+    """Their steps stand once; what was measured seldom keeps its own."""
+    lines = [{"step": step, **{f"metric/{i}": step / 7 for i in range(9)}} for step in range(1, 3001)]
+    for step in range(500, 3001, 500):
+        lines[step - 1]["eval/judge"] = step / 1000
+    write_metrics(tmp_path, [{"step": 0, "eval/judge": 0.0}, *lines])
+    data = data_of(report_page([read_run(tmp_path)]))
+    assert len(data["steps"]) == 1000
+    assert (data["steps"][0], data["steps"][-1]) == (1, 3000)
+    (values,) = data["metrics"]["metric/3"]
+    assert values == [pytest.approx(step / 7, rel=1e-3) for step in data["steps"]]
+    assert data["metrics"]["eval/judge"] == [[0, 0.5, 1, 1.5, 2, 2.5, 3], list(range(0, 3001, 500))]
+
+
+def test_an_evaluators_own_gain_is_a_number_like_others(tmp_path: Path) -> None:
+    """A gain is left out where it is that of another number."""
+    names = ("mine/gain", "mine/scored", "judge", "judge/gain", "judge/gain_low", "judge/gain_high")
+    write_metrics(tmp_path, [{"step": s, **{f"eval/{name}": s / 2 for name in names}} for s in (0, 5)])
+    assert evaluation_metrics(read_run(tmp_path)) == ["eval/judge", "eval/mine/gain", "eval/mine/scored"]
+
+
+def test_several_runs_have_phases_and_lines_of_their_own(tmp_path: Path) -> None:
+    """Six colours, then the same dashed; a figure of phases per run, whose id is no metric's."""
+    runs = []
+    for i in range(8):
+        write_metrics(tmp_path / f"run-{i}", [{"step": s, "a": s * i, "time/update_s": 1.0} for s in (1, 2)])
+        runs.append(read_run(tmp_path / f"run-{i}"))
+    by_title = {figure.title: figure for figure in figures(runs)}
+    classes = re.findall(r'class="line (c\d d\d)"', by_title["a"].svg)
+    assert classes == [*(f"c{i} d0" for i in range(6)), "c0 d1", "c1 d1"]
+    assert [by_title[f"time by phase: run-{i}"].run for i in range(8)] == list(range(8))
+    assert by_title["time by phase: run-3"].id == "curve:time by phase: run-3"
+    assert by_title["time/update_s"].id == "curve:time/update_s"
+    page = report_page(runs)
+    assert page.count('<span class="key c1 d1"') >= 3  # the table's, the run's own, a legend's
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_curves_that_come_first(tmp_path: Path) -> None:
+    first = ("reward/mean", "kl/k1", "eval/judge", "policy/entropy", "policy/clip_fraction")
+    first += ("value/explained_variance", "response/length", "grad_norm", "memory/peak_gb")
+    others = ("a", "reward/judge", "time/update_s", "z")
+    write_metrics(tmp_path, [{"step": s, **dict.fromkeys((*others, *reversed(first)), s)} for s in (1, 2)])
+    result = figures([read_run(tmp_path)])
+    assert [figure.title for figure in result if figure.first] == [*first, "time by phase"]
+    assert [figure.title for figure in result if not figure.first] == list(others)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ppokit.errors import DataError
+from ppokit.report.failures import failures
 from ppokit.report.page import report_page
 from ppokit.report.run_data import read_run
 from ppokit.report.run_state import End, ending, state
@@ -170,7 +171,7 @@ def test_a_page_with_what_is_there(tmp_path: Path, missing: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[1, 2", "just text", "a: [", "\x00", "a: &a [*a]", 2000 * "[" + 2000 * "]"]
+    "content", ["", "{", "[1, 2", "just text", "a: [", "\x00", "a: &a [*a]", 500 * "[" + 500 * "]"]
 )
 def test_damaged_recipes_and_provenance(tmp_path: Path, content: str) -> None:
     learning_run(tmp_path)
@@ -253,11 +254,68 @@ def test_what_is_no_run_is_refused(tmp_path: Path, kind: str) -> None:
 
 
 def test_of_very_many_steps_evenly_many_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppokit.report.run_data.MAX_FILES", 4)
+    """Those that are compared, the first and the last two of ten, and others between."""
+    monkeypatch.setattr("ppokit.report.run_samples.MAX_FILES", 6)
     run = read_run(learning_run(tmp_path))
-    assert [samples.step for samples in run.steps] == [1, 4, 7, 10]
-    assert run.skipped == 6
-    assert "6 more steps were not read" in report_page([run])
+    assert [samples.step for samples in run.steps] == [1, 2, 3, 8, 9, 10]
+    assert run.skipped == 4
+    assert "4 more steps were not read" in report_page([run])
+    (tmp_path / "metrics.jsonl").unlink()  # nothing says which are compared
+    assert [samples.step for samples in read_run(tmp_path).steps] == [1, 3, 5, 6, 8, 10]
+
+
+def test_a_compared_step_that_is_damaged_has_another_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of responses and of steps are then of the same steps."""
+    monkeypatch.setattr("ppokit.report.run_samples.MAX_FILES", 14)
+    learning_run(tmp_path, steps=30, groups=1)
+    (tmp_path / "rollouts" / "step-000030.parquet").write_bytes(b"PAR1")
+    run = read_run(tmp_path)
+    assert run.compared() == ([1, 2, 3, 4, 5], [25, 26, 27, 28, 29])
+    assert {*range(1, 6), *range(25, 30)} < {samples.step for samples in run.steps}
+
+
+def test_failures_of_steps_that_are_not_read_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metrics say which steps have some: their outcomes alone are read."""
+    monkeypatch.setattr("ppokit.report.run_samples.MAX_FILES", 8)
+    learning_run(tmp_path, steps=20)
+    lines = [dict(line) for line in read_run(tmp_path).metrics]
+    for step, scores in ((7, [None, 0.5]), (8, [0.5, 0.5]), (9, [None, None])):
+        write_samples(tmp_path, step, samples(step, [scores]))
+        if None in scores:
+            lines[step - 1]["reward/judge/failed"] = scores.count(None) / 2
+    write_metrics(tmp_path, lines)
+    run = read_run(tmp_path)
+    assert [own.step for own in run.steps] == [1, 2, 3, 4, 17, 18, 19, 20]
+    assert [own.step for own in run.failing] == [7, 9]
+    (cause,), rows, count = failures(run, {})
+    assert (cause.reason, cause.count, cause.first, cause.last, cause.longest) == (
+        "it said so",
+        3,
+        7,
+        9,
+        0.25,
+    )
+    assert [row.step for row in rows] == [9, 9, 7]
+    assert count == 3
+    assert "3 of 3 one by one" in page_of(tmp_path)
+    # By the metrics' shares, 1.5 of 20, of steps as large as those that were read.
+    assert "failed for about 48 of 640 responses (7.5 %)" in page_of(tmp_path)
+    monkeypatch.setattr("ppokit.report.run_samples.MAX_FAILING", 1)
+    (tmp_path / "rollouts" / "step-000009.parquet").unlink()
+    page = page_of(tmp_path)
+    assert "1 of 1 one by one" in page
+    assert "Something failed or abstained at 1 more step, whose samples are not there" in page
+
+
+def test_without_samples_the_metrics_say_that_something_failed(tmp_path: Path) -> None:
+    write_metrics(tmp_path, [{"step": 1, "rollout/failed": 0.5}, {"step": 2, "reward/judge/abstained": 0.1}])
+    page = page_of(tmp_path)
+    assert "Something failed or abstained at 2 more steps" in page
+    assert "No reward failed" not in page
 
 
 def test_what_a_tool_wrote_and_what_was_left_out_counts_nowhere(tmp_path: Path) -> None:

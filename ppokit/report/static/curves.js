@@ -39,10 +39,13 @@ function follow(plot) {
   const names = figure.dataset.names.split("\n");
   const [low, high] = svg.dataset.x.split(" ").map(Number);
   const lines = [];
-  data.runs.forEach((run) => names.forEach((name) => {
-    if (run.metrics[name]) lines.push([data.runs.length > 1 ? run.name : name.replace(/^time\/|_s$/g, ""), run.metrics[name]]);
+  const only = figure.dataset.run; // a figure of one run names what it shows, one of several the runs
+  data.runs.forEach((run, number) => names.forEach((name) => {
+    if (!run.metrics[name] || (only !== undefined && number !== Number(only))) return;
+    const [values, own = run.steps] = run.metrics[name];
+    lines.push([only === undefined ? run.name : name.replace(/^time\/|_s$/g, ""), own, values]);
   }));
-  const steps = [...new Set(lines.flatMap(([, [own]]) => own))].sort((a, b) => a - b);
+  const steps = [...new Set(lines.flatMap(([, own]) => own))].sort((a, b) => a - b);
   if (!steps.length) return;
   let at = steps.length - 1;
   const cursor = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -50,7 +53,7 @@ function follow(plot) {
   const show = (index) => {
     at = clamp(index, 0, steps.length - 1);
     const step = steps[at];
-    const parts = lines.map(([label, [own, values]]) => {
+    const parts = lines.map(([label, own, values]) => {
       const i = own.indexOf(step);
       return i < 0 ? null : (lines.length > 1 ? `${label} ` : "") + shown(values[i]);
     }).filter((part) => part !== null);

@@ -7,6 +7,11 @@ function startGroups(open) {
   const runs = byId("group-run"), steps = byId("group-step"), prompts = byId("group-prompt");
   let run = 0;
   const own = () => data.runs[run];
+  // A group's responses, mean and best score, also of those that the page does not hold.
+  const group = (step, prompt, samples) => {
+    const known = scores(samples);
+    return own().groups[`${step} ${prompt}`] || [samples.length, known.length ? mean(known) : null, known.length ? Math.max(...known) : null];
+  };
   const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
   const scores = (samples) => samples.map((sample) => sample.s).filter((score) => score !== undefined);
   const best = (samples) => [...samples].sort((a, b) => (b.s ?? -Infinity) - (a.s ?? -Infinity));
@@ -36,23 +41,30 @@ function startGroups(open) {
   const card = (sample) => el("li", {},
     el("div", { class: "card-top" }, el("span", { class: "score" }, shown(sample.s)),
       el("span", { class: sample.o === "failed" ? "bad" : "dim" }, sample.o + (sample.u === 0 ? ", not trained on" : ""))),
-    el("div", { class: "response", dir: "auto", ...(sample.x.length > 600 ? { tabindex: "0", role: "region", "aria-label": "Response" } : {}) }, sample.x || "(empty)"),
+    el("div", { class: "response", dir: "auto" }, sample.x || "(empty)"),
     el("dl", { class: "parts" }, ...parts(sample)),
     el("div", {}, el("button", { type: "button", onclick: () => open(run, own().samples.indexOf(sample)), "aria-label": `Tokens of the response with score ${shown(sample.s)}` }, "Tokens")));
 
   const show = () => {
     const prompt = Number(prompts.value), step = Number(steps.value);
-    const group = own().samples.filter((sample) => sample.g === prompt);
+    const asked = own().samples.filter((sample) => sample.g === prompt), here = asked.filter((sample) => sample.t === step);
     byId("prompt").textContent = own().prompts[prompt];
-    cards.replaceChildren(...best(group.filter((sample) => sample.t === step)).map(card));
+    cards.replaceChildren(...best(here).map(card));
+    cards.querySelectorAll(".response").forEach((box) => {
+      if (box.scrollHeight > box.clientHeight) Object.entries({ tabindex: "0", role: "region", "aria-label": "Response" }).forEach((each) => box.setAttribute(...each));
+    });
+    const [count] = group(step, prompt, here);
+    byId("group-note").textContent = count > here.length ? `${here.length} of ${count} are here; the others are in the run's rollouts/. ` : "";
     const by = new Map();
-    group.forEach((sample) => by.set(sample.t, [...(by.get(sample.t) || []), sample]));
+    asked.forEach((sample) => by.set(sample.t, [...(by.get(sample.t) || []), sample]));
     const all = [...by], every = Math.ceil(all.length / MOST_ROWS);
-    byId("over").replaceChildren(...all.filter(([each], i) => i % every === 0 || i === all.length - 1 || each === step).map(([each, samples]) => {
-      const [first] = best(samples), known = scores(samples);
+    const listed = all.filter(([each], i) => i % every === 0 || i === all.length - 1 || each === step);
+    byId("over-note").textContent = listed.length < all.length ? `${listed.length} of the ${all.length} steps of which this page holds responses to it.` : "";
+    byId("over").replaceChildren(...listed.map(([each, samples]) => {
+      const [first] = best(samples), [size, middle, top] = group(each, prompt, samples);
       const go = el("button", { type: "button", "aria-label": `Step ${each} of this prompt`, onclick: () => { fillSteps(each); fillPrompts(prompt); show(); } }, String(each));
       if (each === step) go.setAttribute("aria-current", "true");
-      return el("tr", {}, el("th", { scope: "row" }, go), el("td", {}, known.length ? shown(mean(known)) : "–"), el("td", {}, shown(first.s)),
+      return el("tr", {}, el("th", { scope: "row" }, go), el("td", {}, shown(middle)), el("td", {}, shown(top)), el("td", {}, size > samples.length ? `${samples.length} of ${size}` : String(size)),
         el("td", { class: "excerpt", dir: "auto" }, cut(first.x.replace(/\s+/g, " "), 140) || "(empty)"));
     }));
   };

@@ -1,11 +1,5 @@
 // The tokens of one response, coloured by a number of each.
-const COLUMNS = {
-  reward: ["reward", "sum"], advantage: ["advantage", "mean"], kl: ["KL before the update, nats", "sum"],
-  kl_after: ["KL after the update, nats", "sum"], ratio: ["ratio, new against old", "mean"], value: ["value before the update", "mean"],
-  value_after: ["value after the update", "mean"],
-  return: ["return", "mean"], entropy: ["entropy, nats", "mean"], clipped: ["clipped", "mean"],
-  logprob: ["log-probability when sampled", "sum"],
-};
+const COLUMNS = data.columns; // by name: in words, and whether a response has its sum or its mean
 const NEUTRAL = { ratio: 1 }; // where nothing has changed
 
 function startLedger() {
@@ -68,7 +62,7 @@ function startLedger() {
     if (take) spans[at].focus();
     const tokens = sample.tk, [text, special, id] = data.runs[run].vocabulary[tokens.t[at]];
     byId("token").replaceChildren(
-      row("token", `${at + 1} of ${spans.length}, id ${id}${special ? ", special" : ""}`),
+      row("token", `${at + 1} of ${tokens.of || spans.length}, id ${id}${special ? ", special" : ""}`),
       el("tr", {}, el("th", { scope: "row" }, "text"), el("td", { dir: "auto" }, ...visible(text))),
       ...Object.entries(COLUMNS).filter(([name]) => name in tokens).map(([name, [label]]) => row(label, shown(column(name, tokens)[at]))),
       ...(tokens.env && tokens.env[at] ? [row("written by", "a tool or the environment: not trained on")] : []));
@@ -79,10 +73,7 @@ function startLedger() {
     data.runs[run].providers.forEach((name, i) => rows.push(row(`reward ${name}`, given(sample, name, i))));
     Object.entries(sample.p || {}).forEach(([name, value]) => rows.push(row(name, typeof value === "number" ? shown(value) : value)));
     Object.entries(COLUMNS).forEach(([name, [label, how]]) => {
-      if (!sample.tk || !(name in sample.tk)) return;
-      const own = column(name, sample.tk).filter((value, i) => value !== null && !(sample.tk.env && sample.tk.env[i]));
-      const total = own.reduce((sum, value) => sum + value, 0);
-      rows.push(row(`${how} of ${label}`, shown(how === "sum" ? total : total / own.length)));
+      if (sample.tk && sample.tk.z && name in sample.tk.z) rows.push(row(`${how} of ${label}`, shown(sample.tk.z[name])));
     });
     byId("sums").replaceChildren(...rows);
   };
@@ -91,7 +82,9 @@ function startLedger() {
     run = which;
     sample = data.runs[run].samples[index];
     const own = data.runs[run], tokens = sample.tk;
-    byId("ledger-sample").textContent = `${data.runs.length > 1 ? `${own.name}, ` : ""}step ${sample.t}, response ${sample.i}${tokens && tokens.t ? "" : ". Its tokens are not in this page; its text is below"}`;
+    const here = !tokens || !tokens.t ? ". Its tokens are not in this page; its text is below"
+      : tokens.of ? `. The first ${tokens.t.length.toLocaleString("en")} of its ${tokens.of.toLocaleString("en")} tokens are here; sums and means are over all` : "";
+    byId("ledger-sample").textContent = `${data.runs.length > 1 ? `${own.name}, ` : ""}step ${sample.t}, response ${sample.i}${here}`;
     byId("ledger-prompt").textContent = own.prompts[sample.g];
     const before = select.value || "advantage";
     const names = tokens ? Object.keys(COLUMNS).filter((name) => name in tokens) : [];
@@ -141,10 +134,13 @@ const reveal = startCurves();
 const openSample = startLedger();
 startPoints(openSample);
 startGroups(openSample);
+const plots = [...document.querySelectorAll("#figures > figure")];
+// A link's text, or the same as the address bar has it, where some characters are encoded.
+const figureOf = (hash) => plots.find((figure) => `#${figure.id}` === hash)
+  || plots.find((figure) => el("a", { href: `#${figure.id}` }).hash === hash);
 function go(hash) {
-  const target = decodeURIComponent(hash.slice(1));
-  const match = /^sample-(\d+)-(\d+)$/.exec(target);
-  const figure = target.startsWith("curve:") && byId(target);
+  const match = /^#sample-(\d+)-(\d+)$/.exec(hash);
+  const figure = figureOf(hash);
   if (match && data.runs[match[1]] && data.runs[match[1]].samples[match[2]]) openSample(Number(match[1]), Number(match[2]));
   else if (figure) {
     reveal(figure);

@@ -4,7 +4,7 @@ function startPoints(open) {
   if (!canvas) return;
   const xs = byId("points-x"), ys = byId("points-y"), chooser = byId("points-run"), note = byId("point");
   const INSET = { left: 58, right: 14, top: 12, bottom: 40 };
-  let run = 0, points = [], at = -1;
+  let run = data.runs.findIndex((own) => own.samples.length), points = [], at = -1;
 
   const axes = () => {
     const own = data.runs[run];
@@ -105,7 +105,8 @@ function startPoints(open) {
   });
   [xs, ys].forEach((select) => select.addEventListener("change", () => { at = -1; draw(); }));
   if (chooser) {
-    chooser.replaceChildren(...data.runs.map((own, i) => el("option", { value: i }, own.name)));
+    chooser.replaceChildren(...data.runs.map((own, i) => (own.samples.length ? el("option", { value: i }, own.name) : "")));
+    chooser.value = run;
     chooser.addEventListener("change", () => { run = Number(chooser.value); at = -1; fill(); draw(); });
   }
   new ResizeObserver(draw).observe(canvas);
