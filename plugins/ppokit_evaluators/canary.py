@@ -9,7 +9,10 @@ the policy as it is. Two rank correlations with the ratings (Spearman's) are tak
 The reward can only be right about responses that it ranks as people do, and a policy that games it comes
 to prefer what people do not: Gao et al. 2023, arXiv:2210.10760, on overoptimisation. A warning is given where
 the mean reward of training has risen since the first step while a correlation fell by more than its standard
-error, 1 / sqrt(n - 1), since noise falls too.
+error under no correlation, 1 / sqrt(n - 1), since noise falls too.
+
+`std_error` of each is the jackknife's over responses; a response is recorded with its share of a correlation,
+so that the change since step 0 has an interval.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +34,7 @@ from ppokit.plugin import (
     Options,
     Rollout,
     hookimpl,
+    jackknife_shares,
     masked_mean,
 )
 from ppokit.ratings.agreement import rank_correlation
@@ -42,6 +46,7 @@ from ppokit.ratings.table import (
     read_for_run,
     read_with_cells,
 )
+from ppokit_evaluators.rewards import standard_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,7 +164,9 @@ class Canary:
         self._rated: RatedResponses | None = None
 
     def evaluate(self, view: EvaluationView, step: int) -> dict[str, float]:
-        """Both correlations now, one that cannot be taken left out; and whether they warn."""
+        """Both correlations now, how sure they are and whether they warn; what has no number is left out."""
+        import torch
+
         if self._rated is None:
             self._rated = rated_responses(
                 self.options, self._table, self._cells, view.training_rows, view.prompt_column
@@ -171,19 +178,31 @@ class Canary:
         rewards = view.score(rollout)
         totals = rewards.token_rewards.sum(dim=1)
         ratings = totals.new_tensor(rated.ratings)
-        metrics = {
-            "reward_spearman": _spearman(totals[rewards.scored], ratings[rewards.scored]),
-            "policy_spearman": _spearman(_mean_logprobs(rollout, view.logprobs(rollout)), ratings),
-            "scored": float(rewards.scored.float().mean()),
+        logprobs = _mean_logprobs(rollout, view.logprobs(rollout))
+        compared = {
+            "reward_spearman": (totals, rewards.scored),
+            "policy_spearman": (logprobs, torch.ones_like(rewards.scored)),
         }
-        metrics = {name: number for name, number in metrics.items() if not math.isnan(number)}
-        for name in CORRELATIONS:
-            if name in metrics:
-                self.first.setdefault(name, metrics[name])
-        warning = self.warning(metrics, len(rated.ratings))
-        if warning is not None:
-            view.warn(warning)
-        return {**metrics, "warning": float(warning is not None)}
+        metrics = {"scored": float(rewards.scored.float().mean())}
+        shares: dict[str, list[float | None]] = {}
+        for name, (numbers, known) in compared.items():
+            own, of_people = numbers[known], ratings[known]
+            rho = _spearman(own, of_people)
+            if math.isnan(rho):
+                continue
+            metrics[name] = rho
+            self.first.setdefault(name, rho)
+            if by_response := _shares(rho, own, of_people):
+                metrics[f"{name}/std_error"] = standard_error(by_response)
+                left = iter(by_response)
+                shares[name] = [next(left) if is_known else None for is_known in known.tolist()]
+        # Correlations are of responses, whichever prompts they share.
+        view.record(replace(rollout, group_ids=torch.arange(len(rollout))), shares)
+        fallen = self.fallen(metrics, len(rated.ratings))
+        if fallen:
+            view.warn(self.warning(metrics, fallen))
+        metrics |= {f"{name}/warning": float(name in fallen) for name in CORRELATIONS if name in metrics}
+        return {**metrics, "warning": float(bool(fallen))}
 
     @hookimpl
     def on_step(self, metrics: Mapping[str, float]) -> None:
@@ -191,25 +210,27 @@ class Canary:
         if self.mean_reward is not None and math.isfinite(self.mean_reward):
             self.first.setdefault("mean_reward", self.mean_reward)
 
-    def warning(self, now: Mapping[str, float], responses: int) -> str | None:
-        """A sentence where the mean reward has risen while a correlation fell.
+    def fallen(self, now: Mapping[str, float], responses: int) -> list[str]:
+        """Names of the correlations that fell while the mean reward rose.
 
         Args:
             now: the correlations of now.
             responses: that were rated.
         """
         mean, first_mean = self.mean_reward, self.first.get("mean_reward")
+        if mean is None or first_mean is None or not mean > first_mean:
+            return []
         error = 1 / math.sqrt(responses - 1)
-        fallen = [
-            f"{name} fell from {self.first[name]:.2f} to {now[name]:.2f}"
-            for name in CORRELATIONS
-            if name in now and name in self.first and now[name] < self.first[name] - error
-        ]
-        if not fallen or mean is None or first_mean is None or not mean > first_mean:
-            return None
+        known = [name for name in CORRELATIONS if name in now and name in self.first]
+        return [name for name in known if now[name] < self.first[name] - error]
+
+    def warning(self, now: Mapping[str, float], fallen: Sequence[str]) -> str:
+        """What to say of correlations that fell."""
+        falls = [f"{name} fell from {self.first[name]:.2f} to {now[name]:.2f}" for name in fallen]
+        rise = f"the mean reward rose from {self.first['mean_reward']:.3f} to {self.mean_reward:.3f}"
         return (
-            f"the mean reward rose from {first_mean:.3f} to {mean:.3f}, but on the held-out ratings "
-            f"{' and '.join(fallen)}: the policy may be learning to please the reward, not people"
+            f"{rise}, but on the held-out ratings {' and '.join(falls)}: the policy may be learning to "
+            "please the reward, not people"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -228,6 +249,13 @@ def _mean_logprobs(rollout: Rollout, logprobs: Tensor) -> Tensor:
 
 def _spearman(x: Tensor, y: Tensor) -> float:
     return rank_correlation(x.double().numpy(), y.double().numpy())
+
+
+def _shares(rho: float, x: Tensor, y: Tensor) -> list[float]:
+    """What each response adds to a correlation; none where it cannot be taken without one of them."""
+    others = [[*range(i), *range(i + 1, len(x))] for i in range(len(x))]
+    left_out = [_spearman(x[own], y[own]) for own in others]
+    return [] if any(map(math.isnan, left_out)) else jackknife_shares(rho, left_out)
 
 
 def check(options: CanaryOptions, context: CheckContext) -> Iterable[str]:

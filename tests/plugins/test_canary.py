@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from ppokit.plugin import DataError
+from ppokit.plugin import DataError, Rollout
 from ppokit.ratings.table import read_with_cells
 from ppokit_evaluators.canary import Canary, CanaryOptions, RatedResponses, rated_responses
+from rollouts import make_rollout
 
 FIVE = "prompt,response,rating\n" + "".join(f"p{i},{word},{i}\n" for i, word in enumerate("abcde", 1))
 
@@ -38,7 +40,11 @@ class View:
 
     def recorded(self, prompts: Any, responses: Any, *, separator: str = "", rows: Any = None) -> Any:
         self.rated = (prompts, responses, separator, rows)
-        return SimpleNamespace(loss_mask=torch.tensor([[True, True], [True, False]] * 3)[:5])
+        rollout = make_rollout([[1]] * 5, [[2, 3], [2], [2, 3], [2], [2, 3]])
+        return replace(rollout, group_ids=torch.zeros(5, dtype=torch.long))
+
+    def record(self, rollout: Rollout, values: dict[str, list[float | None]]) -> None:
+        self.groups, self.values = rollout.group_ids.tolist(), values
 
     def logprobs(self, rollout: Any) -> torch.Tensor:
         tokens = torch.tensor(self.numbers)[:, None].expand(5, 2).clone()
@@ -54,22 +60,40 @@ class View:
 
 
 def test_by_hand(five: Canary) -> None:
-    """1 - 6 sum d^2 / (n (n^2 - 1)): two neighbours swapped give 1 - 12 / 120; the order reversed -1."""
+    """1 - 6 sum d^2 / (n (n^2 - 1)): two neighbours swapped give 1 - 12 / 120; the order reversed -1.
+
+    Without one of the two it is 1, without another 1 - 12 / 60, in the mean .88; the standard error is the
+    root of 4/5 of the squares of 2 * .12 and 3 * .08.
+    """
     view = View([1, 3, 2, 4, 5], [-1, -2, -3, -4, -5])
     assert five.evaluate(view, 0) == {  # type: ignore[arg-type]
         "reward_spearman": pytest.approx(0.9),
+        "reward_spearman/std_error": pytest.approx(math.sqrt(0.8 * (2 * 0.12**2 + 3 * 0.08**2))),
+        "reward_spearman/warning": 0,
         "policy_spearman": pytest.approx(-1),
+        "policy_spearman/std_error": pytest.approx(0),
+        "policy_spearman/warning": 0,
         "scored": 1,
         "warning": 0,
     }
+    assert view.values["reward_spearman"] == pytest.approx([1.22, 0.42, 0.42, 1.22, 1.22])
+    assert view.values["policy_spearman"] == pytest.approx([-1] * 5)
+    assert view.groups == [0, 1, 2, 3, 4]  # each response counts as much, whichever prompt it is of
     assert view.rated[:3] == ([f"p{i}" for i in range(1, 6)], list("abcde"), "")
     assert view.rated[3][0] == {"prompt": "p1"}
 
 
 def test_what_was_not_scored_does_not_count(five: Canary) -> None:
     """Without the second: 1, 2, 4, 5 in order. A constant has no ranks."""
-    metrics = five.evaluate(View([1, 99, 2, 4, 5], [-1] * 5, [True, False, True, True, True]), 0)  # type: ignore[arg-type]
-    assert metrics == {"reward_spearman": pytest.approx(1), "scored": pytest.approx(0.8), "warning": 0}
+    view = View([1, 99, 2, 4, 5], [-1] * 5, [True, False, True, True, True])
+    assert five.evaluate(view, 0) == {  # type: ignore[arg-type]
+        "reward_spearman": pytest.approx(1),
+        "reward_spearman/std_error": pytest.approx(0),
+        "reward_spearman/warning": 0,
+        "scored": pytest.approx(0.8),
+        "warning": 0,
+    }
+    assert view.values == {"reward_spearman": [pytest.approx(1), None, *[pytest.approx(1)] * 3]}
 
 
 @pytest.mark.parametrize("scored", [0, 1])
@@ -94,9 +118,11 @@ def test_a_warning_when_reward_rises_while_a_correlation_falls(
     five.first = {"reward_spearman": 0.9, "policy_spearman": 0.2}
     five.on_step({"reward/mean": 1.0})
     five.on_step({"reward/mean": reward})
-    warning = five.warning({"reward_spearman": correlation, "policy_spearman": 0.2}, 5)
-    assert (warning is not None) == warned
-    if warning is not None:
+    now = {"reward_spearman": correlation, "policy_spearman": 0.2}
+    fallen = five.fallen(now, 5)
+    assert fallen == ["reward_spearman"] * warned
+    if fallen:
+        warning = five.warning(now, fallen)
         assert "rose from 1.000 to 2.000" in warning
         assert "reward_spearman fell from 0.90 to 0.30" in warning
         assert "policy_spearman" not in warning
@@ -104,9 +130,9 @@ def test_a_warning_when_reward_rises_while_a_correlation_falls(
 
 def test_no_warning_before_a_step_has_a_reward(five: Canary) -> None:
     five.first = {"reward_spearman": 0.9}
-    assert five.warning({"reward_spearman": -1.0}, 5) is None
+    assert five.fallen({"reward_spearman": -1.0}, 5) == []
     five.on_step({"reward/mean": math.nan})
-    assert five.warning({"reward_spearman": -1.0}, 5) is None
+    assert five.fallen({"reward_spearman": -1.0}, 5) == []
 
 
 def test_it_warns_through_the_view_and_goes_on_where_it_was(five: Canary, tmp_path: Path) -> None:
@@ -117,7 +143,9 @@ def test_it_warns_through_the_view_and_goes_on_where_it_was(five: Canary, tmp_pa
     again.load_state_dict(five.state_dict())
     for canary in (five, again):
         view = View([5, 4, 3, 2, 1], [1, 2, 3, 4, 5])
-        assert canary.evaluate(view, 5)["warning"] == 1  # type: ignore[arg-type]
+        metrics = canary.evaluate(view, 5)  # type: ignore[arg-type]
+        names = ("warning", "reward_spearman/warning", "policy_spearman/warning")
+        assert [metrics[name] for name in names] == [1, 1, 0]
         assert len(view.warnings) == 1
 
 
