@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -164,7 +165,7 @@ def _build(
         processes=processes.count,
         steps=settings.run.steps,
     )
-    loop = _event_loop(processes)
+    loop = EventLoop(partial(_use_device, processes.device))
     instances.append(RunComponent("event loop", "the event loop of rewards", loop))  # ends after the others
     components = ComponentBuilder(recipe, context, instances, processes.is_main)
     generator = build_generator(recipe, context, processes)
@@ -268,12 +269,10 @@ def _build(
     )
 
 
-def _event_loop(processes: Processes) -> EventLoop:
-    def set_up() -> None:  # a thread begins with the first GPU
-        if processes.device.type == "cuda":
-            torch.cuda.set_device(processes.device)
-
-    return EventLoop(set_up)
+def _use_device(device: torch.device) -> None:
+    """For a thread, which begins with the first GPU."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _scorer(

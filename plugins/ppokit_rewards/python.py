@@ -233,9 +233,6 @@ def _waits(options: PythonOptions) -> bool:
         return False
 
 
-build.is_async = _waits  # type: ignore[attr-defined]
-
-
 def check(options: PythonOptions, context: CheckContext) -> Iterable[str]:
     try:
         accepted, required = _parameters(_find(options.function))
@@ -271,5 +268,6 @@ def ppokit_reward_providers() -> list[Component]:
             options=PythonOptions,
             check=check,
             waivers={"names_examples": "the recipe's function decides what is better"},
+            awaited=_waits,
         )
     ]

@@ -111,8 +111,11 @@ def _of_class(kind: str, thing: type[Any], name: str, who: str) -> Component:
             f"{who} is a class whose constructor takes {count} arguments; expected two, options and context, "
             "or none"
         )
+    shown = Component(name, thing).is_async(Options())
     build = thing if count else _WithoutArguments(thing)
-    return Component(name, build, getattr(thing, "Options", Options), **declared)
+    return Component(
+        name, build, getattr(thing, "Options", Options), awaited=lambda values: shown, **declared
+    )
 
 
 class _WithoutArguments:
@@ -123,9 +126,6 @@ class _WithoutArguments:
 
     def __call__(self, options: Any, context: Any) -> Any:
         return self.thing()
-
-    def is_async(self, options: Any) -> bool:
-        return Component("", self.thing).is_async(options)
 
 
 def _of_function(
@@ -174,13 +174,13 @@ def _of_reward(
     def build(values: Any, context: Any) -> Any:
         return caller.build(arguments(values), context)
 
-    build.is_async = lambda values: caller.is_async(arguments(values))  # type: ignore[attr-defined]
     return replace(
         caller,
         name=name,
         build=build,
         options=options,
         check=None if check is None else lambda values, context: check(arguments(values), context),
+        awaited=lambda values: caller.is_async(arguments(values)),
         **_declared(function),
     )
 

@@ -167,6 +167,9 @@ class Component:
             For rewards and rollout engines. Observers are on the main process always.
         examples: of a reward: what must score higher than what; see `ppokit.plugin.examples`.
         waivers: checks of the conformance kit that it cannot pass: a reason by each one's name.
+        awaited: of a reward: whether what is built with these options is a coroutine, which is cancelled at
+            its `timeout` and needs no process of its own. Where `build` is a class, its methods show it; of
+            other objects it is seen once they are built in such a process.
     """
 
     name: str
@@ -177,12 +180,12 @@ class Component:
     runs_on: Literal["each", "main"] = "each"
     examples: Sequence[Example] = ()
     waivers: Mapping[str, str] = field(default_factory=dict)
+    awaited: Callable[[Any], bool] | None = None
 
     def is_async(self, options: BaseModel) -> bool:
         """Whether a reward is a coroutine, as far as that shows before it is built with these options."""
-        says = getattr(self.build, "is_async", None)
-        if says is not None:
-            return bool(says(options))
+        if self.awaited is not None:
+            return self.awaited(options)
         built = self.options if self.build is Component.build else self.build
         methods = (getattr(built, name, None) for name in ("score", "score_one"))
         return any(map(is_coroutine_function, methods))

@@ -194,10 +194,8 @@ class ProviderCalls:
         return self.sizes.cut(units, self.reward.settings.concurrency or 1)
 
     def _view(self, share: Rollout, context: RewardContext) -> Rollout:
-        """A share of a rollout as the provider sees it: a copy, rows included, of what it needs."""
-        seen = only_needed(share, self.reward.needs)
-        greedy = None if seen.greedy is None else seen.greedy.select(range(len(seen.greedy)))
-        view = replace(seen, rows=list(map(_own_row, seen.rows)), greedy=greedy)
+        """A share of a rollout as the provider sees it: a copy of what it needs."""
+        view = _own(only_needed(share, self.reward.needs))
         return answers_of(view, self.reward.settings, context.tokenizer)
 
     def _call(self, piece: Rollout, context: RewardContext) -> Callable[[], Any]:
@@ -217,6 +215,18 @@ class ProviderCalls:
         if isinstance(result, RewardOutput):
             result = with_token_scores(result, piece, context.tokenizer, self.reward.where)
         return check_output(result, piece, self.reward)
+
+
+def _own(share: Rollout) -> Rollout:
+    """A copy of what was selected, greedy responses too: its tensors and lists are its own already."""
+    greedy = share.greedy
+    return replace(
+        share,
+        rows=list(map(_own_row, share.rows)),
+        prompts=[text if type(text) is str else deepcopy(text) for text in share.prompts],
+        prompt_ids=list(map(list, share.prompt_ids)),
+        greedy=None if greedy is None else _own(greedy.select(range(len(greedy)))),
+    )
 
 
 def _own_row(row: Row) -> Row:

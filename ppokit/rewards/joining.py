@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from ppokit.plugin.reductions import Reduction, merge
+from ppokit.plugin.reductions import Mean, Reduction, merge
 from ppokit.plugin.reward_output import Outcome, RewardOutput
 from ppokit.plugin.types import Rollout
 
@@ -24,7 +25,8 @@ def failed_output(count: int, failure: str | BaseException) -> RewardOutput:
 def join(parts: Sequence[Part], whole: Rollout) -> RewardOutput:
     """Outputs of some responses each, by their indices in the whole; a later one replaces an earlier one.
 
-    Metrics go by their reduction, and only those of responses that were scored in the end do not count twice.
+    Metrics go by their reduction, those of outputs that were replaced whole not at all; a mean weighs as many
+    of its responses as were not replaced.
 
     Returns: `scores` None where no part has any and some have token scores.
     """
@@ -34,33 +36,48 @@ def join(parts: Sequence[Part], whole: Rollout) -> RewardOutput:
     scores, tokens = torch.zeros(count), torch.zeros(count, width)
     named: dict[str, Tensor] = {}
     notes: dict[str, list[str]] = {}
+    metrics: list[Mapping[str, Reduction]] = []
+    last = {index: output for indices, output in parts for index in indices}
+    standing = []
     for indices, output in parts:
-        index = torch.tensor(list(indices), dtype=torch.int64)
-        scores[index] = torch.zeros(len(index)) if output.scores is None else output.scores
+        kept = [k for k, i in enumerate(indices) if last[i] is output]
+        if not kept:
+            continue
+        standing.append(output)
+        places = [indices[k] for k in kept]
+        if output.scores is not None:
+            scores[places] = output.scores[kept]
         if output.token_scores is not None:
-            tokens[index] = output.token_scores
+            tokens[places] = output.token_scores[kept]
         for name, numbers in output.parts.items():
-            named.setdefault(name, torch.full((count,), float("nan")))[index] = numbers
-        for name, texts in output.notes.items():
-            column = notes.setdefault(name, [""] * count)
-            for i, text in zip(indices, texts, strict=True):
-                column[i] = text
-        for k, i in enumerate(indices):
+            named.setdefault(name, torch.full((count,), float("nan")))[places] = numbers[kept]
+        for k, i in zip(kept, places, strict=True):
+            for name, texts in output.notes.items():
+                notes.setdefault(name, [""] * count)[i] = texts[k]
             outcomes[i] = output.outcomes[k]
-            failures.pop(i, None)
             if output.outcomes[k] == "failed":
                 failures[i] = output.reason(k)
-    some_tokens = any(output.token_scores is not None for _, output in parts)
-    tokens_alone = some_tokens and all(output.scores is None for _, output in parts)
+        metrics.append(_of_share(output, len(kept) / len(indices)))
+    some_tokens = any(output.token_scores is not None for output in standing)
+    tokens_alone = some_tokens and all(output.scores is None for output in standing)
     return RewardOutput(
         scores=None if tokens_alone else scores,
         outcomes=tuple(outcomes),
         token_scores=tokens if some_tokens else None,
-        metrics=merge(cast(Mapping[str, Reduction], output.metrics) for _, output in parts),
+        metrics=merge(metrics),
         failures=failures,
         parts=named,
         notes={name: tuple(texts) for name, texts in notes.items()},
     )
+
+
+def _of_share(output: RewardOutput, share: float) -> dict[str, Reduction]:
+    """An output's metrics, of which so many of its responses stand."""
+    metrics = cast(Mapping[str, Reduction], output.metrics)
+    return {
+        name: replace(metric, weight=metric.weight * share) if isinstance(metric, Mean) else metric
+        for name, metric in metrics.items()
+    }
 
 
 def group_indices(rollout: Rollout) -> list[list[int]]:

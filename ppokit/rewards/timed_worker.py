@@ -31,8 +31,10 @@ _NO_CONTEXT = RewardContext()
 
 def in_worker(
     reward: SelectedComponent, context: BuildContext, disabled: Sequence[str] = ()
-) -> WorkerProvider:
+) -> WorkerProvider | None:
     """The provider that a recipe names, in a process of its own.
+
+    Returns: None of a coroutine, which is cancelled at its timeout, unless the recipe wants a process for it.
 
     Args:
         reward: the recipe's; its timeout is of calls, building is not limited.
@@ -50,6 +52,9 @@ def in_worker(
         raise PluginError(f"{where}: its options cannot be sent to a process of its own: {error}") from error
     pool = WorkerPool(spec)
     first = pool.first
+    if first.awaited and reward.settings.isolate is None:
+        pool.end()
+        return None
     try:
         if first.stateful and count > 1:
             raise PluginError(

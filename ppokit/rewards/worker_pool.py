@@ -89,6 +89,7 @@ class _Worker:
 
     Attributes:
         method: `score` or `score_one`, by which the provider is asked.
+        awaited: whether that is a coroutine.
         sizes: how its calls are cut.
         stateful: whether the provider has `state_dict` and `load_state_dict`.
         events: arguments that it names, by the events for which it has methods.
@@ -128,7 +129,9 @@ class _Worker:
         limit = None if self._seconds is None else max(_RESTART_S, _RESTART * self._seconds)
         began, process = time.monotonic(), _Process(self._spec)
         try:
-            (self.method, self.sizes, self.stateful, self.events), initial = process.exchange(None, limit)
+            (self.method, self.awaited, self.sizes, self.stateful, self.events), initial = process.exchange(
+                None, limit
+            )
             if self.stateful and self.state is not None:
                 process.exchange(("load_state_dict", [self.state]), limit)
             else:

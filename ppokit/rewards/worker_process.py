@@ -56,7 +56,8 @@ def main() -> None:
         connection.send_bytes(pickle.dumps(("PluginError", text, None)))
         return
     name = "score_one" if one_at_a_time else "score"
-    _reply(connection, "", (name, sizes, isinstance(provider, Stateful), events), provider, where)
+    about = (name, asked.loop is not None, sizes, isinstance(provider, Stateful), events)
+    _reply(connection, "", about, provider, where)
     while True:
         try:
             method, arguments = pickle.loads(connection.recv_bytes())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -90,7 +92,9 @@ class ResponseGenerator:
         close = getattr(self.engine.instance, "close", None)
         if close is not None:
             with plugin_call(self.engine.where, "close"):
-                close()
+                closing = close()
+                if inspect.iscoroutine(closing):
+                    asyncio.run(closing)
 
     def _share(self, prompts: int) -> range:
         """Which of so many prompts this process answers."""

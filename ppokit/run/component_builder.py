@@ -54,9 +54,10 @@ class ComponentBuilder:
         if alone or beside:  # while the main thread computes with the base
             context = replace(context, base=None)
         elsewhere = selected.runs_on == "main" and not self.is_main
-        if elsewhere or not alone:
+        worker = None if elsewhere or not alone else in_worker(selected, context, self.recipe.disabled)
+        if worker is None:
             return self.add(selected.build(context, is_main=self.is_main))
-        return self.add(selected.built(in_worker(selected, context, self.recipe.disabled)))
+        return self.add(selected.built(worker))
 
     def build_loss(self, selected: SelectedComponent) -> BuiltComponent:
         """A loss.

@@ -7,29 +7,30 @@ documented is therefore a failing test.
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ppokit.plugin
-from ppokit.config.hooks import METHOD
 from ppokit.config.settings import CHOSEN
 from ppokit.kinds import HOOK_BY_KIND
-from ppokit.plugin import Evaluator, hookspecs, protocols
+from ppokit.plugin import Component, Evaluator, hookspecs, protocols
 from ppokit.plugin.generation import RolloutEngine
 from ppokit.plugin.hookspecs import EVENTS, Events
 from ppokit.testing import checks_of
 
 HOOKS = Path(__file__).parents[2] / "docs" / "hooks"
 MARK = "<!-- Below: made of the code by tests/docs/test_hook_pages.py -->\n"
-PROTOCOLS: dict[str, type] = {
-    "rewards": protocols.RewardProvider,
-    "advantages": protocols.AdvantageEstimator,
-    "losses": protocols.Loss,
-    "rollout": RolloutEngine,
-    "evaluators": Evaluator,
+PROTOCOLS: dict[str, tuple[type, ...]] = {
+    "rewards": (protocols.RewardProvider, protocols.ResponseRewardProvider),
+    "advantages": (protocols.AdvantageEstimator,),
+    "losses": (protocols.Loss, protocols.AdvantageWeighting),
+    "rollout": (RolloutEngine,),
+    "evaluators": (Evaluator,),
 }
+"""By kind: what its objects are, each with one method that the core calls."""
 
 
 def first_line(thing: Any) -> str:
@@ -46,10 +47,11 @@ def page(kind: str) -> str:
     """The generated part of a hook's page."""
     hook = HOOK_BY_KIND[kind]
     lines = ["\n## Signature\n\n", "```text\n", f"{hook}{signature(getattr(hookspecs, hook))}\n"]
-    if kind in METHOD:
-        method = getattr(PROTOCOLS[kind], METHOD[kind])
-        lines += [f"{PROTOCOLS[kind].__name__}.{METHOD[kind]}{signature(method)}\n", "```\n\n"]
-        lines += [f"{first_line(getattr(hookspecs, hook))} {first_line(PROTOCOLS[kind])}\n"]
+    if kind in PROTOCOLS:
+        for protocol in PROTOCOLS[kind]:
+            methods = {n: m for n, m in vars(protocol).items() if inspect.isfunction(m) and n[0] != "_"}
+            lines += [f"{protocol.__name__}.{name}{signature(method)}\n" for name, method in methods.items()]
+        lines += ["```\n\n", " ".join(map(first_line, (getattr(hookspecs, hook), *PROTOCOLS[kind]))), "\n"]
     else:
         lines += [f"{name}{signature(getattr(Events, name))}\n" for name in EVENTS]
         lines += ["```\n\n", f"{first_line(getattr(hookspecs, hook))}\n"]
@@ -116,6 +118,14 @@ def test_each_page_says_what_only_people_know(kind: str) -> None:
     for heading in ("## When it is called", "## What to return", "## History"):
         assert heading in written
     assert "0.1.0" in written
+
+
+def test_every_field_of_a_component_is_described() -> None:
+    """And of what it is built by, on the page for authors."""
+    text = (HOOKS.parent / "plugins.md").read_text(encoding="utf-8")
+    assert not [field.name for field in fields(Component) if f"| `{field.name}` |" not in text]
+    (about,) = [part for part in text.split("\n\n") if part.startswith("A `BuildContext` has")]
+    assert not [field.name for field in fields(protocols.BuildContext) if f"`{field.name}`" not in about]
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import torch
 
 from components import reward
 from ppokit.errors import PpokitWarning, RewardError
-from ppokit.plugin import RewardOutput, Rollout, Sample, hookimpl, http_client
+from ppokit.plugin import ChatPrompt, Max, RewardOutput, Rollout, Sample, Sum, hookimpl, http_client
 from ppokit.plugin.reductions import as_numbers
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.limits import retry_after
@@ -525,3 +526,74 @@ def test_a_loop_that_was_closed_begins_anew_and_leaves_no_thread(scorer: Make) -
         assert time.monotonic() < deadline, left
         time.sleep(0.01)
     assert asking.score(ROLLOUT).breakdown["a"].tolist() == [1.0] * COUNT
+
+
+def test_what_was_replaced_counts_in_no_metric(scorer: Make) -> None:
+    """Of eight responses two failed at first; nothing of the calls that failed whole is left."""
+    asked = 0
+
+    class Flaky:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            nonlocal asked
+            asked += 1
+            failing = {1: 8, 2: 2, 3: 2}.get(asked, 0)
+            values = [OSError("busy")] * failing + [1.0] * (len(rollout) - failing)
+            metrics = {"mean": [9.0, 1.0, 9.0, 5.0][asked - 1], "calls": Sum(1), "most": Max(10.0 - asked)}
+            more: dict[str, Any] = {} if asked == 4 else {"notes": {"why": ["old"] * len(rollout)}}
+            parts = {} if asked == 4 else {"old": [7.0] * len(rollout)}
+            return RewardOutput.from_values(values, metrics, parts=parts, **more)
+
+    rewards = scorer(reward(Flaky(), retries=3)).score(ROLLOUT)
+    numbers = as_numbers(rewards.metrics)
+    assert numbers["reward/one/mean"] == (6 * 1.0 + 2 * 5.0) / 8
+    assert numbers["reward/one/calls"] == 2
+    assert numbers["reward/one/most"] == 8
+    assert rewards.notes["one/why"] == ("", "", *["old"] * 6)
+    assert rewards.parts["one/old"].isnan().tolist() == [True, True, *[False] * 6]
+
+
+def test_a_provider_cannot_change_what_others_see(scorer: Make) -> None:
+    """Neither token ids, nor rows, nor the messages of chats, also of greedy responses."""
+    chats = [ChatPrompt([{"role": "user", "content": "Hi"}], [{"name": "tool"}]) for _ in range(COUNT)]
+    whole = replace(ROLLOUT, prompts=list(chats), rows=[{"a": [1]} for _ in range(COUNT)])
+    whole = replace(whole, greedy=replace(whole, greedy=None).select(range(COUNT)))
+    before = deepcopy(whole)
+
+    def spoil(rollout: Rollout) -> None:
+        for given in (rollout, rollout.greedy):
+            if given is not None:
+                for row, ids, prompt in zip(given.rows, given.prompt_ids, given.prompts, strict=True):
+                    row["a"].append(2)  # type: ignore[index]
+                    ids.append(99)
+                    prompt.messages[0]["content"] = "No"  # type: ignore[attr-defined]
+                    prompt.tools.clear()  # type: ignore[attr-defined]
+                given.response_ids.zero_()
+                given.loss_mask.zero_()
+                given.ids.clear()
+
+    class Spoils:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            output = RewardOutput.from_values([1.0] * len(rollout))
+            spoil(rollout)
+            return output
+
+    class SpoilsEach:
+        async def score_one(self, sample: Sample) -> float:
+            sample.row["a"].append(2)
+            sample.prompt.messages.clear()  # type: ignore[attr-defined]
+            return 1.0
+
+    both = scorer(
+        reward(Spoils(), "a", needs={"greedy"}), reward(SpoilsEach(), "b"), reward(Spoils(), "c", retries=1)
+    )
+    both.score(whole)
+    for given, known in ((whole, before), (whole.greedy, before.greedy)):
+        assert given is not None
+        assert known is not None
+        assert (given.ids, given.rows, given.prompt_ids) == (known.ids, known.rows, known.prompt_ids)
+        assert given.response_ids.equal(known.response_ids)
+        assert given.loss_mask.equal(known.loss_mask)
+        assert [(p.messages, p.tools) for p in given.prompts] == [  # type: ignore[attr-defined]
+            (p.messages, p.tools)  # type: ignore[attr-defined]
+            for p in known.prompts
+        ]

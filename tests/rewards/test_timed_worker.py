@@ -19,6 +19,7 @@ import torch
 from components import built
 from fake_plugins import distribution
 from ppokit.config.components import SelectedComponent
+from ppokit.config.recipe import Recipe
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.reward_settings import RewardSettings
 from ppokit.errors import PluginError, PpokitError, RewardError
@@ -27,6 +28,7 @@ from ppokit.plugin.scoring import RewardContext
 from ppokit.plugin.types import Rollout
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.timed_worker import StatefulWorkerProvider, WorkerProvider, in_worker
+from ppokit.run.component_builder import ComponentBuilder
 from ppokit.run.components import RunComponent
 from ppokit.run.events import EventHooks
 from rollouts import make_rollout, single_process
@@ -173,6 +175,7 @@ def ppokit_reward_providers():
 counts = Component("counts", Counts, O)
 two = Component("two", options=Two)
 each = Component("each", Each, O)
+hidden = Component("hidden", lambda options, context: Each(options, context), O)
 hears = Component("hears", Hears, O)
 meets = Component("meets", Meets, O)
 unmarked = Component("unmarked", Unmarked, O)
@@ -206,11 +209,13 @@ def worker_for(
     """A worker of `worker_rewards`, which must be in the working directory."""
     use = f"worker_rewards:{name}"
     component, plugin = PluginRegistry().component("rewards", use)
-    settings = RewardSettings(use=use, timeout=timeout, concurrency=concurrency)
+    settings = RewardSettings(use=use, timeout=timeout, concurrency=concurrency, isolate="process")
     options = component.options.model_validate({"build": build})
     reward = SelectedComponent("rewards", "rewards[0]", "timed", settings, component, options, plugin, WHERE)
     context = BuildContext(torch.device("cpu"), torch.float32, 0, tokenizer=tokenizer)
-    return in_worker(reward, context)
+    worker = in_worker(reward, context)
+    assert worker is not None
+    return worker
 
 
 @pytest.fixture(scope="module")
@@ -423,6 +428,7 @@ def test_a_disabled_plugin_is_disabled_there(here: Path) -> None:
     reward = SelectedComponent("rewards", "rewards[0]", use, settings, component, options, plugin, WHERE)
     context = BuildContext(torch.device("cpu"), torch.float32, 0)
     worker = in_worker(reward, context, disabled)
+    assert worker is not None
     assert worker.score(rollout()).scores.tolist() == LENGTHS
     worker.close()
 
@@ -494,3 +500,17 @@ def test_state_is_that_of_one_process(here: Path) -> None:
     ):
         worker_for("counts", concurrency=2)
     assert is_gone(pid(here))
+
+
+def test_a_coroutine_is_cancelled_though_nothing_showed_it(here: Path) -> None:
+    """It has no process of its own, as if its class had been named."""
+    component, plugin = PluginRegistry().component("rewards", "worker_rewards:hidden")
+    settings = RewardSettings(use="worker_rewards:hidden", timeout=60.0, concurrency=16)
+    options = component.options()
+    reward = SelectedComponent("rewards", "rewards[0]", "timed", settings, component, options, plugin, WHERE)
+    context = BuildContext(torch.device("cpu"), torch.float32, 0)
+    builder = ComponentBuilder(Recipe.__new__(Recipe), context, [], is_main=True)
+    object.__setattr__(builder.recipe, "disabled", ())
+    built_one = builder.build_reward(reward)
+    assert type(built_one.instance).__name__ == "Each"
+    assert pid(here) == os.getpid()
