@@ -104,16 +104,22 @@ def _falls_behind(run: RunData, pool: Pool) -> Iterator[Finding]:
 
 
 def _warned_of(run: RunData, changes: Mapping[str, float]) -> set[str]:
-    """Correlations that a canary's last warning is of: of each canary the one that fell furthest fell surely.
+    """Correlations that a canary's last evaluation warned of.
+
+    An older canary has one warning for both: then it is surely of the one that fell furthest.
 
     Args:
         changes: of each correlation since the first evaluation.
     """
-    fallen: dict[str, str] = {}
+    warned, fallen = set(), set()
     for name in sorted(changes, key=changes.__getitem__):
-        fallen.setdefault(name.rpartition("/")[0], name)
-    warnings = {canary: run.series(f"{canary}/warning")[1] for canary in fallen}
-    return {fallen[canary] for canary, own in warnings.items() if own and own[-1] > 0}
+        canary = name.rpartition("/")[0]
+        own = run.series(f"{name}/warning")[1]
+        flags = own or ([] if canary in fallen else run.series(f"{canary}/warning")[1])
+        fallen.add(canary)
+        if flags and flags[-1] > 0:
+            warned.add(name)
+    return warned
 
 
 def _length(run: RunData, pool: Pool) -> Iterator[Finding]:

@@ -71,6 +71,10 @@ def test_a_canarys_one_warning_is_said_of_what_fell_furthest(tmp_path: Path) -> 
     write_metrics(tmp_path, lines)
     (warning,) = named(of(tmp_path), "canary falls")
     assert warning.link == "#curve:eval/a/policy_spearman"
+    lines[-1] |= {"eval/a/policy_spearman/warning": 0.0, "eval/a/reward_spearman/warning": 1.0}
+    write_metrics(tmp_path, lines)
+    (warning,) = named(of(tmp_path), "canary falls")
+    assert warning.link == "#curve:eval/a/reward_spearman"
 
 
 def test_a_falling_canary_is_no_matter_while_the_reward_stays(tmp_path: Path) -> None:

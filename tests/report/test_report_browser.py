@@ -6,14 +6,14 @@ import base64
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from ppokit.report.files import write_report
+from report_browser import fetched, js, open_page
 from report_runs import learning_run, samples, write_metrics, write_samples
 from test_hostile_page import hostile_run
 
@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.thorough
 TOKENS = ("kl/k1", "advantages", "values", "returns", "log_ratio", "entropy", "sampler_logprobs")
 SEVERE = ("serious", "critical")
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    pytest.importorskip("selenium", reason="the page's tests need selenium (the extra dev)")
-    from chromium import CHROMIUM, DRIVER, start_chromium
-
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("the page's tests need a browser: Debian's packages chromium and chromium-driver")
-    chrome = start_chromium(tmp_path_factory.mktemp("profile"))
-    yield chrome
-    chrome.quit()
 
 
 @pytest.fixture(scope="module")
@@ -57,30 +45,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "provenance.json").write_text(json.dumps({"plugins": plugins, "hashes": hashes}))
     write_report([folder], folder / "report.html")
     return folder / "report.html"
-
-
-def open_page(
-    driver: Chrome, page: Path, *, width: int = 1280, scheme: str = "light", link: str = ""
-) -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    driver.get("about:blank")
-    driver.get_log("performance")
-    driver.get_log("browser")
-    driver.get(page.as_uri() + link)
-
-
-def js(driver: Chrome, code: str, *arguments: Any) -> Any:
-    return driver.execute_script(code, *arguments)
-
-
-def fetched(driver: Chrome) -> list[str]:
-    """Addresses that the page has asked for."""
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    return [url for url in sent if not url.startswith(("file:", "about:"))]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
