@@ -17,10 +17,10 @@ DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', r
 Columns = Mapping[str, Sequence[Any]]
 
 
-def write_samples(folder: Path, step: int, columns: Columns) -> Path:
+def write_samples(folder: Path, step: int, columns: Columns, *, kind: str = "rollouts") -> Path:
     """`rollouts/step-000001.parquet`."""
-    (folder / "rollouts").mkdir(parents=True, exist_ok=True)
-    path = folder / "rollouts" / f"step-{step:06d}.parquet"
+    (folder / kind).mkdir(parents=True, exist_ok=True)
+    path = folder / kind / f"step-{step:06d}.parquet"
     pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
     return path
 

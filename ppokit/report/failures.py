@@ -22,12 +22,14 @@ class Failure:
     """A reward that was not given.
 
     Attributes:
+        asked_in: training, or an evaluation.
         seconds: of the call that failed or abstained; NaN where nobody knows.
         sample: position among the page's samples; None where the page does not hold it.
     """
 
     step: int
     id: str
+    asked_in: str
     provider: str
     outcome: str
     reason: str
@@ -44,6 +46,7 @@ class Cause:
         median, longest: seconds of their calls; NaN where nobody knows.
     """
 
+    asked_in: str
     provider: str
     outcome: str
     reason: str
@@ -60,10 +63,12 @@ def failures(run: RunData, index: dict[tuple[int, int], int]) -> tuple[list[Caus
     Args:
         index: positions of the page's samples by step and row.
     """
-    by_cause: dict[tuple[str, str, str], list[Failure]] = {}
+    by_cause: dict[tuple[str, str, str, str], list[Failure]] = {}
     for samples in sorted([*run.steps, *run.failing], key=lambda samples: samples.step):
-        for row, cause, seconds in _of_step(samples):
-            name, sample = visible(samples.ids[row], 100), index.get((samples.step, row))
+        for row, why, seconds in _of_step(samples):
+            name, asked_in = visible(samples.ids[row], 100), visible(samples.asked_in, 200)
+            sample = index.get((samples.step, row)) if asked_in == "training" else None
+            cause = (asked_in, *why)
             failure = Failure(samples.step, name, *cause, seconds, sample)
             by_cause.setdefault(cause, []).append(failure)
     causes = [

@@ -14,15 +14,13 @@ import numpy as np
 
 from ppokit.errors import DataError, first_line
 from ppokit.plugin.visible_text import visible
-from ppokit.report.run_samples import read_samples
+from ppokit.report.run_samples import files_by_step, read_samples
 from ppokit.report.run_state import End
 from ppokit.report.statistics import window
 from ppokit.report.step_file import Samples
 
 _SELDOM = {"failed": 0.0, "abstained": 0.0, "imputed": 0.0, "retried": 0.0, "scored": 1.0}
 """What a step's metric `reward/<name>/...` is where the step has none: nothing of the kind happened."""
-
-_STEP = re.compile(r"(\d+)")
 
 
 @dataclass
@@ -36,9 +34,11 @@ class RunData:
         files: of samples, by step.
         unreadable: steps whose samples are damaged.
         skipped: steps whose samples exist and were not read, since there are so many.
-        failing: outcomes alone of those of them at which the metrics show failures or abstentions.
+        failing: outcomes alone, of those of them at which the metrics show failures or abstentions and of
+            evaluations.
         failing_unread: how many other steps show some, whose samples are not there or were not read.
         missing: sentences on what is not there or cannot be read.
+        evaluations_unread: how many there are beyond those in `failing`.
         title: a name that tells it from other runs, where its folder's does not.
         changed: when metrics.jsonl was written last, in seconds of the epoch; None without it.
         end: how the run says that it ended; None where it does not say.
@@ -54,6 +54,7 @@ class RunData:
     skipped: int = 0
     failing: list[Samples] = field(default_factory=list)
     failing_unread: int = 0
+    evaluations_unread: int = 0
     missing: list[str] = field(default_factory=list)
     changed: float | None = None
     title: str = ""
@@ -149,9 +150,7 @@ def read_run(folder: Path, *, samples: bool = True) -> RunData:
         raise DataError(f"{folder} is not the folder of a run: it has no metrics.jsonl and no rollouts/.")
     _read_recipe(run)
     _read_provenance(run)
-    for path in sorted((folder / "rollouts").glob("*.parquet")):
-        if not path.name.startswith(".") and (match := _STEP.search(path.stem)):
-            run.files[int(match[1])] = path
+    run.files = files_by_step(folder / "rollouts")
     _read_metrics(run)  # after the files: a step that is being done has its numbers before its samples
     _read_end(run)
     if samples:

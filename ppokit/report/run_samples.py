@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ppokit.messages import listed
 from ppokit.report.statistics import evenly
-from ppokit.report.step_file import read_outcomes, read_step
+from ppokit.report.step_file import read_evaluation, read_outcomes, read_step
 
 if TYPE_CHECKING:
     from ppokit.report.run_data import RunData
@@ -36,6 +36,7 @@ def read_samples(run: RunData) -> None:
     run.steps.sort(key=lambda samples: samples.step)
     run.skipped = len(_unread(run, run.files))
     _read_failing(run)
+    _read_evaluations(run)
     _note_missing(run)
 
 
@@ -75,6 +76,26 @@ def _read_failing(run: RunData) -> None:
         except Exception:  # as above
             run.unreadable.add(step)
     run.failing_unread = len(failing.difference(samples.step for samples in (*run.steps, *run.failing)))
+
+
+def _read_evaluations(run: RunData) -> None:
+    """The outcomes of the rewards that evaluations asked."""
+    files = files_by_step(run.folder / "evaluation")
+    steps = evenly(sorted(files), MAX_FAILING)
+    run.evaluations_unread = len(files) - len(steps)
+    for step in steps:
+        try:
+            run.failing += read_evaluation(files[step], step)
+        except Exception:  # as above
+            run.missing.append(
+                f"The responses of the evaluation at step {step} cannot be read, and are left out."
+            )
+
+
+def files_by_step(folder: Path) -> dict[int, Path]:
+    """Whole files of steps, `step-000001.parquet`, in their order."""
+    paths = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    return {int(match[0]): path for path in paths if (match := re.search(r"\d+", path.stem))}
 
 
 def _note_missing(run: RunData) -> None:

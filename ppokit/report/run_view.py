@@ -196,15 +196,20 @@ def _series(run: RunData, points: int) -> dict[str, Any]:
 
 
 def _unread_failures(run: RunData) -> str:
+    sentences = []
     if run.failing_unread:
         steps = "1 more step" if run.failing_unread == 1 else f"{run.failing_unread:,} more steps"
-        return (
+        sentences.append(
             f"Something failed or abstained at {steps}, whose samples are not there or were not read: the "
             "curves that end in failed or abstained have the shares."
         )
     if run.skipped and not run.metrics:
-        return f"Whether something failed at {run.skipped:,} steps whose samples were not read is not known."
-    return ""
+        sentences.append(
+            f"The samples of {run.skipped:,} steps were not read: what failed there is not known."
+        )
+    if run.evaluations_unread:
+        sentences.append(f"The responses of {run.evaluations_unread:,} more evaluations were not read.")
+    return " ".join(sentences)
 
 
 def _steps(run: RunData) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ class Samples:
         parts: named parts of rewards.
         absent: columns that the file lacks and every run of this version writes.
         keys: equal for equal texts of responses.
+        asked_in: `training`, or the evaluation that asked for these responses.
         tokens: what was read of `TOKENS`, and `response_ids`, `loss_mask`; empty unless asked for.
     """
 
@@ -95,6 +96,7 @@ class Samples:
     notes: dict[str, list[str]]
     absent: list[str]
     keys: list[int]
+    asked_in: str = "training"
     prompts: list[str] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
     tokens: dict[str, Ragged] = field(default_factory=dict)
@@ -138,9 +140,29 @@ def read_outcomes(path: Path, step: int) -> Samples:
 
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        kinds = ("outcome/", "reason/", "seconds/")
-        wanted = [name for name in names if name in ("id", "outcome") or name.startswith(kinds)]
-        return _samples(file.read(columns=wanted), names, step, None)
+        return _samples(file.read(columns=list(filter(_is_outcome, names))), names, step, None)
+
+
+def read_evaluation(path: Path, step: int) -> list[Samples]:
+    """Likewise of an evaluation, `evaluation/step-000010.parquet`, by evaluator.
+
+    Raises:
+        Exception: of pyarrow, where the file is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        table = file.read(columns=["evaluator", *filter(_is_outcome, names)])
+    rows: dict[str, list[int]] = {}
+    for row, evaluator in enumerate(table["evaluator"].to_pylist()):
+        rows.setdefault(f"evaluation {evaluator}", []).append(row)
+    parts = {name: _samples(table.take(own), names, step, None) for name, own in rows.items()}
+    return [replace(part, asked_in=name) for name, part in parts.items()]
+
+
+def _is_outcome(name: str) -> bool:
+    return name in ("id", "outcome") or name.startswith(("outcome/", "reason/", "seconds/"))
 
 
 def _samples(table: Any, names: Sequence[str], step: int, rows: Sequence[int] | None) -> Samples:

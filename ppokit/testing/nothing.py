@@ -1,5 +1,4 @@
-"""Whether an answer of nothing scores best by a recipe's rewards, in the examples that their authors "
-"named."""
+"""Whether an answer of nothing scores best by a recipe's rewards, in the examples their authors named."""
 
 from __future__ import annotations
 

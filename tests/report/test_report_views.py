@@ -50,7 +50,7 @@ def test_every_failure_has_its_cause_and_its_seconds(tmp_path: Path) -> None:
     assert latencies(run) == [("judge", 1, 2, 3)]
     page = report_page([run])
     assert "4 of 4 one by one" in page
-    assert re.search(r"<td>failed</td><td dir=.auto.>timeout</td><td>30</td>", page)
+    assert re.search(r"<td>training</td><td>failed</td><td dir=.auto.>timeout</td><td>30</td>", page)
 
 
 def test_a_seldom_cause_stands_beside_a_frequent_one(tmp_path: Path) -> None:
@@ -74,6 +74,46 @@ def test_a_seldom_cause_stands_beside_a_frequent_one(tmp_path: Path) -> None:
     assert "42 more causes are less frequent" in report_page([read_run(tmp_path)])
     chosen = choose(read_run(tmp_path).steps, 1e6, 0)
     assert all(59 in rows for rows in chosen.rows.values())
+
+
+def test_failures_of_evaluations_stand_beside_those_of_training(tmp_path: Path) -> None:
+    """By evaluator; a reward that one did not ask has no outcome there."""
+    write_samples(tmp_path, 5, samples(5, [[None, 0.5]]))
+    columns = {
+        "evaluator": ["judge", "judge", "greedy", "greedy"],
+        "id": ["a", "b", "c", "d"],
+        "outcome": ["finished", "failed", "finished", "finished"],
+        "outcome/judge": ["failed", "failed", None, None],
+        "reason/judge": ["it said so", "none", None, None],
+        "seconds/judge": [2.5, math.nan, None, None],
+        "outcome/length": [None, None, "scored", "abstained"],
+    }
+    write_samples(tmp_path, 5, columns, kind="evaluation")
+    causes, rows, count = failures(read_run(tmp_path), {(5, 0): 3})
+    assert count == 4
+    assert {(c.asked_in, c.provider, c.outcome, c.reason, c.count) for c in causes} == {
+        ("training", "judge", "failed", "it said so", 1),
+        ("evaluation judge", "judge", "failed", "it said so", 1),
+        ("evaluation judge", "the rollout engine", "failed", "no response", 1),
+        ("evaluation greedy", "length", "abstained", "", 1),
+    }
+    by_id = {row.id: (row.asked_in, row.sample) for row in rows}
+    assert by_id == {
+        "000005-0000-000": ("training", 3),
+        "a": ("evaluation judge", None),
+        "b": ("evaluation judge", None),
+        "d": ("evaluation greedy", None),
+    }
+    page = report_page([read_run(tmp_path)])
+    assert re.search(
+        r"<td>evaluation judge</td><td>failed</td><td dir=.auto.>it said so</td><td>2.5</td>", page
+    )
+    path = tmp_path / "evaluation" / "step-000005.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    assert "The responses of the evaluation at step 5 cannot be read" in report_page([read_run(tmp_path)])
+    del columns["evaluator"]  # as of no version
+    write_samples(tmp_path, 5, columns, kind="evaluation")
+    assert "The responses of the evaluation at step 5 cannot be read" in report_page([read_run(tmp_path)])
 
 
 def test_words_of_the_best() -> None:
