@@ -233,19 +233,28 @@ def test_aggregates_of_others(script: str, result: str, recorded: dict[str, list
             {"mean": 0.5, "square": 0.25},
             {"mean": [1.0, None, 0.0], "square": [0.75, None, -0.25]},
         ),
+        # Lists without a mean, as BERTScore on the hub: the core reports the mean of what is recorded.
+        ("{'f1': longer, 'hashcode': 'roberta'}", {}, {"f1": [1.0, None, 0.0]}),
+        # A list and its mean under another name, as perplexity on the hub.
+        (
+            "{'perplexities': longer, 'mean_perplexity': np.mean(longer)}",
+            {"mean_perplexity": 0.5},
+            {"perplexities": [1.0, None, 0.0], "mean_perplexity": [1.0, None, 0.0]},
+        ),
         # What cannot be measured is left out, and does not end the run.
         ("{'mean': float('nan'), 'each': [float('inf')] + [2.0] * (n - 1)}", {}, {"each": [None, None, 2.0]}),
         # It fails on a response alone.
         ("{'pairs': 1 / (n - 1)}", {"pairs": 1.0}, {}),
     ],
-    ids=["mean", "set", "not finite", "fails"],
+    ids=["mean", "set", "lists", "list and mean", "not finite", "fails"],
 )
 def test_every_number_has_one_per_response(
     script: str, result: str, reported: dict[str, float], recorded: dict[str, list[float | None]]
 ) -> None:
     """Of "a b" and "c d" with the references "a b" and "c x", the first alone is right."""
     source = SCRIPT.partition("        pairs =")[0]
-    body = "        longer, n = [float(p == r) for p, r in zip(predictions, references)], len(predictions)\n"
+    body = "        import numpy as np\n"
+    body += "        longer, n = [float(p == r) for p, r in zip(predictions, references)], len(predictions)\n"
     Path(script).write_text(f"{source}{body}        return {result}\n")
     view = View()
     assert measure(view, metric=script, reference="answer") == reported
