@@ -89,6 +89,7 @@ THOROUGH = (
     "test_resume.py::TestWhatCannotBeResumed::test_damaged[state is a list]",
     "test_resume.py::TestWhatCannotBeResumed::test_damaged[short weights]",
     "test_evaluated_runs.py::test_training_is_the_same_without_it",
+    "test_evaluated_runs.py::test_the_best_policy_is_that_of_its_evaluation_and_metrics_are_those_of_the_libraries",
     "test_cli_evaluate.py::test_four_side_by_side_as_plain_transformers_answers",
     "test_cli_reward.py::test_pairs_become_an_adapter",
     "test_cli_reward.py::test_halves_of_the_raters",

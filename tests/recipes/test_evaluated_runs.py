@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import sacrebleu
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -58,6 +59,10 @@ def run(
     trainer = PPOTrainer(Recipe.from_dict({**given, "run": settings}), **more)
     trainer.train()
     return trainer
+
+
+def without_seconds(columns: dict[str, Any]) -> dict[str, Any]:
+    return {name: own for name, own in columns.items() if not name.startswith("seconds/")}
 
 
 def evaluated(folder: Path) -> dict[int, dict[str, Any]]:
@@ -125,7 +130,7 @@ def test_a_resumed_run_evaluates_as_if_it_had_not_stopped(
     for step, numbers in evaluated(tmp_path / "whole").items():
         files = [tmp_path / name / "evaluation" / f"step-{step:06d}.parquet" for name in ("parts", "whole")]
         first, second = (pq.read_table(file).to_pydict() for file in files)
-        assert first == second
+        assert without_seconds(first) == without_seconds(second)
         means = [sum(first["mean"][i : i + 2]) / 2 for i in range(0, 10, 2)]
         before = before or means
         assert sum(means) / 5 == pytest.approx(numbers["eval/rewards/mean"])
@@ -341,6 +346,59 @@ def test_columns_of_a_folder_are_looked_at_before_the_model(
         ("rewards[0]", "reference 'summary' is no column of the prompts (prompt, text)"),
         ("evaluation.evaluators[0]", "reference 'txt' is no column of the held-out prompts (prompt, text)"),
     ]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_the_best_policy_is_that_of_its_evaluation_and_metrics_are_those_of_the_libraries(
+    recipe_dict: RecipeDict,
+    reward_module: Callable[[str], None],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first step's policy is the best one, and answers as it did then; BLEU is sacrebleu's."""
+    monkeypatch.chdir(tmp_path)
+    reward_module("def first(view, step):\n    return {'x': 1.0 if step == 1 else 0.0}\n")
+    texts = [f"{text} then" for text in OPENERS]
+    references = [
+        [" the big dog was very happy.", " she saw a little girl."],
+        [" he said to his mom."] * 2,
+    ] * 3
+    (tmp_path / "held_out.jsonl").write_text(
+        "".join(
+            json.dumps({"prompt": text, "one": one, "other": other}) + "\n"
+            for text, (one, other) in zip(texts, references, strict=True)
+        )
+    )
+    metric = {"use": "metric", "metric": ["sacrebleu", "chrf"], "reference": ["one", "other"]}
+    evaluation = {
+        "every": 1,
+        "prompts": {"path": "held_out.jsonl"},
+        "evaluators": [metric, {"use": "my_rewards:first"}],
+        "best": "eval/first/x",
+    }
+    given = recipe_dict(evaluation=evaluation, update={"learning_rate": 3e-2, "epochs": 2})
+    run(given, tmp_path / "run", steps=2)
+    answers: dict[int, list[str]] = {}
+    scores: dict[int, float] = {}
+    for step, numbers in evaluated(tmp_path / "run").items():
+        rows = pq.read_table(tmp_path / "run" / "evaluation" / f"step-{step:06d}.parquet").to_pylist()
+        answers[step] = [row["response"] for row in rows if row["evaluator"] == "metric"]
+        bleu = sacrebleu.corpus_bleu(answers[step], [list(own) for own in zip(*references, strict=True)])
+        scores[step] = numbers["eval/metric/sacrebleu/score"]
+        assert scores[step] == pytest.approx(bleu.score)
+        if step:
+            gain = numbers["eval/metric/sacrebleu/score/gain"]
+            assert gain == pytest.approx(scores[step] - scores[0])
+            assert numbers["eval/metric/sacrebleu/score/gain_low"] <= gain
+    assert answers[0] != answers[1] != answers[2]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "policy-best")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    best = PeftModel.from_pretrained(model, tmp_path / "run" / "policy-best")
+    for text, answer in zip(texts, answers[1], strict=True):
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        written = best.generate(input_ids=ids, do_sample=False, max_new_tokens=10)[0, ids.shape[1] :]
+        assert tokenizer.decode(written, skip_special_tokens=True) == answer
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
