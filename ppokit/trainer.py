@@ -191,8 +191,9 @@ class PPOTrainer:
         evaluation = self.components.evaluation
         if evaluation is None or not evaluation.is_due(self.step):
             return {}
-        with self._phase("evaluation", later=-1):
-            result = evaluation.measure(self.step, held_out_view(self.components, self.collector, self.step))
+        view = held_out_view(self.components, self.collector, self.step)
+        with self._phase("evaluation", later=-1), self.recorder.answers_kept(self.step, view):
+            result = evaluation.measure(self.step, view)
             (evaluation.waited, *_) = self.processes.gather([evaluation.waited])
         self.roles.clear_cache()
         self.recorder.evaluation(self.step, result, self.clock)

@@ -14,6 +14,7 @@ from ppokit.plugin.chats import ROLES, ChatPrompt
 from ppokit.plugin.evaluating import Recorded
 from ppokit.plugin.needs import only_needed
 from ppokit.plugin.types import Rewards, Rollout, Row
+from ppokit.rewards.outcomes import FailedRewardsError
 from ppokit.run.evaluation_table import is_column
 from ppokit.seeds import seed_from
 
@@ -148,7 +149,11 @@ class HeldOutView:
         return self.collector.read_logits(rollout, read)
 
     def score(self, rollout: Rollout) -> Rewards:
-        rewards = self.scorer.score(self.collector.computed(rollout, self.reward_needs), learn=False)
+        try:
+            rewards = self.scorer.score(self.collector.computed(rollout, self.reward_needs), learn=False)
+        except FailedRewardsError as error:
+            self.scored.append(Recorded(self.evaluator, error.rollout, {}, error.rewards))
+            raise
         self.scored.append(Recorded(self.evaluator, rollout, {}, rewards))
         return rewards
 

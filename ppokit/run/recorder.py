@@ -22,6 +22,7 @@ from ppokit.training.metrics import run_metrics, step_metrics
 if TYPE_CHECKING:
     from ppokit.build import TrainerComponents
     from ppokit.evaluation.evaluation import Result
+    from ppokit.evaluation.view import HeldOutView
     from ppokit.training.metrics import Clock
 
 
@@ -151,6 +152,17 @@ class RunRecorder:
         except NonFiniteError as error:
             if rollout is not None:
                 self._keep(step, error, rollout, advantages=advantages)
+            raise
+
+    @contextmanager
+    def answers_kept(self, step: int, view: HeldOutView) -> Iterator[None]:
+        """Keep the answers of an evaluation in which rewards failed too often, for the user to look at."""
+        try:
+            yield
+        except FailedRewardsError as error:
+            if self.is_main and self.run_dir.opened:
+                with while_handling(error, "the answers of the failed evaluation are not kept"):
+                    self.run_dir.add_evaluation(step, view.kept())
             raise
 
     def _keep(

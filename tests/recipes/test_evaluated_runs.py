@@ -256,14 +256,17 @@ def test_a_reward_that_fails_on_held_out_prompts_is_named_with_the_evaluation(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Before training it leaves nothing behind; after a step, the answers with what failed."""
     monkeypatch.chdir(tmp_path)
     reward_module(
-        "def flaky(response, prompt):\n"
-        "    if 'dog' in prompt:\n"
+        "ASKED = []\n"
+        "def flaky(response, prompt, times: int = 0):\n"
+        "    ASKED.append(prompt)\n"
+        "    if 'dog was then' in prompt and ASKED.count(prompt) > times:\n"
         "        raise OSError('no room')\n"
         "    return 1.0\n"
     )
-    given = recipe_dict(rewards=[{"use": "my_rewards:flaky"}], evaluation=section)
+    given = recipe_dict(rewards=[{"use": "my_rewards:flaky"}], evaluation={**section, "every": 1})
     with pytest.raises(
         RewardError,
         match=r"evaluator 'rewards' .*evaluation\.evaluators\[0\].*: reward 'flaky' .*rewards\[0\].* failed "
@@ -271,6 +274,11 @@ def test_a_reward_that_fails_on_held_out_prompts_is_named_with_the_evaluation(
     ):
         run(given, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    given["rewards"][0]["times"] = 4  # of the first run's evaluation, and of this one's first
+    with pytest.raises(RewardError, match=r"failed for 2 of 10 responses"):
+        run(given, tmp_path / "run")
+    table = pq.read_table(tmp_path / "run" / "evaluation" / "step-000001.parquet")
+    assert table["outcome/flaky"].to_pylist() == ["scored"] * 6 + ["failed"] * 2 + ["scored"] * 2
 
 
 def test_what_rewards_fail_of_stands_with_the_answers(
