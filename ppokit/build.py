@@ -19,7 +19,7 @@ from ppokit.config.recipe import Recipe
 from ppokit.data.chat_templates import set_template, warn_of_turn_end
 from ppokit.data.prompt_rows import read_prompts
 from ppokit.data.prompts import PromptLimits, Prompts, longest_prompt
-from ppokit.distributed import Processes, check_launch
+from ppokit.distributed import Processes, check_launch, use_device
 from ppokit.errors import ModelError
 from ppokit.evaluation.evaluation import Evaluation
 from ppokit.evaluation.overlap import warn_of_overlap
@@ -165,7 +165,7 @@ def _build(
         processes=processes.count,
         steps=settings.run.steps,
     )
-    loop = EventLoop(partial(_use_device, processes.device))
+    loop = EventLoop(partial(use_device, processes.device))
     instances.append(RunComponent("event loop", "the event loop of rewards", loop))  # ends after the others
     components = ComponentBuilder(recipe, context, instances, processes.is_main)
     generator = build_generator(recipe, context, processes)
@@ -267,12 +267,6 @@ def _build(
             min(responses * longest_text, max(longest_text, settings.update.tokens_per_microbatch)),
         ),
     )
-
-
-def _use_device(device: torch.device) -> None:
-    """For a thread, which begins with the first GPU."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
 
 
 def _scorer(

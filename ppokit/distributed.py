@@ -165,6 +165,12 @@ def ends_together(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenat
     return run
 
 
+def use_device(device: torch.device) -> None:
+    """For a thread, which begins with the first GPU."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def destroy_process_group() -> None:
     """Leave the process group at the end of a program, whatever its end.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -27,7 +28,7 @@ from ppokit.plugin import (
     PluginError,
     hookimpl,
 )
-from ppokit_metrics.finding import problems
+from ppokit_metrics.finding import code_of, problems
 from ppokit_metrics.loading import Metric
 from ppokit_metrics.references import Name, Reference, reference_of, reference_problems
 
@@ -116,6 +117,19 @@ def check(options: MetricOptions, context: CheckContext) -> Iterable[str]:
         yield from problems(name)
 
 
+def _imports(options: MetricOptions) -> dict[str, Path | None]:
+    names = [options.metric] if isinstance(options.metric, str) else options.metric
+    return {name: file for metric in names for name, file in code_of(metric).items()}
+
+
 @hookimpl
 def ppokit_evaluators() -> list[Component]:
-    return [Component("metric", MetricEvaluator, options=MetricOptions, check=check)]
+    return [
+        Component(
+            "metric",
+            MetricEvaluator,
+            options=MetricOptions,
+            check=check,
+            imports=_imports,
+        )
+    ]

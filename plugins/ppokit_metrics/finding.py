@@ -64,6 +64,17 @@ def own_name(name: str) -> str | None:
     return script.stem
 
 
+def code_of(name: str) -> dict[str, Path | None]:
+    """Whose code a metric is, with its script where that is here; nothing for ppokit's own."""
+    if own_name(name):
+        return {}
+    try:
+        script = script_of(name)
+    except PluginError:
+        script = None
+    return {name.removeprefix("package:").partition("/")[0] if name.startswith("package:") else name: script}
+
+
 def is_here(name: str) -> bool:
     """Whether a metric's script is on this machine, and not on the hub."""
     return script_of(name) is not None

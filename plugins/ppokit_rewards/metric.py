@@ -25,7 +25,7 @@ from ppokit.plugin import (
     Rollout,
     hookimpl,
 )
-from ppokit_metrics.finding import problems
+from ppokit_metrics.finding import code_of, problems
 from ppokit_metrics.loading import Metric
 from ppokit_metrics.references import Name, Reference, reference_of, reference_problems
 
@@ -116,4 +116,13 @@ def ppokit_reward_providers() -> list[Component]:
             options={"metric": "chrf", "reference": "answer"},
         )
     ]
-    return [Component("metric", MetricReward, options=MetricRewardOptions, check=check, examples=examples)]
+    return [
+        Component(
+            "metric",
+            MetricReward,
+            options=MetricRewardOptions,
+            check=check,
+            examples=examples,
+            imports=lambda options: code_of(options.metric),
+        )
+    ]

@@ -233,6 +233,12 @@ def _waits(options: PythonOptions) -> bool:
         return False
 
 
+def _module(function: str) -> str:
+    """The module of a path, `package.module:name` or `package.module.name`."""
+    module, colon, _ = function.partition(":")
+    return module if colon else module.rpartition(".")[0]
+
+
 def check(options: PythonOptions, context: CheckContext) -> Iterable[str]:
     try:
         accepted, required = _parameters(_find(options.function))
@@ -269,5 +275,6 @@ def ppokit_reward_providers() -> list[Component]:
             check=check,
             waivers={"names_examples": "the recipe's function decides what is better"},
             awaited=_waits,
+            imports=lambda options: {_module(options.function): None},
         )
     ]

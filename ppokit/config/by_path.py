@@ -181,6 +181,7 @@ def _of_reward(
         options=options,
         check=None if check is None else lambda values, context: check(arguments(values), context),
         awaited=lambda values: caller.is_async(arguments(values)),
+        imports=None,  # it is the function's own
         **_declared(function),
     )
 

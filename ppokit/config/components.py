@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -42,6 +44,18 @@ class SelectedComponent:
     @property
     def runs_on(self) -> Literal["each", "main"]:
         return self.component.runs_on
+
+    @property
+    def imports(self) -> Mapping[str, Path | None]:
+        """Whose code its options name, with its file where that is no module.
+
+        Raises:
+            PluginError: the plugin failed.
+        """
+        if self.component.imports is None:
+            return {}
+        with plugin_call(self.where, "imports"):
+            return dict(self.component.imports(self.options))
 
     def build(self, context: BuildContext, *, is_main: bool = True) -> BuiltComponent:
         """Build its object, unless it runs on the main process and this is another.

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from ppokit.config import environment
+from ppokit.config.by_path import is_path
 from ppokit.config.components import SelectedComponent
 from ppokit.config.entries import normalise
 from ppokit.config.evaluation_settings import EvaluationSettings
@@ -161,19 +162,39 @@ class RecipeReader:
         recipe = self.document.where(join(key, "use"))
         where = f"{_NOUNS[kind]} {name!r} (plugin {plugin}; recipe: {recipe})"
         selected = SelectedComponent(kind, key, name, settings, component, options, plugin, where)
+        if not self._may_import(selected):
+            self.selected[kind].append(None)
+            return settings
         self.selected[kind].append(selected)
         return settings
+
+    def _may_import(self, selected: SelectedComponent) -> bool:
+        """Whether the recipe may run the code that a component's options name: nothing of it is imported."""
+        try:
+            foreign = [name for name in selected.imports if not self._allows(name, is_module=True)]
+        except PpokitError as error:
+            self.document.report(selected.key, str(error))
+            return False
+        for name in foreign:
+            self.document.report(selected.key, f"its options name code of {name}, which {self._only_names()}")
+        return not foreign
+
+    def _allows(self, source: str, *, is_module: bool) -> bool:
+        """Whether `plugins.only` names a distribution, or a module or the package that it is in."""
+        parts = source.split(".") if is_module else [source]
+        within = (".".join(parts[: n + 1]) for n in range(len(parts)))
+        return self._only is None or any(normalise(name) in self._only for name in (source, *within))
+
+    def _only_names(self) -> str:
+        return f"plugins.only does not name ({listed(sorted(self._only or ()))})"
 
     def _component(
         self, kind: str, key: str, use: str, model: type[Section], rest: dict[str, Any]
     ) -> tuple[Any, BaseModel, str] | None:
         try:
             source = self.registry.source(kind, use)
-            if self._only is not None and normalise(source) not in self._only:
-                raise PluginError(
-                    f"{use!r} comes from {source}, which plugins.only does not name "
-                    f"({listed(sorted(self._only))})"
-                )
+            if not self._allows(source, is_module=is_path(use)):
+                raise PluginError(f"{use!r} comes from {source}, which {self._only_names()}")
             component, plugin = self.registry.component(kind, use)
         except PluginError as error:
             self.cause = self.cause or error

@@ -170,6 +170,8 @@ class Component:
         awaited: of a reward: whether what is built with these options is a coroutine, which is cancelled at
             its `timeout` and needs no process of its own. Where `build` is a class, its methods show it; of
             other objects it is seen once they are built in such a process.
+        imports: whose code these options name beside the plugin's own, by distribution or module, with its
+            file where that is no module: `plugins.only` must have the name, and provenance hashes the file.
     """
 
     name: str
@@ -181,6 +183,7 @@ class Component:
     examples: Sequence[Example] = ()
     waivers: Mapping[str, str] = field(default_factory=dict)
     awaited: Callable[[Any], bool] | None = None
+    imports: Callable[[Any], Mapping[str, Path | None]] | None = None
 
     def is_async(self, options: BaseModel) -> bool:
         """Whether a reward is a coroutine, as far as that shows before it is built with these options."""

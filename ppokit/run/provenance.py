@@ -11,36 +11,61 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 _PACKAGES = ("ppokit", "torch", "transformers", "accelerate", "peft", "datasets", "pluggy", "pydantic")
 
 
-def plugin_files(labels: Iterable[str]) -> dict[str, dict[str, str]]:
+def plugin_files(
+    labels: Iterable[str], imports: Mapping[str, Path | None] = MappingProxyType({})
+) -> dict[str, dict[str, str]]:
     """SHA-256 of the source files of each plugin's package, or of its one module; by package, then by file.
 
     Args:
         labels: how errors name plugins, which begins with the module: `ppokit_rewards.length, ppokit 0.1.0`.
+        imports: code that options name: modules, and files that are none.
     """
     hashes: dict[str, dict[str, str]] = {}
-    for top in sorted({label.partition(",")[0].partition(":")[0].partition(".")[0] for label in labels}):
-        file = getattr(sys.modules.get(top), "__file__", None)
-        if file is None:
-            continue
-        path = Path(file)
-        paths = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-        hashes[top] = {
-            each.relative_to(path.parent).as_posix(): hashlib.sha256(each.read_bytes()).hexdigest()
-            for each in paths
-        }
+    modules = {label.partition(",")[0].partition(":")[0] for label in labels}
+    modules |= {name for name, file in imports.items() if file is None}
+    for name, path in sorted(filter(None, map(_package, modules))):
+        hashes[name] = _hashes(path, whole=path.name == "__init__.py")
+    for name, file in imports.items():
+        if file is not None and file.is_file():
+            hashes[name] = _hashes(file, whole=file.stem == file.resolve().parent.name)
     return hashes
 
 
-def provenance(plugins: Mapping[str, str], hashes: Mapping[str, str], *, longest_text: int) -> dict[str, Any]:
+def _package(module: str) -> tuple[str, Path] | None:
+    """The outermost package of a module that has a file of its own, as a namespace has not, and that file."""
+    parts = module.split(".")
+    for name in (".".join(parts[: n + 1]) for n in range(len(parts))):
+        if (file := getattr(sys.modules.get(name), "__file__", None)) is not None:
+            return name, Path(file)
+    return None
+
+
+def _hashes(path: Path, *, whole: bool) -> dict[str, str]:
+    """Of a file, or of all beside and below it."""
+    return {
+        each.relative_to(path.parent).as_posix(): hashlib.sha256(each.read_bytes()).hexdigest()
+        for each in (sorted(path.parent.rglob("*.py")) if whole else [path])
+    }
+
+
+def provenance(
+    plugins: Mapping[str, str],
+    imports: Mapping[str, Path | None],
+    hashes: Mapping[str, str],
+    *,
+    longest_text: int,
+) -> dict[str, Any]:
     """The content of a run's provenance.json.
 
     Args:
         plugins: how errors name the plugin of each component, by recipe key.
+        imports: as of `plugin_files`.
         hashes: SHA-256 of the recipe, the prompts and the policy at the start.
         longest_text: tokens of the longest prompt and its response.
     """
@@ -58,7 +83,7 @@ def provenance(plugins: Mapping[str, str], hashes: Mapping[str, str], *, longest
         "python": platform.python_version(),
         "versions": versions,
         "plugins": dict(plugins),
-        "plugin_files": plugin_files(plugins.values()),
+        "plugin_files": plugin_files(plugins.values(), imports),
         "machine": {"system": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
         "longest_text": longest_text,
         "hashes": dict(hashes),

@@ -65,7 +65,8 @@ class RunRecorder:
         if checkpoint is None:
             plugins = {selected.key: selected.plugin for selected in self.recipe.selected}
             hashes = {**self.parts.hashes, "policy_at_start": self.parts.policy_hash()}
-            about = provenance(plugins, hashes, longest_text=self.parts.longest_text)
+            imports = {name: file for one in self.recipe.selected for name, file in one.imports.items()}
+            about = provenance(plugins, imports, hashes, longest_text=self.parts.longest_text)
             self.run_dir.begin(self.recipe.to_yaml(), about)
             return 0
         self.run_dir.check_prompts(self.parts.hashes["prompts"], self.recipe.settings.prompts.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PluginRegistry:
     return PluginRegistry(entry_points=entries.installed())
 
 
-def load(registry: PluginRegistry, use: str = "kind", **plugins: Any) -> Recipe:
+def load(registry: PluginRegistry, use: str = "kind", more: Any = None, **plugins: Any) -> Recipe:
     return Recipe.from_dict(
         {
             "plugins": plugins,
             "model": {"name": "some/model"},
             "prompts": {"path": "prompts.jsonl"},
-            "rewards": [{"use": use}],
+            "rewards": [{"use": use, **(more or {})}],
             "advantages": {"use": "mean_baseline"},
             "losses": [{"use": "ppo_clip"}],
             "run": {"steps": 1, "out": "runs/x"},
@@ -76,6 +77,78 @@ def test_who_is_named_is_used(registry: PluginRegistry, use: str) -> None:
     recipe = load(registry, use, only=["Acme.Kind", "acme_kind"], require=["acme-kind~=1.5"])
     assert recipe.rewards[0].component.name == "kind"
     assert Recipe.from_dict(recipe.resolved(), registry).settings == recipe.settings
+
+
+METRIC = {"use": "metric", "reference": "prompt"}
+
+
+@pytest.mark.parametrize(
+    ("reward", "name", "only"),
+    [
+        ({"use": "python", "function": "acme_kind:kind"}, "acme_kind", "acme_kind"),
+        ({"use": "python", "function": "acme_kind.kind"}, "acme_kind", "Acme-Kind"),
+        ({"use": "python", "function": "acme.inner.module:kind"}, "acme.inner.module", "acme"),
+        ({**METRIC, "metric": "package:acme-kind/scores"}, "acme-kind", "acme-kind"),
+        ({**METRIC, "metric": "./scores"}, "./scores", "./scores"),
+        ({**METRIC, "metric": "someone/scores"}, "someone/scores", "someone/scores"),
+    ],
+)
+def test_code_that_options_name_is_theirs_too(
+    registry: PluginRegistry, tmp_path: Path, reward: dict[str, Any], name: str, only: str
+) -> None:
+    """Of a function, and of a metric: not imported before it is known to be named."""
+    message = problems(registry, reward, only=["acm"])
+    assert f"rewards[0]: its options name code of {name}, which plugins.only does not" in message
+    assert not {"acme_kind", "acme"} & set(sys.modules)
+    assert "plugins.only" not in problems(registry, reward, only=[only]), "it may not be there, though"
+
+
+def test_what_is_ppokits_own_needs_no_name(registry: PluginRegistry) -> None:
+    assert "plugins.only" not in problems(registry, {**METRIC, "metric": "rouge"}, only=[])
+
+
+def problems(registry: PluginRegistry, reward: dict[str, Any], **plugins: Any) -> str:
+    try:
+        load(
+            registry, reward["use"], {key: value for key, value in reward.items() if key != "use"}, **plugins
+        )
+    except RecipeError as error:
+        return str(error)
+    return ""
+
+
+def test_provenance_has_the_hash_of_what_is_no_package(
+    registry: PluginRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module within a namespace, a function's module, a metric's script."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for file in (
+        "space/inner/__init__.py",
+        "space/inner/kind.py",
+        "space/alone.py",
+        "mine.py",
+        "scores/scores.py",
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(REWARD)
+    for use, more, expected in (
+        ("space.inner.kind:kind", {}, {"space.inner": {"__init__.py", "kind.py"}}),
+        ("space.alone:kind", {}, {"space.alone": {"alone.py"}}),
+        ("python", {"function": "mine:kind"}, {"ppokit_rewards": None, "mine": {"mine.py"}}),
+    ):
+        reward = load(registry, use, more).rewards[0]
+        files = plugin_files([reward.plugin], reward.imports)
+        assert set(files) == set(expected)
+        assert all(names is None or set(files[top]) == names for top, names in expected.items())
+    component, _ = registry.component("rewards", "metric")
+    assert component.imports is not None
+    options = component.options.model_validate({"metric": "./scores", "reference": "prompt"})
+    files = plugin_files([], component.imports(options))
+    digest = hashlib.sha256(REWARD.encode()).hexdigest()
+    assert files == {"./scores": {"scores.py": digest}}
+    for module in ("space", "space.inner", "space.inner.kind", "space.alone", "mine"):
+        sys.modules.pop(module, None)
 
 
 def test_provenance_has_the_hash_of_each_file(registry: PluginRegistry, tmp_path: Path) -> None:
