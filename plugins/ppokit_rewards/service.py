@@ -16,18 +16,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from ppokit.plugin import EnvSecret, Options, PluginError, first_line, http_client
+from ppokit.plugin import EnvSecret, Options, PluginError, first_line, http_client, names_secret
 
 if TYPE_CHECKING:
     import httpx2
 
 _EXCERPT = 200  # characters of an answer in a message
 _RETRYABLE = {408, 409, 425, 429}
-# Ends of names, of headers and in queries, behind which secrets stand.
-_SECRET = re.compile(
-    r"(?:key|token|secret|password|cookie|auth|authorization|authentication|credentials?|sig|signature)(?:$|[-_])",
-    re.IGNORECASE,
-)
 _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
@@ -75,7 +70,7 @@ class ServiceOptions(Options):
         if parts.username or parts.password:
             raise ValueError("holds a user or password, which would be stored with the run; use key_env")
         for name, _ in parse_qsl(parts.query, keep_blank_values=True):
-            if _SECRET.search(name):
+            if names_secret(name):
                 raise ValueError(f"its {name} would be stored with the run; use key_env")
         return url
 
@@ -83,7 +78,7 @@ class ServiceOptions(Options):
     @classmethod
     def _holds_no_key(cls, headers: dict[str, str]) -> dict[str, str]:
         for name, value in headers.items():
-            if _SECRET.search(name):
+            if names_secret(name):
                 raise ValueError(f"{name} would be stored with the run; use key_env, and key_header")
             if not (_HEADER_NAME.fullmatch(name) and value.isascii() and value.isprintable()):
                 raise ValueError(f"{name!r} or its value is none that a header may have")

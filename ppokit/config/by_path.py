@@ -99,6 +99,12 @@ def decorated(module: ModuleType, kind: str, name: str) -> str | None:
     return None
 
 
+def offers(module: ModuleType) -> list[str]:
+    """What a module's decorators offer, as entry points name it: `rewards.brief`."""
+    things = [thing for thing in vars(module).values() if getattr(thing, "__module__", "") == module.__name__]
+    return sorted({".".join(offer) for thing in things if (offer := getattr(thing, OFFER, None)) is not None})
+
+
 def _of_class(kind: str, thing: type[Any], name: str, who: str) -> Component:
     if not has_method(kind, thing):
         raise PluginError(f"{who} is a class without the method {METHOD[kind]!r}, which the core calls")

@@ -9,7 +9,7 @@ import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Literal
 
@@ -82,11 +82,20 @@ def read(points: Iterable[EntryPoint]) -> list[Entry]:
     for point in points:
         dist = point.dist
         if id(dist) not in identity:
-            identity[id(dist)] = (dist.name, dist.version) if dist is not None else ("unknown", "")
+            identity[id(dist)] = _identity(dist)
         entry = _parse(point, *identity[id(dist)])
         # An editable install beside a build folder lists one distribution twice.
         entries.setdefault((point.name, point.value, normalise(entry.distribution)), entry)
     return sorted(entries.values(), key=lambda e: (e.kind, e.name, e.distribution, e.module))
+
+
+def _identity(distribution: Distribution | None) -> tuple[str, str]:
+    """Name and version; "unknown" where its metadata is not there, or damaged, as of half an install."""
+    try:
+        name, version = (None, None) if distribution is None else (distribution.name, distribution.version)
+    except Exception:  # another one in each version of Python
+        name, version = None, None
+    return name or "unknown", version or ""
 
 
 def _parse(point: EntryPoint, distribution: str, version: str) -> Entry:

@@ -112,6 +112,12 @@ class PluginRegistry:
         module, who = hooks.import_plugin(entry)
         path = by_path.decorated(module, entry.kind, entry.name)
         if path is None:
+            known, hook = by_path.offers(module), HOOK_BY_KIND[entry.kind]
+            if known and not hasattr(module, hook):
+                raise PluginError(
+                    f"{who} has no hook {hook}, and decorated in it is {listed(map(repr, known))}; expected "
+                    f"'{entry.kind}.{entry.name}' among them, as its entry point says"
+                )
             return hooks.offered(module, entry, who)
         return replace(by_path.load_path(entry.kind, path, self._function_reward)[0], name=entry.name)
 

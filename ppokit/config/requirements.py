@@ -20,6 +20,8 @@ def unmet(text: str) -> str:
         present = version(requirement.name)
     except PackageNotFoundError:
         return f"{requirement.name} is not installed; expected {text}: pip install {text!r}"
+    if not present:  # half an install
+        return f"{requirement.name} is installed without its version; expected {text}: pip install {text!r}"
     if not requirement.specifier.contains(present, prereleases=True):
         return f"{requirement.name} {present} is installed; expected {text}: pip install {text!r}"
     return ""

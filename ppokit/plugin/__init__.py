@@ -55,7 +55,7 @@ from ppokit.plugin.response_text import decode_responses, encode_response
 from ppokit.plugin.returns import broadcast_to_tokens, group_sums, reward_to_go, whole_reward
 from ppokit.plugin.reward_output import Outcome, RewardOutput, Scored, Span, Value
 from ppokit.plugin.scoring import RewardContext, Sample, http_client
-from ppokit.plugin.secrets import EnvSecret
+from ppokit.plugin.secrets import EnvSecret, names_secret
 from ppokit.plugin.types import (
     Advantages,
     AdvantageWeights,
@@ -145,6 +145,7 @@ __all__ = [
     "masked_mean",
     "masked_variance",
     "masked_whiten",
+    "names_secret",
     "next_token_logits",
     "ngrams",
     "observer",

@@ -14,6 +14,23 @@ from ppokit.errors import PluginError
 
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _HIDDEN = "***"
+_SECRET = re.compile(
+    r"(?:key|token|secret|passw(?:or)?d|passphrase|cookie|auth|authorization|authentication|credentials?|sig"
+    r"|signature)(?:$|[-_])",
+    re.IGNORECASE,
+)
+_NO_SECRET = re.compile(
+    r"(?:^|[-_])(?:bos|eos|pad|unk|sep|cls|mask|start|end|stop)[-_]token|[-_](?:header|env|column)$",
+    re.IGNORECASE,
+)
+
+
+def names_secret(name: str) -> bool:
+    """Whether a secret is likely behind this name of an option, of a header or in a query: `hf_token`.
+
+    Not tokens that models read, such as `eos_token`, nor what says where a secret goes: `key_header`.
+    """
+    return _SECRET.search(name) is not None and _NO_SECRET.search(name) is None
 
 
 class EnvSecret:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import replace
 from numbers import Real
 from typing import Any, cast
@@ -166,9 +166,40 @@ async def attempt_async(
     return None, TimeoutError(late)
 
 
+class _Guarded:
+    """A coroutine, each of whose steps leaves the process's settings as they were, as `plugin_call` says.
+
+    Whether torch computes gradients may differ within the coroutine from one step to the next.
+    """
+
+    def __init__(self, where: str, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.where, self.coroutine = where, coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        import torch
+
+        step, value, gradients = self.coroutine.send, None, torch.is_grad_enabled()
+        while True:
+            awaited, ended = None, None
+            with plugin_call(self.where, "score"), torch.set_grad_enabled(gradients):
+                try:
+                    awaited = step(value)
+                except BaseException as error:  # is raised as it is
+                    ended = error
+                gradients = torch.is_grad_enabled()
+            if isinstance(ended, StopIteration):
+                return ended.value
+            if ended is not None:
+                raise ended
+            try:
+                step, value = self.coroutine.send, (yield awaited)
+            except BaseException as error:  # such as that it is cancelled
+                step, value = self.coroutine.throw, error
+
+
 async def _attempted(where: str, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     try:
-        return await call(), None
+        return await _Guarded(where, call()), None
     except PluginError as error:
         raise (error if where in str(error) else PluginError(f"{where}: {error}")) from error
     except asyncio.CancelledError as error:

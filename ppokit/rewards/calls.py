@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ppokit.config.components import BuiltComponent
@@ -149,7 +150,11 @@ class ProviderCalls:
                     await self._rate.wait()
                     piece = self._view(share.select(indices), context)
                     began = time.perf_counter()
-                    output = self._settled(*await self._attempt(piece, context, loop), piece, context)
+                    result, failure = await self._attempt(piece, context, loop)
+                    settle = partial(self._settled, result, failure, piece, context)
+                    # Characters are decoded for long enough to keep all other calls waiting.
+                    has_spans = bool(getattr(result, "spans", None))
+                    output = await loop.in_thread(settle, None, self.reward.key) if has_spans else settle()
                     answer.calls.append((indices, time.perf_counter() - began))
                     parts.append((indices, output))
                     waits = {

@@ -24,6 +24,8 @@ from ppokit.plugin.types import Rollout
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_RUN, _BEHIND = 64, 32  # tokens that are decoded together, and before them what they are read behind
+
 
 def with_token_scores(
     output: RewardOutput, rollout: Rollout, tokenizer: PreTrainedTokenizerBase | None, where: str
@@ -99,11 +101,21 @@ def _is_within(span: Span, length: int) -> bool:
 def token_ends(
     tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], ids: Sequence[int], text: str
 ) -> list[int]:
-    """Where in a response's text each of its tokens ends; a character's tokens but the last end before it."""
-    prefixes = [list(ids[: k + 1]) for k in range(len(ids))]
+    """Where in a response's text each of its tokens ends; a character's tokens but the last end before it.
+
+    Tokens are decoded in runs, each behind the last token before it that ended with a character.
+    """
     ends: list[int] = []
-    for decoded in decode_responses(tokenizer, [list(prompt_ids)] * len(ids), prefixes):
-        pairs = enumerate(zip(decoded, text, strict=False))
-        known = next((i for i, (a, b) in pairs if a != b), min(len(decoded), len(text)))
-        ends.append(max(known, ends[-1] if ends else 0))
+    begin = offset = 0  # of the run: its first token, and where that begins in the text
+    while len(ends) < len(ids):
+        prefixes = [list(ids[begin : k + 1]) for k in range(len(ends), min(len(ids), len(ends) + _RUN))]
+        context = [*prompt_ids[-_BEHIND:], *ids[:begin]][-_BEHIND:]
+        settled = begin, offset
+        for decoded in decode_responses(tokenizer, [context] * len(prefixes), prefixes):
+            pairs = enumerate(zip(decoded, text[offset : offset + len(decoded)], strict=False))
+            known = next((i for i, (a, b) in pairs if a != b), min(len(decoded), len(text) - offset))
+            ends.append(max(offset + known, ends[-1] if ends else 0))
+            if known == len(decoded):
+                settled = len(ends), offset + known
+        begin, offset = settled
     return ends

@@ -105,12 +105,10 @@ class _Asked:
             value, failure = self.loop.run(attempt_async(self.where, call, None))
         if isinstance(value, BaseException):
             return None, value
-        if isinstance(value, Scored) and isinstance(value.value, BaseException):
-            return None, value.value
-        if isinstance(value, Scored) and isinstance(value.parts, Mapping):
-            return replace(
-                value, parts={name: _sendable(part) for name, part in value.parts.items()}
-            ), failure
+        if isinstance(value, Scored):
+            value = replace(value, value=_sendable(value.value))
+            if isinstance(value.parts, Mapping):
+                value = replace(value, parts={name: _sendable(part) for name, part in value.parts.items()})
         if isinstance(value, RewardOutput):
             value = replace(
                 value,

@@ -112,7 +112,7 @@ def history(rollout: Rollout, steps: int) -> list[tuple[str, dict[str, Any]]]:
             "advantages": Advantages(rewards.token_rewards),
             "metrics": metrics,
         }
-        events.append(("on_phase", {"step": step, "phase": "generate"}))
+        events.append(("on_phase", {"step": step, "phase": "sampling"}))
         events.append(("on_step", {"step": step, **whole}))
         measured = {"metrics": {"eval/rewards/mean": 0.5}, "records": [recorded]}
         events.append(("on_evaluation", {"step": step, **measured}))

@@ -26,7 +26,7 @@ class ScoredExample:
 
 def scored(subject: Subject, example: Example, options: BaseModel | None = None) -> ScoredExample:
     """Score an example with its own options beside those that were given, or with these alone."""
-    own = {**subject.given, **example.options} if options is None else options.model_dump()
+    own = {**subject.given, **example.options} if options is None else options.model_dump(by_alias=True)
     chosen = replace(subject, options=own)
     texts = [*example.better, *example.worse, example.nothing]
     rollout = rollout_of(

@@ -12,12 +12,12 @@ from ppokit.testing.subject import Subject
 
 
 def nothing_wins(recipe: Recipe) -> Iterator[str]:
-    """One sentence per reward by which the answer of nothing scores more than every example of its author's.
+    """One sentence per reward by which no example of its author's scores more than the answer of nothing.
 
-    Rewards without examples are not asked, nor are those that cannot be asked outside a run.
+    Rewards without examples or weight are not asked, nor are those that cannot be asked outside a run.
     """
     for reward in recipe.rewards:
-        if any(example.better for example in reward.component.examples):
+        if reward.settings.weight and any(example.better for example in reward.component.examples):
             yield from _of_reward(reward)
 
 
@@ -30,12 +30,10 @@ def _of_reward(reward: SelectedComponent) -> Iterator[str]:
         except PpokitError:
             continue  # it may need what only a run has
         others = [weight * value for value in (*result.better, *result.worse) if value is not None]
-        if result.nothing is not None and others and weight * result.nothing > max(others):
+        if result.nothing is not None and others and weight * result.nothing >= max(others):
             yield (
                 f"{reward.where}: an answer of nothing, {example.nothing!r}, scores "
-                f"{weight * result.nothing:g}, more "
-                f"than every example of its author's ({max(others):g} at most): without another reward, "
-                "the policy "
-                "learns to say nothing"
+                f"{weight * result.nothing:g}, and no example of its author's more ({max(others):g} at most)"
+                ": without another reward, the policy learns to say nothing"
             )
             return

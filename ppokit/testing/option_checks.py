@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,12 +16,11 @@ from ppokit.errors import PpokitError, in_one_paragraph
 from ppokit.messages import listed
 from ppokit.plugin.event_methods import event_methods
 from ppokit.plugin.protocols import AdvantageWeighting, CheckContext
+from ppokit.plugin.secrets import names_secret
 from ppokit.testing.calls import arguments, close, exercise, raw, sample
 from ppokit.testing.checks import Fault, check
 from ppokit.testing.subject import Subject
 
-_SECRET = "api_?key|secret|passw|(access|auth|bearer)_?token"
-"""In the names of options that hold one."""
 _NONSENSE: tuple[Any, ...] = (
     None,
     True,
@@ -158,7 +156,7 @@ def options_names(subject: Subject) -> None:
 def options_secrets(subject: Subject) -> None:
     """A secret is named by its environment variable: options stand in a run's files."""
     for name, field in subject.component.options.model_fields.items():
-        if re.search(_SECRET, name) and field.annotation in (str, str | None, SecretStr, SecretStr | None):
+        if names_secret(name) and field.annotation in (str, str | None, SecretStr, SecretStr | None):
             raise Fault(
                 f"its option {field.alias or name!r} holds a secret, which a run writes into recipe.yaml; "
                 "give it the type ppokit.plugin.EnvSecret, to which a recipe gives the name of a variable"

@@ -162,8 +162,7 @@ def rewards_of(rollout: Rollout) -> Rewards:
 
 
 def loss_inputs(rollout: Rollout, needs: frozenset[str]) -> LossInputs:
-    """What a loss sees of a rollout as one micro-batch; what is of the policy being trained takes "
-    "gradients."""
+    """What a loss sees of a rollout as one micro-batch, with gradients to what is of the trained policy."""
     mask = rollout.loss_mask
     whole = rollout_of(rollout.responses, needs=_ALL, greedy=False, width=mask.shape[1])
     old, ref, values = whole.old_logprobs, whole.ref_logprobs, whole.values

@@ -25,7 +25,7 @@ def conformance(
         test_conformance = conformance("rewards.politeness")
 
     Args:
-        target, kind: what is checked, see `ppokit.testing.subject.find`.
+        target, kind: what is checked, see `ppokit.testing.find`.
         options: keys beside `use`; those of its first example, if not given.
         row: columns of the data set that it reads, the same for each response; likewise.
         seconds: that a call on twelve short responses may take; a check is given up after 30 times as long.

@@ -187,12 +187,17 @@ def test_validate_warns_where_nothing_wins(acme: Path) -> None:
     Path("r.yaml").write_text(RECIPE.replace("acme_shorter:Shorter", "acme_shorter:thing"))
     path = acme / "acme_shorter.py"
     path.write_text(SHORTER + "\nthing = ppokit_reward_providers()[0]\n")
-    with pytest.warns(PpokitWarning, match=r"answer of nothing, '', scores 0, more than .*\(-0\.4 at most\)"):
+    with pytest.warns(PpokitWarning, match=r"answer of nothing, '', scores 0, and no .*\(-0\.4 at most\)"):
         code, out, _ = run("validate", "r.yaml")
     assert code == 0
     assert "r.yaml: OK" in out.splitlines()
     assert run("validate", "r.yaml", "rewards.0.best=4")[0] == 0  # without a warning, which would be an error
     assert run("validate", "r.yaml", "rewards.0.weight=-1")[0] == 0
+    assert run("validate", "r.yaml", "rewards.0.weight=0")[0] == 0
+    with pytest.warns(
+        PpokitWarning, match=r"answer of nothing, '', scores -0\.2, and no .*\(-0\.2 at most\)"
+    ):
+        run("validate", "r.yaml", "rewards.0.best=2")
 
 
 @pytest.mark.thorough

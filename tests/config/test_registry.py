@@ -346,3 +346,24 @@ def test_what_is_built_for_another_version_is_refused_when_named(install: Instal
         registry.component("rewards", "later")
     metadata.write_text(metadata.read_text().replace(">=9", ">=0.0.1"))
     assert PluginRegistry().component("rewards", "later")[1] == "cat_later, later 1.5"
+
+
+def test_half_an_install_is_listed(install: Install, tmp_path: Path) -> None:
+    """Without its metadata nobody knows its name; the others are there all the same."""
+    install("whole-dist", {"rewards.whole": "whole_module"}, {"whole_module": REWARD.format("whole")})
+    install("half-dist", {"rewards.half": "half_module"}, {"half_module": REWARD.format("half")})
+    (metadata,) = tmp_path.glob("*/half_dist-1.5.dist-info/METADATA")
+    metadata.unlink()
+    entries = {entry.name: entry for entry in PluginRegistry().entries()}
+    assert (entries["whole"].distribution, entries["half"].distribution) == ("whole-dist", "unknown")
+    assert entries["half"].state == "not imported yet"
+    assert PluginRegistry().component("rewards", "half")[0].name == "half"
+    metadata.write_bytes(b"\xff\xfe no metadata")
+    assert {entry.name for entry in PluginRegistry().entries()} == {"half", "whole"}
+
+
+def test_what_is_decorated_under_another_name_is_listed(install: Install) -> None:
+    source = "from ppokit.plugin import reward\n@reward\ndef brief(responses): ...\n"
+    install("acme", {"rewards.short": "acme_decorated"}, {"acme_decorated": source})
+    with pytest.raises(PluginError, match=r"decorated in it is 'rewards.brief'; expected 'rewards.short'"):
+        PluginRegistry().component("rewards", "short")

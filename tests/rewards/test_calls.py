@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from components import reward
-from ppokit.errors import PpokitWarning, RewardError
+from ppokit.errors import PluginError, PpokitWarning, RewardError
 from ppokit.plugin import ChatPrompt, Max, RewardOutput, Rollout, Sample, Sum, hookimpl, http_client
 from ppokit.plugin.reductions import as_numbers
 from ppokit.rewards.event_loop import EventLoop
@@ -597,3 +597,41 @@ def test_a_provider_cannot_change_what_others_see(scorer: Make) -> None:
             (p.messages, p.tools)  # type: ignore[attr-defined]
             for p in known.prompts
         ]
+
+
+def test_a_coroutine_leaves_torch_as_it_was(scorer: Make) -> None:
+    """As a plain function must; what holds for its own thread alone holds for itself alone."""
+    seen: list[bool] = []
+
+    class Sets:
+        async def score(self, rollout: Rollout) -> RewardOutput:
+            await asyncio.sleep(0)
+            torch.set_default_dtype(torch.float64)
+            await asyncio.sleep(0)
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    class WithoutGradients:
+        def __init__(self) -> None:
+            self.turn = asyncio.Event()
+
+        async def score(self, rollout: Rollout) -> RewardOutput:
+            with torch.no_grad():
+                self.turn.set()
+                await asyncio.sleep(0.02)
+                seen.append(torch.is_grad_enabled())
+            seen.append(torch.is_grad_enabled())
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    without = WithoutGradients()
+
+    class Beside:
+        async def score(self, rollout: Rollout) -> RewardOutput:
+            await without.turn.wait()
+            seen.append(torch.is_grad_enabled())
+            return RewardOutput.from_values([1.0] * len(rollout))
+
+    with pytest.raises(PluginError, match=r"reward 'one' .* it called torch.set_default_dtype\(torch.floa"):
+        scorer(reward(Sets())).score(ROLLOUT)
+    assert torch.get_default_dtype() == torch.float32
+    scorer(reward(without, "a"), reward(Beside(), "b")).score(ROLLOUT)
+    assert seen == [True, False, True]

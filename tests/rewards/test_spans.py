@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from components import built
 from ppokit.errors import PluginError
-from ppokit.plugin import RewardOutput, Rollout, Scored, Span
+from ppokit.plugin import RewardOutput, Rollout, Scored, Span, decode_responses
 from ppokit.plugin.scoring import RewardContext
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.spans import token_ends, with_token_scores
@@ -102,3 +103,67 @@ def test_the_core_asks_and_maps(tokenizer: Any, provider: Any, expected: list[li
     finally:
         scorer.close()
     assert rewards.token_rewards.tolist() == expected
+
+
+def test_ends_of_long_responses_are_those_of_whole_prefixes() -> None:
+    """By a tokenizer that joins bytes of several characters; decoding does not grow with the square."""
+    text = "aé😀b \u0915\u094d\u0937 c" * 200
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=280, initial_alphabet=ALPHABET, show_progress=False)
+    trained.train_from_iterator([text], trainer)
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=trained)
+    ids = tokenizer(text)["input_ids"]
+    assert len(ids) > 1000
+    expected = []
+    for k in range(len(ids)):
+        (decoded,) = decode_responses(tokenizer, [[0]], [ids[: k + 1]])
+        same = (i for i, (a, b) in enumerate(zip(decoded, text, strict=False)) if a != b)
+        expected.append(max(next(same, min(len(decoded), len(text))), *expected[-1:], 0))
+    counted = Counting(tokenizer)
+    assert token_ends(counted, [0], ids, text) == expected  # type: ignore[arg-type]
+    assert counted.tokens < 200 * len(ids)
+
+
+class Counting:
+    """Counts the tokens that are decoded."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.tokens = tokenizer, 0
+
+    def decode(self, ids: Any, **more: Any) -> Any:
+        self.tokens += len(ids)
+        return self.tokenizer.decode(ids, **more)
+
+    def batch_decode(self, rows: Any, **more: Any) -> Any:
+        self.tokens += sum(map(len, rows))
+        return self.tokenizer.batch_decode(rows, **more)
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_characters_are_not_decoded_on_the_event_loop(tokenizer: Any, awaited: bool) -> None:
+    """Where they would keep every other call waiting."""
+    threads = set()
+
+    class Watching(Counting):
+        def batch_decode(self, rows: Any, **more: Any) -> Any:
+            threads.add(threading.current_thread().name)
+            return super().batch_decode(rows, **more)
+
+    class Spans:
+        def score(self, rollout: Rollout) -> RewardOutput:
+            return RewardOutput.of_spans([[Span(0, 1, 1.0)]] * len(rollout))
+
+    class Awaited(Spans):
+        async def score(self, rollout: Rollout) -> RewardOutput:  # type: ignore[override]
+            return Spans().score(rollout)
+
+    context = RewardContext(tokenizer=Watching(tokenizer))  # type: ignore[arg-type]
+    one = built("rewards", Awaited() if awaited else Spans(), retries=1)
+    scoring = Scorer([one], single_process(), 0.0, context=context)
+    rewards = scoring.score(rollout_of(tokenizer, "abcd", "ab"))
+    scoring.close()
+    assert rewards.token_rewards[:, 0].tolist() == [1.0, 1.0]
+    assert threads
+    assert "ppokit rewards" not in threads

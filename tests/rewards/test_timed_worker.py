@@ -130,6 +130,8 @@ class Each:
             re.match(r"(a+)+$", "a" * 64 + "b")
         if sample.prompt == "parts":
             return Scored(1.0, parts={"safe": Unsendable("x") if sample.id == "sample-1" else 2.0})
+        if sample.prompt == "noted":
+            return Scored(Unsendable("x"), parts={"safe": 0.5}, notes={"why": "no"})
         if sample.id == "sample-2":
             raise KeyError("x")
         if sample.prompt == "no use":
@@ -401,7 +403,7 @@ def test_a_response_at_a_time_costs_its_own_response_alone(here: Path) -> None:
     """Also where a coroutine holds the interpreter's lock, and could not be cancelled."""
     worker = worker_for("each", timeout=1.0)
     reward = built("rewards", worker, "timed", where=WHERE, timeout=1.0, isolate="process")
-    scoring = Scorer([reward], single_process(), 0.99)
+    scoring = Scorer([reward], single_process(), 1.0)
     rewards = scoring.score(rollout("backtrack"), step=5)
     assert rewards.outcomes["timed"] == ("scored", "failed", "failed")
     assert rewards.reasons["timed"] == ("", "TimeoutError: no answer in 1 s", "KeyError: 'x'")
@@ -412,6 +414,10 @@ def test_a_response_at_a_time_costs_its_own_response_alone(here: Path) -> None:
     rewards = by_parts.score(rollout("parts"))
     assert rewards.scores.tolist() == [2, 0, 2]
     assert rewards.reasons["timed"] == ("", "Unsendable: x", "")
+    noted = scoring.score(rollout("noted"))
+    assert noted.reasons["timed"] == ("Unsendable: x",) * 3
+    assert noted.notes["timed/why"] == ("no",) * 3
+    assert noted.parts["timed/safe"].tolist() == [0.5] * 3
     by_parts.close()
     scoring.close()
     worker.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import Field
 
 import wrong_plugins
 from ppokit.errors import PluginError
-from ppokit.plugin import Component
+from ppokit.plugin import Component, Example, Options, RewardOutput, Rollout, hookimpl
+from ppokit.plugin.hookspecs import Events
 from ppokit.testing import Fault, Subject, checks_of, conformance, find, run_checks
+from ppokit.testing.example_checks import scored
 from ppokit.testing.targets import kind_of
 from ppokit.testing.time_limit import paused, time_limit
 from wrong_plugins import FAULTS, Counts, Groups, OneAtATime, Wrong, component
@@ -216,3 +220,32 @@ def test_their_order_does_not_depend_on_what_was_imported_first() -> None:
     )
     completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert completed.stdout.split() == [check.name for check in checks_of("rewards")]
+
+
+def test_the_phases_are_those_of_a_run() -> None:
+    """As the event's documentation lists them."""
+    phases: list[str] = []
+
+    class Hears:
+        @hookimpl
+        def on_phase(self, phase: str) -> None:
+            phases.append(phase)
+
+    (check,) = [one for one in checks_of("observers") if one.name == "one_response"]
+    check.run(subject_of(Component("hears", lambda options, context: Hears()), "observers"))
+    known = re.findall(r"\w+", (Events.on_phase.__doc__ or "").partition(": ")[2])
+    assert phases
+    assert set(phases) <= set(known)
+
+
+def test_examples_take_options_by_their_aliases() -> None:
+    class Aliased(Options):
+        limit: int = Field(3, alias="most")
+
+        def score(self, rollout: Rollout) -> RewardOutput:
+            return RewardOutput.from_values([-abs(len(text) - self.limit) for text in rollout.responses])
+
+    subject = subject_of(Component("aliased", options=Aliased))
+    example = Example(("abcd",), ("abcdefg",))
+    result = scored(subject, example, Aliased.model_validate({"most": 4}))
+    assert (result.better, result.worse, result.nothing) == ([0.0], [-3.0], -4.0)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, create_model, field_validator
 
 from ppokit.plugin import (
     Advantages,
@@ -663,11 +663,9 @@ def by_the_width(self: Any, rollout: Rollout) -> Any:
     return RewardOutput.from_values([v / rollout.response_ids.shape[1] for v in values(rollout)])
 
 
-class Keyed(Options):
-    api_key: str = ""
-
-
-reward("options_secrets", "EnvSecret", options=Keyed)(type("KeyInTheRecipe", (Reward,), {}))
+for _name in ("api_key", "token", "hf_token", "openai_key", "password"):
+    _keyed = create_model("Keyed", __base__=Options, **{_name: (str, "")})  # type: ignore[call-overload]
+    reward("options_secrets", "EnvSecret", options=_keyed)(type(f"{_name}_in_the_recipe", (Reward,), {}))
 
 
 # Other kinds.
