@@ -68,9 +68,12 @@ class RunData:
     @property
     def last_step(self) -> int:
         """The step that was done last; 0 before the first. Samples alone may be of a step that failed."""
-        if self.changed is None:
-            return max(self.files, default=0)
-        return max((int(line["step"] or 0) for line in self.metrics), default=0)
+        if self.end is not None:
+            return self.end.step
+        return max(self.files if self.changed is None else self._measured_steps(), default=0)
+
+    def _measured_steps(self) -> list[int]:
+        return [int(line["step"] or 0) for line in self.metrics]
 
     @property
     def planned(self) -> int | None:
@@ -186,11 +189,13 @@ def _read_provenance(run: RunData) -> None:
 
 
 def _read_end(run: RunData) -> None:
-    """A run that goes on, was killed, or is of an older version has none."""
+    """A run that goes on, was killed, or is of an older version has none, or one of before it went on."""
     try:
-        run.end = End.of(json.loads((run.folder / "end.json").read_text(encoding="utf-8")))
+        end = End.of(json.loads((run.folder / "end.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return
+    if end is not None and end.step >= max(run._measured_steps(), default=0):
+        run.end = end
 
 
 def _read_metrics(run: RunData) -> None:

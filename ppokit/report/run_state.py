@@ -44,7 +44,7 @@ def state(run: RunData, now: float | None = None) -> State:
     Args:
         now: seconds of the epoch.
     """
-    end = _own_end(run)
+    end = run.end
     if end is not None and end.error:
         return "failed"
     if run.planned is not None and (run.last_step >= run.planned or _has_no_patience(run)):
@@ -59,7 +59,7 @@ def state(run: RunData, now: float | None = None) -> State:
 
 def ending(run: RunData, now: float | None = None) -> str:
     """The same in words, for the page's first lines."""
-    current, end = state(run, now), _own_end(run)
+    current, end = state(run, now), run.end
     after = f"after step {run.last_step}"
     if current == "running":
         written = time.gmtime(now)
@@ -75,13 +75,8 @@ def ending(run: RunData, now: float | None = None) -> str:
 
 def failure(run: RunData) -> str:
     """What ended the run, in a sentence; empty where it did not fail."""
-    end = _own_end(run)
+    end = run.end
     return f"The run failed after step {end.step}: {end.error}" if end is not None and end.error else ""
-
-
-def _own_end(run: RunData) -> End | None:
-    """That of the steps that are there: a run that went on has a later one."""
-    return run.end if run.end is not None and run.end.step >= run.last_step else None
 
 
 def _step_s(run: RunData) -> float:
