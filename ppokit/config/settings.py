@@ -181,7 +181,10 @@ class RunSettings(Section):
     checkpoint_every: int = Field(default=10, gt=0, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(default=2, gt=0, description="Checkpoints that are kept.")
     max_failed_rewards: float = Field(
-        default=0.0, ge=0, le=1, description="Largest share of failed reward outcomes in a step."
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Largest share of failed reward outcomes in a step, and in what an evaluator has scored.",
     )
     max_hung_calls: int = Field(
         default=8,

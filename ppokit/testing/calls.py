@@ -104,7 +104,10 @@ def history(rollout: Rollout, steps: int) -> list[tuple[str, dict[str, Any]]]:
     metrics = {"step": 1.0, "reward/mean": 0.5, "kl/reference": 0.1, "loss/ppo_clip": -0.1}
     start = {"step": 0, "steps": steps, "folder": folder, "recipe": {"run": {"steps": steps}}}
     events: list[tuple[str, dict[str, Any]]] = [("on_run_start", start)]
-    recorded = Recorded("rewards", rollout, {"score": rewards.scores.tolist()})
+    recorded = [
+        Recorded("rewards", rollout, {"score": rewards.scores.tolist()}, rewards),
+        Recorded("canary", rollout, {}, rewards),
+    ]
     for step in range(1, steps + 1):
         whole = {
             "rollout": rollout,
@@ -114,7 +117,7 @@ def history(rollout: Rollout, steps: int) -> list[tuple[str, dict[str, Any]]]:
         }
         events.append(("on_phase", {"step": step, "phase": "sampling"}))
         events.append(("on_step", {"step": step, **whole}))
-        measured = {"metrics": {"eval/rewards/mean": 0.5}, "records": [recorded]}
+        measured = {"metrics": {"eval/rewards/mean": 0.5}, "records": recorded}
         events.append(("on_evaluation", {"step": step, **measured}))
         events.append(("on_warning", {"step": step, "text": "the reward is the same everywhere"}))
         events.append(("on_checkpoint", {"step": step, "folder": folder}))
