@@ -27,7 +27,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write a page of what a run learned, or of several runs compared; also of one that still goes."""
-    from ppokit.report.files import write_report
+    from ppokit.report.write_report import write_report
 
     target = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     read = write_report(runs, target)

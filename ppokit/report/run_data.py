@@ -219,13 +219,18 @@ def _read_metrics(run: RunData) -> None:
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             damaged += number < len(lines) - 1  # an unfinished last line is what a kill leaves
             continue
-        names.update({name: visible(name, 200) for name in content.keys() - names.keys()})
+        names.update({name: _name(name) for name in content.keys() - names.keys()})
         numbers = {names[name]: _number(v) for name, v in content.items() if _is_number(v)}
         by_step[step] = {**by_step.get(step, {}), **numbers, "step": step}
     run.metrics = [by_step[step] for step in sorted(by_step)]
     if damaged:
         lines_are = "1 line of metrics.jsonl is" if damaged == 1 else f"{damaged} lines of metrics.jsonl are"
         run.missing.append(f"{lines_are} damaged and left out.")
+
+
+def _name(metric: str) -> str:
+    """On one line: the page's script reads several of them as lines."""
+    return visible(metric, 200).replace("\n", "⟨U+000A⟩")
 
 
 def _is_number(value: Any) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 State = Literal["finished", "running", "stopped", "failed", "not begun"]
 
 _QUIET_S = 180.0  # without a new line, a run has stopped; or the time of five steps, where that is longer
+_FIRST_STEP_S = 3600.0  # where no step has said yet how long it took
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def failure(run: RunData) -> str:
 
 def _step_s(run: RunData) -> float:
     """Seconds of the last step, and of the last evaluation: one may just be under way."""
-    return sum((run.series(f"time/{name}_s")[1] or [0.0])[-1] for name in ("step", "evaluation"))
+    steps, evaluations = (run.series(f"time/{name}_s")[1] for name in ("step", "evaluation"))
+    return (steps[-1] if steps else _FIRST_STEP_S / 5) + (evaluations[-1] if evaluations else 0.0)
 
 
 def _has_no_patience(run: RunData) -> bool:

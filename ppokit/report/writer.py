@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppokit.plugin.hookspecs import hookimpl
-from ppokit.report.files import write_report
 from ppokit.report.run_data import is_run
 from ppokit.report.tokens import texts_of
+from ppokit.report.write_report import write_report
 from ppokit.run.components import RunComponent
 
 if TYPE_CHECKING:

@@ -52,6 +52,11 @@ def hostile_run(folder: Path) -> Path:
         "plugins": {TEXTS[0]: TEXTS[1]},
     }
     (folder / "provenance.json").write_text(json.dumps(provenance))
+    for step, text in enumerate(WRITABLE[:6]):
+        columns = {"evaluator": [text], "id": [text], "outcome": ["finished"]}
+        columns |= {f"outcome/{text}": ["failed"], f"reason/{text}": [text]}
+        write_samples(folder, step, columns, kind="evaluation")
+    (folder / "end.json").write_text(json.dumps({"step": 3, "stopped_by": TEXTS[0], "error": TEXTS[1]}))
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ppokit.report.files import write_report
+from ppokit.report.write_report import write_report
 from report_browser import fetched, js, open_page
 from report_runs import learning_run, samples, write_metrics, write_samples
 from test_hostile_page import hostile_run

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ppokit.report.files import write_report
 from ppokit.report.tokens import TokenTexts
+from ppokit.report.write_report import write_report
 from report_browser import js, open_page, table
 from report_runs import Columns, learning_run, samples, write_metrics, write_samples
 
@@ -223,10 +223,11 @@ def test_long_texts_scroll_by_keyboard(driver: Chrome, tmp_path: Path) -> None:
     assert js(driver, "return document.querySelector('#cards li:first-child .response').tabIndex") == -1
 
 
-@pytest.mark.parametrize("name", ["reward/50 %", "a%20b", "reward/ü &c.", "%"])
+@pytest.mark.parametrize("name", ["reward/50 %", "a%20b", "reward/ü &c.", "%", "two\nlines"])
 def test_a_curve_of_any_name_is_opened_by_its_link(driver: Chrome, tmp_path: Path, name: str) -> None:
     """By a click, and by the address that the browser makes of it."""
-    write_metrics(tmp_path, [{"step": s, "reward/mean": 0.5, "a b": 1.0, name: s} for s in (1, 2)])
+    name, measured = name.replace("\n", "⟨U+000A⟩"), name
+    write_metrics(tmp_path, [{"step": s, "reward/mean": 0.5, "a b": 1.0, measured: s} for s in (1, 2)])
     write_report([tmp_path], tmp_path / "report.html")
     hidden = "return plots.find((figure) => figure.dataset.names === arguments[0]).hidden"
     follow = (

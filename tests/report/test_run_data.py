@@ -43,10 +43,10 @@ def test_one_that_goes_on_and_one_that_was_killed(tmp_path: Path, quiet: float, 
 
 @pytest.mark.parametrize(
     "seconds",
-    [{"time/step_s": 600.0}, {"time/step_s": 10.0, "time/evaluation_s": 300.0}],
-    ids=["steps", "evaluations"],
+    [{"time/step_s": 600.0}, {"time/step_s": 10.0, "time/evaluation_s": 300.0}, {"time/step_s": None}],
+    ids=["steps", "evaluations", "the first step"],
 )
-def test_slow_steps_and_evaluations_are_no_death(tmp_path: Path, seconds: dict[str, float]) -> None:
+def test_slow_steps_and_evaluations_are_no_death(tmp_path: Path, seconds: dict[str, float | None]) -> None:
     """A later step, without an evaluation, has no seconds of one."""
     learning_run(tmp_path)
     write_recipe(tmp_path, 20)
