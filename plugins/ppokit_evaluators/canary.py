@@ -186,16 +186,14 @@ class Canary:
         metrics = {"scored": float(rewards.scored.float().mean())}
         shares: dict[str, list[float | None]] = {}
         for name, (numbers, known) in compared.items():
-            own, of_people = numbers[known], ratings[known]
-            rho = _spearman(own, of_people)
+            rho = _spearman(numbers[known], ratings[known])
             if math.isnan(rho):
                 continue
             metrics[name] = rho
             self.first.setdefault(name, rho)
-            if by_response := _shares(rho, own, of_people):
-                metrics[f"{name}/std_error"] = standard_error(by_response)
-                left = iter(by_response)
-                shares[name] = [next(left) if is_known else None for is_known in known.tolist()]
+            if by_response := _shares(rho, numbers, ratings, known.nonzero().flatten().tolist()):
+                metrics[f"{name}/std_error"] = standard_error(list(by_response.values()))
+                shares[name] = [by_response.get(i) for i in range(len(known))]
         # Correlations are of responses, whichever prompts they share.
         view.record(replace(rollout, group_ids=torch.arange(len(rollout))), shares)
         fallen = self.fallen(metrics, len(rated.ratings))
@@ -251,11 +249,13 @@ def _spearman(x: Tensor, y: Tensor) -> float:
     return rank_correlation(x.double().numpy(), y.double().numpy())
 
 
-def _shares(rho: float, x: Tensor, y: Tensor) -> list[float]:
-    """What each response adds to a correlation; none where it cannot be taken without one of them."""
-    others = [[*range(i), *range(i + 1, len(x))] for i in range(len(x))]
+def _shares(rho: float, x: Tensor, y: Tensor, known: list[int]) -> dict[int, float]:
+    """What each of the known responses adds to their correlation; none where one cannot be left out."""
+    others = [[*known[:i], *known[i + 1 :]] for i in range(len(known))]
     left_out = [_spearman(x[own], y[own]) for own in others]
-    return [] if any(map(math.isnan, left_out)) else jackknife_shares(rho, left_out)
+    if any(map(math.isnan, left_out)):
+        return {}
+    return dict(zip(known, jackknife_shares(rho, left_out), strict=True))
 
 
 def check(options: CanaryOptions, context: CheckContext) -> Iterable[str]:
