@@ -30,7 +30,7 @@ class ModelError(PpokitError):
 
 
 class RewardError(PpokitError):
-    """A reward provider failed more often than the recipe's error budget allows."""
+    """A reward provider failed for more responses than the recipe allows, or its calls do not end."""
 
 
 class RolloutError(PpokitError):

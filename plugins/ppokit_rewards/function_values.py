@@ -18,7 +18,7 @@ def values_of(returned: Any, rollout: Rollout, name: str) -> list[Value]:
     Raises:
         PluginError: it is something else.
     """
-    expected = f"expected {len(rollout)} numbers, one per response"
+    expected = f"expected {len(rollout)} number{'' if len(rollout) == 1 else 's'}, one per response"
     shape = getattr(returned, "shape", None)  # an array or tensor, also one on an accelerator
     if shape is not None and hasattr(returned, "tolist"):
         if len(shape) != 1:
@@ -29,7 +29,8 @@ def values_of(returned: Any, rollout: Rollout, name: str) -> list[Value]:
             f"reward function {name} returned {what(returned)}; {expected}, in a list, tuple or array"
         )
     if len(returned) != len(rollout):
-        raise PluginError(f"reward function {name} returned {len(returned)} numbers; {expected}")
+        actual = "1 number" if len(returned) == 1 else f"{len(returned)} numbers"
+        raise PluginError(f"reward function {name} returned {actual}; {expected}")
     return [_value(value, rollout, i, name) for i, value in enumerate(returned)]
 
 

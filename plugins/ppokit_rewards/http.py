@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from ppokit.plugin import (
+    CALL_METRICS,
     BuildContext,
     CheckContext,
     Component,
@@ -36,8 +37,6 @@ from ppokit_rewards.service import ServiceError, ServiceOptions, key_problems, p
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_RESERVED = {"scored", "abstained", "failed", "imputed", "retried"}  # the core's, beside parts' names
 
 
 class HttpOptions(ServiceOptions):
@@ -136,13 +135,13 @@ def _columns(
         fits = isinstance(column, list) and len(column) == count
         if not strict:  # other numbers are of the whole request
             if fits and (plain := name.replace("/", "_").strip("_")):
-                yield plain if plain not in _RESERVED else f"{plain}_", column
+                yield plain if plain not in CALL_METRICS else f"{plain}_", column
             continue
         if not fits:
             raise ServiceError(
                 f"the service answered {key}.{name} as {shown(column, 80)}; expected {count} entries"
             )
-        if not name or "/" in name or name in _RESERVED:
+        if not name or "/" in name or name in CALL_METRICS:
             raise ServiceError(
                 f"the service answered {key} with the name {shown(name, 80)}, which is no name"
             )

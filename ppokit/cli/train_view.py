@@ -97,13 +97,14 @@ class Display:
 
     @hookimpl
     def on_step(self, step: int, rollout: Rollout, rewards: Rewards, metrics: Mapping[str, float]) -> None:
-        self.last = metrics["reward/mean"]
-        if self.first is None:
-            self.first = self.last
+        mean = metrics["reward/mean"]
+        if not math.isnan(mean):  # of a step in which something was scored
+            self.last = mean
+            self.first = mean if self.first is None else self.first
         kl = f"  KL {metrics['kl/k1']:.4f}" if "kl/k1" in metrics else ""
         left = (time.monotonic() - self._started) / (step - self._done_before) * (self.steps - step)
         self._print(
-            f"step {step:>{len(str(self.steps))}}/{self.steps}  reward {self.last:7.3f}{kl}"
+            f"step {step:>{len(str(self.steps))}}/{self.steps}  reward {mean:7.3f}{kl}"
             f"  length {metrics['response/length']:5.1f}  {metrics['time/step_s']:5.1f} s  {_time(left)} left"
         )
         if self.sample_every and step % self.sample_every == 0:
@@ -145,8 +146,11 @@ class Display:
     def summarize(self, trainer: PPOTrainer) -> None:
         """Print the reward's change, and where the results are."""
         folder = self._folder
+        steps = f"{trainer.step} step{'' if trainer.step == 1 else 's'}"
         if self.first is not None:
-            self._print(f"\nreward {self.first:.3f} -> {self.last:.3f} in {trainer.step} steps")
+            self._print(f"\nreward {self.first:.3f} -> {self.last:.3f} in {steps}")
+        elif trainer.step > self._done_before:
+            self._print(f"\nno response was scored in {steps}: nothing was learned from rewards")
         if (folder / "report.html").exists():
             self._print(f"report   {folder / 'report.html'}")
         self._print(f"plot     {folder / 'reward.png'}")

@@ -46,6 +46,16 @@ class SelectedComponent:
         return self.component.runs_on
 
     @property
+    def is_async(self) -> bool:
+        """Whether it is a reward that is awaited, as far as that shows before it is built.
+
+        Raises:
+            PluginError: the plugin failed.
+        """
+        with plugin_call(self.where, "awaited"):
+            return self.component.is_async(self.options)
+
+    @property
     def imports(self) -> Mapping[str, Path | None]:
         """Whose code its options name, with its file where that is no module.
 

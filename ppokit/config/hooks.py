@@ -89,6 +89,10 @@ def check_component(component: Component, kind: str, who: str) -> None:
         )
     if component.runs_on not in ("each", "main"):
         raise PluginError(f"{who}: runs_on is {component.runs_on!r}; expected 'each' or 'main'")
+    for name in ("awaited", "imports"):
+        given = getattr(component, name)
+        if given is not None and not callable(given):
+            raise PluginError(f"{who}: {name} is {given!r}; expected a function of the options")
     if component.build is Component.build and not has_method(kind, component.options):
         raise PluginError(
             f"{who} has no build, so that its options are its object, and {component.options.__name__} "

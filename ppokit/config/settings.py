@@ -225,7 +225,8 @@ class PluginSettings(Section):
     only: tuple[Text, ...] | None = Field(
         default=None,
         description="Whose components the recipe may name beside ppokit's own, before any is imported: "
-        "distributions, and modules of use: module:thing. Not set: whatever is installed.",
+        "distributions, modules of use: module:thing, and what options name (a function's module, a "
+        "metric's distribution, path or name on the hub). Not set: whatever is installed.",
     )
 
 

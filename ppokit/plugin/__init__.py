@@ -53,7 +53,7 @@ from ppokit.plugin.recorded import as_generation
 from ppokit.plugin.reductions import Max, Mean, Metric, Sum
 from ppokit.plugin.response_text import decode_responses, encode_response
 from ppokit.plugin.returns import broadcast_to_tokens, group_sums, reward_to_go, whole_reward
-from ppokit.plugin.reward_output import Outcome, RewardOutput, Scored, Span, Value
+from ppokit.plugin.reward_output import CALL_METRICS, Outcome, RewardOutput, Scored, Span, Value
 from ppokit.plugin.scoring import RewardContext, Sample, http_client
 from ppokit.plugin.secrets import EnvSecret, names_secret
 from ppokit.plugin.types import (
@@ -70,6 +70,7 @@ from ppokit.plugin.types import (
 from ppokit.plugin.visible_text import visible
 
 __all__ = [
+    "CALL_METRICS",
     "AdvantageEstimator",
     "AdvantageWeighting",
     "AdvantageWeights",

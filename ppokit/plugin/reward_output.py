@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _LONGEST_REASON = 2000  # characters: a service's answer may be the reason
 
 Outcome = Literal["scored", "abstained", "failed"]
+CALL_METRICS = ("scored", "abstained", "failed", "imputed", "retried")
+"""What the core itself reports under `reward/<name>/`: names that no part, note or metric may have."""
 Value = float | None | BaseException
 """A score; None abstains; an exception fails that response, and is the reason."""
 

@@ -12,10 +12,9 @@ from torch import Tensor
 from ppokit.config.components import BuiltComponent
 from ppokit.errors import PluginError, excerpt_of
 from ppokit.messages import listed
-from ppokit.plugin.reward_output import Outcome, RewardOutput
+from ppokit.plugin.reward_output import CALL_METRICS, Outcome, RewardOutput
 from ppokit.plugin.types import Rollout
 from ppokit.training.contracts import check_tensor, component_metrics
-from ppokit.training.metrics import CALL_METRICS
 
 
 def check_output(output: object, rollout: Rollout, reward: BuiltComponent) -> RewardOutput:

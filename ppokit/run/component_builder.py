@@ -22,7 +22,7 @@ def in_own_process(reward: SelectedComponent) -> bool:
     settings = reward.settings
     if settings.isolate is not None:
         return bool(settings.isolate == "process")
-    return settings.timeout is not None and not reward.component.is_async(reward.options)
+    return settings.timeout is not None and not reward.is_async
 
 
 @dataclass
@@ -50,7 +50,7 @@ class ComponentBuilder:
     def build_reward(self, selected: SelectedComponent) -> BuiltComponent:
         """A reward; in a process of its own where the recipe says so, or where its timeout needs one."""
         context, alone = self.context, in_own_process(selected)
-        beside = selected.settings.beside_main_thread or selected.component.is_async(selected.options)
+        beside = selected.settings.beside_main_thread or selected.is_async
         if alone or beside:  # while the main thread computes with the base
             context = replace(context, base=None)
         elsewhere = selected.runs_on == "main" and not self.is_main

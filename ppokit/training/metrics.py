@@ -26,9 +26,6 @@ KL_ESTIMATORS: tuple[KLEstimator, ...] = ("k1", "k3")
 UNSCORED: tuple[Outcome, ...] = ("abstained", "failed")
 """Outcomes whose share of the responses the core reports under `reward/<name>/`."""
 
-CALL_METRICS = ("scored", *UNSCORED, "imputed", "retried")
-"""What the core itself reports under `reward/<name>/`."""
-
 
 def step_metrics(rollout: Rollout, rewards: Rewards, advantages: Advantages, step: int) -> dict[str, float]:
     """Of a step's rollout, rewards and advantages."""

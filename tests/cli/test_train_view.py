@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,27 @@ def test_the_summary_names_the_best_policy_where_one_was_kept(
     assert f"policy   {tmp_path / 'policy'}" in lines
     best = f"best     {tmp_path / 'policy-best'} (step 20, eval/rewards/mean 0.750)"
     assert (best in lines) == kept
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        ([math.nan, math.nan], "no response was scored in 2 steps: nothing was learned from rewards"),
+        ([math.nan], "no response was scored in 1 step: nothing was learned from rewards"),
+        ([math.nan, 1.0, 2.0, math.nan], "reward 1.000 -> 2.000 in 4 steps"),
+    ],
+)
+def test_the_summary_is_of_steps_in_which_something_was_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], means: list[float], expected: str
+) -> None:
+    display = Display(steps=len(means), sample_every=0)
+    display._folder = tmp_path
+    for step, mean in enumerate(means, 1):
+        metrics = {"reward/mean": mean, "response/length": 3.0, "time/step_s": 1.0}
+        display.on_step(step, None, None, metrics)  # type: ignore[arg-type]
+    trainer: Any = SimpleNamespace(step=len(means), settings=SimpleNamespace(evaluation=None))
+    display.summarize(trainer)
+    assert expected in capsys.readouterr().out.splitlines()
 
 
 def test_an_evaluation_shows_the_best_metric_first_and_how_far_each_has_come(

@@ -277,6 +277,10 @@ NICE = "Component('w', None)"
             HEAD + HOOK + "[Component('w', None, runs_on='mian')]\n",
             "runs_on is 'mian'; expected 'each'",
         ),
+        (
+            HEAD + HOOK + "[Component('w', None, awaited=True)]\n",
+            "awaited is True; expected a function of the options",
+        ),
         (HEAD + HOOK + "[Component('w')]\n", "has no build, so that its options are its object"),
         (HEAD + HOOK + "1 / 0\n", "ppokit_reward_providers() failed: ZeroDivisionError"),
         (HEAD + HOOK + "exit(0)\n", "ppokit_reward_providers() failed: SystemExit: 0"),

@@ -75,6 +75,7 @@ def types() -> str:
 
 
 OTHERS = {
+    "CALL_METRICS": "What the core itself reports under `reward/<name>/`: names that a part may not have.",
     "hookimpl": "Marks a function as a hook of its module, or a method as one that hears of an event.",
     "KLEstimator": "`k1`, `k2` or `k3`.",
     "Metric": "A number, or one with how it is merged: `Mean`, `Sum` or `Max`.",

@@ -98,7 +98,7 @@ def test_takes_any_sequence_of_numbers(make_rollout, returned) -> None:
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ([1.0], "returned 1 numbers; expected 2 numbers, one per response"),
+        ([1.0], "returned 1 number; expected 2 numbers, one per response"),
         ([1.0, 2.0, 3.0], "returned 3 numbers; expected 2"),
         (None, r"returned None \(NoneType\); expected 2"),
         (1.0, r"returned 1.0 \(float\)"),

@@ -156,7 +156,7 @@ def test_lora_adapts_nothing(recipe_file: RecipeFile, fails: Callable[..., str])
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return [1.0]", "returned 1 numbers; expected 8 numbers, one per response"),
+        ("return [1.0]", "returned 1 number; expected 8 numbers, one per response"),
         ("return [float('nan')] * len(responses)", "expected a finite number"),
         ("return ['x'] * len(responses)", "expected a finite number"),
         ("return None", "expected 8 numbers"),

@@ -110,6 +110,23 @@ def test_two_evaluate_as_one(recipe_file: RecipeFile, tmp_path: Path) -> None:
     assert best[0]["step"] == best[1]["step"]
 
 
+@pytest.mark.thorough
+def test_two_compare_the_responses_of_a_group_as_one(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    """Five groups of three: each is compared whole, on either process, however calls are cut."""
+    rollout = {"max_new_tokens": 10, "prompts_per_step": 5, "responses_per_prompt": 3}
+    recipe = recipe_file(rollout=rollout, rewards=[{"use": "diversity", "n": 1, "concurrency": 2}])
+    train_alone(recipe, tmp_path / "one", "run.steps=2")
+    two = launch(torchrun(), "train", recipe, f"run.out={tmp_path / 'two'}", "run.steps=2", cwd=tmp_path)
+    assert two.returncode == 0, two.stderr
+    assert_close(tmp_path / "two", tmp_path / "one", 2)
+    columns = [
+        [row["reward/diversity"] for rows in rollouts_of(tmp_path / name).values() for row in rows]
+        for name in ("one", "two")
+    ]
+    assert columns[0] == columns[1]
+    assert len(set(columns[0])) > 5
+
+
 @pytest.mark.parametrize(("minibatches", "value"), [(1, "own_adapter"), (2, "policy_trunk")])
 def test_two_equal_one(recipe_file: RecipeFile, tmp_path: Path, minibatches: int, value: str) -> None:
     update = {"learning_rate": 1e-3, "epochs": 2, "minibatches": minibatches, "tokens_per_microbatch": 64}
@@ -178,7 +195,7 @@ def reward(responses):
 
 @pytest.mark.parametrize(
     ("rank", "does", "message"),
-    [(1, "raise KeyError('no answer')", "no answer"), (0, "return [1.0]", "returned 1 numbers")],
+    [(1, "raise KeyError('no answer')", "no answer"), (0, "return [1.0]", "returned 1 number")],
 )
 def test_a_reward_that_fails_on_one_process_stops_both(
     recipe_file: RecipeFile,
