@@ -15,7 +15,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from recipes.uses.autocomplete.rewards import Likelihood, keystrokes
 from recipes.uses.sensitive_information.judge import f1
-from recipes.uses.sensitive_information.rewards import exact, invented, spans
+from recipes.uses.sensitive_information.rewards import exact, invented, passed_over, spans
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,7 @@ BOTH = '{"name": ["Ann Lee"], "phone": ["555 0101"]}'
 def test_f1_of_what_is_named(answer: str, reference: str, expected: float) -> None:
     assert f1(answer, reference) == pytest.approx(expected)
     assert exact(answer, reference) == float(expected == 1)
+    assert passed_over(answer, reference) == -float(reference != "{}" and not spans(answer))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What an answer names, and its rewards: for being right as a whole, and for inventing nothing."""
+"""What an answer names, and its rewards: for being whole, for inventing nothing, for passing over not all."""
 
 import json
 
@@ -18,6 +18,11 @@ def spans(answer):
 def exact(response, reference):
     """1 where the answer names all that the reference names, and nothing else; 0 elsewhere."""
     return float(spans(response) == spans(reference))
+
+
+def passed_over(response, reference):
+    """-1 where the answer names nothing and there is something to find: `{}` is never wrong otherwise."""
+    return -float(bool(spans(reference)) and not spans(response))
 
 
 def invented(prompt, response):
