@@ -109,6 +109,8 @@ THOROUGH = (
     "test_signals.py::test_a_second_signal_ends_a_process_in_which_python_does_not_run",
     "test_timed_worker.py::test_state_outlives_the_process",
     "test_timed_worker.py::test_it_hears_of_events",
+    "test_timed_worker.py::test_state_is_that_of_one_process",
+    "test_timed_worker.py::test_a_coroutine_is_cancelled_though_nothing_showed_it",
     "test_timed_worker.py::test_it_does_not_outlive_a_trainer_that_is_killed",
     *(f"test_new_plugin.py::test_it_conforms_and_is_tidy[{kind}]" for kind in PLUGINS),
     *(f"{test}[{preset}]" for test in OF_PRESETS for preset in PRESETS),
