@@ -252,15 +252,20 @@ def test_a_server_says_when_to_ask_again_and_that_it_is_of_no_use(scorer: Make) 
     assert retry_after(for_ever) == 60
 
 
-def test_calls_begin_no_more_often_than_the_recipe_says(scorer: Make) -> None:
-    moments: list[float] = []
+def test_calls_begin_no_more_often_than_the_recipe_says(
+    scorer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that stands still: each call waits for its turn."""
+    waits: list[float] = []
 
-    async def judge(index: int) -> float:
-        moments.append(asyncio.get_running_loop().time())
-        return 1.0
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
 
-    scorer(reward(Each(judge), rate_limit=50)).score(ROLLOUT)
-    assert max(moments) - min(moments) >= (COUNT - 1) / 50 - 0.001
+    clock = SimpleNamespace(time=lambda: 100.0)
+    still = SimpleNamespace(get_running_loop=lambda: clock, sleep=sleep)
+    monkeypatch.setattr("ppokit.rewards.limits.asyncio", still)
+    scorer(reward(Each(_half), rate_limit=50)).score(ROLLOUT)
+    assert waits == pytest.approx([n / 50 for n in range(COUNT)])
 
 
 def test_one_loop_and_one_client_for_all_steps(scorer: Make) -> None:
