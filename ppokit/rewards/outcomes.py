@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ppokit.config.components import BuiltComponent
 from ppokit.errors import RewardError
 from ppokit.plugin.types import Rewards, Rollout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SHOWN = 3  # causes in a message
 _LONGEST = 300  # characters of one
@@ -83,6 +84,8 @@ def impute(scores: Tensor, scored: Tensor, failed: Tensor, group_ids: Tensor) ->
 
     Returns: scores, and [B] bool of those that have one in place of a failure: none where nothing was scored.
     """
+    import torch
+
     if not bool(failed.any()) or not bool(scored.any()):
         return scores, torch.zeros_like(failed)
     scores = scores.clone()
