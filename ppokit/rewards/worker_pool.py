@@ -19,7 +19,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ppokit.errors import PluginError, PpokitError
+from ppokit import errors
+from ppokit.errors import PpokitError
 from ppokit.rewards.limits import SentFailureError
 
 _MAIN = (
@@ -183,7 +184,7 @@ class _Process:
         if isinstance(value, SentFailureError):
             raise value
         if kind:
-            raise PluginError(value)
+            raise getattr(errors, kind)(value)
         return value, state
 
     def end(self, *, kill: bool) -> None:

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from types import MappingProxyType
 from typing import Any
 
+from ppokit import errors
 from ppokit.errors import (
     PluginError,
     PpokitError,
@@ -53,7 +54,7 @@ def main() -> None:
         asked = _Asked(score, where, context.tokenizer)
     except PpokitError as error:  # of a class that the trainer may not know
         text = str(error) if where in str(error) else f"{where}: {error}"
-        connection.send_bytes(pickle.dumps(("PluginError", text, None)))
+        connection.send_bytes(pickle.dumps((_class_name(error), text, None)))
         return
     name = "score_one" if one_at_a_time else "score"
     about = (name, asked.loop is not None, sizes, isinstance(provider, Stateful), events)
@@ -153,6 +154,12 @@ def _close(provider: Any, where: str, loop: EventLoop | None) -> None:
                     (loop or EventLoop()).run(closing)
     except PpokitError as error:  # nobody waits for an answer any more
         print(f"ppokit: warning: {error}", file=sys.stderr)
+
+
+def _class_name(error: PpokitError) -> str:
+    """Of the nearest class in ppokit.errors that is built of a text alone, as the trainer builds it."""
+    known = (own for own in type(error).__mro__ if own.__module__ == errors.__name__)
+    return next(own.__name__ for own in known if "__init__" not in vars(own))
 
 
 def _reply(connection: Connection, kind: str, value: object, provider: Any, where: str) -> None:
