@@ -72,8 +72,7 @@ class PPOTrainer:
             self.step = self.recorder.begin(checkpoint)
         self.lifetime, self.checkpointer = self.recorder.lifetime, self.recorder.checkpointer
         self._first_update = FirstUpdate(parts.policy_hash(), self.settings.update, done=self.step > 0)
-        self.clock = Clock(self.roles.device)
-        self.signals = Signals(self.processes)
+        self.clock, self.signals = Clock(self.roles.device), Signals(self.processes)
 
     def train(self) -> None:
         """Run every step that is left, then close the components unless a `with` block holds them open.
