@@ -37,12 +37,16 @@ class Size:
     bias: bool = True
 
     @property
+    def keys(self) -> int:
+        """Outputs of the key projection, and of the value's."""
+        return self.hidden // self.heads * self.key_heads
+
+    @property
     def linear(self) -> list[tuple[int, int]]:
         """Inputs and outputs of a layer's projections."""
-        keys = self.hidden // self.heads * self.key_heads
         square, key, up, down = (
             (self.hidden,) * 2,
-            (self.hidden, keys),
+            (self.hidden, self.keys),
             (self.hidden, self.inner),
             (self.inner, self.hidden),
         )
@@ -50,8 +54,7 @@ class Size:
 
     @property
     def parameters(self) -> int:
-        keys = self.hidden // self.heads * self.key_heads
-        biases = self.hidden + 2 * keys if self.bias else 0
+        biases = self.hidden + 2 * self.keys if self.bias else 0
         layer = sum(a * b for a, b in self.linear) + biases + 2 * self.hidden
         return self.layers * layer + self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
 
@@ -62,8 +65,7 @@ class Size:
     @property
     def memory(self) -> tuple[int, int, int]:
         """Bytes of the base, of what is trained, and of cache and activations."""
-        keys = self.hidden // self.heads * self.key_heads
-        cache = RESPONSES * (PROMPT + RESPONSE) * self.layers * 2 * keys * 2
+        cache = RESPONSES * (PROMPT + RESPONSE) * self.layers * 2 * self.keys * 2
         activations = MICRO_BATCH * self.layers * self.hidden * 2
         return 2 * self.parameters, 18 * self.adapters, cache + activations
 

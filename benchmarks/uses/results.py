@@ -144,14 +144,20 @@ def _by_prompt(rows: Sequence[dict[str, Any]], judge: str) -> list[float]:
     Raises:
         ValueError: the evaluator recorded no such number, or not of every prompt.
     """
-    evaluator, _, name = judge.partition("/")
+    means = _means(rows, judge)
+    if not means or list(means) != list(range(len(means))):
+        raise ValueError(f"the evaluation has no {judge} of every held-out prompt")
+    return list(means.values())
+
+
+def _means(rows: Sequence[dict[str, Any]], number: str) -> dict[int, float]:
+    """By held-out prompt, in their order: the mean of its answers that have the number."""
+    evaluator, _, name = number.partition("/")
     groups: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         if row["evaluator"] == evaluator and row.get(name) is not None:
             groups[row["group"]].append(row[name])
-    if not groups or sorted(groups) != list(range(len(groups))):
-        raise ValueError(f"the evaluation has no {judge} of every held-out prompt")
-    return [_round(math.fsum(own) / len(own)) for _, own in sorted(groups.items())]
+    return {group: _round(math.fsum(own) / len(own)) for group, own in sorted(groups.items())}
 
 
 def _beside(
@@ -160,11 +166,8 @@ def _beside(
     """The second number that a use is judged by, of the prompts that have it."""
     if use.beside is None:
         return None
-    evaluator, _, name = use.beside[0].partition("/")
-    return {
-        when: [_round(row[name]) for row in rows if row["evaluator"] == evaluator and row[name] is not None]
-        for when, rows in (("before", before), ("after", after))
-    }
+    number, _ = use.beside
+    return {"before": list(_means(before, number).values()), "after": list(_means(after, number).values())}
 
 
 def _answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

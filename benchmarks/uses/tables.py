@@ -157,18 +157,14 @@ def _line(label: str, text: str) -> str:
 
 
 def _row(use: Use, runs: Sequence[dict[str, Any]], recipes: str) -> tuple[str, ...]:
-    mean, low, high = interval(runs)
-    is_current = all(run["files"] == digest(inputs(use)) for run in runs)
-    beside = ""
-    if use.beside is not None:
-        second, least, most = interval(runs, "beside")
-        beside = f"; {use.beside[1]} {_signed(second)} ({_signed(least)} to {_signed(most)})"
+    is_current = {run["files"] for run in runs} == {digest(inputs(use))}
+    beside = "" if use.beside is None else f"; {use.beside[1]} {_gain(runs, 'beside')}"
     return (
         f"[{use.title}]({recipes}/{use.name}){'' if is_current else f' {EARLIER}'}",
         use.measure,
         _number(_mean(runs, "before")),
         _number(_mean(runs, "after")),
-        f"{_signed(mean)} ({_signed(low)} to {_signed(high)}){beside}",
+        f"{_gain(runs)}{beside}",
         ", ".join(_signed(interval([run])[0]) for run in runs),
         *(cell(runs, name) for name in GUARDS),
         " to ".join(
@@ -184,12 +180,7 @@ def _sentence(use: Use, runs: Sequence[dict[str, Any]]) -> str:
     count = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
     steps = sorted({run["steps"] for run in runs})
     before, after = (_number(_mean(runs, when)) for when in ("before", "after"))
-    beside = ""
-    if use.beside is not None:
-        second, least, most = interval(runs, "beside")
-        beside = (
-            f" {use.beside[1].capitalize()}: gain {_signed(second)} ({_signed(least)} to {_signed(most)})."
-        )
+    beside = "" if use.beside is None else f" {use.beside[1].capitalize()}: gain {_gain(runs, 'beside')}."
     return (
         f"{use.measure}: {before} before, {after} after; gain "
         f"{_signed(mean)}, 95 % interval {_signed(low)} to {_signed(high)} ({count}, "
@@ -197,6 +188,11 @@ def _sentence(use: Use, runs: Sequence[dict[str, Any]]) -> str:
         f"{max(run['minutes'] for run in runs):.0f} minutes, {max(run['peak_gb'] for run in runs):.1f} GB)."
         f"{beside}"
     )
+
+
+def _gain(runs: Sequence[dict[str, Any]], key: str = "judge") -> str:
+    mean, low, high = map(_signed, interval(runs, key))
+    return f"{mean} ({low} to {high})"
 
 
 def _mean(runs: Sequence[dict[str, Any]], when: str) -> float:

@@ -17,23 +17,13 @@ from types import MappingProxyType
 from typing import Any
 
 from ppokit import errors
-from ppokit.errors import (
-    PluginError,
-    PpokitError,
-    plugin_call,
-    reason_of,
-)
+from ppokit.errors import PluginError, PpokitError, plugin_call, reason_of
 from ppokit.plugin.coroutines import is_coroutine_function
 from ppokit.plugin.event_methods import event_methods
 from ppokit.plugin.protocols import BuildContext, Stateful
 from ppokit.plugin.reward_output import RewardOutput, Scored
 from ppokit.plugin.scoring import RewardContext
-from ppokit.rewards.attempts import (
-    attempt,
-    attempt_async,
-    score_method,
-    takes_context,
-)
+from ppokit.rewards.attempts import attempt, attempt_async, score_method, takes_context
 from ppokit.rewards.call_sizes import CallSizes
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.limits import SentFailureError
