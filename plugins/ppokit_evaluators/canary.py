@@ -171,6 +171,7 @@ class Canary:
             self._rated = rated_responses(
                 self.options, self._table, self._cells, view.training_rows, view.prompt_column
             )
+            self._warn_of_overlap(self._rated.prompts, view)
         rated = self._rated
         rollout = view.recorded(
             rated.prompts, rated.responses, separator=self.options.separator, rows=rated.rows
@@ -201,6 +202,17 @@ class Canary:
             view.warn(self.warning(metrics, fallen))
         metrics |= {f"{name}/warning": float(name in fallen) for name in CORRELATIONS if name in metrics}
         return {**metrics, "warning": float(bool(fallen))}
+
+    def _warn_of_overlap(self, prompts: Sequence[str], view: EvaluationView) -> None:
+        training = [row[view.prompt_column] for row in view.training_rows]
+        known = {prompt for prompt in training if isinstance(prompt, str)}
+        if shared := [prompt for prompt in prompts if prompt in known]:
+            view.warn(
+                f"path: the prompts of {len(shared)} of the {len(prompts)} rated responses of "
+                f"{self.options.path} are among the training prompts too, so that the correlations are too "
+                f"kind; expected ratings of prompts that nothing trains on, such as 'ppokit ratings split' "
+                f"keeps back. The first is {shared[0][:60]!r}"
+            )
 
     @hookimpl
     def on_step(self, metrics: Mapping[str, float]) -> None:

@@ -113,7 +113,9 @@ def check(options: MetricOptions, context: CheckContext) -> Iterable[str]:
             of="held-out prompts",
             per_response=False,
         )
-    for name in options.names:
+    for name in dict.fromkeys(options.names):
+        if options.names.count(name) > 1:
+            yield f"metric: names {name!r} {options.names.count(name)} times; expected each metric once"
         yield from problems(name)
 
 

@@ -155,6 +155,16 @@ def rated(path: Path, rows: Sequence[dict[str, Any]], column: str = "prompt", **
     return rated_responses(options, table, cells, rows, column)
 
 
+def test_prompts_that_training_has_too_are_counted_once(five: Canary) -> None:
+    view = View([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])
+    view.training_rows = [{"prompt": "p2"}, {"prompt": [{"role": "user", "content": "p3"}]}, {"prompt": "p5"}]
+    five.evaluate(view, 0)  # type: ignore[arg-type]
+    five.evaluate(view, 1)  # type: ignore[arg-type]
+    (warning,) = view.warnings
+    assert "2 of the 5 rated responses" in warning
+    assert "'p2'" in warning
+
+
 def test_ratings_are_means_over_raters_and_the_first_count(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_text("prompt,response,rating\na,x,1\nb,y,5\na,x,2\nc,z,9\n")

@@ -97,6 +97,11 @@ def test_a_metric_that_cannot_be_had_is_told_with_what_to_do(script: str) -> Non
             "needs held-out prompts; expected evaluation.prompts",
         ),
         ({"metric": "./none.py"}, ("prompt",), "metric: there is no file none.py"),
+        (
+            {"metric": ["rouge", "chrf", "rouge"], "reference": "prompt"},
+            ("prompt",),
+            "metric: names 'rouge' 2 times; expected each metric once",
+        ),
     ],
 )
 def test_what_validation_says(options: dict[str, Any], columns: tuple[str, ...], message: str) -> None:
