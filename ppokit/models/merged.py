@@ -2,8 +2,8 @@
 
     W' = W + alpha / r B A,  made anew in float32 from the pristine W each time
 
-so that no number of updates adds up rounding, as merging and un-merging in place does. What the adapter does
-not touch is the base's own memory.
+so that no number of updates adds up rounding, as merging and un-merging in place does; then rounded so that a
+small change is not lost, see `rounding`. What the adapter does not touch is the base's own memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ppokit.errors import ModelError, first_line
 from ppokit.kernels.frozen_trunk import has_adapter
+from ppokit.models.rounding import rounded
 from ppokit.plugin.output_head import final_states
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ class MergedSampler:
     def _merge(self) -> PreTrainedModel:
         for merge in self._merges:
             base = getattr(merge.layer.get_base_layer(), merge.parameter)
-            merge.own.copy_(base.float() + merge.layer.get_delta_weight(self._adapter).float())
+            weight = base.to(torch.float32, copy=True)
+            weight += merge.layer.get_delta_weight(self._adapter)
+            merge.own.copy_(rounded(weight, merge.own.dtype))
         return self.model
 
     @torch.no_grad()

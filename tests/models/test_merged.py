@@ -94,6 +94,29 @@ def test_sampler_trainer_and_saved_policy_are_one(
         torch.testing.assert_close(logprobs(again, role)[batch.mask], expected, atol=1e-5, rtol=1e-5)
 
 
+def test_bfloat16_keeps_what_the_adapter_has_learned(tmp_path: Path) -> None:
+    """Changes of a thousandth of a weight: to the nearest, a bfloat16 weight loses most of them."""
+    pristine = tiny_llama(hidden_size=256, intermediate_size=512).to(torch.bfloat16)
+    roles = roles_of(copy.deepcopy(pristine))
+    randomize(policy_params(roles))
+    with torch.no_grad():
+        for param in policy_params(roles):
+            param.mul_(0.004 / float(param.std()))
+    roles.save_policy(tmp_path)
+    exact = PeftModel.from_pretrained(copy.deepcopy(pristine).float(), str(tmp_path)).merge_and_unload()
+    sampler, weights = roles.sampler().state_dict(), exact.state_dict()
+    kept, to_nearest = [], []
+    for name, before in pristine.state_dict().items():
+        change = weights[name] - before.float()
+        if change.any():
+            size = change.square().sum()
+            kept.append(float(((sampler[name].float() - before.float()) * change).sum() / size))
+            nearest = weights[name].to(torch.bfloat16).float()
+            to_nearest.append(float(((nearest - before.float()) * change).sum() / size))
+    assert sum(to_nearest) / len(to_nearest) < 0.6
+    assert kept == pytest.approx([1.0] * len(kept), abs=0.1)
+
+
 class TestTheCheckAtTheStart:
     def test_a_wrong_scaling(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = LoraLinear.get_delta_weight
