@@ -213,21 +213,44 @@ def virtual_assistants(folder: Path) -> Mapped:
 
 
 def social_media(folder: Path) -> Mapped:
-    """Posts as topics; how an unhappy person, a reporter and a happy one sound is learned from others."""
+    """Posts as topics; how an unhappy person, a reporter and a happy one sound is learned from others.
+
+    A topic that is trained on has, as a post in its voice, that of the half which the reward knows whose
+    meaning is nearest, of those that are short enough.
+    """
     personas = ("an unhappy person", "a news reporter", "a happy person")
-    posts = distinct(read("social_media_tweeteval_sentiment"))
+    rows = read("social_media_tweeteval_sentiment")
+    posts = distinct({**row, "prompt": unescaped(row["prompt"])} for row in rows)
     topics, others = posts[: HELD_OUT + TRAINED], posts[HELD_OUT + TRAINED :]
-    path = write_csv(
-        folder / "posts.csv",
-        ("persona", "post", "half"),
-        [(personas[row["label"]], row["prompt"], "ab"[index % 2]) for index, row in enumerate(others)],
-    )
+    voices = [(personas[row["label"]], row["prompt"], "ab"[index % 2]) for index, row in enumerate(others)]
+    path = write_csv(folder / "posts.csv", ("persona", "post", "half"), voices)
     rows = []
     for index, row in enumerate(topics):
         persona, topic = personas[index % 3], row["prompt"].strip()
         prompt = f"You are {persona}. Write a short post about this: {topic}"
         rows.append({"prompt": prompt, "persona": persona, "topic": topic})
-    return *halves(rows), [f"rewards.0.posts={path}", f"evaluation.evaluators.0.posts={path}"]
+    held_out, train = halves(rows)
+    encode = Encoder(ENCODER, torch.device("cpu"))
+    of_persona = {
+        persona: [post for own, post, half in voices if own == persona and half == "a" and is_short(post)]
+        for persona in personas
+    }
+    vectors = {persona: encode(own) for persona, own in of_persona.items()}
+    topic_vectors = encode([row["topic"] for row in train])
+    for row, vector in zip(train, topic_vectors, strict=True):
+        nearest = int((vectors[row["persona"]] @ vector).argmax())
+        row["reference"] = of_persona[row["persona"]][nearest].strip()
+    return held_out, train, [f"rewards.0.posts={path}", f"evaluation.evaluators.0.posts={path}"]
+
+
+def unescaped(text: str) -> str:
+    r"""A text in which `\u2019` and the like stand for their characters."""
+    return re.sub(r"\\u([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), text)
+
+
+def is_short(post: str) -> bool:
+    """Whether a post fits into the recipe's 37 tokens."""
+    return len(post.split()) <= 20 and len(post) <= 110
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
