@@ -161,6 +161,15 @@ class TestTheCheckAtTheStart:
         with pytest.raises(ModelError, match=r"lora\.target_modules: Llama4ForCausalLM does not run with"):
             roles_of(model, lora=LoraSettings(r=4, alpha=8, target_modules=["router"])).sampler()
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_what_a_resumed_run_has_learned_in_bfloat16(self, seed: int) -> None:
+        """Twelve layers turn the rounding of such a change into more than what a wrong module would do."""
+        roles = roles_of(tiny_llama(seed, num_hidden_layers=12).to(torch.bfloat16))
+        randomize(policy_params(roles), seed)
+        learned = [param.clone() for param in policy_params(roles)]
+        roles.sampler()
+        assert all(torch.equal(a, b) for a, b in zip(policy_params(roles), learned, strict=True))
+
     def test_the_adapters_numbers_are_left_alone(self, tmp_path: Path) -> None:
         trained = save_adapter(tmp_path, "all-linear")
         lora = LoraSettings(r=4, alpha=8, adapter=str(tmp_path))
