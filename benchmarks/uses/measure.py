@@ -28,9 +28,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from real_data import SHARED, mapped  # noqa: E402
-from results import RESULTS, cores, digest, inputs, read_results, result_file, result_of  # noqa: E402
+from results import RESULTS, digest, inputs, read_results, result_file, result_of  # noqa: E402
 from tables import NOT_YET, render, table  # noqa: E402
 
+from ppokit.run.machine import cores  # noqa: E402
 from uses import REPOSITORY, SEEDS, USES, Use  # noqa: E402
 
 

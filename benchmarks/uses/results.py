@@ -6,14 +6,11 @@ import csv
 import hashlib
 import json
 import math
-import os
-import platform
 import re
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -78,6 +75,7 @@ def result_of(
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     first, last = lines[0], lines[-1]
     before, after = (_answers(out, line["step"]) for line in (first, last))
+    about = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
     return {
         "use": use.name,
         "data": data,
@@ -86,7 +84,11 @@ def result_of(
         "files": digest(inputs(use)),
         "ppokit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(threads),
+        "machine": {
+            **{name: about["machine"][name] for name in ("cpu", "cores", "dtype")},
+            "threads": threads,
+            "torch": about["versions"]["torch"],
+        },
         "steps": last["step"],
         "minutes": round(seconds / 60, 2),
         "peak_gb": round(max(line.get("memory/peak_gb", 0.0) for line in lines), 2),
@@ -102,35 +104,6 @@ def result_of(
         "reward": [_round(line["reward/mean"]) for line in lines if "reward/mean" in line],
         "answers": _shown(before, after, use.answers),
     }
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What the run ran on.
-
-    Args:
-        threads: that it had.
-    """
-    return {
-        "processor": _processor(),
-        "cores": cores(),
-        "threads": threads,
-        "torch": version("torch"),
-        "transformers": version("transformers"),
-    }
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 def _answers(out: Path, step: int) -> list[dict[str, Any]]:

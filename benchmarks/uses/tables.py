@@ -96,8 +96,8 @@ def table(results: Results, recipes: str) -> str:
     dates = sorted({run["date"] for runs in results.values() for run in runs})
     machines = sorted(
         {
-            f"{run['machine']['processor']}, {run['machine']['threads']} of {run['machine']['cores']} cores, "
-            f"torch {run['machine']['torch']}"
+            f"{run['machine']['cpu']}, {run['machine']['threads']} of {run['machine']['cores']} cores, "
+            f"{run['machine']['dtype']}, torch {run['machine']['torch']}"
             for runs in results.values()
             for run in runs
         }

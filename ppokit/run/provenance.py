@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
@@ -59,6 +58,7 @@ def provenance(
     imports: Mapping[str, Path | None],
     hashes: Mapping[str, str],
     *,
+    machine: Mapping[str, Any],
     longest_text: int,
 ) -> dict[str, Any]:
     """The content of a run's provenance.json.
@@ -67,6 +67,7 @@ def provenance(
         plugins: how errors name the plugin of each component, by recipe key.
         imports: as of `plugin_files`.
         hashes: SHA-256 of the recipe, the prompts and the policy at the start.
+        machine: what it runs on.
         longest_text: tokens of the longest prompt and its response.
     """
     versions = {}
@@ -84,7 +85,7 @@ def provenance(
         "versions": versions,
         "plugins": dict(plugins),
         "plugin_files": plugin_files(plugins.values(), imports),
-        "machine": {"system": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
+        "machine": dict(machine),
         "longest_text": longest_text,
         "hashes": dict(hashes),
     }

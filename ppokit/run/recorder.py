@@ -14,6 +14,7 @@ from ppokit.rewards.outcomes import FailedRewardsError
 from ppokit.run.checkpointer import Checkpointer
 from ppokit.run.components import RunComponent
 from ppokit.run.lifetime import Lifetime, while_handling
+from ppokit.run.machine import machine
 from ppokit.run.provenance import provenance
 from ppokit.run.reward_watch import RewardWatch
 from ppokit.run.run_dir import RunDir
@@ -66,7 +67,13 @@ class RunRecorder:
             plugins = {selected.key: selected.plugin for selected in self.recipe.selected}
             hashes = {**self.parts.hashes, "policy_at_start": self.parts.policy_hash()}
             imports = {name: file for one in self.recipe.selected for name, file in one.imports.items()}
-            about = provenance(plugins, imports, hashes, longest_text=self.parts.longest_text)
+            about = provenance(
+                plugins,
+                imports,
+                hashes,
+                machine=machine(self.parts.roles.device, self.parts.roles.dtype),
+                longest_text=self.parts.longest_text,
+            )
             self.run_dir.begin(self.recipe.to_yaml(), about)
             return 0
         self.run_dir.check_prompts(self.parts.hashes["prompts"], self.recipe.settings.prompts.path)

@@ -220,7 +220,7 @@ def run(seed: int, before: list[float], after: list[float], **changes: Any) -> d
         "files": digest(inputs(USES["translation"])),
         "seed": seed,
         "date": "2026-11-28",
-        "machine": {"processor": "A CPU", "cores": 2, "threads": 1, "torch": "2.11.0"},
+        "machine": {"cpu": "A CPU", "cores": 2, "dtype": "float32", "threads": 1, "torch": "2.11.0"},
         "steps": 14,
         "minutes": 4.6,
         "peak_gb": 3.14,
@@ -265,7 +265,7 @@ class TestTables:
         assert (cells["words (references)"], cells["perplexity"]) == ("10.0 to 10.4 (10.4)", "+0%")
         assert (cells["repeated"], cells["finished"]) == ("25.0% to 25.0%", "50% to 100%")
         assert (cells["minutes"], cells["GB"]) == ("5", "3.1")
-        assert made == "2026-11-28; A CPU, 1 of 2 cores, torch 2.11.0."
+        assert made == "2026-11-28; A CPU, 1 of 2 cores, float32, torch 2.11.0."
         assert gained.startswith("Of 1 uses 1 have gained with an interval above 0. No guard has lost more")
 
     def test_what_was_measured_by_an_earlier_recipe_is_marked(self) -> None:
