@@ -4,8 +4,8 @@
 
 of each sampled token, both at the sampling temperature and over the whole vocabulary. An engine that answers
 as the base, reads another prompt or loses its cache trains on wrong ratios without any other sign. What the
-dtype explains is measured, on responses alone and together: bfloat16 products are rounded differently where
-other responses stand beside a response.
+dtype explains is measured where that matters: bfloat16 products are rounded differently where other responses
+stand beside a response, and in another kernel, which on some tokens becomes large, see `models.jitter`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from torch import Tensor
 from ppokit.data.batches import TokenBatch, token_batch
 from ppokit.distributed import Processes
 from ppokit.errors import TrainingError
+from ppokit.models.jitter import jittered
 from ppokit.models.roles import ModelRoles, Role
 from ppokit.plugin.types import Rollout
 
 _FLOOR = 1e-3  # nats per token at temperature 1: of deep models in float32, with and without a cache
 _EPS = 16  # in units of the dtype's precision: rounding of merged weights, which `_NOISE` does not show
 _NOISE = 4  # times what a response differs by alone and in a batch
+_JITTER = 2  # times what it differs by with the last bit of each module's result off
 _WORST = 3  # times what all responses may have together: a short response has little to average over
 _UNSTABLE = 10  # times what the dtype explains: a text that differs so from itself is no rounding
-_SAMPLES = 8  # responses that noise and causes are measured on
+_SAMPLES = 8  # responses that noise, jitter and causes are measured on
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class ParityCheck:
     engine: str
     limit: float | None
     _noise: float = field(default=0.0, init=False)
+    _jitter: float = field(default=0.0, init=False)
 
     def check(self, rollout: Rollout, trainer: Tensor, version: int) -> float | None:
         """The gap, root mean square over the tokens of all processes; None where nothing can be compared.
@@ -90,6 +93,7 @@ class ParityCheck:
             # Only now: it costs some forward passes.
             self._noise = max(self._noise, self._measured_noise(rollout, trainer))
             self._check_noise()
+            self._jitter = max(self._jitter, self._measured_jitter(rollout, trainer, gaps))
             allowed = self._allowed()
         if not _within(gaps, allowed):
             worst = max(gaps, key=lambda own: own.rms)
@@ -126,7 +130,7 @@ class ParityCheck:
     def _allowed(self) -> float:
         if self.limit is not None:
             return self.limit
-        return self._rounding() + _NOISE * self._noise
+        return self._rounding() + max(_NOISE * self._noise, _JITTER * self._jitter)
 
     def _rounding(self) -> float:
         """That of logits, which the temperature divides; the noise is measured at the temperature."""
@@ -135,12 +139,24 @@ class ParityCheck:
     def _measured_noise(self, rollout: Rollout, trainer: Tensor) -> float:
         """Root mean square by which responses alone differ from the same ones together, each twice."""
         rows = self._own(trainer)
-        alone = [self._logprobs(rollout, [row], "policy") for row in rows]
-        together = self._logprobs(rollout, rows * 2, "policy") if rows else None
+        together = self._logprobs(rollout, rows * 2, "policy") if rows else trainer.new_empty(0)
+        return self._distance(rollout, rows, together)
+
+    def _measured_jitter(self, rollout: Rollout, trainer: Tensor, gaps: Sequence[ResponseGap]) -> float:
+        """Root mean square by which the worst responses differ from the same ones with jitter."""
+        known = ~trainer.isnan().all(dim=1)
+        worst = sorted((own for own in gaps if known[own.index]), key=lambda own: own.rms, reverse=True)
+        rows = [own.index for own in worst[:_SAMPLES]]
+        with jittered(self.roles.model):
+            moved = [self._logprobs(rollout, [row], "policy")[0] for row in rows]
+        return self._distance(rollout, rows, moved)
+
+    def _distance(self, rollout: Rollout, rows: Sequence[int], others: Sequence[Tensor] | Tensor) -> float:
+        """Root mean square by which these responses, each alone, differ from others, over all processes."""
         sums = torch.zeros(2, dtype=torch.float64)
-        for position, row in enumerate(rows):
-            assert together is not None
-            gap = (alone[position][0] - together[position])[rollout.loss_mask[row]]
+        for row, other in zip(rows, others, strict=False):
+            alone = self._logprobs(rollout, [row], "policy")[0]
+            gap = (alone - other)[rollout.loss_mask[row]]
             sums += torch.tensor([float(gap.double().square().sum()), float(gap.numel())])
         self.processes.sum([sums])
         return math.sqrt(float(sums[0] / sums[1].clamp(min=1)))

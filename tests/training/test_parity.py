@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,12 +13,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ppokit.config.settings import LoraSettings
-from ppokit.data.batches import TokenBatch
+from ppokit.data.batches import TokenBatch, token_batch
 from ppokit.distributed import Processes
 from ppokit.errors import TrainingError
 from ppokit.models.roles import ModelRoles
 from ppokit.plugin.types import Rollout
 from ppokit.training.parity import ParityCheck
+from small_models import tiny_llama
 
 
 def rollout_of(logprobs: list[list[float]], loss_mask: list[list[bool]], prompts: list[int]) -> Rollout:
@@ -118,6 +120,32 @@ def test_the_temperature_divides_what_float32_explains(check_of: Callable[..., P
     assert check_of(temperature=0.1).check(ROLLOUT, cool, 0) == pytest.approx(9e-3, rel=1e-2)
     with pytest.raises(TrainingError, match=r"float32 explains 0\.00033"):
         check_of(temperature=3.0).check(ROLLOUT, warm, 0)
+
+
+def test_what_bfloat16_turns_into_much_is_explained_and_another_policy_is_not() -> None:
+    """Twelve layers of large weights: by exact numbers the trainer's are off by more than its last bits."""
+    from accelerate import Accelerator
+
+    model = tiny_llama(num_hidden_layers=12, initializer_range=0.4).to(torch.bfloat16)
+    exact = copy.deepcopy(model).float()
+    roles = ModelRoles(model, lora=LoraSettings(r=4, alpha=8), value=None, reference=False)
+    responses = torch.arange(3, 63).view(5, 12)
+    rollout = replace(
+        rollout_of([[0.0] * 12] * 5, [[True] * 12] * 5, [3, 1, 4, 1, 5]), response_ids=responses
+    )
+    batch = token_batch(rollout, range(5), torch.device("cpu"))
+    with torch.no_grad():
+        trainer = roles.logprobs(batch, "policy", temperature=1.0)[0]
+        logits = exact(input_ids=batch.input_ids).logits  # padding is on the right
+    truth = batch.scatter(
+        logits[batch.rows, batch.positions].log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
+    )
+    check = ParityCheck(roles, Processes(Accelerator()), temperature=1.0, engine="x", limit=None)
+    gap = check.check(replace(rollout, policy_logprobs=truth), trainer, 0)
+    assert gap is not None
+    assert gap > 16 * torch.finfo(torch.bfloat16).eps
+    with pytest.raises(TrainingError, match="answers with another policy"):
+        check.check(replace(rollout, policy_logprobs=truth - 1), trainer, 0)
 
 
 def test_noise_that_is_no_rounding_explains_nothing(
