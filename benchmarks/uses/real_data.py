@@ -86,7 +86,7 @@ def translation(folder: Path) -> Mapped:
     """Captions of pictures, English and German, which are longer than the recipe's own sentences."""
     rows = read("translation_multi30k_val")
     asked = [{"prompt": f"English: {row['prompt']}\nGerman:", "reference": row["reference"]} for row in rows]
-    return *halves(asked), ["rollout.max_new_tokens=40"]
+    return *halves(asked), ["rollout.max_new_tokens=40", "rewards.1.target=11"]
 
 
 def summarisation(folder: Path) -> Mapped:
