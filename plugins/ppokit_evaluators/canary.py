@@ -171,7 +171,8 @@ class Canary:
             self._rated = rated_responses(
                 self.options, self._table, self._cells, view.training_rows, view.prompt_column
             )
-            self._warn_of_overlap(self._rated.prompts, view)
+            if not self.first:  # a resumed run has said so
+                self._warn_of_overlap(self._rated.prompts, view)
         rated = self._rated
         rollout = view.recorded(
             rated.prompts, rated.responses, separator=self.options.separator, rows=rated.rows

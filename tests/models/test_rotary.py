@@ -55,8 +55,8 @@ def test_each_text_has_the_factors_of_the_longest(kind: str, longest: int) -> No
     plain, fixed = model_of(kind), model_of(kind)
     fix_rotary(fixed, longest)
     expected = beside(plain, SHORT, longest)
-    torch.testing.assert_close(alone(fixed, SHORT), expected, atol=2e-6, rtol=0)
-    torch.testing.assert_close(alone(copy.deepcopy(fixed), SHORT), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(alone(fixed, SHORT), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone(copy.deepcopy(fixed), SHORT), expected, atol=1e-5, rtol=0)
     if longest <= FIRST:
         assert torch.equal(alone(fixed, SHORT), alone(model_of(kind), SHORT))
     else:

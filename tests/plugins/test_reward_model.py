@@ -164,7 +164,7 @@ def test_rotary_factors_by_length_need_a_length(tmp_path, context, make_rollout)
         score(context, rollout, model=tmp_path, template=ALONE)
     both = score(context, rollout, model=tmp_path, template=ALONE, max_length=32).scores
     alone = score(context, make_rollout(["a b c"]), model=tmp_path, template=ALONE, max_length=32).scores
-    assert both[0].item() == pytest.approx(alone[0].item(), abs=1e-6)
+    assert both[0].item() == pytest.approx(alone[0].item(), abs=1e-5)
 
 
 def test_an_empty_share_of_the_rollout(context, make_rollout, llama) -> None:

@@ -260,7 +260,10 @@ def test_the_canary_is_measured_and_warns(
 
     warned = [step for step, line in measured.items() if line["eval/canary/warning"] == 1]
     assert warned == [step for step, line in measured.items() if fell(line)]
-    assert [step for step, _ in ear.heard] == warned
+    (at, overlap), *others = ear.heard
+    assert at == 0, "once, before it is trained"
+    assert "6 of the 6 rated responses" in overlap
+    assert [step for step, _ in others] == warned
     assert 16 in warned
     assert "rose from" in ear.heard[-1][1]
 

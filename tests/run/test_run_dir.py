@@ -194,10 +194,13 @@ def test_the_policy_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_provenance_names_versions_and_plugins() -> None:
-    result = provenance({"rewards[0]": "acme 1.0"}, {}, {"recipe": "abc"}, longest_text=40)
+    machine = {"cpu": "A CPU", "cores": 2}
+    plugins = {"rewards[0]": "acme 1.0"}
+    result = provenance(plugins, {}, {"recipe": "abc"}, machine=machine, longest_text=40)
     assert result["versions"]["torch"] == torch.__version__
     assert result["plugins"] == {"rewards[0]": "acme 1.0"}
     assert result["hashes"] == {"recipe": "abc"}
+    assert result["machine"] == machine
     json.dumps(result)
 
 
@@ -209,5 +212,5 @@ def test_a_run_that_does_not_say_how_long_its_texts_are(tmp_path: Path, content:
 
 
 def test_how_long_a_runs_texts_are(tmp_path: Path) -> None:
-    (tmp_path / "provenance.json").write_text(json.dumps(provenance({}, {}, {}, longest_text=40)))
+    (tmp_path / "provenance.json").write_text(json.dumps(provenance({}, {}, {}, machine={}, longest_text=40)))
     assert RunDir(tmp_path).longest_text() == 40
