@@ -69,8 +69,7 @@ class ParityCheck:
     temperature: float
     engine: str
     limit: float | None
-    _noise: float = field(default=0.0, init=False)
-    _jitter: float = field(default=0.0, init=False)
+    _explained: float = field(default=0.0, init=False)  # by what was measured, beside rounding
 
     def check(self, rollout: Rollout, trainer: Tensor, version: int) -> float | None:
         """The gap, root mean square over the tokens of all processes; None where nothing can be compared.
@@ -91,9 +90,10 @@ class ParityCheck:
         gap, allowed = _rms(gaps), self._allowed()
         if self.limit is None and not _within(gaps, allowed):
             # Only now: it costs some forward passes.
-            self._noise = max(self._noise, self._measured_noise(rollout, trainer))
-            self._check_noise()
-            self._jitter = max(self._jitter, self._measured_jitter(rollout, trainer, gaps))
+            noise = self._measured_noise(rollout, trainer)
+            self._check_noise(noise)
+            jitter = self._measured_jitter(rollout, trainer, gaps)
+            self._explained = max(self._explained, _NOISE * noise, _JITTER * jitter)
             allowed = self._allowed()
         if not _within(gaps, allowed):
             worst = max(gaps, key=lambda own: own.rms)
@@ -112,12 +112,12 @@ class ParityCheck:
             )
         return gap
 
-    def _check_noise(self) -> None:
+    def _check_noise(self, noise: float) -> None:
         """That noise is rounding; where it is more, it would explain whatever the sampler does."""
         rounding = self._rounding()
-        if self._noise > _UNSTABLE * rounding:
+        if noise > _UNSTABLE * rounding:
             raise TrainingError(
-                f"model.name: the log-probabilities of one text differ by {self._noise:.3g} nats per token "
+                f"model.name: the log-probabilities of one text differ by {noise:.3g} nats per token "
                 f"(root mean square) where it stands alone and beside others, and {self._dtype} explains "
                 f"{rounding:.3g}: the model's numbers depend on the batch, or are random. Nothing was "
                 "trained in this step; choose another model, or a wider model.dtype."
@@ -130,7 +130,7 @@ class ParityCheck:
     def _allowed(self) -> float:
         if self.limit is not None:
             return self.limit
-        return self._rounding() + max(_NOISE * self._noise, _JITTER * self._jitter)
+        return self._rounding() + self._explained
 
     def _rounding(self) -> float:
         """That of logits, which the temperature divides; the noise is measured at the temperature."""
@@ -140,7 +140,7 @@ class ParityCheck:
         """Root mean square by which responses alone differ from the same ones together, each twice."""
         rows = self._own(trainer)
         together = self._logprobs(rollout, rows * 2, "policy") if rows else trainer.new_empty(0)
-        return self._distance(rollout, rows, together)
+        return self._distance(rollout, rows, together[: len(rows)])
 
     def _measured_jitter(self, rollout: Rollout, trainer: Tensor, gaps: Sequence[ResponseGap]) -> float:
         """Root mean square by which the worst responses differ from the same ones with jitter."""
@@ -154,7 +154,7 @@ class ParityCheck:
     def _distance(self, rollout: Rollout, rows: Sequence[int], others: Sequence[Tensor] | Tensor) -> float:
         """Root mean square by which these responses, each alone, differ from others, over all processes."""
         sums = torch.zeros(2, dtype=torch.float64)
-        for row, other in zip(rows, others, strict=False):
+        for row, other in zip(rows, others, strict=True):
             alone = self._logprobs(rollout, [row], "policy")[0]
             gap = (alone - other)[rollout.loss_mask[row]]
             sums += torch.tensor([float(gap.double().square().sum()), float(gap.numel())])
