@@ -41,8 +41,7 @@ def _repetition(run: Run) -> float:
 
 
 def _distinct(run: Run) -> float:
-    before, after = _of_responses(run, "distinct_2")
-    return 1 - after / before
+    return 1 - run["distinct_2"]["after"] / run["distinct_2"]["before"]
 
 
 def _perplexity(run: Run) -> float:
@@ -79,7 +78,7 @@ GUARDS: dict[str, tuple[Callable[[Run], float], Callable[[Sequence[Run]], str]]]
 """By its heading, the loss of a run and the cell of several.
 
 `repeated` is the share of runs of three words that stand in their response before; its loss is that of the
-share which does not.
+share which does not. `distinct-2` is of as many pairs of words before as after.
 """
 
 

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
+from ppokit.config.recipe import Recipe
+from ppokit.rollout.load_policy import load_policy
 from ppokit_rewards.encoder import Encoder
 from uses import RECIPES, REPOSITORY, Use
 
@@ -169,7 +172,7 @@ def chatbots(folder: Path) -> Mapped:
         for text, mean in own.items()
     ]
     path = write_csv(folder / "ratings.csv", ("prompt", "response", "rating"), rated)
-    return *halves(rows), [f"rewards.0.path={path}"]
+    return *halves(rows), ["rollout.max_new_tokens=30", "rewards.1.target=18", f"rewards.0.path={path}"]
 
 
 def customer_service(folder: Path) -> Mapped:
@@ -202,14 +205,31 @@ def marketing(folder: Path) -> Mapped:
 
 
 def virtual_assistants(folder: Path) -> Mapped:
-    """Instructions with a person's answer, of those that both are short. SNIPS' requests have no answers."""
+    """Instructions with a person's answer, of those that both are short. SNIPS' requests have no answers.
+
+    Nobody chose between two answers: a person's is preferred to the untrained model's own.
+    """
     rows = [
         row
         for row in sorted(read("instructions_selfinstruct_seed"), key=lambda row: shuffled(row["prompt"]))
         if len(row["prompt"].split()) <= 60 and 4 <= len(row["reference"].split()) <= 40
     ]
-    held_out = rows[: len(rows) // 2]
-    return held_out, rows[len(rows) // 2 :], []
+    held_out, train = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    path = folder / "choices.csv"
+    if not path.is_file():  # the same for every seed
+        answers = own_answers("virtual_assistants", [row["prompt"] for row in train])
+        pairs = [(row["prompt"], row["reference"], own) for row, own in zip(train, answers, strict=True)]
+        write_csv(path, ("prompt", "chosen", "rejected"), pairs)
+    return held_out, train, [f"rewards.0.path={path}"]
+
+
+def own_answers(use: str, prompts: Sequence[str]) -> list[str]:
+    """The untrained model's likeliest answers, in float32."""
+    recipe = yaml.safe_load((RECIPES / use / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["model"]["dtype"] = "float32"
+    recipe["rollout"] = {"max_new_tokens": recipe["rollout"]["max_new_tokens"]}
+    policy = load_policy(Recipe.from_dict(recipe), None)
+    return [text.strip() for text in policy.generate(prompts, n=None, seed=0).responses]
 
 
 def social_media(folder: Path) -> Mapped:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
+from ppokit.plugin.ngram import ngrams
 from uses import RECIPES, REPOSITORY, Use
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -99,6 +100,7 @@ def result_of(
         },
         "beside": _beside(before, after, use),
         "words": _words(before, after, out),
+        "distinct_2": variety(*([row["response"] for row in _answered(rows)] for rows in (before, after))),
         "finished": [_share_finished(rows) for rows in (before, after)],
         "evaluation": {"before": _evaluation(first), "after": _evaluation(last)},
         "reward": [_round(line["reward/mean"]) for line in lines if "reward/mean" in line],
@@ -168,6 +170,32 @@ def _words(
         with Path(path).open(encoding="utf-8", newline="") as file:
             references = [len(row["post"].split()) for row in csv.DictReader(file)]
     return {"before": first, "after": last, "reference": _round(mean(references))}
+
+
+def variety(before: Iterable[str], after: Iterable[str]) -> dict[str, float]:
+    """Distinct-2 of as many pairs of neighbouring words before and after; NaN where a side has none.
+
+    The share of pairs that are different falls with their number alone. So of the side that has more, it is
+    what a draw of as many as the other side has would give, without replacement: of n of N pairs the
+    expected number of different ones is
+
+        sum over different pairs of 1 - C(N - count, n) / C(N, n)
+
+    Hurlbert 1971, Ecology 52(4), eq. 5 (rarefaction); distinct-2: see `ppokit.plugin.ngram`.
+    """
+    counts = [
+        Counter(pair for text in texts for pair in ngrams(text.lower().split(), 2))
+        for texts in (before, after)
+    ]
+    n = min(own.total() for own in counts)
+    if n == 0:
+        return {"before": math.nan, "after": math.nan}
+    shares = []
+    for own in counts:
+        total = own.total()
+        drawn = math.fsum(1 - math.comb(total - count, n) / math.comb(total, n) for count in own.values())
+        shares.append(_round(drawn / n))
+    return dict(zip(("before", "after"), shares, strict=True))
 
 
 def _share_finished(rows: Sequence[dict[str, Any]]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ BENCHMARK = REPOSITORY / "benchmarks" / "uses"
 sys.path.insert(0, str(BENCHMARK))
 
 from guards import GUARDS, length_loss  # noqa: E402
-from results import digest, inputs, interval, read_results, result_file, result_of  # noqa: E402
+from results import digest, inputs, interval, read_results, result_file, result_of, variety  # noqa: E402
 from tables import answers, figures, filled, pages, table, verdict  # noqa: E402
 
 from uses import RECIPES, USES, Use  # noqa: E402
@@ -159,7 +160,8 @@ def test_real_data_has_the_columns_of_the_recipes_own(
         [json.loads(line) for line in (tmp_path / f"{part}.jsonl").read_text().splitlines()]
         for part in ("train", "held_out")
     ]
-    further = {"chatbots": ["ratings.csv"], "social_media": ["posts.csv"]}.get(name, [])
+    own_files = {"chatbots": "ratings.csv", "social_media": "posts.csv", "virtual_assistants": "choices.csv"}
+    further = [own_files[name]] if name in own_files else []
     assert sorted(path.name for path in files) == sorted(["held_out.jsonl", "train.jsonl", *further])
     assert 35 <= len(parts[1]) <= HELD_OUT
     assert len(parts[0]) >= 35
@@ -210,7 +212,7 @@ def test_what_is_done_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monke
         measure.run(use, 0, False, [], tmp_path)
 
 
-SAME = {"sampled/distinct_2": 0.5, "sampled/repetition": 0.25, "texts/perplexity": 20.0}
+SAME = {"sampled/repetition": 0.25, "texts/perplexity": 20.0}
 
 
 def run(seed: int, before: list[float], after: list[float], **changes: Any) -> dict[str, Any]:
@@ -227,6 +229,7 @@ def run(seed: int, before: list[float], after: list[float], **changes: Any) -> d
         "judge": {"name": "judge/score", "before": before, "after": after},
         "beside": None,
         "words": {"before": 10.0, "after": 10.4, "reference": 10.4},
+        "distinct_2": {"before": 0.5, "after": 0.5},
         "finished": [0.5, 1.0],
         "evaluation": {"before": SAME, "after": SAME},
         "answers": [{"prompt": "English: Good day.\nGerman:", "before": "Good day.", "after": "Guten Tag."}],
@@ -291,14 +294,15 @@ class TestTables:
 
     def test_a_guard_beyond_its_bound_is_bold(self) -> None:
         """What is not repeated and the pairs of words only down; perplexity only up."""
-        before = {"sampled/distinct_2": 0.5, "texts/perplexity": 20.0, "sampled/repetition": 0.5}
+        before = {"texts/perplexity": 20.0, "sampled/repetition": 0.5}
         for factor, bold in ((0.9, (True, True, False)), (1.1, (False, False, True))):
             after = {name: number * factor for name, number in before.items()}
             after["sampled/repetition"] = 1 - 0.5 * factor
-            moved = {"before": before, "after": after}
-            row = table(
-                {"translation": [run(0, [1.0, 2.0], [2.0, 3.0], evaluation=moved)]}, ".."
-            ).splitlines()[2]
+            moved = {
+                "evaluation": {"before": before, "after": after},
+                "distinct_2": {"before": 0.5, "after": 0.5 * factor},
+            }
+            row = table({"translation": [run(0, [1.0, 2.0], [2.0, 3.0], **moved)]}, "..").splitlines()[2]
             change = f"{factor - 1:+.0%}"
             cells = [f"50.0% to {1 - 0.5 * factor:.1%}", change, change]
             expected = [f"**{text}**" if own else text for text, own in zip(cells, bold, strict=True)]
@@ -325,6 +329,13 @@ class TestTables:
                 {"translation": [run(0, [1.0, 2.0], [2.0, 3.0], words=words | {"after": after})]}, ".."
             )
             assert cell in row.splitlines()[2].split(" | ")
+
+    def test_distinct_2_is_of_as_many_pairs_before_and_after(self) -> None:
+        """Of a-b, a-b, b-a and one pair more, two drawn are the two a-b once in six: 11/6 of 2 different."""
+        assert variety(["x y z"], ["a b a b", "c d"]) == {"before": 1.0, "after": pytest.approx(11 / 12)}
+        assert variety(["a b a b", "C D"], ["x y"]) == {"before": 1.0, "after": 1.0}
+        assert variety(["A b", "a b"], ["a b c"])["before"] == 0.5
+        assert math.isnan(variety(["word"], ["two words"])["after"])
 
     def test_seeds_of_different_data_are_not_put_together(self, tmp_path: Path) -> None:
         for seed, known in enumerate(("old", "new", "new")):
