@@ -142,6 +142,9 @@ class MatrixRun:
         model = AutoModelForCausalLM.from_pretrained(
             folder, config=config_of(folder), dtype=torch.float32, **kwargs
         ).eval()
+        for module in model.modules():  # AVX512-BF16's packing refuses layers of fewer than 64 columns
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
         model(torch.tensor([[1, 2]]))  # RWKV then scales its weights, which it cannot do beneath peft
         return model
 
