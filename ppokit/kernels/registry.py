@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ppokit.kernels import attention, frozen_trunk, linear, lora_linear, rms_norm
+from ppokit.kernels import attention, frozen_trunk, linear, lora_linear
 
 
 class Kernel(Protocol):
@@ -33,10 +33,10 @@ class Kernel(Protocol):
         ...
 
 
-TRAINING: tuple[Kernel, ...] = (attention, rms_norm, lora_linear, frozen_trunk)
+TRAINING: tuple[Kernel, ...] = (attention, lora_linear, frozen_trunk)
 """For models whose hidden states and gradients training needs, adapters attached."""
 
-SAMPLING: tuple[Kernel, ...] = (rms_norm, linear)
+SAMPLING: tuple[Kernel, ...] = (linear,)
 """For the sampler's copy of a model, which computes no gradients."""
 
 

@@ -135,7 +135,7 @@ def test_kernels(tiny_model: Path, device: torch.device, figure: Figure, dtype: 
     figure(f"kernels in training and sampling, {dtype}", [installed, sampling])
     if device.type == "cuda":
         assert not {*installed, *sampling} & set(CPU_ONLY)
-        assert {"rms_norm", "lora_linear", "frozen_trunk"} <= {*installed, *sampling}
+        assert {"lora_linear", "frozen_trunk"} <= {*installed}
     gap = float((numbers["auto"] - numbers["off"]).norm() / numbers["off"].norm())
     assert gap < (1e-5 if dtype == torch.float32 else 0.02)
 

@@ -84,7 +84,7 @@ def test_each_alone_gives_the_same_numbers_and_is_removed(name: str, kernel: reg
 
 @pytest.mark.parametrize(("name", "kernel"), KERNELS)
 def test_a_model_that_it_does_not_fit_is_untouched(name: str, kernel: registry.Kernel) -> None:
-    """GPT-2 has no RMSNorm and no plain linear layers; without a value adapter no layer is below it."""
+    """GPT-2 has no plain linear layers; without a value adapter no layer is below it."""
     roles = roles_of(tiny_gpt2(), fast_paths="off", value="policy_trunk")
     model: Any = roles.model
     if name == "short_attention":  # which fits it; not a model that has chosen another

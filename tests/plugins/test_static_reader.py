@@ -25,7 +25,6 @@ from transformers import (
 )
 
 from policies import load, policy_of
-from ppokit.kernels import rms_norm
 from ppokit.plugin.generation import Generation, GenerationRequest, SamplingParams
 from ppokit.plugin.types import PromptBatch
 from ppokit.rollout.policy import Policy
@@ -271,12 +270,10 @@ def test_what_compiling_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("model", [tiny_llama, gemma2], ids=["llama", "both kinds of layers"])
 def test_compiled(policy: Policy, model: Callable[[], PreTrainedModel]) -> None:
-    """One graph, which the same shapes find again, with the fast path that a GPU's sampler has."""
+    """One graph, which the same shapes find again."""
     from torch._dynamo.utils import counters
 
-    fast = model()
-    rms_norm.install(fast)
-    other = policy_of(fast, policy.tokenizer, end_ids=OFTEN)
+    other = policy_of(model(), policy.tokenizer, end_ids=OFTEN)
     expected = respond(other, "dynamic", n=2)
     counters.clear()
     for _ in range(2):
