@@ -191,7 +191,7 @@ def customer_service(folder: Path) -> Mapped:
         likeness, nearest = (vectors[index] @ known[part].T).max(dim=0)
         if likeness >= ALIKE:
             rows[part].append({"prompt": message, "reference": own[part][int(nearest)]["reference"]})
-    return rows["held_out"][:HELD_OUT], rows["train"][:TRAINED], []
+    return rows["held_out"][:HELD_OUT], rows["train"][:TRAINED], [f"rewards.0.path={folder / 'train.jsonl'}"]
 
 
 def marketing(folder: Path) -> Mapped:

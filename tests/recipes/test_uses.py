@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -398,3 +400,23 @@ class TestTables:
             for name, runs in read_results(BENCHMARK / "results", data).items():
                 assert isinstance(USES[name], Use)
                 assert {run["judge"]["name"] for run in runs} == {USES[name].judge}
+
+
+def test_what_could_be_said_to_any_customer_is_not_relevant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two references at a right angle: half a cosine for one's own, less that for the other's, 0 between."""
+    vectors = {"late": [1.0, 0.0], "torn": [0.0, 1.0], "sorry": [0.5**0.5, 0.5**0.5]}
+
+    def encoder(*_: Any) -> Any:
+        return lambda texts: torch.tensor([vectors[text] for text in texts])
+
+    monkeypatch.syspath_prepend(REPOSITORY)
+    rewards = importlib.import_module("recipes.uses.customer_service.rewards")
+    monkeypatch.setattr(rewards, "Encoder", encoder)
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"reference": text}) + "\n" for text in ("late", "torn")))
+    options = SimpleNamespace(path=str(path), encoder="MiniLM")
+    reward = rewards.Relevance(options, SimpleNamespace(device=torch.device("cpu")))
+    rollout = SimpleNamespace(responses=["late", "torn", "sorry"], rows=[{"reference": "late"}] * 3)
+    assert reward.score(rollout).scores.tolist() == pytest.approx([0.5, -0.5, 0.0])
