@@ -129,8 +129,8 @@ def _tell_apart(runs: Sequence[RunData]) -> None:
 
 
 def _side_by_side(views: Sequence[RunView]) -> list[tuple[str, list[tuple[float, Estimate]]]]:
-    """Of each number of the verdict its last value and change in every run."""
-    labels = dict.fromkeys(row.label for view in views for row in view.rows)
+    """Of each number that a run's own table shows, its last value and change in every run that has it."""
+    labels = dict.fromkeys(row.label for view in views for row in view.rows if row.is_shown)
     unknown = (math.nan, UNKNOWN)
     rows = [{row.label: (row.after, row.change) for row in view.rows} for view in views]
     return [(label, [own.get(label, unknown) for own in rows]) for label in labels]

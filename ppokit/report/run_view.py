@@ -21,7 +21,7 @@ from ppokit.report.run_state import ending, failure
 from ppokit.report.shown_samples import Shown, shown_samples
 from ppokit.report.statistics import evenly
 from ppokit.report.tokens import TokenTexts
-from ppokit.report.verdict import EVALUATED, Row, evaluation_metrics, headline, verdict_rows
+from ppokit.report.verdict import Row, headline, verdict_rows
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RunView:
     Attributes:
         number: its position on the page.
         missing: sentences on what is not there.
-        more_evaluated: numbers of evaluations that are not among the rows.
+        rows: all numbers of the verdict, some of which only a comparison shows.
         compared: what the table's first and last column are.
         choice: which responses the page holds, in a sentence.
         more_causes: how many are not among `causes`.
@@ -50,7 +50,6 @@ class RunView:
     findings: Sequence[Finding]
     checks: str
     rows: Sequence[Row]
-    more_evaluated: int
     compared: tuple[str, str]
     distributions: Sequence[Figure]
     choice: str
@@ -100,7 +99,6 @@ class RunView:
             findings=[Finding(f.level, visible(f.text, 1000), f.link) for f in findings(run, pool)],
             checks=f"Looked for: {listed(name for name, _ in CHECKS)}",
             rows=verdict_rows(run, pool),
-            more_evaluated=max(0, len(evaluation_metrics(run)) - EVALUATED),
             compared=_compared(run, pool),
             distributions=distributions(run),
             choice=_choice(run, chosen, shown),

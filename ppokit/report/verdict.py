@@ -38,6 +38,7 @@ class Row:
         change: with its interval; NaN where it is unknown.
         values: by step, for the small curve.
         link: where its curve stands.
+        is_shown: whether one run's own table has it; others are shown where runs are compared.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Row:
     values: Sequence[float]
     link: str
     detail: str = ""
+    is_shown: bool = True
 
 
 def headline(run: RunData, pool: Pool) -> str:
@@ -74,7 +76,7 @@ def headline(run: RunData, pool: Pool) -> str:
 def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
     """Reward, evaluation, KL, length and so on, from the first steps to the last."""
     rows = _of_responses(run, pool, "reward/mean", "Reward", pool.responses.scores)
-    rows += [_evaluated(run, name) for name in evaluation_metrics(run)[:EVALUATED]]
+    rows += [_evaluated(run, name, is_shown=i < EVALUATED) for i, name in enumerate(evaluation_metrics(run))]
     for name, label, numbers in (
         ("response/length", "Length, tokens", pool.responses.lengths),
         ("response/finished", "Responses that end by themselves", pool.finished),
@@ -134,7 +136,7 @@ def evaluation_rank(name: str, names: Collection[str], best: object) -> tuple[bo
     return name != best, name.split("/")[1] in (GREEDY, SAMPLED, TEXTS), f"{name}/gain" not in names
 
 
-def _evaluated(run: RunData, name: str) -> Row:
+def _evaluated(run: RunData, name: str, *, is_shown: bool) -> Row:
     """From the first evaluation to the last, with the paired interval that the run itself computed."""
     steps, values = run.series(name)
     ends = [run.series(f"{name}/gain{end}")[1] for end in ("", "_low", "_high")]
@@ -156,6 +158,7 @@ def _evaluated(run: RunData, name: str) -> Row:
         values,
         f"#curve:{name}",
         detail,
+        is_shown,
     )
 
 

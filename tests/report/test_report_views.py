@@ -180,9 +180,25 @@ def test_what_an_evaluator_measures_comes_before_what_every_evaluation_reports(t
     assert names == [f"eval/{name}" for name in order]
 
 
-def test_what_the_verdict_leaves_out_is_said(tmp_path: Path) -> None:
-    write_metrics(tmp_path, [{"step": 0, **{f"eval/judge/{i}": 1.0 for i in range(11)}}])
-    assert "3 more numbers of evaluations are among the curves" in report_page([read_run(tmp_path)])
+@pytest.mark.parametrize(
+    ("count", "words"), [(11, "3 more numbers of evaluations are"), (9, "1 more number of evaluations is")]
+)
+def test_what_the_verdict_leaves_out_is_said(tmp_path: Path, count: int, words: str) -> None:
+    write_metrics(tmp_path, [{"step": 0, **{f"eval/judge/{i}": 1.0 for i in range(count)}}])
+    assert f"{words} among the curves" in report_page([read_run(tmp_path)])
+
+
+def test_runs_are_compared_by_all_of_their_numbers(tmp_path: Path) -> None:
+    """Each has ten evaluations, of which its own table shows eight, and in another order."""
+    names = [f"eval/judge/{i}" for i in range(10)]
+    for folder, order in (("a", names), ("b", names[::-1])):
+        values = {name: int(name[-1]) + 0.5 for name in order}
+        write_metrics(tmp_path / folder, [{"step": 0, **dict.fromkeys(order, 0.0)}, {"step": 5, **values}])
+    page = report_page([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
+    for i in range(10):
+        row = re.search(rf'<th scope="row">Evaluation judge/{i}</th>(.*?)</tr>', page)
+        assert row is not None
+        assert re.findall(r"<td>(\S+)", row[1]) == [f"{i}.5"] * 2
 
 
 def test_recipes_are_compared(tmp_path: Path) -> None:
