@@ -57,6 +57,7 @@ def list_runs(
         "run",
         "state",
         "changed",
+        "evaluation",
         "steps",
         "reward, first",
         "last",
@@ -69,6 +70,7 @@ def list_runs(
             printable(summary.name),
             summary.state,
             summary.changed_at,
+            summary.evaluation.removeprefix("eval/") or "-",
             f"{summary.step}/{summary.steps or '?'}",
             number(summary.reward_first),
             number(summary.reward_last),
@@ -79,7 +81,4 @@ def list_runs(
         for summary in summaries
     ]
     after = "" if summaries else f"There are no runs in {folder}."
-    evaluated = sorted({summary.evaluation for summary in summaries if summary.evaluation})
-    if evaluated:
-        after = printable(f"Evaluation: {', '.join(evaluated)}.")
-    show([Section("", header, rows, text_columns=3, after=after)])
+    show([Section("", header, rows, text_columns=4, after=after)])

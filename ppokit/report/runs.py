@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ppokit.errors import DataError
-from ppokit.report.run_data import RunData, is_run, read_run, section
+from ppokit.report.run_data import RunData, is_run, read_run
 from ppokit.report.run_state import State, state
 from ppokit.report.verdict import evaluation_metrics
 
@@ -23,6 +23,8 @@ class Summary:
         name: its folder, from where was looked.
         changed: seconds of the epoch at which its metrics were written last; None for none.
         evaluation: the metric that its evaluation columns show; empty without evaluation.
+        evaluation_best: where the recipe says which value is the best (`evaluation.best`); None otherwise.
+        evaluation_last: of an evaluation after the first; None without one.
     """
 
     name: str
@@ -69,9 +71,10 @@ def _run_folders(folder: Path, deep: int) -> list[Path]:
 
 def _summary(run: RunData, folder: Path) -> Summary:
     rewards = run.series("reward/mean")[1]
-    names = evaluation_metrics(run)
-    evaluated = run.series(names[0])[1] if names else []
-    lowest = section(run.recipe, "evaluation").get("best_is") == "lowest"
+    name = next(iter(evaluation_metrics(run)), "")
+    evaluated = run.series(name)[1]
+    best = min if run.setting("evaluation", "best_is") == "lowest" else max
+    knows_best = bool(evaluated) and name == run.setting("evaluation", "best")
     path = run.folder.relative_to(folder.absolute()) if run.folder != folder.absolute() else Path(run.name)
     return Summary(
         name=str(path),
@@ -81,8 +84,8 @@ def _summary(run: RunData, folder: Path) -> Summary:
         changed=run.changed,
         reward_first=rewards[0] if rewards else None,
         reward_last=rewards[-1] if rewards else None,
-        evaluation=names[0] if names else "",
+        evaluation=name,
         evaluation_first=evaluated[0] if evaluated else None,
-        evaluation_best=(min if lowest else max)(evaluated) if evaluated else None,
-        evaluation_last=evaluated[-1] if evaluated else None,
+        evaluation_best=best(evaluated) if knows_best else None,
+        evaluation_last=evaluated[-1] if len(evaluated) > 1 else None,
     )

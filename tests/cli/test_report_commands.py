@@ -80,7 +80,31 @@ def test_the_list_of_runs(tmp_path: Path) -> None:
     table = call("runs", tmp_path).stdout
     assert "uses/a" in table
     assert "3/20" in table
-    assert "Evaluation: eval/metric/f1." in table
+
+
+def test_the_list_names_each_runs_evaluation_and_a_best_only_where_it_is_known(tmp_path: Path) -> None:
+    """A perplexity is better lower; of a number of which the recipe does not say so, no value is the best."""
+    lines = [
+        {"step": s, "eval/lm/perplexity": p, "eval/lm/hits": 1.0} for s, p in ((0, 9.0), (5, 4.0), (9, 6.0))
+    ]
+    for name, evaluation in (
+        ("lower", {"best": "eval/lm/perplexity", "best_is": "lowest"}),
+        ("unknown", {}),
+    ):
+        write_metrics(tmp_path / name, lines)
+        write_recipe(tmp_path / name, 9, evaluation=evaluation)
+    write_metrics(tmp_path / "begun", lines[:1])
+    write_metrics(tmp_path / "none", [{"step": 1, "reward/mean": 0.5}])
+    known = {run["name"]: run for run in json.loads(call("runs", tmp_path, "--json").stdout)}
+    ends = ("first", "best", "last")
+    assert [known["lower"][f"evaluation_{end}"] for end in ends] == [9, 4, 6]
+    assert [known["unknown"][f"evaluation_{end}"] for end in ends] == [9, None, 6]
+    assert [known["begun"][f"evaluation_{end}"] for end in ends] == [9, None, None]
+    rows = {row.split()[0]: row.split() for row in call("runs", tmp_path).stdout.splitlines()[1:]}
+    for name, cells in (("lower", ["9.000", "4.000", "6.000"]), ("unknown", ["9.000", "-", "6.000"])):
+        assert "lm/perplexity" in rows[name]
+        assert rows[name][-3:] == cells
+    assert "lm/perplexity" not in rows["none"]
 
 
 def test_a_run_that_its_patience_ended_is_finished(tmp_path: Path) -> None:
