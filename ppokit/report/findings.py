@@ -19,6 +19,7 @@ from ppokit.report.statistics import (
     length_share,
     mean_interval,
     share_interval,
+    step_names,
     trend,
     variance_shares,
     window,
@@ -153,7 +154,7 @@ def _flat_groups(run: RunData, pool: Pool) -> Iterator[Finding]:
     share = share_interval(flat, groups)
     yield Finding(
         "warning" if share.low >= FLAT_SHARE else "note",
-        f"{flat} of {groups} groups of {_steps(pool.last)} have no spread: all their responses have the same "
+        f"{flat} of {groups} groups of {step_names(pool.last)} have no spread: all their responses have the same "
         "reward, so that within them there is no better and worse to learn from.",
         "#groups",
     )
@@ -284,7 +285,3 @@ def _percent(share: float) -> str:
 
 def _interval(estimate: Estimate) -> str:
     return f"(95 % interval {_number(estimate.low)} to {_number(estimate.high)})"
-
-
-def _steps(steps: list[int]) -> str:
-    return f"step {steps[-1]}" if len(steps) == 1 else f"the last {len(steps)} steps"

@@ -19,7 +19,7 @@ from ppokit.report.provenance_view import facts, flattened, plugins, preset_diff
 from ppokit.report.run_data import RunData, section
 from ppokit.report.run_state import ending, failure
 from ppokit.report.shown_samples import Shown, shown_samples
-from ppokit.report.statistics import evenly
+from ppokit.report.statistics import evenly, step_names
 from ppokit.report.tokens import TokenTexts
 from ppokit.report.verdict import Row, headline, verdict_rows
 
@@ -178,10 +178,9 @@ def _subtitle(run: RunData) -> str:
 
 def _compared(run: RunData, pool: Pool) -> tuple[str, str]:
     """Titles of the verdict's columns."""
-    count = max(len(pool.first), 1)
-    if run.last_step < 2:
+    if run.last_step < 2 or not pool.first:
         return "at first", "at last"
-    return ("first step", "last step") if count == 1 else (f"first {count} steps", f"last {count} steps")
+    return step_names(pool.first), step_names(pool.last)
 
 
 def _choice(run: RunData, chosen: Chosen, shown: Shown) -> str:

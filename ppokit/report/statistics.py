@@ -116,6 +116,14 @@ def window(steps: Sequence[int]) -> int:
     return max(1, min(10, len(steps) // 5))
 
 
+def step_names(steps: Sequence[int]) -> str:
+    """`step 3`, `steps 3 and 4`, `steps 3 to 8`, or, where some between are left out, `5 steps of 3 to 8`."""
+    first, last = min(steps), max(steps)
+    if len(steps) < 3:
+        return f"step {first}" if first == last else f"steps {first} and {last}"
+    return f"{'steps' if last - first < len(steps) else f'{len(steps)} steps of'} {first} to {last}"
+
+
 def evenly(items: Sequence[T], count: int) -> list[T]:
     """So many of the items, the first and the last among them."""
     if len(items) <= count:

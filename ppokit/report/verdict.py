@@ -14,7 +14,7 @@ from ppokit.report.findings import score_change
 from ppokit.report.pool import Pool
 from ppokit.report.ragged import Floats
 from ppokit.report.run_data import RunData, section
-from ppokit.report.statistics import UNKNOWN, Estimate, mean_difference
+from ppokit.report.statistics import UNKNOWN, Estimate, mean_difference, step_names
 
 _LABELS = {
     "kl/k1": "KL from the reference, nats per token",
@@ -62,15 +62,16 @@ def headline(run: RunData, pool: Pool) -> str:
     before, after = float(first.mean()), float(last.mean())
     if pool.first == pool.last:
         return f"One step was done, with a mean reward of {short(before)}: too early to say."
+    steps = f"from {step_names(pool.first)} to {step_names(pool.last)}"
     between = f"from {short(before)} to {short(after)}"
     if math.isnan(change.low):
-        return f"Reward went {between}; there is too little to say how sure that is."
+        return f"Reward went {between}, {steps}; there is too little to say how sure that is."
     sure = f"({_signed(change.value)}, 95 % interval {_signed(change.low)} to {_signed(change.high)})"
     if change.low > 0:
-        return f"Reward rose {between} {sure}."
+        return f"Reward rose {between} {sure}, {steps}."
     if change.high < 0:
-        return f"Reward fell {between} {sure}."
-    return f"Reward has not changed surely: {between} {sure}."
+        return f"Reward fell {between} {sure}, {steps}."
+    return f"Reward has not changed surely: {between} {sure}, {steps}."
 
 
 def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
@@ -153,7 +154,7 @@ def _evaluated(run: RunData, name: str, *, is_shown: bool) -> Row:
     return Row(
         f"Evaluation {name.removeprefix('eval/')}",
         values[0],
-        values[-1],
+        values[-1] if len(values) > 1 else math.nan,
         change,
         values,
         f"#curve:{name}",

@@ -149,6 +149,29 @@ def test_the_headline(tmp_path: Path, rise: float, sentence: str) -> None:
     assert sentence in headline(run, Pool.of(run))
 
 
+def test_the_steps_that_are_compared_are_named(tmp_path: Path) -> None:
+    """Those whose samples can be read: of ten steps the last two, of which one is damaged."""
+    learning_run(tmp_path)
+    lines = [{**line, "eval/f1": 0.25 * (line["step"] == 10)} for line in read_run(tmp_path).metrics]
+    write_metrics(tmp_path, lines)
+    columns = r'<th scope="col">(steps .*?)</th><th scope="col">(steps .*?)</th>'
+    assert re.findall(columns, report_page([read_run(tmp_path)])) == [("steps 1 and 2", "steps 9 and 10")]
+    (tmp_path / "rollouts" / "step-000010.parquet").write_bytes(b"PAR1")
+    run = read_run(tmp_path)
+    assert "from step 1 to step 9." in headline(run, Pool.of(run))
+    page = report_page([run])
+    assert re.search('<th scope="col">step 1</th><th scope="col">step 9</th>', page)
+    assert "from step 1 to 10, highest 0.25 at 10" in page
+
+
+def test_one_evaluation_has_no_last_value(tmp_path: Path) -> None:
+    """As of a run that was killed in its first steps."""
+    write_metrics(tmp_path, [{"step": 0, "eval/f1": 0.5}, {"step": 1, "reward/mean": 0.1}])
+    row = re.search(r"Evaluation f1</a></th><td>(.*?)</td><td>(.*?)</td>", report_page([read_run(tmp_path)]))
+    assert row is not None
+    assert row.groups() == ("0.5", "–")
+
+
 def test_evaluation_stands_from_step_0_to_the_best_and_the_last(tmp_path: Path) -> None:
     learning_run(tmp_path)
     name = "eval/metric/f1"

@@ -14,6 +14,7 @@ from ppokit.report.statistics import (
     mean_difference,
     mean_interval,
     share_interval,
+    step_names,
     t_quantile,
     trend,
     variance_shares,
@@ -137,3 +138,16 @@ def test_no_share_of_what_is_no_sum() -> None:
     assert variance_shares(a * b, {"a": a, "b": b}, np.zeros(400)) is None
     assert variance_shares(a, {"a": a}, np.zeros(400)) is None
     assert variance_shares(np.zeros(400), {"a": a, "b": b}, np.zeros(400)) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([4], "step 4"),
+        ([4, 7], "steps 4 and 7"),
+        ([4, 5, 6], "steps 4 to 6"),
+        ([4, 6, 7], "3 steps of 4 to 7"),
+    ],
+)
+def test_steps_are_named(steps: list[int], words: str) -> None:
+    assert step_names(steps) == words
