@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from ppokit.report.failed_rewards import failed_in_evaluations, failed_in_training
+from ppokit.report.finding import Finding
 from ppokit.report.pool import Pool, weightless
 from ppokit.report.run_data import RunData, section
 from ppokit.report.statistics import (
@@ -30,21 +30,6 @@ FLAT_SHARE = 1 / 3
 ONE_PROVIDER = 0.95
 FEWEST_GROUPS = 6
 FEWEST_STEPS = 5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something to look at.
-
-    Attributes:
-        level: `warning` where what was learned may be wrong, `note` where it is good to know.
-        text: a sentence.
-        link: where on the page the evidence stands.
-    """
-
-    level: Literal["warning", "note"]
-    text: str
-    link: str
 
 
 Check = Callable[[RunData, Pool], Iterator[Finding]]
@@ -154,8 +139,8 @@ def _flat_groups(run: RunData, pool: Pool) -> Iterator[Finding]:
     share = share_interval(flat, groups)
     yield Finding(
         "warning" if share.low >= FLAT_SHARE else "note",
-        f"{flat} of {groups} groups of {step_names(pool.last)} have no spread: all their responses have the same "
-        "reward, so that within them there is no better and worse to learn from.",
+        f"{flat} of {groups} groups of {step_names(pool.last)} have no spread: all their responses have the "
+        "same reward, so that within them there is no better and worse to learn from.",
         "#groups",
     )
 
@@ -197,31 +182,6 @@ def _one_provider(run: RunData, pool: Pool) -> Iterator[Finding]:
                 f"One provider decides {_percent(min(share, 1.0))} of the variance: {name!r}. The others "
                 "hardly change which response is the better one.",
                 "#distributions",
-            )
-
-
-def _failures(run: RunData, pool: Pool) -> Iterator[Finding]:
-    """By the samples; of steps whose samples were not read, by their metrics."""
-    counts: dict[str, list[int]] = {}
-    for samples in run.steps:
-        answered = sum(outcome != "failed" for outcome in samples.outcomes)
-        for name in samples.reward_outcomes:
-            entry = counts.setdefault(name, [0, 0])
-            entry[0] += sum(outcome == "failed" for _, outcome in samples.unscored(name))
-            entry[1] += answered
-    for name, (failed, asked) in counts.items():
-        about = ""
-        if run.skipped and (shares := run.series(f"reward/{name}/failed")[1]):
-            asked = round(asked / len(run.steps) * len(shares))
-            failed, about = round(float(np.mean(shares)) * asked), "about "
-        if failed:
-            share = share_interval(failed, asked)
-            digits = "{:.1f}" if share.value >= 1e-3 else "{:.1g}"
-            yield Finding(
-                "warning" if share.low > 0.02 else "note",
-                f"The reward {name!r} failed for {about}{failed:,} of {asked:,} responses "
-                f"({digits.format(100 * share.value)} %).",
-                "#failures",
             )
 
 
@@ -269,7 +229,8 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("clip fraction 0", _clip_fraction),
     ("explained variance below 0", _explained_variance),
     ("one provider decides 95 % of the variance", _one_provider),
-    ("rewards failed", _failures),
+    ("rewards failed", failed_in_training),
+    ("rewards failed in evaluations", failed_in_evaluations),
     ("entropy collapsed", _entropy),
     ("responses are truncated", _truncated),
 )

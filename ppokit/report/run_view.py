@@ -11,7 +11,8 @@ from ppokit.plugin.visible_text import visible
 from ppokit.report.choose import Chosen, choose
 from ppokit.report.curves import Figure, distributions
 from ppokit.report.failures import SHOWN, Cause, Failure, failures, latencies
-from ppokit.report.findings import CHECKS, Finding, findings
+from ppokit.report.finding import Finding
+from ppokit.report.findings import CHECKS, findings
 from ppokit.report.island import plain
 from ppokit.report.movers import Movers, movers
 from ppokit.report.pool import Pool

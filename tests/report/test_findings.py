@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppokit.report.findings import CHECKS, Finding, findings
+from ppokit.report.finding import Finding
+from ppokit.report.findings import CHECKS, findings
 from ppokit.report.pool import Pool
 from ppokit.report.run_data import read_run
 from report_runs import learning_run, samples, write_metrics, write_recipe, write_samples
@@ -184,6 +185,25 @@ def test_failures_are_counted(tmp_path: Path) -> None:
     (result,) = named(of(tmp_path), "failed for")
     assert "'judge' failed for 8 of 32 responses (25.0 %)" in result.text
     assert result.level == "warning"
+
+
+def test_failures_in_evaluations_are_counted(tmp_path: Path) -> None:
+    """By evaluator; one of forty responses is enough. Those without a response are not counted."""
+    learning_run(tmp_path)
+    columns: dict[str, list[Any]] = {
+        "evaluator": ["held out"] * 21 + ["greedy"] * 2,
+        "id": [str(i) for i in range(23)],
+        "outcome": ["finished"] * 20 + ["failed"] + ["finished"] * 2,
+        "outcome/judge": ["failed"] + ["scored"] * 19 + ["failed", None, None],
+        "reason/judge": ["busy"] + [""] * 19 + ["none", None, None],
+    }
+    write_samples(tmp_path, 0, columns, kind="evaluation")
+    columns["outcome/judge"][0] = "scored"
+    write_samples(tmp_path, 10, columns, kind="evaluation")
+    (warning,) = of(tmp_path)
+    assert (warning.level, warning.link) == ("warning", "#failures")
+    words = "In the evaluation by 'held out' the reward 'judge' failed for 1 of 40 responses, after step 0"
+    assert words in warning.text
 
 
 @pytest.mark.parametrize(("after", "fires"), [(0.2, True), (1.5, False)])
