@@ -211,11 +211,8 @@ def _commit() -> str:
 
 def _evaluation(line: dict[str, Any]) -> dict[str, float]:
     kept = {key.removeprefix("eval/"): number for key, number in line.items() if key.startswith("eval/")}
-    return {
-        key: _round(number)
-        for key, number in kept.items()
-        if not key.endswith(("/gain", "/gain_low", "/gain_high"))
-    }
+    gains = ("/gain", "/gain_low", "/gain_high", "/gain_prompts", "/gain_of")
+    return {key: _round(number) for key, number in kept.items() if not key.endswith(gains)}
 
 
 def _shown(before: list[dict[str, Any]], after: list[dict[str, Any]], evaluator: str) -> list[dict[str, str]]:

@@ -135,6 +135,9 @@ class Evaluation:
                     metrics[f"eval/{key}/gain"] = gain.mean
                     metrics[f"eval/{key}/gain_low"] = gain.low
                     metrics[f"eval/{key}/gain_high"] = gain.high
+                    if gain.prompts < (asked := len(set(groups))):  # what the means are of, or one of them
+                        metrics[f"eval/{key}/gain_prompts"] = gain.prompts
+                        metrics[f"eval/{key}/gain_of"] = asked
 
     def _is_best(self, metrics: Mapping[str, float], name: str) -> bool:
         if name not in metrics:

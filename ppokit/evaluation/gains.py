@@ -17,11 +17,12 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Gain:
-    """A mean difference, and the bounds of its 95 % interval."""
+    """A mean difference, the bounds of its 95 % interval, and of how many prompts it is."""
 
     mean: float
     low: float
     high: float
+    prompts: int
 
 
 def paired_gain(before: Mapping[int, float], after: Mapping[int, float]) -> Gain | None:
@@ -39,7 +40,7 @@ def paired_gain(before: Mapping[int, float], after: Mapping[int, float]) -> Gain
     # The same draws each time, so that a run and its continuation report the same.
     drawn = np.random.default_rng(0).integers(len(common), size=(DRAWS, len(common)))
     low, high = np.quantile(differences[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Gain(float(differences.mean()), float(low), float(high))
+    return Gain(float(differences.mean()), float(low), float(high), len(common))
 
 
 def by_prompt(groups: Sequence[int], numbers: Sequence[float | None]) -> dict[int, float]:

@@ -127,9 +127,9 @@ def evaluation_metrics(run: RunData) -> list[str]:
 
 
 def is_gain(name: str, names: Collection[str]) -> bool:
-    """Whether a metric is how another one has changed, or the bounds of that."""
+    """Whether a metric is how another one has changed, the bounds of that, or of how many prompts it is."""
     measured, _, last = name.rpartition("/")
-    return measured in names and last in ("gain", "gain_low", "gain_high")
+    return measured in names and last in ("gain", "gain_low", "gain_high", "gain_prompts", "gain_of")
 
 
 def evaluation_rank(name: str, names: Collection[str], best: object) -> tuple[bool, bool, bool]:
@@ -151,6 +151,8 @@ def _evaluated(run: RunData, name: str, *, is_shown: bool) -> Row:
     if len(values) > 1:
         which = "best" if is_best else "highest"
         detail = f"from step {steps[0]} to {steps[-1]}, {which} {short(values[best])} at {steps[best]}"
+    if all(ends) and (prompts := _paired(run, name, values[-1] - values[0], ends[0][-1])):
+        detail = f"{prompts}; {detail}"
     return Row(
         f"Evaluation {name.removeprefix('eval/')}",
         values[0],
@@ -161,6 +163,23 @@ def _evaluated(run: RunData, name: str, *, is_shown: bool) -> Row:
         detail,
         is_shown,
     )
+
+
+def _paired(run: RunData, name: str, difference: float, gain: float) -> str:
+    """Over which prompts a gain is, where that is not the difference of the two values beside it.
+
+    A gain is of the prompts that have a number both times. A value may be of more of them, or, as of a
+    corpus, no mean over prompts.
+    """
+    last = run.series(name)[0][-1]
+    of = {
+        end: dict(zip(*run.series(f"{name}/gain_{end}"), strict=True)).get(last) for end in ("prompts", "of")
+    }
+    if of["prompts"] and of["of"]:
+        return f"over the {of['prompts']:.0f} of {of['of']:.0f} prompts that have a number both times"
+    if abs(gain - difference) <= 0.005 * max(abs(gain), abs(difference)):
+        return ""
+    return "mean over the prompts that have a number both times"
 
 
 def _of_responses(run: RunData, pool: Pool, name: str, label: str, numbers: Floats) -> list[Row]:

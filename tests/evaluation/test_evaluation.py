@@ -339,6 +339,18 @@ class TestGains:
             "eval/e0/words/gain_high": 1.0,
         }
 
+    def test_prompts_without_a_number_both_times_are_told(self) -> None:
+        """Of three prompts two have a number both times, and rose by 1; the third one had none at first."""
+        groups = (0, 0, 1, 2)
+        first = evaluation(self.records(1.0, 1.0, 2.0, None, groups=groups))
+        first.measure(0, view())
+        second = evaluation(self.records(2.0, 2.0, 3.0, 10.0, groups=groups))
+        second.load_state_dict(first.state_dict())
+        metrics = second.measure(3, view()).metrics
+        assert metrics["eval/e0/words"] == 5
+        ends = ("gain", "gain_low", "gain_high", "gain_prompts", "gain_of")
+        assert [metrics[f"eval/e0/words/{end}"] for end in ends] == [1, 1, 1, 2, 3]
+
     def test_another_process_reports_none(self) -> None:
         assert evaluation(self.records(1.0, 3.0, 5.0, 7.0)).measure(0, view(main=False)).metrics == {}
 

@@ -176,7 +176,7 @@ def test_evaluation_stands_from_step_0_to_the_best_and_the_last(tmp_path: Path) 
     learning_run(tmp_path)
     name = "eval/metric/f1"
     lines = [dict(line) for line in read_run(tmp_path).metrics]
-    gains = {f"{name}/gain": 0.1, f"{name}/gain_low": 0.05, f"{name}/gain_high": 0.2}
+    gains = {f"{name}/gain": 0.25, f"{name}/gain_low": 0.125, f"{name}/gain_high": 0.5}
     write_metrics(
         tmp_path,
         [{"step": 0, name: 0.25}, *lines[:4], {**lines[4], name: 0.75}, {**lines[9], name: 0.5, **gains}],
@@ -184,11 +184,31 @@ def test_evaluation_stands_from_step_0_to_the_best_and_the_last(tmp_path: Path) 
     run = read_run(tmp_path)
     (row,) = [row for row in verdict_rows(run, Pool.of(run)) if row.label == "Evaluation metric/f1"]
     assert (row.before, row.after, row.detail) == (0.25, 0.5, "from step 0 to 10, highest 0.75 at 5")
-    assert (row.change.value, row.change.low, row.change.high) == (0.1, 0.05, 0.2)
+    assert (row.change.value, row.change.low, row.change.high) == (0.25, 0.125, 0.5)
     write_recipe(tmp_path, 10, evaluation={"best": name, "best_is": "lowest"})
     run = read_run(tmp_path)
     (row,) = [row for row in verdict_rows(run, Pool.of(run)) if row.label == "Evaluation metric/f1"]
     assert row.detail == "from step 0 to 10, best 0.25 at 0"
+
+
+def test_a_change_that_is_of_fewer_prompts_than_the_values_says_so(tmp_path: Path) -> None:
+    """The values differ by 0.3. An older run does not say of how many prompts its gain is."""
+    ends = {"eval/judge/gain_low": 0.05, "eval/judge/gain_high": 0.2}
+    for gain, counts, words in (
+        (
+            0.1,
+            {"eval/judge/gain_prompts": 7, "eval/judge/gain_of": 9},
+            "over the 7 of 9 prompts that have a number both times; from step 0 to 5",
+        ),
+        (0.1, {}, "mean over the prompts that have a number both times; from step 0 to 5"),
+        (0.3, {}, "from step 0 to 5"),
+    ):
+        last = {"step": 5, "eval/judge": 0.5, "eval/judge/gain": gain, **ends, **counts}
+        write_metrics(tmp_path, [{"step": 0, "eval/judge": 0.2}, last])
+        run = read_run(tmp_path)
+        assert evaluation_metrics(run) == ["eval/judge"]
+        (row,) = verdict_rows(run, Pool.of(run))
+        assert row.detail.startswith(words)
 
 
 def test_what_an_evaluator_measures_comes_before_what_every_evaluation_reports(tmp_path: Path) -> None:
