@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.thorough
 TOKENS = ("kl/k1", "advantages", "values", "returns", "log_ratio", "entropy", "sampler_logprobs")
+FILL = re.compile(rb"([\d.]+) ([\d.]+) ([\d.]+) rg")
 SEVERE = ("serious", "critical")
 
 
@@ -181,11 +184,17 @@ def test_curves_follow_the_arrow_keys(driver: Chrome, page: Path) -> None:
 
 
 def test_it_prints(driver: Chrome, page: Path) -> None:
+    """As a browser does unless it is asked for backgrounds; the colours of tokens are there."""
     open_page(driver, page)
-    pdf = base64.b64decode(driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
+    pdf = base64.b64decode(driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})["data"])
     assert pdf.startswith(b"%PDF")
+    streams = re.findall(rb"/FlateDecode.*?stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)
+    fills = {fill for stream in streams for fill in FILL.findall(zlib.decompressobj().decompress(stream))}
+    colours = {tuple(round(255 * float(number)) for number in fill) for fill in fills}
+    assert {(31, 111, 139), (196, 86, 38)} <= colours
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert not js(driver, "return document.querySelector('nav').checkVisibility()")
+    assert js(driver, "return document.querySelector('#scale').checkVisibility()")
     assert js(driver, "return document.querySelector('#figures svg').checkVisibility()")
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
