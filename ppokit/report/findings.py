@@ -12,7 +12,8 @@ import numpy as np
 
 from ppokit.report.failed_rewards import failed_in_evaluations, failed_in_training
 from ppokit.report.finding import Finding
-from ppokit.report.pool import Pool, weightless
+from ppokit.report.pool import Pool
+from ppokit.report.reward_parts import rules
 from ppokit.report.run_data import RunData, section
 from ppokit.report.statistics import (
     Estimate,
@@ -172,7 +173,7 @@ def _explained_variance(run: RunData, pool: Pool) -> Iterator[Finding]:
 
 
 def _one_provider(run: RunData, pool: Pool) -> Iterator[Finding]:
-    silent = weightless(run)
+    silent = {name for name, rule in rules(run).items() if not rule.weight}
     parts = {name: scores for name, scores in pool.rewards.items() if name not in silent}
     shares = variance_shares(pool.totals, parts, pool.responses.steps)
     for name, share in (shares or {}).items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppokit.report.ragged import Floats
-from ppokit.report.run_data import RunData, section
+from ppokit.report.run_data import RunData
 from ppokit.report.statistics import UNKNOWN, Estimate, Responses, group_means, mean_difference
 
 _FINISHED = {"finished": 1.0, "truncated": 0.0}
@@ -79,15 +79,6 @@ class Pool:
     def change(self, numbers: Floats) -> Estimate:
         """From the first steps to the last."""
         return UNKNOWN if self.first == self.last else mean_difference(*self.ends(numbers))
-
-
-def weightless(run: RunData) -> set[str]:
-    """Names of the recipe's rewards that count for nothing."""
-    rewards = run.recipe.get("rewards")
-    if not isinstance(rewards, list):
-        return set()
-    settings = [section({"reward": reward}, "reward") for reward in rewards]
-    return {str(each.get("name") or each.get("use")) for each in settings if each.get("weight") == 0}
 
 
 def _joined(parts: Sequence[Floats]) -> Floats:

@@ -121,6 +121,7 @@ class RunView:
                 "name": visible(run.name, 120),
                 "providers": [visible(name, 60) for name in shown.providers],
                 "samples": shown.samples,
+                "rules": shown.rules,
                 "prompts": shown.prompts,
                 "vocabulary": shown.vocabulary,
                 "groups": shown.groups,

@@ -13,6 +13,7 @@ from ppokit.plugin.visible_text import visible
 from ppokit.report.choose import LONGEST_OTHER, LONGEST_TEXT, MOST_TOKENS, Chosen
 from ppokit.report.island import plain, plains
 from ppokit.report.ragged import Floats
+from ppokit.report.reward_parts import parts, rules
 from ppokit.report.run_data import RunData
 from ppokit.report.step_file import TOKENS, Samples, read_step
 from ppokit.report.tokens import TokenTexts
@@ -42,12 +43,14 @@ class Shown:
     Attributes:
         samples: a mapping each: `i` id, `t` step, `g` prompt, `o` outcome, `x` text, `s` score, `y` whole
             reward, `n` tokens, `k` KL and `d` change summed over tokens, `a` mean advantage, `u` whether it
-            is trained on, `r` raw score and `q` seconds by provider, `w` outcome and reason of providers that
-            did not score, `p` parts and notes, `tk` tokens: `t` each, `of` how many there are where these
-            are only the first, `z` sums and means over all that the policy wrote.
+            is trained on, `r` raw score, `c` part of the whole reward and `q` seconds by provider, `w`
+            outcome and reason of providers that did not score, `p` parts and notes, `tk` tokens: `t` each,
+            `of` how many there are where these are only the first, `z` sums and means over all that the
+            policy wrote.
         prompts: texts; samples name them by position.
         vocabulary: text of each token that occurs, whether it is a special one, and its id.
         index: where the sample of a step and a row stands.
+        rules: of providers, the weight and what comes before it; of none where the recipe is not known.
         groups: of groups of which the page holds a part, by step and prompt: responses, mean and best score.
     """
 
@@ -57,11 +60,15 @@ class Shown:
     vocabulary: list[tuple[str, int, int]] = field(default_factory=list)
     index: dict[tuple[int, int], int] = field(default_factory=dict)
     groups: dict[str, list[float | int | None]] = field(default_factory=dict)
+    rules: list[tuple[float | int | None, str]] = field(default_factory=list)
 
 
 def shown_samples(run: RunData, chosen: Chosen, texts: TokenTexts) -> Shown:
     """Read the chosen responses with their texts and tokens; a file that has gone since is passed over."""
     shown = Shown(sorted({name for samples in run.steps for name in samples.rewards}))
+    known = rules(run)
+    if set(shown.providers) <= known.keys():
+        shown.rules = [(plain(known[name].weight), known[name].words) for name in shown.providers]
     prompts: dict[tuple[int, str], int] = {}
     vocabulary: dict[int, int] = {}
     whole = {samples.step: samples for samples in run.steps}
@@ -73,12 +80,15 @@ def shown_samples(run: RunData, chosen: Chosen, texts: TokenTexts) -> Shown:
             samples = read_step(run.files[step], step, rows)
         except Exception:  # a run that goes on may have been resumed from an earlier step
             continue
+        added = parts(samples, known)
         for i, row in enumerate(rows):
             key = (samples.groups[i], samples.prompts[i])
             if key not in prompts:
                 prompts[key] = len(shown.prompts)
                 shown.prompts.append(visible(samples.prompts[i], LONGEST_TEXT))
             entry = _entry(samples, i, prompts[key], shown.providers, tokens=chosen.rows[step][row])
+            if added:
+                entry["c"] = [plain(added[name][i]) if name in added else None for name in shown.providers]
             if chosen.rows[step][row]:
                 entry["tk"] = _tokens(samples, i, texts, vocabulary, shown.vocabulary)
             shown.index[step, row] = len(shown.samples)

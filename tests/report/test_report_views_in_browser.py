@@ -11,7 +11,7 @@ import pytest
 from ppokit.report.tokens import TokenTexts
 from ppokit.report.write_report import write_report
 from report_browser import js, open_page, table
-from report_runs import Columns, learning_run, samples, write_metrics, write_samples
+from report_runs import Columns, learning_run, samples, write_metrics, write_recipe, write_samples
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -126,6 +126,24 @@ def test_a_group_side_by_side(driver: Chrome, page: Path, run: dict[int, Columns
         "prompt 0",
         "5",
     )
+
+
+def test_what_each_reward_adds_is_worked_out(driver: Chrome, tmp_path: Path) -> None:
+    """3 * 0.8 and 0.5 * (0.9, clipped to 0.4) are 2.4 and 0.2: together 2.6."""
+    columns = samples(1, [[2.6]])
+    columns |= {"reward/judge": [0.8], "reward/length": [0.9], "outcome/length": ["scored"]}
+    write_samples(tmp_path, 1, columns)
+    rewards = [{"use": "judge", "weight": 3.0}, {"use": "length", "weight": 0.5, "clip": [0.0, 0.4]}]
+    write_recipe(tmp_path, 1, rewards=rewards)
+    write_report([tmp_path], tmp_path / "report.html", [TEXTS])
+    open_page(driver, tmp_path / "report.html")
+    shown = (
+        "[...document.querySelectorAll('#cards dt')].map((t) => [t.textContent, t.nextSibling.textContent])"
+    )
+    known = dict(js(driver, f"return {shown}"))
+    assert known["judge"] == "3 × 0.8 = 2.4 (0.25 s)"
+    assert known["length"] == "0.5 × 0.4 = 0.2, 0.9 before clip"
+    assert known["whole reward"] == "2.6"
 
 
 def test_the_same_prompt_over_steps(driver: Chrome, page: Path, run: dict[int, Columns]) -> None:

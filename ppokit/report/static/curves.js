@@ -22,10 +22,19 @@ function shown(value) {
 
 const cut = (text, most) => (text.length > most ? `${text.slice(0, most)}…` : text);
 
+// A provider's score and what it adds to the whole reward: `3 × 0.8 = 2.4`.
+function part(sample, i, [weight, before] = []) {
+  const score = sample.r[i], added = sample.c ? sample.c[i] : null;
+  if (score === null || added === null || weight === undefined) return shown(score);
+  const used = weight ? added / weight : score, changed = Math.abs(used - score) > 1e-3 * Math.max(1, Math.abs(score));
+  const note = changed ? `, ${shown(score)} before ${before}` : "";
+  return (weight === 1 ? shown(used) : `${shown(weight)} × ${shown(used)} = ${shown(added)}`) + note;
+}
+
 // What a provider gave for a response, or why not, and in how many seconds unless at once.
-function given(sample, name, i, most = Infinity) {
+function given(run, sample, name, i, most = Infinity) {
   const why = sample.w && sample.w[name], seconds = sample.q ? sample.q[i] : null;
-  const what = why ? why[0] + (why[1] ? `: ${cut(why[1], most)}` : "") : shown(sample.r[i]);
+  const what = why ? why[0] + (why[1] ? `: ${cut(why[1], most)}` : "") : part(sample, i, run.rules[i]);
   return seconds !== null && (why || seconds >= 0.01) ? `${what} (${shown(seconds)} s)` : what;
 }
 

@@ -30,8 +30,9 @@ function startGroups(open) {
   const parts = (sample) => {
     const list = [];
     own().providers.forEach((name, i) => {
-      list.push(el("dt", {}, name), el("dd", sample.w && sample.w[name] ? { class: "bad" } : {}, given(sample, name, i, 120)));
+      list.push(el("dt", {}, name), el("dd", sample.w && sample.w[name] ? { class: "bad" } : {}, given(own(), sample, name, i, 120)));
     });
+    if (sample.c && sample.c.length > 1) list.push(el("dt", {}, "whole reward"), el("dd", { class: "sum" }, shown(sample.y)));
     Object.entries(sample.p || {}).forEach(([name, value]) => list.push(el("dt", {}, name), el("dd", {}, typeof value === "number" ? shown(value) : cut(value, 160))));
     [["tokens", sample.n], ["advantage", sample.a], ["KL", sample.k], ["change", sample.d]].forEach(([name, value]) => {
       if (value !== undefined) list.push(el("dt", {}, name), el("dd", {}, shown(value)));

@@ -70,7 +70,7 @@ function startLedger() {
 
   const fillSums = () => {
     const rows = [row("outcome", sample.o), row("score", shown(sample.s)), row("whole reward", shown(sample.y)), row("tokens", shown(sample.n))];
-    data.runs[run].providers.forEach((name, i) => rows.push(row(`reward ${name}`, given(sample, name, i))));
+    data.runs[run].providers.forEach((name, i) => rows.push(row(`reward ${name}`, given(data.runs[run], sample, name, i))));
     Object.entries(sample.p || {}).forEach(([name, value]) => rows.push(row(name, typeof value === "number" ? shown(value) : value)));
     Object.entries(COLUMNS).forEach(([name, [label, how]]) => {
       if (sample.tk && sample.tk.z && name in sample.tk.z) rows.push(row(`${how} of ${label}`, shown(sample.tk.z[name])));
