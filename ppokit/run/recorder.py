@@ -202,4 +202,5 @@ class RunRecorder:
 
     def _warn(self, step: int, texts: Sequence[str]) -> None:
         for text in texts:
+            self.run_dir.add_warning(step, text)
             self.lifetime.events.emit("on_warning", step=step, text=text)

@@ -1,7 +1,7 @@
 """What a run leaves behind: its folder.
 
-recipe.yaml  provenance.json  metrics.jsonl  rollouts/  checkpoints/  policy/  policy-best/  reward.png
-report.html  end.json
+recipe.yaml  provenance.json  metrics.jsonl  warnings.jsonl  rollouts/  checkpoints/  policy/  policy-best/
+reward.png  report.html  end.json
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class RunDir:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metrics_file = folder / "metrics.jsonl"
+        self.warnings_file = folder / "warnings.jsonl"
         self.end_file = folder / "end.json"
         self.plot_file = folder / "reward.png"
         self.policy_folder = folder / "policy"
@@ -103,8 +104,10 @@ class RunDir:
             (self.folder / "rollouts").mkdir(exist_ok=True)
             self.metrics_file.touch()
             write_text(self.folder / "recipe.yaml", recipe_yaml)
-            kept = [line for line in self.read_metrics() if line["step"] <= step]
-            write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+            for path in (self.metrics_file, self.warnings_file):
+                if path.exists():
+                    kept = [line for line in _lines_of(path) if line["step"] <= step]
+                    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
             for kind in ("rollouts", "evaluation"):
                 for path in (self.folder / kind).glob("step-*.parquet"):
                     if int(path.stem.removeprefix("step-")) > step:
@@ -142,13 +145,7 @@ class RunDir:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """One mapping per step; an incomplete last line, as a kill leaves it, is skipped."""
-        lines = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return lines
+        return _lines_of(self.metrics_file)
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a step's numbers; one that is not finite becomes null, as JSON knows none."""
@@ -156,6 +153,12 @@ class RunDir:
         record.update({k: (v if math.isfinite(v) else None) for k, v in metrics.items()})
         with self.writing(), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def add_warning(self, step: int, text: str) -> None:
+        """Append what the run warned of, for its page."""
+        self.open()
+        with self.writing(), self.warnings_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "text": text}) + "\n")
 
     def add_rollout(
         self,
@@ -242,3 +245,13 @@ class RunDir:
                 PpokitWarning,
                 stacklevel=3,
             )
+
+
+def _lines_of(path: Path) -> list[dict[str, Any]]:
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines

@@ -161,6 +161,8 @@ def test_patience_ends_a_run_and_a_larger_one_goes_on(
         "eval/falling/x has not been better than 0 in 2 evaluations, so that the run ends here "
         "(evaluation.patience)"
     ]
+    kept = [json.loads(line) for line in (tmp_path / "parts" / "warnings.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["text"]) for line in kept] == [(2, text) for text in ear.warned]
     assert json.loads((tmp_path / "parts" / "policy-best" / "best.json").read_text())["step"] == 0
     (checkpoint,) = (tmp_path / "parts" / "checkpoints").glob("step-*")
     assert checkpoint.name == "step-000002"

@@ -114,6 +114,25 @@ class TestMetrics:
             reopened(tmp_path, 3)
 
 
+class TestWarnings:
+    def test_reopening_forgets_those_that_came_after(self, tmp_path: Path) -> None:
+        """The run warns again where it does the same again."""
+        run_dir = opened(tmp_path)
+        for step in (0, 1, 2):
+            run_dir.add_warning(step, f"of step {step}\nü")
+        with run_dir.warnings_file.open("a") as file:
+            file.write('{"step": 2, "te')
+        run_dir = reopened(tmp_path, 1)
+        run_dir.add_warning(2, "again")
+        lines = [json.loads(line) for line in run_dir.warnings_file.read_text().splitlines()]
+        expected = {0: "of step 0\nü", 1: "of step 1\nü", 2: "again"}
+        assert lines == [{"step": step, "text": text} for step, text in expected.items()]
+
+    def test_there_is_no_file_without_any(self, tmp_path: Path) -> None:
+        opened(tmp_path)
+        assert not reopened(tmp_path, 1).warnings_file.exists()
+
+
 class TestPlot:
     @pytest.mark.parametrize("with_kl", [True, False])
     def test_a_png(self, tmp_path: Path, with_kl: bool) -> None:
