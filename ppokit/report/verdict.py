@@ -52,7 +52,30 @@ class Row:
 
 
 def headline(run: RunData, pool: Pool) -> str:
-    """One sentence: whether the reward rose."""
+    """One sentence on whether the reward rose, and one on the evaluation, where there is one."""
+    return f"{_reward_in_words(run, pool)}{_evaluation_in_words(run)}"
+
+
+def _evaluation_in_words(run: RunData) -> str:
+    """Of the number that matters most, unless it is one that every evaluation reports."""
+    name = next(iter(evaluation_metrics(run)), "")
+    values = run.series(name)[1]
+    of_every = not name or name.split("/")[1] in (GREEDY, SAMPLED, TEXTS)
+    if len(values) < 2 or (of_every and name != run.setting("evaluation", "best")):
+        return ""
+    change = _evaluated(run, name, is_shown=True).change
+    verb = "rose" if change.low > 0 else "fell" if change.high < 0 else "has not changed surely:"
+    if math.isnan(change.low):
+        verb, ends = "went", ""
+    else:
+        ends = f" (95 % interval {_signed(change.low)} to {_signed(change.high)})"
+    return (
+        f" In evaluation {name.removeprefix('eval/')} {verb} from {short(values[0])} to {short(values[-1])}"
+        f"{ends}."
+    )
+
+
+def _reward_in_words(run: RunData, pool: Pool) -> str:
     (first, last), change = pool.ends(pool.responses.scores), score_change(pool)
     if not len(first):
         first, last = _ends(run, pool, "reward/mean")
@@ -101,10 +124,17 @@ def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
                     UNKNOWN,
                     values,
                     f"#curve:{name}",
-                    f"largest {short(max(values))}",
+                    f"largest {short(max(values))}, {_limit(run, name)}",
                 )
             )
     return rows
+
+
+def _limit(run: RunData, name: str) -> str:
+    if name != "rollout/logprob_gap":
+        return "0 is right"
+    limit = run.setting("rollout", "max_logprob_gap")
+    return f"limit {short(limit)}" if isinstance(limit, int | float) else "limit: what the dtype explains"
 
 
 def evaluation_metrics(run: RunData) -> list[str]:

@@ -149,6 +149,29 @@ def test_the_headline(tmp_path: Path, rise: float, sentence: str) -> None:
     assert sentence in headline(run, Pool.of(run))
 
 
+@pytest.mark.parametrize(
+    ("name", "ends", "words"),
+    [
+        ("judge/score", (0.24, 0.56), "judge/score rose from 0.219 to 0.602 (95 % interval +0.24 to +0.56)."),
+        ("judge/score", (-0.24, 0.56), "judge/score has not changed surely: from 0.219 to 0.602 (95 % int"),
+        ("judge/score", None, "judge/score went from 0.219 to 0.602."),
+        ("greedy/kl", (0.24, 0.56), None),
+    ],
+)
+def test_the_headline_says_what_the_evaluation_says(
+    tmp_path: Path, name: str, ends: tuple[float, float] | None, words: str | None
+) -> None:
+    """Of what evaluators measure; not of what every evaluation reports."""
+    name = f"eval/{name}"
+    last = {"step": 9, name: 0.602}
+    if ends is not None:
+        last |= {f"{name}/gain": 0.383, f"{name}/gain_low": ends[0], f"{name}/gain_high": ends[1]}
+    write_metrics(tmp_path, [{"step": 0, name: 0.219}, last])
+    run = read_run(tmp_path)
+    sentence = headline(run, Pool.of(run))
+    assert (f"In evaluation {words}" in sentence) if words else "In evaluation" not in sentence
+
+
 def test_the_steps_that_are_compared_are_named(tmp_path: Path) -> None:
     """Those whose samples can be read: of ten steps the last two, of which one is damaged."""
     learning_run(tmp_path)
@@ -415,8 +438,20 @@ def test_guards_stand_with_their_largest_value(tmp_path: Path) -> None:
     write_metrics(tmp_path, [*lines, {"step": 4, "reward/mean": 0.1, "policy/ratio_std_at_start": 0.0}])
     run = read_run(tmp_path)
     rows = {row.label: (row.before, row.after, row.detail) for row in verdict_rows(run, Pool.of(run))}
-    assert rows["Sampler against trainer, nats (guard)"] == (0.25, 0.5, "largest 0.75")
-    assert rows["Ratio's deviation before a weight moves (guard)"] == (0, 0, "largest 0")
+    assert rows["Sampler against trainer, nats (guard)"] == (
+        0.25,
+        0.5,
+        "largest 0.75, limit: what the dtype explains",
+    )
+    assert rows["Ratio's deviation before a weight moves (guard)"] == (
+        0,
+        0,
+        "largest 0, 0 is right",
+    )
+    write_recipe(tmp_path, 4, rollout={"max_logprob_gap": 1.5})
+    run = read_run(tmp_path)
+    details = [row.detail for row in verdict_rows(run, Pool.of(run))]
+    assert "largest 0.75, limit 1.5" in details
 
 
 def test_samples_of_one_step_do_not_stand_for_the_whole_run(tmp_path: Path) -> None:
