@@ -15,6 +15,7 @@ from ppokit.report.finding import Finding
 from ppokit.report.pool import Pool
 from ppokit.report.reward_parts import rules
 from ppokit.report.run_data import RunData, section
+from ppokit.report.run_warnings import warned
 from ppokit.report.statistics import (
     Estimate,
     length_share,
@@ -115,9 +116,9 @@ def _length(run: RunData, pool: Pool) -> Iterator[Finding]:
         gain = "gain" if score_change(pool).value > 0 else "loss"
         yield Finding(
             "warning",
-            f"Length explains {_percent(share.value)} of the {gain} in reward (95 % interval "
-            f"{_percent(share.low)} to {_percent(share.high)}): within a prompt the reward moves with "
-            "length, and length has changed.",
+            f"Length explains {_part(share.value)} of the {gain} in reward (95 % interval "
+            f"{_part(share.low)} to {_part(share.high)}): within a prompt the reward moves with length, and "
+            "length has changed.",
             "#points",
         )
 
@@ -234,11 +235,17 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("rewards failed in evaluations", failed_in_evaluations),
     ("entropy collapsed", _entropy),
     ("responses are truncated", _truncated),
+    ("what the run itself warned of", warned),
 )
 
 
 def _number(value: float) -> str:
     return f"{value:.3g}"
+
+
+def _part(share: float) -> str:
+    """More than all of a gain is explained where without its cause there had been a loss."""
+    return _percent(share) if share < 0.995 else "all"
 
 
 def _percent(share: float) -> str:

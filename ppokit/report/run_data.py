@@ -16,6 +16,7 @@ from ppokit.errors import DataError, first_line
 from ppokit.plugin.visible_text import visible
 from ppokit.report.run_samples import files_by_step, read_samples
 from ppokit.report.run_state import End
+from ppokit.report.run_warnings import read_warnings
 from ppokit.report.statistics import window
 from ppokit.report.step_file import Samples
 
@@ -41,6 +42,7 @@ class RunData:
         evaluations_unread: how many there are beyond those in `failing`.
         title: a name that tells it from other runs, where its folder's does not.
         changed: when metrics.jsonl was written last, in seconds of the epoch; None without it.
+        warnings: what the run itself warned of, and after which step.
         end: how the run says that it ended; None where it does not say.
     """
 
@@ -58,6 +60,7 @@ class RunData:
     missing: list[str] = field(default_factory=list)
     changed: float | None = None
     title: str = ""
+    warnings: list[tuple[int, str]] = field(default_factory=list)
     end: End | None = None
 
     @property
@@ -156,6 +159,7 @@ def read_run(folder: Path, *, samples: bool = True) -> RunData:
     run.files = files_by_step(folder / "rollouts")
     _read_metrics(run)  # after the files: a step that is being done has its numbers before its samples
     _read_end(run)
+    run.warnings = read_warnings(folder)
     if samples:
         read_samples(run)
     return run

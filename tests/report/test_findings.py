@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from ppokit.report.finding import Finding
 from ppokit.report.findings import CHECKS, findings
+from ppokit.report.page import report_page
 from ppokit.report.pool import Pool
 from ppokit.report.run_data import read_run
 from report_runs import learning_run, samples, write_metrics, write_recipe, write_samples
@@ -120,6 +123,18 @@ def test_length(tmp_path: Path, slope: float, fires: bool) -> None:
     assert bool(named(of(tmp_path), "Length explains")) == fires
 
 
+def test_length_explains_no_more_than_all(tmp_path: Path) -> None:
+    """Longer responses are paid more, and all else gets worse: without length the reward had fallen."""
+    random = np.random.default_rng(0)
+    for step in range(1, 11):
+        lengths = np.clip(random.normal(20 + 4 * step, 6, (8, 4)), 3, None).astype(int)
+        scores = 0.02 * lengths - 0.03 * step + 0.02 * random.standard_normal((8, 4))
+        write_samples(tmp_path, step, samples(step, scores.tolist(), lengths.tolist()))
+    (finding,) = named(of(tmp_path), "Length explains")
+    assert finding.text.startswith("Length explains all of the gain in reward (95 % interval ")
+    assert " to all): " in finding.text
+
+
 @pytest.mark.parametrize(("flat", "level"), [(2, None), (4, "note"), (8, "warning")])
 def test_groups_without_spread(tmp_path: Path, flat: int, level: str | None) -> None:
     """Of ten groups in the one step that is compared."""
@@ -222,6 +237,24 @@ def test_a_quiet_run_of_noise_warns_of_nothing(tmp_path: Path) -> None:
     """Ten runs in which nothing changes: a check that fires by chance would here."""
     for seed in range(10):
         assert of(learning_run(tmp_path / str(seed), steps=6, rise=0.0, seed=seed)) == []
+
+
+def test_what_the_run_itself_warned_of(tmp_path: Path) -> None:
+    """Once where only numbers differ; failed rewards are counted from the samples, unless there are none."""
+    equal = "the reward 'judge' gives {} to every response, for 3 steps now"
+    failed = "the reward 'judge' failed for 1 of 32 responses: busy"
+    lines = [(3, equal.format(0.5)), (4, failed), (5, equal.format(0.25)), (9, "eval/canary fell \x1b[31m")]
+    text = "".join(json.dumps({"step": step, "text": own}) + "\n" for step, own in lines)
+    learning_run(tmp_path)
+    (tmp_path / "warnings.jsonl").write_text(text + '[1]\n{"step": "x"}\n{"step": 4, "te')
+    first, second = of(tmp_path)
+    assert first.text == "The run warned at step 9: eval/canary fell \x1b[31m."
+    assert second.text == f"The run warned at steps 3 and 5, 2 times, the last time: {equal.format(0.25)}."
+    assert first.level == second.level == "warning"
+    page = report_page([read_run(tmp_path)])
+    assert "eval/canary fell ⟨U+001B⟩[31m." in page
+    shutil.rmtree(tmp_path / "rollouts")
+    assert named(of(tmp_path), failed)
 
 
 def test_what_was_looked_for_is_listed() -> None:
