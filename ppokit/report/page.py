@@ -105,7 +105,7 @@ def _page(runs: Sequence[RunData], views: Sequence[RunView]) -> str:
             side_by_side=_side_by_side(views) if len(runs) > 1 else [],
             differences=recipe_differences(runs) if len(runs) > 1 else [],
             version=__version__,
-            written=datetime.now(UTC).isoformat(timespec="seconds"),
+            written=datetime.now(UTC),
         )
     )
 

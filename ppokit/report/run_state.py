@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 State = Literal["finished", "running", "stopped", "failed", "not begun"]
 
-_QUIET_S = 180.0  # without a new line, a run has stopped; or the time of five steps, where that is longer
+_QUIET_S = 60.0  # without a new line, a run has stopped; or the time of five steps, where that is longer
 _FIRST_STEP_S = 3600.0  # where no step has said yet how long it took
 
 
@@ -63,8 +64,8 @@ def ending(run: RunData, now: float | None = None) -> str:
     current, end = state(run, now), run.end
     after = f"after step {run.last_step}"
     if current == "running":
-        written = time.gmtime(now)
-        return f"still going when this page was written, at {time.strftime('%Y-%m-%d %H:%M', written)} UTC"
+        written = f"still going when this page was written, at {_at(now)} UTC"
+        return f"{written}; its last numbers are of {_at(run.changed)}"
     if current == "failed":
         return f"failed {after}"
     if current != "stopped":
@@ -72,6 +73,27 @@ def ending(run: RunData, now: float | None = None) -> str:
     if end is None:
         return f"stopped {after} without a word, as a run that was killed or is of an older version"
     return f"stopped by {visible(end.stopped_by, 40)} {after}" if end.stopped_by else f"ended {after}"
+
+
+def next_page_s(run: RunData, now: float | None = None) -> float | None:
+    """In how many seconds a run that goes on should write its next page, by the steps that it has done.
+
+    Returns: None where it does not go on, writes no pages, or does not say how long a step takes.
+    """
+    every, seconds = run.setting("run", "checkpoint_every"), run.series("time/step_s")[1]
+    if state(run, now) != "running" or run.setting("run", "report") is False or not seconds:
+        return None
+    if not isinstance(every, int) or every < 1:
+        return None
+    steps: int = every - run.last_step % every
+    if run.planned is not None:
+        steps = min(steps, run.planned - run.last_step)
+    evaluations = run.series("time/evaluation_s")[1]
+    return steps * statistics.median(seconds) + (evaluations[-1] if evaluations else 0.0)
+
+
+def _at(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
 
 
 def failure(run: RunData) -> str:

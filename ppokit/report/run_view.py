@@ -18,7 +18,7 @@ from ppokit.report.movers import Movers, movers
 from ppokit.report.pool import Pool
 from ppokit.report.provenance_view import facts, flattened, plugins, preset_differences
 from ppokit.report.run_data import RunData, section
-from ppokit.report.run_state import ending, failure
+from ppokit.report.run_state import ending, failure, next_page_s
 from ppokit.report.shown_samples import Shown, shown_samples
 from ppokit.report.statistics import evenly, step_names
 from ppokit.report.tokens import TokenTexts
@@ -33,6 +33,7 @@ class RunView:
         number: its position on the page.
         missing: sentences on what is not there.
         rows: all numbers of the verdict, some of which only a comparison shows.
+        next_page_s: seconds after which the run should have written another page; None for none.
         compared: what the table's first and last column are.
         choice: which responses the page holds, in a sentence.
         more_causes: how many are not among `causes`.
@@ -45,6 +46,7 @@ class RunView:
     number: int
     name: str
     subtitle: str
+    next_page_s: float | None
     steps: str
     headline: str
     missing: Sequence[str]
@@ -94,6 +96,7 @@ class RunView:
             number=number,
             name=visible(run.name, 120),
             subtitle=_subtitle(run),
+            next_page_s=next_page_s(run),
             steps=_steps(run),
             headline=headline(run, pool),
             missing=[visible(text, 1000) for text in (failure(run), *run.missing) if text],

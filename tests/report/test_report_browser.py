@@ -16,7 +16,7 @@ import pytest
 
 from ppokit.report.write_report import write_report
 from report_browser import fetched, js, open_page
-from report_runs import learning_run, samples, write_metrics, write_samples
+from report_runs import learning_run, samples, write_metrics, write_recipe, write_samples
 from test_hostile_page import hostile_run
 
 if TYPE_CHECKING:
@@ -181,6 +181,22 @@ def test_curves_follow_the_arrow_keys(driver: Chrome, page: Path) -> None:
     ActionChains(driver, duration=0).send_keys("\ue011", "\ue014").perform()  # Home, right
     plot = "return document.querySelector('[id=\"curve:kl/k1\"] .plot').getAttribute('aria-valuetext')"
     assert js(driver, plot) == "step 2: 0.02"
+
+
+def test_a_page_of_a_run_that_was_killed_says_that_it_is_old(driver: Chrome, tmp_path: Path) -> None:
+    """The run cannot say it: nobody has written the page that was due after ten more seconds."""
+    folder = learning_run(tmp_path)
+    write_recipe(folder, 30, run={"steps": 30, "checkpoint_every": 15})
+    write_report([folder], folder / "report.html")
+    open_page(driver, folder / "report.html")
+    note = "return document.querySelector('.overdue')"
+    assert js(driver, f"{note}.hidden")
+    later = "const now = Date.now(); Date.now = () => now + 1000 * arguments[0]; tellOverdue();"
+    for seconds, words in ((10 + 754, "12 min"), (10 + 3 * 3600 + 60, "3 h"), (10 + 3 * 86400, "3 days")):
+        open_page(driver, folder / "report.html")
+        js(driver, later, seconds)
+        sentence = f"The next page was due {words} ago: unless there is a newer one, the run has probably"
+        assert js(driver, f"{note}.innerText").startswith(sentence)
 
 
 def test_it_prints(driver: Chrome, page: Path) -> None:

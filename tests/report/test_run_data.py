@@ -13,7 +13,7 @@ from ppokit.errors import DataError
 from ppokit.report.failures import failures
 from ppokit.report.page import report_page
 from ppokit.report.run_data import read_run
-from ppokit.report.run_state import End, ending, state
+from ppokit.report.run_state import End, ending, next_page_s, state
 from report_runs import data_of, learning_run, samples, write_metrics, write_recipe, write_samples
 
 
@@ -39,6 +39,31 @@ def test_one_that_goes_on_and_one_that_was_killed(tmp_path: Path, quiet: float, 
     sentence = ending(read_run(tmp_path), 1e9 + quiet)
     assert sentence.startswith(words)
     assert ("at 2001-09-09 01:46 UTC" in sentence) == (quiet == 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "expected"),
+    [
+        ({}, 20, 2 * 3.0 + 40),  # steps 11 and 12, and an evaluation
+        ({}, 11, 1 * 3.0 + 40),
+        ({}, 10, None),
+        ({"report": False}, 20, None),
+        ({"checkpoint_every": None}, 20, None),
+    ],
+    ids=["next checkpoint", "end", "finished", "no page", "unknown"],
+)
+def test_when_the_next_page_is_due(
+    tmp_path: Path, settings: dict[str, Any], steps: int, expected: float | None
+) -> None:
+    """Of ten steps, most of which took three seconds, with a checkpoint every six."""
+    seconds = [9.0, *[3.0] * 9]
+    lines = [{"step": i, "time/step_s": own} for i, own in enumerate(seconds, 1)]
+    write_metrics(tmp_path, [{"step": 0, "time/evaluation_s": 40.0}, *lines])
+    write_recipe(tmp_path, steps, run={"steps": steps, "checkpoint_every": 6, **settings})
+    run = read_run(tmp_path)
+    assert run.changed is not None
+    assert next_page_s(run, run.changed + 5) == expected
+    assert next_page_s(run, run.changed + 1000) is None
 
 
 @pytest.mark.parametrize(

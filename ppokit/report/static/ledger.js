@@ -129,7 +129,19 @@ function startLedger() {
   return open;
 }
 
+// A page of a run that was killed cannot know it; that no other page has taken its place tells.
+function tellOverdue() {
+  document.querySelectorAll(".overdue").forEach((note) => {
+    const late = Date.now() / 1000 - Number(note.dataset.due), minutes = Math.floor(late / 60);
+    note.hidden = late < Math.max(60, Number(note.dataset.slack));
+    const ago = minutes < 120 ? `${minutes} min` : minutes < 2880 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 1440)} days`;
+    note.textContent = note.hidden ? "" : `The next page was due ${ago} ago: unless there is a newer one, the run has probably stopped.`;
+  });
+}
+
 // Links name curves and responses that may be hidden, or not drawn yet.
+tellOverdue();
+setInterval(tellOverdue, 30000);
 const reveal = startCurves();
 const openSample = startLedger();
 startPoints(openSample);
