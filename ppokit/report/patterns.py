@@ -44,13 +44,17 @@ def words(text: str) -> list[str]:
     return [word[:LONGEST_WORD].lower() for word in WORDS.findall(text[:LONGEST_TEXT])]
 
 
-def common_phrases(best: Sequence[str], first: Sequence[str]) -> list[Phrase]:
+def common_phrases(best: Sequence[tuple[str, str]], first: Sequence[tuple[str, str]]) -> list[Phrase]:
     """Sequences of one to four words and marks that many of the best responses have, and few of the first.
 
-    By the difference of the two shares. Of sequences within each other that are as frequent the longest
-    stays.
+    By the difference of the two shares. What a response repeats of its own prompt does not count, nor what
+    the best responses to one prompt alone have: that is its subject. Of sequences within each other that are
+    as frequent the longest stays.
+
+    Args:
+        best, first: prompts with responses to them.
     """
-    among_best, among_first = (_shares([words(text) for text in texts]) for texts in (best, first))
+    among_best, among_first = _shares(best, of_several=True), _shares(first)
     fewest = max(2, 0.1 * len(best)) / max(1, len(best))
     phrases = [
         (share - among_first.get(phrase, 0.0), len(phrase), phrase, share)
@@ -87,11 +91,31 @@ def near_duplicates(texts: Sequence[str]) -> list[Cluster]:
     return sorted(alike, key=lambda cluster: -len(cluster.members))[:SHOWN]
 
 
-def _shares(texts: Sequence[Sequence[str]]) -> dict[tuple[str, ...], float]:
+def _shares(answers: Sequence[tuple[str, str]], *, of_several: bool = False) -> dict[tuple[str, ...], float]:
+    """Share of the responses that have a sequence which their own prompt lacks.
+
+    Args:
+        of_several: whether only those count that stand in responses to more than one prompt.
+    """
     counts: Counter[tuple[str, ...]] = Counter()
-    for text in texts:
-        counts.update({tuple(text[i : i + n]) for n in (1, 2, 3, 4) for i in range(len(text) - n + 1)})
-    return {phrase: count / len(texts) for phrase, count in counts.items() if count > 1 or len(texts) < 4}
+    prompts: dict[tuple[str, ...], set[str]] = {}
+    known = {prompt: _sequences(prompt) for prompt, _ in answers}
+    for prompt, text in answers:
+        own = _sequences(text) - known[prompt]
+        counts.update(own)
+        for phrase in own if of_several else ():
+            prompts.setdefault(phrase, set()).add(prompt)
+    several = not of_several or len(known) < 2
+    return {
+        phrase: count / len(answers)
+        for phrase, count in counts.items()
+        if (several or len(prompts[phrase]) > 1) and (count > 1 or len(answers) < 4)
+    }
+
+
+def _sequences(text: str) -> set[tuple[str, ...]]:
+    own = words(text)
+    return {tuple(own[i : i + n]) for n in (1, 2, 3, 4) for i in range(len(own) - n + 1)}
 
 
 def _within(phrase: tuple[str, ...], other: tuple[str, ...]) -> bool:

@@ -117,13 +117,24 @@ def test_failures_of_evaluations_stand_beside_those_of_training(tmp_path: Path) 
 
 
 def test_words_of_the_best() -> None:
-    best = [f"It is great, just great, number {i}" for i in range(10)]
-    first = [f"It is number {i}" for i in range(10)]
+    best = [(f"prompt {i}", f"It is great, just great, number {i}") for i in range(10)]
+    first = [(f"prompt {i}", f"It is number {i}") for i in range(10)]
     phrases = common_phrases(best, first)
     assert phrases[0].text == "great , just great"
     assert (phrases[0].best, phrases[0].first) == (1.0, 0.0)
     assert not any(phrase.text in ("it", "is", "it is") for phrase in phrases)
     assert common_phrases(first, first) == []
+
+
+def test_words_of_prompts_are_no_gaming() -> None:
+    """Neither what a response repeats of its prompt, nor the subject of one prompt's responses."""
+    prompts = ["Sum up: the river rose", "Sum up: a cat slept", "Sum up: it snowed"]
+    best = [(prompt, f"{prompt.partition(': ')[2]}, wow") for prompt in prompts for _ in range(4)]
+    best += [(prompts[0], "the water stood in the streets")] * 4
+    first = [("Sum up: the sun shone", "sun")] * 12
+    assert [phrase.text for phrase in common_phrases(best, first)] == ["wow"]
+    (phrase,) = common_phrases(best, [("Say wow", "wow"), ("Sum up: x", "wow")] * 4)
+    assert (phrase.text, phrase.best, phrase.first) == ("wow", 0.75, 0.5)
 
 
 def test_near_duplicates() -> None:
@@ -392,6 +403,20 @@ def test_movers_move(tmp_path: Path) -> None:
     chosen = choose(read_run(tmp_path).steps, 1e6, 0)
     assert chosen.by_reference
     assert (chosen.up, chosen.down) == ([(2, 2), (2, 0)], [(2, 1)])
+
+
+def test_what_moved_is_unknown_without_the_columns_that_say_it(tmp_path: Path) -> None:
+    """As of a run without a reference and with `run.token_columns: false`."""
+    learning_run(tmp_path)
+    page = report_page([read_run(tmp_path)])
+    assert "The samples have neither kl/k1, for want of a reference, nor log_ratio" in page
+    assert "Likelier and less likely under training</h3>" in page
+    columns = samples(1, [[0.1, 0.2]], [[2, 2]])
+    columns["log_ratio"] = [[0.0, 0.0], [0.0, 0.0]]
+    write_samples(tmp_path / "other", 1, columns)
+    page = report_page([read_run(tmp_path / "other")])
+    assert "The samples have neither" not in page
+    assert "Less likely under training</h3>" in page
 
 
 def test_one_text_stands_once_in_a_list(tmp_path: Path) -> None:
