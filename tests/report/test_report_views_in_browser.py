@@ -287,3 +287,31 @@ def test_runs_compared(driver: Chrome, tmp_path: Path) -> None:
     assert len(set(looks)) == 8
     assert table(driver, "#points-run") == [["run-1"]]
     assert js(driver, "return document.getElementById('points-y').options.length") > 3
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_three_runs_stand_side_by_side(driver: Chrome, tmp_path: Path, width: int) -> None:
+    """Nothing is beyond the edge, whatever they are called."""
+    folders = [tmp_path / f"a_run_with_quite_a_long_name_and_no_space_in_it_{i}" for i in range(3)]
+    for i, folder in enumerate(folders):
+        learning_run(folder, seed=i)
+        write_recipe(folder, 10, rewards=[{"use": "judge", "weight": 1.0 + i}])
+    write_report(folders, tmp_path / "report.html", [TEXTS] * 3)
+    open_page(driver, tmp_path / "report.html", width=width)
+    boxes = "return [...document.querySelectorAll('.compare')].map((t) => t.parentElement)"
+    sizes = js(driver, f"{boxes}.map((b) => [b.scrollWidth, b.clientWidth])")
+    assert len(sizes) == 2
+    assert all(inner <= outer for inner, outer in sizes)
+
+
+def test_runs_of_unequal_length_are_all_named_at_every_step(driver: Chrome, tmp_path: Path) -> None:
+    """At a step without a number, and behind the last one."""
+    for name, steps in (("a", (1, 2, 4)), ("b", (1, 2, 3, 4, 6))):
+        write_metrics(tmp_path / name, [{"step": s, "reward/mean": s / 2} for s in steps])
+    write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "report.html", [TEXTS] * 2)
+    open_page(driver, tmp_path / "report.html")
+    plot = "const p = document.querySelector('[id=\"curve:reward/mean\"] .plot');"
+    back = "p.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft' }));"
+    readout = "return document.querySelector('[id=\"curve:reward/mean\"] .readout').textContent"
+    assert js(driver, readout) == "step 6: a – (last at step 4), b 3"
+    assert js(driver, f"{plot}{back}{back}{readout}") == "step 3: a –, b 1.5"

@@ -63,9 +63,10 @@ function follow(plot) {
     at = clamp(index, 0, steps.length - 1);
     const step = steps[at];
     const parts = lines.map(([label, own, values]) => {
-      const i = own.indexOf(step);
-      return i < 0 ? null : (lines.length > 1 ? `${label} ` : "") + shown(values[i]);
-    }).filter((part) => part !== null);
+      const i = own.indexOf(step), last = own[own.length - 1];
+      const value = i >= 0 ? shown(values[i]) : last < step ? `– (last at step ${last})` : "–";
+      return (lines.length > 1 ? `${label} ` : "") + value;
+    });
     readout.textContent = `step ${step}: ${parts.join(", ")}`;
     plot.setAttribute("aria-valuenow", step);
     plot.setAttribute("aria-valuetext", readout.textContent);
