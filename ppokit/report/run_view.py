@@ -125,6 +125,7 @@ class RunView:
                 "providers": [visible(name, 60) for name in shown.providers],
                 "samples": shown.samples,
                 "rules": shown.rules,
+                "prefill": visible(str(run.setting("prompts", "prefill") or ""), 2000),
                 "prompts": shown.prompts,
                 "vocabulary": shown.vocabulary,
                 "groups": shown.groups,

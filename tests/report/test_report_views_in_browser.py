@@ -178,6 +178,60 @@ def test_tokens_are_coloured_by_a_number(driver: Chrome, page: Path) -> None:
         assert [used[i][3] for i in order] == sorted(own[3] for own in used)
 
 
+def test_the_ledger_opens_by_a_number_that_varies(driver: Chrome, tmp_path: Path) -> None:
+    """Group-relative advantages are one for the whole response; what the user chooses stays."""
+    columns = samples(1, [[0.5, 0.25]], [[3, 3]])
+    columns |= {"kl/k1": [[0.5, -0.25, 0.0]] * 2, "entropy": [[1.0, 2.0, 3.0]] * 2}
+    columns |= {"clipped": [[True, False, False]] * 2, "log_ratio": [[0.0] * 3] * 2}
+    write_samples(tmp_path, 1, columns)
+    write_report([tmp_path], tmp_path / "report.html", [TEXTS])
+    open_page(driver, tmp_path / "report.html")
+    colour = "return document.getElementById('colour').value"
+    assert js(driver, colour) == "kl"
+    assert text(driver, "scale").split() == ["-0.5", "0", "0.5"]
+    for name, ends in (("entropy", ["0", "3"]), ("clipped", ["0", "1"]), ("logprob", ["-1", "0"])):
+        choose(driver, "colour", name)
+        assert text(driver, "scale").split() == ends
+    js(driver, "openSample(0, 1)")
+    assert js(driver, colour) == "logprob"
+    columns["advantages"] = [[0.5, 0.25, 0.125]] * 2
+    write_samples(tmp_path, 1, columns)
+    write_report([tmp_path], tmp_path / "report.html", [TEXTS])
+    open_page(driver, tmp_path / "report.html")
+    assert js(driver, colour) == "advantage"
+
+
+def test_what_was_given_stands_before_the_tokens(driver: Chrome, tmp_path: Path) -> None:
+    """The text of a response begins with the recipe's prefill, and its tokens do not."""
+    write_recipe(tmp_path, 1, prompts={"prefill": "Sure, "})
+    texts = ["Sure, yes", "no"]
+    write_samples(tmp_path, 1, samples(1, [[0.5, 0.25]], text=lambda group, i: texts[i]))
+    write_report([tmp_path], tmp_path / "report.html", [TEXTS])
+    for i, words in enumerate(("Given, prompts.prefill: Sure, ", "")):
+        open_page(driver, tmp_path / "report.html", link=f"#sample-0-{i}")
+        given = js(driver, "const g = byId('ledger-given'); return g.hidden ? '' : g.textContent")
+        assert given == words
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_numbers_of_a_token_stay_in_view(driver: Chrome, tmp_path: Path, width: int) -> None:
+    """However long the response is; and no token is broken in its middle."""
+    write_samples(tmp_path, 1, samples(1, [[0.5]], [[900]]))
+    names = TokenTexts(lambda ids: "".join("a" if i == 1 else f"tok{i}" for i in ids), str, frozenset(), 1)
+    write_report([tmp_path], tmp_path / "report.html", [names])
+    open_page(driver, tmp_path / "report.html", link="#sample-0-0", width=width)
+    boxes = "[...document.querySelectorAll('#tokens .token')]"
+    assert js(driver, f"return {boxes}.every((t) => t.getClientRects().length === 1)")
+    js(driver, f"{boxes}[880].focus()")
+    top, bottom, numbers = js(
+        driver,
+        f"return [{boxes}[880], {boxes}[880], byId('token')].map((e, i) => e.getBoundingClientRect()"
+        "[['top', 'bottom', 'top'][i]])",
+    )
+    assert 0 <= top < bottom <= 900
+    assert numbers < 900
+
+
 def test_hovering_shows_all_numbers_of_a_token(driver: Chrome, page: Path) -> None:
     from selenium.webdriver import ActionChains
 

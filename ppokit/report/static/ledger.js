@@ -1,31 +1,30 @@
 // The tokens of one response, coloured by a number of each.
 const COLUMNS = data.columns; // by name: in words, and whether a response has its sum or its mean
 const NEUTRAL = { ratio: 1 }; // where nothing has changed
+const USUAL = ["advantage", "kl", "ratio", "entropy", "logprob"]; // what is shown first, where it varies
 
 function startLedger() {
   const box = byId("tokens");
   if (!box) return () => {};
   const select = byId("colour");
-  let run = 0, sample = null, at = 0, spans = [];
+  let run = 0, sample = null, at = 0, spans = [], chosen = "";
   const column = (name, tokens) => (tokens[name] === 0 ? new Array(tokens.t.length).fill(0) : tokens[name]);
   const scales = new Map();
 
-  // The same scale for all responses of a run: the size that one number in fifty exceeds.
+  // The same scale for all responses of a run: the size that one number in fifty exceeds, and on which sides.
   const scale = (name) => {
-    const key = `${run} ${name}`;
+    const key = `${run} ${name}`, base = NEUTRAL[name] || 0;
     if (!scales.has(key)) {
-      const sizes = [];
-      data.runs[run].samples.forEach((each) => {
-        if (each.tk && Array.isArray(each.tk[name])) each.tk[name].forEach((v) => { if (v !== null && v !== (NEUTRAL[name] || 0)) sizes.push(Math.abs(v - (NEUTRAL[name] || 0))); });
-      });
-      sizes.sort((a, b) => a - b);
-      scales.set(key, sizes.length ? sizes[Math.floor(sizes.length * 0.98)] : 1);
+      const moves = data.runs[run].samples.flatMap((each) => (each.tk && Array.isArray(each.tk[name]) ? each.tk[name] : []))
+        .filter((value) => value !== null && value !== base).map((value) => value - base);
+      const sizes = moves.map(Math.abs).sort((a, b) => a - b);
+      scales.set(key, { size: sizes[Math.floor(sizes.length * 0.98)] || 1, below: moves.some((move) => move < 0), above: moves.some((move) => move > 0) });
     }
-    return scales.get(key) || 1;
+    return scales.get(key);
   };
   const tint = (name, value) => {
     if (value === null || value === undefined) return "";
-    const share = clamp((value - (NEUTRAL[name] || 0)) / scale(name), -1, 1);
+    const share = clamp((value - (NEUTRAL[name] || 0)) / scale(name).size, -1, 1);
     return share === 0 ? "" : `rgba(var(${share > 0 ? "--plus" : "--minus"}), ${(0.08 + 0.42 * Math.abs(share)).toFixed(3)})`;
   };
 
@@ -45,11 +44,13 @@ function startLedger() {
     const name = select.value, tokens = sample.tk;
     const numbers = tokens && name in tokens ? column(name, tokens) : [];
     spans.forEach((span, i) => { span.style.backgroundColor = tint(name, numbers[i]); });
-    const size = scale(name), base = NEUTRAL[name] || 0, legend = byId("scale");
-    legend.replaceChildren(...(name ? [-1, -0.5, 0, 0.5, 1].flatMap((share) => {
-      const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
+    const { size, below, above } = scale(name), base = NEUTRAL[name] || 0;
+    const shares = [...(below ? [-1, -0.5] : []), 0, ...(above || !below ? [0.5, 1] : [])];
+    byId("scale").replaceChildren(...(name ? shares.flatMap((share, i) => {
+      const swatch = el("span", { class: "swatch", "aria-hidden": "true" }), number = shown(base + share * size);
       swatch.style.backgroundColor = tint(name, base + share * size);
-      return share === -1 || share === 1 || share === 0 ? [share === 1 ? swatch : `${shown(base + share * size)} `, share === 1 ? ` ${shown(base + size)}` : swatch] : [swatch];
+      if (i === shares.length - 1) return [swatch, ` ${number}`];
+      return i === 0 || share === 0 ? [`${number} `, swatch] : [swatch];
     }) : []));
   };
   const focus = (index, take) => {
@@ -86,10 +87,10 @@ function startLedger() {
       : tokens.of ? `. The first ${tokens.t.length.toLocaleString("en")} of its ${tokens.of.toLocaleString("en")} tokens are here; sums and means are over all` : "";
     byId("ledger-sample").textContent = `${data.runs.length > 1 ? `${own.name}, ` : ""}step ${sample.t}, response ${sample.i}${here}`;
     byId("ledger-prompt").textContent = own.prompts[sample.g];
-    const before = select.value || "advantage";
     const names = tokens ? Object.keys(COLUMNS).filter((name) => name in tokens) : [];
     select.replaceChildren(...names.map((name) => el("option", { value: name }, COLUMNS[name][0])));
-    if (names.length) select.value = names.includes(before) ? before : names[0];
+    const varies = (name) => names.includes(name) && new Set(column(name, tokens)).size > 1;
+    if (names.length) select.value = names.includes(chosen) ? chosen : USUAL.find(varies) || names[0];
     at = 0;
     spans = tokens && tokens.t ? tokens.t.map((position, i) => {
       const [text, special] = own.vocabulary[position];
@@ -101,6 +102,11 @@ function startLedger() {
     }) : [];
     if (spans.length) { box.setAttribute("role", "listbox"); box.replaceChildren(...spans); }
     else { box.setAttribute("role", "group"); box.replaceChildren(sample.x || "(empty)"); }
+    box.tabIndex = spans.length ? -1 : 0; // a text alone scrolls by keyboard too
+    box.scrollTop = 0;
+    const given = byId("ledger-given");
+    given.hidden = !(spans.length && own.prefill && sample.x.startsWith(own.prefill));
+    given.replaceChildren(el("span", { class: "dim" }, "Given, prompts.prefill: "), own.prefill);
     byId("token").replaceChildren();
     if (spans.length) focus(0, false);
     fillSums();
@@ -118,7 +124,7 @@ function startLedger() {
     event.preventDefault();
     focus(to, true);
   });
-  select.addEventListener("change", paint);
+  select.addEventListener("change", () => { chosen = select.value; paint(); });
   const first = data.runs.findIndex((own) => own.samples.length);
   if (first >= 0) {
     const samples = data.runs[first].samples, whole = samples.map((own, i) => [own, i]).filter(([own]) => own.tk);
