@@ -36,10 +36,12 @@ def recipe_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
 
 
 def preset_differences(run: RunData) -> tuple[str, list[tuple[str, str, str]]]:
-    """The preset that a recipe is nearest to, and the keys of that preset in which it differs.
+    """The preset of a recipe, and the keys of that preset in which it differs.
 
-    A saved recipe holds all keys and no longer says by which preset they were filled in, so that the nearest
-    is the one with the fewest differences.
+    A saved recipe holds all keys and no longer says by which preset they were filled in: it is the one with
+    the same estimator and losses, of several the one with the fewest differences.
+
+    Returns: an empty name where no preset has them.
     """
     from ppokit.config import presets
 
@@ -47,12 +49,20 @@ def preset_differences(run: RunData) -> tuple[str, list[tuple[str, str, str]]]:
     nearest: tuple[str, list[tuple[str, str, str]]] | None = None
     for name in presets.names():
         preset = flattened(presets.content(name))
+        if _algorithm(preset) != _algorithm(own):
+            continue
         differences = [
             (key, text, own.get(key, "—")) for key, text in preset.items() if not _same(text, own.get(key))
         ]
         if nearest is None or len(differences) < len(nearest[1]):
             nearest = (name, differences)
     return nearest or ("", [])
+
+
+def _algorithm(recipe: Mapping[str, str]) -> dict[str, str]:
+    """The estimator and the losses."""
+    kinds = ("advantages.", "losses[")
+    return {key: use for key, use in recipe.items() if key.startswith(kinds) and key.endswith("use")}
 
 
 def _same(one: str, other: str | None) -> bool:

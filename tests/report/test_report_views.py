@@ -286,8 +286,8 @@ def test_recipes_are_compared(tmp_path: Path) -> None:
     assert recipe_differences(runs) == [("rewards[0].weight", ["1.0", "2.0"])]
 
 
-def test_the_nearest_preset(tmp_path: Path) -> None:
-    """Dr. GRPO's keys, of which one was changed."""
+def test_the_preset(tmp_path: Path) -> None:
+    """Dr. GRPO's keys, of which one was changed; with another loss it is no preset."""
     from ppokit.config.presets import content
 
     preset = content("dr_grpo")
@@ -297,6 +297,11 @@ def test_the_nearest_preset(tmp_path: Path) -> None:
     name, differences = preset_differences(read_run(tmp_path))
     assert name == "dr_grpo"
     assert [(key, own) for key, _, own in differences] == [("update.epochs", "77")]
+    preset["losses"] = [{"use": "mine"}]
+    write_recipe(tmp_path, 5, **preset)
+    run = read_run(tmp_path)
+    assert preset_differences(run) == ("", [])
+    assert "Against the preset" not in report_page([run])
 
 
 def test_whole_groups_of_the_first_and_the_last_step_come_first(tmp_path: Path) -> None:

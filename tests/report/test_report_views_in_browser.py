@@ -94,6 +94,20 @@ def test_a_point_opens_its_response(driver: Chrome, page: Path, by: str) -> None
     assert js(driver, "return document.activeElement.getAttribute('role')") == "option"
 
 
+def test_axes_of_points_have_round_numbers(driver: Chrome, tmp_path: Path) -> None:
+    """Multiples of 1, 2 or 5; lengths from 4 to 12, and scores from 0.97 to 2.93."""
+    write_samples(tmp_path, 1, samples(1, [[0.97, 2.93, 1.5]], [[4, 12, 7]]))
+    write_report([tmp_path], tmp_path / "report.html", [TEXTS])
+    open_page(driver, tmp_path / "report.html")
+    drawn = """
+    const texts = [];
+    CanvasRenderingContext2D.prototype.fillText = (text) => texts.push(text);
+    byId("points-y").dispatchEvent(new Event("change"));
+    return texts;"""
+    ticks = [words for words in js(driver, drawn) if words[0].isdigit()]
+    assert ticks == ["1", "1.5", "2", "2.5", "3", "4", "6", "8", "10", "12"]
+
+
 def test_a_group_side_by_side(driver: Chrome, page: Path, run: dict[int, Columns]) -> None:
     """The best first, each with what its providers and the update say of it."""
     open_page(driver, page)

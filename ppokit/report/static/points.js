@@ -1,3 +1,12 @@
+// Three to eight multiples of 1, 2 or 5 times a power of ten between two numbers.
+function roundTicks(low, high) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / 3));
+  const unit = [5, 2, 1].map((times) => times * power).find((each) => Math.floor(high / each) - Math.ceil(low / each) >= 2) || power;
+  const ticks = [];
+  for (let i = Math.ceil(low / unit); i * unit <= high; i += 1) ticks.push(Number((i * unit).toPrecision(6)));
+  return ticks;
+}
+
 // Every response as a point: one number across, one up; a click or Enter opens it.
 function startPoints(open) {
   const canvas = byId("cloud");
@@ -53,14 +62,15 @@ function startPoints(open) {
     const [x0, x1] = range(points.map((p) => p.vx)), [y0, y1] = range(points.map((p) => p.vy));
     const [s0, s1] = range(points.map((p) => p.step));
     const width = box.width - INSET.left - INSET.right, height = box.height - INSET.top - INSET.bottom;
-    for (let i = 0; i <= 4; i += 1) {
-      const gy = INSET.top + (height * i) / 4, gx = INSET.left + (width * i) / 4;
-      pen.strokeStyle = grid;
+    pen.strokeStyle = grid;
+    pen.textAlign = "right";
+    roundTicks(y0, y1).forEach((tick) => {
+      const gy = INSET.top + (1 - (tick - y0) / (y1 - y0)) * height;
       pen.beginPath(); pen.moveTo(INSET.left, gy); pen.lineTo(INSET.left + width, gy); pen.stroke();
-      pen.textAlign = "right"; pen.fillText(shown(Number((y1 - ((y1 - y0) * i) / 4).toPrecision(3))), INSET.left - 8, gy + 4);
-      pen.textAlign = i === 4 ? "right" : i ? "center" : "left";
-      pen.fillText(shown(Number((x0 + ((x1 - x0) * i) / 4).toPrecision(3))), gx, box.height - 22);
-    }
+      pen.fillText(shown(tick), INSET.left - 8, gy + 4);
+    });
+    pen.textAlign = "center";
+    roundTicks(x0, x1).forEach((tick) => pen.fillText(shown(tick), INSET.left + ((tick - x0) / (x1 - x0)) * width, box.height - 22));
     pen.textAlign = "center"; pen.fillText(xs.value, INSET.left + width / 2, box.height - 5);
     pen.textAlign = "left"; pen.fillText(ys.value, INSET.left + 4, INSET.top + 10);
     const colours = shades(style);
