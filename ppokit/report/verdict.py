@@ -70,7 +70,7 @@ def _evaluation_in_words(run: RunData) -> str:
     else:
         ends = f" (95 % interval {_signed(change.low)} to {_signed(change.high)})"
     return (
-        f" In evaluation {name.removeprefix('eval/')} {verb} from {short(values[0])} to {short(values[-1])}"
+        f" In evaluation, {name.removeprefix('eval/')} {verb} from {short(values[0])} to {short(values[-1])}"
         f"{ends}."
     )
 
@@ -206,10 +206,10 @@ def _paired(run: RunData, name: str, difference: float, gain: float) -> str:
         end: dict(zip(*run.series(f"{name}/gain_{end}"), strict=True)).get(last) for end in ("prompts", "of")
     }
     if of["prompts"] and of["of"]:
-        return f"over the {of['prompts']:.0f} of {of['of']:.0f} prompts that have a number both times"
+        return f"over the {of['prompts']:.0f} of {of['of']:.0f} prompts with a number both times"
     if abs(gain - difference) <= 0.005 * max(abs(gain), abs(difference)):
         return ""
-    return "mean over the prompts that have a number both times"
+    return "mean over prompts with a number both times"
 
 
 def _of_responses(run: RunData, pool: Pool, name: str, label: str, numbers: Floats) -> list[Row]:

@@ -180,7 +180,7 @@ def test_the_headline_says_what_the_evaluation_says(
     write_metrics(tmp_path, [{"step": 0, name: 0.219}, last])
     run = read_run(tmp_path)
     sentence = headline(run, Pool.of(run))
-    assert (f"In evaluation {words}" in sentence) if words else "In evaluation" not in sentence
+    assert (f"In evaluation, {words}" in sentence) if words else "In evaluation" not in sentence
 
 
 def test_the_steps_that_are_compared_are_named(tmp_path: Path) -> None:
@@ -232,9 +232,9 @@ def test_a_change_that_is_of_fewer_prompts_than_the_values_says_so(tmp_path: Pat
         (
             0.1,
             {"eval/judge/gain_prompts": 7, "eval/judge/gain_of": 9},
-            "over the 7 of 9 prompts that have a number both times; from step 0 to 5",
+            "over the 7 of 9 prompts with a number both times; from step 0 to 5",
         ),
-        (0.1, {}, "mean over the prompts that have a number both times; from step 0 to 5"),
+        (0.1, {}, "mean over prompts with a number both times; from step 0 to 5"),
         (0.3, {}, "from step 0 to 5"),
     ):
         last = {"step": 5, "eval/judge": 0.5, "eval/judge/gain": gain, **ends, **counts}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from ppokit.report.run_data import read_run
 from ppokit.report.tokens import TokenTexts
 from ppokit.report.write_report import write_report
 from report_browser import js, open_page, table
@@ -363,6 +364,10 @@ def test_three_runs_stand_side_by_side(driver: Chrome, tmp_path: Path, width: in
     folders = [tmp_path / f"a_run_with_quite_a_long_name_and_no_space_in_it_{i}" for i in range(3)]
     for i, folder in enumerate(folders):
         learning_run(folder, seed=i)
+        name = "eval/suggestions/score/keystrokes_saved"
+        ends = {f"{name}/gain": 0.00123, f"{name}/gain_low": -0.00946, f"{name}/gain_high": 0.0123}
+        lines = [dict(line) for line in read_run(folder).metrics]
+        write_metrics(folder, [{"step": 0, name: 0.01}, *lines[:-1], {**lines[-1], name: 0.12345, **ends}])
         write_recipe(folder, 10, rewards=[{"use": "judge", "weight": 1.0 + i}])
     write_report(folders, tmp_path / "report.html", [TEXTS] * 3)
     open_page(driver, tmp_path / "report.html", width=width)
@@ -370,6 +375,7 @@ def test_three_runs_stand_side_by_side(driver: Chrome, tmp_path: Path, width: in
     sizes = js(driver, f"{boxes}.map((b) => [b.scrollWidth, b.clientWidth])")
     assert len(sizes) == 2
     assert all(inner <= outer for inner, outer in sizes)
+    assert js(driver, "return document.documentElement.scrollWidth") <= width
 
 
 def test_runs_of_unequal_length_are_all_named_at_every_step(driver: Chrome, tmp_path: Path) -> None:
