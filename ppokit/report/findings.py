@@ -113,12 +113,12 @@ def _warned_of(run: RunData, changes: Mapping[str, float]) -> set[str]:
 def _length(run: RunData, pool: Pool) -> Iterator[Finding]:
     share = length_share(pool.responses, pool.first, pool.last)
     if share is not None and share.value >= LENGTH_SHARE and share.low >= LENGTH_SHARE / 2:
+        ends = f"{_part(share.low)} to {_part(share.high)}" if _part(share.low) != "all" else "all of it"
         gain = "gain" if score_change(pool).value > 0 else "loss"
         yield Finding(
             "warning",
-            f"Length explains {_part(share.value)} of the {gain} in reward (95 % interval "
-            f"{_part(share.low)} to {_part(share.high)}): within a prompt the reward moves with length, and "
-            "length has changed.",
+            f"Length explains {_part(share.value)} of the {gain} in reward (95 % interval {ends}): within a "
+            "prompt the reward moves with length, and length has changed.",
             "#points",
         )
 

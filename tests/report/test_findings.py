@@ -123,16 +123,17 @@ def test_length(tmp_path: Path, slope: float, fires: bool) -> None:
     assert bool(named(of(tmp_path), "Length explains")) == fires
 
 
-def test_length_explains_no_more_than_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("noise", "ends"), [(0.3, "% to all): "), (0.02, "interval all of it): ")])
+def test_length_explains_no_more_than_all(tmp_path: Path, noise: float, ends: str) -> None:
     """Longer responses are paid more, and all else gets worse: without length the reward had fallen."""
     random = np.random.default_rng(0)
     for step in range(1, 11):
         lengths = np.clip(random.normal(20 + 4 * step, 6, (8, 4)), 3, None).astype(int)
-        scores = 0.02 * lengths - 0.03 * step + 0.02 * random.standard_normal((8, 4))
+        scores = 0.02 * lengths - 0.005 * step + noise * random.standard_normal((8, 4))
         write_samples(tmp_path, step, samples(step, scores.tolist(), lengths.tolist()))
     (finding,) = named(of(tmp_path), "Length explains")
     assert finding.text.startswith("Length explains all of the gain in reward (95 % interval ")
-    assert " to all): " in finding.text
+    assert ends in finding.text
 
 
 @pytest.mark.parametrize(("flat", "level"), [(2, None), (4, "note"), (8, "warning")])
