@@ -50,7 +50,16 @@ def warned(run: RunData, pool: Pool) -> Iterator[Finding]:
     for own in newest[:SHOWN]:
         times = f", {len(own)} times, the last time" if len(own) > 1 else ""
         steps = step_names(sorted({step for step, _ in own}))
-        yield Finding("warning", f"The run warned at {steps}{times}: {own[-1][1]}.", "#curves")
+        text = own[-1][1]
+        yield Finding("warning", f"The run warned at {steps}{times}: {text}.", _link(run, text))
     if len(newest) > SHOWN:
-        text = f"The run warned of {len(newest) - SHOWN} more, which stand in its warnings.jsonl."
-        yield Finding("note", text, "#curves")
+        more = f"The run warned of {len(newest) - SHOWN} more, which stand in its warnings.jsonl."
+        yield Finding("note", more, "#curves")
+
+
+def _link(run: RunData, text: str) -> str:
+    """To the curve of the metric that a warning names, or to what failed."""
+    named = max((name for name in run.measured() if name in text), key=len, default="")
+    if named:
+        return f"#curve:{named}"
+    return "#failures" if "failed" in text or "abstained" in text else "#curves"

@@ -244,18 +244,20 @@ def test_what_the_run_itself_warned_of(tmp_path: Path) -> None:
     """Once where only numbers differ; failed rewards are counted from the samples, unless there are none."""
     equal = "the reward 'judge' gives {} to every response, for 3 steps now"
     failed = "the reward 'judge' failed for 1 of 32 responses: busy"
-    lines = [(3, equal.format(0.5)), (4, failed), (5, equal.format(0.25)), (9, "eval/canary fell \x1b[31m")]
+    lines = [(3, equal.format(0.5)), (4, failed), (5, equal.format(0.25)), (9, "kl/k1 rose \x1b[31m")]
     text = "".join(json.dumps({"step": step, "text": own}) + "\n" for step, own in lines)
     learning_run(tmp_path)
     (tmp_path / "warnings.jsonl").write_text(text + '[1]\n{"step": "x"}\n{"step": 4, "te')
     first, second = of(tmp_path)
-    assert first.text == "The run warned at step 9: eval/canary fell \x1b[31m."
+    assert first.text == "The run warned at step 9: kl/k1 rose \x1b[31m."
     assert second.text == f"The run warned at steps 3 and 5, 2 times, the last time: {equal.format(0.25)}."
     assert first.level == second.level == "warning"
+    assert (first.link, second.link) == ("#curve:kl/k1", "#curves")
     page = report_page([read_run(tmp_path)])
-    assert "eval/canary fell ⟨U+001B⟩[31m." in page
+    assert "kl/k1 rose ⟨U+001B⟩[31m." in page
     shutil.rmtree(tmp_path / "rollouts")
-    assert named(of(tmp_path), failed)
+    (warning,) = named(of(tmp_path), failed)
+    assert warning.link == "#failures"
 
 
 def test_what_was_looked_for_is_listed() -> None:
