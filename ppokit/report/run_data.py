@@ -96,11 +96,13 @@ class RunData:
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps at which a metric is a number, and these numbers.
 
-        What only steps with failures have, as `reward/judge/failed`, is 0 at the others.
+        What only steps with failures have, as `reward/judge/failed`, is 0 at the others, where there are
+        numbers of `reward/judge` at all.
         """
-        if not any(name in line for line in self.metrics):
-            return [], []
         absent = _where_absent(name)
+        of = name.rpartition("/")[0] if absent is not None else name
+        if not any(name in line or of in line for line in self.metrics):
+            return [], []
         points = [
             (step, line.get(name, absent if step > 0 else None))
             for line in self.metrics

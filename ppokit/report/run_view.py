@@ -72,6 +72,11 @@ class RunView:
     has_samples: bool
     data: dict[str, Any]
 
+    @property
+    def more_evaluated(self) -> int:
+        """How many numbers of evaluations its own table does not show."""
+        return sum(not row.is_shown and row.link.startswith("#curve:eval/") for row in self.rows)
+
     @classmethod
     def of(
         cls,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ppokit.report.charts import short
 from ppokit.report.findings import score_change
 from ppokit.report.pool import Pool
 from ppokit.report.ragged import Floats
+from ppokit.report.reward_parts import rules
 from ppokit.report.run_data import RunData, section
 from ppokit.report.statistics import UNKNOWN, Estimate, mean_difference, step_names
 
@@ -107,12 +108,7 @@ def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
     ):
         rows += _of_responses(run, pool, name, label, numbers)
     rows += [_row(run, pool, name, label) for name, label in _LABELS.items() if run.series(name)[1]]
-    names = run.measured()
-    rows += [
-        _row(run, pool, name, "{}: {} rewards".format(*name.removeprefix("reward/").rsplit("/", 1)))
-        for name in sorted(names)
-        if name.startswith("reward/") and name.endswith(("/failed", "/abstained"))
-    ]
+    rows += _failed_rewards(run, pool)
     for name, label in _GUARDS.items():
         values = run.series(name)[1]
         if values:
@@ -128,6 +124,21 @@ def verdict_rows(run: RunData, pool: Pool) -> list[Row]:
                 )
             )
     return rows
+
+
+def _failed_rewards(run: RunData, pool: Pool) -> list[Row]:
+    """Shares of failed and abstained rewards; of those that never did so too, for runs that are compared."""
+    names = run.measured()
+    failing = [n for n in names if n.startswith("reward/") and n.endswith(("/failed", "/abstained"))]
+    others = [f"reward/{reward}/{end}" for reward in rules(run) for end in ("failed", "abstained")]
+    return [
+        replace(
+            _row(run, pool, name, "{}: {} rewards".format(*name.removeprefix("reward/").rsplit("/", 1))),
+            is_shown=name in failing,
+        )
+        for name in sorted({*failing, *others})
+        if run.series(name)[1]
+    ]
 
 
 def _limit(run: RunData, name: str) -> str:

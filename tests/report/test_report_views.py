@@ -278,6 +278,22 @@ def test_runs_are_compared_by_all_of_their_numbers(tmp_path: Path) -> None:
         assert re.findall(r"<td>(\S+)", row[1]) == [f"{i}.5"] * 2
 
 
+def test_a_reward_that_never_failed_is_compared_with_one_that_did(tmp_path: Path) -> None:
+    """Its share is 0; of a reward that the other run does not have, nothing is known."""
+    lines = [{"step": step, "reward/mean": 0.5, "reward/judge": 0.5} for step in (1, 2)]
+    write_metrics(tmp_path / "a", [lines[0], {**lines[1], "reward/judge/failed": 0.25}])
+    write_metrics(tmp_path / "b", lines)
+    for name in "ab":
+        write_recipe(tmp_path / name, 2, rewards=[{"use": "judge"}])
+    write_metrics(tmp_path / "c", [{"step": 1, "reward/mean": 0.5}, {"step": 2, "reward/mean": 0.5}])
+    page = report_page([read_run(tmp_path / name) for name in "abc"])
+    row = re.search(r'<th scope="row">judge: failed rewards</th>(.*?)</tr>', page)
+    assert row is not None
+    assert re.findall(r"<td>(\S+)", row[1]) == ["0.25", "0", "–"]
+    assert "judge: abstained rewards" not in page
+    assert "judge: failed rewards" not in report_page([read_run(tmp_path / "b")])
+
+
 def test_recipes_are_compared(tmp_path: Path) -> None:
     for name, weight in (("one", 1.0), ("two", 2.0)):
         write_recipe(tmp_path / name, 5, rewards=[{"use": "length", "weight": weight}])
