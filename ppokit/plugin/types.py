@@ -83,6 +83,7 @@ class Rollout:
         ref_logprobs: [B,R] float32 under the reference; None where nothing needs them.
         values: [B,R] float32, the value of the state in which each token was chosen; None likewise.
         greedy: one greedy response to each prompt, where a component needs them; None likewise.
+        prefill: what each of the responses begins with; the last of `prompt_ids`, not in `response_ids`.
     """
 
     ids: list[str]
@@ -102,6 +103,7 @@ class Rollout:
     ref_logprobs: Tensor | None = None
     values: Tensor | None = None
     greedy: Rollout | None = None
+    prefill: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -207,7 +209,7 @@ def _selected(fields: Mapping[str, Any], indices: list[int]) -> dict[str, Any]:
             return type(value)(value[i] for i in indices)
         if isinstance(value, Mapping):
             return {name: select(own) for name, own in value.items()}
-        return value if value is None or isinstance(value, Rollout) else value[indices]
+        return value if value is None or isinstance(value, Rollout | str) else value[indices]
 
     return {name: value if name == "metrics" else select(value) for name, value in fields.items()}
 

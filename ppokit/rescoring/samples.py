@@ -130,6 +130,7 @@ def _of_columns(columns: dict[str, list[Any]], step: int, origin: Origin) -> Bat
         outcomes=of["outcome"],
         policy_version=torch.tensor(of["policy_version"]),
         sampler_logprobs=_padded(of["sampler_logprobs"], mask),
+        prefill="" if origin.prompts is None else origin.prompts.prefill,
     )
     before = [float(s) if ok and s is not None else float("nan") for s, ok in zip(known, scored, strict=True)]
     return Batch(rollout, torch.tensor(before), step)

@@ -32,7 +32,7 @@ from ppokit.rewards.attempts import (
     takes_context,
 )
 from ppokit.rewards.call_sizes import CallSizes
-from ppokit.rewards.check_output import check_output
+from ppokit.rewards.check_output import check_output, check_text
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.joining import failed_output, group_indices, join
 from ppokit.rewards.limits import CallFailedError, RateLimit, retry_after, retrying
@@ -218,6 +218,7 @@ class ProviderCalls:
         if self.one_at_a_time:
             result = output_of_one(result, piece, self.reward.where)
         if isinstance(result, RewardOutput):
+            check_text(result, self.reward)
             result = with_token_scores(result, piece, context.tokenizer, self.reward.where)
         return check_output(result, piece, self.reward)
 

@@ -56,11 +56,6 @@ def check_output(output: object, rollout: Rollout, reward: BuiltComponent) -> Re
         tokens = tokens.where(rollout.loss_mask, zero)
         tokens[lacking] = 0
         _check_unscored_tokens(tokens, scored, rollout, reward)
-        if reward.settings.text == "answer":
-            raise PluginError(
-                f"{reward.where} scores tokens, which are those of the whole response; got text: answer, "
-                "expected text: whole."
-            )
         whole = whole + tokens.sum(dim=1)
     _check_finite(whole, rollout, reward)
     prefix = f"reward/{reward.name}/"
@@ -74,6 +69,20 @@ def check_output(output: object, rollout: Rollout, reward: BuiltComponent) -> Re
         parts=parts,
         notes=_notes(output, b, reward),
     )
+
+
+def check_text(output: RewardOutput, reward: BuiltComponent) -> None:
+    """Tokens, and the characters that become their scores, are those of whole responses.
+
+    Raises:
+        PluginError: it scores them by answers.
+    """
+    scores_tokens = output.token_scores is not None or output.spans is not None
+    if scores_tokens and reward.settings.text == "answer":
+        raise PluginError(
+            f"{reward.where} scores tokens, which are those of the whole response; got text: answer, "
+            "expected text: whole."
+        )
 
 
 def _broken(reward: BuiltComponent, actual: str, expected: str) -> PluginError:

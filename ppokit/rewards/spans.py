@@ -1,8 +1,8 @@
 """Scores of spans of a response's text become scores of its tokens.
 
 Of a span's score each token that the policy wrote and that has a character of the span gets the same part, so
-that they add up to it. A character that several tokens make belongs to the last of them. Outside a run nobody
-knows the tokens' texts: there every token of the response gets the same part.
+that they add up to it. A character that several tokens make belongs to the last of them, one of a prefill to
+none. Outside a run nobody knows the tokens' texts: there every token of the response gets the same part.
 """
 
 from __future__ import annotations
@@ -58,31 +58,35 @@ def _of_response(
     spans: Sequence[Span], rollout: Rollout, index: int, tokenizer: PreTrainedTokenizerBase | None, where: str
 ) -> Tensor:
     mask, text = rollout.loss_mask[index], rollout.responses[index]
-    scores = torch.zeros(len(mask))
+    scores, given = torch.zeros(len(mask)), len(rollout.prefill)
     ends: list[int] | None = None
     if tokenizer is not None:
         ids = rollout.response_ids[index][rollout.response_mask[index]].tolist()
-        ends = token_ends(tokenizer, rollout.prompt_ids[index], ids, text)
+        own = token_ends(tokenizer, rollout.prompt_ids[index], ids, text[given:])
+        ends = [given + end for end in own]
     for span in spans:
+        returned = f"{where} returned {span} for sample {rollout.ids[index]}"
         if not _is_within(span, len(text)):
             raise PluginError(
-                f"{where} returned {span} for sample {rollout.ids[index]}; expected 0 <= start < end <= "
-                f"{len(text)}, "
-                "the response's characters, and a finite score."
+                f"{returned}; expected 0 <= start < end <= {len(text)}, the response's characters, and a "
+                "finite score."
+            )
+        if span.end <= given:
+            raise PluginError(
+                f"{returned}, which is within prompts.prefill, {rollout.prefill!r}: the policy did not write "
+                f"that; expected a span that ends behind its {given} characters."
             )
         if ends is None:
             chosen = mask.clone()
         else:
-            starts = [0, *ends[:-1]]
+            starts = [given, *ends[:-1]]
             touched = [s < span.end and e > span.start for s, e in zip(starts, ends, strict=True)]
             chosen = torch.zeros_like(mask)
             chosen[: len(touched)] = torch.tensor(touched)
             chosen &= mask
         if not bool(chosen.any()):
             raise PluginError(
-                f"{where} returned {span} for sample {rollout.ids[index]}, where the policy wrote no "
-                "token; expected "
-                "a span of what it wrote itself."
+                f"{returned}, where the policy wrote no token; expected a span of what it wrote itself."
             )
         scores += chosen * (span.score / int(chosen.sum()))
     return scores

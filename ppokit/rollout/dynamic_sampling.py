@@ -86,7 +86,7 @@ def concat(parts: Sequence[Part]) -> Part:
 
 
 def _concat(values: Sequence[Any], width: int) -> Any:
-    """One field of several rollouts or rewards as one, padded to `width` response tokens; None stays."""
+    """One field of several rollouts or rewards as one, padded to `width` tokens; None and texts stay."""
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat(
@@ -96,7 +96,9 @@ def _concat(values: Sequence[Any], width: int) -> Any:
         return {name: _concat([value[name] for value in values], width) for name in first}
     if isinstance(first, Rollout):
         return concat_rollouts(values)
-    return None if first is None else type(first)(item for value in values for item in value)
+    if first is None or isinstance(first, str):
+        return first
+    return type(first)(item for value in values for item in value)
 
 
 def concat_rollouts(parts: Sequence[Rollout]) -> Rollout:

@@ -200,6 +200,7 @@ def build_rollout(prompts: PromptBatch, generation: Generation, ids: list[str], 
         policy_version=torch.tensor(generation.policy_version, dtype=torch.long),
         sampler_logprobs=padded(generation.sampler_logprobs),
         policy_logprobs=None if policy_logprobs is None else padded(policy_logprobs),
+        prefill=prompts.prefill,
     )
 
 

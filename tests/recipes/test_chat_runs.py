@@ -210,13 +210,29 @@ def test_a_response_ends_with_a_named_token(chat_recipe: Any, ends: list[str]) -
             assert ENDS not in rollout.responses[index]
 
 
-def test_a_prefill_of_plain_prompts(recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+FIRST_LETTER = """
+from ppokit.plugin import RewardOutput, Span
+
+class FirstLetter:
+    def score(self, rollout):
+        assert all(text.startswith(" happy") and len(text) > 6 for text in rollout.responses)
+        return RewardOutput.of_spans([[Span(6, 7, 1.0)]] * len(rollout))
+"""
+
+
+def test_a_prefill_of_plain_prompts(
+    recipe_dict: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewards see it, and spans of characters are counted with it."""
+    monkeypatch.syspath_prepend(tmp_path)
     sections = recipe_dict()
     sections["prompts"]["prefill"] = " happy"
+    (tmp_path / "first_letter.py").write_text(FIRST_LETTER)
+    sections["rewards"] = [{"use": "first_letter:FirstLetter"}]
     with PPOTrainer(Recipe.from_dict(sections)) as trainer:
         rollout = trainer.collect(next(trainer.prompts))
         tokenizer = trainer.components.tokenizer
-        assert trainer.score(rollout).scores.isfinite().all()
+        assert trainer.score(rollout).token_rewards.sum(dim=1).tolist() == [1.0] * len(rollout)
     for prompt, ids, response in zip(rollout.prompts, rollout.prompt_ids, rollout.responses, strict=True):
         assert ids == tokenizer(prompt + " happy")["input_ids"]
         assert response.startswith(" happy")

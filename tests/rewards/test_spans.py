@@ -17,6 +17,7 @@ from ppokit.plugin import RewardOutput, Rollout, Scored, Span, decode_responses
 from ppokit.plugin.scoring import RewardContext
 from ppokit.rewards.scorer import Scorer
 from ppokit.rewards.spans import token_ends, with_token_scores
+from ppokit.rollout.dynamic_sampling import concat_rollouts
 from rollouts import make_rollout, single_process
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -65,6 +66,35 @@ def test_what_the_policy_did_not_write_gets_nothing(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("span", "expected"),
+    [
+        (Span(9, 10, 1.0), [0.0, 1.0, 0.0]),
+        (Span(0, 10, 1.0), [0.5, 0.5, 0.0]),
+        (Span(0, 11, 3.0), [1.0, 1.0, 1.0]),
+    ],
+)
+def test_tokens_begin_behind_a_prefill(tokenizer: Any, span: Span, expected: list[float]) -> None:
+    """The text "Answer: abc" has the tokens of "abc"."""
+    rollout = replace(rollout_of(tokenizer, "abc", "abc"), responses=["Answer: abc"] * 2, prefill="Answer: ")
+    for part in (rollout, rollout.select([1]), concat_rollouts([rollout, rollout])):
+        output = RewardOutput.of_spans([[span]] * len(part))
+        scores = with_token_scores(output, part, tokenizer, "x").token_scores
+        assert scores is not None
+        assert scores.tolist() == [expected] * len(part)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_span_within_a_prefill_is_refused(tokenizer: Any, known: bool) -> None:
+    rollout = replace(rollout_of(tokenizer, "abc"), responses=["Answer: abc"], prefill="Answer: ")
+    with pytest.raises(
+        PluginError, match=r"which is within prompts\.prefill, 'Answer: ': .* its 8 characters"
+    ):
+        with_token_scores(
+            RewardOutput.of_spans([[Span(0, 8, 1.0)]]), rollout, tokenizer if known else None, "x"
+        )
+
+
+@pytest.mark.parametrize(
     "span", [Span(-1, 2, 1.0), Span(2, 2, 1.0), Span(0, 9, 1.0), Span(0, 1, float("nan"))]
 )
 def test_what_is_no_span_is_refused(tokenizer: Any, span: Span) -> None:
@@ -103,6 +133,16 @@ def test_the_core_asks_and_maps(tokenizer: Any, provider: Any, expected: list[li
     finally:
         scorer.close()
     assert rewards.token_rewards.tolist() == expected
+
+
+def test_characters_of_answers_are_refused_as_such(tokenizer: Any) -> None:
+    """Not by where they are in the whole response, which is another place."""
+    rollout = rollout_of(tokenizer, "<think>x</think>a")
+    own = built("rewards", Batched(), text="answer")
+    scorer = Scorer([own], single_process(), 0.0, context=RewardContext(tokenizer=tokenizer))
+    with pytest.raises(PluginError, match=r"scores tokens, .*; got text: answer"):
+        scorer.score(rollout)
+    scorer.close()
 
 
 def test_ends_of_long_responses_are_those_of_whole_prefixes() -> None:
