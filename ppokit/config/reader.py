@@ -20,7 +20,6 @@ from ppokit.config.settings import (
     LISTS,
     OPTIONAL,
     SECTIONS,
-    PluginSettings,
     Settings,
     Value,
 )
@@ -54,6 +53,7 @@ class RecipeReader:
         self.selected: dict[str, list[SelectedComponent | None]] = {kind: [] for kind in CHOSEN}
         self.cause: PluginError | None = None
         self._only: frozenset[str] | None = None
+        self._only_is_known = True  # False where the section plugins has a mistake
 
     def sections(self) -> dict[str, Any]:
         """The validated sections; one with problems is left out."""
@@ -93,12 +93,15 @@ class RecipeReader:
         if name == "evaluation":
             return self._evaluation(content)
         section = self._mapping(SECTIONS[name], content, name)
-        if isinstance(section, PluginSettings):  # the first, so that it is known before a plugin is imported
+        if name == "plugins":  # the first, so that it is known before a plugin is imported
             self._plugins(section)
         return section
 
-    def _plugins(self, section: PluginSettings) -> None:
-        """What the recipe requires is there."""
+    def _plugins(self, section: Any) -> None:
+        """Who may be imported: ppokit alone where that cannot be read. What the recipe requires is there."""
+        if section is _INVALID:
+            self._only, self._only_is_known = frozenset({normalise(PROJECT)}), False
+            return
         if section.only is not None:
             self._only = frozenset(normalise(name) for name in (*section.only, PROJECT))
         for index, text in enumerate(section.require):
@@ -186,6 +189,8 @@ class RecipeReader:
         return self._only is None or any(normalise(name) in self._only for name in (source, *within))
 
     def _only_names(self) -> str:
+        if not self._only_is_known:
+            return "is not imported while the section plugins has a mistake"
         return f"plugins.only does not name ({listed(sorted(self._only or ()))})"
 
     def _component(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 import fake_plugins
 from ppokit.config import entries
-from ppokit.config.recipe import Recipe
+from ppokit.config.recipe import Recipe, load_rewards
 from ppokit.config.registry import PluginRegistry
 from ppokit.errors import RecipeError
 from ppokit.run.provenance import plugin_files
@@ -69,6 +70,26 @@ def test_who_is_not_named_is_not_imported(registry: PluginRegistry) -> None:
         load(registry, only=["acme-judge"])
     with pytest.raises(RecipeError, match=r"'acme_kind:kind' comes from acme_kind, which plugins.only"):
         load(registry, "acme_kind:kind", only=[])
+    assert "acme_kind" not in sys.modules
+
+
+@pytest.mark.parametrize("section", [{"only": "acme-judge"}, {"only": [], "requires": ["acme"]}, None])
+@pytest.mark.parametrize(
+    "reward", [{"use": "kind"}, {"use": "acme_kind:kind"}, {"use": "python", "function": "acme_kind:kind"}]
+)
+def test_nobody_is_imported_while_it_is_not_known_who_may_be(
+    registry: PluginRegistry, section: Any, reward: dict[str, Any], tmp_path: Path
+) -> None:
+    """By a whole recipe, and by the rewards alone; ppokit's own components are checked as ever."""
+    recipe = {"plugins": section, "rewards": [reward, {"use": "length", "target": -1}]}
+    (tmp_path / "rewards.yaml").write_text(json.dumps(recipe))
+    for load_recipe in (Recipe.load, load_rewards):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(tmp_path / "rewards.yaml", registry=registry)
+        messages = "\n".join(map(str, caught.value.problems))
+        assert "acme" in messages
+        assert "is not imported while the section plugins has a mistake" in messages
+        assert "rewards[1].target: got -1" in messages
     assert "acme_kind" not in sys.modules
 
 
