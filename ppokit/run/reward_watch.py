@@ -26,12 +26,12 @@ class RewardWatch:
         texts = list(failures(rewards))
         if not bool(rewards.scored.any()):
             texts.append(_NOTHING_SCORED)
-        cause = _why_equal(rewards)
+        cause, clause = _why_equal(rewards)
         self._steps = self._steps + 1 if cause and cause == self._cause else int(bool(cause))
         self._cause = cause
         if self._steps == _STEPS:
             texts.append(
-                f"{cause}, for {_STEPS} steps now: where all rewards are equal there is no better and worse "
+                f"{clause}, for {_STEPS} steps now: where all rewards are equal there is no better and worse "
                 "to learn from"
             )
         return texts
@@ -54,18 +54,19 @@ def abstentions(rewards: Rewards, rollout: Rollout) -> Iterable[str]:
             yield f"the reward {name!r} abstained from {count} of {len(answered)} responses"
 
 
-def _why_equal(rewards: Rewards) -> str:
-    """What all rewards have in common, if anything: a clause."""
+def _why_equal(rewards: Rewards) -> tuple[str, str]:
+    """What all rewards have in common, if anything: the cause, whatever the number, and a clause with it."""
     abstained = [name for name, of in rewards.outcomes.items() if of and set(of) == {"abstained"}]
     if not bool(rewards.scored.any()):
-        return f"{listed(map(repr, abstained))} abstained from every response" if abstained else ""
+        clause = f"{listed(map(repr, abstained))} abstained from every response" if abstained else ""
+        return clause, clause
     scores = rewards.scores[rewards.scored]
     if len(scores) < 2 or bool((scores != scores[0]).any()) or bool(_tokens_differ(rewards)):
-        return ""
+        return "", ""
     own = ", ".join(
         f"{name!r} {_common(of[of.isfinite()].tolist())}" for name, of in rewards.breakdown.items()
     )
-    return f"every response has the same reward, {float(scores[0]):g} ({own})"
+    return "equal", f"every response has the same reward, {float(scores[0]):g} ({own})"
 
 
 def _tokens_differ(rewards: Rewards) -> bool:

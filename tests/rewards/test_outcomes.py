@@ -397,6 +397,18 @@ def test_a_cause_that_lasts_is_said_once(scorer: Make) -> None:
     assert texts[-1].startswith("'b' abstained from every response, for 3 steps now")
 
 
+def test_equal_rewards_are_a_cause_whatever_their_number(scorer: Make) -> None:
+    steps = [scorer(reward(values(*[score] * 4), "a")).score(ROLLOUT) for score in (0.1, 0.2, 0.3)]
+    none = scorer(reward(values(*[None] * 4), "a")).score(ROLLOUT)
+    watch = RewardWatch()
+    assert [watch.warnings(rewards) for rewards in steps[:2]] == [[], []]
+    (text,) = watch.warnings(steps[2])
+    assert text.startswith("every response has the same reward, 0.3 ('a' scored 0.3 everywhere), for 3 steps")
+    watch = RewardWatch()
+    texts = [text for rewards in (steps[0], none, steps[1], none) for text in watch.warnings(rewards)]
+    assert not any("for 3 steps now" in text for text in texts), "another cause begins anew"
+
+
 @pytest.mark.parametrize(
     ("most", "whole", "sizes"),
     [(None, False, [5]), (2, False, [1, 2, 2]), (9, False, [5]), (2, True, [2, 3]), (1, True, [2, 3])],
