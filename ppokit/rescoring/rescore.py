@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rescored:
-    """Samples with the scores that they had and have; NaN where there is none.
+    """Samples with the whole rewards that they had and have, of tokens too; NaN where there is none.
 
     Attributes:
         groups: which samples are responses to the same prompt.
@@ -110,7 +110,7 @@ def _add(rescored: Rescored, number: int, batch: Batch, scorer: Scorer) -> None:
     rescored.responses += rollout.responses
     rescored.groups += [(number, group) for group in rollout.group_ids.tolist()]
     rescored.before += batch.before.tolist()
-    rescored.after += rewards.scores.where(rewards.scored, nan).tolist()
+    rescored.after += rewards.token_rewards.sum(dim=1).where(rewards.scored, nan).tolist()
     for name, scores in rewards.breakdown.items():
         rescored.by_reward.setdefault(name, []).extend(scores.tolist())
     for name, outcomes in rewards.outcomes.items():

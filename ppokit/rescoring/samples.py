@@ -72,7 +72,7 @@ class Batch:
     """Responses that were scored together.
 
     Attributes:
-        before: [B] float32, the scores that they had; NaN where there was none.
+        before: [B] float32, the whole rewards that they had, of tokens too; NaN where there was none.
         step: in which they were scored, from 1; 0 outside a run.
     """
 
@@ -114,7 +114,6 @@ def _of_columns(columns: dict[str, list[Any]], step: int, origin: Origin) -> Bat
         return None
     of = {name: [values[i] for i in answered] for name, values in columns.items()}
     ids, mask = pad(of["response_ids"])
-    known = of.get("score", [None] * len(answered))
     scored = of.get("scored", [False] * len(answered))
     rows = [json.loads(row) for row in of["row"]]
     rollout = Rollout(
@@ -132,8 +131,11 @@ def _of_columns(columns: dict[str, list[Any]], step: int, origin: Origin) -> Bat
         sampler_logprobs=_padded(of["sampler_logprobs"], mask),
         prefill="" if origin.prompts is None else origin.prompts.prefill,
     )
-    before = [float(s) if ok and s is not None else float("nan") for s, ok in zip(known, scored, strict=True)]
-    return Batch(rollout, torch.tensor(before), step)
+    before = torch.full((len(answered),), float("nan"))
+    for index in [index for index, ok in enumerate(scored) if ok]:
+        tokens = of["token_rewards"][index]  # an empty response has none to stand on
+        before[index] = sum(tokens) if tokens else of["score"][index]
+    return Batch(rollout, before, step)
 
 
 def _chat(text: str, row: Mapping[str, Any], origin: Origin) -> str:

@@ -9,6 +9,7 @@ import sys
 import time
 import types
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ppokit.rescoring.samples import of_texts
 from ppokit.run.run_dir import RunDir
 from ppokit.testing import rewards_of, rollout_of
 from ppokit.testing.samples import PROMPT
+from rollouts import make_rollout
 
 LENGTH = "rewards: [{use: length, target: 4, unit: words}]\n"
 runner = CliRunner()
@@ -202,6 +204,38 @@ def test_a_mistake_in_the_rewards_is_told_with_its_line(tmp_path: Path) -> None:
     code, _, err = run("--text", path, "--rewards", path)
     assert code == 2
     assert "line 2, rewards[0].limt: unknown key 'limt'; did you mean 'limit'?" in err
+
+
+TOKENS = """
+import torch
+from ppokit.plugin import RewardOutput
+
+class Tokens:
+    def score(self, rollout):
+        return RewardOutput.of_tokens(0.5 * rollout.loss_mask)
+"""
+
+
+def test_scores_of_tokens_count_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before: 1 and 2 on the response, and 0.25 on each token; an empty response has its score alone."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "token_rewards.py").write_text(TOKENS)
+    rollout = make_rollout([[1]] * 3, [[2, 3], [4], []])
+    rollout = replace(rollout, responses=["ab", "abc", ""], group_ids=torch.tensor([0, 0, 1]))
+    tokens = torch.tensor([[0.25, 1.25], [2.25, 0.0], [3.0, 0.0]])
+    known = rewards_of(rollout_of(["a", "b", "c"]))
+    rewards = replace(known, scores=torch.tensor([1.0, 2.0, 3.0]), token_rewards=tokens)
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.begin("recipe", {})
+    run_dir.open()
+    run_dir.add_rollout(1, rollout, rewards, Advantages(torch.zeros(tokens.shape)))
+    (tmp_path / "rewards.yaml").write_text("rewards: [{use: 'token_rewards:Tokens'}]")
+    data = json.loads(run(tmp_path / "run", "--rewards", tmp_path / "rewards.yaml", "--json")[1])
+    scores = [(sample["before"], sample["after"]) for sample in data["samples"]]
+    assert scores == [(1.5, 1.0), (2.25, 0.5), (3.0, 0.0)]
+    assert data["comparison"]["mean_after"] == 0.5
+    assert data["comparison"]["correlation"] == -1.0
+    sys.modules.pop("token_rewards")
 
 
 @pytest.mark.thorough
