@@ -167,7 +167,7 @@ def _build(
     )
     loop = EventLoop(partial(use_device, processes.device))
     instances.append(RunComponent("event loop", "the event loop of rewards", loop))  # ends after the others
-    components = ComponentBuilder(recipe, context, instances, processes.is_main)
+    components = ComponentBuilder(recipe.disabled, context, instances, processes.is_main)
     generator = build_generator(recipe, context, processes)
     components.add(generator.engine)
     limits = PromptLimits.of(config, settings.rollout.max_new_tokens)

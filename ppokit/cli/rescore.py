@@ -59,13 +59,12 @@ def rescore(
     if (run is None) == (text is None):
         raise DataError("expected either the folder of a run or --text FILE")
     check_plot(out)
-    chosen = load_rewards(rewards, PluginRegistry(disable_plugin or ()))
-    tokenizer = None
-    if run is not None and any(reward.settings.text == "answer" for reward in chosen):
-        tokenizer = tokenizer_of(run)
+    registry = PluginRegistry(disable_plugin or ())
+    chosen = load_rewards(rewards, registry)
     origin = Origin() if run is None else Origin.of_run(run)
     batches = of_run(run, origin) if run is not None else [of_texts(text)]  # type: ignore[arg-type]
-    result = rescore(batches, chosen, origin, tokenizer=tokenizer)
+    tokenizer = None if run is None else tokenizer_of(run)
+    result = rescore(batches, chosen, origin, tokenizer=tokenizer, disabled=registry.disabled)
     comparison = compare(result.ids, result.responses, result.groups, result.before, result.after, most=most)
     if out is not None:
         plot_scores(result.before, result.after, str(run or text), out)

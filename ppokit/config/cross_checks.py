@@ -39,8 +39,7 @@ def check(
         data: whether to look at prompts and ask the plugins for theirs, which training needs.
     """
     _value(sections, by_kind, document)
-    _names(by_kind, document)
-    _gates(by_kind["rewards"], document)
+    check_names(by_kind, document)
     _overlap(sections, by_kind, document)
     _minibatches(sections, document)
     _groups(sections.get("rollout"), document)
@@ -107,7 +106,9 @@ def _value(
 _REWARD_METRICS = ("mean", "excluded", "greedy_mean")  # under `reward/`, beside those of each reward's name
 
 
-def _names(by_kind: Mapping[str, Sequence[SelectedComponent | None]], document: Document) -> None:
+def check_names(by_kind: Mapping[str, Sequence[SelectedComponent | None]], document: Document) -> None:
+    """Note names that two components have, and gates on rewards that are not there."""
+    _gates(by_kind["rewards"], document)
     for kind, advice in {
         "rewards": "give one of them a name:",
         "losses": "give one of them a name:",

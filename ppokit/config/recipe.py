@@ -10,7 +10,7 @@ from typing import Any
 
 from ppokit.config import environment, presets, yaml_file
 from ppokit.config.components import SelectedComponent
-from ppokit.config.cross_checks import check, default_value
+from ppokit.config.cross_checks import check, check_names, default_value
 from ppokit.config.reader import RecipeReader
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.settings import CHOSEN, Settings, Value
@@ -150,6 +150,7 @@ def load_rewards(path: str | Path, registry: PluginRegistry) -> tuple[SelectedCo
         environment.resolve(document, required=True)
         reader = RecipeReader(document, registry)
         rewards = reader.rewards()
+        check_names(reader.selected, document)
     if document.problems:
         raise RecipeError(document.problems, document.source)
     return rewards

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +11,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppokit.config.components import SelectedComponent
+from ppokit.config.evaluation_checks import component_check
 from ppokit.distributed import Processes
-from ppokit.errors import DataError, PluginError
+from ppokit.errors import PluginError, Problem, RecipeError
 from ppokit.messages import listed
-from ppokit.plugin.protocols import BuildContext
+from ppokit.plugin.protocols import BuildContext, CheckContext
 from ppokit.plugin.scoring import RewardContext
 from ppokit.rescoring.samples import Batch, Origin
 from ppokit.rewards.event_loop import EventLoop
 from ppokit.rewards.scorer import Scorer
+from ppokit.run.component_builder import ComponentBuilder
 from ppokit.run.components import RunComponent, close_components
 
 if TYPE_CHECKING:
@@ -47,37 +50,34 @@ class Rescored:
 
 def rescore(
     batches: Iterable[Batch],
-    rewards: Iterable[SelectedComponent],
+    rewards: Sequence[SelectedComponent],
     origin: Origin,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    disabled: Sequence[str] = (),
 ) -> Rescored:
     """Score samples; no language model is loaded.
 
     Args:
         origin: what rewards are told of the run.
-        tokenizer: the policy's, for rewards of `text: answer`.
+        tokenizer: the policy's; None where nobody knows it.
+        disabled: plugins that `use` does not mean.
 
     Raises:
-        PpokitError: a reward failed, or none can be asked.
+        PpokitError: a reward failed, lacks what it reads, or none can be asked.
     """
-    rescored = Rescored()
-    usable = []
-    for reward in rewards:
-        if reward.needs:
-            rescored.left_out.append(f"{reward.name} (needs {listed(sorted(reward.needs))})")
-        elif reward.settings.text == "answer" and tokenizer is None:
-            raise DataError(
-                f"{reward.where}: text: answer needs a run's tokenizer; give the run in place of texts"
-            )
-        else:
-            usable.append(reward)
+    usable = [reward for reward in rewards if not reward.needs]
+    left_out = {r.name: f"{r.name} (needs {listed(sorted(r.needs))})" for r in rewards if r.needs}
     if not usable:
         raise PluginError(
-            f"nothing to score by: {listed(rescored.left_out)}, which saved samples do not hold; add a "
-            "reward of "
-            "the texts"
+            f"nothing to score by: {listed(left_out.values())}, which saved samples do not hold; add a "
+            "reward of the texts"
         )
+    rescored = Rescored(left_out=list(left_out.values()))
+    batches = iter(batches)
+    first = next(batches, None)
+    columns = dict.fromkeys(name for row in (first.rollout.rows if first else ()) for name in row)
+    _check(usable, left_out, tuple(columns) if first else None, origin, has_tokenizer=tokenizer is not None)
     context = BuildContext(
         torch.device("cpu"),
         torch.float32,
@@ -89,17 +89,46 @@ def rescore(
     loop = EventLoop()
     instances = [RunComponent("event loop", "the event loop of rewards", loop)]
     try:
-        built = []
-        for reward in usable:
-            built.append(reward.build(context))
-            instances.append(RunComponent(reward.key, reward.where, built[-1].instance))
+        builder = ComponentBuilder(disabled, context, instances, is_main=True)
+        built = [builder.build_reward(reward) for reward in usable]
         about = RewardContext(steps=origin.steps, seed=origin.seed, tokenizer=tokenizer)
         scorer = Scorer(built, _processes(), 1.0, context=about, loop=loop)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(itertools.chain([first] if first else [], batches)):
             _add(rescored, number, batch, scorer)
     finally:
         close_components(instances)
     return rescored
+
+
+def _check(
+    rewards: Sequence[SelectedComponent],
+    left_out: Mapping[str, str],
+    columns: tuple[str, ...] | None,
+    origin: Origin,
+    *,
+    has_tokenizer: bool,
+) -> None:
+    """Ask the rewards what they lack, as `ppokit validate` does, and look for what samples do not hold.
+
+    Raises:
+        RecipeError: with every problem.
+    """
+    prompt_column = "prompt" if origin.prompts is None else origin.prompts.column
+    context = CheckContext(columns, chat=origin.chat, prompt_column=prompt_column)
+    problems = []
+    for reward in rewards:
+        problems += [Problem(reward.key, sentence) for sentence in component_check(reward, context)]
+        gate = reward.settings.gate
+        if gate is not None and gate.reward in left_out:
+            why = f"got {left_out[gate.reward]}, which saved samples do not hold; leave the gate out"
+            problems.append(Problem(f"{reward.key}.gate.reward", why))
+        if reward.settings.text == "answer" and not has_tokenizer:
+            why = (
+                "got answer, which needs the policy's tokenizer; expected a run with policy/ or a checkpoint"
+            )
+            problems.append(Problem(f"{reward.key}.text", why))
+    if problems:
+        raise RecipeError(problems, "rewards")
 
 
 def _add(rescored: Rescored, number: int, batch: Batch, scorer: Scorer) -> None:
@@ -126,16 +155,12 @@ def _processes() -> Processes:
     return Processes(Accelerator(cpu=True))
 
 
-def tokenizer_of(run: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a run's policy: that of its saved policy, or of its newest checkpoint.
-
-    Raises:
-        DataError: neither is there.
-    """
-    from transformers import AutoTokenizer
-
+def tokenizer_of(run: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a run's policy, of its newest checkpoint without one; None where neither is there."""
     for folder in (run / "policy", *sorted((run / "checkpoints").glob("step-*"), reverse=True)):
         if (folder / "tokenizer_config.json").is_file():
+            from transformers import AutoTokenizer
+
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
             return tokenizer
-    raise DataError(f"{run} has no tokenizer; text: answer needs that of its policy, which policy/ holds")
+    return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ppokit.config.components import BuiltComponent, SelectedComponent
-from ppokit.config.recipe import Recipe
 from ppokit.errors import PluginError
 from ppokit.plugin.protocols import AdvantageWeighting, BuildContext
 from ppokit.rewards.timed_worker import in_worker
@@ -27,9 +27,13 @@ def in_own_process(reward: SelectedComponent) -> bool:
 
 @dataclass
 class ComponentBuilder:
-    """Builds the recipe's components, each through one guard, and keeps what they built."""
+    """Builds a recipe's components, each through one guard, and keeps what they built.
 
-    recipe: Recipe
+    Attributes:
+        disabled: plugins that `use` does not mean.
+    """
+
+    disabled: Sequence[str]
     context: BuildContext
     instances: list[RunComponent]
     is_main: bool
@@ -54,7 +58,7 @@ class ComponentBuilder:
         if alone or beside:  # while the main thread computes with the base
             context = replace(context, base=None)
         elsewhere = selected.runs_on == "main" and not self.is_main
-        worker = None if elsewhere or not alone else in_worker(selected, context, self.recipe.disabled)
+        worker = None if elsewhere or not alone else in_worker(selected, context, self.disabled)
         if worker is None:
             return self.add(selected.build(context, is_main=self.is_main))
         return self.add(selected.built(worker))

@@ -206,6 +206,96 @@ def test_a_mistake_in_the_rewards_is_told_with_its_line(tmp_path: Path) -> None:
     assert "line 2, rewards[0].limt: unknown key 'limt'; did you mean 'limit'?" in err
 
 
+@pytest.mark.parametrize(
+    ("recipe", "problems"),
+    [
+        (
+            "rewards: [{use: length, target: 1, gate: {reward: nobody}}]",
+            ["line 1, rewards[0].gate.reward: got 'nobody'"],
+        ),
+        (
+            "rewards: [{use: length, target: 1}, {use: length, target: 2}]",
+            ["rewards[1]: rewards[0] is named 'length' as well; give one of them a name:"],
+        ),
+        (
+            "rewards: [{use: length, target: 1, gate: {reward: far}}, {use: kl_penalty, name: far}]",
+            ["rewards[0].gate.reward: got far (needs old_logprobs and ref_logprobs), which saved samples"],
+        ),
+        (
+            "rewards: [{use: exact_answer, column: solution}, {use: length, target: 1, text: answer}]",
+            [
+                "rewards[0]: column 'solution' is no column of the data set (prompt, answer)",
+                "rewards[1].text: got answer, which needs the policy's tokenizer",
+            ],
+        ),
+    ],
+)
+def test_what_rewards_lack_is_said_before_any_is_built(
+    tmp_path: Path, recipe: str, problems: list[str]
+) -> None:
+    (tmp_path / "rewards.yaml").write_text(recipe)
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"prompt": "p", "answer": "1", "response": "1"}))
+    code, _, err = run("--text", tmp_path / "texts.jsonl", "--rewards", tmp_path / "rewards.yaml")
+    assert code == 2
+    for problem in problems:
+        assert problem in " ".join(err.split())
+
+
+SLOW = """
+import os, time
+
+class Sleeps:
+    def score(self, rollout):
+        with open("pid", "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("more", ["", ", isolate: process"])
+def test_a_time_out_ends_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "sleeping_rewards.py").write_text(SLOW)
+    uses = "{use: 'sleeping_rewards:Sleeps', timeout: 3" + more + "}"
+    (tmp_path / "rewards.yaml").write_text(f"rewards: [{uses}]")
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"response": "a"}))
+    code, _, err = run("--text", "texts.jsonl", "--rewards", "rewards.yaml")
+    assert code == 2
+    assert "failed for 1 of 1 responses" in " ".join(err.split())
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+    sys.modules.pop("sleeping_rewards", None)
+
+
+TOKENIZED = """
+class Tokenized:
+    def __init__(self, options, context):
+        self.built = context.tokenizer
+
+    def score(self, rollout, context):
+        from ppokit.plugin import RewardOutput
+
+        assert self.built is context.tokenizer
+        return RewardOutput.from_values([len(context.tokenizer)] * len(rollout))
+"""
+
+
+def test_rewards_have_the_tokenizer_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "tokenized_rewards.py").write_text(TOKENIZED)
+    (tmp_path / "rewards.yaml").write_text("rewards: [{use: 'tokenized_rewards:Tokenized'}]")
+    save_run(tmp_path / "run", (1,), ["a", "b"])
+    tokenizer.save_pretrained(tmp_path / "run" / "policy")
+    data = json.loads(run(tmp_path / "run", "--rewards", tmp_path / "rewards.yaml", "--json")[1])
+    assert [sample["after"] for sample in data["samples"]] == [len(tokenizer)] * 2
+    sys.modules.pop("tokenized_rewards")
+
+
 TOKENS = """
 import torch
 from ppokit.plugin import RewardOutput

@@ -19,7 +19,6 @@ import torch
 from components import built
 from fake_plugins import distribution
 from ppokit.config.components import SelectedComponent
-from ppokit.config.recipe import Recipe
 from ppokit.config.registry import PluginRegistry
 from ppokit.config.reward_settings import RewardSettings
 from ppokit.errors import PluginError, PpokitError, RewardError
@@ -515,8 +514,7 @@ def test_a_coroutine_is_cancelled_though_nothing_showed_it(here: Path) -> None:
     options = component.options()
     reward = SelectedComponent("rewards", "rewards[0]", "timed", settings, component, options, plugin, WHERE)
     context = BuildContext(torch.device("cpu"), torch.float32, 0)
-    builder = ComponentBuilder(Recipe.__new__(Recipe), context, [], is_main=True)
-    object.__setattr__(builder.recipe, "disabled", ())
+    builder = ComponentBuilder((), context, [], is_main=True)
     built_one = builder.build_reward(reward)
     assert type(built_one.instance).__name__ == "Each"
     assert pid(here) == os.getpid()
