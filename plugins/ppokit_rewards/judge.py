@@ -52,7 +52,7 @@ class JudgeOptions(ServiceOptions):
     rubric: str | None = Field(
         None,
         description="Template with {prompt}, {response} and the data set's columns (for pairs {a} and {b}), "
-        "or the path of a file that holds one. Not set: a general one.",
+        "or the path of a file that holds one; {{x}} stands as it is. Not set: a general one.",
     )
     low: float = Field(1.0, description="Lowest score.")
     high: float = Field(10.0, description="Highest score; beyond, an answer has failed.")
@@ -186,6 +186,12 @@ def fill(template: str, fields: Mapping[str, Any]) -> str:
     return re.sub(r"\{(\w+)\}", lambda m: str(fields[m[1]]) if m[1] in fields else m[0], template)
 
 
+def unknown_fields(template: str, known: Iterable[str]) -> list[str]:
+    """Names in braces that nothing fills; not those of LaTeX (`\\boxed{x}`), nor in two pairs of braces."""
+    named = re.findall(r"(?<![\w{\\])\{([^\W\d]\w*)\}(?!\})", template)
+    return sorted(set(named) - set(known))
+
+
 def _is_path(text: str) -> bool:
     return "\n" not in text and "{" not in text
 
@@ -208,6 +214,13 @@ def check(options: JudgeOptions, context: CheckContext) -> Iterable[str]:
     for name in needed:
         if f"{{{name}}}" not in template:
             yield f"rubric: the template has no {{{name}}}; the judge would not see it"
+    if context.columns is not None:
+        own = ("prompt", *needed, "low", "high")
+        for name in unknown_fields(template, (*own, *context.columns)):
+            yield (
+                f"rubric: nothing fills {{{name}}}; known are {', '.join(own)} and the data set's columns "
+                f"({', '.join(context.columns)}); a word in braces is written {{{{{name}}}}}"
+            )
     if options.against is not None:
         yield from context.without_column("against", options.against)
 

@@ -215,6 +215,16 @@ def test_mistakes(tmp_path) -> None:
     assert problems(rubric="missing.txt")[0].startswith("rubric: there is no file missing.txt")
     assert "has no {response}" in problems(rubric="Rate {prompt}")[0]
     assert "is no column" in problems(against="gold")[0]
+    context = CheckContext(("prompt", "reference"))
+    (problem,) = problems(rubric="Is {response} to {prompt} as good as {gold_text}?")
+    assert problem.startswith("rubric: nothing fills {gold_text}; known are prompt, response, low, high and")
+    assert "(prompt, reference)" in problem
+    for template in ("{reference}, {low}", r"\\boxed{x} and \\{x\\}", "{{x}}", '{"score": 1}', "a{3}", "{}"):
+        assert problems(rubric="{response} " + template) == [], template
+    assert "nothing fills {response}" in problems(rubric="{a} {b} {response}", against="reference")[0]
+    context = CheckContext(None)
+    assert problems(rubric="{response} {gold_text}") == [], "nobody knows the columns yet"
+    context = CheckContext(("prompt",))
     file = tmp_path / "rubric.txt"
     file.write_text("Rate {response}")
     assert problems(rubric=str(file)) == []
