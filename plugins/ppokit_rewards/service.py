@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     import httpx2
 
 _EXCERPT = 200  # characters of an answer in a message
+_KEEP_POST = (307, 308)
+_REDIRECTS = (301, 302, 303)  # that do not
 _RETRYABLE = {408, 409, 425, 429}
+_CREDENTIALS = re.compile(r"\s*(?:bearer|basic)\s+\S", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
@@ -78,7 +81,7 @@ class ServiceOptions(Options):
     @classmethod
     def _holds_no_key(cls, headers: dict[str, str]) -> dict[str, str]:
         for name, value in headers.items():
-            if names_secret(name):
+            if names_secret(name) or _CREDENTIALS.match(value):
                 raise ValueError(f"{name} would be stored with the run; use key_env, and key_header")
             if not (_HEADER_NAME.fullmatch(name) and value.isascii() and value.isprintable()):
                 raise ValueError(f"{name!r} or its value is none that a header may have")
@@ -180,12 +183,14 @@ def _check_status(options: ServiceOptions, response: httpx2.Response, body: byte
     status = response.status_code
     if 200 <= status < 300:
         return
-    if 300 <= status < 400:
-        target = _hidden(options, _shown(response.headers.get("location", "nowhere")))
+    redirect = next((r for r in (*response.history, response) if r.status_code in _REDIRECTS), response)
+    if 300 <= redirect.status_code < 400:
+        target = _hidden(options, _shown(redirect.headers.get("location", "nowhere")))
+        other = "or redirects: true"
+        if redirect.status_code not in _KEEP_POST:
+            other = f"since HTTP {redirect.status_code} makes a GET of the POST, whatever redirects says"
         raise ServiceError(
-            f"{where} redirects to {target}; put that address, or redirects: true",
-            retryable=False,
-            status=status,
+            f"{where} redirects to {target}; put that address, {other}", retryable=False, status=status
         )
     about = f": {_excerpt(options, body)}" if body else ""
     raise ServiceError(

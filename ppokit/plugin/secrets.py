@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
@@ -14,8 +17,9 @@ from ppokit.errors import PluginError
 
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _HIDDEN = "***"
+_SHORTEST = 6  # digits of base64 that are no chance
 _SECRET = re.compile(
-    r"(?:key|token|secret|passw(?:or)?d|passphrase|cookie|auth|authorization|authentication|credentials?|sig"
+    r"(?:key|(?:api|access)[-_]?keys|token|secret|pwd|passw(?:or)?d|passphrase|cookie|auth|authorization|authentication|credentials?|sig"
     r"|signature)(?:$|[-_])",
     re.IGNORECASE,
 )
@@ -31,6 +35,29 @@ def names_secret(name: str) -> bool:
     Not tokens that models read, such as `eos_token`, nor what says where a secret goes: `key_header`.
     """
     return _SECRET.search(name) is not None and _NO_SECRET.search(name) is None
+
+
+def _forms(secret: str) -> set[str]:
+    """What a secret may be written as."""
+    raw = os.fsencode(secret)
+    escaped = {quote(raw, safe="/"), quote(raw, safe=""), quote_plus(raw)}
+    lower = {re.sub("%..", lambda escape: escape[0].lower(), form) for form in escaped}
+    plain = {secret, repr(secret)[1:-1], repr(raw)[2:-1], json.dumps(secret)[1:-1]}
+    return plain | escaped | lower | set(_in_base64(raw))
+
+
+def _in_base64(raw: bytes) -> Iterator[str]:
+    """In both alphabets: alone, and within something longer, such as Basic's `user:secret`.
+
+    There it begins at one of three places, and its first and last digit are its neighbours' too.
+    """
+    for encode in (b64encode, urlsafe_b64encode):
+        yield encode(raw).decode()
+        for before in range(3):
+            digits = encode(bytes(before) + raw).decode()
+            inner = digits[-(-before * 8 // 6) : (before + len(raw)) * 8 // 6]
+            if len(inner) >= _SHORTEST:
+                yield inner
 
 
 class EnvSecret:
@@ -55,10 +82,12 @@ class EnvSecret:
         return secret
 
     def hide(self, text: str) -> str:
-        """The text without the secret, also as Python and JSON write it, for messages that repeat it."""
+        """The text without the secret, for messages that repeat it.
+
+        Also without it as Python and JSON write it, as it is escaped in addresses, and in base64.
+        """
         secret = os.environ.get(self.name, "").strip()
-        forms = {secret, repr(secret)[1:-1], repr(os.fsencode(secret))[2:-1], json.dumps(secret)[1:-1]}
-        for form in sorted(filter(None, forms), key=len, reverse=True):
+        for form in sorted(filter(None, _forms(secret)), key=len, reverse=True):
             text = text.replace(form, _HIDDEN)
         return text
 

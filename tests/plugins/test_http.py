@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
+import re
 import shutil
 import socket
 import ssl
 import subprocess
 import threading
 import time
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 from pydantic import ValidationError
@@ -165,9 +169,10 @@ def _endless() -> Iterator[bytes]:
         ([{"score": 3}], "answered {'score': 3}; expected 'scores'", 2),
         (
             [(302, {"Location": "http://other/x?key=1"}, b"")],
-            "redirects to http://other/x; put that address",
+            "redirects to http://other/x; put that address, since HTTP 302 makes a GET of the POST",
             1,
         ),
+        ([(308, {"Location": "/x"}, b"")], "redirects to /x; put that address, or redirects: true", 1),
         ([(302, {"Location": "http://[::x"}, b"")], "redirects to what is no address", 1),
         ([(200, {}, "endless")], "answered more than max_bytes (2000000)", 1),
         ([(200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * 10**7))], "answered in 'gzip'", 1),
@@ -220,6 +225,24 @@ def test_a_key_that_the_service_repeats_is_shown_nowhere() -> None:
     assert KEY not in repr(rewards)
     assert rewards.reasons["http"][1] == "ServiceError: key ***"
     assert rewards.notes["http/why ***"][1] == "***"
+
+
+@pytest.mark.parametrize("key", ["sk-a/b+c=1 %", "0123456789", "sk-abc\xff\xfe?>~~"])
+def test_a_key_is_hidden_however_it_is_written(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    raw = key.encode()
+    written = [quote(raw), quote(raw, safe=""), quote_plus(raw)]
+    written.append(re.sub("%..", lambda escape: escape[0].lower(), written[1]))
+    for encode in (b64encode, urlsafe_b64encode):
+        assert EnvSecret("MY_KEY").hide(f"<{encode(raw).decode()}>") == "<***>"
+        for before, behind in itertools.product((b"us:", b"use:", b"user:"), (b"", b":a", b":ab")):
+            text = encode(before + raw + behind).decode()
+            hidden = EnvSecret("MY_KEY").hide(text)
+            assert "***" in hidden, text
+            assert len(text) - len(hidden.replace("***", "")) >= len(raw) * 8 // 6 - 1
+    for text in written:
+        assert "***" in EnvSecret("MY_KEY").hide(f"got {text}!"), text
+    assert EnvSecret("MY_KEY").hide("no key here") == "no key here"
 
 
 @pytest.mark.parametrize("key", ["sk-a\nb-secret", "sk-\x01-secret", "sk-é-secret"])
@@ -290,6 +313,12 @@ def test_redirects_are_followed_where_the_recipe_says_and_loops_end() -> None:
     ):
         assert score(service.url, redirects=True, key_env="MY_KEY").scores.tolist() == [1, 2, 3, 4]
     assert "Authorization" not in target.asked[0][1], "another origin gets no key"
+    for status in (301, 302, 303):
+        with (
+            serve(lambda body, number, status=status: (status, {"Location": "/there"}, b"")) as service,
+            pytest.raises(RewardError, match=f"to /there; put that address, since HTTP {status} makes a GET"),
+        ):
+            score(service.url, redirects=True)
     with (
         serve(lambda body, number: (307, {"Location": "/"}, b"")) as service,
         pytest.raises(RewardError, match="redirects more than five times"),
@@ -340,6 +369,10 @@ def test_options() -> None:
         {"url": "ftp://a"},
         {"url": "http://user:pass@host/"},
         {"url": "http://a", "headers": {"Authorization": "Bearer x"}},
+        {"url": "http://a", "headers": {"X-Access": "Bearer sk-abc"}},
+        {"url": "http://a", "headers": {"X-Access": "basic dTpw"}},
+        {"url": "http://a", "headers": {"api-keys": "sk-abc"}},
+        {"url": "http://a?pwd=x"},
         {"url": "http://a", "key_env": KEY},
         {"url": "http://a?api_key=x"},
         {"url": "http://a?sig="},
