@@ -4,8 +4,10 @@ r"""Whether the response's final answer is the reference's: numbers and choices,
 
 The final answer is what stands behind the last `####` (GSM8K), in the last `\boxed{}`, or behind the last
 "answer is" or "answer:", and there the first number, or for choices the first letter that stands alone;
-without one of them, the last. `1,234.50`, `$5`, `50%`, `1/2`, `\frac{1}{2}`, `2 1/2`, `-3`, `1e3` and
-`2 \times 10^3` are numbers, and an exponent, as in `m^2`, is none; 50% is both 50 and 0.5.
+without one of them, the last. Of `3 + 4 = 7` it is what stands behind `=`, but not where that is a reason:
+`7, because 7 * 2 = 14`. `1,234.50`, `1,23,456`, `$5`, `50%`, `1/2`, `\frac{1}{2}`, `2 1/2`, `-3`, `1e3`,
+`2 \times 10^3` and `2.5 million` are numbers, and an exponent, as in `m^2`, is none, nor are `\sqrt{2}` and
+`2\pi`; 50% is both 50 and 0.5.
 
 Cobbe et al. 2021, arXiv:2110.14168, for GSM8K's form.
 """
@@ -40,16 +42,22 @@ _EMPHASIS = re.compile(r"(?<!\w)_+|_+(?!\w)")
 _POWER_OF_TEN = re.compile(
     r"((?<=\d)\s?(?:\\times|\\cdot|[x×·*])\s?)?(?<![\d.,])10(?:\s?\^\s?\{?([-+]?\d{1,3})\}?|([⁻⁺]?[⁰¹²³⁴-⁹]{1,3}))"
 )
-_UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+_UNSIGNED = r"(?:\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+_FACTORS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NUMBER = re.compile(
+    r"(?P<root>(?:\\sqrt\s?[\[{]|√)\(?\s?)?"
     rf"(?<![\w.^])(?<!\^\{{)(?P<sign>[-+]?)\s?(?:[A-Z]{{0,3}}\$\s?)?(?P<inner>[-+]?)"
     rf"(?:(?P<whole>\d+)\s+(?=\d+\s?/\s?\d))?(?P<number>{_UNSIGNED})(?:[eE](?P<power>[-+]?\d{{1,3}}))?"
-    rf"(?:\s?/\s?(?P<under>-?\d+(?:\.\d+)?))?(?P<percent>\s?(?:%|per\s?cent\b))?"
+    rf"(?:\s?/\s?(?P<under>-?\d+(?:\.\d+)?))?(?:(?P<percent>\s?(?:%|per\s?cent\b))"
+    rf"|\s?(?P<factor>(?i:{'|'.join(_FACTORS)}))\b"
+    r"|(?P<irrational>\s?(?:\\cdot|\\times|[*·×])?\s?(?:\\?pi\b|\\sqrt|[√π])))?"
 )
 _APART = re.compile(r"(?!(?<!\w)-\.?\d|(?<=\d)[.,]\d)[^\w\s]")
 _LATEX_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it))\s?\{([^{}]*)\}")
 _MOST_DIGITS = 300  # no answer has more, and Python refuses to read a few thousand
 _BEHIND = re.compile(r"(?:final\s+answer|answer)\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
+_NO_ANSWER = re.compile(r"answer\s+(?:is\s+not|isn['’]t)\s+\S+", re.IGNORECASE)
+_REASON = re.compile(r"[.,;:]\s|\([^()]*=|\b(?:because|since)\b")
 _CHOICE = re.compile(
     r"(?<![^\W_])(?<!\w-)(?!I\s+[a-z])(?:\(?([A-Z])(?![^\W_]|['’+#]|-\w)|(?:\(|(?<!\S))([a-z])\))"
 )
@@ -76,6 +84,7 @@ def final(text: str) -> tuple[str, bool]:
         return (behind.splitlines()[0] if behind else ""), True
     if (boxed := _boxed(text)) is not None:
         return boxed, True
+    text = _NO_ANSWER.sub("", text)
     behind_words = list(_BEHIND.finditer(text))
     if behind_words:
         rest = text[behind_words[-1].end() :]
@@ -87,22 +96,27 @@ def numbers(text: str, marked: bool) -> frozenset[Fraction]:
     """What a text's answer may mean: 50% is 50 and 0.5; nothing where there is no number.
 
     Args:
-        marked: whether the text is an answer, whose first number counts (behind `=`, if any); else the last.
+        marked: whether the text is an answer, whose first number counts (behind its `=`, if any); else the
+            last.
     """
     plain = _EMPHASIS.sub(" ", _BETWEEN_THOUSANDS.sub("", text).translate(_CHARACTERS))
     plain = _SHORT_FRACTION.sub(r" \1/\2 ", plain)
     plain = _FRACTION.sub(r" \1/\2 ", plain.replace(r"\$", "$").replace(r"\%", "%").replace(r"{,}", ","))
     plain = _POWER_OF_TEN.sub(_with_e, plain.replace(r"\,", "").replace(r"\!", ""))
-    every = list(_NUMBER.finditer(plain.rpartition("=")[2])) if marked else []
+    every = list(_NUMBER.finditer(_without_reason(plain).rpartition("=")[2])) if marked else []
     every = every or list(_NUMBER.finditer(plain))  # also of `5 = x`
     if not every:
         return frozenset()
     match = every[0 if marked else -1]
+    if match["root"] or match["irrational"]:
+        return frozenset()
     if max(len(match[name] or "") for name in ("number", "whole", "under")) > _MOST_DIGITS:
         return frozenset()
     value = Fraction(match["number"].replace(",", ""))
     if match["power"]:
         value *= Fraction(10) ** int(match["power"])
+    if match["factor"]:
+        value *= _FACTORS[match["factor"].lower()]
     if match["under"]:
         under = Fraction(match["under"])
         if under == 0:
@@ -126,6 +140,13 @@ def choice(text: str, marked: bool) -> str | None:
         return str(letters[0 if marked else -1])
     alone = re.fullmatch(r"\W*([a-z])\W*", text)
     return alone[1].upper() if alone else None
+
+
+def _without_reason(text: str) -> str:
+    """An answer as far as its first number and what is computed with it: not why it is right."""
+    digit = re.search(r"\d", text)
+    reason = _REASON.search(text, digit.end()) if digit else None
+    return text[: reason.start()] if reason else text
 
 
 def _with_e(power: re.Match[str]) -> str:
