@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ppokit.kinds import PROJECT
+
+_MOST_FILES = 1000
 _PACKAGES = ("ppokit", "torch", "transformers", "accelerate", "peft", "datasets", "pluggy", "pydantic")
 
 
@@ -21,15 +24,21 @@ def plugin_files(
 ) -> dict[str, dict[str, str]]:
     """SHA-256 of the source files of each plugin's package, or of its one module; by package, then by file.
 
+    What else a plugin's distribution has installed is among them: a thousand files of it at most.
+
     Args:
         labels: how errors name plugins, which begins with the module: `ppokit_rewards.length, ppokit 0.1.0`.
         imports: code that options name: modules, and files that are none.
     """
     hashes: dict[str, dict[str, str]] = {}
+    labels = list(labels)
     modules = {label.partition(",")[0].partition(":")[0] for label in labels}
     modules |= {name for name, file in imports.items() if file is None}
     for name, path in sorted(filter(None, map(_package, modules))):
         hashes[name] = _hashes(path, whole=path.name == "__init__.py")
+    for name in sorted({label.partition(", ")[2].rpartition(" ")[0] for label in labels} - {"", PROJECT}):
+        for package, inner, path in _installed(name):
+            hashes.setdefault(package, {}).setdefault(inner, _hash(path))
     for name, file in imports.items():
         if file is not None and file.is_file():
             hashes[name] = _hashes(file, whole=file.stem == file.resolve().parent.name)
@@ -45,10 +54,31 @@ def _package(module: str) -> tuple[str, Path] | None:
     return None
 
 
+def _installed(name: str) -> Iterator[tuple[str, str, Path]]:
+    """Source files of a distribution: the package, the file in it, and where that is.
+
+    Nothing where there is no such distribution, as of a plugin that is no package.
+    """
+    try:
+        files = distribution(name).files or []
+    except (PackageNotFoundError, ValueError):
+        return
+    sources = [f for f in files if f.suffix == ".py" and not f.parts[0].startswith(("..", "__editable__"))]
+    for file in sorted(sources)[:_MOST_FILES]:
+        path = Path(str(file.locate()))
+        if path.is_file():
+            package, *inner = file.parts
+            yield package.removesuffix(".py"), "/".join(inner) or package, path
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _hashes(path: Path, *, whole: bool) -> dict[str, str]:
     """Of a file, or of all beside and below it."""
     return {
-        each.relative_to(path.parent).as_posix(): hashlib.sha256(each.read_bytes()).hexdigest()
+        each.relative_to(path.parent).as_posix(): _hash(each)
         for each in (sorted(path.parent.rglob("*.py")) if whole else [path])
     }
 

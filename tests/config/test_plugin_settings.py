@@ -181,3 +181,21 @@ def test_provenance_has_the_hash_of_each_file(registry: PluginRegistry, tmp_path
     before = files["acme_kind"]["acme_kind.py"]
     (tmp_path / "site" / "acme_kind.py").write_text(REWARD.replace("1.0", "2.0"))
     assert plugin_files(["acme_kind, acme-kind 1.5"])["acme_kind"]["acme_kind.py"] != before
+
+
+def test_provenance_has_what_else_the_distribution_installed(
+    registry: PluginRegistry, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    (site / "acme_tools").mkdir()
+    for file in ("acme_words.py", "acme_tools/lists.py"):
+        (site / file).write_text(f"name = {file!r}")
+    names = ["acme_kind.py", "acme_words.py", "acme_tools/lists.py", "acme_tools/a.txt", "gone.py", "../x.py"]
+    (site / "acme_kind-1.5.dist-info" / "RECORD").write_text("".join(f"{name},,\n" for name in names))
+    files = plugin_files([load(registry).rewards[0].plugin])
+    assert {package: set(known) for package, known in files.items()} == {
+        "acme_kind": {"acme_kind.py"},
+        "acme_words": {"acme_words.py"},
+        "acme_tools": {"lists.py"},
+    }
+    assert files["acme_words"]["acme_words.py"] == hashlib.sha256(b"name = 'acme_words.py'").hexdigest()
