@@ -4,8 +4,8 @@
     with `against`: mean over models and both orders of 1 for a win, 0.5 for a tie, 0 for a loss
 
 Each answer is asked for as JSON by a schema where the server has structured output, and else read from the
-text: the last "score: 7" or "7/10". Zheng et al. 2023, arXiv:2306.05685, for pairs whose order is swapped,
-since judges prefer one position. What the judges say stands in the notes.
+text: the last "score: 7", "rating: 7", "7/10" or "[[7]]". Zheng et al. 2023, arXiv:2306.05685, for pairs,
+whose order is swapped since judges prefer one position. What the judges say stands in the notes.
 """
 
 from __future__ import annotations

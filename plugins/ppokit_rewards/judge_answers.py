@@ -10,10 +10,11 @@ from ppokit_rewards.service import ServiceError
 
 _NUMBER = r"-?(?:\d+(?:[.,]\d+)?|\.\d+)(?:e[-+]?\d+)?"
 _OF = rf"\s{{0,3}}(?:/|out\s+of)\s{{0,3}}({_NUMBER})"
-_NO_RANGE = r"(?![\d.,]*\d|\s{0,3}(?:[-–]|to\b)\s{0,3}\d)"
+_NO_RANGE = r"(?![\d.,]*\d|\s{0,3}(?:[-–]|to\b)\s{0,3}\d|-[a-z])"
+_BETWEEN = r"(?:\s{1,3}(?:is|of|it|this|the|for|response|answer|would|be|as|at|an?)\b){0,6}"
 _SCORE = re.compile(
-    rf"score(?:\s+(?:is|of))?(?:\s{{0,3}}\([^()]{{0,40}}\))?\W{{0,12}}?({_NUMBER}){_NO_RANGE}(?:{_OF})?"
-    rf"|(?<![\d.])({_NUMBER}){_OF}",
+    rf"(?:score|\brating){_BETWEEN}(?:\s{{0,3}}\([^()]{{0,40}}\))?\W{{0,12}}?({_NUMBER}){_NO_RANGE}(?:{_OF})?"
+    rf"|(?<![\d.])({_NUMBER}){_OF}|\[\[({_NUMBER})\]\]",
     re.IGNORECASE,
 )
 _READ = 10_000  # characters at the end of an answer that a score is looked for in
@@ -63,8 +64,8 @@ def score(answer: str, high: float = 10.0) -> float:
     matches = list(_SCORE.finditer(text))
     if not matches:
         raise ServiceError(f"the judge gave no score: {answer[:80]!r}")
-    named, named_of, share, share_of = matches[-1].groups()
-    number, scale = named or share, named_of or share_of
+    named, named_of, share, share_of, bracketed = matches[-1].groups()
+    number, scale = named or share or bracketed, named_of or share_of
     if scale is not None and _float(scale) != high:
         raise ServiceError(f"the judge scored {number[:20]} of {scale[:20]}; expected a score up to {high:g}")
     return _float(number)

@@ -152,8 +152,15 @@ def test_answers_are_read() -> None:
             "score: 7,5",
             "score = .5",
             '{"score": 8} {"notes": {"score": 2}}',
+            "Rating: 8",
+            "[[7]]",
+            "Final rating is [[6.5]]",
+            "I'd score it a 7",
+            "I would score this response an 8/10.",
+            "My score for this response would be 4.",
+            "Rating (1-10): 3",
         )
-    ] == [7, 8, 6, 3.5, 9, 9, 4, 7, 5, 7, 3, 8, 8, 7.5, 0.5, 8]
+    ] == [7, 8, 6, 3.5, 9, 9, 4, 7, 5, 7, 3, 8, 8, 7.5, 0.5, 8, 8, 7, 6.5, 7, 8, 4, 3]
     assert score("85/100", 100) == 85
     assert score('First {"x": 1} then ```json\n{"score": 6, "rationale": "a {b}"}\n```') == 6
     winners = {
@@ -167,7 +174,10 @@ def test_answers_are_read() -> None:
         '{"winner": "Response B."}': 0,
     }
     assert {text: winner(text) for text in winners} == winners
-    for text in ("", '{"score": null}', '{"score": "many"}'):
+    for text in (
+        *("", '{"score": null}', '{"score": "many"}', "Operating 5", "A rating from 1 to 10", "[7]"),
+        *("I cannot score this 2-page answer", "score this response 1-10", "The 7 is wrong"),
+    ):
         with pytest.raises(ServiceError):
             score(text)
 
