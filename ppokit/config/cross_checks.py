@@ -40,6 +40,7 @@ def check(
     """
     _value(sections, by_kind, document)
     check_names(by_kind, document)
+    _imputed(sections.get("run"), by_kind["rewards"], document)
     _overlap(sections, by_kind, document)
     _minibatches(sections, document)
     _groups(sections.get("rollout"), document)
@@ -139,6 +140,19 @@ def _gates(rewards: Sequence[SelectedComponent | None], document: Document) -> N
         if gate.reward not in others:
             known = f"other rewards are {listed(others)}" if others else "there is no other reward"
             document.report(f"{reward.key}.gate.reward", f"got {gate.reward!r}; {known}")
+
+
+def _imputed(run: Any, rewards: Sequence[SelectedComponent | None], document: Document) -> None:
+    """Nothing is imputed where the first failure stops the run."""
+    if run is None or run.max_failed_rewards:
+        return
+    for reward in filter(None, rewards):
+        if reward.settings.on_failure == "impute":
+            document.report(
+                f"{reward.key}.on_failure",
+                "got impute with run.max_failed_rewards 0, by which the first failure stops the run; "
+                "expected a share of responses there that may fail, such as 0.1",
+            )
 
 
 def _overlap(

@@ -322,6 +322,10 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("run.steps=0", "run.steps: got 0; expected a number above 0"),
         ("run.seed=-1", "run.seed: got -1; expected 0 or more"),
         ("run.max_failed_rewards=1.1", "run.max_failed_rewards: got 1.1; expected 1 or less"),
+        (
+            "rewards.0.on_failure=impute",
+            "rewards[0].on_failure: got impute with run.max_failed_rewards 0, by which the",
+        ),
         ("run.keep_checkpoint=1", "unknown key 'keep_checkpoint'; did you mean 'keep_checkpoints'?"),
         (
             "extra=1",
