@@ -6,7 +6,10 @@ The program is the response's last fenced block of Python, else the last one of 
 The column of tests holds statements, such as `assert add(1, 2) == 3`, a list or one text. Each response runs
 in a process of its own, with limits of time, memory and output, in an empty folder and, where the system lets
 it (`unshare`), without a network and with process numbers of its own, so that nothing it has started goes on
-behind it. A response whose program could not be begun has failed.
+behind it. What has passed until a test hangs counts. A response whose program could not be begun has failed.
+
+Memory is limited of each process, and not of all together: a program may have 16 (with its threads) where
+`unshare` works and you are not root, and elsewhere as many as the system gives. A container limits them all.
 
 This is no sandbox against malice: the program runs as your user and can read your files. Where you do not
 trust the policy, give a container's command, which reads a program from its standard input:
@@ -37,17 +40,16 @@ from pydantic import Field
 
 from ppokit.plugin import BuildContext, CheckContext, Component, Example, Options, Sample, hookimpl
 
-_PROCESSES = 64  # of one program
+_PROCESSES = 16  # of one program, each with its own memory_mb
 _START_S = 30.0  # for an interpreter or a container to begin
-_OWN_BYTES = 200  # that the harness prints at most
-_ENDED = b"\nended"  # the last line then is no count
+_OWN_BYTES = 100  # that the harness prints at most at its begin and of each test
 # A block that is not closed goes to the end: a stop string may have taken the fence.
 _BLOCK = re.compile(r"(`{3,}+|~{3,}+)[ \t{.]*+(\w*+)[^\n`]*+\n(.*?)(?:\1|\Z)", re.DOTALL)
 _PYTHON = ("python", "python3", "py")
 _STARTED = "import sys; sys.argv = ['program']; exec(compile(sys.stdin.buffer.read(), 'program', 'exec'))"
 
-# Runs in the process: the program, then each test by itself. Its first line says that it has begun, and only
-# what it prints last counts.
+# Runs in the process: the program, then each test by itself. Its first line says that it has begun, and each
+# further one how many tests have passed: the last one counts, whatever comes behind it.
 _HARNESS = """
 import json, os, resource, signal, sys
 for what, limit in {limits!r}:
@@ -72,15 +74,16 @@ else:
             print(type(error).__name__, error, file=sys.stderr)
         else:
             passed += 1
-sys.stdout.flush()
-os.write(1, f"\\n{{token}} {{passed}}\\n".encode())
+            os.write(1, f"\\n{{token}} {{passed}}\\n".encode())
 """
 
 
 class CodeOptions(Options):
     column: str = Field("tests", description="Column with the tests: a list of statements, or one text.")
     seconds: float = Field(5.0, gt=0, description="Time of a program and its tests.")
-    memory_mb: int = Field(512, gt=0, le=1_000_000, description="Address space of the process, in megabytes.")
+    memory_mb: int = Field(
+        512, gt=0, le=1_000_000, description="Address space of each process, in megabytes."
+    )
     output_bytes: int = Field(100_000, gt=0, description="What it may print; more ends it.")
     container: tuple[str, ...] = Field(
         (),
@@ -138,7 +141,7 @@ def as_tests(given: Any) -> list[str]:
 
 
 async def passed(program: str, tests: Sequence[str], options: CodeOptions) -> int:
-    """How many tests pass; 0 where the program fails, takes too long or prints too much.
+    """How many tests pass until the program ends, takes too long or prints too much; 0 where it fails.
 
     Raises:
         RuntimeError: it was not started, such as by a container that is not there.
@@ -148,18 +151,19 @@ async def passed(program: str, tests: Sequence[str], options: CodeOptions) -> in
     harness = _HARNESS.format(payload=payload, limits=_limits(options), seconds=options.seconds)
     folder = tempfile.mkdtemp(prefix="ppokit-code-")
     try:
-        output = await _output_of(harness.encode(), token.encode(), folder, options)
+        most = options.output_bytes + _OWN_BYTES * (1 + len(tests))
+        output = await _output_of(harness.encode(), token.encode(), folder, options, most)
     finally:
         await _remove(folder)
     text = output.decode(errors="replace")
     if token not in text:
         command = " ".join(options.container) or sys.executable
         raise RuntimeError(f"{command} did not begin the program")
-    lines = text.rstrip("\n").rpartition("\n")[2].split(" ")
-    return min(int(lines[1]), len(tests)) if len(lines) == 2 and lines[0] == token else 0
+    counts = re.findall(rf"^{token} (\d{{1,9}})$", text, re.MULTILINE)
+    return min(int(counts[-1]), len(tests)) if counts else 0
 
 
-async def _output_of(program: bytes, token: bytes, folder: str, options: CodeOptions) -> bytes:
+async def _output_of(program: bytes, token: bytes, folder: str, options: CodeOptions, most: int) -> bytes:
     """What a program prints until it ends, its time is over, or it has printed too much."""
     process = await asyncio.create_subprocess_exec(
         *(options.container or [*apart(), sys.executable, "-I", "-S", "-c", _STARTED]),
@@ -178,11 +182,10 @@ async def _output_of(program: bytes, token: bytes, folder: str, options: CodeOpt
                 has_begun, output = token in output, output + chunk
                 if token in output and not has_begun:
                     limit.reschedule(asyncio.get_running_loop().time() + options.seconds)
-                if len(output) > options.output_bytes + _OWN_BYTES:
-                    output += _ENDED
+                if len(output) > most:
                     break
     except TimeoutError:
-        output += _ENDED
+        pass
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

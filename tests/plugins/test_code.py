@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,22 @@ def test_share_of_tests_that_pass() -> None:
 )
 def test_what_passes_nothing(program: str) -> None:
     assert run(program) == 0
+
+
+@pytest.mark.parametrize(
+    "last", ["while True: pass", "import os; os._exit(0)", "print('x', end='')\nwhile 1: 1"]
+)
+def test_what_has_passed_before_a_test_hangs_counts(last: str) -> None:
+    tests = ["assert add(1, 2) == 3", "assert add(1, 1) == 3", "assert add(0, 2) == 2", last, "assert True"]
+    assert run(ADD, tests, seconds=1.0) == 2
+
+
+@pytest.mark.skipif(not apart() or os.geteuid() == 0, reason="the system limits no processes of this user")
+def test_processes_are_few() -> None:
+    """Each may have as much memory as the recipe says."""
+    program = "import os, time\nfor _ in range({}):\n    if os.fork() == 0: time.sleep(5); os._exit(0)\n"
+    assert run(program.format(4) + ADD) == 1
+    assert run(program.format(20) + ADD) == 0
 
 
 def test_time_is_limited_also_of_children() -> None:
