@@ -17,7 +17,7 @@ WORDS: dict[str, Any] = {"token_pattern": r"\w+|[^\w\s]"}
 
 
 class Persona(Options):
-    """p(persona | post) of three posts per topic, by logistic regressions on half b of the posts.
+    """p(persona | post) of two posts per topic, by logistic regressions on half b of the posts.
 
     `persona` reads runs of one to four characters, `persona_by_words` words and marks.
     """
@@ -26,7 +26,7 @@ class Persona(Options):
 
     def evaluate(self, view: EvaluationView, step: int) -> dict[str, float]:
         posts, personas = posts_of(self.posts, "b")
-        rollout = view.generate(n=3)
+        rollout = view.generate(n=2)
         numbers = {}
         for name, features in (("persona", CHARACTERS), ("persona_by_words", WORDS)):
             runs = TfidfVectorizer(lowercase=False, **features)
