@@ -112,7 +112,7 @@ class TestSocialMedia:
         for name in set(personas):
             rollout = rollout_of(posts, [name] * len(posts))
             view = SimpleNamespace(
-                generate=lambda rollout=rollout: rollout,
+                generate=lambda n, rollout=rollout: rollout,
                 record=lambda _, values, name=name: shares.update({name: values[number]}),
             )
             assert Persona(posts=self.posts).evaluate(view, 0) == {}  # type: ignore[arg-type]
