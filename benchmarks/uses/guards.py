@@ -30,13 +30,13 @@ def _length(run: Run) -> float:
     return length_loss(words["before"], words["after"], words["reference"])
 
 
-def _of_responses(run: Run, name: str) -> list[float]:
+def _repeated(run: Run) -> list[float]:
     numbers = (run["evaluation"][when] for when in ("before", "after"))
-    return [own.get(f"greedy/{name}", own.get(f"sampled/{name}", float("nan"))) for own in numbers]
+    return [own.get("greedy/repetition", own.get("sampled/repetition", float("nan"))) for own in numbers]
 
 
 def _repetition(run: Run) -> float:
-    before, after = _of_responses(run, "repetition")
+    before, after = _repeated(run)
     return 1 - (1 - after) / (1 - before)
 
 
@@ -59,9 +59,7 @@ def _words(runs: Sequence[Run]) -> str:
 
 
 def _percent_repeated(runs: Sequence[Run]) -> str:
-    before, after = (
-        mean(own) for own in zip(*(_of_responses(run, "repetition") for run in runs), strict=True)
-    )
+    before, after = (mean(own) for own in zip(*map(_repeated, runs), strict=True))
     return f"{before:.1%} to {after:.1%}"
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from ppokit.plugin.ngram import ngrams
+from ppokit.report.verdict import is_gain
 from uses import RECIPES, REPOSITORY, Use
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -211,8 +212,7 @@ def _commit() -> str:
 
 def _evaluation(line: dict[str, Any]) -> dict[str, float]:
     kept = {key.removeprefix("eval/"): number for key, number in line.items() if key.startswith("eval/")}
-    gains = ("/gain", "/gain_low", "/gain_high", "/gain_prompts", "/gain_of")
-    return {key: _round(number) for key, number in kept.items() if not key.endswith(gains)}
+    return {key: _round(number) for key, number in kept.items() if not is_gain(key, kept)}
 
 
 def _shown(before: list[dict[str, Any]], after: list[dict[str, Any]], evaluator: str) -> list[dict[str, str]]:

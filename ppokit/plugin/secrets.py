@@ -19,8 +19,8 @@ _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _HIDDEN = "***"
 _SHORTEST = 6  # digits of base64 that are no chance
 _SECRET = re.compile(
-    r"(?:key|(?:api|access)[-_]?keys|token|secret|pwd|passw(?:or)?d|passphrase|cookie|auth|authorization|authentication|credentials?|sig"
-    r"|signature)(?:$|[-_])",
+    r"(?:key|(?:api|access)[-_]?keys|token|secret|pwd|passw(?:or)?d|passphrase|cookie|auth|authorization"
+    r"|authentication|credentials?|sig|signature)(?:$|[-_])",
     re.IGNORECASE,
 )
 _NO_SECRET = re.compile(
