@@ -143,6 +143,19 @@ def test_a_group_side_by_side(driver: Chrome, page: Path, run: dict[int, Columns
     )
 
 
+def test_the_page_opens_at_the_best_of_the_last_step(driver: Chrome, tmp_path: Path) -> None:
+    folder = learning_run(tmp_path, steps=2)
+    for step in (1, 2):
+        write_samples(folder, step, samples(step, [[0.1, 0.2], [0.3, 0.9]], [[3, 4], [5, 6]]))
+    write_report([folder], folder / "report.html", [TEXTS])
+    open_page(driver, folder / "report.html")
+    second = text(driver, "ledger-prompt")
+    assert text(driver, "prompt") == second
+    choose(driver, "group-prompt", js(driver, "return byId('group-prompt').options[0].value"))
+    assert text(driver, "prompt") != second
+    assert "000002-0001-001" in text(driver, "ledger-sample")
+
+
 def test_what_each_reward_adds_is_worked_out(driver: Chrome, tmp_path: Path) -> None:
     """3 * 0.8 and 0.5 * (0.9, clipped to 0.4) are 2.4 and 0.2: together 2.6."""
     columns = samples(1, [[2.6]])

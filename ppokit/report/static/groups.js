@@ -90,6 +90,7 @@ function startGroups(open) {
   run = data.runs.findIndex((each) => each.samples.length);
   if (runs) runs.value = run;
   fillSteps();
-  fillPrompts();
+  const last = own().samples.filter((sample) => sample.t === Number(steps.value));
+  fillPrompts(best(last)[0].g); // whose tokens the ledger opens
   show();
 }
