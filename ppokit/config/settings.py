@@ -204,8 +204,8 @@ class RunSettings(Section):
 
     token_columns: bool = Field(
         default=True,
-        description="Keep each token's ratio, entropy, values and whether it was clipped in rollouts/, for "
-        "the report's token ledger.",
+        description="Keep each token's ratio, entropy, values, KL and whether it was clipped in rollouts/, "
+        "for the report's token ledger.",
     )
     report: bool = Field(
         default=True, description="Write the page report.html at each checkpoint and at the end."

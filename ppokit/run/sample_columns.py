@@ -61,7 +61,8 @@ def sample_table(
         "returns": None if advantages is None else single(advantages.returns),
     }
     if record is not None:
-        columns.update(_recorded(record, rollout))
+        recorded = _recorded(record, rollout)
+        columns.update({name: own for name, own in recorded.items() if columns.get(name) is None})
     if rewards is not None:
         columns["score"] = rewards.scores.tolist()
         columns["scored"] = rewards.scored.tolist()

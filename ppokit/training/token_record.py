@@ -18,7 +18,7 @@ from ppokit.training.readings import Readings
 RECORDED = {"policy/entropy": "entropy", "policy/clip_fraction": "clipped"}
 """Numbers of tokens that are reported as metrics, and their columns."""
 
-COLUMNS = ("log_ratio", "new_values", *RECORDED.values())
+COLUMNS = ("log_ratio", "new_values", *RECORDED.values(), "kl/k1")
 
 
 class TokenRecord:
@@ -31,7 +31,8 @@ class TokenRecord:
     Attributes:
         columns: [B,R] float32 by name, after `gather`; NaN for a response over which no pass went.
             `log_ratio` is the log-probability in that pass less that before the update; `new_values` and
-            `entropy` are that pass's; `clipped` is 1 where the loss gave no gradient.
+            `entropy` are that pass's; `clipped` is 1 where the loss gave no gradient. `kl/k1` is the KL
+            before the update, which it alone knows where nothing else needs the old log-probabilities.
     """
 
     def __init__(self, ids: Sequence[str], length: int) -> None:
@@ -41,14 +42,18 @@ class TokenRecord:
         self._seen = torch.zeros(len(self.ids))
 
     def keep(self, name: str, indices: Sequence[int], numbers: Tensor, readings: Readings) -> None:
-        """Numbers [b,R] of the responses at `indices`, in place of an earlier pass's."""
+        """Numbers [b,R] of a pass over the responses at `indices`, in place of an earlier pass's."""
 
         def arrived(tensor: Tensor) -> None:
-            column = self.columns.setdefault(name, torch.zeros(self._shape))
-            column[list(indices)] = tensor.float()
+            self.put(name, indices, tensor)
             self._seen[list(indices)] = 1.0
 
         readings.fetch(numbers, arrived)
+
+    def put(self, name: str, indices: Sequence[int], numbers: Tensor) -> None:
+        """Numbers [b,R] on the host that are of no pass."""
+        column = self.columns.setdefault(name, torch.zeros(self._shape))
+        column[list(indices)] = numbers.float()
 
     def gather(self, processes: Processes) -> None:
         """Fill in what the other processes recorded; every process calls this."""

@@ -25,7 +25,7 @@ from ppokit.training.metrics import KL_ESTIMATORS
 from ppokit.training.microbatches import MicroBatcher, StepBatches
 from ppokit.training.parity import ParityCheck
 from ppokit.training.schedule import learning_rate_at
-from ppokit.training.token_record import TokenRecord
+from ppokit.training.token_record import COLUMNS, TokenRecord
 
 if TYPE_CHECKING:
     from ppokit.config.settings import Settings
@@ -133,7 +133,7 @@ class Updater:
                 passes += 1
             if stopped:
                 break
-        self._add_kl(rollout, old, batches, accumulator)
+        self._add_kl(rollout, old, batches, accumulator, record)
         if record is not None:
             record.gather(self.processes)
         self.record = record
@@ -181,7 +181,12 @@ class Updater:
         return replace(advantages, advantages=numbers)
 
     def _add_kl(
-        self, rollout: Rollout, old: Tensor, batches: StepBatches, accumulator: MetricAccumulator
+        self,
+        rollout: Rollout,
+        old: Tensor,
+        batches: StepBatches,
+        accumulator: MetricAccumulator,
+        record: TokenRecord | None,
     ) -> None:
         """KL of the policy before the update from the reference, over the responses trained on."""
         if rollout.ref_logprobs is None:
@@ -191,3 +196,5 @@ class Updater:
                 for estimator in KL_ESTIMATORS:
                     numbers = kl(old[micro.indices], rollout.ref_logprobs[micro.indices], estimator=estimator)
                     accumulator.add(f"kl/{estimator}", numbers, rollout.loss_mask[micro.indices])
+                    if record is not None and f"kl/{estimator}" in COLUMNS:
+                        record.put(f"kl/{estimator}", micro.indices, numbers)

@@ -72,6 +72,25 @@ def test_the_ledger_adds_up_to_the_metrics(
     assert samples.length.mean() == pytest.approx(metrics["response/length"])
 
 
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_a_loss_alone_that_needs_the_reference_gives_each_token_its_kl(
+    recipe_dict: RecipeDict, tmp_path: Path, minibatches: int
+) -> None:
+    """No reward asks for the log-probabilities before the update, so that the update is the first to know."""
+    recipe = recipe_dict(
+        rewards=[{"use": "pattern", "pattern": "[aeiou]", "mode": "count"}],
+        losses=[{"use": "ppo_clip"}, {"use": "kl", "weight": 0.1}],
+        advantages={"use": "group_relative"},
+        update={"epochs": 1, "minibatches": minibatches, "learning_rate": 0.02},
+        run={"steps": 2, "out": str(tmp_path / "run"), "sample_every": 0},
+    )
+    run = trained(recipe)
+    samples, metrics = samples_of(run, 2), metrics_of(run)[1]
+    assert abs(metrics["kl/k1"]) > 1e-4
+    assert means(samples)["kl"] == pytest.approx(metrics["kl/k1"], rel=1e-4)
+    assert np.isfinite(samples.kl).all()
+
+
 def test_ratios_are_those_of_the_policy_of_the_last_pass(recipe_dict: RecipeDict, tmp_path: Path) -> None:
     """Of two epochs the second sees what the first alone leaves: its log-probabilities, taken anew."""
     update = {"epochs": 2, "learning_rate": 0.02}
