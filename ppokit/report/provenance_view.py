@@ -10,6 +10,8 @@ from ppokit.plugin.visible_text import visible
 from ppokit.report.run_data import RunData, section
 
 LONGEST = 300
+_UNITS = {"memory": "memory, GiB", "device_memory": "memory of the device, GiB"}
+_NONE: tuple[Any, ...] = (None, "", [])
 
 
 def flattened(value: Any, path: str = "") -> dict[str, str]:
@@ -82,10 +84,11 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("seed", section(run.recipe, "run").get("seed")),
         ("python", provenance.get("python")),
         *section(provenance, "versions").items(),
-        *section(provenance, "machine").items(),
+        *((_UNITS.get(name, name), value) for name, value in section(provenance, "machine").items()),
         *((f"hash of {name}", value) for name, value in section(provenance, "hashes").items()),
     ]
-    return [(visible(str(name), 80), visible(_shown(value), LONGEST)) for name, value in lines if value]
+    known = [(name, value) for name, value in lines if value not in _NONE]
+    return [(visible(str(name), 80), visible(_shown(value), LONGEST)) for name, value in known]
 
 
 def plugins(run: RunData) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from ppokit.report.failures import failures, latencies
 from ppokit.report.page import report_page
 from ppokit.report.patterns import common_phrases, near_duplicates
 from ppokit.report.pool import Pool
-from ppokit.report.provenance_view import preset_differences, recipe_differences
+from ppokit.report.provenance_view import facts, preset_differences, recipe_differences
 from ppokit.report.run_data import read_run
 from ppokit.report.shown_samples import shown_samples
 from ppokit.report.tokens import TokenTexts, texts_of, texts_of_run, unknown_texts
@@ -318,6 +318,15 @@ def test_the_preset(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert preset_differences(run) == ("", [])
     assert "Against the preset" not in report_page([run])
+
+
+def test_a_seed_of_0_and_the_unit_of_memory_are_said(tmp_path: Path) -> None:
+    write_recipe(tmp_path, 5)
+    write_metrics(tmp_path, [])
+    (tmp_path / "provenance.json").write_text('{"started": "", "command": [], "machine": {"memory": 23.5}}')
+    lines = dict(facts(read_run(tmp_path)))
+    assert (lines["seed"], lines["memory, GiB"]) == ("0", "23.5")
+    assert not {"started", "command", "python"} & lines.keys()
 
 
 def test_whole_groups_of_the_first_and_the_last_step_come_first(tmp_path: Path) -> None:
