@@ -80,9 +80,9 @@ def _reward_in_words(run: RunData, pool: Pool) -> str:
     (first, last), change = pool.ends(pool.responses.scores), score_change(pool)
     if not len(first):
         first, last = _ends(run, pool, "reward/mean")
-        change = mean_difference(first, last)
+        change = _row(run, pool, "reward/mean", "Reward").change
     if not len(first):
-        return "No step has been done yet, or no response was scored."
+        return "No response was scored." if run.last_step else "No step has been done yet."
     before, after = float(first.mean()), float(last.mean())
     if pool.first == pool.last:
         return f"One step was done, with a mean reward of {short(before)}: too early to say."

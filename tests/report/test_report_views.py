@@ -183,6 +183,23 @@ def test_the_headline_says_what_the_evaluation_says(
     assert (f"In evaluation, {words}" in sentence) if words else "In evaluation" not in sentence
 
 
+def test_a_headline_without_scores_says_which(tmp_path: Path) -> None:
+    write_metrics(tmp_path, [])
+    assert headline(read_run(tmp_path), Pool.of(read_run(tmp_path))) == "No step has been done yet."
+    write_samples(tmp_path, 1, samples(1, [[None, None]]))
+    write_metrics(tmp_path, [{"step": 1, "reward/judge/failed": 1.0}])
+    assert headline(read_run(tmp_path), Pool.of(read_run(tmp_path))) == "No response was scored."
+
+
+def test_the_headline_is_as_sure_as_the_table(tmp_path: Path) -> None:
+    """Without samples there are two numbers of each end: too few for an interval, here as there."""
+    write_metrics(tmp_path, [{"step": step, "reward/mean": 0.1 * step} for step in range(1, 11)])
+    run = read_run(tmp_path)
+    (row,) = verdict_rows(run, Pool.of(run))
+    assert math.isnan(row.change.low)
+    assert "Reward went from 0.15 to 0.95" in headline(run, Pool.of(run))
+
+
 def test_the_steps_that_are_compared_are_named(tmp_path: Path) -> None:
     """Those whose samples can be read: of ten steps the last two, of which one is damaged."""
     learning_run(tmp_path)
