@@ -227,11 +227,9 @@ def _of_responses(run: RunData, pool: Pool, name: str, label: str, numbers: Floa
     """From the responses of the first and the last steps, so that the interval counts prompts."""
     values = run.series(name)[1]
     before, after = pool.ends(numbers)
-    if not values:
-        return []
     if not len(before):
-        return [_row(run, pool, name, label)]
-    link = f"#curve:{name}"
+        return [_row(run, pool, name, label)] if values else []
+    link = f"#curve:{name}" if values else "#points"
     return [Row(label, float(before.mean()), float(after.mean()), pool.change(numbers), values, link)]
 
 

@@ -200,6 +200,16 @@ def test_the_headline_is_as_sure_as_the_table(tmp_path: Path) -> None:
     assert "Reward went from 0.15 to 0.95" in headline(run, Pool.of(run))
 
 
+def test_samples_alone_fill_the_table(tmp_path: Path) -> None:
+    """Without metrics.jsonl: with links to what is on the page."""
+    (learning_run(tmp_path) / "metrics.jsonl").unlink()
+    run = read_run(tmp_path)
+    rows = verdict_rows(run, Pool.of(run))
+    assert [row.label for row in rows] == ["Reward", "Length, tokens", "Responses that end by themselves"]
+    assert rows[0].after == pytest.approx(0.95, abs=0.05)
+    assert {row.link for row in rows} == {"#points"}
+
+
 def test_the_steps_that_are_compared_are_named(tmp_path: Path) -> None:
     """Those whose samples can be read: of ten steps the last two, of which one is damaged."""
     learning_run(tmp_path)
