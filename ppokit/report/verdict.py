@@ -143,7 +143,8 @@ def _failed_rewards(run: RunData, pool: Pool) -> list[Row]:
 
 def _limit(run: RunData, name: str) -> str:
     if name != "rollout/logprob_gap":
-        return "0 is right"
+        by_sampler = run.setting("update", "old_logprobs") == "sampler"
+        return "by what sampler and trainer differ" if by_sampler else "0 is right"
     limit = run.setting("rollout", "max_logprob_gap")
     return f"limit {short(limit)}" if isinstance(limit, int | float) else "limit: what the dtype explains"
 

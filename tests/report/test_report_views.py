@@ -530,10 +530,10 @@ def test_guards_stand_with_their_largest_value(tmp_path: Path) -> None:
         0,
         "largest 0, 0 is right",
     )
-    write_recipe(tmp_path, 4, rollout={"max_logprob_gap": 1.5})
+    write_recipe(tmp_path, 4, rollout={"max_logprob_gap": 1.5}, update={"old_logprobs": "sampler"})
     run = read_run(tmp_path)
     details = [row.detail for row in verdict_rows(run, Pool.of(run))]
-    assert "largest 0.75, limit 1.5" in details
+    assert details[-2:] == ["largest 0.75, limit 1.5", "largest 0, by what sampler and trainer differ"]
 
 
 def test_samples_of_one_step_do_not_stand_for_the_whole_run(tmp_path: Path) -> None:
