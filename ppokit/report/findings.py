@@ -81,8 +81,9 @@ def _falls_behind(run: RunData, pool: Pool) -> Iterator[Finding]:
     evaluation = section(run.recipe, "evaluation")
     best, sign = evaluation.get("best"), -1 if evaluation.get("best_is") == "lowest" else 1
     if isinstance(best, str):
-        low, high = (run.series(f"{best}/gain_{end}")[1] for end in ("low", "high"))
-        if low and high and (high[-1] < 0 if sign > 0 else low[-1] > 0):
+        (of_steps, low), (_, high) = (run.series(f"{best}/gain_{end}") for end in ("low", "high"))
+        is_of_last = of_steps[-1:] == run.series(best)[0][-1:]
+        if is_of_last and low and high and (high[-1] < 0 if sign > 0 else low[-1] > 0):
             yield Finding(
                 "warning",
                 f"Reward rises while the evaluation gets worse: {best} changed since step 0 by "

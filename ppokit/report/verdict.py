@@ -182,10 +182,10 @@ def evaluation_rank(name: str, names: Collection[str], best: object) -> tuple[bo
 def _evaluated(run: RunData, name: str, *, is_shown: bool) -> Row:
     """From the first evaluation to the last, with the paired interval that the run itself computed."""
     steps, values = run.series(name)
-    ends = [run.series(f"{name}/gain{end}")[1] for end in ("", "_low", "_high")]
+    ends = [_at(run, f"{name}/gain{end}", steps[-1]) for end in ("", "_low", "_high")]
     change = Estimate(values[-1] - values[0], math.nan, math.nan) if len(values) > 1 else UNKNOWN
-    if all(ends):
-        change = Estimate(ends[0][-1], ends[1][-1], ends[2][-1])
+    if not np.isnan(ends).any():
+        change = Estimate(*ends)
     evaluation = section(run.recipe, "evaluation")
     is_best, lowest = evaluation.get("best") == name, evaluation.get("best_is") == "lowest"
     best = (np.argmin if is_best and lowest else np.argmax)(np.array(values))
@@ -193,7 +193,7 @@ def _evaluated(run: RunData, name: str, *, is_shown: bool) -> Row:
     if len(values) > 1:
         which = "best" if is_best else "highest"
         detail = f"from step {steps[0]} to {steps[-1]}, {which} {short(values[best])} at {steps[best]}"
-    if all(ends) and (prompts := _paired(run, name, values[-1] - values[0], ends[0][-1])):
+    if change.low == change.low and (prompts := _paired(run, name, values[-1] - values[0], change.value)):
         detail = f"{prompts}; {detail}"
     return Row(
         f"Evaluation {name.removeprefix('eval/')}",
@@ -214,14 +214,17 @@ def _paired(run: RunData, name: str, difference: float, gain: float) -> str:
     corpus, no mean over prompts.
     """
     last = run.series(name)[0][-1]
-    of = {
-        end: dict(zip(*run.series(f"{name}/gain_{end}"), strict=True)).get(last) for end in ("prompts", "of")
-    }
-    if of["prompts"] and of["of"]:
-        return f"over the {of['prompts']:.0f} of {of['of']:.0f} prompts with a number both times"
+    prompts, of = (_at(run, f"{name}/gain_{end}", last) for end in ("prompts", "of"))
+    if prompts > 0 and of > 0:
+        return f"over the {prompts:.0f} of {of:.0f} prompts with a number both times"
     if abs(gain - difference) <= 0.005 * max(abs(gain), abs(difference)):
         return ""
     return "mean over prompts with a number both times"
+
+
+def _at(run: RunData, name: str, step: int) -> float:
+    """A metric's number at a step; NaN where it has none."""
+    return dict(zip(*run.series(name), strict=True)).get(step, math.nan)
 
 
 def _of_responses(run: RunData, pool: Pool, name: str, label: str, numbers: Floats) -> list[Row]:

@@ -252,6 +252,19 @@ def test_evaluation_stands_from_step_0_to_the_best_and_the_last(tmp_path: Path) 
     assert row.detail == "from step 0 to 10, best 0.25 at 0"
 
 
+def test_an_earlier_evaluations_interval_is_not_the_last_ones(tmp_path: Path) -> None:
+    """The last one has no prompt in common with the first: nobody knows how sure its change is."""
+    name = "eval/judge"
+    gains = {f"{name}/gain": 0.5, f"{name}/gain_low": 0.4, f"{name}/gain_high": 0.6}
+    write_metrics(
+        tmp_path, [{"step": 0, name: 0.25}, {"step": 5, name: 0.75, **gains}, {"step": 9, name: 0.125}]
+    )
+    run = read_run(tmp_path)
+    (row,) = verdict_rows(run, Pool.of(run))
+    assert (row.change.value, math.isnan(row.change.low)) == (-0.125, True)
+    assert "judge went from 0.25 to 0.125." in headline(run, Pool.of(run))
+
+
 def test_a_change_that_is_of_fewer_prompts_than_the_values_says_so(tmp_path: Path) -> None:
     """The values differ by 0.3. An older run does not say of how many prompts its gain is."""
     ends = {"eval/judge/gain_low": 0.05, "eval/judge/gain_high": 0.2}
