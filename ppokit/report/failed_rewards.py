@@ -57,9 +57,10 @@ def failed_in_evaluations(run: RunData, pool: Pool) -> Iterator[Finding]:
                 steps.setdefault(key, []).append(samples.step)
     for (evaluator, name), (failed, asked) in counts.items():
         if failed:
+            so = "its values are those of the others" if failed < asked else "it gave no value"
             yield Finding(
                 "warning",
                 f"In the evaluation by {evaluator!r} the reward {name!r} failed for {failed:,} of {asked:,} "
-                f"responses, after {step_names(steps[evaluator, name])}: its values are those of the others.",
+                f"responses, after {step_names(steps[evaluator, name])}: {so}.",
                 "#failures",
             )

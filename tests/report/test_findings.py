@@ -220,6 +220,12 @@ def test_failures_in_evaluations_are_counted(tmp_path: Path) -> None:
     assert (warning.level, warning.link) == ("warning", "#failures")
     words = "In the evaluation by 'held out' the reward 'judge' failed for 1 of 40 responses, after step 0"
     assert words in warning.text
+    assert warning.text.endswith(": its values are those of the others.")
+    for step in (0, 10):
+        columns["outcome/judge"] = ["failed"] * 21 + [None, None]
+        write_samples(tmp_path, step, columns, kind="evaluation")
+    (warning,) = of(tmp_path)
+    assert warning.text.endswith("failed for 40 of 40 responses, after steps 0 and 10: it gave no value.")
 
 
 @pytest.mark.parametrize(("after", "fires"), [(0.2, True), (1.5, False)])
