@@ -209,7 +209,7 @@ def _truncated(run: RunData, pool: Pool) -> Iterator[Finding]:
         return
     count = window(steps)
     before, after = float(np.mean(values[:count])), float(np.mean(values[-count:]))
-    if after < 0.5 and before - after >= 0.2:
+    if after < 0.5 and before - after >= 0.2 and trend(steps, values).high < 0:
         yield Finding(
             "warning",
             f"The share of responses that end by themselves fell from {_percent(before)} to "
