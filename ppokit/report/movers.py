@@ -26,6 +26,7 @@ _UNKNOWN = (
     "The samples have neither kl/k1, for want of a reference, nor log_ratio, which run.token_columns keeps: "
     "which responses have moved is not known."
 )
+_TOO_FEW = "There are too few responses to say."
 _MOVED_IN_STEP = "By how many nats the log-probability of the whole response rose in its own step's update."
 
 
@@ -55,7 +56,8 @@ class Movers:
         note: by what responses have moved, or why that is not known.
         is_known: whether it is.
         up, down: those that became likelier and less likely.
-        patterns_note: of which responses `phrases` and `clusters` are.
+        patterns_note: of which responses `phrases` and `clusters` are, or why there are none.
+        are_compared: whether there were enough of them.
     """
 
     note: str
@@ -67,6 +69,7 @@ class Movers:
     phrases: Sequence[Phrase]
     clusters: Sequence[Repeated]
     patterns_note: str
+    are_compared: bool
 
 
 def movers(run: RunData, pool: Pool, chosen: Chosen, shown: Shown) -> Movers:
@@ -85,6 +88,7 @@ def movers(run: RunData, pool: Pool, chosen: Chosen, shown: Shown) -> Movers:
         phrases=phrases,
         clusters=clusters,
         patterns_note=patterns_note,
+        are_compared=patterns_note != _TOO_FEW,
     )
 
 
@@ -107,7 +111,7 @@ def _patterns(run: RunData, pool: Pool) -> tuple[list[Phrase], list[Repeated], s
     best = [text for _, text in answers]
     first = [answer[1:] for answer in _texts(run, pool.first)][:MOST_FIRST]
     if len(best) < 4 or not first:
-        return [], [], "There are too few responses to say."
+        return [], [], _TOO_FEW
     clusters = near_duplicates(best)
     repeated = [Repeated(len(c.members), one_line(best[c.members[0]], EXCERPT)) for c in clusters]
     phrases = [Phrase(visible(p.text, 120), p.best, p.first) for p in common_phrases(answers, first)]

@@ -200,7 +200,9 @@ def _choice(run: RunData, chosen: Chosen, shown: Shown) -> str:
     here = len(shown.samples)
     with_tokens = sum("tk" in sample for sample in shown.samples)
     of_steps = f"{steps} steps" if steps != 1 else "1 step"
-    if here == total and with_tokens == total:
+    if not total:
+        text = "There are no responses here: no samples were kept, or none can be read."
+    elif here == total and with_tokens == total:
         text = f"All {total:,} responses of {of_steps} are here, with their tokens."
     else:
         text = (

@@ -257,6 +257,20 @@ def test_one_step(tmp_path: Path) -> None:
     assert "too early to say" in page_of(tmp_path)
 
 
+def test_views_without_content_say_why(tmp_path: Path) -> None:
+    """Nothing was scored, so that no words are compared; then there are no samples either."""
+    write_samples(tmp_path, 1, samples(1, [[None, None]]))
+    write_metrics(tmp_path, [{"step": 1, "reward/judge/failed": 1.0}])
+    page = page_of(tmp_path)
+    assert "No response that was read has a score." in page
+    assert page.count("There are too few responses to say.") == 2
+    assert "No word stands out." not in page
+    (tmp_path / "rollouts" / "step-000001.parquet").unlink()
+    page = page_of(tmp_path)
+    assert "There are no responses here: no samples were kept, or none can be read." in page
+    assert "All 0 responses" not in page
+
+
 def test_numbers_that_are_none(tmp_path: Path) -> None:
     """null stands for a number that was not finite."""
     learning_run(tmp_path)
