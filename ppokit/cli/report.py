@@ -53,6 +53,9 @@ def list_runs(
     if as_json:
         typer.echo(json.dumps([summary.as_data() for summary in summaries], indent=2))
         return
+    if not summaries:
+        typer.echo(printable(f"There are no runs in {folder}, down to two folders deep."))
+        return
     header = (
         "run",
         "state",
@@ -80,5 +83,4 @@ def list_runs(
         )
         for summary in summaries
     ]
-    after = "" if summaries else f"There are no runs in {folder}."
-    show([Section("", header, rows, text_columns=4, after=after)])
+    show([Section("", header, rows, text_columns=4)])

@@ -118,5 +118,8 @@ def test_a_run_that_its_patience_ended_is_finished(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:
-    assert "There are no runs" in call("runs", tmp_path).stdout
+    """One that lies too deep is not found: how deep was looked is said, and no table without rows."""
+    write_metrics(tmp_path / "a" / "b" / "c", [])
+    said = call("runs", tmp_path).stdout.replace("\n", "")
+    assert said == f"There are no runs in {tmp_path}, down to two folders deep."
     assert call("runs", tmp_path / "none").exit_code != 0
