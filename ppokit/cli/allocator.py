@@ -48,7 +48,7 @@ class HeapTrimmer:
 
     Blocks of each step's own sizes leave holes that the next step's do not fit. The first two steps show what
     a step needs; memory is given back after a step that ends with `GROWTH` times as much, since each time
-    costs the next step its page faults.
+    costs the next step its page faults. An evaluation, with blocks of sizes of its own, begins without it.
 
     Args:
         resident: bytes of the process in memory; 0 where nobody knows.
@@ -62,6 +62,11 @@ class HeapTrimmer:
     ) -> None:
         self._resident, self._trim = resident, trim
         self._steps = self._needed = 0
+
+    @hookimpl
+    def on_phase(self, phase: str) -> None:
+        if phase == "evaluation":
+            self._trim()
 
     @hookimpl
     def on_step(self) -> None:

@@ -24,6 +24,14 @@ def test_memory_is_given_back_once_it_has_grown_beyond_the_first_two_steps() -> 
     assert given_back == [5, 7]
 
 
+def test_an_evaluation_begins_without_what_steps_left_behind() -> None:
+    given_back: list[str] = []
+    trimmer = HeapTrimmer(lambda: 100, lambda: given_back.append(phase))
+    for phase in ("generate", "reward", "update", "evaluation"):
+        trimmer.on_phase(phase)
+    assert given_back == ["evaluation"]
+
+
 def test_where_nobody_knows_the_memory_nothing_is_given_back() -> None:
     trimmer = HeapTrimmer(lambda: 0, lambda: pytest.fail("given back"))
     for _ in range(5):
