@@ -82,7 +82,7 @@ def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path, jobs:
     data = "real" if real else "own"
     out = REPOSITORY / "runs" / "uses" / (f"{data}-trial" if changes else data) / f"{use.name}-{seed}"
     files, keys = mapped(use, out.parent / f"{use.name}-data") if real else ([], [])
-    known = digest([*inputs(use), *files])
+    known = digest([*inputs(use), *files], keys)
     path = result_file(folder, data, use.name, seed)
     if path.is_file() and not changes and json.loads(path.read_text(encoding="utf-8"))["digest"] == known:
         print(f"{data} {use.name} {seed}: done before", flush=True)

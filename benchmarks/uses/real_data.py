@@ -172,7 +172,7 @@ def chatbots(folder: Path) -> Mapped:
         for text, mean in own.items()
     ]
     path = write_csv(folder / "ratings.csv", ("prompt", "response", "rating"), rated)
-    return *halves(rows), ["rollout.max_new_tokens=30", "rewards.1.target=18", f"rewards.0.path={path}"]
+    return *halves(rows), ["rollout.max_new_tokens=30", "rewards.1.target=27", f"rewards.0.path={path}"]
 
 
 def customer_service(folder: Path) -> Mapped:
@@ -220,7 +220,7 @@ def virtual_assistants(folder: Path) -> Mapped:
         answers = own_answers("virtual_assistants", [row["prompt"] for row in train])
         pairs = [(row["prompt"], row["reference"], own) for row, own in zip(train, answers, strict=True)]
         write_csv(path, ("prompt", "chosen", "rejected"), pairs)
-    return held_out, train, [f"rewards.0.path={path}"]
+    return held_out, train, ["rewards.1.target=30", f"rewards.0.path={path}"]
 
 
 def own_answers(use: str, prompts: Sequence[str]) -> list[str]:
@@ -233,27 +233,36 @@ def own_answers(use: str, prompts: Sequence[str]) -> list[str]:
 
 
 def social_media(folder: Path) -> Mapped:
-    """Posts as topics; how an unhappy person, a reporter and a happy one sound is learned from others.
+    """Posts without a sentiment as topics; how an unhappy and a happy person sound is learned from others.
 
-    A topic that is trained on has, as a post in its voice, that of the half which the reward knows whose
-    meaning is nearest, of those that are short enough.
+    Of both there are as many posts. A topic that is trained on has, as a post in its voice, that of the half
+    which the reward knows whose meaning is nearest, of those that are short enough.
     """
-    personas = ("an unhappy person", "a news reporter", "a happy person")
+    personas = {0: "an unhappy person", 2: "a happy person"}
     rows = read("social_media_tweeteval_sentiment")
     posts = distinct({**row, "prompt": unescaped(row["prompt"])} for row in rows)
-    topics, others = posts[: HELD_OUT + TRAINED], posts[HELD_OUT + TRAINED :]
-    voices = [(personas[row["label"]], row["prompt"], "ab"[index % 2]) for index, row in enumerate(others)]
+    topics = [row for row in posts if row["label"] not in personas][: HELD_OUT + TRAINED]
+    sounding = {
+        persona: [row["prompt"] for row in posts if row["label"] == label]
+        for label, persona in personas.items()
+    }
+    as_many = min(map(len, sounding.values()))
+    voices = [
+        (persona, post, "ab"[index % 2])
+        for persona, own in sounding.items()
+        for index, post in enumerate(own[:as_many])
+    ]
     path = write_csv(folder / "posts.csv", ("persona", "post", "half"), voices)
     rows = []
     for index, row in enumerate(topics):
-        persona, topic = personas[index % 3], row["prompt"].strip()
+        persona, topic = list(sounding)[index % 2], row["prompt"].strip()
         prompt = f"You are {persona}. Write a short post about this: {topic}"
         rows.append({"prompt": prompt, "persona": persona, "topic": topic})
     held_out, train = halves(rows)
     encode = Encoder(ENCODER, torch.device("cpu"))
     of_persona = {
         persona: [post for own, post, half in voices if own == persona and half == "a" and is_short(post)]
-        for persona in personas
+        for persona in sounding
     }
     vectors = {persona: encode(own) for persona, own in of_persona.items()}
     topic_vectors = encode([row["topic"] for row in train])

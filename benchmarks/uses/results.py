@@ -29,11 +29,18 @@ SHOWN = 3
 """Held-out prompts, from the first, whose answers are kept."""
 
 
-def digest(files: Iterable[Path]) -> str:
-    """SHA-256 over what a result depends on: names and bytes."""
+def digest(files: Iterable[Path], keys: Iterable[str] = ()) -> str:
+    """SHA-256 over what a result depends on.
+
+    Args:
+        files: their names and bytes.
+        keys: of the recipe, KEY=VALUE; of a path its name.
+    """
     known = hashlib.sha256()
     for path in sorted(files, key=lambda path: (path.name, str(path))):
         known.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    for key, _, value in (own.partition("=") for own in keys):
+        known.update(f"{key}={Path(value).name}\0".encode())
     return known.hexdigest()[:16]
 
 

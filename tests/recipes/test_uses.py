@@ -184,6 +184,11 @@ def test_real_data_has_the_columns_of_the_recipes_own(
             assert all(text in message for texts in json.loads(row["reference"]).values() for text in texts)
 
 
+def test_a_result_depends_on_the_keys_of_the_real_data_and_not_on_the_folder_it_lies_in() -> None:
+    assert len({digest([]), digest([], ["rewards.1.target=18"]), digest([], ["rewards.1.target=27"])}) == 3
+    assert digest([], ["prompts.path=/one/train.jsonl"]) == digest([], ["prompts.path=/two/train.jsonl"])
+
+
 def test_what_is_done_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until its recipe, the code that it names (of another use, too), its data or the texts change."""
     import measure
