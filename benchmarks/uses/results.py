@@ -108,7 +108,7 @@ def result_of(
         },
         "beside": _beside(before, after, use),
         "words": _words(before, after, out),
-        "distinct_2": variety(*([row["response"] for row in _answered(rows)] for rows in (before, after))),
+        "distinct_2": _distinct_2(before, after, out),
         "finished": [_share_finished(rows) for rows in (before, after)],
         "evaluation": {"before": _evaluation(first), "after": _evaluation(last)},
         "reward": [_round(line["reward/mean"]) for line in lines if "reward/mean" in line],
@@ -160,24 +160,43 @@ def _answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _words(
     before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], out: Path
 ) -> dict[str, float | None]:
-    """Mean number of words of the responses, and of the references.
-
-    Where the prompts have none they are the posts that the judge learned from.
-    """
+    """Mean number of words of the responses, and of the references."""
     first, last = (
         _round(mean(len(row["response"].split()) for row in _answered(own))) for own in (before, after)
     )
-    references = [
-        mean(len(text.split()) for text in ([answer] if isinstance(answer, str) else answer))
-        for row in _answered(before)
-        if (answer := json.loads(row["row"]).get("reference"))
-    ]
-    if not references:
-        recipe = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
-        (path,) = (own["posts"] for own in recipe["evaluation"]["evaluators"] if "posts" in own)
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            references = [len(row["post"].split()) for row in csv.DictReader(file)]
+    references = [mean(len(text.split()) for text in own) for own in _references(before, out)]
     return {"before": first, "after": last, "reference": _round(mean(references))}
+
+
+def _distinct_2(
+    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], out: Path
+) -> dict[str, float]:
+    """Before and after; `reference` is what the references have per one before.
+
+    Of a prompt with several references there are as many as it has responses; one that several prompts share
+    counts once.
+    """
+    first, last = ([row["response"] for row in _answered(rows)] for rows in (before, after))
+    references = _references(before, out)
+    per_prompt = max(1, len(first) // len(references))
+    texts = {text: None for own in references for text in own[:per_prompt]}
+    compared = variety(first, texts)
+    return {**variety(first, last), "reference": _round(compared["after"] / compared["before"])}
+
+
+def _references(rows: Sequence[dict[str, Any]], out: Path) -> list[list[str]]:
+    """The references of each held-out prompt that has some.
+
+    Where none has they are the posts that the judge learned from.
+    """
+    answers = {row["group"]: json.loads(row["row"]).get("reference") for row in _answered(rows)}
+    references = [[own] if isinstance(own, str) else own for own in answers.values() if own]
+    if references:
+        return references
+    recipe = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
+    (path,) = (own["posts"] for own in recipe["evaluation"]["evaluators"] if "posts" in own)
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return [[row["post"]] for row in csv.DictReader(file)]
 
 
 def variety(before: Iterable[str], after: Iterable[str]) -> dict[str, float]:

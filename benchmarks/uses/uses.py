@@ -35,6 +35,7 @@ class Use:
         return RECIPES / self.name
 
 
+LIKELIHOOD = ("judge/logprob_per_token", "by the log-likelihood of the right words, in nats per token")
 USES = {
     use.name: use
     for use in (
@@ -45,6 +46,7 @@ USES = {
             "judge/next_word_accuracy",
             "next words right, 0 to 1",
             "suggestions",
+            LIKELIHOOD,
         ),
         Use("customer_service", "Customer service", "judge/score", "chrF, 0 to 100"),
         Use("translation", "Translation", "judge/score", "BLEU, 0 to 100"),
@@ -54,6 +56,7 @@ USES = {
             "judge/next_word_accuracy",
             "next words right, 0 to 1",
             "suggestions",
+            LIKELIHOOD,
         ),
         Use("marketing", "Marketing copy", "judge/rougeL", "ROUGE-L, 0 to 1"),
         Use("summarisation", "Summarisation", "judge/rougeL", "ROUGE-L, 0 to 1"),

@@ -23,7 +23,7 @@ from runs import REPOSITORY
 BENCHMARK = REPOSITORY / "benchmarks" / "uses"
 sys.path.insert(0, str(BENCHMARK))
 
-from guards import GUARDS, length_loss  # noqa: E402
+from guards import GUARDS, length_loss, variety_loss  # noqa: E402
 from results import digest, inputs, interval, read_results, result_file, result_of, variety  # noqa: E402
 from tables import answers, figures, filled, pages, table, verdict  # noqa: E402
 
@@ -153,10 +153,12 @@ class TestEach:
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"customer_service"}))
 def test_real_data_has_the_columns_of_the_recipes_own(
-    name: str, shared_ratings: Path, tmp_path: Path
+    name: str, shared_ratings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from real_data import HELD_OUT, mapped
+    import real_data
+    from real_data import HELD_OUT, SUGGESTED, mapped
 
+    monkeypatch.setattr(real_data, "own_answers", lambda use, prompts: ["Sure."] * len(prompts))
     files, keys = mapped(USES[name], tmp_path)
     parts = [
         [json.loads(line) for line in (tmp_path / f"{part}.jsonl").read_text().splitlines()]
@@ -165,7 +167,8 @@ def test_real_data_has_the_columns_of_the_recipes_own(
     own_files = {"chatbots": "ratings.csv", "social_media": "posts.csv", "virtual_assistants": "choices.csv"}
     further = [own_files[name]] if name in own_files else []
     assert sorted(path.name for path in files) == sorted(["held_out.jsonl", "train.jsonl", *further])
-    assert 35 <= len(parts[1]) <= HELD_OUT
+    most = SUGGESTED if name in ("autocomplete", "predictive_text") else HELD_OUT
+    assert 35 <= len(parts[1]) <= most
     assert len(parts[0]) >= 35
     for part, own in zip(("train", "held_out"), parts, strict=True):
         assert {frozenset(row) for row in own} == {frozenset(rows(name, part)[0])}
@@ -236,7 +239,7 @@ def run(seed: int, before: list[float], after: list[float], **changes: Any) -> d
         "judge": {"name": "judge/score", "before": before, "after": after},
         "beside": None,
         "words": {"before": 10.0, "after": 10.4, "reference": 10.4},
-        "distinct_2": {"before": 0.5, "after": 0.5},
+        "distinct_2": {"before": 0.5, "after": 0.5, "reference": 1.1},
         "finished": [0.5, 1.0],
         "evaluation": {"before": SAME, "after": SAME},
         "answers": [{"prompt": "English: Good day.\nGerman:", "before": "Good day.", "after": "Guten Tag."}],
@@ -307,11 +310,11 @@ class TestTables:
             after["sampled/repetition"] = 1 - 0.5 * factor
             moved = {
                 "evaluation": {"before": before, "after": after},
-                "distinct_2": {"before": 0.5, "after": 0.5 * factor},
+                "distinct_2": {"before": 0.5, "after": 0.5 * factor, "reference": 1.1},
             }
             row = table({"translation": [run(0, [1.0, 2.0], [2.0, 3.0], **moved)]}, "..").splitlines()[2]
             change = f"{factor - 1:+.0%}"
-            cells = [f"50.0% to {1 - 0.5 * factor:.1%}", change, change]
+            cells = [f"50.0% to {1 - 0.5 * factor:.1%}", f"{change} (+10%)", change]
             expected = [f"**{text}**" if own else text for text, own in zip(cells, bold, strict=True)]
             assert row.split(" | ")[7:10] == expected
 
@@ -335,6 +338,17 @@ class TestTables:
             row = table(
                 {"translation": [run(0, [1.0, 2.0], [2.0, 3.0], words=words | {"after": after})]}, ".."
             )
+            assert cell in row.splitlines()[2].split(" | ")
+
+    def test_variety_that_people_do_not_have_is_not_lost(self) -> None:
+        """Adverts of one town's restaurants are alike: the references have half of the untrained variety."""
+        assert variety_loss(0.7, 0.5) < 0
+        assert variety_loss(0.5, 0.5) == 0
+        assert variety_loss(0.45, 0.5) == pytest.approx(0.1)
+        assert variety_loss(0.9, 1.2) == pytest.approx(0.1)
+        for after, cell in ((0.35, "-30% (-50%)"), (0.2, "**-60% (-50%)**")):
+            of_references = {"before": 0.5, "after": after, "reference": 0.5}
+            row = table({"translation": [run(0, [1.0], [2.0], distinct_2=of_references)]}, "..")
             assert cell in row.splitlines()[2].split(" | ")
 
     def test_distinct_2_is_of_as_many_pairs_before_and_after(self) -> None:
