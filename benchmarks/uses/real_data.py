@@ -66,12 +66,11 @@ def halves(rows: Iterable[Row], most: int = HELD_OUT) -> tuple[list[Row], list[R
 
     None of these has a held-out row's reference.
     """
-    known = distinct(rows)
-    held_out, others = known[:most], known[most:]
-    references = [row.get("reference") for row in held_out]
-    return held_out, [r for r in others if not r.get("reference") or r["reference"] not in references][
-        :TRAINED
-    ]
+    own = distinct(rows)
+    held_out, others = own[:most], own[most:]
+    known = [row.get("reference") for row in held_out]
+    free = [row for row in others if not row.get("reference") or row["reference"] not in known]
+    return held_out, free[:TRAINED]
 
 
 def shuffled(text: str) -> str:
@@ -171,7 +170,7 @@ def chatbots(folder: Path) -> Mapped:
         for text, mean in own.items()
     ]
     path = write_csv(folder / "ratings.csv", ("prompt", "response", "rating"), rated)
-    return *halves(rows), ["rollout.max_new_tokens=30", "rewards.1.target=24", f"rewards.0.path={path}"]
+    return *halves(rows), ["rollout.max_new_tokens=30", "rewards.1.target=20", f"rewards.0.path={path}"]
 
 
 def customer_service(folder: Path) -> Mapped:
@@ -200,7 +199,7 @@ def marketing(folder: Path) -> Mapped:
         facts = re.findall(r"([^,\[\]]+)\[([^\]]*)\]", row["prompt"])
         line = "; ".join(f"{name.strip()}: {value}" for name, value in facts)
         rows.append({"prompt": line, "reference": row["references"]})
-    return *halves(rows), ["rollout.max_new_tokens=50", "rewards.3.target=33"]
+    return *halves(rows), ["rollout.max_new_tokens=50", "rewards.3.target=30"]
 
 
 def virtual_assistants(folder: Path) -> Mapped:
