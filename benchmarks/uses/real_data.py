@@ -218,7 +218,7 @@ def virtual_assistants(folder: Path) -> Mapped:
     path, asked = folder / "choices.csv", [(row["prompt"], row["reference"]) for row in train]
     if not path.is_file() or [own[:2] for own in read_csv(path)] != asked:  # the same for every seed
         answers = own_answers("virtual_assistants", [prompt for prompt, _ in asked])
-        pairs = [(*own, answer) for own, answer in zip(asked, answers, strict=True)]
+        pairs = [(*own, rejected) for own, rejected in zip(asked, answers, strict=True)]
         write_csv(path, ("prompt", "chosen", "rejected"), pairs)
     return held_out, train, [f"rewards.0.path={path}"]
 

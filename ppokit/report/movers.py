@@ -74,7 +74,8 @@ class Movers:
 
 def movers(run: RunData, pool: Pool, chosen: Chosen, shown: Shown) -> Movers:
     """Of a run, those that its page holds."""
-    phrases, clusters, patterns_note = _patterns(run, pool)
+    patterns = _patterns(run, pool)
+    phrases, clusters, patterns_note = patterns or ([], [], _TOO_FEW)
     by_reference = chosen.by_reference
     is_known = any(np.isfinite(own).any() for samples in run.steps for own in (samples.kl, samples.change))
     moved = _MOVED_SINCE_REFERENCE if by_reference else _MOVED_IN_STEP
@@ -88,7 +89,7 @@ def movers(run: RunData, pool: Pool, chosen: Chosen, shown: Shown) -> Movers:
         phrases=phrases,
         clusters=clusters,
         patterns_note=patterns_note,
-        are_compared=patterns_note != _TOO_FEW,
+        are_compared=patterns is not None,
     )
 
 
@@ -103,15 +104,18 @@ def _items(rows: Sequence[tuple[int, int]], shown: Shown, number: str) -> list[I
     return items
 
 
-def _patterns(run: RunData, pool: Pool) -> tuple[list[Phrase], list[Repeated], str]:
-    """Words and near-duplicates of the best quarter of the last steps, against the first steps."""
+def _patterns(run: RunData, pool: Pool) -> tuple[list[Phrase], list[Repeated], str] | None:
+    """Words and near-duplicates of the best quarter of the last steps, against the first steps, and of which.
+
+    None where there are too few responses.
+    """
     last = _texts(run, pool.last)
     scored = sorted((answer for answer in last if np.isfinite(answer[0])), key=lambda each: -each[0])
     answers = [answer[1:] for answer in scored[: max(1, min(MOST_BEST, len(scored) // 4))]]
     best = [text for _, text in answers]
     first = [answer[1:] for answer in _texts(run, pool.first)][:MOST_FIRST]
     if len(best) < 4 or not first:
-        return [], [], _TOO_FEW
+        return None
     clusters = near_duplicates(best)
     repeated = [Repeated(len(c.members), one_line(best[c.members[0]], EXCERPT)) for c in clusters]
     phrases = [Phrase(visible(p.text, 120), p.best, p.first) for p in common_phrases(answers, first)]

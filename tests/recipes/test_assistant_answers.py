@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "uses"))
+from runs import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks" / "uses"))
 
 from assistant_answers import KINDS, LONGEST, answer, own_answers
 
