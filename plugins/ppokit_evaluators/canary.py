@@ -9,7 +9,7 @@ the policy as it is. Two rank correlations with the ratings (Spearman's) are tak
 The reward can only be right about responses that it ranks as people do, and a policy that games it comes
 to prefer what people do not: Gao et al. 2023, arXiv:2210.10760, on overoptimisation. A warning is given where
 the mean reward of training has risen since the first step while a correlation fell by more than its standard
-error under no correlation, 1 / sqrt(n - 1), since noise falls too.
+error under no correlation, 1 / sqrt(n - 1) with its n responses, since noise falls too.
 
 `std_error` of each is the jackknife's over responses; a response is recorded with its share of a correlation,
 so that the change since step 0 has an interval.
@@ -186,6 +186,7 @@ class Canary:
             "policy_spearman": (logprobs, torch.ones_like(rewards.scored)),
         }
         metrics = {"scored": float(rewards.scored.float().mean())}
+        counts = {name: int(known.sum()) for name, (_, known) in compared.items()}
         shares: dict[str, list[float | None]] = {}
         for name, (numbers, known) in compared.items():
             rho = _spearman(numbers[known], ratings[known])
@@ -198,7 +199,7 @@ class Canary:
                 shares[name] = [by_response.get(i) for i in range(len(known))]
         # Correlations are of responses, whichever prompts they share.
         view.record(replace(rollout, group_ids=torch.arange(len(rollout))), shares)
-        fallen = self.fallen(metrics, len(rated.ratings))
+        fallen = self.fallen(metrics, counts)
         if fallen:
             view.warn(self.warning(metrics, fallen))
         metrics |= {f"{name}/warning": float(name in fallen) for name in CORRELATIONS if name in metrics}
@@ -221,19 +222,18 @@ class Canary:
         if self.mean_reward is not None and math.isfinite(self.mean_reward):
             self.first.setdefault("mean_reward", self.mean_reward)
 
-    def fallen(self, now: Mapping[str, float], responses: int) -> list[str]:
+    def fallen(self, now: Mapping[str, float], responses: Mapping[str, int]) -> list[str]:
         """Names of the correlations that fell while the mean reward rose.
 
         Args:
             now: the correlations of now.
-            responses: that were rated.
+            responses: by correlation, how many it is of.
         """
         mean, first_mean = self.mean_reward, self.first.get("mean_reward")
         if mean is None or first_mean is None or not mean > first_mean:
             return []
-        error = 1 / math.sqrt(responses - 1)
         known = [name for name in CORRELATIONS if name in now and name in self.first]
-        return [name for name in known if now[name] < self.first[name] - error]
+        return [name for name in known if now[name] < self.first[name] - 1 / math.sqrt(responses[name] - 1)]
 
     def warning(self, now: Mapping[str, float], fallen: Sequence[str]) -> str:
         """What to say of correlations that fell."""

@@ -1,4 +1,4 @@
-"""Metrics of Hugging Face `evaluate`, such as ROUGE, of greedy responses to held-out prompts.
+"""Metrics of Hugging Face `evaluate`, such as ROUGE, of responses to held-out prompts.
 
     {use: metric, metric: rouge, reference: summary}
     {use: metric, metric: [chrf, sacrebleu], reference: [translation, another_translation]}
@@ -6,8 +6,9 @@
 compares each response with the column `summary` of the held-out prompts, or with several columns. rouge,
 sacrebleu, chrf, exact_match, f1 and accuracy are part of ppokit and need no network; any other metric is the
 path of its script, `package:DISTRIBUTION/FOLDER`, or a name on the hub. Every single number that a metric
-returns is reported, under the metric's name where there are several; lists, texts and arguments that it gives
-back are left out.
+returns is reported, under the metric's name where there are several. A list of one number per response is
+recorded with the responses, and its mean reported; other lists, texts and arguments that it gives back are
+left out.
 """
 
 from __future__ import annotations
@@ -120,8 +121,7 @@ def check(options: MetricOptions, context: CheckContext) -> Iterable[str]:
 
 
 def _imports(options: MetricOptions) -> dict[str, Path | None]:
-    names = [options.metric] if isinstance(options.metric, str) else options.metric
-    return {name: file for metric in names for name, file in code_of(metric).items()}
+    return {name: file for metric in options.names for name, file in code_of(metric).items()}
 
 
 @hookimpl

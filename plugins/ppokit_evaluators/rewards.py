@@ -87,9 +87,6 @@ class HeldOutRewards(Options):
         metrics = {"scored": float(rewards.scored.float().mean())}
         if means := [sum(scores) / len(scores) for scores in by_prompt.values() if scores]:
             metrics |= {"mean": sum(means) / len(means), "std_error": standard_error(means)}
-        for name, scores in rewards.breakdown.items():
-            if len(of_scored := scores[~scores.isnan()]):
-                metrics[f"score/{name}"] = float(of_scored.mean())
         if self.threshold is not None:
             metrics |= {f"pass@{k}": pass_at(k, list(passed.values())) for k in self.pass_at}
         return {name: number for name, number in metrics.items() if not math.isnan(number)}

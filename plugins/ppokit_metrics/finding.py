@@ -24,7 +24,7 @@ OWN = tuple(sorted(folder.name for folder in _HERE.iterdir() if (folder / f"{fol
 OF_WHOLE_SETS = ("chrf", "f1", "sacrebleu")
 """Those whose numbers are of a whole set, and no means of numbers of single responses."""
 TAKE_LISTS = ("chrf", "rouge", "sacrebleu")
-"""Those of them that take several references per response."""
+"""Those of ppokit's own that take several references per response."""
 
 
 def script_of(name: str) -> Path | None:

@@ -166,12 +166,15 @@ class Metric:
 
         A number that is drawn, as ROUGE's median of bootstrap means, counts as their mean.
         """
-        if name not in whole or self._own is not None or _is_mean(whole[name], lists[name]):
+        if name not in whole or self._own == "rouge" or _is_mean(whole[name], lists[name]):
             return True
         copies = -(-_MANY // len(predictions))  # of a few, draws may have the same median
         texts = [*predictions] * copies
         more = None if references is None else [*references] * copies
-        draws = [self._compute(texts, more, self.arguments, seed)[name] for seed in (1, 2)]
+        try:
+            draws = [self._compute(texts, more, self.arguments, seed)[name] for seed in (1, 2)]
+        except PluginError:  # an argument has an entry per response, such as its weight
+            return False
         return bool(draws[0] != draws[1])
 
     def lists(

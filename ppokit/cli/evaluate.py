@@ -89,15 +89,15 @@ def evaluate(
     for policy, own_recipe in zip(policies, loaded, strict=True):
         _check_model(policy, own_recipe)
     measured = [_measure(policy, own, settings) for policy, own in zip(policies, loaded, strict=True)]
-    if out is not None:
-        _write_answers(measured, out)
     for own in measured:
         for text in own.warnings:
             typer.echo(f"warning, {own.name}: {printable(text)}", err=True)
     if as_json:
         typer.echo(json.dumps([_as_data(own, measured[0]) for own in measured], indent=2))
-        return
-    show([_table(measured)])
+    else:
+        show([_table(measured)])
+    if out is not None:  # last: what was measured is shown even if it cannot be written
+        _write_answers(measured, out)
 
 
 def _check_out(out: Path) -> None:

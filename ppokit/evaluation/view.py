@@ -109,6 +109,8 @@ class HeldOutView:
     ) -> Rollout:
         if prompts is not None:
             return only_needed(self._generated(prompts, n, rows), self.seen)
+        if rows is not None:
+            raise ValueError("generate: got rows without prompts; held-out prompts have their own")
         if n not in self.answered:  # several evaluators ask the same
             self.answered[n] = self._generated(self.prompts, n, self.rows)
         return only_needed(self.answered[n], self.seen)
@@ -159,6 +161,9 @@ class HeldOutView:
 
     def record(self, rollout: Rollout, values: Mapping[str, Sequence[float | None]]) -> None:
         checked = {name: list(numbers) for name, numbers in values.items()}
+        before = {name for own in self.records if own.evaluator == self.evaluator for name in own.values}
+        if twice := sorted(before & checked.keys()):
+            raise ValueError(f"record: {twice[0]!r} was recorded before; expected each name once")
         if taken := [name for name in checked if is_column(name)]:
             raise ValueError(f"record: {taken[0]!r} is a column of the core's; expected another name")
         for name, numbers in checked.items():

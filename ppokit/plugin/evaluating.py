@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from ppokit.plugin.reductions import Metric
 from ppokit.plugin.types import Rewards, Rollout, Row
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class EvaluationView(Protocol):
 
         Args:
             rollout: what `generate` or `recorded` gave; all of it on every process.
-            values: one number per response.
+            values: one number per response; each name once per evaluation.
         """
         ...
 
@@ -128,7 +127,7 @@ class EvaluationView(Protocol):
 class Evaluator(Protocol):
     """Measures the policy during a run. Called on every process."""
 
-    def evaluate(self, view: EvaluationView, step: int) -> Mapping[str, Metric]:
+    def evaluate(self, view: EvaluationView, step: int) -> Mapping[str, float]:
         """Numbers by name, which stand under `eval/<name of the evaluator>/`.
 
         Args:

@@ -313,6 +313,21 @@ def test_a_number_has_no_name_of_the_cores(name: str) -> None:
         view().record(make_rollout([[1]], [[2]]), {name: [1.0]})
 
 
+def test_a_number_is_recorded_once_by_an_evaluator() -> None:
+    """Of two records of a name, the mean would be that of one and the gain that of the other."""
+    own, rollout = view(), make_rollout([[1]], [[2]])
+    own.record(rollout, {"words": [1.0]})
+    own.evaluator = "another"
+    own.record(rollout, {"words": [1.0]})
+    with pytest.raises(ValueError, match=r"record: 'words' was recorded before; expected each name once"):
+        own.record(rollout, {"words": [2.0]})
+
+
+def test_rows_are_for_prompts_that_are_given() -> None:
+    with pytest.raises(ValueError, match="generate: got rows without prompts"):
+        view().generate(rows=[{"answer": "a"}])
+
+
 class TestGains:
     """What evaluators record of single responses."""
 

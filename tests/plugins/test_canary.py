@@ -20,6 +20,10 @@ from rollouts import make_rollout
 FIVE = "prompt,response,rating\n" + "".join(f"p{i},{word},{i}\n" for i, word in enumerate("abcde", 1))
 
 
+COUNTS = {"reward_spearman": 5, "policy_spearman": 5}
+"""How many responses a correlation is of."""
+
+
 @pytest.fixture
 def five(tmp_path: Path) -> Canary:
     """Five responses, rated 1 to 5."""
@@ -119,7 +123,7 @@ def test_a_warning_when_reward_rises_while_a_correlation_falls(
     five.on_step({"reward/mean": 1.0})
     five.on_step({"reward/mean": reward})
     now = {"reward_spearman": correlation, "policy_spearman": 0.2}
-    fallen = five.fallen(now, 5)
+    fallen = five.fallen(now, COUNTS)
     assert fallen == ["reward_spearman"] * warned
     if fallen:
         warning = five.warning(now, fallen)
@@ -130,9 +134,21 @@ def test_a_warning_when_reward_rises_while_a_correlation_falls(
 
 def test_no_warning_before_a_step_has_a_reward(five: Canary) -> None:
     five.first = {"reward_spearman": 0.9}
-    assert five.fallen({"reward_spearman": -1.0}, 5) == []
+    assert five.fallen({"reward_spearman": -1.0}, COUNTS) == []
     five.on_step({"reward/mean": math.nan})
-    assert five.fallen({"reward_spearman": -1.0}, 5) == []
+    assert five.fallen({"reward_spearman": -1.0}, COUNTS) == []
+
+
+def test_noise_is_that_of_the_responses_that_were_scored(five: Canary) -> None:
+    """Of two the standard error is 1, so that a fall from 0.9 to 0 is none; of five it is 0.5."""
+    five.first = {"reward_spearman": 0.9, "policy_spearman": 0.9, "mean_reward": 1.0}
+    five.on_step({"reward/mean": 2.0})
+    now = {"reward_spearman": 0.0, "policy_spearman": 0.0}
+    assert five.fallen(now, {**COUNTS, "reward_spearman": 2}) == ["policy_spearman"]
+    view = View([1, 2, 99, 99, 99], [1, 2, 3, 4, 5], [True, True, False, False, False])
+    five.first["reward_spearman"], five.first["policy_spearman"] = 1.6, 1.6  # 1.6 to 1 is more than 0.5
+    metrics = five.evaluate(view, 5)  # type: ignore[arg-type]
+    assert [metrics[f"{name}_spearman/warning"] for name in ("reward", "policy")] == [0, 1]
 
 
 def test_it_warns_through_the_view_and_goes_on_where_it_was(five: Canary, tmp_path: Path) -> None:

@@ -74,7 +74,6 @@ def test_metrics() -> None:
         "std_error": pytest.approx(1.5),  # deviations of 1.5: variance 4.5, over 2
         "pass@1": pytest.approx(0.75),  # of 1/2 and 1
         "pass@2": pytest.approx(1.0),  # the second prompt has one response
-        "score/judge": pytest.approx(3.0),
     }
 
 

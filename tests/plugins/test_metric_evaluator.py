@@ -109,6 +109,16 @@ def test_what_validation_says(options: dict[str, Any], columns: tuple[str, ...],
     assert message in problem
 
 
+@pytest.mark.parametrize("arguments", [{"normalize": False}, {"sample_weight": [1.0, 3.0]}])
+def test_a_list_that_the_number_is_no_mean_of_has_a_name_of_its_own(arguments: dict[str, Any]) -> None:
+    """One of two is right: of a count, or weighted, 0.5 of each alone is another number."""
+    view = View()
+    reported = measure(view, metric="accuracy", reference="answer", arguments=arguments)
+    assert reported == {"accuracy": 1.0 if "normalize" in arguments else 0.25}
+    assert view.recorded["accuracy/per_response"] == [1.0, None, 0.0]
+    assert "accuracy" not in view.recorded
+
+
 def test_several_metrics_and_several_references() -> None:
     """Of "a b" and "c d" with the references "a b" and "c x": F of words is 1 and 1/2.
 
