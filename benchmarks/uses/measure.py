@@ -9,7 +9,7 @@
 Each run is a process, `ppokit train`, and leaves one JSON file in benchmarks/uses/results. A run whose recipe
 and data are those of its file is not run again, so that hours of runs can be divided over days and machines;
 one that was stopped goes on from its checkpoint. The tables in docs/uses.md and the READMEs are made of the
-files.
+files. Runs with other results than these, which are trials, lie beside their results.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path, jobs:
         jobs: runs side by side, which divide the cores.
     """
     data = "real" if real else "own"
-    out = REPOSITORY / "runs" / "uses" / (f"{data}-trial" if changes else data) / f"{use.name}-{seed}"
+    runs = REPOSITORY / "runs" / "uses" if folder == RESULTS else folder.resolve() / "runs"
+    out = runs / data / f"{use.name}-{seed}"
     files, keys = mapped(use, out.parent / f"{use.name}-data") if real else ([], [])
     known = digest([*inputs(use), *files], keys)
     path = result_file(folder, data, use.name, seed)
@@ -88,39 +89,64 @@ def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path, jobs:
         print(f"{data} {use.name} {seed}: done before", flush=True)
         return True
     command = [sys.executable, "-m", "ppokit", "train"]
-    begun, started = out.with_name(f"{out.name}.digest"), f"{known} {' '.join(changes)}"
-    spent = out.with_name(f"{out.name}.seconds")
-    if begun.is_file() and begun.read_text() == started and any((out / "checkpoints").glob("*")):
+    begun, spent = out.with_name(f"{out.name}.begun"), out.with_name(f"{out.name}.seconds")
+    beginning = json.loads(begun.read_text()) if begun.is_file() else {}
+    started = {"digest": known, "changes": changes}
+    if can_go_on(out) and {key: beginning.get(key) for key in started} == started:
         command += ["--resume", str(out)]
     else:
         shutil.rmtree(out, ignore_errors=True)
         spent.unlink(missing_ok=True)
         out.parent.mkdir(parents=True, exist_ok=True)
-        begun.write_text(started)
+        beginning = {**started, "version": version()}
+        begun.write_text(json.dumps(beginning))
         command += [str(use.folder / "recipe.yaml"), f"run.seed={seed}", f"run.out={out}", *keys, *changes]
     threads = max(1, cores() // jobs)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
     log = out.with_name(f"{out.name}.log")
-    print(f"{data} {use.name} {seed}: begins, and writes {log.relative_to(REPOSITORY)}", flush=True)
-    before, start = float(spent.read_text()) if spent.is_file() else 0.0, time.monotonic()
+    print(f"{data} {use.name} {seed}: begins, and writes {log}", flush=True)
+    seconds_before, start = float(spent.read_text()) if spent.is_file() else 0.0, time.monotonic()
     try:
         with log.open("w", encoding="utf-8") as output:
             code = subprocess.run(
                 command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, check=False
             ).returncode
     finally:  # a run that goes on took what its beginning took, too
-        seconds = before + time.monotonic() - start
+        seconds = seconds_before + time.monotonic() - start
         spent.write_text(f"{seconds}")
     if code:
         print(f"{data} {use.name} {seed}: ended with {code}", flush=True)
         return False
-    result = result_of(use, out, data=data, seed=seed, known=known, threads=threads, seconds=seconds)
+    result = result_of(
+        use,
+        out,
+        data=data,
+        seed=seed,
+        known=known,
+        version=beginning["version"],
+        threads=threads,
+        seconds=seconds,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     judge = result["judge"]
     before, after = (sum(judge[when]) / len(judge[when]) for when in ("before", "after"))
     print(f"{data} {use.name} {seed}: {judge['name']} {before:.4g} -> {after:.4g}", flush=True)
     return True
+
+
+def can_go_on(out: Path) -> bool:
+    """Whether a folder has a run that was stopped, and not one that is done."""
+    end_file = out / "end.json"
+    end = json.loads(end_file.read_text(encoding="utf-8")) if end_file.is_file() else None
+    is_done = end is not None and not end["stopped_by"] and not end["error"]
+    return not is_done and any((out / "checkpoints").glob("*"))
+
+
+def version() -> str:
+    """The commit of the code, with `-dirty` where files differ from it."""
+    git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

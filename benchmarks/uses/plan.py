@@ -3,10 +3,11 @@
     python benchmarks/uses/plan.py
 
 Nothing is loaded and nothing measured. Sizes are those of the models' published configurations. Bytes: the
-frozen base in bfloat16; adapters of rank 16 on every linear layer with gradient, master weights and two
-moments in float32 (18 bytes per parameter); the cache of the responses of a step; with activation
-checkpointing, each layer's input for the tokens of a micro-batch. Arithmetic: 2 operations per parameter and
-token of a forward pass, for sampling and for the reference's log-probabilities; 6 in each of two epochs,
+frozen base in bfloat16; adapters of the recipe's rank on every linear layer with gradient, master weights and
+two moments in float32 (18 bytes per parameter); the cache of the responses of a step; with activation
+checkpointing, each layer's input for the tokens of a micro-batch. Logits are made a few at a time, and left
+out. Arithmetic: 2 operations per parameter and
+token of a forward pass, for sampling and for the reference's log-probabilities; 6 in each epoch,
 since a frozen layer's backward pass takes 2 and checkpointing computes it again.
 """
 
@@ -14,12 +15,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RANK = 16
-RESPONSES = 48
-PROMPT, RESPONSE = 28, 24
+import yaml
+
+from uses import RECIPES
+
+RECIPE = yaml.safe_load((RECIPES / "translation" / "recipe.yaml").read_text(encoding="utf-8"))
+RANK = RECIPE["lora"]["r"]
+RESPONSES = RECIPE["rollout"]["prompts_per_step"] * RECIPE["rollout"]["responses_per_prompt"]
+PROMPT, RESPONSE = 28, RECIPE["rollout"]["max_new_tokens"]
 """Tokens, at most."""
-MICRO_BATCH = 1024
-EPOCHS = 2
+MICRO_BATCH = RECIPE["update"]["tokens_per_microbatch"]
+EPOCHS = RECIPE["update"]["epochs"]
 
 
 @dataclass(frozen=True)

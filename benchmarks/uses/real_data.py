@@ -170,7 +170,7 @@ def chatbots(folder: Path) -> Mapped:
         for text, mean in own.items()
     ]
     path = write_csv(folder / "ratings.csv", ("prompt", "response", "rating"), rated)
-    return *halves(rows), ["rollout.max_new_tokens=30", "rewards.1.target=20", f"rewards.0.path={path}"]
+    return *halves(rows), ["rollout.max_new_tokens=30", "rewards.1.target=22", f"rewards.0.path={path}"]
 
 
 def customer_service(folder: Path) -> Mapped:
@@ -199,7 +199,7 @@ def marketing(folder: Path) -> Mapped:
         facts = re.findall(r"([^,\[\]]+)\[([^\]]*)\]", row["prompt"])
         line = "; ".join(f"{name.strip()}: {value}" for name, value in facts)
         rows.append({"prompt": line, "reference": row["references"]})
-    return *halves(rows), ["rollout.max_new_tokens=50", "rewards.3.target=30"]
+    return *halves(rows), ["rollout.max_new_tokens=50", "rewards.3.target=33"]
 
 
 def virtual_assistants(folder: Path) -> Mapped:
@@ -256,11 +256,11 @@ def social_media(folder: Path) -> Mapped:
         for persona in sounding
     }
     vectors = {persona: encode(own) for persona, own in of_persona.items()}
-    topic_vectors = encode([row["topic"] for row in train])
-    for row, vector in zip(train, topic_vectors, strict=True):
+    for row, vector in zip(train, encode([row["topic"] for row in train]), strict=True):
         nearest = int((vectors[row["persona"]] @ vector).argmax())
         row["reference"] = of_persona[row["persona"]][nearest].strip()
-    return held_out, train, [f"rewards.0.posts={path}", f"evaluation.evaluators.0.posts={path}"]
+    keys = [f"rewards.0.posts={path}", f"evaluation.evaluators.0.posts={path}", "rollout.batch_size=72"]
+    return held_out, train, keys
 
 
 def unescaped(text: str) -> str:

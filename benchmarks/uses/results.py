@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import re
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -63,21 +62,22 @@ def read_results(folder: Path, data: str) -> dict[str, list[dict[str, Any]]]:
     for path in sorted((folder / data).glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         results[result["use"]].append(result)
-    alike = {}
+    of_one = {}
     for use, own in results.items():
         (most, _), *_ = Counter(result["digest"] for result in own).most_common(1)
-        alike[use] = sorted((r for r in own if r["digest"] == most), key=lambda result: result["seed"])
-    return alike
+        of_one[use] = sorted((r for r in own if r["digest"] == most), key=lambda result: result["seed"])
+    return of_one
 
 
 def result_of(
-    use: Use, out: Path, *, data: str, seed: int, known: str, threads: int, seconds: float
+    use: Use, out: Path, *, data: str, seed: int, known: str, version: str, threads: int, seconds: float
 ) -> dict[str, Any]:
     """The result of the run in a folder.
 
     Args:
         data: own or real.
         known: the digest of its inputs.
+        version: of ppokit, as it was when the run began.
         threads: that the run had.
         seconds: that it took, from the command to its end.
     """
@@ -91,7 +91,7 @@ def result_of(
         "seed": seed,
         "digest": known,
         "files": digest(inputs(use)),
-        "ppokit": _commit(),
+        "ppokit": version,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {
             **{name: about["machine"][name] for name in ("cpu", "cores", "dtype")},
@@ -112,7 +112,7 @@ def result_of(
         "finished": [_share_finished(rows) for rows in (before, after)],
         "evaluation": {"before": _evaluation(first), "after": _evaluation(last)},
         "reward": [_round(line["reward/mean"]) for line in lines if "reward/mean" in line],
-        "answers": _shown(before, after, use.answers),
+        "answers": _shown(before, after, use.answers) if data == "own" else [],  # real texts stay out
     }
 
 
@@ -146,11 +146,18 @@ def _means(rows: Sequence[dict[str, Any]], number: str) -> dict[int, float]:
 def _beside(
     before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], use: Use
 ) -> dict[str, list[float]] | None:
-    """The second number that a use is judged by, of the prompts that have it."""
+    """The second number that a use is judged by, of the prompts that have it.
+
+    Raises:
+        ValueError: other prompts have it after than before.
+    """
     if use.beside is None:
         return None
     number, _ = use.beside
-    return {"before": list(_means(before, number).values()), "after": list(_means(after, number).values())}
+    first, last = _means(before, number), _means(after, number)
+    if first.keys() != last.keys():
+        raise ValueError(f"{number} is of {len(first)} prompts before and of {len(last)} others after")
+    return {"before": list(first.values()), "after": list(last.values())}
 
 
 def _answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -187,7 +194,7 @@ def _distinct_2(
 def _references(rows: Sequence[dict[str, Any]], out: Path) -> list[list[str]]:
     """The references of each held-out prompt that has some.
 
-    Where none has they are the posts that the judge learned from.
+    Where none has they are the posts that the reward and the judge learned from, half each.
     """
     answers = {row["group"]: json.loads(row["row"]).get("reference") for row in _answered(rows)}
     references = [[own] if isinstance(own, str) else own for own in answers.values() if own]
@@ -195,7 +202,7 @@ def _references(rows: Sequence[dict[str, Any]], out: Path) -> list[list[str]]:
         return references
     recipe = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
     (path,) = (own["posts"] for own in recipe["evaluation"]["evaluators"] if "posts" in own)
-    with Path(path).open(encoding="utf-8", newline="") as file:
+    with (REPOSITORY / path).open(encoding="utf-8", newline="") as file:
         return [[row["post"]] for row in csv.DictReader(file)]
 
 
@@ -228,12 +235,6 @@ def variety(before: Iterable[str], after: Iterable[str]) -> dict[str, float]:
 def _share_finished(rows: Sequence[dict[str, Any]]) -> float:
     """Of the responses, which the limit of tokens did not cut off."""
     return _round(mean(row["outcome"] == "finished" for row in _answered(rows)))
-
-
-def _commit() -> str:
-    """The version that ran."""
-    git = ["git", "-C", str(REPOSITORY), "rev-parse", "--short=12", "HEAD"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _evaluation(line: dict[str, Any]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from uses import BOUND, RECIPES, REPOSITORY, USES, Use
 
 NOT_YET = "Not measured yet."
 EARLIER = "\N{DAGGER}"
-"""Beside a use whose recipe has changed since it was measured."""
+"""Beside a use whose recipe, or whose own data, have changed since it was measured."""
 Results = Mapping[str, Sequence[dict[str, Any]]]
 FRONT = ("chatbots", "summarisation", "sensitive_information")
 """Uses that the project's README shows, chosen before any was measured."""
@@ -42,7 +42,10 @@ def pages(folder: Path) -> dict[str, dict[str, str]]:
     own, real = read_results(folder, "own"), read_results(folder, "real")
     front = {name: own[name] for name in FRONT if name in own}
     blocks = {
-        "README.md": {"uses": table(front, "recipes/uses") or NOT_YET},
+        "README.md": {
+            "uses": table(front, "recipes/uses") or NOT_YET,
+            "uses on real data": verdict(real) if real else NOT_YET,
+        },
         "docs/uses.md": {
             "own": table(own, "../recipes/uses") or NOT_YET,
             "real": table(real, "../recipes/uses") or NOT_YET,
@@ -105,7 +108,9 @@ def table(results: Results, recipes: str) -> str:
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{when}; {'; '.join(machines)}."
     text += (
-        f" {EARLIER}: by an earlier recipe or earlier data." if any(EARLIER in row[0] for row in rows) else ""
+        f" {EARLIER}: by an earlier recipe or earlier data of the project's own."
+        if any(EARLIER in row[0] for row in rows)
+        else ""
     )
     return f"{text}\n\n{verdict(results)}"
 

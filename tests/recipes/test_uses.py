@@ -106,16 +106,12 @@ class TestEach:
         assert any(entry["use"] in ("kl_penalty", "kl") for entry in (*rewards, *losses))
         paid = [entry for entry in rewards if entry["use"] != "kl_penalty" and entry.get("weight", 1.0) != 0]
         assert len(paid) >= 2
-        judge, _, number = USES[name].judge.partition("/")
+        judge, _, _ = USES[name].judge.partition("/")
         evaluators = content["evaluation"]["evaluators"]
         (evaluator,) = [entry for entry in evaluators if entry.get("name", entry["use"]) == judge]
-        if evaluator["use"] == "rewards":  # by a reward that is measured and not paid
-            assert number.startswith("score/")
-            assert number.removeprefix("score/") not in {entry.get("name", entry["use"]) for entry in paid}
-        else:
-            assert (evaluator["use"], evaluator.get("metric")) not in {
-                (entry["use"], entry.get("metric")) for entry in paid
-            }
+        assert (evaluator["use"], evaluator.get("metric")) not in {
+            (entry["use"], entry.get("metric")) for entry in paid
+        }
 
     def test_its_page_says_what_it_must_on_a_screen(self, name: str) -> None:
         page = (RECIPES / name / "README.md").read_text(encoding="utf-8")
@@ -132,7 +128,7 @@ class TestEach:
         small = [*SMALL, f"model.name={tiny_model}", f"run.out={tmp_path / 'run'}"]
         PPOTrainer(Recipe.load(RECIPES / name / "recipe.yaml", small)).train()
         result = result_of(
-            USES[name], tmp_path / "run", data="own", seed=0, known="", threads=1, seconds=90.0
+            USES[name], tmp_path / "run", data="own", seed=0, known="", version="", threads=1, seconds=90.0
         )
         assert (result["steps"], len(result["answers"])) == (2, 3)
         assert len(result["judge"]["before"]) == len(result["judge"]["after"]) == 3
@@ -141,7 +137,7 @@ class TestEach:
         assert result["minutes"] == 1.5
         assert (result["beside"] is None) == (USES[name].beside is None)
         assert all(0 <= share <= 1 for share in result["finished"])
-        assert all(GUARDS[guard][0](result) == GUARDS[guard][0](result) for guard in GUARDS), "none is NaN"
+        assert all(math.isfinite(GUARDS[guard][0](result)) for guard in GUARDS)
 
     def test_two_steps_of_the_model_itself(self, name: str, tmp_path: Path) -> None:
         command = [BENCHMARK / "measure.py", name, "--seeds", "5", "--results", tmp_path, "--set", *SMALL]
@@ -196,7 +192,9 @@ def test_what_is_done_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monke
     """Until its recipe, the code that it names (of another use, too), its data or the texts change."""
     import measure
 
-    def begin(command: list[str], **_: Any) -> None:
+    def begin(command: list[str], **_: Any) -> SimpleNamespace:
+        if command[0] == "git":
+            return SimpleNamespace(stdout="0123456789ab\n")
         raise AssertionError(f"ran {command}")
 
     monkeypatch.setattr(measure.subprocess, "run", begin)
@@ -217,9 +215,17 @@ def test_what_is_done_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_text(json.dumps({"digest": "of another recipe"}))
     with pytest.raises(AssertionError, match=rf"ran .*'train', '{use.folder}/recipe.yaml', 'run.seed=0'"):
         measure.run(use, 0, False, [], tmp_path)
-    (tmp_path / "runs" / "uses" / "own" / "predictive_text-0" / "checkpoints" / "step-2").mkdir(parents=True)
-    with pytest.raises(AssertionError, match=r"ran .*'train', '--resume', '"):
-        measure.run(use, 0, False, [], tmp_path)
+    out = tmp_path / "runs" / "own" / "predictive_text-0"
+    (out / "checkpoints" / "step-2").mkdir(parents=True)
+    for end, goes_on in (
+        ({"stopped_by": "SIGTERM", "error": None}, True),
+        ({"stopped_by": None, "error": None}, False),
+    ):
+        (out / "end.json").write_text(json.dumps(end))
+        with pytest.raises(AssertionError, match="ran") as ran:
+            measure.run(use, 0, False, [], tmp_path)
+        assert (f"'train', '--resume', '{out}'" in str(ran.value)) is goes_on
+    assert not out.exists(), "a run that is done begins anew"
 
 
 SAME = {"sampled/repetition": 0.25, "texts/perplexity": 20.0}
@@ -284,7 +290,7 @@ class TestTables:
     def test_what_was_measured_by_an_earlier_recipe_is_marked(self) -> None:
         text = table({"translation": [run(0, [1.0, 2.0], [2.0, 3.0], files="others")]}, "..")
         assert "| [Translation](../translation) \N{DAGGER} |" in text
-        assert "\N{DAGGER}: by an earlier recipe or earlier data." in text
+        assert "\N{DAGGER}: by an earlier recipe or earlier data of the project's own." in text
 
     def test_a_second_number_stands_beside_the_gain(self) -> None:
         own = {"before": [0.0, 0.0], "after": [0.25, 0.25]}
