@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import csv
 import json
 import math
 import re
@@ -99,6 +100,13 @@ class TestEach:
                 for other in parts[0]:
                     shared, either = (own & other) - common, (own | other) - common
                     assert len(shared) <= 2 / 3 * len(either), (column, own, other)
+
+    def test_ratings_choices_and_posts_are_of_no_held_out_prompt(self, name: str) -> None:
+        """What rewards are fitted to would else have been said of the prompts that they are judged on."""
+        for path in (RECIPES / name).glob("*.csv"):
+            with path.open(encoding="utf-8", newline="") as file:
+                known = {cell for row in csv.reader(file) for cell in row}
+            assert known.isdisjoint(row.get("topic", row["prompt"]) for row in rows(name, "held_out"))
 
     def test_it_has_two_rewards_and_a_kl_and_another_judge(self, name: str) -> None:
         content = recipe(name)
