@@ -83,10 +83,11 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def translation(folder: Path) -> Mapped:
-    """Captions of pictures, English and German, which are longer than the recipe's own sentences."""
+    """Captions of pictures, each trained on once; they are longer than the recipe's sentences."""
     rows = read("translation_multi30k_val")
     asked = [{"prompt": f"English: {row['prompt']}\nGerman:", "reference": row["reference"]} for row in rows]
-    return *halves(asked), ["rollout.max_new_tokens=40", "rewards.1.target=11"]
+    keys = "rollout.max_new_tokens=40 rewards.1.target=11 rewards.2.weight=4.0 run.steps=10"
+    return *halves(asked), keys.split()
 
 
 def summarisation(folder: Path) -> Mapped:
@@ -142,9 +143,8 @@ def autocomplete(folder: Path) -> Mapped:
 
 def predictive_text(folder: Path) -> Mapped:
     """Requests to a voice assistant, the first words and the rest."""
-    rows = read("predictive_text_clinc_prefix")
-    known = [{"prompt": row["prompt"], "reference": row["target"]} for row in rows]
-    return *halves(known, SUGGESTED), []
+    requests = read("predictive_text_clinc_prefix")
+    return *halves(({"prompt": row["prompt"], "reference": row["target"]} for row in requests), SUGGESTED), []
 
 
 def chatbots(folder: Path) -> Mapped:

@@ -11,12 +11,15 @@ What can be known of a script without running it, such as a package that it lack
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
-from ppokit.plugin import PluginError
+from huggingface_hub import constants
+
+from ppokit.plugin import PluginError, first_line
 
 _HERE = Path(__file__).parent
 OWN = tuple(sorted(folder.name for folder in _HERE.iterdir() if (folder / f"{folder.name}.py").is_file()))
@@ -78,6 +81,30 @@ def code_of(name: str) -> dict[str, Path | None]:
 def is_here(name: str) -> bool:
     """Whether a metric's script is on this machine, and not on the hub."""
     return script_of(name) is not None
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids to ask the hub."""
+    evaluate = importlib.import_module("evaluate")
+    return bool(constants.HF_HUB_OFFLINE or evaluate.config.HF_EVALUATE_OFFLINE)
+
+
+def why_not(script: Path | None, error: Exception) -> str:
+    """Why a metric cannot be loaded, and what to do about it.
+
+    Args:
+        script: None where it is one of the hub.
+        error: that of `evaluate`, of the hub or of the script.
+    """
+    said = first_line(error).rstrip(".")
+    if script is not None:
+        return f"{said}; expected {script} to load: install what it imports, or correct it."
+    if is_offline():
+        said = "HF_HUB_OFFLINE or HF_EVALUATE_OFFLINE is set, and it is not in the cache"
+    return (
+        f"{said}. One of the hub is loaded over the network once, and from the cache after that. "
+        f"{', '.join(OWN)} need no network; nor do a script's path and package:DISTRIBUTION/FOLDER."
+    )
 
 
 def problems(name: str) -> Iterator[str]:

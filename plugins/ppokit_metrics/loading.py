@@ -16,7 +16,7 @@ from numbers import Real
 from typing import Any
 
 from ppokit.plugin import PluginError, first_line, jackknife_shares
-from ppokit_metrics.finding import OF_WHOLE_SETS, OWN, own_name, problems, script_of
+from ppokit_metrics.finding import OF_WHOLE_SETS, own_name, problems, script_of, why_not
 
 _FEW = 8
 """Entries that a list may have for another reason than one per response."""
@@ -45,11 +45,7 @@ class Metric:
         try:
             self.module = evaluate.load(str(script or name), config, keep_in_memory=True)
         except Exception as error:  # of the hub, of datasets, or of the metric's own imports
-            raise PluginError(
-                f"the metric {name!r} cannot be loaded: {first_line(error)} One of the hub is loaded over "
-                "the network once, and from the cache after that; install the packages that it needs. "
-                f"{', '.join(OWN)} need no network; nor do a script's path and package:DISTRIBUTION/FOLDER."
-            ) from error
+            raise PluginError(f"the metric {name!r} cannot be loaded: {why_not(script, error)}") from error
         parameters = inspect.signature(self.module._compute).parameters
         self._aggregates = "use_aggregator" in parameters
         self._given = {name: self.arguments.get(name, own.default) for name, own in parameters.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ppokit.plugin import PluginError
-from ppokit_metrics.finding import is_here, own_name, problems
+from ppokit_metrics.finding import is_here, is_offline, own_name, problems
 from ppokit_metrics.loading import Metric
 
 _TRIED, _TRIED_OF_OTHERS = 200, 8
@@ -21,13 +21,15 @@ def trial(
     *,
     per_response: bool,
 ) -> Iterator[str]:
-    """What a metric on this machine says to these references, with texts of them in the place of responses.
+    """What a metric says to these references, with texts of them in the place of responses.
+
+    Nothing of one that would be fetched from the hub.
 
     Args:
         references: None where the recipe names no column; empty where they are not known.
         per_response: whether each response is to have a number.
     """
-    if any(problems(name)) or not is_here(name):
+    if any(problems(name)) or not (is_here(name) or is_offline()):
         return
     try:
         metric = Metric(name, config, arguments)

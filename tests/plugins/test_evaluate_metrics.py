@@ -104,7 +104,20 @@ def test_f1_and_accuracy_by_hand() -> None:
     assert metric("f1", pos_label="spam").compute(labels, truth) == {"f1": 0.5}
     assert metric("f1").compute([1, 0, 0], [1, 1, 0]) == {"f1": pytest.approx(2 / 3)}
     assert metric("accuracy").compute(labels, truth) == {"accuracy": 0.5}
+    # Numbers as texts, and what a policy writes besides: 1 found of 2, and 1 of 2 that it names.
+    written, digits = ["1", "0", "1 and more", "1"], ["1", "1", "0", "0"]
+    assert metric("f1", pos_label="1").compute(written, digits) == {"f1": 0.5}
+    assert metric("accuracy").compute(written, digits) == {"accuracy": 0.25}
     assert metric("accuracy").per_response(labels, truth) == {"accuracy": [1.0, 0.0, 0.0, 1.0]}
+
+
+@pytest.mark.parametrize("arguments", [{}, {"pos_label": "Spam"}, {"pos_label": 1}])
+def test_f1_of_a_label_that_there_is_not_is_refused(arguments: dict[str, Any]) -> None:
+    """Without the label's name it would be 0 of whatever the policy learns."""
+    label = arguments.get("pos_label", 1)
+    message = rf"no label is '?{label}'?, which .*such as 'spam', or {{average: macro}}"
+    with pytest.raises(PluginError, match=message):
+        metric("f1", **arguments).compute(["ham", "I think spam"], ["spam", "ham"])
 
 
 def test_a_number_of_a_whole_set_is_refused_per_response() -> None:

@@ -74,7 +74,8 @@ def context(**columns: Sequence[Any]) -> CheckContext:
             [["a", "b"], ["c"]],
             "tried before the run, .* texts have 1 to 2 references; expected as many",
         ),
-        ("f1", ["yes", "no"], "tried before the run, .* average='binary'. Please choose another average"),
+        ("f1", ["yes", "no"], "tried before the run, .* such as 'yes', or {average: macro} for the mean"),
+        ("org/of_the_hub", ["a"], "HF_HUB_OFFLINE or HF_EVALUATE_OFFLINE is set, and it is not in the cache"),
     ],
 )
 def test_what_is_wrong_with_references(metric: str, cells: Sequence[Any], message: str) -> None:
@@ -93,10 +94,12 @@ def test_what_is_wrong_with_references(metric: str, cells: Sequence[Any], messag
         ("accuracy", ["yes", "no"]),
         ("chrf", ["only one"]),
         ("./corpus.py", ["a b", "c d"]),  # a number of the whole set is right here
-        ("org/of_the_hub", ["a"]),
+        ("org/of_the_hub", ["a"]),  # with a network, in which nothing is asked before the run
     ],
 )
-def test_what_is_right(metric: str, cells: Sequence[Any]) -> None:
+def test_what_is_right(metric: str, cells: Sequence[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", False)
     options = evaluator.MetricOptions(metric=metric, reference="x")
     assert list(evaluator.check(options, context(x=cells))) == []
 

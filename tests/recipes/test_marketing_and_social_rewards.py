@@ -6,12 +6,14 @@ import csv
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from ppokit.plugin import CheckContext
 from rollouts import make_rollout
 from runs import REPOSITORY
 
@@ -121,3 +123,49 @@ class TestSocialMedia:
         likeliest = [max(shares, key=lambda name, i=i: shares[name][i]) for i in range(len(posts))]
         right = sum(name == own for name, own in zip(likeliest, personas, strict=True))
         assert right >= share * len(posts), "by chance it would be a quarter"
+
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [
+            (None, "cannot be read: No such file or directory"),
+            ("persona,text,half\nx,a post,b\n", "has no column 'post'; expected persona, post and half"),
+            ("persona,post\nx,a post\n", "has posts of 0 personas in half b"),
+            ("persona,post,half\nx,a post,b\ny,another,a\n", "has posts of 1 personas in half b"),
+            ("persona,post,half\nx,a post,b\ny,another,b\n", ""),
+        ],
+    )
+    def test_a_file_of_posts_is_checked_before_a_run(
+        self, tmp_path: Path, content: str | None, problem: str
+    ) -> None:
+        from recipes.uses.social_media.judge import persona
+
+        path = tmp_path / "posts.csv"
+        if content is not None:
+            path.write_text(content)
+        assert persona.check is not None
+        found = list(persona.check(persona.options(posts=str(path)), CheckContext(None)))
+        assert len(found) == bool(problem)
+        assert all(problem in sentence for sentence in found)
+
+    @pytest.mark.parametrize(
+        ("columns", "cells", "problem"),
+        [
+            (("prompt", "persona"), [(1, "a dreamy poet")], ""),
+            (("prompt", "who"), [], "persona 'persona' is no column of the held-out prompts (prompt, who)"),
+            (
+                ("prompt", "persona"),
+                [(1, "a dreamy poet"), (3, "a judge")],
+                "'a judge' in row 3; expected one of",
+            ),
+        ],
+    )
+    def test_held_out_personas_are_checked_before_a_run(
+        self, columns: tuple[str, ...], cells: list[tuple[int, str]], problem: str
+    ) -> None:
+        from recipes.uses.social_media.judge import persona
+
+        context = CheckContext(columns, cells=lambda column: cells)
+        assert persona.check is not None
+        found = list(persona.check(persona.options(posts=self.posts), context))
+        assert len(found) == bool(problem)
+        assert all(problem in sentence for sentence in found)

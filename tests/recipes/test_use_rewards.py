@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import pytest
 import torch
 
+from ppokit.plugin import CheckContext
 from rollouts import make_rollout
 from runs import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY))
 
 from recipes.uses.autocomplete.rewards import Likelihood, keystrokes
-from recipes.uses.sensitive_information.judge import f1
+from recipes.uses.sensitive_information.judge import f1, span_f1
 from recipes.uses.sensitive_information.rewards import exact, invented, passed_over, spans
 
 
@@ -89,3 +91,32 @@ def test_any_answer_is_read(answer: str) -> None:
     named = spans(answer)
     assert named is None or all(isinstance(text, str) for _, text in named)
     assert math.isfinite(f1(answer, BOTH) + invented("Message: x\n", answer))
+
+
+@pytest.mark.parametrize("reference", ["A summary.", '["Ann Lee"]', ""])
+def test_a_reference_that_names_nothing_in_json_is_refused(reference: str) -> None:
+    for number in (f1, exact, passed_over):
+        with pytest.raises(ValueError, match="expected JSON of lists by kind"):
+            number("hello", reference)
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "problem"),
+    [
+        (("prompt", "reference"), [(1, BOTH), (2, "{}")], ""),
+        (None, [], ""),
+        (
+            ("prompt", "answer"),
+            [],
+            "reference 'reference' is no column of the held-out prompts (prompt, answer)",
+        ),
+        (("prompt", "reference"), [(1, "{}"), (7, "A summary.")], "'A summary.' in row 7; expected JSON"),
+        (("prompt", "reference"), [(1, {"name": ["Ann Lee"]})], "in row 1; expected JSON"),
+    ],
+)
+def test_held_out_messages_are_checked_before_a_run(columns: Any, cells: Any, problem: str) -> None:
+    context = CheckContext(columns, cells=lambda column: cells)
+    assert span_f1.check is not None
+    found = list(span_f1.check(span_f1.options(), context))
+    assert len(found) == bool(problem)
+    assert all(problem in sentence for sentence in found)

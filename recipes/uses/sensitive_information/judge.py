@@ -1,12 +1,12 @@
 """What the recipe is judged by: the F1 of what each answer names."""
 
-from ppokit.plugin import EvaluationView, Options
-from recipes.uses.sensitive_information.rewards import spans
+from ppokit.plugin import Component, EvaluationView, Options
+from recipes.uses.sensitive_information.rewards import expected_spans, spans
 
 
 def f1(answer, reference):
     """Of pairs of kind and text. Where nothing is to be found, 1 for naming nothing."""
-    named, expected = spans(answer), spans(reference)
+    named, expected = spans(answer), expected_spans(reference)
     if named is None:
         return 0.0
     if not named and not expected:
@@ -28,3 +28,18 @@ class SpanF1(Options):
         some = [score if spans(own) else None for score, own in zip(scores, references, strict=True)]
         view.record(rollout, {"f1": scores, "f1_where_some": some})
         return {}
+
+
+def check(options, context):
+    """Before a run: what the held-out messages lack."""
+    yield from context.without_column("reference", "reference", of="held-out prompts")
+    for row, reference in context.cells("reference"):
+        if not isinstance(reference, str) or spans(reference) is None:
+            yield (
+                f"reference: the held-out prompts have {str(reference)[:60]!r} in row {row}; expected JSON "
+                'of lists by kind, such as {"name": ["Ann Lee"]}, or {} where there is nothing to find'
+            )
+            return
+
+
+span_f1 = Component("span_f1", options=SpanF1, check=check)

@@ -15,18 +15,29 @@ def spans(answer):
     return {(kind, str(text)) for kind, texts in lists.items() for text in texts if text}
 
 
+def expected_spans(reference):
+    """Those of a reference, which must have some or `{}`."""
+    expected = spans(reference)
+    if expected is None:
+        raise ValueError(f"got the reference {reference[:60]!r}; expected JSON of lists by kind, or {{}}")
+    return expected
+
+
 def exact(response, reference):
     """1 where the answer names all that the reference names, and nothing else; 0 elsewhere."""
-    return float(spans(response) == spans(reference))
+    return float(spans(response) == expected_spans(reference))
 
 
 def passed_over(response, reference):
     """-1 where the answer names nothing and there is something to find: `{}` is never wrong otherwise."""
-    return -float(bool(spans(reference)) and not spans(response))
+    return -float(bool(expected_spans(reference)) and not spans(response))
 
 
 def invented(prompt, response):
-    """Minus the share of what an answer names that its message does not say; -1 where it is no JSON."""
+    """Minus the share of what an answer names that its message does not say; -1 where it is no JSON.
+
+    The message is the prompt's first line.
+    """
     named = spans(response)
     if named is None:
         return -1.0

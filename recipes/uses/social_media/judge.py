@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from ppokit.plugin import EvaluationView, Options
+from ppokit.plugin import CheckContext, Component, EvaluationView, Options, PluginError
 from recipes.uses.social_media.rewards import posts_of
 
 # Capitals and marks count in both: some voices are made of them.
@@ -37,3 +38,22 @@ class Persona(Options):
             numbers[name] = [float(own[i]) for own, i in zip(shares, asked, strict=True)]
         view.record(rollout, numbers)
         return {}
+
+
+def check(options: Persona, context: CheckContext) -> Iterable[str]:
+    """Before a run: what the file of posts or the held-out prompts lack."""
+    try:
+        _, personas = posts_of(options.posts, "b")
+    except PluginError as error:
+        yield f"posts: {error}"
+        return
+    yield from context.without_column("persona", "persona", of="held-out prompts")
+    if unknown := [(row, cell) for row, cell in context.cells("persona") if cell not in personas]:
+        row, cell = unknown[0]
+        yield (
+            f"persona: the held-out prompts have {cell!r} in row {row}; expected one of those of "
+            f"{options.posts}: {', '.join(sorted(set(personas)))}"
+        )
+
+
+persona = Component("persona", options=Persona, check=check)

@@ -44,7 +44,22 @@ class Voice:
 
 
 def posts_of(path: str, half: str) -> tuple[list[str], list[str]]:
-    """The posts of a half of the file, and whose they are."""
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["half"] == half]
-    return [row["post"] for row in rows], [row["persona"] for row in rows]
+    """The posts of a half of the file, and whose they are.
+
+    Raises:
+        PluginError: there is no such file, or it has no posts of this half by two personas.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("half") == half]
+        posts, personas = [row["post"] for row in rows], [row["persona"] for row in rows]
+    except OSError as error:
+        raise PluginError(f"{path} cannot be read: {error.strerror}") from error
+    except KeyError as error:
+        raise PluginError(f"{path} has no column {error}; expected persona, post and half") from None
+    if len(set(personas)) < 2:
+        raise PluginError(
+            f"{path} has posts of {len(set(personas))} personas in half {half}; expected the columns "
+            "persona, post and half (a for the reward, b for the judge), and two personas or more"
+        )
+    return posts, personas
