@@ -6,18 +6,19 @@ with n scored responses to a prompt, c of which pass: the unbiased estimator of 
 arXiv:2107.03374, eq. 1. A response passes where its score is at least `threshold`. The standard error is that
 of the mean over prompts, since responses to one prompt are not independent (Miller 2024, arXiv:2411.00640).
 
-Differs: prompts with fewer than k scored responses are left out of pass@k.
+Differs: prompts with fewer than k scored responses are left out of pass@k. Where a reward has a `scale`,
+weighted sums have another unit at every step, and only the raw scores are reported.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt, model_validator
 
-from ppokit.plugin import CheckContext, Component, EvaluationView, Options, hookimpl
+from ppokit.plugin import CheckContext, Component, EvaluationView, Options, Rollout, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,21 +76,27 @@ class HeldOutRewards(Options):
         groups = rollout.group_ids.tolist()
         by_prompt = _by_prompt(rewards.scores, rewards.scored, groups)
         numbers = {f"score/{name}": scores.tolist() for name, scores in rewards.breakdown.items()}
+        metrics = {"scored": float(rewards.scored.float().mean())}
+        if view.scales_move:
+            self._record(view, rollout, numbers)
+            return metrics
         if self.threshold is not None:
             passed = {group: [x >= self.threshold for x in scores] for group, scores in by_prompt.items()}
             for k in self.pass_at:  # each response has that of its prompt
                 numbers[f"pass@{k}"] = [pass_at(k, [passed[group]]) for group in groups]
         known = zip(rewards.scores.tolist(), rewards.scored.tolist(), strict=True)
         numbers["mean"] = [score if scored else math.nan for score, scored in known]
-        view.record(
-            rollout, {name: [None if math.isnan(x) else x for x in own] for name, own in numbers.items()}
-        )
-        metrics = {"scored": float(rewards.scored.float().mean())}
+        self._record(view, rollout, numbers)
         if means := [sum(scores) / len(scores) for scores in by_prompt.values() if scores]:
             metrics |= {"mean": sum(means) / len(means), "std_error": standard_error(means)}
         if self.threshold is not None:
             metrics |= {f"pass@{k}": pass_at(k, list(passed.values())) for k in self.pass_at}
         return {name: number for name, number in metrics.items() if not math.isnan(number)}
+
+    @staticmethod
+    def _record(view: EvaluationView, rollout: Rollout, numbers: Mapping[str, Sequence[float]]) -> None:
+        known = {name: [None if math.isnan(x) else x for x in own] for name, own in numbers.items()}
+        view.record(rollout, known)
 
 
 def _by_prompt(scores: Tensor, scored: Tensor, groups: Sequence[int]) -> dict[int, list[float]]:
@@ -102,6 +109,11 @@ def _by_prompt(scores: Tensor, scored: Tensor, groups: Sequence[int]) -> dict[in
 
 
 def check(options: HeldOutRewards, context: CheckContext) -> Iterable[str]:
+    if options.pass_at and context.scaled:
+        yield (
+            f"pass_at: {context.scaled[0]} gives the sum of the rewards another unit at every step, of which "
+            "threshold cannot tell what has passed; leave one of them out"
+        )
     if context.columns == ():
         yield "needs held-out prompts; expected evaluation.prompts"
     elif context.columns is not None:

@@ -139,6 +139,11 @@ def check_evaluation(
         cells=held_out.cells,
         training_columns=training.columns,
         check_rewards=check_rewards,
+        scaled=tuple(
+            f"{reward.key}.scale"
+            for reward in filter(None, by_kind["rewards"])
+            if reward.settings.scale != "none"
+        ),
     )
     for selected in evaluators:
         if unusable := selected.needs - EVALUATOR_NEEDS:

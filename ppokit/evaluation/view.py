@@ -104,6 +104,10 @@ class HeldOutView:
     has_reference: bool = False
     answered: dict[int | None, Rollout] = field(default_factory=dict)
 
+    @property
+    def scales_move(self) -> bool:
+        return self.scorer.scales_move
+
     def generate(
         self, prompts: Sequence[str] | None = None, *, n: int | None = None, rows: Sequence[Row] | None = None
     ) -> Rollout:

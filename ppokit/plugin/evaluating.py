@@ -41,6 +41,8 @@ class EvaluationView(Protocol):
         training_rows: the rows of the training prompts, whose columns the rewards know.
         prompt_column: the column of those that holds the prompt.
         is_main: whether this process is the one whose metrics are kept.
+        scales_move: whether a reward's `scale` changes in the run, so that weighted sums of rewards in two
+            evaluations have different units.
     """
 
     @property
@@ -57,6 +59,9 @@ class EvaluationView(Protocol):
 
     @property
     def is_main(self) -> bool: ...
+
+    @property
+    def scales_move(self) -> bool: ...
 
     def generate(
         self, prompts: Sequence[str] | None = None, *, n: int | None = None, rows: Sequence[Row] | None = None

@@ -115,6 +115,8 @@ class CheckContext:
         check_rewards: for an evaluator, what the recipe's rewards would lack in a data set of such columns
             and do not lack in the training prompts', one sentence each.
         overlap: whether most of what is trained on was answered by the policy of one update before.
+        scaled: for an evaluator, the keys by which rewards are scaled anew at every step, such as
+            `rewards[0].scale`.
     """
 
     columns: tuple[str, ...] | None
@@ -125,6 +127,7 @@ class CheckContext:
     cells: Callable[[str], Sequence[tuple[int, Any]]] = lambda column: ()
     check_rewards: Callable[[Collection[str]], Iterable[str]] = lambda columns: ()
     overlap: bool = False
+    scaled: tuple[str, ...] = ()
 
     def without_column(self, key: str, *columns: str, of: str = "data set") -> Iterator[str]:
         """A sentence for each of these columns that is known not to be there.

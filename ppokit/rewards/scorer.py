@@ -240,6 +240,11 @@ class Scorer:
             },
         )
 
+    @property
+    def scales_move(self) -> bool:
+        """Whether what scores are scaled by changes from step to step."""
+        return any(scaling.scale != "none" for _, scaling in self.rewards)
+
     def close(self) -> None:
         """End the event loop, where it has one of its own."""
         if self._owns_loop:

@@ -150,7 +150,7 @@ class FakeView:
     prompt_column = "prompt"
 
     def __init__(self, needs: frozenset[str], row: Mapping[str, Any], *, is_main: bool = True) -> None:
-        self.needs, self.row, self.is_main = needs, row, is_main
+        self.needs, self.row, self.is_main, self.scales_move = needs, row, is_main, False
         self.prompts: Sequence[str] = PROMPTS
         self.rows: Sequence[Row] = [dict(row) for _ in PROMPTS]
         self.training_rows: Sequence[Row] = [{"prompt": text, **row} for text in PROMPTS]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ppokit_evaluators.rewards import HeldOutRewards, pass_at, standard_error
+from ppokit.plugin import CheckContext
+from ppokit_evaluators.rewards import HeldOutRewards, check, pass_at, standard_error
 
 
 @pytest.mark.parametrize(("n", "c", "k"), list(itertools.product([4], [0, 1, 2, 4], [1, 2, 4])))
@@ -34,8 +35,8 @@ def test_standard_error_by_hand() -> None:
 class View:
     """Two prompts with two responses each; the last response is not scored."""
 
-    def __init__(self, known: list[bool]) -> None:
-        self.known = known
+    def __init__(self, known: list[bool], *, scales_move: bool = False) -> None:
+        self.known, self.scales_move = known, scales_move
         self.asked: list[Any] = []
 
     def generate(self, prompts: None = None, *, n: int | None = None, rows: None = None) -> Any:
@@ -75,6 +76,17 @@ def test_metrics() -> None:
         "pass@1": pytest.approx(0.75),  # of 1/2 and 1
         "pass@2": pytest.approx(1.0),  # the second prompt has one response
     }
+
+
+def test_sums_of_scores_that_are_scaled_anew_at_every_step_are_left_out() -> None:
+    """They would rise where nothing is learned; scores are raw."""
+    view = View([True] * 4, scales_move=True)
+    options = HeldOutRewards(samples=2, pass_at=(1,), threshold=3)
+    (problem,) = check(options, CheckContext(("prompt",), scaled=("rewards[1].scale",)))
+    assert "pass_at: rewards[1].scale gives the sum of the rewards another unit" in problem
+    assert list(check(HeldOutRewards(), CheckContext(("prompt",), scaled=("rewards[1].scale",)))) == []
+    assert options.evaluate(view, 0) == {"scored": 1}  # type: ignore[arg-type]
+    assert view.recorded == {"score/judge": [1.0, 3.0, 5.0, 99.0]}
 
 
 def test_nothing_scored() -> None:

@@ -108,7 +108,8 @@ def test_training_is_the_same_without_it(
         ],
         update={"minibatches": 2, "learning_rate": 3e-3},
     )
-    every = {**section, "every": 1}
+    scored = {"use": "rewards", "samples": 2}  # of scaled rewards nothing else can pass, or be best
+    every = {**section, "every": 1, "best": "eval/rewards/score/pattern", "evaluators": [scored]}
     with_it = run({**given, "evaluation": every}, tmp_path / "with")
     without = run(given, tmp_path / "without")
     assert with_it.components.policy_hash() == without.components.policy_hash()
