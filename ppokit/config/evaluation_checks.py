@@ -29,8 +29,8 @@ def cells_of(table: Table | None, limit: int | None) -> Callable[[str], list[tup
     def cells(column: str) -> list[tuple[int, Any]]:
         if table is None or column not in table.header:
             return []
-        index = table.index(column)
-        return [(number, row[index]) for number, row in table.rows[:limit]]
+        numbers = [number for number, _ in table.rows[:limit]]
+        return list(zip(numbers, table.cells(column), strict=False))
 
     return cells
 

@@ -89,11 +89,17 @@ class Table:
         Raises:
             DataError: two columns have the same name.
         """
-        names = {name: self.index(name) for name in self.header if name}
-        empty = "" if self.of_text else None
-        return [
-            {name: None if row[i] == empty else row[i] for name, i in names.items()} for _, row in self.rows
-        ]
+        columns = {name: self.cells(name) for name in self.header if name}
+        return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+
+    def cells(self, column: str) -> list[Any]:
+        """Those of a column, row by row; an empty one of a CSV is None.
+
+        Raises:
+            DataError: there is no such column, or several.
+        """
+        index, empty = self.index(column), "" if self.of_text else None
+        return [None if row[index] == empty else row[index] for _, row in self.rows]
 
 
 def parse_csv(text: str, path: str, known: Collection[str]) -> Table:

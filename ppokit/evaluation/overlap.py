@@ -1,4 +1,7 @@
-"""Held-out prompts that are among the training prompts too: what they measure, training has seen."""
+"""Held-out prompts that are among the training prompts too, or there more than once.
+
+What the former measure, training has seen; the latter make intervals narrower than they are.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def warn_of_overlap(training: Sequence[str], held_out: HeldOutPrompts) -> None:
-    """Warn with their number, where there are any; letter case, white space and Unicode form aside."""
+    """Warn with the numbers of both, where there are any; letter case, white space and Unicode form aside."""
     known = set(map(_plain, training))
     shared = [
         (number, text)
@@ -30,6 +33,18 @@ def warn_of_overlap(training: Sequence[str], held_out: HeldOutPrompts) -> None:
             f"evaluation.prompts: {len(shared)} of {len(held_out.texts)} held-out prompts are among the "
             "training prompts too, but for letter case and white space, so that the evaluation is too kind; "
             f"take them out of one of the two. The first is row {number}, {text[:60]!r}",
+            PpokitWarning,
+            stacklevel=2,
+        )
+    first: dict[str, int] = {}
+    for number, text in zip(held_out.numbers, held_out.texts, strict=True):
+        first.setdefault(_plain(text), number)
+    if again := sorted({*held_out.numbers} - {*first.values()}):
+        warnings.warn(
+            f"evaluation.prompts: {len(again)} of {len(held_out.texts)} held-out prompts are there before, "
+            "but for letter case and white space: intervals take each as one of its own, and are too narrow; "
+            "take them out, or set evaluation.prompts.distinct: true. The first is row "
+            f"{again[0]}",
             PpokitWarning,
             stacklevel=2,
         )

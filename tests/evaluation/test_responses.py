@@ -97,6 +97,13 @@ def test_held_out_prompts_that_are_trained_on_are_counted(text: str) -> None:
         warn_of_overlap(training, held_out("another one", text, "x"))
 
 
+def test_held_out_prompts_that_are_there_twice_are_counted() -> None:
+    with pytest.warns(
+        PpokitWarning, match=r"2 of 4 held-out prompts are there before, .*distinct: true.* is row 4"
+    ):
+        warn_of_overlap(["x"], held_out("one", "two", " ONE", "two"))
+
+
 def test_others_are_not() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

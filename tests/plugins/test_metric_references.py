@@ -164,3 +164,15 @@ def test_a_reward_needs_a_number_per_response() -> None:
         assert "tried before the run, the metric './corpus.py' gives one number for a whole set" in problem
     (problem,) = problems("exact_match", ["a", None])
     assert "1 of the 2 rows of the prompts have nothing in 'x', the first of them row 3" in problem
+
+
+def test_an_empty_cell_of_a_csv_is_nothing_before_a_run_too(tmp_path: Path) -> None:
+    """As it is in the run, and a missing one of JSON lines."""
+    from ppokit.config.evaluation_checks import cells_of
+    from ppokit.data.tables import load_table
+
+    (tmp_path / "held_out.csv").write_text("prompt,x\na,\nb,c\n")
+    table = load_table(str(tmp_path / "held_out.csv"), None, {"prompt"})
+    options = evaluator.MetricOptions(metric="chrf", reference="x")
+    (problem,) = evaluator.check(options, CheckContext(table.header, cells=cells_of(table, None)))
+    assert "1 of the 2 rows of the held-out prompts have nothing in 'x', the first of them row 2" in problem
