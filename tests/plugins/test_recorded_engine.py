@@ -191,6 +191,9 @@ def test_a_column_that_is_not_there_is_refused_before_anything_loads() -> None:
     (sentence,) = component.check(RecordedOptions(column="reference"), known)
     assert sentence == "column 'reference' is no column of the prompts (prompt, summary)"
     assert not list(component.check(RecordedOptions(column="summary"), known))
+    cells = [(2, "a text"), (3, None), (4, ["one", "two"])]
+    (sentence,) = component.check(RecordedOptions(column="summary"), replace(known, cells=lambda _: cells))
+    assert sentence == "column: 'summary' has ['one', 'two'] in row 4; expected a text, or nothing"
 
 
 @pytest.mark.parametrize(
