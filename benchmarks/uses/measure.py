@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from real_data import SHARED, mapped  # noqa: E402
-from results import RESULTS, digest, inputs, read_results, result_file, result_of  # noqa: E402
+from results import RESULTS, digest, dumped, inputs, read_results, result_file, result_of  # noqa: E402
 from tables import NOT_YET, render, table  # noqa: E402
 
 from ppokit.run.machine import cores  # noqa: E402
@@ -128,7 +128,7 @@ def run(use: Use, seed: int, real: bool, changes: list[str], folder: Path, jobs:
         seconds=seconds,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(dumped(result), encoding="utf-8")
     judge = result["judge"]
     before, after = (sum(judge[when]) / len(judge[when]) for when in ("before", "after"))
     print(f"{data} {use.name} {seed}: {judge['name']} {before:.4g} -> {after:.4g}", flush=True)

@@ -14,16 +14,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
-import yaml
+from judging import bleu_counts, of_its_own, recipe_of, trivial
 
 from ppokit.plugin.ngram import ngrams
 from ppokit.report.verdict import is_gain
-from uses import RECIPES, REPOSITORY, Use
+from uses import ITS_OWN, RECIPES, REPOSITORY, Use
 
 RESULTS = Path(__file__).resolve().parent / "results"
-DRAWS = 2000
 SHOWN = 3
 """Held-out prompts, from the first, whose answers are kept."""
 
@@ -32,12 +30,12 @@ def digest(files: Iterable[Path], keys: Iterable[str] = ()) -> str:
     """SHA-256 over what a result depends on.
 
     Args:
-        files: their names and bytes.
+        files: their names and bytes, wherever they lie.
         keys: of the recipe, KEY=VALUE; of a path its name.
     """
     known = hashlib.sha256()
-    for path in sorted(files, key=lambda path: (path.name, str(path))):
-        known.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    for name, content in sorted((path.name, hashlib.sha256(path.read_bytes()).digest()) for path in files):
+        known.update(f"{name}\0".encode() + content)
     for key, _, value in (own.partition("=") for own in keys):
         known.update(f"{key}={Path(value).name}\0".encode())
     return known.hexdigest()[:16]
@@ -54,6 +52,12 @@ def inputs(use: Use) -> list[Path]:
 
 def result_file(folder: Path, data: str, use: str, seed: int) -> Path:
     return folder / data / f"{use}-{seed}.json"
+
+
+def dumped(result: dict[str, Any]) -> str:
+    """The content of its file, a list of numbers on one line."""
+    text = json.dumps(result, ensure_ascii=False, indent=1)
+    return re.sub(r"\[\n[-\d.,e\s]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
 
 
 def read_results(folder: Path, data: str) -> dict[str, list[dict[str, Any]]]:
@@ -105,8 +109,10 @@ def result_of(
             "name": use.judge,
             "before": _by_prompt(before, use.judge),
             "after": _by_prompt(after, use.judge),
+            "counts": [bleu_counts(use, out, rows) for rows in (before, after)],
         },
-        "beside": _beside(before, after, use),
+        "beside": {number: _beside(before, after, use, out, number) for number, _ in use.beside},
+        "trivial": trivial(use, out),
         "words": _words(before, after, out),
         "distinct_2": _distinct_2(before, after, out),
         "finished": [_share_finished(rows) for rows in (before, after)],
@@ -140,21 +146,21 @@ def _means(rows: Sequence[dict[str, Any]], number: str) -> dict[int, float]:
     for row in rows:
         if row["evaluator"] == evaluator and row.get(name) is not None:
             groups[row["group"]].append(row[name])
-    return {group: _round(math.fsum(own) / len(own)) for group, own in sorted(groups.items())}
+    return _rounded({group: math.fsum(own) / len(own) for group, own in sorted(groups.items())})
 
 
 def _beside(
-    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], use: Use
-) -> dict[str, list[float]] | None:
-    """The second number that a use is judged by, of the prompts that have it.
+    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], use: Use, out: Path, number: str
+) -> dict[str, list[float]]:
+    """Another number that a use is judged by, of the prompts that have it.
 
     Raises:
         ValueError: other prompts have it after than before.
     """
-    if use.beside is None:
-        return None
-    number, _ = use.beside
-    first, last = _means(before, number), _means(after, number)
+    if number == ITS_OWN:
+        first, last = (_rounded(of_its_own(use, out, rows)) for rows in (before, after))
+    else:
+        first, last = _means(before, number), _means(after, number)
     if first.keys() != last.keys():
         raise ValueError(f"{number} is of {len(first)} prompts before and of {len(last)} others after")
     return {"before": list(first.values()), "after": list(last.values())}
@@ -200,8 +206,7 @@ def _references(rows: Sequence[dict[str, Any]], out: Path) -> list[list[str]]:
     references = [[own] if isinstance(own, str) else own for own in answers.values() if own]
     if references:
         return references
-    recipe = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
-    (path,) = (own["posts"] for own in recipe["evaluation"]["evaluators"] if "posts" in own)
+    (path,) = (own["posts"] for own in recipe_of(out)["evaluation"]["evaluators"] if "posts" in own)
     with (REPOSITORY / path).open(encoding="utf-8", newline="") as file:
         return [[row["post"]] for row in csv.DictReader(file)]
 
@@ -261,31 +266,9 @@ def _shown(before: list[dict[str, Any]], after: list[dict[str, Any]], evaluator:
     ]
 
 
+def _rounded(numbers: dict[int, float]) -> dict[int, float]:
+    return {group: _round(number) for group, number in numbers.items()}
+
+
 def _round(number: float) -> float:
     return float(f"{number:.6g}")
-
-
-def interval(runs: Sequence[dict[str, Any]], key: str = "judge") -> tuple[float, float, float]:
-    """The judge's mean gain over runs of several seeds, and the bounds of its 95 % interval.
-
-    The bootstrap draws seeds and prompts anew, each with replacement. Of a prompt it takes the difference
-    from before the training. What n seeds differ by is widened by sqrt(n / (n - 1)) beforehand: a draw of n
-    of n varies by less than n new ones would. With one seed it is the paired bootstrap over prompts alone.
-
-    Args:
-        key: `judge`, or `beside` for the second number.
-    """
-    differences = np.array([np.subtract(run[key]["after"], run[key]["before"]) for run in runs], dtype=float)
-    generator = np.random.default_rng(0)
-    seeds, prompts = differences.shape
-    if seeds > 1:
-        own = differences.mean(axis=1, keepdims=True) - differences.mean()
-        differences = differences + (math.sqrt(seeds / (seeds - 1)) - 1) * own
-    means = [
-        differences[
-            np.ix_(generator.integers(seeds, size=seeds), generator.integers(prompts, size=prompts))
-        ].mean()
-        for _ in range(DRAWS)
-    ]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(differences.mean()), float(low), float(high)

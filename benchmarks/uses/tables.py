@@ -13,7 +13,8 @@ from typing import Any
 
 import plan
 from guards import GUARDS, cell, lost
-from results import digest, inputs, interval, read_results
+from intervals import interval
+from results import digest, inputs, read_results
 
 from uses import BOUND, RECIPES, REPOSITORY, USES, Use
 
@@ -88,6 +89,7 @@ def table(results: Results, recipes: str) -> str:
         "judged by",
         "before",
         "after",
+        "trivial answers",
         "gain, 95 % interval",
         "per seed",
         *GUARDS,
@@ -123,7 +125,7 @@ def verdict(results: Results) -> str:
     kept = f"In {', '.join(worse)} a guard" if worse else "No guard"
     return (
         f"Of {len(measured)} uses {better} have gained with an interval above 0. {kept} has lost more than "
-        f"{BOUND:.0%}."
+        f"{BOUND:.0%} in the mean of its seeds."
     )
 
 
@@ -163,12 +165,13 @@ def _line(label: str, text: str) -> str:
 
 def _row(use: Use, runs: Sequence[dict[str, Any]], recipes: str) -> tuple[str, ...]:
     is_current = {run["files"] for run in runs} == {digest(inputs(use))}
-    beside = "" if use.beside is None else f"; {use.beside[1]} {_gain(runs, 'beside')}"
+    beside = "".join(f"; {words} {_gain(runs, number)}" for number, words in use.beside)
     return (
         f"[{use.title}]({recipes}/{use.name}){'' if is_current else f' {EARLIER}'}",
         use.measure,
         _number(_mean(runs, "before")),
         _number(_mean(runs, "after")),
+        _trivial(runs[0]["trivial"]),
         f"{_gain(runs)}{beside}",
         ", ".join(_signed(interval([run])[0]) for run in runs),
         *(cell(runs, name) for name in GUARDS),
@@ -185,18 +188,27 @@ def _sentence(use: Use, runs: Sequence[dict[str, Any]]) -> str:
     count = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
     steps = sorted({run["steps"] for run in runs})
     before, after = (_number(_mean(runs, when)) for when in ("before", "after"))
-    beside = "" if use.beside is None else f" {use.beside[1].capitalize()}: gain {_gain(runs, 'beside')}."
+    beside = "".join(f" {words.capitalize()}: gain {_gain(runs, number)}." for number, words in use.beside)
+    told = _trivial(runs[0]["trivial"])
     return (
         f"{use.measure}: {before} before, {after} after; gain "
         f"{_signed(mean)}, 95 % interval {_signed(low)} to {_signed(high)} ({count}, "
         f"{len(runs[0]['judge']['before'])} held-out prompts, {' or '.join(map(str, steps))} steps, "
         f"{max(run['minutes'] for run in runs):.0f} minutes, {max(run['peak_gb'] for run in runs):.1f} GB)."
-        f"{beside}"
+        f"{beside}{f' Trivial answers: {told}.' if told else ''}"
     )
 
 
-def _gain(runs: Sequence[dict[str, Any]], key: str = "judge") -> str:
-    mean, low, high = map(_signed, interval(runs, key))
+def _trivial(numbers: dict[str, float] | None) -> str:
+    """What answers get that tell nothing of their prompts."""
+    if numbers is None:
+        return ""
+    prompt, fixed, best = (_number(numbers[name]) for name in ("prompt", "fixed", "best"))
+    return f"the prompt {prompt}; a fixed one {fixed}, the best {best}"
+
+
+def _gain(runs: Sequence[dict[str, Any]], beside: str | None = None) -> str:
+    mean, low, high = map(_signed, interval(runs, beside))
     return f"{mean} ({low} to {high})"
 
 

@@ -192,7 +192,8 @@ def _check(options: RecordedOptions, context: CheckContext) -> Iterator[str]:
         yield from context.without_column("column", options.column, of="prompts")
         if wrong := [own for own in context.cells(options.column) if not isinstance(own[1], str | None)]:
             row, cell = wrong[0]
-            yield f"column: {options.column!r} has {repr(cell)[:60]} in row {row}; expected a text, or nothing"
+            shown = f"{repr(cell)[:60]} in row {row}"
+            yield f"column: {options.column!r} has {shown}; expected a text, or nothing"
         return
     try:
         recorded_responses(options)

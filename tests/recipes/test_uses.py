@@ -25,7 +25,8 @@ BENCHMARK = REPOSITORY / "benchmarks" / "uses"
 sys.path.insert(0, str(BENCHMARK))
 
 from guards import GUARDS, length_loss, variety_loss  # noqa: E402
-from results import digest, inputs, interval, read_results, result_file, result_of, variety  # noqa: E402
+from intervals import interval  # noqa: E402
+from results import digest, inputs, read_results, result_file, result_of, variety  # noqa: E402
 from tables import answers, figures, filled, pages, table, verdict  # noqa: E402
 
 from uses import RECIPES, USES, Use  # noqa: E402
@@ -143,7 +144,9 @@ class TestEach:
         assert result["words"]["before"] > 0
         assert result["words"]["reference"] > 0
         assert result["minutes"] == 1.5
-        assert (result["beside"] is None) == (USES[name].beside is None)
+        assert result["beside"].keys() == {number for number, _ in USES[name].beside}
+        assert all(own["before"] for own in result["beside"].values())
+        assert len(interval([result])) == 3
         assert all(0 <= share <= 1 for share in result["finished"])
         assert all(math.isfinite(GUARDS[guard][0](result)) for guard in GUARDS)
 
@@ -191,9 +194,17 @@ def test_real_data_has_the_columns_of_the_recipes_own(
             assert all(text in message for texts in json.loads(row["reference"]).values() for text in texts)
 
 
-def test_a_result_depends_on_the_keys_of_the_real_data_and_not_on_the_folder_it_lies_in() -> None:
+def test_a_result_depends_on_the_keys_of_the_real_data_and_not_on_the_folder_it_lies_in(
+    tmp_path: Path,
+) -> None:
     assert len({digest([]), digest([], ["rewards.1.target=18"]), digest([], ["rewards.1.target=27"])}) == 3
     assert digest([], ["prompts.path=/one/train.jsonl"]) == digest([], ["prompts.path=/two/train.jsonl"])
+    for folder, content in (("a", "1"), ("b", "2"), ("z", "1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.jsonl").write_text(content)
+    one, two, three = (tmp_path / folder / "train.jsonl" for folder in "abz")
+    assert digest([one, two]) == digest([two, three])
+    assert digest([one]) != digest([two])
 
 
 def test_what_is_done_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +262,8 @@ def run(seed: int, before: list[float], after: list[float], **changes: Any) -> d
         "minutes": 4.6,
         "peak_gb": 3.14,
         "judge": {"name": "judge/score", "before": before, "after": after},
-        "beside": None,
+        "beside": {},
+        "trivial": {"prompt": 8.0, "fixed": 9.0, "best": 9.5},
         "words": {"before": 10.0, "after": 10.4, "reference": 10.4},
         "distinct_2": {"before": 0.5, "after": 0.5, "reference": 1.1},
         "finished": [0.5, 1.0],
@@ -287,6 +299,7 @@ class TestTables:
         cells = dict(zip(*(map(str.strip, line.split("|")[1:-1]) for line in (head, row)), strict=True))
         assert cells["use"] == "[Translation](../translation)"
         assert (cells["before"], cells["after"]) == ("15", "16.5")
+        assert cells["trivial answers"] == "the prompt 8; a fixed one 9, the best 9.5"
         assert cells["gain, 95 % interval"] == "+1.5 (+0.79 to +2.2)"
         assert cells["per seed"] == "+2, +1"
         assert (cells["words (references)"], cells["perplexity"]) == ("10.0 to 10.4 (10.4)", "+0%")
@@ -302,7 +315,7 @@ class TestTables:
 
     def test_a_second_number_stands_beside_the_gain(self) -> None:
         own = {"before": [0.0, 0.0], "after": [0.25, 0.25]}
-        own_run = run(0, [0.0], [0.5], use="sensitive_information", beside=own)
+        own_run = run(0, [0.0], [0.5], beside={"judge/f1_where_some": own}, trivial=None)
         assert (
             "| +0.5 (+0.5 to +0.5); of messages that have something to find +0.25 (+0.25 to +0.25) |"
             in table({"sensitive_information": [own_run]}, "..")
@@ -314,7 +327,9 @@ class TestTables:
     def test_what_did_not_gain_or_was_not_measured_counts_against(self) -> None:
         flat = run(0, [1.0, 2.0], [1.0, 2.0], evaluation={"before": {}, "after": {}})
         assert verdict({"translation": [flat]}).startswith("Of 1 uses 0 have gained")
-        assert "In Translation a guard has lost more than 5%." in verdict({"translation": [flat]})
+        assert "In Translation a guard has lost more than 5% in the mean of its seeds." in verdict(
+            {"translation": [flat]}
+        )
 
     def test_a_guard_beyond_its_bound_is_bold(self) -> None:
         """What is not repeated and the pairs of words only down; perplexity only up."""
@@ -330,7 +345,7 @@ class TestTables:
             change = f"{factor - 1:+.0%}"
             cells = [f"50.0% to {1 - 0.5 * factor:.1%}", f"{change} (+10%)", change]
             expected = [f"**{text}**" if own else text for text, own in zip(cells, bold, strict=True)]
-            assert row.split(" | ")[7:10] == expected
+            assert row.split(" | ")[8:11] == expected
 
     def test_one_seed_that_lost_too_much_is_named(self) -> None:
         """The mean of nothing and 8 % is within the bound, and the seed of 8 % is not."""

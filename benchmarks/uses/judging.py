@@ -1,0 +1,179 @@
+"""What a judge's number is worth.
+
+Three things beside it: what answers get that tell nothing of a prompt; how far an answer is nearer to its own
+prompt's reference than to those of others, since an answer in the right style is near to all of them; and of
+BLEU, which is a number of a whole set, the counts that it is made of.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from types import SimpleNamespace
+from typing import Any
+
+import sacrebleu
+import yaml
+
+from ppokit_metrics.finding import OF_WHOLE_SETS
+from ppokit_metrics.loading import Metric
+from uses import REPOSITORY, Use
+
+sys.path.append(str(REPOSITORY))  # judges of the recipes' own
+
+OTHERS = 20
+"""Other prompts' references that an answer is compared with."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge that is a metric against references.
+
+    Attributes:
+        metric: the metric.
+        number: the one of its numbers that counts.
+    """
+
+    metric: Metric
+    number: str
+
+    def of_set(self, answers: Sequence[str], rows: Sequence[Row]) -> float:
+        references = [row["reference"] for row in rows]
+        if self.metric.name in OF_WHOLE_SETS:
+            return float(self.metric.compute(answers, references)[self.number])
+        return mean(self.of_each(answers, references))
+
+    def of_each(self, answers: Sequence[str], references: Sequence[Any]) -> list[float]:
+        """The number of each answer alone."""
+        return self.metric.per_response(answers, references)[self.number]
+
+
+@dataclass(frozen=True)
+class OwnJudge:
+    """A judge of the recipe's own, `module:component`.
+
+    Attributes:
+        evaluator: what it builds.
+        number: the one of its numbers that counts.
+    """
+
+    evaluator: Any
+    number: str
+
+    def of_set(self, answers: Sequence[str], rows: Sequence[Row]) -> float:
+        recorded: dict[str, list[float]] = {}
+        view = SimpleNamespace(
+            generate=lambda n=None: SimpleNamespace(responses=answers, rows=rows),
+            record=lambda rollout, numbers: recorded.update(numbers),
+        )
+        with chdir(REPOSITORY):
+            self.evaluator.evaluate(view, 0)
+        return mean(recorded[self.number])
+
+
+def judge_of(use: Use, recipe: Mapping[str, Any]) -> Judge | OwnJudge | None:
+    """The use's judge; None where nothing that is answered counts."""
+    name, _, number = use.judge.partition("/")
+    evaluators = recipe["evaluation"]["evaluators"]
+    (own,) = [entry for entry in evaluators if entry.get("name", entry["use"]) == name]
+    if own["use"] == "metric":
+        return Judge(Metric(own["metric"], own.get("config"), own.get("arguments") or {}), number)
+    module, _, attribute = own["use"].partition(":")
+    if not attribute:
+        return None
+    component = getattr(importlib.import_module(module), attribute)
+    keys = {key: value for key, value in own.items() if key not in ("use", "name")}
+    return OwnJudge(component.options(**keys), number)
+
+
+def recipe_of(out: Path) -> dict[str, Any]:
+    """That of a run."""
+    recipe: dict[str, Any] = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
+    return recipe
+
+
+def trivial(use: Use, out: Path) -> dict[str, float] | None:
+    """What answers get on the held-out prompts that tell nothing of them; None where no answer counts.
+
+    Returns:
+        `prompt`, for answers that repeat the prompt; `fixed`, for one answer to all prompts, which is the
+        first reference of a row that is trained on: the mean over these rows; `best`, the best of them.
+    """
+    recipe = recipe_of(out)
+    judge = judge_of(use, recipe)
+    if judge is None:
+        return None
+    held_out, train = (
+        rows_of(where["path"]) for where in (recipe["evaluation"]["prompts"], recipe["prompts"])
+    )
+    known = [row["reference"] for row in train]
+    fixed = dict.fromkeys(own if isinstance(own, str) else own[0] for own in known)
+    scores = [judge.of_set([text] * len(held_out), held_out) for text in fixed]
+    return {
+        "prompt": judge.of_set([row["prompt"] for row in held_out], held_out),
+        "fixed": mean(scores),
+        "best": max(scores),
+    }
+
+
+def rows_of(path: str) -> list[Row]:
+    """Those of a file of prompts."""
+    return [json.loads(line) for line in (REPOSITORY / path).read_text(encoding="utf-8").splitlines()]
+
+
+def of_its_own(use: Use, out: Path, rows: Sequence[Row]) -> dict[int, float]:
+    """By held-out prompt: an answer's number with its reference, minus the mean with those of other prompts.
+
+    Args:
+        rows: of an evaluation.
+    """
+    judge = judge_of(use, recipe_of(out))
+    assert isinstance(judge, Judge)
+    own = [row for row in rows if row["evaluator"] == use.judge.partition("/")[0]]
+    answers = [row["response"] for row in own]
+    references = {row["group"]: json.loads(row["row"])["reference"] for row in own}
+    groups = sorted(references)
+    place = {group: i for i, group in enumerate(groups)}
+    steps = range(1, len(groups), max(1, (len(groups) - 1) // OTHERS))[:OTHERS]
+
+    def shifted(by: int) -> list[float]:
+        others = [references[groups[(place[row["group"]] + by) % len(groups)]] for row in own]
+        return judge.of_each(answers, others)
+
+    numbers = shifted(0)
+    elsewhere = [mean(column) for column in zip(*map(shifted, steps), strict=True)]
+    by_group: dict[int, list[float]] = defaultdict(list)
+    for row, number, other in zip(own, numbers, elsewhere, strict=True):
+        by_group[row["group"]].append(number - other)
+    return {group: mean(by_group[group]) for group in groups}
+
+
+def bleu_counts(use: Use, out: Path, rows: Sequence[Row]) -> list[list[int]] | None:
+    """By held-out prompt, what BLEU is made of; None where the judge is another.
+
+    Returns:
+        [prompts, 10]: right and all runs of one to four words, and the words of answer and reference.
+    """
+    judge = judge_of(use, recipe_of(out))
+    if not isinstance(judge, Judge) or judge.metric.name != "sacrebleu":
+        return None
+    counts = []
+    for row in sorted(rows, key=lambda row: row["group"]):
+        if row["evaluator"] == use.judge.partition("/")[0]:
+            score = sacrebleu.corpus_bleu([row["response"]], [[json.loads(row["row"])["reference"]]])
+            counts.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
+    return counts
+
+
+def bleu(counts: Sequence[int]) -> float:
+    """BLEU of the sums of such counts."""
+    right, of, (words, expected) = list(counts[:4]), list(counts[4:8]), counts[8:]
+    return float(sacrebleu.BLEU.compute_bleu(right, of, words, expected, smooth_method="exp").score)
