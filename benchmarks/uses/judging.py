@@ -111,9 +111,7 @@ def trivial(use: Use, out: Path) -> dict[str, float] | None:
     judge = judge_of(use, recipe)
     if judge is None:
         return None
-    held_out, train = (
-        rows_of(where["path"]) for where in (recipe["evaluation"]["prompts"], recipe["prompts"])
-    )
+    held_out, train = (rows_of(section) for section in (recipe["evaluation"]["prompts"], recipe["prompts"]))
     known = [row["reference"] for row in train]
     fixed = dict.fromkeys(own if isinstance(own, str) else own[0] for own in known)
     scores = [judge.of_set([text] * len(held_out), held_out) for text in fixed]
@@ -124,9 +122,10 @@ def trivial(use: Use, out: Path) -> dict[str, float] | None:
     }
 
 
-def rows_of(path: str) -> list[Row]:
-    """Those of a file of prompts."""
-    return [json.loads(line) for line in (REPOSITORY / path).read_text(encoding="utf-8").splitlines()]
+def rows_of(section: Mapping[str, Any]) -> list[Row]:
+    """Those that a recipe's section of prompts takes."""
+    lines = (REPOSITORY / section["path"]).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[: section.get("limit")]]
 
 
 def of_its_own(use: Use, out: Path, rows: Sequence[Row]) -> dict[int, float]:
