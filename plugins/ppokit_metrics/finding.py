@@ -96,13 +96,13 @@ def why_not(script: Path | None, error: Exception) -> str:
         script: None where it is one of the hub.
         error: that of `evaluate`, of the hub or of the script.
     """
-    said = first_line(error).rstrip(".")
+    reason = first_line(error).rstrip(".")
     if script is not None:
-        return f"{said}; expected {script} to load: install what it imports, or correct it."
+        return f"{reason}; expected {script} to load: install what it imports, or correct it."
     if is_offline():
-        said = "HF_HUB_OFFLINE or HF_EVALUATE_OFFLINE is set, and it is not in the cache"
+        reason = "HF_HUB_OFFLINE or HF_EVALUATE_OFFLINE is set, and it is not in the cache"
     return (
-        f"{said}. One of the hub is loaded over the network once, and from the cache after that. "
+        f"{reason}. One of the hub is loaded over the network once, and from the cache after that. "
         f"{', '.join(OWN)} need no network; nor do a script's path and package:DISTRIBUTION/FOLDER."
     )
 

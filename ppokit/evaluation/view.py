@@ -106,7 +106,7 @@ class HeldOutView:
 
     @property
     def scales_move(self) -> bool:
-        return self.scorer.scales_move
+        return any(scaling.scales for _, scaling in self.scorer.rewards)
 
     def generate(
         self, prompts: Sequence[str] | None = None, *, n: int | None = None, rows: Sequence[Row] | None = None

@@ -62,6 +62,11 @@ class Scaling:
         self.clip = clip
         self.variance = RunningVariance()
 
+    @property
+    def scales(self) -> bool:
+        """Whether scores are divided by what changes in the run, and not clipped alone."""
+        return self.scale != "none"
+
     def apply(
         self, scores: Tensor, token_scores: Tensor | None, scored: Tensor, *, learn: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -76,7 +81,7 @@ class Scaling:
         Raises:
             ValueError: clip does not hold 0, and there are token scores: tokens without one would get one.
         """
-        if self.scale != "none":
+        if self.scales:
             if learn and self.scale == "batch":
                 self.variance = RunningVariance()
             if learn and (self.scale != "reference" or self.variance.count == 0):

@@ -240,11 +240,6 @@ class Scorer:
             },
         )
 
-    @property
-    def scales_move(self) -> bool:
-        """Whether what scores are scaled by changes from step to step."""
-        return any(scaling.scale != "none" for _, scaling in self.rewards)
-
     def close(self) -> None:
         """End the event loop, where it has one of its own."""
         if self._owns_loop:
@@ -252,9 +247,7 @@ class Scorer:
 
     def state_dict(self) -> dict[str, Any]:
         """What scores are scaled by, by provider."""
-        return {
-            reward.name: scaling.state_dict() for reward, scaling in self.rewards if scaling.scale != "none"
-        }
+        return {reward.name: scaling.state_dict() for reward, scaling in self.rewards if scaling.scales}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`: of a run with steps behind it, in which each reward has worked."""
