@@ -7,6 +7,7 @@ of sampled ones where there are no greedy ones; perplexity is of texts that have
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
@@ -89,29 +90,39 @@ def _percent_perplexity(runs: Sequence[Run]) -> str:
     return f"{mean(map(_perplexity, runs)):+.0%}"
 
 
-GUARDS: dict[str, tuple[Callable[[Run], float], Callable[[Sequence[Run]], str]]] = {
-    "words (references)": (_length, _words),
-    "repeated": (_repetition, _percent_repeated),
-    "distinct-2 (references)": (_distinct, _percent_distinct),
-    "perplexity": (_perplexity, _percent_perplexity),
+@dataclass(frozen=True)
+class Guard:
+    """What must not suffer.
+
+    Attributes:
+        loss: of a run, as a share.
+        shown: before and after, of runs of several seeds.
+    """
+
+    loss: Callable[[Run], float]
+    shown: Callable[[Sequence[Run]], str]
+
+    def is_lost(self, runs: Sequence[Run]) -> bool:
+        """Whether more is lost than the bound, by the mean of the seeds; also where it was not measured."""
+        return not mean(map(self.loss, runs)) <= BOUND
+
+    def cell(self, runs: Sequence[Run]) -> str:
+        """Bold where too much was lost; with the worst seed's loss where only that is too much."""
+        text, worst = self.shown(runs), max(map(self.loss, runs))
+        if self.is_lost(runs):
+            return f"**{text}**"
+        return f"{text} (worst {worst:.0%})" if worst > BOUND else text
+
+
+GUARDS = {
+    "words (references)": Guard(_length, _words),
+    "repeated": Guard(_repetition, _percent_repeated),
+    "distinct-2 (references)": Guard(_distinct, _percent_distinct),
+    "perplexity": Guard(_perplexity, _percent_perplexity),
 }
-"""By its heading, the loss of a run and the cell of several.
+"""By its heading.
 
 `repeated` is the share of runs of three words that stand in their response before; its loss is that of the
 share which does not. `distinct-2` is of as many pairs of words as before, of the responses and of the
 references.
 """
-
-
-def lost(runs: Sequence[Run], name: str) -> bool:
-    """Whether it has lost more than the bound, by the mean of the seeds; also where it was not measured."""
-    return not mean(map(GUARDS[name][0], runs)) <= BOUND
-
-
-def cell(runs: Sequence[Run], name: str) -> str:
-    """Before and after, bold where too much was lost; with the worst seed's loss where that is too much."""
-    losses = [GUARDS[name][0](run) for run in runs]
-    text = GUARDS[name][1](runs)
-    if lost(runs, name):
-        return f"**{text}**"
-    return f"{text} (worst {max(losses):.0%})" if max(losses) > BOUND else text

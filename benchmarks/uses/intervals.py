@@ -25,7 +25,7 @@ def interval(runs: Sequence[dict[str, Any]], beside: str | None = None) -> tuple
         beside: another number in place of the judge's.
     """
     numbers = [run["judge"] if beside is None else run["beside"][beside] for run in runs]
-    gain = _bleu_gain(numbers) if None not in numbers[0].get("counts", [None]) else _mean_gain(numbers)
+    gain = _bleu_gain(numbers) if "counts" in numbers[0] else _mean_gain(numbers)
     generator = np.random.default_rng(0)
     seeds, prompts = len(numbers), len(numbers[0]["before"])
     every = gain(np.arange(prompts))

@@ -14,13 +14,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
 from typing import Any
 
 import sacrebleu
-import yaml
 
 from ppokit_metrics.finding import OF_WHOLE_SETS
 from ppokit_metrics.loading import Metric
@@ -39,10 +37,12 @@ class Judge:
 
     Attributes:
         metric: the metric.
+        evaluator: whose rows of an evaluation have the answers.
         number: the one of its numbers that counts.
     """
 
     metric: Metric
+    evaluator: str
     number: str
 
     def of_set(self, answers: Sequence[str], rows: Sequence[Row]) -> float:
@@ -50,6 +50,10 @@ class Judge:
         if self.metric.name in OF_WHOLE_SETS:
             return float(self.metric.compute(answers, references)[self.number])
         return mean(self.of_each(answers, references))
+
+    @property
+    def is_bleu(self) -> bool:
+        return self.metric.name == "sacrebleu"
 
     def of_each(self, answers: Sequence[str], references: Sequence[Any]) -> list[float]:
         """The number of each answer alone."""
@@ -81,11 +85,12 @@ class OwnJudge:
 
 def judge_of(use: Use, recipe: Mapping[str, Any]) -> Judge | OwnJudge | None:
     """The use's judge; None where nothing that is answered counts."""
-    name, _, number = use.judge.partition("/")
+    evaluator, _, number = use.judge.partition("/")
     evaluators = recipe["evaluation"]["evaluators"]
-    (own,) = [entry for entry in evaluators if entry.get("name", entry["use"]) == name]
+    (own,) = [entry for entry in evaluators if entry.get("name", entry["use"]) == evaluator]
     if own["use"] == "metric":
-        return Judge(Metric(own["metric"], own.get("config"), own.get("arguments") or {}), number)
+        metric = Metric(own["metric"], own.get("config"), own.get("arguments") or {})
+        return Judge(metric, evaluator, number)
     module, _, attribute = own["use"].partition(":")
     if not attribute:
         return None
@@ -94,24 +99,17 @@ def judge_of(use: Use, recipe: Mapping[str, Any]) -> Judge | OwnJudge | None:
     return OwnJudge(component.options(**keys), number)
 
 
-def recipe_of(out: Path) -> dict[str, Any]:
-    """That of a run."""
-    recipe: dict[str, Any] = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
-    return recipe
-
-
-def trivial(use: Use, out: Path) -> dict[str, float] | None:
+def trivial(
+    judge: Judge | OwnJudge | None, held_out: Sequence[Row], train: Sequence[Row]
+) -> dict[str, float] | None:
     """What answers get on the held-out prompts that tell nothing of them; None where no answer counts.
 
     Returns:
         `prompt`, for answers that repeat the prompt; `fixed`, for one answer to all prompts, which is the
         first reference of a row that is trained on: the mean over these rows; `best`, the best of them.
     """
-    recipe = recipe_of(out)
-    judge = judge_of(use, recipe)
     if judge is None:
         return None
-    held_out, train = (rows_of(section) for section in (recipe["evaluation"]["prompts"], recipe["prompts"]))
     known = [row["reference"] for row in train]
     fixed = dict.fromkeys(own if isinstance(own, str) else own[0] for own in known)
     scores = [judge.of_set([text] * len(held_out), held_out) for text in fixed]
@@ -128,15 +126,13 @@ def rows_of(section: Mapping[str, Any]) -> list[Row]:
     return [json.loads(line) for line in lines[: section.get("limit")]]
 
 
-def of_its_own(use: Use, out: Path, rows: Sequence[Row]) -> dict[int, float]:
+def of_its_own(judge: Judge, rows: Sequence[Row]) -> dict[int, float]:
     """By held-out prompt: an answer's number with its reference, minus the mean with those of other prompts.
 
     Args:
         rows: of an evaluation.
     """
-    judge = judge_of(use, recipe_of(out))
-    assert isinstance(judge, Judge)
-    own = [row for row in rows if row["evaluator"] == use.judge.partition("/")[0]]
+    own = [row for row in rows if row["evaluator"] == judge.evaluator]
     answers = [row["response"] for row in own]
     references = {row["group"]: json.loads(row["row"])["reference"] for row in own}
     groups = sorted(references)
@@ -155,18 +151,18 @@ def of_its_own(use: Use, out: Path, rows: Sequence[Row]) -> dict[int, float]:
     return {group: mean(by_group[group]) for group in groups}
 
 
-def bleu_counts(use: Use, out: Path, rows: Sequence[Row]) -> list[list[int]] | None:
-    """By held-out prompt, what BLEU is made of; None where the judge is another.
+def bleu_counts(judge: Judge, rows: Sequence[Row]) -> list[list[int]]:
+    """By held-out prompt, what BLEU is made of.
+
+    Args:
+        rows: of an evaluation.
 
     Returns:
         [prompts, 10]: right and all runs of one to four words, and the words of answer and reference.
     """
-    judge = judge_of(use, recipe_of(out))
-    if not isinstance(judge, Judge) or judge.metric.name != "sacrebleu":
-        return None
     counts = []
     for row in sorted(rows, key=lambda row: row["group"]):
-        if row["evaluator"] == use.judge.partition("/")[0]:
+        if row["evaluator"] == judge.evaluator:
             score = sacrebleu.corpus_bleu([row["response"]], [[json.loads(row["row"])["reference"]]])
             counts.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
     return counts

@@ -199,7 +199,7 @@ def marketing(folder: Path) -> Mapped:
         facts = re.findall(r"([^,\[\]]+)\[([^\]]*)\]", row["prompt"])
         line = "; ".join(f"{name.strip()}: {value}" for name, value in facts)
         rows.append({"prompt": line, "reference": row["references"]})
-    return *halves(rows), "rollout.max_new_tokens=50 rewards.3.target=33 rollout.batch_size=72".split()
+    return *halves(rows), ["rollout.max_new_tokens=50", "rewards.3.target=33", "rollout.batch_size=72"]
 
 
 def virtual_assistants(folder: Path) -> Mapped:

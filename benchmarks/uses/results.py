@@ -8,14 +8,15 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import pyarrow.parquet as pq
-from judging import bleu_counts, of_its_own, recipe_of, trivial
+import yaml
+from judging import Judge, OwnJudge, bleu_counts, judge_of, of_its_own, rows_of, trivial
 
 from ppokit.plugin.ngram import ngrams
 from ppokit.report.verdict import is_gain
@@ -89,6 +90,17 @@ def result_of(
     first, last = lines[0], lines[-1]
     before, after = (_answers(out, line["step"]) for line in (first, last))
     about = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
+    judge = judge_of(use, recipe)
+    held_out, train = (rows_of(section) for section in (recipe["evaluation"]["prompts"], recipe["prompts"]))
+    references = _references(before, recipe)
+    judged = {
+        "name": use.judge,
+        "before": _by_prompt(before, use.judge),
+        "after": _by_prompt(after, use.judge),
+    }
+    if isinstance(judge, Judge) and judge.is_bleu:
+        judged["counts"] = [bleu_counts(judge, rows) for rows in (before, after)]
     return {
         "use": use.name,
         "data": data,
@@ -105,16 +117,11 @@ def result_of(
         "steps": last["step"],
         "minutes": round(seconds / 60, 2),
         "peak_gb": round(max(line.get("memory/peak_gb", 0.0) for line in lines), 2),
-        "judge": {
-            "name": use.judge,
-            "before": _by_prompt(before, use.judge),
-            "after": _by_prompt(after, use.judge),
-            "counts": [bleu_counts(use, out, rows) for rows in (before, after)],
-        },
-        "beside": {number: _beside(before, after, use, out, number) for number, _ in use.beside},
-        "trivial": trivial(use, out),
-        "words": _words(before, after, out),
-        "distinct_2": _distinct_2(before, after, out),
+        "judge": judged,
+        "beside": {number: _beside(before, after, judge, number) for number, _ in use.beside},
+        "trivial": trivial(judge, held_out, train),
+        "words": _words(before, after, references),
+        "distinct_2": _distinct_2(before, after, references),
         "finished": [_share_finished(rows) for rows in (before, after)],
         "evaluation": {"before": _evaluation(first), "after": _evaluation(last)},
         "reward": [_round(line["reward/mean"]) for line in lines if "reward/mean" in line],
@@ -150,7 +157,10 @@ def _means(rows: Sequence[dict[str, Any]], number: str) -> dict[int, float]:
 
 
 def _beside(
-    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], use: Use, out: Path, number: str
+    before: Sequence[dict[str, Any]],
+    after: Sequence[dict[str, Any]],
+    judge: Judge | OwnJudge | None,
+    number: str,
 ) -> dict[str, list[float]]:
     """Another number that a use is judged by, of the prompts that have it.
 
@@ -158,7 +168,8 @@ def _beside(
         ValueError: other prompts have it after than before.
     """
     if number == ITS_OWN:
-        first, last = (_rounded(of_its_own(use, out, rows)) for rows in (before, after))
+        assert isinstance(judge, Judge)
+        first, last = (_rounded(of_its_own(judge, rows)) for rows in (before, after))
     else:
         first, last = _means(before, number), _means(after, number)
     if first.keys() != last.keys():
@@ -171,18 +182,18 @@ def _answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _words(
-    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], out: Path
+    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], references: Sequence[Sequence[str]]
 ) -> dict[str, float | None]:
     """Mean number of words of the responses, and of the references."""
     first, last = (
         _round(mean(len(row["response"].split()) for row in _answered(own))) for own in (before, after)
     )
-    references = [mean(len(text.split()) for text in own) for own in _references(before, out)]
-    return {"before": first, "after": last, "reference": _round(mean(references))}
+    expected = _round(mean(mean(len(text.split()) for text in own) for own in references))
+    return {"before": first, "after": last, "reference": expected}
 
 
 def _distinct_2(
-    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], out: Path
+    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
     """Before and after; `reference` is what the references have per one before.
 
@@ -190,14 +201,13 @@ def _distinct_2(
     counts once.
     """
     first, last = ([row["response"] for row in _answered(rows)] for rows in (before, after))
-    references = _references(before, out)
     per_prompt = max(1, len(first) // len(references))
     texts = {text: None for own in references for text in own[:per_prompt]}
     compared = variety(first, texts)
     return {**variety(first, last), "reference": _round(compared["after"] / compared["before"])}
 
 
-def _references(rows: Sequence[dict[str, Any]], out: Path) -> list[list[str]]:
+def _references(rows: Sequence[dict[str, Any]], recipe: Mapping[str, Any]) -> list[list[str]]:
     """The references of each held-out prompt that has some.
 
     Where none has they are the posts that the reward and the judge learned from, half each.
@@ -206,7 +216,7 @@ def _references(rows: Sequence[dict[str, Any]], out: Path) -> list[list[str]]:
     references = [[own] if isinstance(own, str) else own for own in answers.values() if own]
     if references:
         return references
-    (path,) = (own["posts"] for own in recipe_of(out)["evaluation"]["evaluators"] if "posts" in own)
+    (path,) = (own["posts"] for own in recipe["evaluation"]["evaluators"] if "posts" in own)
     with (REPOSITORY / path).open(encoding="utf-8", newline="") as file:
         return [[row["post"]] for row in csv.DictReader(file)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import plan
-from guards import GUARDS, cell, lost
+from guards import GUARDS
 from intervals import interval
 from results import digest, inputs, read_results
 
@@ -121,7 +121,11 @@ def verdict(results: Results) -> str:
     """Of how many uses the judge is surely better, and of how many a guard has lost more than the bound."""
     measured = [runs for runs in results.values() if runs]
     better = sum(interval(runs)[1] > 0 for runs in measured)
-    worse = [USES[name].title for name, runs in results.items() if any(lost(runs, guard) for guard in GUARDS)]
+    worse = [
+        USES[name].title
+        for name, runs in results.items()
+        if any(guard.is_lost(runs) for guard in GUARDS.values())
+    ]
     kept = f"In {', '.join(worse)} a guard" if worse else "No guard"
     return (
         f"Of {len(measured)} uses {better} have gained with an interval above 0. {kept} has lost more than "
@@ -174,7 +178,7 @@ def _row(use: Use, runs: Sequence[dict[str, Any]], recipes: str) -> tuple[str, .
         _trivial(runs[0]["trivial"]),
         f"{_gain(runs)}{beside}",
         ", ".join(_signed(interval([run])[0]) for run in runs),
-        *(cell(runs, name) for name in GUARDS),
+        *(guard.cell(runs) for guard in GUARDS.values()),
         " to ".join(
             f"{sum(own) / len(own):.0%}" for own in zip(*(run["finished"] for run in runs), strict=True)
         ),

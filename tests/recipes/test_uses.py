@@ -148,7 +148,7 @@ class TestEach:
         assert all(own["before"] for own in result["beside"].values())
         assert len(interval([result])) == 3
         assert all(0 <= share <= 1 for share in result["finished"])
-        assert all(math.isfinite(GUARDS[guard][0](result)) for guard in GUARDS)
+        assert all(math.isfinite(guard.loss(result)) for guard in GUARDS.values())
 
     def test_two_steps_of_the_model_itself(self, name: str, tmp_path: Path) -> None:
         command = [BENCHMARK / "measure.py", name, "--seeds", "5", "--results", tmp_path, "--set", *SMALL]
