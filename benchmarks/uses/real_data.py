@@ -104,7 +104,7 @@ def summarisation(folder: Path) -> Mapped:
 def sensitive_information(folder: Path) -> Mapped:
     """Made-up messages. Of the kinds that the source marks, those that the recipe asks for are looked for.
 
-    Many messages are made by one template: each template is held out or trained on.
+    Each template is held out or trained on. With the recipe's weight of `passed_over` a seed answered `{}`.
     """
     kinds = {"PERSON": "name", "PHONE_NUMBER": "phone", "EMAIL_ADDRESS": "email", "STREET_ADDRESS": "address"}
     parts: tuple[list[Row], list[Row]] = [], []
@@ -128,7 +128,7 @@ def sensitive_information(folder: Path) -> Mapped:
             {"prompt": prompt, "reference": json.dumps(ordered, ensure_ascii=False)}
         )
     held_out, train = map(distinct, parts)
-    return held_out[:HELD_OUT], train[:TRAINED], ["rollout.max_new_tokens=64"]
+    return held_out[:HELD_OUT], train[:TRAINED], ["rollout.max_new_tokens=64", "rewards.3.weight=1.0"]
 
 
 def autocomplete(folder: Path) -> Mapped:
