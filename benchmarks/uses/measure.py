@@ -144,9 +144,18 @@ def can_go_on(out: Path) -> bool:
 
 
 def version() -> str:
-    """The commit of the code, with `-dirty` where files differ from it."""
-    git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    """The commit of the code, with `-dirty` where files differ from it: others than results and pages."""
+    code = ["--", ".", ":(exclude)benchmarks/uses/results", ":(exclude)*.md"]
+    commit, changed = (
+        subprocess.run(
+            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        for arguments in (
+            ["rev-parse", "--short=12", "HEAD"],
+            ["status", "--porcelain", "--untracked-files=no", *code],
+        )
+    )
+    return f"{commit}-dirty" if changed else commit
 
 
 if __name__ == "__main__":
