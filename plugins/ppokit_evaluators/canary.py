@@ -156,9 +156,7 @@ class Canary:
 
     def __init__(self, options: CanaryOptions) -> None:
         self.options = options
-        path, columns, on_bad_row = options.path, options.columns, options.on_bad_row
-        self._table = read_for_run(path, columns, on_bad_row=on_bad_row)
-        _, self._cells = read_with_cells(path, columns, on_bad_row=on_bad_row)
+        self._table, self._cells = read_for_run(options.path, options.columns, on_bad_row=options.on_bad_row)
         self.first: dict[str, float] = {}
         self.mean_reward: float | None = None
         self._rated: RatedResponses | None = None

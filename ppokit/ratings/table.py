@@ -57,17 +57,23 @@ def read_ratings(
     return table_of(read_table(path, columns.known), columns, on_bad_row=on_bad_row)
 
 
-def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
-    """As `read_ratings`; a warning counts the rows that are left out, since a run shows no table of them."""
-    table = read_ratings(path, columns, on_bad_row=on_bad_row)
+Cells = dict[int, dict[str, Any]]
+"""A file's cells by the number of their row and the name of their column."""
+
+
+def read_for_run(
+    path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow
+) -> tuple[RatingTable, Cells]:
+    """As `read_with_cells`; a warning counts the rows that are left out, as a run shows no table of them."""
+    table, cells = read_with_cells(path, columns, on_bad_row=on_bad_row)
     warn_of_bad_rows(table.source, table.bad_rows)
-    return table
+    return table, cells
 
 
 def read_with_cells(
     path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow
-) -> tuple[RatingTable, dict[int, dict[str, Any]]]:
-    """As `read_ratings`, and every cell by the number of its row and the name of its column."""
+) -> tuple[RatingTable, Cells]:
+    """As `read_ratings`, and every cell."""
     source = read_table(path, columns.known)
     table = table_of(source, columns, on_bad_row=on_bad_row)
     return table, {number: dict(zip(source.header, cells, strict=True)) for number, cells in source.rows}
