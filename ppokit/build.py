@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -48,6 +46,7 @@ from ppokit.rollout.collect import Collector
 from ppokit.rollout.generate import ResponseGenerator, build_generator
 from ppokit.run.component_builder import ComponentBuilder
 from ppokit.run.components import RunComponent, closed_on_error
+from ppokit.run.provenance import data_hashes
 from ppokit.training.backend import Backend, ReplicatedBackend
 from ppokit.training.microbatches import MicroBatcher
 from ppokit.training.parity import ParityCheck
@@ -67,7 +66,7 @@ class TrainerComponents:
         needs_before_update: what must be computed of a rollout before its rewards and advantages.
         reward_needs: what the rewards alone need.
         longest_text: tokens of the longest prompt and its response.
-        hashes: of the recipe and the prompts, for the run's provenance.
+        hashes: of the recipe, the prompts and what is held out, for the run's provenance.
         audit: bytes by use.
     """
 
@@ -259,7 +258,11 @@ def _build(
         needs_before_update=recipe.needs_before_update(roles.value_mode),
         reward_needs=frozenset(need for reward in rewards for need in reward.needs),
         longest_text=longest_text,
-        hashes={"recipe": _sha256(recipe.to_yaml()), "prompts": _sha256(json.dumps(prompts.texts))},
+        hashes=data_hashes(
+            recipe=recipe.to_yaml(),
+            prompts=prompts.texts,
+            held_out=None if evaluation is None else evaluation.data,
+        ),
         audit=byte_audit(
             roles,
             backend.bytes,
@@ -292,7 +295,3 @@ def _scorer(
         ),
         loop=loop,
     )
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

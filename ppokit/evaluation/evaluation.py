@@ -70,6 +70,12 @@ class Evaluation:
     first: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
+    def data(self) -> list[Any]:
+        """All that is held out: values of two evaluations are comparable where it is the same."""
+        texts = [] if self.texts is None else [self.texts.beginnings, self.texts.rests]
+        return [list(map(dict, self.held_out.rows)), *texts]
+
+    @property
     def needs(self) -> frozenset[Need]:
         """What any evaluator needs."""
         return frozenset(need for evaluator in self.evaluators for need in evaluator.needs)

@@ -22,7 +22,7 @@ from ppokit.plugin.visible_text import visible
 from ppokit.report.charts import colour, short, sparkline
 from ppokit.report.curves import figures
 from ppokit.report.island import island
-from ppokit.report.provenance_view import recipe_differences
+from ppokit.report.provenance_view import evaluated_on_others, recipe_differences
 from ppokit.report.run_data import RunData, section
 from ppokit.report.run_view import RunView
 from ppokit.report.shown_samples import COLUMNS
@@ -103,6 +103,7 @@ def _page(runs: Sequence[RunData], views: Sequence[RunView]) -> str:
             figures=figures(runs),
             any_samples=any(view.data["samples"] for view in views),
             side_by_side=_side_by_side(views) if len(runs) > 1 else [],
+            evaluated_on_others=evaluated_on_others(runs),
             differences=recipe_differences(runs) if len(runs) > 1 else [],
             version=__version__,
             written=datetime.now(UTC),

@@ -37,6 +37,12 @@ def recipe_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
+def evaluated_on_others(runs: Sequence[RunData]) -> bool:
+    """Whether runs were evaluated on other held-out prompts or texts than each other, as far as they say."""
+    hashes = {section(run.provenance, "hashes").get("held_out") for run in runs}
+    return len(hashes - {None}) > 1
+
+
 def preset_differences(run: RunData) -> tuple[str, list[tuple[str, str, str]]]:
     """The preset of a recipe, and the keys of that preset in which it differs.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -83,6 +84,15 @@ def _hashes(path: Path, *, whole: bool) -> dict[str, str]:
     }
 
 
+def data_hashes(**contents: Any) -> dict[str, str]:
+    """SHA-256 of each content as JSON, by its name; None has none."""
+    return {
+        name: hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
+        for name, content in contents.items()
+        if content is not None
+    }
+
+
 def provenance(
     plugins: Mapping[str, str],
     imports: Mapping[str, Path | None],
@@ -96,7 +106,7 @@ def provenance(
     Args:
         plugins: how errors name the plugin of each component, by recipe key.
         imports: as of `plugin_files`.
-        hashes: SHA-256 of the recipe, the prompts and the policy at the start.
+        hashes: SHA-256 of the recipe, the prompts, what is held out, and the policy at the start.
         machine: what it runs on.
         longest_text: tokens of the longest prompt and its response.
     """

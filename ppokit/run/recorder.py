@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppokit.config.recipe import Recipe
-from ppokit.errors import NonFiniteError, PpokitError
+from ppokit.errors import NonFiniteError, PpokitError, PpokitWarning
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.rewards.outcomes import FailedRewardsError
 from ppokit.run.checkpointer import Checkpointer
@@ -76,10 +77,24 @@ class RunRecorder:
             )
             self.run_dir.begin(self.recipe.to_yaml(), about)
             return 0
-        self.run_dir.check_prompts(self.parts.hashes["prompts"], self.recipe.settings.prompts.path)
+        self._check_data()
         step = self.checkpointer.load(checkpoint)
         self.run_dir.resume(step, self.recipe.to_yaml())
         return step
+
+    def _check_data(self) -> None:
+        """Warn where what a resumed run reads is not what it began with."""
+        folder, path = self.run_dir.folder, self.recipe.settings.prompts.path
+        told = {
+            "prompts": f"prompts.path: {path} no longer holds the prompts that the run in {folder} began "
+            "with; it goes on with those that are there now",
+            "held_out": "evaluation: the held-out prompts, their columns, or the texts are not those that "
+            f"the run in {folder} began with, so that its gains would compare answers to different ones; put "
+            "them back, or begin a new run",
+        }
+        for name, digest in self.parts.hashes.items():
+            if name in told and not self.run_dir.began_with(name, digest):
+                warnings.warn(told[name], PpokitWarning, stacklevel=3)
 
     def start(self, step: int) -> None:
         """Emit `on_run_start`; a second call does nothing.

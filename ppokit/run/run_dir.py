@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppokit.data.atomic import replacing, replacing_folder, write_text
-from ppokit.errors import PpokitWarning, RunFolderError, end_if_forked, first_line
+from ppokit.errors import RunFolderError, end_if_forked, first_line
 from ppokit.plugin.types import Advantages, Rewards, Rollout
 from ppokit.run.checkpoint_files import list_checkpoints
 from ppokit.run.evaluation_table import evaluation_table
@@ -232,19 +231,12 @@ class RunDir:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def check_prompts(self, digest: str, path: str) -> None:
-        """Warn where a resumed run's prompts, by their SHA-256, are not those that it began with."""
+    def began_with(self, name: str, digest: str) -> bool:
+        """Whether the run's data of this name in provenance.json have this SHA-256, or are not known."""
         try:
-            began = self._provenance()["hashes"]["prompts"]
+            return bool(self._provenance()["hashes"][name] == digest)
         except (KeyError, TypeError):
-            return  # the file was removed, or is of another version
-        if began != digest:
-            warnings.warn(
-                f"prompts.path: {path} no longer holds the prompts that the run in {self.folder} began with; "
-                "it goes on with those that are there now",
-                PpokitWarning,
-                stacklevel=3,
-            )
+            return True  # the file was removed, or is of another version
 
 
 def _lines_of(path: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,4 +267,18 @@ def test_prompts_that_have_changed_are_told(recipe_dict: RecipeDict, tmp_path: P
     with pytest.warns(
         PpokitWarning, match=r"prompts\.path: .*prompts\.jsonl no longer holds the prompts that"
     ):
+        PPOTrainer(Recipe.load(run / "recipe.yaml"), resume=run)
+
+
+def test_held_out_prompts_that_have_changed_are_told(recipe_dict: RecipeDict, tmp_path: Path) -> None:
+    """Gains compare with the first evaluation: of other references."""
+    run, held_out = tmp_path / "run", tmp_path / "held_out.jsonl"
+    held_out.write_text('{"prompt": "The sun", "reference": "rises"}\n')
+    evaluation = {"prompts": {"path": str(held_out)}, "evaluators": [{"use": "rewards"}]}
+    PPOTrainer(Recipe.from_dict(recipe_dict(run=settings(run, 1), evaluation=evaluation))).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PpokitWarning)
+        PPOTrainer(Recipe.load(run / "recipe.yaml"), resume=run)
+    held_out.write_text('{"prompt": "The sun", "reference": "sets"}\n')
+    with pytest.warns(PpokitWarning, match=r"evaluation: the held-out prompts, .* begin a new run"):
         PPOTrainer(Recipe.load(run / "recipe.yaml"), resume=run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -340,6 +341,21 @@ def test_recipes_are_compared(tmp_path: Path) -> None:
         write_metrics(tmp_path / name, [])
     runs = [read_run(tmp_path / name) for name in ("one", "two")]
     assert recipe_differences(runs) == [("rewards[0].weight", ["1.0", "2.0"])]
+
+
+def test_runs_that_were_evaluated_on_other_prompts_are_told(tmp_path: Path) -> None:
+    """One that does not say what it was evaluated on is no other."""
+    for name, digest in (("a", 64 * "a"), ("same", 64 * "a"), ("other", 64 * "b"), ("unknown", None)):
+        write_metrics(tmp_path / name, [{"step": 0, "eval/judge/score": 1.0}])
+        hashes = {} if digest is None else {"held_out": digest}
+        (tmp_path / name / "provenance.json").write_text(json.dumps({"hashes": hashes}))
+
+    def told(*names: str) -> bool:
+        return "not evaluated on the same held-out" in report_page([read_run(tmp_path / n) for n in names])
+
+    assert not told("other")
+    assert not told("a", "same", "unknown")
+    assert told("a", "same", "other")
 
 
 def test_the_preset(tmp_path: Path) -> None:
