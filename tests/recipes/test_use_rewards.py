@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from ppokit.plugin import CheckContext
+from ppokit.plugin import CheckContext, PluginError
 from rollouts import make_rollout
 from runs import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY))
 
+import recipes.uses.customer_service.rewards as customers
 from recipes.uses.autocomplete.rewards import Likelihood, keystrokes
 from recipes.uses.sensitive_information.judge import f1, span_f1
 from recipes.uses.sensitive_information.rewards import exact, invented, passed_over, spans
@@ -120,3 +124,40 @@ def test_held_out_messages_are_checked_before_a_run(columns: Any, cells: Any, pr
     found = list(span_f1.check(span_f1.options(), context))
     assert len(found) == bool(problem)
     assert all(problem in sentence for sentence in found)
+
+
+def test_what_could_be_said_to_any_customer_is_not_relevant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two references at a right angle: half a cosine for one's own, less that for the other's, 0 between."""
+    vectors = {"late": [1.0, 0.0], "torn": [0.0, 1.0], "sorry": [0.5**0.5, 0.5**0.5]}
+
+    def encoder(*_: Any) -> Any:
+        return lambda texts: torch.tensor([vectors[text] for text in texts])
+
+    monkeypatch.setattr(customers, "Encoder", encoder)
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"reference": text}) + "\n" for text in ("late", "torn")))
+    options = SimpleNamespace(path=str(path), encoder="MiniLM")
+    reward = customers.Relevance(options, SimpleNamespace(device=torch.device("cpu")))
+    rollout = SimpleNamespace(responses=["late", "torn", "sorry"], rows=[{"reference": "late"}] * 3)
+    assert reward.score(rollout).scores.tolist() == pytest.approx([0.5, -0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("prompt,reference\nWhere?,There.\n", r"line 1 is 'prompt,reference'; expected JSON lines"),
+        ('{"reference": "There."}\n{"answer": "Here."}\n', "line 2 is"),
+        ('{"reference": ["There.", "Here."]}\n', "line 1 is"),
+        (None, "cannot be read"),
+    ],
+)
+def test_relevance_refuses_what_is_no_rows_with_references(
+    content: str | None, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(PluginError, match=rf"mine\.csv {told}"):
+        customers.references_of(str(path))

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ppokit.plugin import BuildContext, Options, RewardOutput, Rollout
+from ppokit.plugin import BuildContext, Options, PluginError, RewardOutput, Rollout
 from ppokit_rewards.encoder import Encoder
 
 
@@ -21,8 +21,7 @@ class Relevance:
         encoder: str
 
     def __init__(self, options: Any, context: BuildContext) -> None:
-        lines = Path(options.path).read_text(encoding="utf-8").splitlines()
-        self.references = [json.loads(line)["reference"] for line in lines]
+        self.references = references_of(options.path)
         self.encoder = Encoder(options.encoder, context.device)
         self.mean: Any = None
 
@@ -32,3 +31,28 @@ class Relevance:
         answers = self.encoder(rollout.responses)
         own = self.encoder([row["reference"] for row in rollout.rows])
         return RewardOutput.from_values(((own - self.mean) * answers).sum(dim=1).tolist())
+
+
+def references_of(path: str) -> list[str]:
+    """The references of the file's rows.
+
+    Raises:
+        PluginError: it cannot be read, or a line is no row with a reference.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PluginError(f"{path} cannot be read: {error}") from error
+    references = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("reference"), str):
+            raise PluginError(
+                f"{path} line {number} is {line[:60]!r}; expected JSON lines, an object with prompt and "
+                "reference on each, as in train.jsonl"
+            )
+        references.append(row["reference"])
+    return references
