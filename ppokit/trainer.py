@@ -192,7 +192,7 @@ class PPOTrainer:
             return {}
         view = held_out_view(self.components, self.collector, self.step)
         with self._phase("evaluation", later=-1), self.recorder.answers_kept(self.step, view):
-            result = evaluation.measure(self.step, view)
+            result = evaluation.measure(self.step, view, partial(self._announce, "evaluation", later=-1))
             (evaluation.waited, *_) = self.processes.gather([evaluation.waited])
         self.roles.clear_cache()
         self.recorder.evaluation(self.step, result, self.clock)
@@ -244,6 +244,9 @@ class PPOTrainer:
         """Time a phase and announce it, of the step that is being done or one `later`; signals may end it."""
         self.signals.check()
         self.recorder.start(self.step)
-        self.lifetime.events.emit("on_phase", step=self.step + 1 + later, phase=name)
+        self._announce(name, later)
         with self.clock.phase(name):
             yield
+
+    def _announce(self, name: str, later: int = 0) -> None:
+        self.lifetime.events.emit("on_phase", step=self.step + 1 + later, phase=name)

@@ -48,7 +48,8 @@ class HeapTrimmer:
 
     Blocks of each step's own sizes leave holes that the next step's do not fit. The first two steps show what
     a step needs; memory is given back after a step that ends with `GROWTH` times as much, since each time
-    costs the next step its page faults. An evaluation, with blocks of sizes of its own, begins without it.
+    costs the next step its page faults. Each part of an evaluation has blocks of sizes of its own, and begins
+    without what was there before.
 
     Args:
         resident: bytes of the process in memory; 0 where nobody knows.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +89,13 @@ class Evaluation:
         """Whether the recipe's `patience` ends the run."""
         return self.settings.patience is not None and self.waited >= self.settings.patience
 
-    def measure(self, step: int, view: HeldOutView) -> Result:
+    def measure(self, step: int, view: HeldOutView, part: Callable[[], object] = lambda: None) -> Result:
         """Ask every evaluator. Called on every process; the main one's metrics are kept.
+
+        Args:
+            step: that was done last.
+            view: of the policy.
+            part: called as each further part begins: the next evaluator, responses, texts.
 
         Raises:
             PluginError: an evaluator failed or reported what is no number, or none reports `best`.
@@ -98,7 +103,9 @@ class Evaluation:
         metrics: dict[str, float] = {}
         # An evaluator that draws must not change what training draws after it.
         with torch.random.fork_rng():
-            for evaluator in self.evaluators:
+            for i, evaluator in enumerate(self.evaluators):
+                if i:
+                    part()
                 with plugin_call(evaluator.where, "evaluate"):
                     own = replace(view, seen=evaluator.needs, evaluator=evaluator.name)
                     reported = evaluator.instance.evaluate(own, step)
@@ -106,8 +113,10 @@ class Evaluation:
                     reported, evaluator.where, responses=1, prefix=f"eval/{evaluator.name}/", taken=metrics
                 )
                 metrics.update(as_numbers(checked))
+            part()
             metrics.update(measure_responses(view.answered, view))
             if self.texts is not None:
+                part()
                 metrics.update(measure_texts(self.texts, view))
         records = view.kept()
         _warn_of_rewards(records, view, first=self.measured is None)

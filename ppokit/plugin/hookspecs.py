@@ -87,7 +87,10 @@ class Events:
 
     @hookspec
     def on_phase(self, step: int, phase: str) -> None:
-        """A phase of a step begins: sampling, logprobs, reference, values, reward, update or evaluation."""
+        """A phase of a step begins: sampling, logprobs, reference, values, reward, update or evaluation.
+
+        Of an evaluation each part begins: every evaluator, what is measured of responses, and of texts.
+        """
 
     @hookspec
     def on_step(

@@ -69,6 +69,14 @@ def test_a_step_is_evaluated_once_also_after_a_resume() -> None:
     assert second.is_due(6)
 
 
+def test_each_further_part_is_announced() -> None:
+    """The second evaluator, and what is measured of responses; the first begins with the evaluation."""
+    order: list[str] = []
+    asked = evaluation(*(lambda view, step, own=own: order.append(own) or {} for own in "ab"))
+    asked.measure(0, view(), lambda: order.append("part"))
+    assert order == ["a", "part", "b", "part"]
+
+
 def test_numbers_stand_under_the_evaluators_name() -> None:
     result = evaluation(lambda view, step: {"x": step}, lambda view, step: {"x": 2, "y": 3.5}).measure(
         4, view()
