@@ -259,8 +259,8 @@ def social_media(folder: Path) -> Mapped:
     for row, vector in zip(train, encode([row["topic"] for row in train]), strict=True):
         nearest = int((vectors[row["persona"]] @ vector).argmax())
         row["reference"] = of_persona[row["persona"]][nearest].strip()
-    keys = [f"rewards.0.posts={path}", f"evaluation.evaluators.0.posts={path}", "rollout.batch_size=72"]
-    return held_out, train, keys
+    posts = [f"{key}.posts={path}" for key in ("rewards.0", "evaluation.evaluators.0")]
+    return held_out, train, [*posts, "rollout.batch_size=72", "rewards.0.weight=6.0"]
 
 
 def unescaped(text: str) -> str:
