@@ -27,8 +27,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from real_data import SHARED, mapped  # noqa: E402
+from real_data import mapped  # noqa: E402
 from results import RESULTS, digest, dumped, inputs, read_results, result_file, result_of  # noqa: E402
+from rows import SHARED  # noqa: E402
 from tables import NOT_YET, render, table  # noqa: E402
 
 from ppokit.run.machine import cores  # noqa: E402

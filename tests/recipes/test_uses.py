@@ -161,7 +161,8 @@ def test_real_data_has_the_columns_of_the_recipes_own(
     name: str, shared_ratings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import real_data
-    from real_data import HELD_OUT, SUGGESTED, mapped
+    from real_data import mapped
+    from rows import HELD_OUT, SUGGESTED
 
     monkeypatch.setattr(real_data, "own_answers", lambda use, prompts: ["Sure."] * len(prompts))
     files, keys = mapped(USES[name], tmp_path)
