@@ -150,6 +150,8 @@ def test_what_could_be_said_to_any_customer_is_not_relevant(
         ("prompt,reference\nWhere?,There.\n", r"line 1 is 'prompt,reference'; expected JSON lines"),
         ('{"reference": "There."}\n{"answer": "Here."}\n', "line 2 is"),
         ('{"reference": ["There.", "Here."]}\n', "line 1 is"),
+        ("[" * 100_000, "line 1 is"),
+        ("\n", "has no row"),
         (None, "cannot be read"),
     ],
 )
@@ -161,3 +163,10 @@ def test_relevance_refuses_what_is_no_rows_with_references(
         path.write_text(content)
     with pytest.raises(PluginError, match=rf"mine\.csv {told}"):
         customers.references_of(str(path))
+
+
+def test_relevance_reads_what_the_core_reads(tmp_path: Path) -> None:
+    """A mark at the beginning, lines without a row, and a separator of lines within a text."""
+    path = tmp_path / "mine.jsonl"
+    path.write_text('\ufeff{"reference": "a\u2028b"}\n\n{"reference": "c"}\n', encoding="utf-8")
+    assert customers.references_of(str(path)) == ["a\u2028b", "c"]

@@ -37,22 +37,25 @@ def references_of(path: str) -> list[str]:
     """The references of the file's rows.
 
     Raises:
-        PluginError: it cannot be read, or a line is no row with a reference.
+        PluginError: it cannot be read, has no row, or a line is no row with a reference.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            lines = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
+    except (OSError, ValueError) as error:
         raise PluginError(f"{path} cannot be read: {error}") from error
     references = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("reference"), str):
             raise PluginError(
-                f"{path} line {number} is {line[:60]!r}; expected JSON lines, an object with prompt and "
-                "reference on each, as in train.jsonl"
+                f"{path} line {number} is {line.strip()[:60]!r}; expected JSON lines, an object with prompt "
+                "and reference on each, as in train.jsonl"
             )
         references.append(row["reference"])
+    if not references:
+        raise PluginError(f"{path} has no row; expected the rows that are trained on, as in train.jsonl")
     return references
