@@ -261,7 +261,7 @@ def _build(
         hashes=data_hashes(
             recipe=recipe.to_yaml(),
             prompts=prompts.texts,
-            held_out=None if evaluation is None else evaluation.data,
+            **({} if evaluation is None else evaluation.data),
         ),
         audit=byte_audit(
             roles,

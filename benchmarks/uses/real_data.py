@@ -200,7 +200,8 @@ def social_media(folder: Path) -> Mapped:
     """Posts without a sentiment as topics; how an unhappy and a happy person sound is learned from others.
 
     Of both there are as many posts. A topic that is trained on has, as a post in its voice, that of the half
-    which the reward knows whose meaning is nearest, of those that are short enough.
+    which the reward knows whose meaning is nearest, of those that are short enough. With the recipe's weight
+    of the voice all posts became happier.
     """
     personas = {0: "an unhappy person", 2: "a happy person"}
     rows = read("social_media_tweeteval_sentiment")

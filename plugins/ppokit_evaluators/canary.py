@@ -43,8 +43,8 @@ from ppokit.ratings.table import (
     RatingColumns,
     RatingTable,
     mean_ratings,
-    read_for_run,
     read_with_cells,
+    tell_bad_rows,
 )
 from ppokit_evaluators.rewards import standard_error
 
@@ -156,7 +156,9 @@ class Canary:
 
     def __init__(self, options: CanaryOptions) -> None:
         self.options = options
-        self._table, self._cells = read_for_run(options.path, options.columns, on_bad_row=options.on_bad_row)
+        path, columns, on_bad_row = options.path, options.columns, options.on_bad_row
+        self._table, self._cells = read_with_cells(path, columns, on_bad_row=on_bad_row)
+        tell_bad_rows(self._table)
         self.first: dict[str, float] = {}
         self.mean_reward: float | None = None
         self._rated: RatedResponses | None = None

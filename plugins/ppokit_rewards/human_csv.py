@@ -240,7 +240,7 @@ def rated_responses(options: HumanCSVOptions) -> dict[tuple[str, str], float]:
         DataError: the file cannot be read, or holds pairs.
     """
     assert options.path is not None, "validated"
-    table, _ = read_for_run(options.path, options.columns, on_bad_row=options.on_bad_row)
+    table = read_for_run(options.path, options.columns, on_bad_row=options.on_bad_row)
     if not table.ratings:
         raise DataError(
             f"{options.path} holds pairs, which are no ratings of single responses; fit a reward model to "

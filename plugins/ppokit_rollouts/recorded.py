@@ -155,7 +155,7 @@ def recorded_responses(options: RecordedOptions) -> dict[str, list[str]]:
         DataError: the file cannot be read.
     """
     assert options.path is not None
-    table, _ = read_for_run(options.path, options.columns, on_bad_row=options.on_bad_row)
+    table = read_for_run(options.path, options.columns, on_bad_row=options.on_bad_row)
     by_prompt: dict[str, dict[str, None]] = defaultdict(dict)
     for rating in table.ratings:
         by_prompt[rating.prompt][rating.response] = None

@@ -70,10 +70,14 @@ class Evaluation:
     first: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
-    def data(self) -> list[Any]:
-        """All that is held out: values of two evaluations are comparable where it is the same."""
-        texts = [] if self.texts is None else [self.texts.beginnings, self.texts.rests]
-        return [list(map(dict, self.held_out.rows)), *texts]
+    def data(self) -> dict[str, Any]:
+        """What it evaluates on, by its name in a run's provenance; None where there is none.
+
+        Values of two evaluations are comparable where it is the same.
+        """
+        prompts = [list(self.held_out.texts), list(map(dict, self.held_out.rows))]
+        texts = None if self.texts is None else [list(self.texts.beginnings), list(self.texts.rests)]
+        return {"held_out": prompts if self.held_out.texts else None, "texts": texts}
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -89,7 +89,8 @@ class Events:
     def on_phase(self, step: int, phase: str) -> None:
         """A phase of a step begins: sampling, logprobs, reference, values, reward, update or evaluation.
 
-        Of an evaluation each part begins: every evaluator, what is measured of responses, and of texts.
+        `evaluation` is announced again as each further evaluator, the measures of responses and those of
+        texts begin.
         """
 
     @hookspec

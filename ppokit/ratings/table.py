@@ -29,6 +29,7 @@ __all__ = [
     "read_ratings",
     "read_with_cells",
     "table_of",
+    "tell_bad_rows",
 ]
 
 
@@ -61,13 +62,16 @@ Cells = dict[int, dict[str, Any]]
 """A file's cells by the number of their row and the name of their column."""
 
 
-def read_for_run(
-    path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow
-) -> tuple[RatingTable, Cells]:
-    """As `read_with_cells`; a warning counts the rows that are left out, as a run shows no table of them."""
-    table, cells = read_with_cells(path, columns, on_bad_row=on_bad_row)
+def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
+    """As `read_ratings`, with a warning as of `tell_bad_rows`."""
+    table = read_ratings(path, columns, on_bad_row=on_bad_row)
+    tell_bad_rows(table)
+    return table
+
+
+def tell_bad_rows(table: RatingTable) -> None:
+    """A warning counts the rows that are left out, since a run shows no table of them."""
     warn_of_bad_rows(table.source, table.bad_rows)
-    return table, cells
 
 
 def read_with_cells(

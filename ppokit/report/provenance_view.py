@@ -37,10 +37,12 @@ def recipe_differences(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-def evaluated_on_others(runs: Sequence[RunData]) -> bool:
-    """Whether runs were evaluated on other held-out prompts or texts than each other, as far as they say."""
-    hashes = {section(run.provenance, "hashes").get("held_out") for run in runs}
-    return len(hashes - {None}) > 1
+def evaluated_on_others(runs: Sequence[RunData]) -> list[str]:
+    """On what these runs were not all evaluated alike, as far as they say."""
+    words = {"held_out": "held-out prompts or their columns", "texts": "held-out texts"}
+    hashes = [section(run.provenance, "hashes") for run in runs]
+    known = {name: {own.get(name) for own in hashes if isinstance(own.get(name), str)} for name in words}
+    return [words[name] for name, own in known.items() if len(own) > 1]
 
 
 def preset_differences(run: RunData) -> tuple[str, list[tuple[str, str, str]]]:

@@ -85,12 +85,16 @@ def _hashes(path: Path, *, whole: bool) -> dict[str, str]:
 
 
 def data_hashes(**contents: Any) -> dict[str, str]:
-    """SHA-256 of each content as JSON, by its name; None has none."""
+    """SHA-256 of each content by its name: of text as it is, of other data as JSON; None has none."""
     return {
-        name: hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
+        name: hashlib.sha256(_text(content).encode()).hexdigest()
         for name, content in contents.items()
         if content is not None
     }
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else json.dumps(content, sort_keys=True, default=str)
 
 
 def provenance(

@@ -88,9 +88,11 @@ class RunRecorder:
         told = {
             "prompts": f"prompts.path: {path} no longer holds the prompts that the run in {folder} began "
             "with; it goes on with those that are there now",
-            "held_out": "evaluation: the held-out prompts, their columns, or the texts are not those that "
-            f"the run in {folder} began with, so that its gains would compare answers to different ones; put "
-            "them back, or begin a new run",
+            "held_out": "evaluation.prompts: the held-out prompts or their columns are not those that the "
+            f"run in {folder} began with, and its gains would compare one with the other; put them back, or "
+            "begin a new run",
+            "texts": f"evaluation.texts: the texts are not those that the run in {folder} began with, and "
+            "its perplexities would compare one with the other; put them back, or begin a new run",
         }
         for name, digest in self.parts.hashes.items():
             if name in told and not self.run_dir.began_with(name, digest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,9 +17,11 @@ from ppokit.config.evaluation_settings import EvaluationSettings, EvaluatorSetti
 from ppokit.errors import DataError, PluginError
 from ppokit.evaluation.evaluation import Evaluation, Result
 from ppokit.evaluation.gains import paired_gain
+from ppokit.evaluation.texts import HeldOutTexts
 from ppokit.evaluation.view import HeldOutPrompts, HeldOutView
 from ppokit.plugin.types import Rewards, Rollout
 from ppokit.run.evaluation_table import evaluation_table
+from ppokit.run.provenance import data_hashes
 from rollouts import make_rollout
 
 
@@ -67,6 +70,24 @@ def test_a_step_is_evaluated_once_also_after_a_resume() -> None:
     assert not first.is_due(3)
     assert not second.is_due(3)
     assert second.is_due(6)
+
+
+def test_what_it_evaluates_on_is_prompts_columns_and_texts() -> None:
+    """The same rows by another column ask something else; without texts there are none."""
+    rows = [{"q": "a", "t": "b"}]
+    one, other = (evaluation() for _ in range(2))
+    assert one.data == {"held_out": None, "texts": None}
+    one.held_out, other.held_out = HeldOutPrompts(["a"], rows, [1]), HeldOutPrompts(["b"], rows, [1])
+    assert one.data["held_out"] != other.data["held_out"]
+    assert data_hashes(**one.data).keys() == {"held_out"}
+    one.texts, other.texts = HeldOutTexts(["A"], [" dog."]), HeldOutTexts(["A"], [" cat."])
+    assert data_hashes(**one.data)["texts"] != data_hashes(**other.data)["texts"]
+
+
+def test_hashes_are_of_text_as_it_is_and_of_keys_in_any_order() -> None:
+    hashes = data_hashes(recipe="a: 1\n", one=[{"a": 1, "b": 2}], two=[{"b": 2, "a": 1}])
+    assert hashes["recipe"] == hashlib.sha256(b"a: 1\n").hexdigest()
+    assert hashes["one"] == hashes["two"]
 
 
 def test_each_further_part_is_announced() -> None:

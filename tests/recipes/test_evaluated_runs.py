@@ -73,6 +73,24 @@ def evaluated(folder: Path) -> dict[int, dict[str, Any]]:
     }
 
 
+def test_parts_of_an_evaluation_are_announced(
+    recipe_dict: RecipeDict, section: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two evaluators, responses, texts: before the one step, and after it."""
+    (tmp_path / "texts.txt").write_text("The sun rises in the east.\n")
+    heard: list[tuple[int, str]] = []
+
+    class Hears:
+        @hookimpl
+        def on_phase(self, step: int, phase: str) -> None:
+            heard.append((step, phase))
+
+    evaluators = [*section["evaluators"], {"use": "rewards", "name": "again"}]
+    given = {**section, "evaluators": evaluators, "texts": {"path": str(tmp_path / "texts.txt")}}
+    run(recipe_dict(evaluation=given), tmp_path / "run", steps=1, observers=[Hears()])
+    assert [step for step, phase in heard if phase == "evaluation"] == [0] * 4 + [1] * 4
+
+
 def test_first_every_and_last_with_the_best_policy(
     recipe_dict: RecipeDict, section: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -280,5 +280,5 @@ def test_held_out_prompts_that_have_changed_are_told(recipe_dict: RecipeDict, tm
         warnings.simplefilter("error", PpokitWarning)
         PPOTrainer(Recipe.load(run / "recipe.yaml"), resume=run)
     held_out.write_text('{"prompt": "The sun", "reference": "sets"}\n')
-    with pytest.warns(PpokitWarning, match=r"evaluation: the held-out prompts, .* begin a new run"):
+    with pytest.warns(PpokitWarning, match=r"evaluation\.prompts: the held-out .* begin a new run"):
         PPOTrainer(Recipe.load(run / "recipe.yaml"), resume=run)

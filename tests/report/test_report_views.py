@@ -347,11 +347,13 @@ def test_runs_that_were_evaluated_on_other_prompts_are_told(tmp_path: Path) -> N
     """One that does not say what it was evaluated on is no other."""
     for name, digest in (("a", 64 * "a"), ("same", 64 * "a"), ("other", 64 * "b"), ("unknown", None)):
         write_metrics(tmp_path / name, [{"step": 0, "eval/judge/score": 1.0}])
-        hashes = {} if digest is None else {"held_out": digest}
+        hashes = {"held_out": ["damaged"]} if digest is None else {"held_out": digest, "texts": 64 * "c"}
         (tmp_path / name / "provenance.json").write_text(json.dumps({"hashes": hashes}))
 
     def told(*names: str) -> bool:
-        return "not evaluated on the same held-out" in report_page([read_run(tmp_path / n) for n in names])
+        page = report_page([read_run(tmp_path / name) for name in names])
+        assert "held-out texts" not in page
+        return "not evaluated on the same held-out prompts or their columns: compare" in page
 
     assert not told("other")
     assert not told("a", "same", "unknown")
