@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import sacrebleu
+from rows import Row, read_lines
 
 from ppokit_metrics.finding import OF_WHOLE_SETS
 from ppokit_metrics.loading import Metric
@@ -28,7 +29,6 @@ sys.path.append(str(REPOSITORY))  # judges of the recipes' own
 
 OTHERS = 20
 """Other prompts' references that an answer is compared with."""
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ def trivial(
 
 def rows_of(section: Mapping[str, Any]) -> list[Row]:
     """Those that a recipe's section of prompts takes."""
-    lines = (REPOSITORY / section["path"]).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines[: section.get("limit")]]
+    return read_lines(REPOSITORY / section["path"])[: section.get("limit")]
 
 
 def of_its_own(judge: Judge, rows: Sequence[Row]) -> dict[int, float]:
@@ -136,11 +135,11 @@ def of_its_own(judge: Judge, rows: Sequence[Row]) -> dict[int, float]:
     answers = [row["response"] for row in own]
     references = {row["group"]: json.loads(row["row"])["reference"] for row in own}
     groups = sorted(references)
-    place = {group: i for i, group in enumerate(groups)}
+    index = {group: i for i, group in enumerate(groups)}
     steps = range(1, len(groups), max(1, (len(groups) - 1) // OTHERS))[:OTHERS]
 
     def shifted(by: int) -> list[float]:
-        others = [references[groups[(place[row["group"]] + by) % len(groups)]] for row in own]
+        others = [references[groups[(index[row["group"]] + by) % len(groups)]] for row in own]
         return judge.of_each(answers, others)
 
     numbers = shifted(0)

@@ -146,16 +146,14 @@ def can_go_on(out: Path) -> bool:
 
 def version() -> str:
     """The commit of the code, with `-dirty` where files differ from it: others than results and pages."""
-    code = ["--", ".", ":(exclude)benchmarks/uses/results", ":(exclude)*.md"]
-    commit, changed = (
-        subprocess.run(
-            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        for arguments in (
-            ["rev-parse", "--short=12", "HEAD"],
-            ["status", "--porcelain", "--untracked-files=no", *code],
-        )
-    )
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(REPOSITORY), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    code = (".", ":(exclude)benchmarks/uses/results", ":(exclude)*.md")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     return f"{commit}-dirty" if changed else commit
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 from judging import Judge, OwnJudge, bleu_counts, judge_of, of_its_own, rows_of, trivial
+from rows import read_lines
 
 from ppokit.plugin.ngram import ngrams
 from ppokit.report.verdict import is_gain
@@ -86,7 +87,7 @@ def result_of(
         threads: that the run had.
         seconds: that it took, from the command to its end.
     """
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_lines(out / "metrics.jsonl")
     first, last = lines[0], lines[-1]
     before, after = (_answers(out, line["step"]) for line in (first, last))
     about = json.loads((out / "provenance.json").read_text(encoding="utf-8"))

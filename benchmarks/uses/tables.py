@@ -193,13 +193,13 @@ def _sentence(use: Use, runs: Sequence[dict[str, Any]]) -> str:
     steps = sorted({run["steps"] for run in runs})
     before, after = (_number(_mean(runs, when)) for when in ("before", "after"))
     beside = "".join(f" {words.capitalize()}: gain {_gain(runs, number)}." for number, words in use.beside)
-    told = _trivial(runs[0]["trivial"])
+    trivial = _trivial(runs[0]["trivial"])
     return (
         f"{use.measure}: {before} before, {after} after; gain "
         f"{_signed(mean)}, 95 % interval {_signed(low)} to {_signed(high)} ({count}, "
         f"{len(runs[0]['judge']['before'])} held-out prompts, {' or '.join(map(str, steps))} steps, "
         f"{max(run['minutes'] for run in runs):.0f} minutes, {max(run['peak_gb'] for run in runs):.1f} GB)."
-        f"{beside}{f' Trivial answers: {told}.' if told else ''}"
+        f"{beside}{f' Trivial answers: {trivial}.' if trivial else ''}"
     )
 
 
