@@ -44,7 +44,7 @@ from ppokit.ratings.table import (
     RatingTable,
     mean_ratings,
     read_with_cells,
-    tell_bad_rows,
+    warn_of_skipped_rows,
 )
 from ppokit_evaluators.rewards import standard_error
 
@@ -158,7 +158,7 @@ class Canary:
         self.options = options
         path, columns, on_bad_row = options.path, options.columns, options.on_bad_row
         self._table, self._cells = read_with_cells(path, columns, on_bad_row=on_bad_row)
-        tell_bad_rows(self._table)
+        warn_of_skipped_rows(self._table)
         self.first: dict[str, float] = {}
         self.mean_reward: float | None = None
         self._rated: RatedResponses | None = None

@@ -29,7 +29,7 @@ __all__ = [
     "read_ratings",
     "read_with_cells",
     "table_of",
-    "tell_bad_rows",
+    "warn_of_skipped_rows",
 ]
 
 
@@ -58,26 +58,22 @@ def read_ratings(
     return table_of(read_table(path, columns.known), columns, on_bad_row=on_bad_row)
 
 
-Cells = dict[int, dict[str, Any]]
-"""A file's cells by the number of their row and the name of their column."""
-
-
 def read_for_run(path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow) -> RatingTable:
-    """As `read_ratings`, with a warning as of `tell_bad_rows`."""
+    """As `read_ratings`, with a warning as of `warn_of_skipped_rows`."""
     table = read_ratings(path, columns, on_bad_row=on_bad_row)
-    tell_bad_rows(table)
+    warn_of_skipped_rows(table)
     return table
 
 
-def tell_bad_rows(table: RatingTable) -> None:
-    """A warning counts the rows that are left out, since a run shows no table of them."""
+def warn_of_skipped_rows(table: RatingTable) -> None:
+    """Count the rows that are left out in a warning, since a run shows no table of them."""
     warn_of_bad_rows(table.source, table.bad_rows)
 
 
 def read_with_cells(
     path: str | Path, columns: RatingColumns, *, on_bad_row: OnBadRow
-) -> tuple[RatingTable, Cells]:
-    """As `read_ratings`, and every cell."""
+) -> tuple[RatingTable, dict[int, dict[str, Any]]]:
+    """As `read_ratings`, and every cell by the number of its row and the name of its column."""
     source = read_table(path, columns.known)
     table = table_of(source, columns, on_bad_row=on_bad_row)
     return table, {number: dict(zip(source.header, cells, strict=True)) for number, cells in source.rows}

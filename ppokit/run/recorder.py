@@ -85,7 +85,7 @@ class RunRecorder:
     def _check_data(self) -> None:
         """Warn where what a resumed run reads is not what it began with."""
         folder, path = self.run_dir.folder, self.recipe.settings.prompts.path
-        told = {
+        messages = {
             "prompts": f"prompts.path: {path} no longer holds the prompts that the run in {folder} began "
             "with; it goes on with those that are there now",
             "held_out": "evaluation.prompts: the held-out prompts or their columns are not those that the "
@@ -95,8 +95,8 @@ class RunRecorder:
             "its perplexities would compare one with the other; put them back, or begin a new run",
         }
         for name, digest in self.parts.hashes.items():
-            if name in told and not self.run_dir.began_with(name, digest):
-                warnings.warn(told[name], PpokitWarning, stacklevel=3)
+            if name in messages and not self.run_dir.began_with(name, digest):
+                warnings.warn(messages[name], PpokitWarning, stacklevel=3)
 
     def start(self, step: int) -> None:
         """Emit `on_run_start`; a second call does nothing.

@@ -145,7 +145,7 @@ def test_what_could_be_said_to_any_customer_is_not_relevant(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("prompt,reference\nWhere?,There.\n", r"line 1 is 'prompt,reference'; expected JSON lines"),
         ('{"reference": "There."}\n{"answer": "Here."}\n', "line 2 is"),
@@ -156,12 +156,12 @@ def test_what_could_be_said_to_any_customer_is_not_relevant(
     ],
 )
 def test_relevance_refuses_what_is_no_rows_with_references(
-    content: str | None, told: str, tmp_path: Path
+    content: str | None, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.csv"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(PluginError, match=rf"mine\.csv {told}"):
+    with pytest.raises(PluginError, match=rf"mine\.csv {message}"):
         customers.references_of(str(path))
 
 

@@ -343,21 +343,21 @@ def test_recipes_are_compared(tmp_path: Path) -> None:
     assert recipe_differences(runs) == [("rewards[0].weight", ["1.0", "2.0"])]
 
 
-def test_runs_that_were_evaluated_on_other_prompts_are_told(tmp_path: Path) -> None:
+def test_runs_that_were_evaluated_on_other_prompts_are_is_warned(tmp_path: Path) -> None:
     """One that does not say what it was evaluated on is no other."""
     for name, digest in (("a", 64 * "a"), ("same", 64 * "a"), ("other", 64 * "b"), ("unknown", None)):
         write_metrics(tmp_path / name, [{"step": 0, "eval/judge/score": 1.0}])
         hashes = {"held_out": ["damaged"]} if digest is None else {"held_out": digest, "texts": 64 * "c"}
         (tmp_path / name / "provenance.json").write_text(json.dumps({"hashes": hashes}))
 
-    def told(*names: str) -> bool:
+    def is_warned(*names: str) -> bool:
         page = report_page([read_run(tmp_path / name) for name in names])
         assert "held-out texts" not in page
         return "not evaluated on the same held-out prompts or their columns: compare" in page
 
-    assert not told("other")
-    assert not told("a", "same", "unknown")
-    assert told("a", "same", "other")
+    assert not is_warned("other")
+    assert not is_warned("a", "same", "unknown")
+    assert is_warned("a", "same", "other")
 
 
 def test_the_preset(tmp_path: Path) -> None:
